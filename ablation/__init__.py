@@ -1,0 +1,1 @@
+"""The harness: grid -> design -> plan -> run -> track -> judge -> report. Never imports torch."""

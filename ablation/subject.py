@@ -1,0 +1,76 @@
+"""What the harness asks of the code that it ablates: the subject protocol (DESIGN.md, section 6).
+
+A trial is a chain of *links* (epochs). A link's key is a hash over everything that can change what the
+link computes, the key before it included, so equal keys mean equal results: two trials share every link
+up to the first that differs, a restart finds its own last checkpoint, and a finished trial is never run
+again. The harness plans with keys alone; only worker processes call `advance`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+Record = dict[str, Any]
+"""What one link reports, JSON-able:
+`phase` (e.g. pretrain, warmup, joint), `epoch` (from 1, counted on within the trial; pre-training has a
+count of its own), `seconds`, `metrics` (name -> float; accuracies in percent), `vectors` (name -> list of
+floats, one per class)."""
+
+
+class Link(NamedTuple):
+    """One epoch of a trial, as planned."""
+
+    key: str  # hex digest
+    phase: str
+    epoch: int
+    cost: float  # relative to the other links of the study, for scheduling and estimates
+
+
+class Fault(NamedTuple):
+    """One mistake in a trial's settings."""
+
+    key: str  # dotted, e.g. "optim.lr.encodre"
+    message: str
+
+
+class Store(Protocol):
+    """Bytes under a key and a kind; what `load` returns is what was saved, whole, or None."""
+
+    def load(self, kind: str, key: str) -> bytes | None: ...
+    def save(self, kind: str, key: str, data: bytes) -> None: ...
+    def holds(self, kind: str, key: str) -> bool: ...
+
+
+class Subject(Protocol):
+    """Code that can be ablated. All methods but `advance` are cheap and import no torch."""
+
+    def check(self, settings: Mapping[str, Any]) -> list[Fault]:
+        """All that is wrong with a trial's settings (dotted key -> value); [] if they can be run."""
+
+    def resolve(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The full nested configuration, defaults filled in."""
+
+    def baselines(self) -> Mapping[str, Mapping[str, Any]]:
+        """Name -> settings of each baseline that a grid may name."""
+
+    def describe(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Facts for the report's provenance: data fingerprint, class counts, versions, device."""
+
+    def chain(
+        self, settings: Mapping[str, Any], seed: int, records: Callable[[str], Record | None]
+    ) -> Sequence[Link]:
+        """The links of a trial, first to last.
+
+        `records` looks up what finished links reported, for chains whose length depends on it (a warm-up
+        that ends at a plateau); links past an undecided point are planned at their longest.
+        """
+
+    def advance(
+        self, settings: Mapping[str, Any], seed: int, until: str, store: Store, report: Callable[[str, Record], None]
+    ) -> None:
+        """Run the chain from its last checkpoint in `store` to the link with key `until`, included.
+
+        Saves a record (kind "record", JSON) for each link and a checkpoint at the last; calls
+        `report(key, record)` after each link. Returns early where the chain turns out shorter.
+        """
