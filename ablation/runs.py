@@ -60,6 +60,7 @@ class Manifest:
     published: list[dict[str, Any]]  # {method, top1, protocol, source}
     facts: dict[str, Any]  # from Subject.describe: class_counts, data_fingerprint, device, ...
     provenance: dict[str, Any]  # commit, dirty, versions, platform, command
+    config: dict[str, Any] = field(default_factory=dict)  # of the experiment, before any factor: full and nested
     format: int = FORMAT
 
 
@@ -74,6 +75,7 @@ class Outcome:
     started: str = ""  # UTC, ISO 8601
     finished: str = ""
     vectors: dict[str, list[float]] = field(default_factory=dict)  # of the last record
+    key: str = ""  # of the trial that ended so; another key means that the trial has changed since
 
 
 def write_atomically(path: Path, text: str) -> None:

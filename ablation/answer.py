@@ -1,0 +1,146 @@
+"""The answer in one paragraph, written from the numbers: what matters, by how much, how sure."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from ablation import effects as judged
+from ablation.formatting import effect, label, listed, points, value
+from ablation.results import Results
+from ablation.statistics import paired_difference, pooled_sd, smallest_detectable
+
+
+def answer(results: Results, effects: pd.DataFrame) -> str:
+    """One paragraph. Says what the study shows and no more: no arm is best that is not separable."""
+    states = results.trials["state"].value_counts()
+    n_complete, n_trials = int(states.get("COMPLETE", 0)), len(results.trials)
+    if n_complete == 0:
+        return f"No trial has finished ({_counts(states)}), so there is nothing to answer yet."
+    headline = effects[effects["metric"] == results.headline]
+    sentences = []
+    if n_complete < n_trials:
+        sentences.append(f"This is the answer of {n_complete} of {n_trials} trials ({_counts(states)}).")
+    sentences += _main_effects(results, headline[headline["kind"] == "main"])
+    sentences += _interactions(headline[headline["kind"] == "interaction"])
+    sentences += _against_reference(results, headline[headline["kind"] == "difference"])
+    sentences += _ranking(results)
+    sentences += _power(results, headline[headline["kind"] == "main"])
+    return " ".join(sentences)
+
+
+def detectable(rows: pd.DataFrame) -> tuple[float, int]:
+    """The smallest difference found with 80 % probability, by the pooled standard deviation, and its n of seeds.
+
+    The n is the smallest among the rows that have a standard deviation; (NaN, 0) where none has.
+    """
+    rows = rows[rows["sd"] > 0]
+    if rows.empty:
+        return float("nan"), 0
+    n_seeds = int(rows["n_seeds"].min())
+    return smallest_detectable(pooled_sd(rows["sd"]), n_seeds), n_seeds
+
+
+def _main_effects(results: Results, rows: pd.DataFrame) -> list[str]:
+    name, unit = label(results.headline), points(results.headline)
+    told = []
+    for verdict, verb in [(judged.HIGHER, "raises"), (judged.LOWER, "lowers")]:
+        found = rows[rows["verdict"] == verdict]
+        told += [f"`{row.effect}` {verb} {name} by {_size(row)}{unit}" for row in found.itertuples()]
+    sentences = [f"{_n_seeds(rows)}{listed(told)} (95 % intervals in brackets)."] if told else []
+    unclear = _with_effects(rows, judged.NOT_SEPARABLE)
+    if unclear:
+        sentences.append(f"Not separable from 0 (after Holm's correction): {listed(unclear)}.")
+    for verdict, text in [
+        (judged.ONE_SEED, "One seed cannot tell an effect from chance; in this one the differences are:"),
+        (judged.NO_SPREAD, "All seeds agree exactly, so that no interval can be given:"),
+        (judged.BY_CONSTRUCTION, "Without effect by construction, the same bits with and without:"),
+    ]:
+        found = _with_effects(rows, verdict)
+        if found:
+            sentences.append(f"{text} {listed(found)}.")
+    return sentences
+
+
+def _interactions(rows: pd.DataFrame) -> list[str]:
+    separable = _with_effects(rows, judged.HIGHER) + _with_effects(rows, judged.LOWER)
+    if separable:
+        return [f"The effects do not simply add up; interactions separable from 0: {listed(separable)}."]
+    if (rows["verdict"] == judged.NOT_SEPARABLE).any():
+        return ["No interaction is separable from 0."]
+    return []
+
+
+def _against_reference(results: Results, rows: pd.DataFrame) -> list[str]:
+    reference = results.manifest.reference
+    by_name = rows.set_index("effect")["verdict"]
+    verdicts = pd.Series({arm: by_name.get(judged.difference_name(arm, reference)) for arm in results.arms}).dropna()
+    verdicts = verdicts[verdicts != judged.NO_SEED]
+    if reference is None or verdicts.empty:
+        return []
+    means = results.cells(results.headline).agg(["mean", "std"])
+    measured = f"the measured `{reference}` ({value(*means[reference])})"
+    sentences = []
+    if verdicts.isin([judged.HIGHER, judged.LOWER, judged.NOT_SEPARABLE]).any():
+        counted = [
+            f"{(verdicts == verdict).sum()} {text}"
+            for verdict, text in [
+                (judged.HIGHER, "higher"),
+                (judged.LOWER, "lower"),
+                (judged.NOT_SEPARABLE, "not separable"),
+            ]
+            if (verdicts == verdict).any()
+        ]
+        sentences.append(f"Compared with {measured}, of {len(verdicts)} arm{'s' * (len(verdicts) > 1)}: {', '.join(counted)}.")
+    else:
+        sentences.append(f"Against {measured} no interval can be given.")
+    return sentences
+
+
+def _ranking(results: Results) -> list[str]:
+    ranking = judged.rank(results, list(results.arms))
+    if ranking is None:
+        return []
+    cells = results.cells(results.headline)
+    best = f"`{ranking.best}` ({value(*cells[ranking.best].agg(['mean', 'std']))})"
+    if ranking.rivals:
+        is_tied_with_all = len(ranking.rivals) == cells[list(results.arms)].notna().any().sum() - 1
+        rivals = "any other" if is_tied_with_all else listed([f"`{arm}`" for arm in ranking.rivals])
+        sentences = [f"No arm can be called the best: {best} has the best mean, but is not separable from {rivals}."]
+    else:
+        sentences = [f"The best arm is {best}, separable from all others."]
+    strongest = judged.rank(results, results.baselines)
+    if strongest is not None and strongest.best != results.manifest.reference:
+        difference = paired_difference(cells[ranking.best], cells[strongest.best])
+        size = effect(difference.mean, difference.low, difference.high)
+        sentences.append(f"Its difference to the baseline with the best mean, `{strongest.best}`, is {size}.")
+    return sentences
+
+
+def _power(results: Results, rows: pd.DataFrame) -> list[str]:
+    smallest, n_seeds = detectable(rows)
+    if not math.isfinite(smallest):
+        return []
+    size = f"{smallest:.2g}{points(results.headline)}"
+    return [f"With {n_seeds} seeds, an effect smaller than {size} had less than an 80 % chance to be found."]
+
+
+def _counts(states: pd.Series) -> str:
+    return ", ".join(f"{n} {state.lower()}" for state, n in states.sort_index().items())
+
+
+def _n_seeds(rows: pd.DataFrame) -> str:
+    ns = sorted({n for n in rows["n_seeds"] if n > 1})
+    return f"Over {ns[0]} seeds, " if len(ns) == 1 else ""
+
+
+def _size(row: tuple) -> str:
+    """The size of an effect whose direction the verb has told."""
+    bounds = (row.low, row.high) if row.estimate > 0 else (-row.high, -row.low)
+    return effect(abs(row.estimate), *bounds).lstrip("+")
+
+
+def _with_effects(rows: pd.DataFrame, verdict: str) -> list[str]:
+    found = rows[rows["verdict"] == verdict]
+    return [f"`{row.effect}` ({effect(row.estimate, row.low, row.high)})" for row in found.itertuples()]

@@ -1,0 +1,170 @@
+"""The command line: parse, call, print. What is heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ablation.errors import InputError, Problem
+
+STUDY_OPTIONS = (
+    click.option("--grid", required=True, type=click.Path(path_type=Path), help="Grid file, e.g. experiments/fixes.yaml."),
+    click.option("--experiment", help="Experiment in place of the grid's: a name beside the grid file, or a path."),
+    click.option("-S", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting in all arms and baselines."),
+    click.option("--seeds", help="Number of seeds, or a comma-separated list."),
+    click.option("--as", "alias", metavar="NAME", help="Keep the study under another name."),
+)
+
+
+def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(STUDY_OPTIONS):
+        command = option(command)
+    return command
+
+
+class Commands(click.Group):
+    """Turns wrong input into exit code 2 with every problem on a line of its own."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except InputError as error:
+            for problem in error.problems:
+                click.echo(str(problem), err=True)
+            context.exit(2)
+        except KeyboardInterrupt:
+            click.echo("interrupted; the same command goes on from the last checkpoints", err=True)
+            context.exit(130)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="ablate-lt")
+def main() -> None:
+    """Ablation studies that say which change matters, by how much, and how sure we are."""
+
+
+@main.command()
+@study_options
+@click.option("--dry-run", is_flag=True, help="Show what would be run, and stop.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Worker processes; default: the processors.")
+@click.option("--no-share", is_flag=True, help="Compute every trial alone, sharing no epoch (a check; slow).")
+@click.option("--retry-failed", is_flag=True, help="Run failed trials again.")
+@click.option("--offline", is_flag=True, help="Write files only; `ablate sync` brings them to Optuna and MLflow later.")
+def run(dry_run: bool, jobs: int | None, no_share: bool, retry_failed: bool, offline: bool, **which: Any) -> None:
+    """Run every trial of a study that is missing, track it, and write its report."""
+    from ablation import session
+
+    opened = session.open_study(**which)
+    if dry_run:
+        session.describe_plan(opened, jobs or n_processors())
+        return
+    done = session.run(opened, jobs or n_processors(), share=not no_share, retry_failed=retry_failed, offline=offline)
+    sys.exit(1 if done.failed else 0)
+
+
+@main.command()
+@study_options
+def plan(**which: Any) -> None:
+    """Show a study's arms, trials and epochs: naive, shared, done, and what is left to train."""
+    from ablation import session
+
+    session.describe_plan(session.open_study(**which), n_processors())
+
+
+@main.command()
+@click.argument("study", required=False)
+def status(study: str | None) -> None:
+    """Show how far a study has come."""
+    from ablation import session
+
+    session.describe_status(_existing(study))
+
+
+@main.command()
+@click.argument("study", required=False)
+def report(study: str | None) -> None:
+    """Write a study's report again from its files."""
+    from ablation.places import Places
+    from ablation.report import write_report
+
+    name = _existing(study)
+    click.echo(write_report(Places().runs(name), Places().report(name)))
+
+
+@main.command()
+@click.argument("study", required=False)
+def sync(study: str | None) -> None:
+    """Bring a study's files to Optuna and MLflow; twice is harmless."""
+    from ablation import session
+
+    click.echo(session.sync(_existing(study)))
+
+
+@main.command()
+@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
+def ui(port: int) -> None:
+    """Serve the MLflow user interface for this folder, on this machine only."""
+    from ablation.ui import serve
+
+    serve(None, port=port)
+
+
+@main.group()
+def data() -> None:
+    """Look at data sets: describe, verify, unpack."""
+
+
+@data.command()
+@click.argument("experiment", type=click.Path(path_type=Path))
+@click.option("-S", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
+def describe(experiment: Path, overrides: tuple[str, ...]) -> None:
+    """Class counts, image shape, channel order and fingerprint of an experiment's data."""
+    from ablation.dataset import describe_data
+
+    click.echo(describe_data(experiment, overrides))
+
+
+@data.command()
+@click.argument("experiment", type=click.Path(path_type=Path))
+@click.option("-S", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
+def verify(experiment: Path, overrides: tuple[str, ...]) -> None:
+    """Load every image and look for what would spoil a study: leaks, empty classes, unbalanced tests."""
+    from ablation.dataset import verify_data
+
+    text, is_sound = verify_data(experiment, overrides)
+    click.echo(text)
+    sys.exit(0 if is_sound else 1)
+
+
+@data.command()
+@click.argument("archive", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a .tar.gz of train/<class>/* and test/<class>/* images into a folder."""
+    from ablation.dataset import unpack_data
+
+    click.echo(unpack_data(archive, folder))
+
+
+def n_processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _existing(study: str | None) -> str:
+    """The study of that name in `runs/`; the only one if none is named."""
+    from ablation.errors import nearest
+
+    known = sorted(path.parent.name for path in Path("runs").glob("*/study.json"))
+    if study is None and len(known) == 1:
+        return known[0]
+    if study is None:
+        raise InputError([Problem("", "STUDY", f"name one of the studies in runs/: {', '.join(known)}" if known else "there is no study in runs/ yet")])
+    if study not in known:
+        raise InputError([Problem("runs", study, f"no such study; {nearest(study, known) if known else 'there is none yet'}")])
+    return study

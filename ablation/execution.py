@@ -1,0 +1,244 @@
+"""Runs a plan: hands segments to workers, longest remaining path first, and writes what comes back.
+
+A shared prefix is one segment and runs once; the segments that need it wait for it. Results do not depend on
+the number of workers or on who finishes first: only keys decide what is computed, and records come from the
+store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from typing import Any, Protocol
+
+from ablation.forest import Segment, segments, separate
+from ablation.grid import Study
+from ablation.plan import Plan, revise
+from ablation.runs import Outcome, RunFolder, TrialSpec
+from ablation.store import DiskStore
+from ablation.subject import Link, Record
+from ablation.workers import Workers
+
+TICK_SECONDS = 0.5
+
+
+class Listener(Protocol):
+    """Who is told how the study goes: the ledger, the tracker, the terminal."""
+
+    def started(self, spec: TrialSpec) -> None: ...
+    def recorded(self, specs: Sequence[TrialSpec], record: Record) -> None: ...
+    def finished(self, spec: TrialSpec, outcome: Outcome) -> None: ...
+    def tick(self) -> None: ...
+
+
+class Execution:
+    """One pass over a study's unfinished trials.
+
+    Without `share`, every trial computes all of its epochs, in a store of its own: the check that sharing
+    changes nothing.
+    """
+
+    def __init__(self, study: Study, plan: Plan, store: DiskStore, folder: RunFolder, listener: Listener, share: bool = True):
+        self.study, self.plan, self.shared_store, self.folder, self.listener = study, plan, store, folder, listener
+        self.share = share
+        self.open = {name for name, trial in plan.trials.items() if not is_finished(folder, trial.spec)}
+        self.begun: set[str] = set()
+        self.n_trained = 0  # links run in this pass
+        self._lay_out()
+        for name in list(self.plan.trials):
+            if name in self.open:
+                self._start_over(name)
+
+    def run(self, jobs: int) -> Plan:
+        """Run to the end; returns the plan with every chain's final length."""
+        if not self.open:
+            return self.plan
+        running: dict[str, Segment] = {}
+        with Workers(jobs) as workers:
+            while self.open:
+                if self.changed:
+                    self.changed = False
+                    self._hand_out(workers, running)
+                for event in workers.wait(TICK_SECONDS):
+                    self._handle(event.worker, event.message, running)
+                self.listener.tick()
+        return self.plan
+
+    def _hand_out(self, workers: Workers, running: dict[str, Segment]) -> None:
+        ready = self._ready(running)
+        if not ready and not running:
+            raise RuntimeError(f"nothing can run, and {len(self.open)} trials are not finished: {', '.join(sorted(self.open)[:3])}")
+        for segment in ready:
+            worker = workers.idle()
+            if worker is None:
+                return
+            running[segment.end] = segment
+            worker.send(self._request(segment), segment)
+
+    def _handle(self, worker: Any, message: dict[str, Any], running: dict[str, Segment]) -> None:
+        segment: Segment | None = worker.task
+        if message["event"] == "record":
+            self.n_trained += 1
+            self._record(segment, message["record"])
+            return
+        worker.task = None
+        self.changed = True
+        if segment is None:  # an idle worker died: another takes its place
+            return
+        del running[segment.end]
+        if message["event"] == "done":
+            for name in segment.trials:
+                if name in self.open:
+                    self.plan = revise(self.study, self.plan, self._store(name), name)
+            self._lay_out()
+            for name in segment.trials:
+                self._complete_if_whole(name)
+        else:
+            for name in segment.trials:
+                self._fail(name, message["error"])
+            self._lay_out()
+
+    def _lay_out(self) -> None:
+        chains = {name: self.plan.trials[name].links for name in self.plan.trials if name in self.open}
+        self.forest = segments(chains) if self.share else separate(chains)
+        self.there: set[str] = set()  # segments found in the store, by their end
+        self.changed = True  # workers may be waiting for what is ready now
+
+    def _store(self, trial: str) -> DiskStore:
+        return self.shared_store if self.share else DiskStore(self.shared_store.root / "alone" / trial)
+
+    def _ready(self, running: dict[str, Segment]) -> list[Segment]:
+        """Segments whose parent is there and that nobody runs, most urgent first."""
+        busy = {link.key for segment in running.values() for link in segment.links} if self.share else set()
+        ready = [
+            segment
+            for segment in self.forest.values()
+            if not self._is_there(segment)
+            and (segment.parent is None or self._is_there(self.forest[segment.parent]))
+            and segment.end not in running
+            and not any(link.key in busy for link in segment.links)
+        ]
+        return sorted(ready, key=lambda segment: -segment.critical)  # stable: plan order among equals
+
+    def _is_there(self, segment: Segment) -> bool:
+        """All its records, and the checkpoint that its children start from."""
+        if segment.end not in self.there:
+            store = self._store(segment.trials[0])
+            has_records = all(store.holds("record", link.key) for link in reversed(segment.links))
+            if has_records and (not segment.children or store.holds("state", segment.end)):
+                self.there.add(segment.end)
+        return segment.end in self.there
+
+    def _request(self, segment: Segment) -> dict[str, Any]:
+        # a trial whose length is undecided goes first: it leaves a checkpoint where it turns off
+        name = next((name for name in segment.trials if self.plan.trials[name].undecided), segment.trials[0])
+        spec = self.plan.trials[name].spec
+        for other in segment.trials:
+            if other not in self.begun:
+                self.begun.add(other)
+                self.listener.started(self.plan.trials[other].spec)
+        return {
+            "subject": self.study.experiment.subject, "settings": spec.settings, "seed": spec.seed, "until": segment.links[-1].key,
+            "cache": str(self._store(name).root.resolve()), "log": str((self.folder.trial_path(name) / "stdout.log").resolve()),
+        }  # fmt: skip
+
+    def _start_over(self, name: str) -> None:
+        """The trial's folder as the store has it: config, and the records that are there already."""
+        trial = self.plan.trials[name]
+        path = self.folder.trial_path(name)
+        for stale in ("outcome.json", "metrics.jsonl"):
+            (path / stale).unlink(missing_ok=True)
+        self.folder.write_config(trial.spec, self.study.subject.resolve(trial.spec.settings))
+        if not self._complete_if_whole(name):
+            known = _known(self._store(name), trial.links)
+            if known:
+                self.folder.write_records(name, list(_expanded(known)))
+
+    def _record(self, segment: Segment, record: Record) -> None:
+        names = [name for name in segment.trials if name in self.open]
+        for name in names:
+            for entry in _expanded([record]):
+                self.folder.append_record(name, entry)
+        self.listener.recorded([self.plan.trials[name].spec for name in names], record)
+
+    def _complete_if_whole(self, name: str) -> bool:
+        """Close the trial if all its records are there."""
+        trial, store = self.plan.trials[name], self._store(name)
+        if name not in self.open or not all(store.holds("record", link.key) for link in reversed(trial.links)):
+            return False
+        records = _known(store, trial.links)
+        if len(records) < len(trial.links):  # one was damaged: it is run again
+            return False
+        self.folder.write_records(name, list(_expanded(records)))
+        self._close(trial.spec, outcome_of(trial.spec, records, self.study.grid.metric))
+        return True
+
+    def _fail(self, name: str, error: dict[str, str]) -> None:
+        if name in self.open:
+            trial = self.plan.trials[name]
+            records = _known(self._store(name), trial.links)
+            seconds = sum(record["seconds"] for record in records)
+            self._close(trial.spec, Outcome("FAILED", {}, seconds, error, finished=_now(), key=trial.spec.key))
+
+    def _close(self, spec: TrialSpec, outcome: Outcome) -> None:
+        self.open.discard(spec.trial)
+        if spec.trial not in self.begun:
+            self.begun.add(spec.trial)
+            self.listener.started(spec)
+        self.folder.write_outcome(spec.trial, outcome)
+        self.listener.finished(spec, outcome)
+
+
+def is_finished(folder: RunFolder, spec: TrialSpec) -> bool:
+    """Whether this very trial, by its key, has an outcome already."""
+    outcome = folder.outcome(spec.trial)
+    return outcome is not None and outcome.key == spec.key
+
+
+def outcome_of(spec: TrialSpec, records: Sequence[Record], metric: dict[str, str]) -> Outcome:
+    """What a complete chain of records amounts to: the last epoch, and the best one of the headline metric."""
+    own = [record for record in _expanded(records) if record["phase"] != "pretrain"]
+    name = metric["name"]
+    values = [record["metrics"][name] for record in own if name in record["metrics"]]
+    if not values:
+        message = f"no record holds the metric '{name}'; it holds {', '.join(sorted(own[-1]['metrics']))}"
+        return Outcome("FAILED", {}, 0.0, {"type": "MissingMetric", "message": message, "traceback": ""}, key=spec.key)
+    best = max(values) if metric["goal"] == "maximize" else min(values)
+    times = [record["time"] for record in records if "time" in record]
+    return Outcome(
+        state="COMPLETE",
+        metrics={**own[-1]["metrics"], f"best/{name}": best},
+        wall_seconds=sum(record["seconds"] for record in records),
+        started=_stamp(min(times)) if times else "",
+        finished=_stamp(max(times)) if times else "",
+        vectors=own[-1].get("vectors", {}),
+        key=spec.key,
+    )
+
+
+def _known(store: DiskStore, links: Sequence[Link]) -> list[Record]:
+    """The records of a chain up to the first that is missing."""
+    records = []
+    for link in links:
+        record = store.record(link.key)
+        if record is None:
+            break
+        records.append(record)
+    return records
+
+
+def _expanded(records: Iterable[Record]) -> Iterable[Record]:
+    """A link that went through several epochs of its own reports them in `history`."""
+    for record in records:
+        for entry in record.get("history", []):
+            if entry["epoch"] < record["epoch"]:
+                yield {"phase": record["phase"], "seconds": 0.0, "vectors": {}, **entry}
+        yield {name: value for name, value in record.items() if name != "history"}
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _stamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")

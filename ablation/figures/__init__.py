@@ -1,0 +1,35 @@
+"""The figures of a report. They draw numbers that are already there; no statistics are done here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from ablation.figures.curves import learning_curves, mechanism, per_class
+from ablation.figures.style import save
+from ablation.figures.summary import accuracy, effects_figure
+from ablation.results import Results
+
+
+def draw(results: Results, effects: pd.DataFrame, destination: Path) -> list[str]:
+    """Draw every figure that the study has data for, as `<name>.png` and `<name>.svg`.
+
+    Files of figures that can no longer be drawn are removed from `destination`.
+
+    Args:
+        effects: from `ablation.effects.judge`
+
+    Returns:
+        the names drawn, among: accuracy, effects, learning_curves, per_class, mechanism
+    """
+    figures = {
+        "accuracy": accuracy(results),
+        "effects": effects_figure(effects, results.headline),
+        "learning_curves": learning_curves(results),
+        "per_class": per_class(results),
+        "mechanism": mechanism(results),
+    }
+    for name, figure in figures.items():
+        save(figure, destination / name)
+    return [name for name, figure in figures.items() if figure is not None]

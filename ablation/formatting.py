@@ -1,0 +1,106 @@
+"""Numbers, names and tables as text: rounded to what their uncertainty allows, readable raw and rendered."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+MISSING = "–"
+
+_LABELS = {
+    "test/top1": "top-1",
+    "test/many": "many",
+    "test/medium": "medium",
+    "test/few": "few",
+    "test/top1_compensated": "compensated",
+    "test/ece": "calibration error",
+    "best/test/top1": "best on test",
+}
+_PERCENT = {"top1", "many", "medium", "few", "top1_compensated", "ece", "per_class"}
+
+
+def label(metric: str) -> str:
+    """A metric's name for readers."""
+    return _LABELS.get(metric, metric)
+
+
+def is_percent(metric: str) -> bool:
+    """Whether a metric is in percent, its differences therefore in points."""
+    return metric.rsplit("/", 1)[-1] in _PERCENT
+
+
+def points(metric: str) -> str:
+    """The unit of a metric's differences, as a suffix."""
+    return " points" if is_percent(metric) else ""
+
+
+def decimals(uncertainty: float, default: int = 1) -> int:
+    """Decimals that an uncertainty allows, 0 to 6; `default` where there is none.
+
+    The rule of the Particle Data Group: two significant digits of the uncertainty where they are 10 to 35,
+    else one.
+
+    >>> decimals(12.3), decimals(3.4), decimals(0.6), decimals(0.012)
+    (0, 1, 1, 3)
+    """
+    if not (math.isfinite(uncertainty) and uncertainty > 0):
+        return default
+    exponent = math.floor(math.log10(uncertainty))
+    return min(max((uncertainty < 3.55 * 10**exponent) - exponent, 0), 6)
+
+
+def value(mean: float, sd: float, default: int = 1, show_sd: bool = True) -> str:
+    """`72.35 ± 0.35`; without spread, or not `show_sd`, `72.3`."""
+    if not math.isfinite(mean):
+        return MISSING
+    places = decimals(sd, default)
+    return f"{mean:.{places}f} ± {sd:.{places}f}" if show_sd and math.isfinite(sd) else f"{mean:.{places}f}"
+
+
+def effect(mean: float, low: float, high: float) -> str:
+    """`+3.2 [1.1, 5.3]`; `+3.2` where there is no interval.
+
+    More decimals are given where a bound would otherwise round to the 0 that the interval excludes.
+    """
+    if not math.isfinite(mean):
+        return MISSING
+    if not math.isfinite(low):
+        return f"{mean:+.1f}" if abs(mean) >= 0.05 or mean == 0 else f"{mean:+.2g}"
+    places = decimals((high - low) / 2)
+    while low * high > 0 and 0 in (round(low, places), round(high, places)) and places < 12:
+        places += 1
+    return f"{mean:+.{places}f} [{low:.{places}f}, {high:.{places}f}]"
+
+
+def p_value(p: float) -> str:
+    """Two significant digits; `< 0.001` below that."""
+    if not math.isfinite(p):
+        return MISSING
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def duration(seconds: float) -> str:
+    """`0.8 s`, `42 s`, `3.4 min`, `5.1 h`."""
+    if not math.isfinite(seconds):
+        return MISSING
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
+    """A Markdown table with padded columns. `align` has a letter per column: l or r."""
+    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in [header, *rows]]
+    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
+    rules = [f"{'-' * (width - 1)}:" if side == "r" else "-" * width for side, width in zip(align, widths)]
+
+    def line(row: Sequence[str]) -> str:
+        padded = [f"{c:>{w}}" if side == "r" else f"{c:<{w}}" for c, w, side in zip(row, widths, align)]
+        return f"| {' | '.join(padded)} |"
+
+    return "\n".join([line(cells[0]), line(rules), *map(line, cells[1:])])

@@ -1,0 +1,173 @@
+"""From grid file, experiment file and command line to a study that can run, or to all that is wrong with them.
+
+Settings are merged in the order experiment, `settings` of the grid, `-S`, then the levels of an arm or the
+settings of a baseline; the last one to set a key wins.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ablation.design import Arm, Factor, Level, arms
+from ablation.errors import InputError, Problem, nearest
+from ablation.grid_arms import grid_arms
+from ablation.grid_file import Experiment, Grid, read_experiment, read_grid
+from ablation.reading import dotted, flatten, overlap, read_value
+from ablation.subject import Fault, Subject
+
+__all__ = ["Arm", "Experiment", "Factor", "Grid", "Level", "Study", "Variant", "load_study", "merge"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is trained once per seed: an arm of the design, or a baseline."""
+
+    name: str
+    kind: str  # "arm" | "baseline"
+    levels: dict[str, str]  # factor -> level; {} for extra arms and baselines
+    settings: dict[str, Any]  # dotted key -> value, in merge order: an overridden key stands where it was last set
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study without fault: each variant's settings have passed the subject's check."""
+
+    grid: Grid
+    experiment: Experiment
+    subject: Subject
+    variants: tuple[Variant, ...]  # arms (reference first), extra arms, baselines
+    common: dict[str, Any]  # settings of all variants, before any level: experiment, grid, -S
+
+
+def load_study(
+    grid_path: Path | str,
+    experiment: str | None,
+    overrides: Sequence[str],
+    seeds: str | None,
+    subject_loader: Callable[[str], Subject],
+) -> Study:
+    """Read, check and merge everything; nothing is run.
+
+    `experiment` (a name beside the grid file, or a path), `overrides` (`key=value`, the value in YAML) and
+    `seeds` (`5`, or `0,3`) come from the command line. `subject_loader` finds a subject by its name and
+    raises InputError if it cannot. Raises InputError with every problem of all these together.
+    """
+    problems: list[Problem] = []
+    options = _Layer("-S", "", _read_overrides(overrides, problems))
+    path = Path(grid_path)
+    grid = read_grid(path, problems, experiment, seeds)
+    if grid is None:
+        raise InputError(problems)
+    cells = grid_arms(grid, problems)
+    problems += _undone(options, grid)
+    found = read_experiment(_experiment_path(path, grid.experiment, experiment), problems) if grid.experiment else None
+    subject = _subject(found, subject_loader, problems) if found else None
+    if found is None or subject is None:
+        raise InputError(problems)
+
+    common = (_Layer(found.file, "settings", found.settings), _Layer(grid.file, "settings", grid.settings), options)
+    variants, stacks = [], []
+    for arm in cells:
+        stacks.append((*common, *_layers(grid, arm)))
+        variants.append(Variant(arm.name, "arm", arm.levels, _merged(stacks[-1])))
+    for i, name in enumerate(grid.baselines):
+        settings = subject.baselines().get(name)
+        if settings is None:
+            hint = nearest(name, subject.baselines())
+            problems.append(Problem(grid.file, f"baselines[{i}]", f"unknown baseline '{name}'; {hint}"))
+            continue
+        stacks.append((*common, _Layer(grid.file, f"baselines.{name}", dict(settings))))
+        variants.append(Variant(name, "baseline", {}, _merged(stacks[-1])))
+    # Each level alone, too: the design may have no arm for it, or hide its fault behind another one's.
+    stacks += [(*common, *_layers(grid, arm)) for arm in arms(grid.factors, ["one-factor"])]
+    problems += [_located(fault, stack) for stack in stacks for fault in subject.check(_merged(stack))]
+    if problems:
+        raise InputError(dict.fromkeys(problems))
+    return Study(grid, found, subject, tuple(variants), _merged(common))
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """The layers in one, later ones winning; an overridden key moves to the end, so that the order tells."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            merged.pop(key, None)
+            merged[key] = value
+    return merged
+
+
+class _Layer(NamedTuple):
+    """Settings and where they stand, so that a fault can be traced to its line."""
+
+    file: str
+    place: str  # dotted key of the mapping that holds them
+    settings: Mapping[str, Any]
+
+
+_Stack = tuple[_Layer, ...]  # bottom first
+
+
+def _merged(stack: _Stack) -> dict[str, Any]:
+    return merge(*(layer.settings for layer in stack))
+
+
+def _layers(grid: Grid, arm: Arm) -> _Stack:
+    if not arm.levels:
+        return (_Layer(grid.file, f"arms.{arm.name}", arm.overrides),)
+    chosen = [(f.name, level) for f in grid.factors for level in f.levels if arm.levels[f.name] == level.name]
+    return tuple(_Layer(grid.file, f"factors.{name}.{level.name}", level.overrides) for name, level in chosen)
+
+
+def _located(fault: Fault, stack: _Stack) -> Problem:
+    """The fault where its key was last set, else where a part of it was; in the experiment if nothing sets it."""
+    setters = [layer for layer in stack if fault.key in layer.settings]
+    related = [layer for layer in stack if any(overlap(fault.key, key) for key in layer.settings)]
+    layer = (setters or related or stack[:1])[-1]
+    return Problem(layer.file, dotted(layer.place, fault.key), fault.message)
+
+
+def _read_overrides(texts: Iterable[str], problems: list[Problem]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            problems.append(Problem("-S", text, "is not key=value"))
+        elif key in values:
+            problems.append(Problem("-S", key, "is given twice"))
+        else:
+            try:
+                values[key] = read_value(value, "-S", key)
+            except InputError as error:
+                problems.extend(error.problems)
+    return flatten(values, lambda key, message: problems.append(Problem("-S", key, message)))
+
+
+def _undone(options: _Layer, grid: Grid) -> list[Problem]:
+    """A setting from the command line that no arm of the design could ever see."""
+    return [
+        Problem("-S", key, f"would be undone in every arm: each level of factor '{factor.name}' sets it")
+        for key in options.settings
+        for factor in grid.factors
+        if all(key in level.overrides for level in factor.levels)
+    ]
+
+
+def _experiment_path(grid_path: Path, name: str, option: str | None) -> Path:
+    """A name stands for a file beside the grid; a path counts from the grid's folder, or, as an option, from here."""
+    if "/" not in name and os.sep not in name and not name.endswith((".yaml", ".yml")):
+        return grid_path.parent / f"{name}.yaml"
+    return Path(name) if option else grid_path.parent / name
+
+
+def _subject(experiment: Experiment, load: Callable[[str], Subject], problems: list[Problem]) -> Subject | None:
+    if not experiment.subject:
+        return None
+    try:
+        return load(experiment.subject)
+    except InputError as error:
+        problems.extend(Problem(experiment.file, "subject", problem.message) for problem in error.problems)
+        return None

@@ -1,0 +1,222 @@
+"""Optuna as the ledger of a study: which trials there are, and how far each has come.
+
+A trial of the design is known by its content `key` and has at most one Optuna trial that counts: the
+first that has not failed, else the last that failed. Several machines may share a ledger; each trial is
+started by one of them. The harness says which trial is next, so no Optuna sampler is ever asked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
+
+import optuna
+import sqlalchemy
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from ablation.errors import InputError, Problem
+from ablation.runs import TrialSpec
+
+SQLITE_TIMEOUT_SECONDS = 60
+SEEDS = IntDistribution(0, 2**32 - 1)
+STATES = {
+    TrialState.WAITING: "WAITING",
+    TrialState.RUNNING: "RUNNING",
+    TrialState.COMPLETE: "COMPLETE",
+    TrialState.FAIL: "FAILED",
+    TrialState.PRUNED: "FAILED",  # the harness never prunes; a person with Optuna's own tools might
+}
+
+
+@dataclass
+class _Entry:
+    """The Optuna trial that counts for a key."""
+
+    state: TrialState
+    number: int | None = None
+    trial_id: int | None = None  # what the storage knows it by; looked up by number when first needed
+
+
+class Ledger:
+    """The trials of one study and their states. Not for use by several threads.
+
+    Params of an Optuna trial are the levels of its factors and its `seed`; its user attributes are
+    `trial`, `arm`, `kind`, `seed`, `key`, and, once it has ended, `metrics` or `reason`.
+
+    Raises:
+        InputError: the study exists and has the other direction.
+    """
+
+    def __init__(self, storage_url: str, study: str, direction: str):
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._storage = _open(storage_url)
+        self._study = optuna.create_study(
+            storage=self._storage, study_name=study, direction=direction, load_if_exists=True
+        )
+        known = self._study.direction.name.lower()
+        if known != direction:
+            message = f"{direction!r}, but the study {study!r} was begun as {known!r}; give it another name"
+            raise InputError([Problem("", "metric.goal", message)])
+        self._study_id = self._storage.get_study_id_from_name(study)
+        self._entries: dict[str, _Entry] = {}
+        self._distributions: dict[str, BaseDistribution] = {}
+        self._reload()
+
+    def enroll(self, specs: Sequence[TrialSpec]) -> int:
+        """Add a WAITING trial for every key that the study does not have; returns how many."""
+        levels: dict[str, dict[str, None]] = defaultdict(dict)  # ordered sets
+        for spec in specs:
+            for factor, level in spec.levels.items():
+                levels[factor][level] = None
+        self._reload()
+        n_before = len(self._entries)
+        for spec in specs:
+            if spec.key in self._entries:
+                continue
+            params, distributions = {"seed": spec.seed}, {"seed": SEEDS}
+            for factor, level in spec.levels.items():
+                name, choices = self._choices(factor, level, levels[factor])
+                params[name], distributions[name] = level, choices
+            attributes = {name: getattr(spec, name) for name in ("trial", "arm", "kind", "seed", "key")}
+            self._add(params, distributions, attributes)
+        n_added = len(self._entries) - n_before
+        if n_added:
+            self._reload()  # another machine may have enrolled the same keys meanwhile
+        return n_added
+
+    def start(self, key: str) -> bool:
+        """Take a WAITING trial; False if it is not waiting (any more), here or on another machine."""
+        entry = self._entries[key]
+        try:
+            started = self._storage.set_trial_state_values(self._trial_id(entry), TrialState.RUNNING)
+        except UpdateFinishedTrialError:
+            entry.state = self._storage.get_trial(self._trial_id(entry)).state
+            return False
+        entry.state = TrialState.RUNNING
+        return started
+
+    def complete(self, key: str, metrics: Mapping[str, float], value: float) -> None:
+        """Record a result. A `value` that is not finite is a failure. A trial that has ended stays as it is."""
+        if math.isfinite(value):
+            self._end(self._entries[key], TrialState.COMPLETE, "metrics", dict(metrics), [value])
+        else:
+            self.fail(key, f"the metric is {value}")
+
+    def fail(self, key: str, reason: str) -> None:
+        """Record a failure. A trial that has ended stays as it is."""
+        self._end(self._entries[key], TrialState.FAIL, "reason", reason)
+
+    def retry(self, key: str) -> bool:
+        """Give a FAILED key a new WAITING trial; False if it has not failed."""
+        entry = self._entries[key]
+        if STATES[entry.state] != "FAILED":
+            return False
+        self._add_again(self._storage.get_trial(self._trial_id(entry)))
+        return True
+
+    def recover(self) -> list[str]:
+        """End every RUNNING trial as interrupted and enroll it anew; returns their keys.
+
+        For a study that no process is running, on any machine: what runs cannot be told from what was killed.
+        """
+        self._reload()
+        interrupted = [key for key, entry in self._entries.items() if entry.state == TrialState.RUNNING]
+        for key in interrupted:
+            self.fail(key, "interrupted")
+            self.retry(key)
+        return interrupted
+
+    def states(self) -> dict[str, str]:
+        """key -> WAITING, RUNNING, COMPLETE or FAILED, as the storage has it now.
+
+        Reads the trials that had not ended at the last call, and the new ones.
+        """
+        self._reload()
+        return {key: STATES[entry.state] for key, entry in self._entries.items()}
+
+    def _choices(self, factor: str, level: str, levels: Iterable[str]) -> tuple[str, CategoricalDistribution]:
+        """The param that holds this level of a factor, and its choices.
+
+        Optuna fixes a param's choices for ever with the first trial that has it. So a factor is the param of
+        its own name with the levels it began with, and levels added later are in `<factor>#2`, and so on.
+        """
+        names = chain([factor], (f"{factor}#{n}" for n in count(2)))
+        begun_with = CategoricalDistribution(tuple(levels))
+        params = ((name, self._distributions.setdefault(name, begun_with)) for name in names)
+        return next((name, known) for name, known in params if level in known.choices)
+
+    def _add(self, params: dict, distributions: dict[str, BaseDistribution], attributes: dict) -> None:
+        trial = create_trial(
+            state=TrialState.WAITING, params=params, distributions=distributions, user_attrs=attributes
+        )
+        trial_id = self._storage.create_new_trial(self._study_id, trial)
+        self._entries[attributes["key"]] = _Entry(TrialState.WAITING, trial_id=trial_id)
+
+    def _add_again(self, trial: FrozenTrial) -> None:
+        attributes = {name: value for name, value in trial.user_attrs.items() if name != "reason"}
+        self._add(trial.params, trial.distributions, attributes)
+
+    def _end(
+        self, entry: _Entry, state: TrialState, attribute: str, detail: object, values: list[float] | None = None
+    ) -> None:
+        if entry.state.is_finished():
+            return
+        trial_id = self._trial_id(entry)
+        try:
+            self._storage.set_trial_user_attr(trial_id, attribute, detail)  # first: an ended trial is immutable
+            self._storage.set_trial_state_values(trial_id, state, values)
+        except UpdateFinishedTrialError:  # another machine was first
+            state = self._storage.get_trial(trial_id).state
+        entry.state = state
+
+    def _trial_id(self, entry: _Entry) -> int:
+        if entry.trial_id is None:
+            entry.trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, entry.number)
+        return entry.trial_id
+
+    def _reload(self) -> None:
+        """Read the trials (Optuna keeps those that have ended), and settle keys that were enrolled twice at once."""
+        entries: dict[str, _Entry] = {}
+        surplus: list[_Entry] = []
+        for trial in self._study.get_trials(deepcopy=False):  # by number
+            key = trial.user_attrs.get("key")
+            if key is None:  # not ours: someone tried Optuna's own tools on the study
+                continue
+            self._distributions.update(trial.distributions)
+            entry, rival = _Entry(trial.state, trial.number), entries.get(key)
+            if rival is None or STATES[rival.state] == "FAILED":
+                entries[key] = entry
+            elif trial.state == TrialState.WAITING:
+                surplus.append(entry)
+        self._entries = entries
+        for entry in surplus:
+            self._end(entry, TrialState.FAIL, "reason", "enrolled twice")
+
+
+def _open(url: str) -> optuna.storages.RDBStorage:
+    """The storage at `url`; on SQLite, one that several processes can write to."""
+    address = sqlalchemy.make_url(url)
+    if address.get_backend_name() != "sqlite":
+        return optuna.storages.RDBStorage(url)
+    Path(address.database).parent.mkdir(parents=True, exist_ok=True)
+    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_TIMEOUT_SECONDS}})
+
+    @sqlalchemy.event.listens_for(storage.engine, "connect")
+    def configure(connection, _record) -> None:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")  # a power cut loses the last commits, never the file
+        connection.isolation_level = None  # begin explicitly, below
+
+    @sqlalchemy.event.listens_for(storage.engine, "begin")
+    def begin(connection) -> None:
+        # Optuna locks a row with SELECT ... FOR UPDATE, which SQLite ignores: two processes could start one trial.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    storage.engine.dispose()  # the constructor has opened connections without these
+    return storage

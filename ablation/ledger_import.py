@@ -1,0 +1,25 @@
+"""Brings Optuna's ledger up to the files of a study."""
+
+from __future__ import annotations
+
+from ablation.ledger import Ledger
+from ablation.runs import RunFolder
+
+
+def update_ledger(storage_url: str, folder: RunFolder) -> None:
+    """Enroll trials that are new, and move each to the state that its files show. Twice changes nothing."""
+    manifest = folder.manifest()
+    ledger = Ledger(storage_url, manifest.study, manifest.metric["goal"])
+    ledger.enroll(manifest.trials)
+    known = ledger.states()
+    for spec in manifest.trials:
+        outcome, state = folder.outcome(spec.trial), folder.state(spec)
+        if state == "WAITING" or known[spec.key] in (state, "COMPLETE"):
+            continue
+        if known[spec.key] == "FAILED":
+            ledger.retry(spec.key)
+        ledger.start(spec.key)
+        if state == "COMPLETE":
+            ledger.complete(spec.key, outcome.metrics, outcome.metrics[manifest.metric["name"]])
+        elif state == "FAILED":
+            ledger.fail(spec.key, f"{outcome.error['type']}: {outcome.error['message']}")

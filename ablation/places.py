@@ -1,0 +1,42 @@
+"""Where a project keeps things, all below the folder in which `ablate` is started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ablation.grid import Study
+from ablation.runs import RunFolder
+from ablation.store import DiskStore
+
+
+@dataclass(frozen=True)
+class Places:
+    """Folders and databases of a project. Optuna's ledger and MLflow's records are separate databases."""
+
+    root: Path = Path(".")
+
+    @property
+    def store(self) -> DiskStore:
+        return DiskStore(self.root / ".ablate" / "cache")
+
+    @property
+    def ledger_url(self) -> str:
+        (self.root / ".ablate").mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{(self.root / '.ablate' / 'optuna.db').resolve()}"
+
+    @property
+    def timings(self) -> Path:
+        return self.root / ".ablate" / "timings.json"
+
+    def runs(self, study: str) -> RunFolder:
+        return RunFolder(self.root / "runs" / study)
+
+    def report(self, study: str) -> Path:
+        return self.root / "reports" / study
+
+
+def study_name(study: Study, home: str) -> str:
+    """The study's name: the grid's, and the experiment's where it is not the grid's own (`home`)."""
+    name = study.experiment.name
+    return study.grid.study if name == home else f"{study.grid.study}-{name}"

@@ -1,0 +1,33 @@
+"""Numbers that others have published, to stand beside the measured ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ablation.errors import InputError, Problem
+from ablation.reading import read_yaml, show
+from ablation.section import Section
+
+KEYS = ("method", "top1", "protocol", "source")
+
+
+def published(path: Path | str, dataset: str) -> list[dict[str, Any]]:
+    """What `path` (experiments/published.yaml) has on a data set: {method, top1 (percent), protocol, source}.
+
+    [] if it has nothing. Raises InputError if anything in the file is wrong, about other data sets too.
+    """
+    problems: list[Problem] = []
+    file = Section(Path(path).name, "", read_yaml(path), problems)
+    results = {name: [_result(section) for section in file.sections(name)] for name in file.values}
+    if problems:
+        raise InputError(problems)
+    return results.get(dataset, [])
+
+
+def _result(section: Section) -> dict[str, Any]:
+    section.allow(*KEYS)
+    top1 = section.values.get("top1")
+    if isinstance(top1, bool) or not isinstance(top1, int | float) or not 0 <= top1 <= 100:
+        section.note("top1", f"{show(top1)} is not an accuracy in percent")
+    return {key: top1 if key == "top1" else section.text(key) for key in KEYS}

@@ -1,0 +1,88 @@
+"""`reports/<study>/` from `runs/<study>/`: the report, its tables as CSV, its figures.
+
+A pure function of the run folder: the same folder gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from ablation import effects as judged
+from ablation import figures, results, tables
+from ablation.answer import answer, detectable
+from ablation.formatting import is_percent, label, points
+from ablation.results import Results
+from ablation.runs import RunFolder, write_atomically
+from ablation.statistics import smallest_permutation_p
+
+
+def write_report(folder: RunFolder, destination: Path) -> Path:
+    """Write report.md, results.csv, history.csv, effects.csv and figures/ to `destination`, `reports/<study>/`.
+
+    Works for unfinished studies: what is not known yet is said so.
+
+    Returns:
+        the path of report.md
+
+    Raises:
+        FileNotFoundError: `folder` holds no study
+    """
+    study = results.load(folder)
+    effects = judged.judge(study)
+    results.write_csv(study.trials, destination / "results.csv")
+    results.write_csv(study.history, destination / "history.csv")
+    results.write_csv(effects[judged.CSV_COLUMNS], destination / "effects.csv")
+    drawn = figures.draw(study, effects, destination / "figures")
+    path = destination / "report.md"
+    write_atomically(path, render(study, effects, drawn))
+    return path
+
+
+def render(study: Results, effects: pd.DataFrame, drawn: list[str]) -> str:
+    """The report's text. `drawn` names the figures that there are, as in figures/<name>.png."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ablation"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("report.md.j2").render(_context(study, effects, drawn))
+
+
+def _context(study: Results, effects: pd.DataFrame, drawn: list[str]) -> dict[str, Any]:
+    manifest = study.manifest
+    headline = effects[effects["metric"] == study.headline]
+    main, differences = headline[headline["kind"] == "main"], headline[headline["kind"] == "difference"]
+    planned = sorted({spec.epochs_planned for spec in manifest.trials if spec.kind == "arm"})
+    facts = {name: fact for name, fact in manifest.facts.items() if name != "class_counts"}
+    unfinished = study.trials[study.trials["state"].isin(["RUNNING", "WAITING"])]
+    is_measured = manifest.reference in study.baselines and not study.complete(manifest.reference).empty
+    return {
+        "manifest": manifest,
+        "reference": manifest.reference if is_measured else None,
+        "answer": answer(study, effects),
+        "metric": label(study.headline),
+        "percent": is_percent(study.headline),
+        "points": points(study.headline),
+        "class_counts": manifest.facts.get("class_counts") or [],
+        "epochs": " to ".join(map(str, planned[:: len(planned) - 1 or 1])),
+        "accuracy_table": tables.accuracy_table(study, effects),
+        "effects_table": tables.effects_table(effects, study.headline),
+        "published_table": tables.published_table(study),
+        "factors_table": tables.factors_table(study),
+        "failures_table": tables.failures_table(study),
+        "unfinished": list(unfinished[["trial", "state"]].itertuples(index=False)),
+        "unfinished_arms": [arm for arm in study.arms if study.complete(arm).empty],
+        "has_best": f"best/{study.headline}" in study.metrics,
+        "has_compensated": "test/top1_compensated" in study.metrics,
+        "figures": drawn,
+        "detectable_effect": detectable(main),
+        "detectable_difference": detectable(differences),
+        "permutation_p": smallest_permutation_p(len(manifest.seeds)),
+        "facts": list(tables.flatten({**manifest.provenance, **facts})),
+    }

@@ -1,0 +1,128 @@
+"""A study's run folder as tidy tables: a row per trial, per epoch, per class.
+
+Nothing is dropped: a failed trial is a row with its error, a waiting one a row without metrics. Tables
+hold what the run folder holds, in the manifest's order, so the same folder gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec, write_atomically
+
+PER_CLASS = "test/per_class"
+
+
+@dataclass(frozen=True)
+class Results:
+    """The tables of one study."""
+
+    manifest: Manifest
+    trials: pd.DataFrame  # trial, arm, kind, seed, state, <factors>, <metrics>, epochs_*, wall_seconds, error
+    history: pd.DataFrame  # trial, arm, seed, phase, epoch, <metrics>
+    per_class: pd.DataFrame  # trial, arm, seed, class, n_train, accuracy in percent
+    digests: dict[str, str]  # complete trial -> hash of all it measured, times aside; equal means bit-identical
+
+    @property
+    def headline(self) -> str:
+        """The metric that the study is about, e.g. "test/top1"."""
+        return self.manifest.metric["name"]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Scalar metrics of finished trials, the headline first, the others sorted."""
+        first = self.trials.columns.get_loc("state") + 1 + len(self.manifest.factors)
+        return list(self.trials.columns[first : self.trials.columns.get_loc("epochs_trained")])
+
+    @property
+    def arms(self) -> dict[str, dict[str, str]]:
+        """Arm -> factor -> level, in the manifest's order."""
+        return {spec.arm: spec.levels for spec in self.manifest.trials if spec.kind == "arm"}
+
+    @property
+    def baselines(self) -> list[str]:
+        """Baselines that have trials, in the manifest's order."""
+        return list(dict.fromkeys(spec.arm for spec in self.manifest.trials if spec.kind == "baseline"))
+
+    def complete(self, arm: str) -> pd.DataFrame:
+        """The finished trials of an arm or baseline."""
+        return self.trials[(self.trials["arm"] == arm) & (self.trials["state"] == "COMPLETE")]
+
+    def cells(self, metric: str) -> pd.DataFrame:
+        """(seeds, arms and baselines) of a metric, NaN where there is no finished trial."""
+        finished = self.trials[self.trials["state"] == "COMPLETE"]
+        table = finished.pivot(index="seed", columns="arm", values=metric)
+        return table.reindex(index=self.manifest.seeds, columns=[*self.arms, *self.baselines]).astype(float)
+
+
+def load(folder: RunFolder) -> Results:
+    """Read a run folder.
+
+    Raises:
+        FileNotFoundError: it holds no study.json
+    """
+    manifest = folder.manifest()
+    trials, history, per_class, digests = [], [], [], {}
+    for spec in manifest.trials:
+        outcome, records, state = folder.outcome(spec.trial), folder.records(spec.trial), folder.state(spec)
+        if outcome is not None and outcome.key not in ("", spec.key):  # of a trial of that name before it changed
+            outcome, records, state = None, [], "WAITING"
+        trials.append(_trial_row(spec, state, outcome))
+        identity = {"trial": spec.trial, "arm": spec.arm, "seed": spec.seed}
+        for record in records:
+            position = {"phase": record["phase"], "epoch": record["epoch"]}
+            history.append({**identity, **position, **record.get("metrics", {})})
+        if outcome is not None and outcome.state == "COMPLETE":
+            digests[spec.trial] = _digest(records, outcome)
+            counts = manifest.facts.get("class_counts") or []
+            for label, accuracy in enumerate(outcome.vectors.get(PER_CLASS, [])):
+                n_train = counts[label] if label < len(counts) else None
+                per_class.append({**identity, "class": label, "n_train": n_train, "accuracy": accuracy})
+    headline = manifest.metric["name"]
+    lead = ["trial", "arm", "kind", "seed", "state", *manifest.factors]
+    tail = ["epochs_trained", "epochs_shared", "wall_seconds", "error"]
+    return Results(
+        manifest=manifest,
+        trials=_frame(trials, lead, tail, headline).astype({"epochs_trained": "Int64", "epochs_shared": "Int64"}),
+        history=_frame(history, ["trial", "arm", "seed", "phase", "epoch"], [], headline),
+        per_class=pd.DataFrame(per_class, columns=["trial", "arm", "seed", "class", "n_train", "accuracy"]),
+        digests=digests,
+    )
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write a table; floats in the shortest form that reads back to the same bits."""
+    write_atomically(path, table.to_csv(index=False, lineterminator="\n"))
+
+
+def _trial_row(spec: TrialSpec, state: str, outcome: Outcome | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"trial": spec.trial, "arm": spec.arm, "kind": spec.kind, "seed": spec.seed, "state": state}
+    row.update(spec.levels)
+    if outcome is None:
+        return row
+    row["wall_seconds"] = round(outcome.wall_seconds, 3)
+    if outcome.state == "COMPLETE":  # of the others nobody knows yet, or ever, how far the plan was carried out
+        row.update(outcome.metrics, epochs_trained=spec.epochs_trained, epochs_shared=spec.epochs_shared)
+    elif outcome.error:
+        row["error"] = f"{outcome.error['type']}: {' '.join(outcome.error['message'].split())}"
+    return row
+
+
+def _frame(rows: list[dict[str, Any]], lead: list[str], tail: list[str], headline: str) -> pd.DataFrame:
+    """Rows with the columns `lead`, the metrics they have (the headline first), `tail`."""
+    metrics = sorted({name for row in rows for name in row} - {*lead, *tail}, key=lambda name: (name != headline, name))
+    if headline not in metrics:
+        metrics.insert(0, headline)
+    return pd.DataFrame(rows, columns=[*lead, *metrics, *tail])
+
+
+def _digest(records: list[dict[str, Any]], outcome: Outcome) -> str:
+    timeless = [[record.get(part) for part in ("phase", "epoch", "metrics", "vectors")] for record in records]
+    text = json.dumps([timeless, outcome.metrics, outcome.vectors], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,133 @@
+"""What seeds can tell: contrasts across seeds, Holm's correction, and what n seeds could have shown.
+
+Every comparison of a study is one linear contrast of its cells (arms, baselines): arm minus baseline, a
+main effect (levels averaged over the other factors), an interaction (a difference of differences). It is
+taken within each seed, so that what the cells of one seed share cancels, and then estimated across seeds.
+Seeds are the unit: never epochs, images or cells.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
+
+# Differences that agree to this fraction of the values that they were taken from are equal but for rounding.
+RELATIVE_RESOLUTION = 1e-9
+
+
+class Estimate(NamedTuple):
+    """A contrast across seeds, in the unit of the cells. NaN says "not defined", never 0."""
+
+    mean: float
+    low: float  # confidence interval; NaN with one seed, or where the seeds agree exactly
+    high: float
+    p: float  # two-sided t-test of mean = 0; NaN where the interval is
+    n: int  # seeds that have every cell of the contrast
+    sd: float  # of the per-seed values, n - 1 in the denominator; NaN with one seed
+    correlation: float  # over seeds, between what is added and what is subtracted; NaN below 3 seeds
+
+
+def contrast(cells: ArrayLike, weights: ArrayLike, confidence: float = 0.95) -> Estimate:
+    """Estimate `sum_c weights_c cells_c` across seeds by Student's t.
+
+    A positive correlation is what pairing by seed gains: var(a - b) = var a + var b - 2 cov(a, b).
+    With one seed there is no spread to judge by, and where all seeds agree exactly the t-interval would
+    shrink to a point, a certainty that no number of seeds can give: both leave interval and p undefined.
+
+    Args:
+        cells: (n_seeds, n_cells) float, NaN where a trial has no result
+        weights: (n_cells,) float; cells of weight 0 play no part
+        confidence: of the interval, in (0, 1)
+
+    Raises:
+        ValueError: `weights` does not fit `cells`
+    """
+    cells, weights = np.asarray(cells, dtype=float), np.asarray(weights, dtype=float)
+    if cells.ndim != 2 or weights.shape != cells.shape[1:]:
+        raise ValueError(f"cells {cells.shape} and weights {weights.shape} are not (n_seeds, n_cells) and (n_cells,)")
+    used = weights != 0
+    cells, weights = cells[:, used], weights[used]
+    cells = cells[np.isfinite(cells).all(axis=1)]
+    n = len(cells) if used.any() else 0
+    if n == 0:
+        return Estimate(np.nan, np.nan, np.nan, np.nan, 0, np.nan, np.nan)
+    added, subtracted = cells @ np.maximum(weights, 0), cells @ np.maximum(-weights, 0)
+    values = added - subtracted  # (n_seeds,)
+    mean = float(values.mean())
+    if n == 1:
+        return Estimate(mean, np.nan, np.nan, np.nan, 1, np.nan, np.nan)
+    resolution = RELATIVE_RESOLUTION * np.abs(cells).max()
+    if np.ptp(values) <= resolution:
+        return Estimate(mean, np.nan, np.nan, np.nan, n, 0.0, _correlation(added, subtracted, resolution))
+    test = stats.ttest_1samp(values, 0.0)
+    low, high = test.confidence_interval(confidence)
+    correlation = _correlation(added, subtracted, resolution)
+    return Estimate(mean, float(low), float(high), float(test.pvalue), n, float(values.std(ddof=1)), correlation)
+
+
+def paired_difference(treated: ArrayLike, control: ArrayLike, confidence: float = 0.95) -> Estimate:
+    """Estimate `treated - control`, both (n_seeds,) float in the same order of seeds; NaN where missing."""
+    return contrast(np.stack([treated, control], axis=1), [1.0, -1.0], confidence)
+
+
+def holm(p_values: ArrayLike) -> np.ndarray:
+    """Holm's step-down adjustment, controlling the family-wise error under any dependence.
+
+    Args:
+        p_values: (n_tests,) float. A test that yielded no p-value (NaN) keeps its place in the family, as
+            if its p were 1, so that a family does not become easier to pass by losing a member.
+
+    Returns:
+        (n_tests,) float, adjusted p-values; NaN where they were
+    """
+    p_values = np.asarray(p_values, dtype=float)
+    if p_values.size == 0:
+        return p_values
+    undefined = np.isnan(p_values)
+    adjusted = multipletests(np.where(undefined, 1.0, p_values), method="holm")[1]
+    return np.where(undefined, np.nan, adjusted)
+
+
+def smallest_permutation_p(n: int) -> float:
+    """The smallest two-sided p that the sign-flip permutation test can reach with n seeds: 2 / 2^n.
+
+    Of the 2^n ways to flip the signs of n paired differences, the observed one and its mirror image are
+    the most extreme at best. The t-test has no such floor; what it has instead is the assumption that the
+    differences are normal, which few seeds cannot check.
+    """
+    return min(1.0, 2.0 ** (1 - n))
+
+
+def smallest_detectable(sd: float, n: int, power: float = 0.8, alpha: float = 0.05) -> float:
+    """The smallest true difference that a paired two-sided t-test finds with probability `power`.
+
+    Args:
+        sd: of the paired differences, in their unit
+        n: seeds
+
+    Returns:
+        a difference in the unit of `sd`; NaN below 2 seeds or where `sd` is 0 or NaN
+    """
+    if n < 2 or not sd > 0:
+        return float("nan")
+    effect_size = TTestPower().solve_power(effect_size=None, nobs=n, alpha=alpha, power=power)
+    return float(effect_size) * sd
+
+
+def pooled_sd(sds: ArrayLike) -> float:
+    """Root mean square of standard deviations over the same number of seeds each; NaN where none is defined."""
+    sds = np.asarray(sds, dtype=float)
+    sds = sds[np.isfinite(sds)]
+    return float(np.sqrt(np.mean(sds**2))) if sds.size else float("nan")
+
+
+def _correlation(a: np.ndarray, b: np.ndarray, resolution: float) -> float:
+    """Pearson's, NaN where it says nothing: two points always lie on a line, a constant never varies."""
+    if len(a) < 3 or np.ptp(a) <= resolution or np.ptp(b) <= resolution:
+        return float("nan")
+    return float(stats.pearsonr(a, b).statistic)

@@ -1,0 +1,165 @@
+"""One study from plan to report: files first, then Optuna's ledger, MLflow's record and the report from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ablation.errors import InputError, Problem
+from ablation.execution import Execution, Listener, is_finished
+from ablation.grid import Study
+from ablation.places import Places
+from ablation.plan import Plan
+from ablation.provenance import provenance
+from ablation.published import published
+from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec, write_atomically
+from ablation.subject import Link, Record
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a pass over a study ended."""
+
+    n_trained: int  # epochs trained in this pass
+    n_reused: int  # epochs of the study that were there already
+    n_complete: int
+    failed: dict[str, str]  # trial -> reason
+
+
+def manifest_of(study: Study, name: str, plan: Plan, published_file: Path) -> Manifest:
+    """The study's manifest, before anything has run."""
+    grid, experiment = study.grid, study.experiment
+    return Manifest(
+        study=name, experiment=experiment.name, title=experiment.title, question=grid.question, dataset=experiment.dataset,
+        design=list(grid.design), metric=dict(grid.metric),
+        factors={factor.name: {level.name: dict(level.overrides) for level in factor.levels} for factor in grid.factors},
+        seeds=list(grid.seeds), baselines=list(grid.baselines), reference=grid.reference, claims=list(grid.claims),
+        trials=plan.specs,
+        published=published(published_file, experiment.dataset) if published_file.is_file() else [],
+        facts=study.subject.describe(study.common), provenance=provenance(), config=study.subject.resolve(study.common),
+    )  # fmt: skip
+
+
+def refuse_mixture(manifest: Manifest, folder: RunFolder) -> None:
+    """Raise InputError if the folder holds the same study of another experiment: results would be mixed."""
+    if not folder.exists():
+        return
+    before, now = _flat(folder.manifest().config), _flat(manifest.config)
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if changed:
+        key = changed[0]
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        message = f"was {before.get(key)}, is {now.get(key)}{more}; keep this study under another name with --as NAME, or remove {folder.path}"
+        raise InputError([Problem(str(folder.path), key, message)])
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def forget_failures(folder: RunFolder, plan: Plan) -> list[TrialSpec]:
+    """Failed trials lose their outcome, so that they are run again; returns them."""
+    failed = [spec for spec in plan.specs if is_finished(folder, spec) and folder.outcome(spec.trial).state == "FAILED"]
+    for spec in failed:
+        (folder.trial_path(spec.trial) / "outcome.json").unlink()
+    return failed
+
+
+def run_study(study: Study, plan: Plan, manifest: Manifest, places: Places, jobs: int, listener: Listener, share: bool = True) -> Done:
+    """Run what is missing. Leaves the manifest and the trials' folders in `runs/<study>/`."""
+    folder = places.runs(manifest.study)
+    execution = Execution(study, plan, places.store, folder, listener, share)
+    if not execution.open and folder.exists():
+        manifest = replace(manifest, provenance=folder.manifest().provenance)  # of the run that trained
+    folder.write_manifest(manifest)  # while it runs, trials may already have been closed from the store
+    plan = execution.run(jobs)
+    folder.write_manifest(replace(manifest, trials=plan.specs))
+    outcomes = {spec.trial: folder.outcome(spec.trial) for spec in plan.specs}
+    failed = {trial: f"{o.error['type']}: {o.error['message']}" for trial, o in outcomes.items() if o and o.state == "FAILED"}
+    complete = sum(o is not None and o.state == "COMPLETE" for o in outcomes.values())
+    return Done(execution.n_trained, len(plan.unique()) - execution.n_trained, complete, failed)
+
+
+@dataclass
+class Listeners:
+    """Several listeners as one."""
+
+    all: Sequence[Listener]
+
+    def started(self, spec: TrialSpec) -> None:
+        for listener in self.all:
+            listener.started(spec)
+
+    def recorded(self, specs: Sequence[TrialSpec], record: Record) -> None:
+        for listener in self.all:
+            listener.recorded(specs, record)
+
+    def finished(self, spec: TrialSpec, outcome: Outcome) -> None:
+        for listener in self.all:
+            listener.finished(spec, outcome)
+
+    def tick(self) -> None:
+        for listener in self.all:
+            listener.tick()
+
+
+@dataclass
+class Timings:
+    """Mean seconds of an epoch by phase, remembered per experiment, so that a plan can say what it costs."""
+
+    path: Path
+    experiment: str
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+
+    def started(self, spec: TrialSpec) -> None: ...
+
+    def recorded(self, specs: Sequence[TrialSpec], record: Record) -> None:
+        self.seconds.setdefault(record["phase"], []).append(record["seconds"])
+
+    def finished(self, spec: TrialSpec, outcome: Outcome) -> None: ...
+
+    def tick(self) -> None: ...
+
+    def known(self) -> dict[str, float]:
+        """Phase -> mean seconds, of this pass or else of the last one."""
+        return self._all().get(self.experiment, {}) | {phase: sum(s) / len(s) for phase, s in self.seconds.items()}
+
+    def save(self) -> None:
+        if self.seconds:
+            write_atomically(self.path, json.dumps(self._all() | {self.experiment: self.known()}, indent=1) + "\n")
+
+    def _all(self) -> dict[str, dict[str, float]]:
+        return json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
+
+
+def estimate_seconds(links: Sequence[Link], known: Mapping[str, float]) -> float | None:
+    """Seconds on one core for these links, from measured epochs; None if no phase of theirs was measured.
+
+    A phase that was never measured is scaled from one that was, by planned cost.
+    """
+    measured = {link.phase: link.cost for link in links if link.phase in known}
+    if not measured:
+        return None
+    per_cost = sum(known[phase] for phase in measured) / sum(measured.values())
+    return sum(known.get(link.phase, link.cost * per_cost) for link in links)
+
+
+def status_of(folder: RunFolder) -> dict[str, dict[str, Any]]:
+    """Per arm: trials by state, and the headline metric of those that are done."""
+    manifest = folder.manifest()
+    arms: dict[str, dict[str, Any]] = {}
+    for spec in manifest.trials:
+        arm = arms.setdefault(spec.arm, {"COMPLETE": 0, "FAILED": 0, "RUNNING": 0, "WAITING": 0, "values": [], "epochs": 0, "planned": 0})
+        state = folder.state(spec)
+        arm[state] += 1
+        arm["planned"] += spec.epochs_planned
+        arm["epochs"] += spec.epochs_planned if state == "COMPLETE" else len(folder.records(spec.trial))
+        if state == "COMPLETE":
+            arm["values"].append(folder.outcome(spec.trial).metrics[manifest.metric["name"]])
+    return arms

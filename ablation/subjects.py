@@ -1,0 +1,83 @@
+"""Finding the code to ablate by name, and adapting a plain training function to the subject protocol."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ablation.errors import InputError, Problem
+from ablation.subject import Fault, Link, Record, Store, Subject
+
+BUILT_IN = {"core": "core.subject:SUBJECT"}
+
+
+def load_subject(name: str) -> Subject:
+    """`core`, or `package.module:attribute` where the attribute is a subject or a training function.
+
+    Raises InputError, naming what could not be found.
+    """
+    module_name, _, attribute = BUILT_IN.get(name, name).partition(":")
+    if not attribute:
+        raise InputError([Problem("", "subject", f"'{name}' is neither 'core' nor of the form package.module:function")])
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise InputError([Problem("", "subject", f"cannot import '{module_name}': {error}")]) from None
+    found = getattr(module, attribute, None)
+    if found is None:
+        raise InputError([Problem("", "subject", f"module '{module_name}' has no '{attribute}'")])
+    return FunctionSubject(found) if inspect.isfunction(found) else found
+
+
+class FunctionSubject:
+    """A function `train(config, seed, report) -> metrics` as a subject whose chain has one link.
+
+    config: dict, dotted keys as the experiment and the levels give them. report(epoch, metrics) may be called
+    as training goes on; the returned metrics are the trial's result. Nothing is known of its settings, so
+    none is refused, and a change of the function's source makes its trials new.
+    """
+
+    def __init__(self, train: Callable[..., Mapping[str, float]]):
+        self.train = train
+
+    def check(self, settings: Mapping[str, Any]) -> list[Fault]:
+        return []
+
+    def resolve(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(settings)
+
+    def baselines(self) -> Mapping[str, Mapping[str, Any]]:
+        return {}
+
+    def describe(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {"source_fingerprint": self._source()}
+
+    def _source(self) -> str:
+        return hashlib.sha256(inspect.getsource(self.train).encode()).hexdigest()[:32]
+
+    def chain(self, settings: Mapping[str, Any], seed: int, records: Callable[[str], Record | None]) -> list[Link]:
+        text = json.dumps([self._source(), dict(sorted(settings.items())), seed], default=str)
+        return [Link(hashlib.sha256(text.encode()).hexdigest()[:32], "train", 1, 1.0)]
+
+    def advance(
+        self, settings: Mapping[str, Any], seed: int, until: str, store: Store, report: Callable[[str, Record], None]
+    ) -> None:
+        if store.holds("record", until):
+            return
+        started, history = time.perf_counter(), []
+
+        def on_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
+            history.append({"epoch": epoch, "metrics": dict(metrics)})
+
+        metrics = {name: float(value) for name, value in self.train(dict(settings), seed, on_epoch).items()}
+        record = {
+            "phase": "train", "epoch": max((entry["epoch"] for entry in history), default=1), "time": time.time(),
+            "seconds": time.perf_counter() - started, "metrics": metrics, "vectors": {}, "history": history,
+        }  # fmt: skip
+        store.save("record", until, json.dumps(record).encode())
+        report(until, record)

@@ -1,0 +1,116 @@
+"""The tables of a report, as Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pandas as pd
+
+from ablation import effects as judged
+from ablation.formatting import MISSING, duration, effect, label, p_value, points, table, value
+from ablation.results import Results
+
+# Shown beside the headline, where measured.
+DETAILS = ["test/many", "test/medium", "test/few", "test/top1_compensated"]
+
+
+def accuracy_table(results: Results, effects: pd.DataFrame) -> str:
+    """A row per arm, then per baseline: levels, seeds, headline, difference to the reference, details, cost."""
+    factors, reference, headline = results.manifest.factors, results.manifest.reference, results.headline
+    differences = effects[(effects["metric"] == headline) & (effects["kind"] == "difference")].set_index("effect")
+    details = [name for name in [*DETAILS, f"best/{headline}"] if name in results.metrics and name != headline]
+    header = ["arm", " / ".join(factors) or "levels", "seeds", f"{label(headline)} (mean ± std)"]
+    header += [f"minus `{reference}` [95 %]"] if reference else []
+    header += [*map(label, details), "time per trial"]
+
+    def row(name: str, levels: dict[str, str]) -> list[str]:
+        finished = results.complete(name)
+        planned = (results.trials["arm"] == name).sum()
+        cells = [f"`{name}`", " / ".join(levels.values()), f"{len(finished)}/{planned}"]
+        cells.append(value(*_mean_and_sd(finished[headline])))
+        if reference:
+            found = differences.loc[[judged.difference_name(name, reference)]] if name != reference else None
+            cells.append(_judged(next(found.itertuples())) if found is not None else "reference")
+        cells += [value(*_mean_and_sd(finished[metric]), show_sd=False) for metric in details]
+        return [*cells, duration(finished["wall_seconds"].mean())]
+
+    arms = [row(name, levels) for name, levels in results.arms.items()]
+    baselines = [row(name, {}) for name in results.baselines]
+    blank = [""] * (len(header) - 1)
+    groups = [["*arms*", *blank], *arms, ["*baselines*", *blank], *baselines] if baselines else arms
+    return table(header, groups, "ll" + "r" * (len(header) - 2))
+
+
+def effects_table(effects: pd.DataFrame, metric: str) -> str:
+    """Main effects and interactions on a metric; "" where the design has none."""
+    rows = effects[(effects["metric"] == metric) & effects["kind"].isin(["main", "interaction"])]
+    if rows.empty:
+        return ""
+    header = ["effect", f"on {label(metric)}{points(metric) and ', points'} [95 %]", "p", "p (Holm)", "seeds"]
+    header += ["pair correlation", "verdict"]
+    cells = [
+        [
+            f"`{row.effect}`",
+            _judged(row),
+            p_value(row.p),
+            p_value(row.p_holm),
+            str(row.n_seeds),
+            f"{row.correlation:.2f}" if math.isfinite(row.correlation) else MISSING,
+            row.verdict,
+        ]
+        for row in rows.itertuples()
+    ]
+    return table(header, cells, "lrrrrrl")
+
+
+def published_table(results: Results) -> str:
+    """Published numbers for the same dataset, each with its protocol and source; "" where there are none."""
+    rows = [
+        [entry["method"], f"{entry['top1']:.2f}", entry.get("protocol", ""), entry.get("source", "")]
+        for entry in results.manifest.published
+    ]
+    return table(["method", "top-1", "protocol", "source"], rows, "lrll") if rows else ""
+
+
+def factors_table(results: Results) -> str:
+    """What each level of each factor sets."""
+    rows = [
+        [f"`{factor}`", f"{level}{' (reference)' if position == 0 else ''}", _settings(overrides)]
+        for factor, levels in results.manifest.factors.items()
+        for position, (level, overrides) in enumerate(levels.items())
+    ]
+    return table(["factor", "level", "settings"], rows, "lll") if rows else ""
+
+
+def failures_table(results: Results) -> str:
+    """Each failed trial with its reason; "" where none failed."""
+    failed = results.trials[results.trials["state"] == "FAILED"]
+    rows = [[f"`{row.trial}`", row.error if isinstance(row.error, str) else MISSING] for row in failed.itertuples()]
+    return table(["trial", "reason"], rows, "ll") if rows else ""
+
+
+def flatten(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted key and value of each leaf of a nested mapping, in its order."""
+    for key, leaf in tree.items():
+        if isinstance(leaf, dict) and leaf:
+            yield from flatten(leaf, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", leaf
+
+
+def _judged(row: tuple) -> str:
+    """An effect, bold where it is separable from 0, with the reason where it has no interval."""
+    text = effect(row.estimate, row.low, row.high)
+    if row.verdict in (judged.HIGHER, judged.LOWER):
+        return f"**{text}**"
+    reasons = {judged.ONE_SEED: "one seed", judged.NO_SPREAD: "seeds agree"}
+    return f"{text} ({reasons[row.verdict]})" if row.verdict in reasons else text
+
+
+def _mean_and_sd(values: pd.Series) -> tuple[float, float]:
+    return float(values.mean()), float(values.std())
+
+
+def _settings(overrides: dict) -> str:
+    return ", ".join(f"`{key}: {leaf}`" for key, leaf in flatten(overrides)) or "defaults"

@@ -1,0 +1,200 @@
+"""MLflow as the record of a study: imports the files of `runs/<study>/`, as often as one likes.
+
+One experiment per study; in it one parent run for the study, and below it one run per trial that has begun.
+MLflow itself is the only memory of what has been imported (a run's `key`, its status, and the number of its
+records in a tag), so that nothing is logged twice, whatever was lost or interrupted, and whoever imports.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec
+from ablation.tracking_content import (
+    Labels,
+    milliseconds,
+    outcome_points,
+    outcome_tags,
+    record_points,
+    study_points,
+    study_tags,
+    trial_labels,
+)
+from ablation.tracking_store import ARTIFACTS, N_RECORDS, Store, StoredRun, default_uri, is_server, reaching
+
+REPORT = "ablate.report"  # tag: a digest of the report's files
+STATUS = {"COMPLETE": "FINISHED", "FAILED": "FAILED"}
+Outcomes = Mapping[str, Outcome | None]
+
+
+class Synced(NamedTuple):
+    """What an import changed in MLflow; all zero if it had everything."""
+
+    n_created: int = 0  # runs of trials
+    n_replaced: int = 0  # of these, those whose trial had a run from other settings or of a failure
+    n_points: int = 0  # metric values
+    n_ended: int = 0  # runs of trials that got their final status
+
+    def plus(self, other: Synced) -> Synced:
+        return Synced(*(mine + its for mine, its in zip(self, other)))
+
+
+@dataclass
+class _Study:
+    """A study in MLflow."""
+
+    store: Store
+    parent: StoredRun
+    trials: dict[str, StoredRun]
+
+
+class Tracker:
+    """Imports studies into the MLflow at `tracking_uri`, else MLFLOW_TRACKING_URI, else ./mlflow.db.
+
+    `artifact_root` is where artifacts of new studies go, a path or URI; by default ./mlartifacts, or wherever an
+    MLflow server puts them.
+    """
+
+    def __init__(self, tracking_uri: str | None = None, artifact_root: Path | str | None = None):
+        self.uri = tracking_uri or default_uri()
+        self._artifact_root = artifact_root or (None if is_server(self.uri) else Path(ARTIFACTS).absolute())
+        self._studies: dict[str, _Study] = {}
+
+    def sync(self, folder: RunFolder, reports: Path | None = None) -> Synced:
+        """Bring MLflow up to the files of a study, and of its report in the folder `reports`.
+
+        Raises:
+            TrackingUnavailable: nothing is lost; a later call delivers the rest.
+        """
+        manifest = folder.manifest()
+        outcomes = {spec.trial: folder.outcome(spec.trial) for spec in manifest.trials}
+        labels = trial_labels(manifest)
+        known = self._studies.pop(manifest.study, None)  # put back if all goes well: else MLflow is asked anew
+        synced = Synced()
+        with reaching(self.uri):
+            study = known or self._open(manifest, outcomes)
+            for spec in manifest.trials:
+                if known and spec.trial not in study.trials and folder.state(spec) != "WAITING":
+                    study.trials |= _trials(study.store, f"tags.key = '{spec.key}'")  # another import may be at work
+                synced = synced.plus(_bring_trial(study, folder, spec, outcomes[spec.trial], labels[spec.trial]))
+            _bring_study(study, manifest, outcomes, reports)
+        self._studies[manifest.study] = study
+        return synced
+
+    def _open(self, manifest: Manifest, outcomes: Outcomes) -> _Study:
+        store = Store(self.uri, self._artifact_root, manifest.study)
+        parent = next(store.runs("tags.kind = 'study'"), None)
+        if parent is None:
+            starts = [milliseconds(outcome.started) for outcome in outcomes.values() if outcome and outcome.started]
+            tags = study_tags(manifest, outcomes)
+            name = f"{manifest.study} on {manifest.experiment}"
+            parent = store.create(name, min(starts, default=_now()), tags)
+        return _Study(store, parent, _trials(store))
+
+
+def _trials(store: Store, filter_string: str = "") -> dict[str, StoredRun]:
+    """The runs of trials; where two imports at once made two of one, the first."""
+    trials: dict[str, StoredRun] = {}
+    for run in store.runs(filter_string):
+        if "trial" in run.tags and trials.setdefault(run.tags["trial"], run) is not run:
+            store.delete(run)
+    return trials
+
+
+def _bring_trial(study: _Study, folder: RunFolder, spec: TrialSpec, outcome: Outcome | None, labels: Labels) -> Synced:
+    """Bring one trial's run up to its files."""
+    run = study.trials.get(spec.trial)
+    continues = run is not None and _continues(run, spec, outcome, labels)
+    if continues and run.end is not None:
+        study.store.log(run, (), labels.params, labels.tags)  # nothing, unless the study has grown
+        return Synced()
+    records = folder.records(spec.trial)
+    replaces = run is not None and not (continues and run.n_records <= len(records))
+    if replaces:
+        study.store.delete(study.trials.pop(spec.trial))
+    if not records and outcome is None:
+        return Synced(n_replaced=replaces)
+    creates = spec.trial not in study.trials
+    if creates:
+        tags = {"mlflow.parentRunId": study.parent.run_id, **labels.tags}
+        run = study.trials[spec.trial] = study.store.create(spec.trial, _start(folder, spec, outcome), tags)
+    n_points = _log_records(study.store, run, records, outcome, labels)
+    if outcome is not None:
+        _attach_files(study.store, run, folder.trial_path(spec.trial), outcome)
+        study.store.finish(run, STATUS[outcome.state], _end(run, outcome))  # last: an ended run has everything
+    return Synced(creates, replaces, n_points, outcome is not None)
+
+
+def _continues(run: StoredRun, spec: TrialSpec, outcome: Outcome | None, labels: Labels) -> bool:
+    """Whether the run is of this trial with these settings, and, if it has ended, of this outcome and no earlier one.
+
+    MLflow never lets a param change, so a run with another value under one of the names cannot be kept either.
+    """
+    if run.tags["key"] != spec.key or any(run.params.get(key, value) != value for key, value in labels.params.items()):
+        return False
+    return run.end is None or (outcome is not None and run.end == _end(run, outcome))
+
+
+def _log_records(
+    store: Store, run: StoredRun, records: list[dict[str, Any]], outcome: Outcome | None, labels: Labels
+) -> int:
+    points = list(record_points(records, run.start, run.n_records))
+    tags = {**labels.tags, N_RECORDS: str(len(records))}
+    if outcome is not None:
+        points += outcome_points(records, outcome, _end(run, outcome))
+        tags |= outcome_tags(outcome)
+    store.log(run, points, labels.params, tags)
+    return len(points)
+
+
+def _attach_files(store: Store, run: StoredRun, path: Path, outcome: Outcome) -> None:
+    for name in ("config.yaml", "metrics.jsonl", "stdout.log"):
+        if (path / name).is_file():
+            store.attach(run, path / name)
+    if outcome.error:
+        store.attach_text(run, outcome.error["traceback"], "error.txt")
+
+
+def _bring_study(study: _Study, manifest: Manifest, outcomes: Outcomes, reports: Path | None) -> None:
+    """Bring the parent run up to the manifest, the outcomes and the report."""
+    store, parent = study.store, study.parent
+    ends = [_end(study.trials[trial], outcome) for trial, outcome in outcomes.items() if outcome]
+    end = max(ends, default=parent.start)
+    points = [point for point in study_points(manifest, outcomes, end) if parent.metrics.get(point.name) != point.value]
+    store.log(parent, points, tags=study_tags(manifest, outcomes))
+    paths = _report_files(reports) if reports else []
+    digest = hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in paths)).hexdigest()
+    if paths and parent.tags.get(REPORT) != digest:
+        for path in paths:
+            inside = path.relative_to(reports).parent
+            store.attach(parent, path, None if inside == Path(".") else str(inside))
+        store.log(parent, tags={REPORT: digest})
+    if len(ends) == len(manifest.trials):
+        if parent.end != end:
+            store.finish(parent, "FINISHED", end)
+    elif parent.end is not None:
+        store.reopen(parent)
+
+
+def _report_files(reports: Path) -> list[Path]:
+    return sorted(path for pattern in ("*.md", "*.csv", "figures/*") for path in reports.glob(pattern))
+
+
+def _start(folder: RunFolder, spec: TrialSpec, outcome: Outcome | None) -> int:
+    """When the trial started, as far as is known while it runs: when its first file was written."""
+    if outcome and outcome.started:
+        return milliseconds(outcome.started)
+    return min((round(1000 * path.stat().st_mtime) for path in folder.trial_path(spec.trial).iterdir()), default=_now())
+
+
+def _end(run: StoredRun, outcome: Outcome) -> int:
+    return milliseconds(outcome.finished) or run.start + round(1000 * outcome.wall_seconds)
+
+
+def _now() -> int:
+    return round(1000 * time.time())

@@ -1,0 +1,164 @@
+"""MLflow's store as the tracker uses it: runs by id, never an active run; one exception for all that fails."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# Before MLflow is imported, and only where the user has not chosen: no usage statistics are sent to anyone; its
+# log stays out of the progress table; and a server that is down delays training by seconds, not by minutes.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+
+from mlflow import MlflowClient  # noqa: E402
+from mlflow.entities import Metric, Param, Run, RunTag  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
+from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
+
+from ablation.tracking_content import Point  # noqa: E402
+
+DATABASE = "mlflow.db"  # MLflow's own default, so that a plain `mlflow ui` in the same folder shows the study
+ARTIFACTS = "mlartifacts"
+MAX_POINTS = 800  # in one batch, which holds 1,000 metrics, params and tags
+N_RECORDS = "ablate.records"
+
+
+class TrackingUnavailable(Exception):
+    """MLflow cannot be reached or does not take the results, which are safe in the study's files."""
+
+    def __init__(self, url: str, cause: object):
+        self.url, self.cause = redacted(url), redacted(str(cause))
+        super().__init__(f"MLflow at {self.url} is not available: {self.cause}")
+
+
+def redacted(text: str) -> str:
+    """The text without the credentials of the URLs in it."""
+    text = re.sub(r"://[^/\s]*@", "://***@", text)
+    return re.sub(r"([?&]password=)[^&\s]*", r"\1***", text)
+
+
+def default_uri() -> str:
+    """MLFLOW_TRACKING_URI, else ./mlflow.db."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(DATABASE).absolute()}"
+
+
+def is_server(uri: str) -> bool:
+    """Whether an MLflow server is behind the URI, which then decides where artifacts go."""
+    return uri.startswith(("http://", "https://"))
+
+
+@dataclass
+class StoredRun:
+    """What MLflow holds of a run. `Store` keeps it up to date."""
+
+    run_id: str
+    start: int  # times are milliseconds since 1970, as MLflow counts
+    end: int | None  # None while it runs
+    n_records: int = 0  # of metrics.jsonl that have been logged
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)  # the last values
+
+    @classmethod
+    def of(cls, run: Run) -> StoredRun:
+        info, data = run.info, run.data
+        end = None if info.status == "RUNNING" else info.end_time
+        n_records = int(data.tags.get(N_RECORDS, 0))
+        return cls(info.run_id, info.start_time, end, n_records, dict(data.params), dict(data.tags), dict(data.metrics))
+
+
+class Store:
+    """One experiment of an MLflow store. Its methods raise what MLflow raises: see `reaching`."""
+
+    def __init__(self, uri: str, artifact_root: Path | str | None, experiment: str):
+        self._client = MlflowClient(uri)
+        found = self._client.get_experiment_by_name(experiment)
+        if found is None:
+            location = f"{_as_uri(artifact_root)}/{experiment}" if artifact_root else None
+            self._experiment_id = self._client.create_experiment(experiment, location)
+        else:
+            self._experiment_id = found.experiment_id
+            if found.lifecycle_stage == "deleted":  # its name stays taken, so it cannot be made anew
+                self._client.restore_experiment(self._experiment_id)
+
+    def runs(self, filter_string: str = "") -> Iterator[StoredRun]:
+        """The experiment's runs, oldest first; deleted ones are left out."""
+        token = None
+        while True:
+            order = ["attributes.start_time ASC"]
+            page = self._client.search_runs([self._experiment_id], filter_string, order_by=order, page_token=token)
+            yield from map(StoredRun.of, page)
+            token = page.token
+            if not token:
+                return
+
+    def create(self, name: str, start: int, tags: Mapping[str, str]) -> StoredRun:
+        return StoredRun.of(self._client.create_run(self._experiment_id, start, dict(tags), name))
+
+    def log(
+        self,
+        run: StoredRun,
+        points: Sequence[Point] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Log points, and such params and tags as the run does not have. Tags go last: what they say is then true."""
+        new_params = {key: value for key, value in (params or {}).items() if key not in run.params}
+        new_tags = {key: value for key, value in (tags or {}).items() if run.tags.get(key) != value}
+        metrics = [Metric(*point) for point in points]
+        n_ahead = max(0, len(metrics) - 1) // MAX_POINTS * MAX_POINTS
+        for first in range(0, n_ahead, MAX_POINTS):
+            self._client.log_batch(run.run_id, metrics[first : first + MAX_POINTS])
+        self._client.log_batch(
+            run.run_id,
+            metrics[n_ahead:],
+            [Param(key, value) for key, value in new_params.items()],
+            [RunTag(key, value) for key, value in new_tags.items()],
+        )
+        run.params.update(new_params)
+        run.tags.update(new_tags)
+        run.metrics.update({point.name: point.value for point in points})
+        run.n_records = int(run.tags.get(N_RECORDS, 0))
+
+    def attach(self, run: StoredRun, path: Path, folder: str | None = None) -> None:
+        self._client.log_artifact(run.run_id, str(path), folder)
+
+    def attach_text(self, run: StoredRun, text: str, name: str) -> None:
+        self._client.log_text(run.run_id, text, name)
+
+    def finish(self, run: StoredRun, status: str, end: int) -> None:
+        self._client.set_terminated(run.run_id, status, end)
+        run.end = end
+
+    def reopen(self, run: StoredRun) -> None:
+        self._client.update_run(run.run_id, status="RUNNING")
+        run.end = None
+
+    def delete(self, run: StoredRun) -> None:
+        """Out of sight; MLflow can restore it."""
+        self._client.delete_run(run.run_id)
+
+
+@contextmanager
+def reaching(uri: str) -> Iterator[None]:
+    """Turns whatever MLflow, its database or its artifact store raises into `TrackingUnavailable`."""
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # the last: no driver for the database
+        raise TrackingUnavailable(uri, error) from None  # the cause's own traceback can hold credentials
+
+
+def experiments(uri: str, n: int) -> list[tuple[str, str]]:
+    """Id and name of the experiments last written to."""
+    with reaching(uri):
+        found = MlflowClient(uri).search_experiments(max_results=n, order_by=["last_update_time DESC"])
+    return [(each.experiment_id, each.name) for each in found if each.name != "Default"]
+
+
+def _as_uri(root: Path | str) -> str:
+    return str(root).rstrip("/") if "://" in str(root) else Path(root).absolute().as_uri()

@@ -1,0 +1,89 @@
+"""MLflow's web interface on this machine, for the store that the tracker writes to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+from ablation.errors import InputError, Problem
+from ablation.tracking_store import TrackingUnavailable, default_uri, experiments, is_server, redacted
+
+MAX_LINKS = 10
+VIEW = "workflowType=machine_learning"
+QUIET = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}  # jobs are for LLMs
+POLL_SECONDS = 0.2
+GRACE_SECONDS = 10
+
+
+def serve(tracking_uri: str | None = None, host: str = "127.0.0.1", port: int = 5000) -> None:
+    """Serve MLflow's interface until Ctrl-C or SIGTERM; prints its address and the studies' as soon as it answers.
+
+    MLflow opens on its pages for language models, which show nothing of a study: hence a link to each.
+
+    Raises:
+        InputError: the port is in use.
+        TrackingUnavailable: the store cannot be read, or the server has ended by itself; it has said why.
+    """
+    uri = tracking_uri or default_uri()
+    if is_server(uri):
+        print(f"MLflow is already served at {redacted(uri)}")
+        return
+    _require_free(host, port)
+    studies = experiments(uri, MAX_LINKS)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else only Ctrl-C would end the server, too
+    options = ["--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", *options],
+        # The store is no argument: those can be read by every user of the machine.
+        env={**QUIET, **os.environ, "MLFLOW_BACKEND_STORE_URI": uri},
+        stdout=subprocess.DEVNULL,  # what it guessed; what goes wrong goes to stderr
+        start_new_session=True,  # its workers are ended with it, below
+    )
+    try:
+        address = f"http://{host}:{port}"
+        while process.poll() is None and not _answers(address):
+            time.sleep(POLL_SECONDS)
+        if process.returncode is None:
+            links = [f"  {name}: {address}/#/experiments/{id_}/runs?{VIEW}" for id_, name in studies]
+            print("\n".join([f"MLflow is served at {address} (Ctrl-C ends it)", *links]), flush=True)
+        raise TrackingUnavailable(uri, f"its server ended with status {process.wait()}")
+    except KeyboardInterrupt:
+        pass
+    finally:
+        _end(process)
+
+
+def _require_free(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was closed just now is free
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            message = f"cannot serve at {host}:{port}: {error.strerror}; choose another port"
+            raise InputError([Problem("--port", "", message)]) from None
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/health", timeout=1):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End the server and its workers."""
+    for order in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, order)
+            process.wait(GRACE_SECONDS)
+        except ProcessLookupError:  # all have ended
+            return
+        except subprocess.TimeoutExpired:
+            continue

@@ -1,0 +1,107 @@
+"""Worker processes: started fresh (never forked), reused between segments, and missed when they die."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+
+class Worker:
+    """One process of `ablation.worker` and the two pipes to it."""
+
+    def __init__(self) -> None:
+        request_end, self._requests = os.pipe()
+        self.replies, reply_end = os.pipe()
+        command = [sys.executable, "-m", "ablation.worker", str(request_end), str(reply_end)]
+        self.process = subprocess.Popen(command, pass_fds=(request_end, reply_end), stdin=subprocess.DEVNULL)
+        os.close(request_end)
+        os.close(reply_end)
+        self.task: Any = None  # what it is doing, None if idle
+        self._buffer = b""
+
+    def send(self, request: dict[str, Any], task: Any) -> None:
+        self.task = task
+        try:
+            os.write(self._requests, json.dumps(request).encode() + b"\n")
+        except BrokenPipeError:
+            pass  # it died; the closed reply pipe tells
+
+    def read(self) -> list[dict[str, Any]] | None:
+        """The messages that have arrived; None once the process is gone."""
+        data = os.read(self.replies, 1 << 16)
+        if not data:
+            return None
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def close(self, kill: bool = False) -> int:
+        """End the process and return its exit code; unless `kill`, it finishes what it is doing."""
+        if kill:
+            self.process.kill()
+        os.close(self._requests)
+        code = self.process.wait()
+        os.close(self.replies)
+        return code
+
+
+@dataclass(frozen=True)
+class Event:
+    """A worker's message, or its death."""
+
+    worker: Worker
+    message: dict[str, Any]  # {"event": "record" | "done" | "failed" | "died", ...}
+
+
+class Workers:
+    """A fixed number of workers; a dead one is replaced when there is work for it."""
+
+    def __init__(self, n: int):
+        self.n = n
+        self._workers: list[Worker] = []
+        self._selector = selectors.DefaultSelector()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, error_type: Any, *_: Any) -> None:
+        for worker in self._workers:
+            self._selector.unregister(worker.replies)
+            worker.close(kill=error_type is not None)
+        self._workers.clear()
+
+    def idle(self) -> Worker | None:
+        """A worker without a task, started if need be; None if all are busy."""
+        for worker in self._workers:
+            if worker.task is None:
+                return worker
+        if len(self._workers) >= self.n:
+            return None
+        worker = Worker()
+        self._workers.append(worker)
+        self._selector.register(worker.replies, selectors.EVENT_READ, worker)
+        return worker
+
+    def wait(self, timeout: float) -> list[Event]:
+        """What the workers have to say, after at most `timeout` seconds."""
+        events = []
+        for key, _ in self._selector.select(timeout):
+            worker: Worker = key.data
+            messages = worker.read()
+            if messages is not None:
+                events += [Event(worker, message) for message in messages]
+                continue
+            self._selector.unregister(worker.replies)
+            self._workers.remove(worker)
+            events.append(Event(worker, {"event": "died", "error": _death(worker.close())}))
+        return events
+
+
+def _death(code: int) -> dict[str, str]:
+    how = f"killed by signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return {"type": "WorkerDied", "message": f"the worker process ended: {how}", "traceback": ""}

@@ -1,0 +1,28 @@
+"""The order in which an epoch meets its samples."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def batches(n: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:
+    """A permutation of 0 .. n - 1 in batches of `batch_size`; a last batch of one joins the one before
+    (batch normalisation has no variance of one sample)."""
+    parts = list(torch.randperm(n, generator=generator, device=generator.device).split(batch_size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        last = parts.pop()
+        parts[-1] = torch.cat([parts[-1], last])
+    return parts
+
+
+def balanced_batches(labels: Tensor, n_classes: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:
+    """As many batches as an epoch over `labels` (N,) has, each drawing every class alike, with replacement."""
+    n = len(labels)
+    device = labels.device
+    order = labels.argsort(stable=True)
+    counts = torch.bincount(labels, minlength=n_classes)
+    starts = counts.cumsum(0) - counts
+    classes = torch.randint(n_classes, (n,), generator=generator, device=device)
+    within = (torch.rand(n, generator=generator, device=device) * counts[classes]).long()
+    return list(order[starts[classes] + within.clamp(max=counts[classes] - 1)].split(batch_size))

@@ -1,0 +1,197 @@
+"""The configuration of a trial: frozen, nested, typed; the one place for defaults. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def setting(default: Any, help: str, **limits: float) -> Any:
+    """A config field with its help text and, for numbers, `minimum` / `above` / `maximum`."""
+    return field(default=default, metadata={"help": help, **limits})
+
+
+def section(cls: type) -> Any:
+    return field(default_factory=cls)
+
+
+Encoders = Literal[
+    "resnet20", "resnet32", "resnet44", "resnet56", "small-cnn",
+    "torchvision-resnet18", "torchvision-resnet34", "torchvision-resnet50",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Data:
+    source: Literal["digits", "folder", "cifar10", "cifar100"] = setting("digits", "where the images come from")
+    path: str | None = setting(None, "folder or .tar.gz archive holding train/<class>/* and test/<class>/*; for cifar10 and cifar100 torchvision's root folder")
+    download: bool = setting(False, "let torchvision download cifar10 or cifar100")
+    imbalance_factor: float | None = setting(None, "n_max / n_min of the exponential profile; none: the counts are what the files hold", minimum=1)
+    n_max: int | None = setting(None, "images of the largest class; none: all it has", minimum=1)
+    n_test: int = setting(50, "test images per class that are set aside (digits only)", minimum=1)
+    channels: Literal["rgb", "bgr", "gray"] = setting("rgb", "order in which the files hold their channels")
+    flip_channels: bool = setting(False, "swap red and blue on loading")
+    augmentation: Literal["none", "crop", "crop-flip"] = setting("crop-flip", "random crop after zero padding, horizontal flip")
+    padding: int = setting(4, "pixels of padding of the random crop", minimum=0)
+    mean: tuple[float, ...] = setting((0.5,), "per channel, of images in [0, 1]; one value serves all channels")
+    std: tuple[float, ...] = setting((0.5,), "per channel, of images in [0, 1]; one value serves all channels")
+    size: int | None = setting(None, "images are resized to size x size pixels on loading; none: they must all have one size", minimum=1)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    name: Encoders = setting("resnet32", "architecture")
+    checkpoint: str | None = setting(None, "pretrained weights: .safetensors, or a PyTorch file that weights_only can load")
+    channels: Literal["rgb", "bgr", "gray"] | None = setting(None, "channel order the checkpoint was trained on; required with a checkpoint")
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Cross-entropy with a linear head by SGD, when there is no checkpoint."""
+
+    epochs: int = setting(200, "epochs of pre-training; not used with a checkpoint", minimum=0)
+    lr: float = setting(0.1, "learning rate", above=0)
+    momentum: float = setting(0.9, "momentum of SGD", minimum=0, maximum=1)
+    weight_decay: float = setting(5e-4, "weight decay", minimum=0)
+    batch_size: int = setting(128, "images per step", minimum=2)
+    schedule: Literal["cosine", "step", "constant"] = setting("cosine", "learning rate over the epochs")
+    milestones: tuple[int, ...] = setting((100, 150), "epochs after which `step` divides the rate by ten")
+    mixup: float = setting(0.0, "alpha of mixup's Beta distribution; 0: no mixup", minimum=0)
+
+
+@dataclass(frozen=True)
+class Head:
+    name: Literal["linear", "cosine", "wcdas"] = setting("wcdas", "classifier on the latents")
+    scale: float = setting(30.0, "factor on cosine or WCDAS logits (initial value if trainable)", above=1)
+    trainable_scale: bool = setting(True, "train the scale: softplus(raw) + 1")
+    start: Literal["random", "pretrained"] = setting("random", "initial weights; pretrained: the linear head of the pre-training")
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    name: Literal["mlp", "unet1d"] = setting("mlp", "residual MLP with adaptive layer norm, or LDMLR's 1-D U-Net")
+    width: int = setting(256, "hidden width of the MLP", minimum=8)
+    blocks: int = setting(3, "residual blocks of the MLP", minimum=1)
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    steps: int = setting(1000, "timesteps T", minimum=2)
+    schedule: Literal["cosine", "linear"] = setting("cosine", "noise schedule")
+    objective: Literal["x0", "noise", "v"] = setting("x0", "what the denoiser predicts")
+    weighting: Literal["uniform", "snr"] = setting("uniform", "weight of the timesteps in the loss")
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    encoder: float = setting(1e-5, "learning rate of the encoder once it thaws", minimum=0)
+    head: float = setting(1e-3, "learning rate of the head", minimum=0)
+    denoiser: float = setting(1e-3, "learning rate of the denoiser", minimum=0)
+
+
+@dataclass(frozen=True)
+class Optim:
+    name: Literal["adam", "adamw", "sgd"] = setting("adam", "optimiser of every module")
+    lr: LearningRates = section(LearningRates)
+    weight_decay: float = setting(0.0, "weight decay (L2 for adam and sgd, decoupled for adamw)", minimum=0)
+    momentum: float = setting(0.9, "momentum of sgd", minimum=0, maximum=1)
+    schedule: Literal["constant", "cosine"] = setting("constant", "learning rates over the epochs, down to 0 for cosine")
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """Ends the warm-up when the diffusion loss has stopped improving."""
+
+    window: int = setting(5, "epochs whose mean loss is compared with the mean of as many epochs before", minimum=1)
+    tolerance: float = setting(0.01, "least relative improvement that counts", minimum=0)
+    min_epochs: int = setting(5, "warm-up lasts at least so long", minimum=1)
+    max_fraction: float = setting(0.5, "and at most this share of the epochs", above=0, maximum=1)
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """How long the encoder stays frozen: one of three; setting one unsets the others."""
+
+    epochs: int | None = setting(None, "epochs", minimum=0)
+    fraction: float | None = setting(0.25, "share of the epochs", minimum=0, maximum=1)
+    plateau: Plateau | None = setting(None, "until the diffusion loss settles")
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Weights; 0 switches a term off."""
+
+    real: float = setting(1.0, "cross-entropy on real latents", minimum=0)
+    semantic: float = setting(1.0, "diffusion, prototype and radius terms together", minimum=0)
+    generated: float = setting(1.0, "cross-entropy on generated latents", minimum=0)
+    prototype: float = setting(0.1, "distance to the class prototype (eta_p), within semantic", minimum=0)
+    radius: float = setting(0.1, "equal-radius constraint (eta_r), within semantic", minimum=0)
+    momentum: float = setting(0.9, "of the moving averages of prototypes and radii, per batch", minimum=0, maximum=1)
+
+
+@dataclass(frozen=True)
+class Generation:
+    quota: Literal["ldmlr", "balance"] = setting("balance", "latents per class: max(round(0.2 n_c), 5), or n_max - n_c")
+    every: int = setting(5, "epochs between refreshes of the pool", minimum=1)
+    method: Literal["ddim", "ddpm"] = setting("ddim", "deterministic, or ancestral over all timesteps")
+    steps: int = setting(50, "timesteps of ddim", minimum=1)
+    batch_size: int | None = setting(None, "generated latents per step; none: as many as real ones", minimum=1)
+
+
+@dataclass(frozen=True)
+class Staged:
+    """The staged baselines (LDMLR): diffusion on frozen latents, then the head alone."""
+
+    generation: bool = setting(True, "train the diffusion model and add generated latents")
+    batching: Literal["natural", "balanced"] = setting("natural", "class-balanced batches draw every class alike")
+    diffusion_epochs: int | None = setting(None, "epochs of diffusion; none: as many as the joint arms train", minimum=1)
+    head_epochs: int | None = setting(None, "epochs of head training; none: as many as the joint arms train", minimum=1)
+
+
+@dataclass(frozen=True)
+class Config:
+    method: Literal["joint", "staged", "ce"] = setting("joint", "Strategy A, the staged baseline, or the pretrained network as it is")
+    epochs: int = setting(400, "epochs, warm-up included, pre-training not", minimum=1)
+    batch_size: int = setting(128, "images per step", minimum=2)
+    evaluate_every: int = setting(1, "epochs between evaluations on the test set; the last epoch always is", minimum=1)
+    end_to_end: bool = setting(True, "off: the encoder stays frozen throughout")
+    routing: Literal["summed", "decoupled", "stopgrad", "pcgrad"] = setting("decoupled", "which losses reach the encoder")
+    batchnorm: Literal["updating", "frozen"] = setting("updating", "running statistics and batch statistics of the thawed encoder, or the frozen ones")
+    device: Literal["cpu", "cuda"] = setting("cpu", "where to compute")
+    precision: Literal["float32", "bfloat16"] = setting("float32", "bfloat16: autocast of the encoder")
+    threads: int = setting(1, "CPU threads of a trial; sums depend on it", minimum=1)
+    data: Data = section(Data)
+    encoder: Encoder = section(Encoder)
+    pretraining: Pretraining = section(Pretraining)
+    head: Head = section(Head)
+    denoiser: Denoiser = section(Denoiser)
+    diffusion: Diffusion = section(Diffusion)
+    optim: Optim = section(Optim)
+    warmup: Warmup = section(Warmup)
+    losses: Losses = section(Losses)
+    generation: Generation = section(Generation)
+    staged: Staged = section(Staged)
+
+    @property
+    def diffusion_epochs(self) -> int:
+        return (self.staged.diffusion_epochs or self.epochs) if self.staged.generation else 0
+
+    @property
+    def head_epochs(self) -> int:
+        return self.staged.head_epochs or self.epochs
+
+    @property
+    def pretraining_epochs(self) -> int:
+        return 0 if self.encoder.checkpoint else self.pretraining.epochs
+
+
+ALTERNATIVES = {"warmup": ("epochs", "fraction", "plateau")}
+"""Sections of which one key is set: setting it unsets the others."""
+
+BASELINES: dict[str, dict[str, Any]] = {
+    "ce": {"method": "ce"},
+    "ldmlr": {"method": "staged", "head.name": "linear", "head.start": "pretrained", "generation.quota": "ldmlr"},
+    "ldmlr-no-generation": {"method": "staged", "head.name": "linear", "head.start": "pretrained", "staged.generation": False},
+    "balanced-head": {"method": "staged", "head.name": "linear", "head.start": "pretrained", "staged.generation": False, "staged.batching": "balanced"},
+}
+"""What a grid may name under `baselines`: settings on top of the experiment's."""

@@ -1,0 +1,35 @@
+"""Augmentation and normalisation of whole batches, as tensor code; no worker processes."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def crop_and_flip(images: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """Random crop after zero padding, and a horizontal flip of every other image, each with its own draw.
+
+    images: (B, channels, H, W) uint8 (zero padding is black). Returns the same shape.
+    """
+    n, _, height, width = images.shape
+    device = images.device
+    down, right = torch.randint(0, 2 * padding + 1, (2, n), generator=generator, device=device)
+    rows = down[:, None] + torch.arange(height, device=device)  # (B, H) rows of the padded image
+    columns = torch.arange(width, device=device).expand(n, width)
+    if flip:
+        flipped = torch.rand(n, generator=generator, device=device) < 0.5
+        columns = torch.where(flipped[:, None], columns.flip(1), columns)
+    columns = right[:, None] + columns  # (B, W)
+    padded = F.pad(images, (padding,) * 4)
+    batch = torch.arange(n, device=device)[:, None, None]
+    # advanced indices around a slice put the indexed axes first: (B, H, W, channels)
+    return padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """uint8 -> float, (x / 255 - mean) / std per channel, channels last in memory."""
+    shape = (1, -1, 1, 1)
+    mean_ = torch.tensor(mean, device=images.device).view(shape) * 255
+    std_ = torch.tensor(std, device=images.device).view(shape) * 255
+    return images.to(memory_format=torch.channels_last).float().sub_(mean_).div_(std_)

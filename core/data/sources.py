@@ -1,0 +1,178 @@
+"""Where images come from: scikit-learn's digits, an ImageFolder pair (or an archive of one), CIFAR."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import safetensors.torch
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from core.config import Data
+from core.data.counting import IMAGE_ENDINGS
+from core.data.profile import exponential_counts
+from core.randomness import generator
+
+
+class Split(NamedTuple):
+    images: Tensor  # (N, channels, H, W) uint8
+    labels: Tensor  # (N,) int64, sorted
+
+
+class Dataset(NamedTuple):
+    train: Split
+    test: Split
+    class_names: list[str]
+
+    @property
+    def class_counts(self) -> Tensor:
+        """(C,) int64 training images per class, from the data and never from a flag."""
+        return torch.bincount(self.train.labels, minlength=len(self.class_names))
+
+
+def load(data: Data) -> Dataset:
+    """The data set that the settings describe, channels swapped and the profile applied.
+
+    Raises ValueError, with the file's name, for images that cannot be read, sizes that differ, class folders
+    that do not match, and classes without images.
+    """
+    if data.source == "digits":
+        dataset = _digits(data.n_test)
+    elif data.source == "folder":
+        dataset = _folder(Path(data.path).expanduser(), data)
+    else:
+        dataset = _cifar(data)
+    if data.imbalance_factor is not None or data.n_max is not None:
+        dataset = dataset._replace(train=_long_tailed(dataset.train, len(dataset.class_names), data))
+    if data.flip_channels:
+        dataset = dataset._replace(train=_swapped(dataset.train), test=_swapped(dataset.test))
+    return dataset
+
+
+def to_bytes(dataset: Dataset) -> bytes:
+    """The data set as safetensors, so that images are decoded once."""
+    tensors = {f"{part}.{name}": tensor for part in ("train", "test") for name, tensor in getattr(dataset, part)._asdict().items()}
+    return safetensors.torch.save(tensors | {"class_names": torch.frombuffer(bytearray("\n".join(dataset.class_names).encode()), dtype=torch.uint8)})
+
+
+def from_bytes(data: bytes) -> Dataset:
+    tensors = safetensors.torch.load(data)
+    names = bytes(tensors["class_names"].tolist()).decode().split("\n")
+    parts = (Split(tensors[f"{part}.images"], tensors[f"{part}.labels"]) for part in ("train", "test"))
+    return Dataset(*parts, names)
+
+
+def _swapped(split: Split) -> Split:
+    return split._replace(images=split.images.flip(1).contiguous())
+
+
+def _digits(n_test: int) -> Dataset:
+    """Handwritten digits, 8x8, about 180 a class; `n_test` of each, drawn once and for all, are the test set."""
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    images = torch.from_numpy(np.round(raw.images * (255 / 16)).astype(np.uint8))[:, None]  # (N, 1, 8, 8)
+    labels = torch.from_numpy(raw.target).long()
+    order = torch.randperm(len(labels), generator=generator(0, "digits split"))
+    rank = _rank_within_class(labels[order], 10)
+    if n_test >= rank.max():
+        raise ValueError(f"data.n_test: {n_test} test images per class leave none to train on")
+    parts = []
+    for chosen in (order[rank >= n_test], order[rank < n_test]):
+        chosen = chosen[labels[chosen].argsort(stable=True)]
+        parts.append(Split(images[chosen], labels[chosen]))
+    return Dataset(*parts, [str(c) for c in range(10)])
+
+
+def _rank_within_class(labels: Tensor, n_classes: int) -> Tensor:
+    """(N,) how many earlier images have the same label."""
+    seen = torch.nn.functional.one_hot(labels, n_classes).cumsum(0)
+    return seen.gather(1, labels[:, None])[:, 0] - 1
+
+
+def _long_tailed(train: Split, n_classes: int, data: Data) -> Split:
+    """The exponential profile, by one fixed draw per class: the same images for every seed and arm."""
+    available = torch.bincount(train.labels, minlength=n_classes)
+    n_max = data.n_max or int(available.max())
+    counts = torch.tensor(exponential_counts(n_max, n_classes, data.imbalance_factor or 1.0))
+    short = (counts > available).nonzero().flatten().tolist()
+    if short:
+        c = short[0]
+        raise ValueError(f"data.imbalance_factor: class {c} has {available[c]} training images and the profile asks for {counts[c]}")
+    order = torch.randperm(len(train.labels), generator=generator(0, "long tail"))
+    keep = order[_rank_within_class(train.labels[order], n_classes) < counts[train.labels[order]]]
+    keep = keep[train.labels[keep].argsort(stable=True)]
+    return Split(train.images[keep], train.labels[keep])
+
+
+def _cifar(data: Data) -> Dataset:
+    """CIFAR-10 or CIFAR-100 through torchvision, ordinary RGB."""
+    import torchvision
+
+    cls = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[data.source]
+    parts = []
+    for train in (True, False):
+        raw = cls(Path(data.path).expanduser(), train=train, download=data.download)
+        labels = torch.tensor(raw.targets)
+        order = labels.argsort(stable=True)
+        parts.append(Split(torch.from_numpy(raw.data).permute(0, 3, 1, 2)[order].contiguous(), labels[order]))
+    return Dataset(*parts, list(raw.classes))
+
+
+def _folder(path: Path, data: Data) -> Dataset:
+    """train/<class>/* and test/<class>/*, a folder or a .tar.gz archive; classes in sorted folder order."""
+    found: dict[str, dict[str, list[Tensor]]] = {"train": {}, "test": {}}
+    mode = "L" if data.channels == "gray" else "RGB"
+    shape = None
+    for part, name, label, content in _archive(path) if path.is_file() else _tree(path):
+        try:
+            image = Image.open(io.BytesIO(content)).convert(mode)
+        except (UnidentifiedImageError, OSError) as error:
+            raise ValueError(f"{path.name}: {name}: not an image that can be read ({error})") from None
+        if data.size:
+            image = image.resize((data.size, data.size), Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.array(image))
+        pixels = pixels[None] if mode == "L" else pixels.permute(2, 0, 1)
+        if shape is not None and pixels.shape != shape:
+            raise ValueError(f"{path.name}: {name}: {tuple(pixels.shape[1:])} pixels where the others have {tuple(shape[1:])}; set data.size")
+        shape = pixels.shape
+        found[part].setdefault(label, []).append(pixels)
+    names = sorted(found["train"])
+    if not names:
+        raise ValueError(f"{path.name}: no images under train/<class>/")
+    if sorted(found["test"]) != names:
+        odd = sorted(set(names) ^ set(found["test"]))
+        raise ValueError(f"{path.name}: train and test have different classes; '{odd[0]}' is in one alone")
+    parts = []
+    for part in ("train", "test"):
+        labels = torch.tensor([c for c, name in enumerate(names) for _ in found[part][name]])
+        parts.append(Split(torch.stack([image for name in names for image in found[part][name]]), labels))
+    return Dataset(*parts, names)
+
+
+def _tree(path: Path) -> Iterator[tuple[str, str, str, bytes]]:
+    """(train | test, name, class, content) of every image below a folder, in sorted order."""
+    for file in sorted(path.glob("*/*/*")):
+        part, label = file.parts[-3:-1]
+        if part in ("train", "test") and file.suffix.lower() in IMAGE_ENDINGS:
+            yield part, f"{part}/{label}/{file.name}", label, file.read_bytes()
+
+
+def _archive(path: Path) -> Iterator[tuple[str, str, str, bytes]]:
+    """The same for a tar archive, read in memory: nothing is unpacked, so no name in it can leave a folder."""
+    images = []
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                parts = Path(member.name).parts
+                if member.isfile() and len(parts) >= 3 and parts[-3] in ("train", "test") and Path(member.name).suffix.lower() in IMAGE_ENDINGS:
+                    images.append((parts[-3], "/".join(parts[-3:]), parts[-2], archive.extractfile(member).read()))
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise ValueError(f"{path.name}: not a tar archive that can be read ({error})") from None
+    yield from sorted(images, key=lambda image: image[1])

@@ -1,0 +1,67 @@
+"""Class prototypes and radii, and the equal-radius constraint that replaces covariance matching.
+
+A tail class has too few samples for a covariance, but not for a mean distance.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def class_means(values: Tensor, labels: Tensor, n_classes: int, used: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean of `values` over each class, and the number of samples of each.
+
+    values: (B, ...) float; labels: (B,) int64; used: (B,) 0 or 1, the samples that count (default: all).
+    Returns (C, ...) float, zero where a class is absent, and (C,) float counts. Differentiable in `values`.
+    """
+    used = torch.ones(len(labels), device=values.device, dtype=values.dtype) if used is None else used.to(values.dtype)
+    values = values * used.view(-1, *(1,) * (values.dim() - 1))
+    counts = torch.zeros(n_classes, device=values.device, dtype=values.dtype).index_add(0, labels, used)
+    sums = torch.zeros(n_classes, *values.shape[1:], device=values.device, dtype=values.dtype).index_add(0, labels, values)
+    return sums / counts.clamp(min=1).view(-1, *(1,) * (values.dim() - 1)), counts
+
+
+def distances(latents: Tensor, labels: Tensor, prototypes: Tensor) -> Tensor:
+    """Euclidean distance of each latent to the prototype of its class.
+
+    latents: (B, D); prototypes: (C, D). Returns (B,). The tiny term under the root keeps the gradient of a
+    zero distance at zero instead of NaN (a plain root fails on the first class with one sample).
+    """
+    return ((latents - prototypes[labels]).square().sum(1) + 1e-12).sqrt()
+
+
+def prototype_loss(latents: Tensor, labels: Tensor, prototypes: Tensor, used: Tensor | None = None) -> Tensor:
+    """Mean squared distance to the class prototype, per dimension.
+
+    latents: (B, D); prototypes: (C, D), no gradient; used: (B,) 0 or 1, the samples that count.
+    """
+    squared = (latents - prototypes.detach()[labels]).square().mean(1)
+    return squared.mean() if used is None else (squared * used).sum() / used.sum().clamp(min=1)
+
+
+def radius_loss(
+    latents: Tensor, labels: Tensor, prototypes: Tensor, tracked_radii: Tensor, momentum: float, used: Tensor | None = None
+) -> Tensor:
+    """Equal-radius constraint: mean over the classes present of (r_c / r* - 1)^2.
+
+    r_c is the mean distance of class c's latents in the batch to its prototype; a class with one sample
+    counts through its tracked radius, r_c = momentum * tracked + (1 - momentum) * distance, since one
+    distance says little of a mean. r* is the mean tracked radius over classes.
+
+    latents: (B, D); tracked_radii: (C,) float > 0; used: (B,) 0 or 1, the samples that count. Prototypes,
+    tracked radii and r* carry no gradient: the constraint moves latents towards the common radius, not the
+    common radius towards the latents.
+    """
+    tracked = tracked_radii.detach()
+    radii, counts = class_means(distances(latents, labels, prototypes.detach()), labels, len(tracked), used)
+    radii = torch.where(counts == 1, momentum * tracked + (1 - momentum) * radii, radii)
+    present = (counts > 0).to(radii.dtype)
+    return ((radii / tracked.mean() - 1).square() * present).sum() / present.sum().clamp(min=1)
+
+
+@torch.no_grad()
+def track(tracked: Tensor, batch_means: Tensor, counts: Tensor, momentum: float) -> Tensor:
+    """Exponential moving average over batches, for the classes present. (C, ...), (C, ...), (C,) -> (C, ...)."""
+    shape = (len(counts),) + (1,) * (tracked.dim() - 1)
+    return torch.where((counts > 0).view(shape), momentum * tracked + (1 - momentum) * batch_means, tracked)

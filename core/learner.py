@@ -1,0 +1,119 @@
+"""Everything that changes while Strategy A trains: modules, optimisers, statistics, prototypes, pool."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from core.config import Config
+from core.diffusion import alpha_bars
+from core.geometry import class_means, distances, track
+from core.losses import Geometry, Semantic, Weights, semantic_loss
+from core.networks.denoisers import build_denoiser
+from core.networks.heads import build_head
+from core.pool import Pool, draw, quota
+from core.randomness import generator, initialised
+from core.state import State, build_optimiser, load_module, load_optimiser, module_state, optimiser_state, part, set_rate
+
+STATISTICS_MOMENTUM = 0.99  # per batch, of the latents' mean and standard deviation once the encoder thaws
+
+
+class Learner:
+    """The trainable state of a trial after pre-training, and the steps that all its phases share."""
+
+    def __init__(self, config: Config, seed: int, encoder: nn.Module, pretrained_head: Mapping[str, Tensor], class_counts: Tensor):
+        self.config, self.seed, self.device = config, seed, config.device
+        self.class_counts = class_counts.to(self.device)  # (C,)
+        self.n_classes, self.n_latents = len(class_counts), encoder.n_latents
+        self.encoder = encoder
+        head = config.head
+        build = lambda: build_head(head.name, self.n_latents, self.n_classes, head.scale, head.trainable_scale)  # noqa: E731
+        self.head = initialised(build, seed, f"head {head.name}").to(self.device)
+        if head.start == "pretrained":
+            self.head.load_state_dict(dict(pretrained_head))
+        denoiser = config.denoiser
+        build = lambda: build_denoiser(denoiser.name, self.n_latents, self.n_classes, denoiser.width, denoiser.blocks)  # noqa: E731
+        self.denoiser = initialised(build, seed, f"denoiser {denoiser.name}").to(self.device)
+        self.optimisers = {
+            name: build_optimiser(config.optim, getattr(self, name).parameters(), getattr(config.optim.lr, name))
+            for name in ("encoder", "head", "denoiser")
+        }
+        self.levels = alpha_bars(config.diffusion.schedule, config.diffusion.steps).to(self.device)  # (T,)
+        self.pool = Pool.empty(self.n_latents, self.device)
+
+    def start(self, latents: Tensor, labels: Tensor) -> None:
+        """Statistics, prototypes and radii from the pretrained latents (N, D) of the training images."""
+        self.mean, self.std = latents.mean(0), latents.std(0).clamp(min=1e-6)
+        standard = self.standardise(latents)
+        prototypes, _ = class_means(standard, labels, self.n_classes)
+        radii, _ = class_means(distances(standard, labels, prototypes), labels, self.n_classes)
+        # a class of one image has radius 0: it borrows the mean of the others
+        radii = torch.where(self.class_counts > 1, radii, radii[self.class_counts > 1].mean())
+        self.geometry = Geometry(prototypes, radii, radii.clone())
+
+    def standardise(self, latents: Tensor) -> Tensor:
+        return (latents - self.mean) / self.std
+
+    def semantic(self, standard: Tensor, labels: Tensor, noise_generator: torch.Generator) -> Semantic:
+        """The semantic loss of a batch of standardised latents (B, D), at random timesteps."""
+        t = torch.randint(len(self.levels), (len(labels),), generator=noise_generator, device=self.device)
+        noise = torch.randn(standard.shape, generator=noise_generator, device=self.device)
+        diffusion, losses = self.config.diffusion, self.config.losses
+        weights = Weights(losses.prototype, losses.radius, losses.momentum)
+        return semantic_loss(
+            self.denoiser, diffusion.objective, diffusion.weighting, standard, labels,
+            self.levels[t][:, None], t, noise, self.geometry, weights,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def track_estimates(self, semantic: Semantic) -> None:
+        """Follow the radii of the denoiser's estimates."""
+        if semantic.estimate_means is not None:
+            radii = track(self.geometry.estimate_radii, *semantic.estimate_means, self.config.losses.momentum)
+            self.geometry = self.geometry._replace(estimate_radii=radii)
+
+    @torch.no_grad()
+    def track_latents(self, latents: Tensor, labels: Tensor) -> None:
+        """Follow statistics, prototypes and radii of a moving encoder. latents: (B, D), no gradient."""
+        m = STATISTICS_MOMENTUM
+        self.mean = m * self.mean + (1 - m) * latents.mean(0)
+        self.std = (m * self.std.square() + (1 - m) * (latents - self.mean).square().mean(0)).sqrt().clamp(min=1e-6)
+        standard, momentum = self.standardise(latents), self.config.losses.momentum
+        means, counts = class_means(standard, labels, self.n_classes)
+        prototypes = track(self.geometry.prototypes, means, counts, momentum)
+        apart, _ = class_means(distances(standard, labels, prototypes), labels, self.n_classes)
+        radii = track(self.geometry.radii, apart, counts, momentum)
+        self.geometry = self.geometry._replace(prototypes=prototypes, radii=radii)
+
+    def refresh_pool(self, epoch: int) -> None:
+        """Draw all generated latents anew."""
+        counts = quota(self.config.generation.quota, self.class_counts)
+        gen = generator(self.seed, "generation", epoch, self.device)
+        self.pool = draw(self.denoiser, self.config.diffusion, self.config.generation, self.levels, counts, self.n_latents, gen)
+
+    def generated_batch(self, size: int, gen: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(B, D) generated latents in the encoder's coordinates, (B,) labels."""
+        chosen = torch.randint(len(self.pool.labels), (size,), generator=gen, device=self.device)
+        return self.pool.latents[chosen] * self.std + self.mean, self.pool.labels[chosen]
+
+    def set_rates(self, rates: Mapping[str, float]) -> None:
+        for name, lr in rates.items():
+            set_rate(self.optimisers[name], lr)
+
+    def state(self) -> State:
+        modules = {name: getattr(self, name) for name in ("encoder", "head", "denoiser")}
+        state = {"mean": self.mean, "std": self.std, **{f"geometry.{k}": v for k, v in self.geometry._asdict().items()}}
+        state |= {f"pool.{name}": tensor for name, tensor in self.pool._asdict().items()}
+        for name, module in modules.items():
+            state |= module_state(name, module) | optimiser_state(f"optim.{name}", self.optimisers[name])
+        return state
+
+    def load(self, state: State) -> None:
+        self.mean, self.std = state["mean"].to(self.device), state["std"].to(self.device)
+        self.geometry = Geometry(**{k: v.to(self.device) for k, v in part("geometry", state).items()})
+        self.pool = Pool(**{k: v.to(self.device) for k, v in part("pool", state).items()})
+        for name, optimiser in self.optimisers.items():
+            load_module(name, getattr(self, name), state)
+            load_optimiser(f"optim.{name}", optimiser, state)

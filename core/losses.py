@@ -1,0 +1,79 @@
+"""The semantic loss of a batch: diffusion, prototype and equal-radius terms on standardised latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from core.diffusion import add_noise, estimate_x0, loss_weights, target
+from core.geometry import class_means, distances, prototype_loss, radius_loss
+
+
+class Geometry(NamedTuple):
+    """Moving averages over batches, in standardised coordinates. No gradient flows through them."""
+
+    prototypes: Tensor  # (C, D) class means
+    radii: Tensor  # (C,) mean distance of real latents to their prototype
+    estimate_radii: Tensor  # (C,) the same for the denoiser's x0 estimates
+
+
+class Weights(NamedTuple):
+    prototype: float  # eta_p
+    radius: float  # eta_r
+    momentum: float  # of the moving averages
+
+
+class Semantic(NamedTuple):
+    total: Tensor  # L_diff + eta_p L_proto + eta_r L_radius, ()
+    diffusion: Tensor
+    prototype: Tensor | None  # None where its weight is 0
+    radius: Tensor | None
+    estimate_means: tuple[Tensor, Tensor] | None  # (C,) mean distance of x0 estimates, (C,) counts; to be tracked
+
+
+def diffusion_loss(output: Tensor, x0: Tensor, noise: Tensor, alpha_bar: Tensor, objective: str, weighting: str) -> Tensor:
+    """Weighted mean squared error of the denoiser's output. All (B, D), alpha_bar (B, 1); returns ()."""
+    error = (output - target(objective, x0, noise, alpha_bar)).square()
+    return (loss_weights(weighting, objective, alpha_bar) * error).mean()
+
+
+def semantic_loss(
+    denoise: Callable[[Tensor, Tensor, Tensor], Tensor],
+    objective: str,
+    weighting: str,
+    latents: Tensor,
+    labels: Tensor,
+    alpha_bar: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    geometry: Geometry,
+    weights: Weights,
+) -> Semantic:
+    """L_diff + eta_p L_proto + eta_r L_radius, differentiable in the latents and in the denoiser.
+
+    Geometry acts on the real latents (and so shapes the encoder) and on the denoiser's x0 estimates (and so
+    shapes the denoiser). Only estimates with at least as much signal as noise count: from nearly pure noise
+    the best estimate is the class mean, whose radius is 0 by nature and not by fault.
+
+    latents: (B, D) standardised; labels: (B,); alpha_bar: (B, 1); t: (B,) int64; noise: (B, D).
+    """
+    noisy = add_noise(latents, noise, alpha_bar)
+    output = denoise(noisy, t, labels)
+    diffusion = total = diffusion_loss(output, latents, noise, alpha_bar, objective, weighting)
+    prototype = radius = estimate_means = None
+    if weights.prototype > 0 or weights.radius > 0:
+        x0 = estimate_x0(objective, output, noisy, alpha_bar)
+        clear = (alpha_bar[:, 0] >= 0.5).to(latents.dtype)
+    if weights.prototype > 0:
+        prototype = prototype_loss(latents, labels, geometry.prototypes) + prototype_loss(x0, labels, geometry.prototypes, clear)
+        total = total + weights.prototype * prototype
+    if weights.radius > 0:
+        radius = radius_loss(latents, labels, geometry.prototypes, geometry.radii, weights.momentum) + radius_loss(
+            x0, labels, geometry.prototypes, geometry.estimate_radii, weights.momentum, clear
+        )
+        total = total + weights.radius * radius
+        apart = distances(x0.detach(), labels, geometry.prototypes)
+        estimate_means = class_means(apart, labels, len(geometry.prototypes), clear)
+    return Semantic(total, diffusion, prototype, radius, estimate_means)

@@ -1,0 +1,67 @@
+"""Accuracy on a balanced test set after training on a long tail. All accuracies and errors in percent."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+MANY_ABOVE = 100  # training images; Liu et al. 2019 (ImageNet-LT): many > 100, medium 20 to 100, few < 20
+FEW_BELOW = 20
+
+
+def per_class_accuracy(predictions: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+    """(C,) float in percent, NaN for a class without test images. predictions, labels: (N,) int64."""
+    totals = torch.bincount(labels, minlength=n_classes).double()
+    hits = torch.bincount(labels[predictions == labels], minlength=n_classes).double()
+    return 100 * hits / totals
+
+
+def top1(logits: Tensor, labels: Tensor) -> Tensor:
+    """() float in percent. logits: (N, C); labels: (N,)."""
+    return 100 * (logits.argmax(1) == labels).double().mean()
+
+
+def compensate_label_shift(logits: Tensor, class_counts: Tensor) -> Tensor:
+    """Logits with the training prior divided out: log(p(y|x) / prior(y)) up to a constant.
+
+    logits: (N, C); class_counts: (C,) training images per class, all > 0.
+    """
+    return logits - (class_counts.to(logits) / class_counts.sum()).log()
+
+
+def expected_calibration_error(logits: Tensor, labels: Tensor, n_bins: int = 15) -> Tensor:
+    """Mean gap between confidence and accuracy over equal-width confidence bins (Guo et al. 2017), in percent."""
+    confidence, predictions = logits.softmax(1).max(1)
+    hits = (predictions == labels).to(confidence)
+    bins = (confidence * n_bins).ceil().long().sub(1).clamp(0, n_bins - 1)
+    gaps = torch.zeros(n_bins, device=logits.device, dtype=confidence.dtype).index_add(0, bins, hits - confidence)
+    return 100 * gaps.abs().sum() / len(labels)
+
+
+def group_masks(class_counts: Tensor) -> dict[str, Tensor]:
+    """Classes by number of training images: many, medium, few -> (C,) bool. A group may be empty."""
+    return {
+        "many": class_counts > MANY_ABOVE,
+        "medium": (class_counts >= FEW_BELOW) & (class_counts <= MANY_ABOVE),
+        "few": class_counts < FEW_BELOW,
+    }
+
+
+def evaluate(logits: Tensor, labels: Tensor, class_counts: Tensor) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """All test metrics of one set of logits, as scalars and as per-class vectors.
+
+    logits: (N, C); labels: (N,); class_counts: (C,) training images per class. Group accuracies are means
+    over test images; groups without classes are left out.
+    """
+    predictions = logits.argmax(1)
+    per_class = per_class_accuracy(predictions, labels, len(class_counts))
+    scalars = {
+        "test/top1": top1(logits, labels),
+        "test/top1_compensated": top1(compensate_label_shift(logits, class_counts), labels),
+        "test/ece": expected_calibration_error(logits, labels),
+    }
+    for name, mask in group_masks(class_counts).items():
+        members = mask[labels]
+        if members.any():
+            scalars[f"test/{name}"] = 100 * (predictions == labels)[members].double().mean()
+    return {name: float(value) for name, value in scalars.items()}, {"test/per_class": per_class.tolist()}

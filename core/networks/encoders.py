@@ -1,0 +1,126 @@
+"""Encoders f: images (B, channels, H, W) float, normalised -> latents (B, D) float."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with a parameter-free (option A) shortcut: stride by slicing, channels by zeros."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(n_out)
+        self.conv2 = nn.Conv2d(n_out, n_out, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(n_out)
+        self.stride = stride
+        self.n_padded = n_out - n_in
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.n_padded:
+            before = self.n_padded // 2
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.n_padded - before))
+        return F.relu(out + x)
+
+
+class CifarResNet(nn.Module):
+    """ResNet for 32x32 images (He et al. 2016, section 4.2): depth 6n + 2, 16-32-64 channels, 64-d latents."""
+
+    n_latents = 64
+
+    def __init__(self, depth: int, n_channels: int):
+        super().__init__()
+        n = (depth - 2) // 6
+        self.conv1 = nn.Conv2d(n_channels, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = nn.Sequential(*(BasicBlock(16, 16, 1) for _ in range(n)))
+        self.layer2 = nn.Sequential(*(BasicBlock(16 if i == 0 else 32, 32, 2 if i == 0 else 1) for i in range(n)))
+        self.layer3 = nn.Sequential(*(BasicBlock(32 if i == 0 else 64, 64, 2 if i == 0 else 1) for i in range(n)))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(images)))  # (B, 16, 32, 32)
+        x = self.layer3(self.layer2(self.layer1(x)))  # (B, 64, 8, 8)
+        return x.mean((2, 3))
+
+
+class SmallCNN(nn.Module):
+    """For 8x8 images: three convolutions with batch normalisation, 64-d latents."""
+
+    n_latents = 64
+
+    def __init__(self, n_channels: int):
+        super().__init__()
+        widths = (n_channels, 16, 32, 64)
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, stride, 1, bias=False) for a, b, stride in zip(widths, widths[1:], (1, 2, 1)))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(b) for b in widths[1:])
+        for conv in self.convs:
+            nn.init.kaiming_normal_(conv.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images
+        for conv, norm in zip(self.convs, self.norms):
+            x = F.relu(norm(conv(x)))  # ends at (B, 64, 4, 4)
+        return x.mean((2, 3))
+
+
+class TorchvisionResNet(nn.Module):
+    """A torchvision ResNet without its classifier, for larger images."""
+
+    def __init__(self, name: str, n_channels: int):
+        super().__init__()
+        self.body = getattr(torchvision.models, name)(weights=None)
+        self.n_latents = self.body.fc.in_features
+        self.body.fc = nn.Identity()
+        if n_channels != 3:
+            self.body.conv1 = nn.Conv2d(n_channels, 64, 7, 2, 3, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.body(images)
+
+
+def build_encoder(name: str, n_channels: int) -> nn.Module:
+    """An encoder by its config name, with a `n_latents` attribute."""
+    if name == "small-cnn":
+        return SmallCNN(n_channels)
+    if name.startswith("torchvision-"):
+        return TorchvisionResNet(name.removeprefix("torchvision-"), n_channels)
+    return CifarResNet(int(name.removeprefix("resnet")), n_channels)
+
+
+def load_checkpoint(path: str, encoder: nn.Module) -> dict[str, Tensor]:
+    """Load pretrained weights into `encoder`; return the linear head that came with them.
+
+    Reads our own .safetensors and PyTorch zip files with LDMLR's layout (`state_dict` -> `model`) or a plain
+    state dict, the latter with weights_only: no code in the file is run.
+
+    Returns {"weight": (C, D), "bias": (C,)}, or {} if the file holds no head (`fc.*`).
+    Raises ValueError if the weights are not this encoder's.
+    """
+    file = Path(path).expanduser()
+    if file.suffix == ".safetensors":
+        weights = safetensors.torch.load_file(file)
+    else:
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+        for name in ("state_dict", "model"):
+            weights = weights.get(name, weights)
+    head = {name.removeprefix("fc."): value for name, value in weights.items() if name.startswith("fc.")}
+    body = {name: value for name, value in weights.items() if not name.startswith("fc.")}
+    if isinstance(encoder, TorchvisionResNet):
+        body = {f"body.{name.removeprefix('body.')}": value for name, value in body.items()}
+    expected = encoder.state_dict()
+    wrong = sorted(set(expected) ^ set(body)) + [n for n in set(expected) & set(body) if expected[n].shape != body[n].shape]
+    if wrong:
+        raise ValueError(f"'{path}' does not hold this encoder's weights: {len(wrong)} entries differ, the first is '{wrong[0]}'")
+    encoder.load_state_dict(body)
+    return head

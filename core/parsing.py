@@ -1,0 +1,207 @@
+"""From flat settings (dotted key -> value) to a `Config`, with everything that is wrong reported at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, Union
+
+from core.config import ALTERNATIVES, Config
+
+SWITCH = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
+
+
+_hints = functools.cache(typing.get_type_hints)  # resolving annotations is slow, and a grid has many cells
+
+
+class Fault(NamedTuple):
+    key: str
+    message: str
+
+
+def parse(settings: Mapping[str, Any]) -> tuple[Config, list[Fault]]:
+    """The configuration that `settings` describe, over the defaults, and all that is wrong with them.
+
+    Later keys win over earlier ones; setting one of several alternatives (`warmup.epochs`,
+    `warmup.fraction`, `warmup.plateau`) unsets the others. The configuration is meaningful only if there
+    are no faults.
+    """
+    faults: list[Fault] = []
+    tree = to_tree(Config())
+    for key, value in settings.items():
+        field_type, limits, fault = _find(key)
+        if fault:
+            faults.append(fault)
+            continue
+        value, message = _convert(value, field_type, limits)
+        if message:
+            faults.append(Fault(key, message))
+            continue
+        _assign(tree, key, value)
+    if faults:
+        return Config(), faults
+    config = _build(Config, tree)
+    return config, _cross_checks(config)
+
+
+def to_tree(config: Any) -> dict[str, Any]:
+    """The configuration as nested plain values: what is recorded, hashed and shown."""
+    return {
+        f.name: to_tree(value) if dataclasses.is_dataclass(value) else list(value) if isinstance(value, tuple) else value
+        for f in dataclasses.fields(config)
+        for value in [getattr(config, f.name)]
+    }
+
+
+def _section_type(annotation: Any) -> type | None:
+    """The dataclass behind an annotation, also behind `Plateau | None`."""
+    options = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
+    return next((option for option in options if dataclasses.is_dataclass(option)), None)
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (Union, types.UnionType)
+
+
+def _find(key: str) -> tuple[Any, Mapping[str, Any], Fault | None]:
+    """Type and limits of a dotted key, or the fault that it does not exist."""
+    cls: Any = Config
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        hints = _hints(cls)
+        if part not in hints:
+            where = ".".join(parts[:depth])
+            valid = sorted(hints)
+            close = difflib.get_close_matches(part, valid, n=1)
+            hint = f"did you mean '{'.'.join(filter(None, [where, close[0]]))}'?" if close else f"choose from {', '.join(valid)}"
+            return None, {}, Fault(key, f"unknown setting '{part}'" + (f" in '{where}'" if where else "") + f"; {hint}")
+        annotation = hints[part]
+        nested = _section_type(annotation)
+        if depth == len(parts) - 1:
+            if nested and not _is_union(annotation):
+                return None, {}, Fault(key, f"'{key}' is a section; set one of its keys: {', '.join(_hints(nested))}")
+            field = next(f for f in dataclasses.fields(cls) if f.name == part)
+            return annotation, field.metadata, None
+        if nested is None:
+            return None, {}, Fault(key, f"'{'.'.join(parts[: depth + 1])}' is a value and has no key '{parts[depth + 1]}'")
+        cls = nested
+    raise AssertionError("a key has at least one part")
+
+
+def _convert(value: Any, annotation: Any, limits: Mapping[str, Any]) -> tuple[Any, str]:
+    """`value` as the annotated type, or why it is not one."""
+    if _is_union(annotation):
+        options = typing.get_args(annotation)
+        if value is None or value == "none":
+            return None, ""
+        nested = _section_type(annotation)
+        if nested:  # `plateau: {}` or `plateau: on` takes the section with its defaults
+            empty = value == {} or SWITCH.get(str(value).lower(), False)
+            return (to_tree(nested()), "") if empty else (None, f"{value!r} is not a section; write {{}} for its defaults, or set its keys")
+        return _convert(value, next(option for option in options if option is not type(None)), limits)
+    if typing.get_origin(annotation) is Literal:
+        choices = typing.get_args(annotation)
+        if value in choices:
+            return value, ""
+        close = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        return None, f"'{value}' is not allowed; {hint}choose from {', '.join(choices)}"
+    if typing.get_origin(annotation) is tuple:
+        item = typing.get_args(annotation)[0]
+        values = value if isinstance(value, (list, tuple)) else [value]
+        converted = [_convert(v, item, limits) for v in values]
+        message = next((m for _, m in converted if m), "")
+        return (None, message) if message or not converted else (tuple(v for v, _ in converted), "")
+    if annotation is bool:
+        if isinstance(value, bool):
+            return value, ""
+        if isinstance(value, str) and value.lower() in SWITCH:
+            return SWITCH[value.lower()], ""
+        return None, f"{value!r} is not a switch; write true or false"
+    if annotation is int:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not float(value).is_integer():
+            return None, f"{value!r} is not a whole number"
+        return _limit(int(value), limits)
+    if annotation is float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return None, f"{value!r} is not a number"
+        if not abs(float(value)) < float("inf"):
+            return None, f"{value!r} is not a finite number"
+        return _limit(float(value), limits)
+    return (value, "") if isinstance(value, str) else (None, f"{value!r} is not a text")
+
+
+def _limit(value: float, limits: Mapping[str, Any]) -> tuple[Any, str]:
+    if "minimum" in limits and value < limits["minimum"]:
+        return None, f"{value:g} is too small; at least {limits['minimum']:g}"
+    if "above" in limits and value <= limits["above"]:
+        return None, f"{value:g} is too small; more than {limits['above']:g}"
+    if "maximum" in limits and value > limits["maximum"]:
+        return None, f"{value:g} is too large; at most {limits['maximum']:g}"
+    return value, ""
+
+
+def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
+    parts = key.split(".")
+    group = ALTERNATIVES.get(parts[0])
+    if group and len(parts) > 1 and parts[1] in group and value is not None:
+        for other in group:
+            if other != parts[1]:
+                tree[parts[0]][other] = None
+    node, cls = tree, Config
+    for part in parts[:-1]:
+        cls = _section_type(_hints(cls)[part])
+        if node[part] is None:  # an optional section, named for the first time
+            node[part] = to_tree(cls())
+        node = node[part]
+    node[parts[-1]] = value
+
+
+def _build(cls: type, tree: Mapping[str, Any]) -> Any:
+    hints = _hints(cls)
+    values = {}
+    for name, value in tree.items():
+        nested = _section_type(hints[name])
+        if nested and value is not None:
+            value = _build(nested, value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        values[name] = value
+    return cls(**values)
+
+
+def _cross_checks(config: Config) -> list[Fault]:
+    """What no single setting can tell."""
+    faults = []
+    data, encoder, warmup = config.data, config.encoder, config.warmup
+    if data.source == "folder" and not data.path:
+        faults.append(Fault("data.path", "source 'folder' needs the path of a folder or .tar.gz archive with train/ and test/"))
+    if data.source.startswith("cifar") and not data.path:
+        faults.append(Fault("data.path", f"source '{data.source}' needs the folder that torchvision keeps it in"))
+    if data.flip_channels and data.channels == "gray":
+        faults.append(Fault("data.flip_channels", "gray images have no red and blue to swap"))
+    if encoder.checkpoint:
+        order = {"rgb": "bgr", "bgr": "rgb"}.get(data.channels, data.channels) if data.flip_channels else data.channels
+        if encoder.channels is None:
+            faults.append(Fault("encoder.channels", "a checkpoint needs the channel order that it was trained on: rgb, bgr or gray"))
+        elif encoder.channels != order:
+            faults.append(Fault(
+                "encoder.channels",
+                f"the encoder was trained on {encoder.channels} and the images are loaded as {order}; "
+                f"set data.flip_channels: {str(not data.flip_channels).lower()} (a swap of red and blue costs many points of accuracy, silently)",
+            ))  # fmt: skip
+    elif config.pretraining.epochs == 0:
+        faults.append(Fault("pretraining.epochs", "0 leaves the encoder untrained; name an encoder.checkpoint or train it"))
+    if config.method == "joint" and [warmup.epochs, warmup.fraction, warmup.plateau].count(None) == 3:
+        faults.append(Fault("warmup", "set one of epochs, fraction, plateau"))
+    if warmup.epochs is not None and warmup.epochs > config.epochs:
+        faults.append(Fault("warmup.epochs", f"{warmup.epochs} is more than the {config.epochs} epochs of the trial"))
+    if config.generation.steps > config.diffusion.steps:
+        faults.append(Fault("generation.steps", f"{config.generation.steps} is more than the {config.diffusion.steps} of diffusion.steps"))
+    if config.precision == "bfloat16" and config.device == "cpu":
+        faults.append(Fault("precision", "bfloat16 is for device cuda; on the CPU use float32"))
+    return faults

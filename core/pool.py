@@ -1,0 +1,53 @@
+"""Generated latents: how many per class, and drawing them from the denoiser."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from core.config import Diffusion, Generation
+from core.diffusion import generate
+
+BATCH = 4096
+
+
+class Pool(NamedTuple):
+    """Generated latents in standardised coordinates; empty before the first refresh."""
+
+    latents: Tensor  # (M, D) float
+    labels: Tensor  # (M,) int64
+
+    @staticmethod
+    def empty(n_latents: int, device: str) -> Pool:
+        return Pool(torch.zeros(0, n_latents, device=device), torch.zeros(0, dtype=torch.int64, device=device))
+
+
+def quota(rule: str, class_counts: Tensor) -> Tensor:
+    """Latents to generate per class, (C,) int64. class_counts: (C,) int64 training images.
+
+    ldmlr: max(round(0.2 n_c), 5), as the original code has it. balance: n_max - n_c.
+    """
+    if rule == "ldmlr":
+        return (0.2 * class_counts).round().long().clamp(min=5)
+    if rule == "balance":
+        return class_counts.max() - class_counts
+    raise ValueError(f"unknown quota {rule!r}: ldmlr or balance")
+
+
+@torch.no_grad()
+def draw(
+    denoiser: nn.Module, diffusion: Diffusion, generation: Generation, levels: Tensor, counts: Tensor, n_latents: int, generator: torch.Generator
+) -> Pool:
+    """A fresh pool with counts[c] latents of class c, in standardised coordinates."""
+    device = levels.device
+    labels = torch.repeat_interleave(torch.arange(len(counts), device=device), counts.to(device))
+    n_used, eta = (generation.steps, 0.0) if generation.method == "ddim" else (diffusion.steps, 1.0)
+    parts = []
+    for batch in labels.split(BATCH):
+        start = torch.randn(len(batch), n_latents, generator=generator, device=device)
+        parts.append(generate(lambda z, t: denoiser(z, t, batch), diffusion.objective, levels, start, n_used, eta, generator))
+    if not parts:
+        return Pool.empty(n_latents, str(device))
+    return Pool(torch.cat(parts), labels)

@@ -1,0 +1,67 @@
+"""Pre-training of the encoder with a linear head: cross-entropy, SGD, optional mixup (Zhang et al. 2018)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.batches import batches
+from core.config import Config, Optim
+from core.data.sources import Split
+from core.encoding import autocast
+from core.epochs import Means, augmented
+from core.networks.encoders import build_encoder
+from core.randomness import generator, initialised, seed_of
+from core.state import State, build_optimiser, load_module, load_optimiser, module_state, optimiser_state, set_rate
+
+
+class Pretraining:
+    """Encoder and linear head `fc`, and their optimiser."""
+
+    def __init__(self, config: Config, seed: int, n_channels: int, n_classes: int):
+        self.config, self.seed, p = config, seed, config.pretraining
+        encoder = initialised(lambda: build_encoder(config.encoder.name, n_channels), seed, "encoder")
+        self.encoder = encoder.to(config.device, memory_format=torch.channels_last)
+        self.fc = initialised(lambda: nn.Linear(encoder.n_latents, n_classes), seed, "fc").to(config.device)
+        sgd = Optim(name="sgd", momentum=p.momentum, weight_decay=p.weight_decay)
+        self.optimiser = build_optimiser(sgd, [*self.encoder.parameters(), *self.fc.parameters()], p.lr)
+
+    def epoch(self, train: Split, epoch: int, lr: float) -> dict[str, float]:
+        """One pass over the training images; returns the mean loss and training accuracy (percent)."""
+        config, means = self.config, Means()
+        set_rate(self.optimiser, lr)
+        order, augmentation = (generator(self.seed, f"pretrain {name}", epoch, config.device) for name in ("order", "augmentation"))
+        beta = torch.distributions.Beta(*[torch.tensor(config.pretraining.mixup)] * 2) if config.pretraining.mixup else None
+        self.encoder.train()
+        for i, chosen in enumerate(batches(len(train.labels), config.pretraining.batch_size, order)):
+            images, y = augmented(train.images[chosen], config, augmentation), train.labels[chosen]
+            share, partner = 1.0, torch.arange(len(y), device=y.device)
+            if beta is not None:
+                share = self._mixing_share(beta, epoch, i)
+                partner = torch.randperm(len(y), generator=augmentation, device=y.device)
+                images = share * images + (1 - share) * images[partner]
+            with autocast(config):
+                logits = self.fc(self.encoder(images)).float()
+            loss = share * F.cross_entropy(logits, y) + (1 - share) * F.cross_entropy(logits, y[partner])
+            loss.backward()
+            self.optimiser.step()
+            self.optimiser.zero_grad(set_to_none=True)
+            means.add(pretrain__loss=loss, pretrain__train_top1=100 * (logits.argmax(1) == y).float().mean())
+        return means.read()
+
+    def _mixing_share(self, beta: torch.distributions.Beta, epoch: int, i: int) -> float:
+        with torch.random.fork_rng(devices=[]):  # distributions draw from the global generator alone
+            torch.manual_seed(seed_of(self.seed, f"mixup {i}", epoch))
+            return float(beta.sample())
+
+    def head(self) -> dict[str, Tensor]:
+        return {name: tensor.detach() for name, tensor in self.fc.state_dict().items()}
+
+    def state(self) -> State:
+        return module_state("encoder", self.encoder) | module_state("fc", self.fc) | optimiser_state("optim", self.optimiser)
+
+    def load(self, state: State) -> None:
+        load_module("encoder", self.encoder, state)
+        load_module("fc", self.fc, state)
+        load_optimiser("optim", self.optimiser, state)

@@ -1,0 +1,28 @@
+"""Every random number of an epoch comes from (seed, purpose, epoch), never from what ran before."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+def seed_of(seed: int, purpose: str, epoch: int = 0) -> int:
+    """A 63-bit seed; equal for all arms, so that they meet the same batches, crops and noise."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}/{epoch}".encode()).digest()[:8], "big") >> 1
+
+
+def generator(seed: int, purpose: str, epoch: int = 0, device: str | torch.device = "cpu") -> torch.Generator:
+    """A generator of its own for one purpose in one epoch."""
+    return torch.Generator(device=device).manual_seed(seed_of(seed, purpose, epoch))
+
+
+def initialised(build: Callable[[], T], seed: int, purpose: str) -> T:
+    """A module built with initial weights from (seed, purpose); the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed, f"initial {purpose}"))
+        return build()

@@ -1,0 +1,68 @@
+"""A trial's state as a flat dict of tensors: modules, optimisers, buffers <-> safetensors bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from core.config import Optim
+
+State = dict[str, Tensor]
+
+
+def module_state(prefix: str, module: nn.Module) -> State:
+    return {f"{prefix}.{name}": tensor.detach() for name, tensor in module.state_dict().items()}
+
+
+def load_module(prefix: str, module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    module.load_state_dict(part(prefix, state))
+
+
+def part(prefix: str, state: Mapping[str, Tensor]) -> State:
+    """The entries below `prefix`, without it."""
+    start = f"{prefix}."
+    return {name.removeprefix(start): tensor for name, tensor in state.items() if name.startswith(start)}
+
+
+def build_optimiser(optim: Optim, parameters: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
+    """One optimiser for one module, fused: fewer and larger steps of arithmetic, the same on every device."""
+    parameters = list(parameters)
+    if optim.name == "sgd":
+        return torch.optim.SGD(parameters, lr=lr, momentum=optim.momentum, weight_decay=optim.weight_decay, fused=True)
+    cls = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optim.name]
+    return cls(parameters, lr=lr, weight_decay=optim.weight_decay, fused=True)
+
+
+def optimiser_state(prefix: str, optimiser: torch.optim.Optimizer) -> State:
+    """Moments and step counts, by the position of their parameter."""
+    return {
+        f"{prefix}.{i}.{name}": value
+        for i, parameter in enumerate(optimiser.param_groups[0]["params"])
+        for name, value in optimiser.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
+    }
+
+
+def load_optimiser(prefix: str, optimiser: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
+    parameters = optimiser.param_groups[0]["params"]
+    for name, value in part(prefix, state).items():
+        i, entry = name.split(".", 1)
+        parameter = parameters[int(i)]
+        # step counts stay where the optimiser keeps them: on the parameter's device when fused
+        optimiser.state[parameter][entry] = value.to(parameter.device, copy=True)
+
+
+def set_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = lr
+
+
+def to_bytes(state: State) -> bytes:
+    return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
+
+
+def from_bytes(data: bytes) -> State:
+    return safetensors.torch.load(data)

@@ -1,0 +1,159 @@
+"""A trial as a chain of epochs, each keyed by everything that can change what it computes. No torch.
+
+key_e = H(key_{e-1}, effective settings of epoch e). Effective settings are those that can change that epoch:
+in warm-up the encoder is frozen, so its learning rate and the routing rule are not among them, and arms that
+differ only in these share the whole warm-up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from core.config import Config, Plateau
+from core.fingerprint import digest, root_key
+from core.parsing import to_tree
+
+PRETRAIN, WARMUP, JOINT, DIFFUSION, HEAD, EVALUATE = "pretrain", "warmup", "joint", "diffusion", "head", "evaluate"
+
+COST = {PRETRAIN: 1.0, JOINT: 1.3, WARMUP: 0.2, DIFFUSION: 0.15, HEAD: 0.05, EVALUATE: 0.1}
+"""Relative cost of an epoch, in epochs of pre-training; only scheduling and estimates depend on it."""
+
+
+class Link(NamedTuple):
+    """One epoch of a trial, as planned."""
+
+    key: str
+    phase: str
+    epoch: int  # from 1; pre-training counts on its own
+    cost: float
+
+
+Records = Callable[[str], Mapping[str, Any] | None]
+
+
+def chain(config: Config, seed: int, records: Records) -> list[Link]:
+    """All links of a trial, first to last; see `Subject.chain` for `records` and undecided lengths."""
+    key = root_key(config, seed)
+    links: list[Link] = []
+
+    def add(phase: str, epoch: int) -> None:
+        nonlocal key
+        key = digest(key, phase, epoch, effective(config, phase, epoch))
+        links.append(Link(key, phase, epoch, COST[phase]))
+
+    for epoch in range(1, config.pretraining_epochs + 1):
+        add(PRETRAIN, epoch)
+    if config.method == "ce":
+        add(EVALUATE, 1)
+    elif config.method == "staged":
+        for epoch in range(1, config.diffusion_epochs + 1):
+            add(DIFFUSION, epoch)
+        for epoch in range(1, config.head_epochs + 1):
+            add(HEAD, config.diffusion_epochs + epoch)
+    else:
+        plateau = config.warmup.plateau if config.end_to_end else None
+        longest = longest_warmup(config)
+        losses: list[float] | None = []
+        for epoch in range(1, config.epochs + 1):
+            settled = plateau is not None and losses is not None and has_settled(plateau, losses)
+            if epoch > longest or settled or (links and links[-1].phase == JOINT):
+                add(JOINT, epoch)
+                continue
+            add(WARMUP, epoch)
+            if plateau is not None and losses is not None:
+                record = records(key)
+                losses = losses + [record["metrics"]["train/diffusion_loss"]] if record else None
+    return links
+
+
+def longest_warmup(config: Config) -> int:
+    """Epochs of warm-up; for a plateau, the most it may last."""
+    if not config.end_to_end:
+        return config.epochs
+    warmup = config.warmup
+    if warmup.epochs is not None:
+        return warmup.epochs
+    if warmup.fraction is not None:
+        return math.floor(warmup.fraction * config.epochs + 1e-9)  # 0.29 * 100 is 28.999999999999996
+    return max(warmup.plateau.min_epochs, math.floor(warmup.plateau.max_fraction * config.epochs + 1e-9))
+
+
+def has_settled(plateau: Plateau, losses: list[float]) -> bool:
+    """Whether the diffusion loss has stopped improving: the mean over the last `window` epochs is less than
+    `tolerance` (relative) below the mean over the window before."""
+    window = plateau.window
+    if len(losses) < max(plateau.min_epochs, 2 * window):
+        return False
+    before = sum(losses[-2 * window : -window]) / window
+    last = sum(losses[-window:]) / window
+    return last > (1 - plateau.tolerance) * before
+
+
+def learning_rate(base: float, schedule: str, epoch: int, n_epochs: int, milestones: tuple[int, ...] = ()) -> float:
+    """The rate of epoch `epoch` (from 1), constant within the epoch."""
+    done = epoch - 1
+    if schedule == "cosine":
+        return base * 0.5 * (1 + math.cos(math.pi * done / n_epochs))
+    if schedule == "step":
+        return base * 0.1 ** sum(done >= milestone for milestone in milestones)
+    return base
+
+
+def rates(config: Config, phase: str, epoch: int) -> dict[str, float]:
+    """Learning rate of each module that this epoch trains."""
+    if phase == PRETRAIN:
+        p = config.pretraining
+        return {"encoder": learning_rate(p.lr, p.schedule, epoch, p.epochs, p.milestones)}
+    modules = {WARMUP: ("head", "denoiser"), JOINT: ("encoder", "head", "denoiser"), DIFFUSION: ("denoiser",), HEAD: ("head",)}[phase]
+    start, n_epochs = 0, config.epochs
+    if phase == DIFFUSION:
+        n_epochs = config.diffusion_epochs
+    elif phase == HEAD:
+        start, n_epochs = config.diffusion_epochs, config.head_epochs
+    optim = config.optim
+    return {m: learning_rate(getattr(optim.lr, m), optim.schedule, epoch - start, n_epochs) for m in modules}
+
+
+def evaluates(config: Config, phase: str, epoch: int) -> bool:
+    """Whether this epoch ends with an evaluation on the test set."""
+    last = config.diffusion_epochs + config.head_epochs if phase == HEAD else config.epochs
+    return phase != DIFFUSION and (epoch % config.evaluate_every == 0 or epoch == last)
+
+
+def effective(config: Config, phase: str, epoch: int) -> dict[str, Any]:
+    """The settings that can change this epoch, root settings (`fingerprint.root_key`) aside."""
+    tree = to_tree(config)
+    if phase == EVALUATE:
+        return {}
+    if phase == PRETRAIN:
+        keep = {name: tree["pretraining"][name] for name in ("momentum", "weight_decay", "batch_size", "mixup")}
+        return {"pretraining": keep, "augmentation": augmentation(tree), "rates": rates(config, phase, epoch)}
+    optim = {name: tree["optim"][name] for name in ("name", "weight_decay", "momentum")}
+    common = {
+        "optim": optim,
+        "rates": rates(config, phase, epoch),
+        "batch_size": config.batch_size,
+        "evaluates": evaluates(config, phase, epoch),
+        "head": tree["head"],
+    }
+    if phase == HEAD:
+        added = {"generation": tree["generation"], "diffusion": tree["diffusion"]} if config.staged.generation else {}
+        return {**common, "batching": config.staged.batching, **added}
+    diffusing = {"denoiser": tree["denoiser"], "diffusion": tree["diffusion"]}
+    if phase == DIFFUSION:
+        del common["head"]
+        return {**common, **diffusing}
+    losses = dict(tree["losses"])
+    generation = tree["generation"] if config.losses.generated > 0 else None
+    settings = {**common, **diffusing, "losses": losses, "generation": generation}
+    if phase == JOINT:
+        settings.update(routing=config.routing, batchnorm=config.batchnorm, augmentation=augmentation(tree))
+    return settings
+
+
+def augmentation(tree: Mapping[str, Any]) -> list[Any]:
+    """Kind and padding; the padding of an augmentation that is off changes nothing."""
+    kind = tree["data"]["augmentation"]
+    return [kind, 0 if kind == "none" else tree["data"]["padding"]]

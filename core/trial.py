@@ -1,0 +1,196 @@
+"""Runs a trial's chain of epochs, from its last checkpoint, into the store."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from core import evaluation, state, trajectory
+from core.config import Config
+from core.data import sources
+from core.data.sources import Dataset, Split
+from core.encoding import Latents, encode, latents_from_bytes, latents_to_bytes
+from core.epochs import Trained, joint_epoch, warmup_epoch
+from core.fingerprint import data_fingerprint, digest
+from core.learner import Learner
+from core.networks.encoders import load_checkpoint
+from core.pretraining import Pretraining
+from core.staged import diffusion_epoch, head_epoch
+from core.trajectory import DIFFUSION, EVALUATE, HEAD, JOINT, PRETRAIN, WARMUP, Link
+
+CHECKPOINT_SECONDS = 30.0  # at most so much work is lost when a process dies
+
+
+class Store(Protocol):
+    """Bytes under a kind and a key; what `load` returns is what was saved, whole, or None."""
+
+    def load(self, kind: str, key: str) -> bytes | None: ...
+    def save(self, kind: str, key: str, data: bytes) -> None: ...
+    def holds(self, kind: str, key: str) -> bool: ...
+
+
+def advance(config: Config, seed: int, until: str, store: Store, report: Callable[[str, dict[str, Any]], None]) -> None:
+    """Run the trial from its last checkpoint to the link with key `until`, or to its end if that comes first.
+
+    Saves a record for each link, and a checkpoint at the last one, at the end of pre-training and of warm-up,
+    and every half minute.
+    """
+    torch.set_num_threads(config.threads)
+
+    def record_of(key: str) -> dict[str, Any] | None:
+        data = store.load("record", key)
+        return None if data is None else json.loads(data)
+
+    links = trajectory.chain(config, seed, record_of)
+    done = _finished(links, until, store)
+    if done == len(links) or (done and links[done - 1].key == until):
+        return
+    trial = Trial(config, seed, store, links, done)
+    saved = time.monotonic()
+    while done < len(links):
+        link, started = links[done], time.perf_counter()
+        metrics, vectors = trial.run(link)
+        seconds = time.perf_counter() - started
+        record = {"phase": link.phase, "epoch": link.epoch, "seconds": seconds, "time": time.time(), "metrics": metrics, "vectors": vectors}
+        store.save("record", link.key, json.dumps(record).encode())
+        report(link.key, record)
+        done += 1
+        if config.warmup.plateau is not None and link.phase == WARMUP:
+            links = trajectory.chain(config, seed, record_of)
+        last = done == len(links) or link.key == until
+        if last or links[done].phase != link.phase or time.monotonic() - saved > CHECKPOINT_SECONDS:
+            store.save("state", link.key, state.to_bytes(trial.state()))
+            saved = time.monotonic()
+        if last:
+            return
+
+
+def _finished(links: list[Link], until: str, store: Store) -> int:
+    """How many links need not be run: up to the last checkpoint before which no record is missing."""
+    stop = next((i for i, link in enumerate(links) if link.key == until), len(links) - 1)
+    done = 0
+    for i, link in enumerate(links[: stop + 1]):
+        if not store.holds("record", link.key):
+            break
+        if store.holds("state", link.key):
+            done = i + 1
+    while done and store.load("state", links[done - 1].key) is None:  # damaged
+        done -= 1
+    return done
+
+
+class Trial:
+    """The modules of one trial, brought to where the chain stands."""
+
+    def __init__(self, config: Config, seed: int, store: Store, links: list[Link], done: int):
+        self.config, self.seed, self.store = config, seed, store
+        self.first = sum(link.phase == PRETRAIN for link in links)  # links before the main phases
+        self.base_key = links[self.first - 1].key if self.first else digest("base", links[0].key)
+        self.pretraining = Pretraining(config, seed, self.dataset.train.images.shape[1], len(self.dataset.class_names))
+        self.pretrained_head = self.pretraining.head()
+        if config.encoder.checkpoint:
+            head = load_checkpoint(config.encoder.checkpoint, self.pretraining.encoder)
+            self.pretrained_head = {name: tensor.to(config.device) for name, tensor in head.items()}
+        loaded = state.from_bytes(store.load("state", links[done - 1].key)) if done else None
+        if loaded is not None and done <= self.first:
+            self.pretraining.load(loaded)
+            self.pretrained_head = self.pretraining.head()
+        elif loaded is not None:
+            if self.first:
+                self.pretraining.load(state.from_bytes(store.load("state", self.base_key)))
+                self.pretrained_head = self.pretraining.head()
+            self.learner.load(loaded)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        return load_dataset(self.config, self.store)
+
+    @cached_property
+    def latents(self) -> Latents:
+        """Of the pretrained encoder; must be asked for before the encoder thaws."""
+        data = self.store.load("latents", self.base_key)
+        if data is None:
+            parts = (encode(self.pretraining.encoder, split.images, self.config) for split in (self.dataset.train, self.dataset.test))
+            data = latents_to_bytes(Latents(*parts))
+            self.store.save("latents", self.base_key, data)
+        return latents_from_bytes(data, self.config.device)
+
+    @cached_property
+    def learner(self) -> Learner:
+        """Made when pre-training is over."""
+        if self.first:
+            self.pretrained_head = self.pretraining.head()
+        latents = self.latents
+        learner = Learner(self.config, self.seed, self.pretraining.encoder, self.pretrained_head, self.dataset.class_counts)
+        learner.start(latents.train, self.dataset.train.labels)
+        return learner
+
+    def run(self, link: Link) -> evaluation.Report:
+        """One epoch; returns what it reports."""
+        rates = trajectory.rates(self.config, link.phase, link.epoch) if link.phase != EVALUATE else {}
+        if link.phase == PRETRAIN:
+            return self.pretraining.epoch(self.dataset.train, link.epoch, rates["encoder"]), {}
+        if link.phase == EVALUATE:
+            return self._evaluate_pretrained()
+        self.learner.set_rates(rates)
+        train_labels = self.dataset.train.labels
+        if link.phase == DIFFUSION:
+            return diffusion_epoch(self.learner, self.latents.train, train_labels, link.epoch), {}
+        if link.phase == HEAD:
+            if self.config.staged.generation and link.epoch == self.config.diffusion_epochs + 1:
+                self.learner.refresh_pool(link.epoch)
+            trained = Trained(head_epoch(self.learner, self.latents.train, train_labels, link.epoch), self.latents.train, train_labels)
+        else:
+            every = self.config.generation.every
+            if self.config.losses.generated > 0 and link.epoch > every and (link.epoch - 1) % every == 0:
+                self.learner.refresh_pool(link.epoch)
+            if link.phase == WARMUP:
+                trained = warmup_epoch(self.learner, self.latents.train, train_labels, link.epoch)
+            else:
+                trained = joint_epoch(self.learner, self.dataset.train, link.epoch)
+        return self._report(link, trained)
+
+    def _report(self, link: Link, trained: Trained) -> evaluation.Report:
+        scalars, vectors = evaluation.latent_report(self.learner, trained.latents, trained.labels)
+        if trajectory.evaluates(self.config, link.phase, link.epoch):
+            test = self.dataset.test
+            latents = encode(self.learner.encoder, test.images, self.config) if link.phase == JOINT else self.latents.test
+            more, more_vectors = evaluation.test_report(self.learner, latents, test.labels, self.latents.test)
+            scalars, vectors = scalars | more, vectors | more_vectors
+        return trained.metrics | scalars, vectors
+
+    def _evaluate_pretrained(self) -> evaluation.Report:
+        """The pretrained encoder under its own linear head, nothing trained."""
+        if not self.pretrained_head:
+            raise ValueError(f"'{self.config.encoder.checkpoint}' holds no linear head (fc.*), which the 'ce' baseline needs")
+        logits = torch.nn.functional.linear(self.latents.test, *(self.pretrained_head_now[name] for name in ("weight", "bias")))
+        return evaluation.metrics.evaluate(logits, self.dataset.test.labels, self.dataset.class_counts.to(logits.device))
+
+    @property
+    def pretrained_head_now(self) -> dict[str, Tensor]:
+        return self.pretraining.head() if self.first else self.pretrained_head
+
+    def state(self) -> state.State:
+        return self.learner.state() if "learner" in self.__dict__ else self.pretraining.state()
+
+
+def load_dataset(config: Config, store: Store) -> Dataset:
+    """The data set on the trial's device; decoded images are kept in the store, and in the process."""
+    key = data_fingerprint(config)
+    if _datasets.get("key") != (key, config.device):
+        data = store.load("images", key)
+        dataset = sources.from_bytes(data) if data is not None else sources.load(config.data)
+        if data is None and config.data.source != "digits":
+            store.save("images", key, sources.to_bytes(dataset))
+        parts = (Split(split.images.to(config.device), split.labels.to(config.device)) for split in (dataset.train, dataset.test))
+        _datasets.update(key=(key, config.device), dataset=Dataset(*parts, dataset.class_names))
+    return _datasets["dataset"]
+
+
+_datasets: dict[str, Any] = {}  # the last data set used: worker processes serve many trials of one study

@@ -1,0 +1,210 @@
+"""A researcher opens the study in MLflow's own interface, and compares two arms."""
+
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec
+
+pytestmark = pytest.mark.browser
+
+webdriver = pytest.importorskip("selenium.webdriver")
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+
+CHROMIUM, CHROMEDRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
+WAIT_SECONDS = 60
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1600,1000",
+]
+FACTORS = {
+    "lr_split": {"off": {"optim.lr.encoder": 1e-3}, "on": {"optim.lr.encoder": 1e-5}},
+    "gradient_decoupling": {"off": {"routing": "summed"}, "on": {"routing": "decoupled"}},
+}
+ARMS = {
+    "none": ({"lr_split": "off", "gradient_decoupling": "off"}, 61.0),
+    "lr_split": ({"lr_split": "on", "gradient_decoupling": "off"}, 70.0),
+    "gradient_decoupling": ({"lr_split": "off", "gradient_decoupling": "on"}, 63.0),
+    "lr_split+gradient_decoupling": ({"lr_split": "on", "gradient_decoupling": "on"}, 72.0),
+}
+N_EPOCHS = 8
+
+
+def trials() -> list[TrialSpec]:
+    specs = []
+    for seed in (0, 1):
+        for arm, (levels, _) in ARMS.items():
+            settings = {"data.name": "digits-lt"}
+            for factor, level in levels.items():
+                settings |= FACTORS[factor][level]
+            specs.append(TrialSpec(f"{arm}--s{seed}", arm, "arm", levels, seed, f"{arm}-{seed}", settings, 8, 8, 0))
+        settings = {"data.name": "digits-lt", "method": "ce"}
+        specs.append(TrialSpec(f"ce--s{seed}", "ce", "baseline", {}, seed, f"ce-{seed}", settings, 8, 8, 0))
+    return specs
+
+
+def records(top1: float, seed: int) -> list[dict]:
+    found = [{"phase": "pretrain", "epoch": 1, "seconds": 3.0, "metrics": {"pretrain/loss": 0.9}}]
+    for epoch in range(1, N_EPOCHS + 1):
+        progress = 1 - 0.5**epoch
+        accuracy = top1 * progress + seed
+        metrics = {
+            "train/real_loss": 2.3 * (1 - progress),
+            "train/diffusion_loss": 1.0 - 0.6 * progress,
+            "test/top1": accuracy,
+            "test/many": accuracy + 15,
+            "test/medium": accuracy,
+            "test/few": accuracy - 25,
+            "test/ece": 20 * (1 - progress),
+            "grad/encoder": 0.1 + 1 / epoch,
+            "grad/conflict_cosine": -0.2 + 0.02 * epoch,
+            "diag/latent_drift": 0.05 * epoch,
+            "diag/effective_rank": 20 - epoch,
+            "gen/radius_ratio": 1.3 - 0.02 * epoch,
+        }
+        phase = "warmup" if epoch < 3 else "joint"
+        found.append({"phase": phase, "epoch": epoch, "seconds": 3.0, "metrics": metrics})
+    return found
+
+
+def fabricate(folder: RunFolder) -> None:
+    specs = trials()
+    folder.write_manifest(
+        Manifest(
+            study="fixes",
+            experiment="digits-lt",
+            title="Digits, long-tailed",
+            question="Which of the fixes makes joint training work?",
+            dataset="digits-lt",
+            design=["factorial"],
+            metric={"name": "test/top1", "goal": "maximize"},
+            factors=FACTORS,
+            seeds=[0, 1],
+            baselines=["ce"],
+            reference="ce",
+            claims=[],
+            trials=specs,
+            published=[],
+            facts={},
+            provenance={"commit": "0123abc", "dirty": False},
+        )
+    )
+    for spec in specs:
+        folder.write_config(spec, spec.settings)
+        found = records(ARMS.get(spec.arm, ({}, 66.0))[1], spec.seed)
+        folder.write_records(spec.trial, found)
+        last = found[-1]["metrics"]
+        times = "2026-03-01T10:00:00+00:00", "2026-03-01T10:00:27+00:00"
+        metrics = {**last, "best/test/top1": last["test/top1"]}
+        vectors = {"test/top1_per_class": [last["test/top1"] + 15 - 4 * index for index in range(10)]}
+        folder.write_outcome(spec.trial, Outcome("COMPLETE", metrics, 27.0, None, *times, vectors))
+
+
+@pytest.fixture
+def address(tmp_path, monkeypatch):
+    """Where a synced study can be seen, served by a process of its own, which is ended as by Ctrl-C."""
+    from ablation.tracking import Tracker
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = RunFolder(tmp_path / "runs" / "fixes")
+    fabricate(folder)
+    reports = tmp_path / "reports" / "fixes"
+    reports.mkdir(parents=True)
+    (reports / "report.md").write_text("# Fixes\n")
+    Tracker().sync(folder, reports)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"from ablation.ui import serve; serve(port={port})"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout.readline() == f"MLflow is served at http://127.0.0.1:{port} (Ctrl-C ends it)\n"
+        name, link = process.stdout.readline().split(": ")
+        assert name.strip() == "fixes"
+        yield link.strip()
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0, "the server outlived the command"
+
+
+@pytest.fixture
+def browser(tmp_path):
+    if not (CHROMIUM.exists() and CHROMEDRIVER.exists()):
+        pytest.skip("needs /usr/bin/chromium and /usr/bin/chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in [*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"]:
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options, webdriver.ChromeService(str(CHROMEDRIVER)))
+    yield driver
+    driver.quit()
+
+
+class Page:
+    """What a researcher does and sees."""
+
+    def __init__(self, driver, pictures: Path):
+        self.driver, self.pictures = driver, pictures
+
+    def find(self, xpath: str):
+        return WebDriverWait(self.driver, WAIT_SECONDS).until(
+            lambda driver: next((each for each in driver.find_elements(By.XPATH, xpath) if each.is_displayed()), None),
+            f"nothing at {xpath}",
+        )
+
+    def click(self, xpath: str) -> None:
+        self.driver.execute_script("arguments[0].click()", self.find(xpath))
+
+    def row(self, run: str) -> str:
+        return f"//div[@role='row'][.//a[normalize-space()='{run}']]"
+
+    def wait_for(self, *texts: str) -> str:
+        def shown(driver) -> str | None:
+            seen = driver.find_element(By.TAG_NAME, "body").text
+            return seen if all(text in seen for text in texts) else None
+
+        return WebDriverWait(self.driver, WAIT_SECONDS).until(shown, f"not all of {texts} appeared")
+
+    def picture(self, name: str) -> None:
+        self.driver.save_screenshot(str(self.pictures / f"{name}.png"))
+
+
+def test_two_arms_can_be_compared_in_the_interface(address, browser, tmp_path):
+    page = Page(browser, tmp_path)
+    browser.get(address)
+    parent = page.row("fixes on digits-lt")
+    page.find(parent)
+    page.picture("1-study")
+    page.click(f"{parent}//button[contains(@data-component-id, 'runnamecellrenderer')]")
+    page.wait_for("none--s0", "lr_split--s1", "ce--s0")
+    page.picture("2-trials")
+    for run in ("none--s0", "lr_split--s0"):
+        page.click(f"{page.row(run)}//input[@type='checkbox' and contains(@aria-label, 'row selection')]")
+    page.click("//button[normalize-space()='Compare']")
+    seen = page.wait_for("optim.lr.encoder", "test/top1", "gradient_decoupling")
+    page.picture("3-compare")
+    assert "Comparing 2 Runs" in seen
+    assert {"1e-05", "0.001", "none--s0", "lr_split--s0"} <= set(seen.split())
+
+
+def test_study_says_its_question_and_its_result_on_its_page(address, browser, tmp_path):
+    page = Page(browser, tmp_path)
+    browser.get(address)
+    page.click("//a[normalize-space()='fixes on digits-lt']")
+    page.wait_for("Which of the fixes makes joint training work?", "lr_split+gradient_decoupling", "± 0.71")
+    page.picture("4-parent")

@@ -1,0 +1,150 @@
+"""Comparisons of a study: planted effects come back, and nothing is claimed that the seeds do not show."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fabricate import FACTORS, study
+
+from ablation import effects as judged
+from ablation.effects import judge, rank
+from ablation.results import load
+from ablation.statistics import holm, paired_difference
+
+THREE_LEVELS = {"routing": {"summed": {}, "decoupled": {}, "pcgrad": {}}, "warmup": FACTORS["warmup"]}
+
+
+def headline(folder):
+    effects = judge(load(folder))
+    return effects[effects["metric"] == "test/top1"].set_index("effect")
+
+
+def test_planted_effects_are_recovered_in_sign_and_size(tmp_path):
+    table = headline(study(tmp_path, seeds=range(6)))
+    for effect, truth in [("lr_split: off -> on", 8.0), ("warmup: off -> on", 2.0)]:
+        row = table.loc[effect]
+        assert row["low"] < truth < row["high"]
+        assert row["verdict"] == "higher"
+    assert table.loc["gradient_decoupling: off -> on", "verdict"] == "not separable from 0"
+    assert list(table.index[3:6]) == ["lr_split x warmup", "lr_split x gradient_decoupling", "warmup x gradient_decoupling"]
+
+
+def test_planted_interaction_is_the_difference_of_differences(tmp_path):
+    def top1(levels):
+        return 60 + 3 * (levels["lr_split"] == levels["warmup"] == "on")
+
+    table = headline(study(tmp_path, seeds=range(5), top1=top1, noise=0.1))
+    assert table.loc["lr_split x warmup", "low"] < 3 < table.loc["lr_split x warmup", "high"]
+    assert table.loc["lr_split: off -> on", "estimate"] == pytest.approx(1.5, abs=0.1)  # 3 in half of the pairs
+
+
+def test_without_noise_estimates_are_exact_and_claim_no_certainty(tmp_path):
+    row = headline(study(tmp_path, noise=0.0)).loc["warmup: off -> on"]
+    assert row["estimate"] == pytest.approx(2.0)
+    assert row["verdict"] == judged.NO_SPREAD and np.isnan(row["p"])
+
+
+def test_each_level_of_three_is_compared_with_the_reference(tmp_path):
+    truth = {"summed": 60.0, "decoupled": 64.0, "pcgrad": 55.0}
+    table = headline(study(tmp_path, factors=THREE_LEVELS, seeds=range(6), top1=lambda v: truth[v["routing"]]))
+    assert table.loc["routing: summed -> decoupled", "estimate"] == pytest.approx(4, abs=1)
+    assert table.loc["routing: summed -> pcgrad", "verdict"] == "lower"
+    assert {"routing=decoupled x warmup", "routing=pcgrad x warmup"} <= set(table.index)
+
+
+def test_leave_one_out_compares_with_the_full_arm(tmp_path):
+    folder = study(tmp_path)
+    manifest = folder.manifest()
+    kept = [t for t in manifest.trials if t.kind == "baseline" or list(t.levels.values()).count("on") >= 2]
+    folder.write_manifest(type(manifest)(**{**vars(manifest), "trials": kept}))
+    results, table = load(folder), headline(folder)
+    cells = results.cells("test/top1")
+    expected = (cells["lr_split+warmup+gradient_decoupling"] - cells["warmup+gradient_decoupling"]).mean()
+    assert table.loc["lr_split: off -> on", "estimate"] == pytest.approx(expected)
+    assert "interaction" not in set(table["kind"])
+
+
+def test_differences_to_the_reference_are_paired_by_seed(tmp_path):
+    folder = study(tmp_path)
+    cells, table = load(folder).cells("test/top1"), headline(folder)
+    row, expected = table.loc["lr_split - ldmlr"], paired_difference(cells["lr_split"], cells["ldmlr"])
+    assert tuple(row[["estimate", "low", "high", "p"]]) == pytest.approx(expected[:4])
+    assert "ldmlr - ldmlr" not in table.index and "balanced-head - ldmlr" in table.index
+
+
+def test_holm_runs_over_main_effects_and_interactions_of_the_headline_metric(tmp_path):
+    effects = judge(load(study(tmp_path)))
+    family = effects[(effects["metric"] == "test/top1") & (effects["kind"] != "difference")]
+    assert len(family) == 6
+    assert list(family["p_holm"]) == pytest.approx(list(holm(family["p"])))
+    assert effects.drop(family.index)["p_holm"].isna().all()
+
+
+def test_verdicts_never_contradict_their_interval(tmp_path):
+    effects = judge(load(study(tmp_path, noise=3.0, seeds=range(3))))
+    clear = effects[effects["verdict"].isin(["higher", "lower"])]
+    assert len(clear) and ((clear["low"] > 0) | (clear["high"] < 0)).all()
+    assert (effects.loc[effects["verdict"] == "higher", "estimate"] > 0).all()
+    contains_zero = effects[(effects["low"] <= 0) & (effects["high"] >= 0)]
+    assert len(contains_zero) and (contains_zero["verdict"] == "not separable from 0").all()
+
+
+def test_one_seed_gets_no_interval(tmp_path):
+    table = headline(study(tmp_path, seeds=[0]))
+    assert (table["verdict"] == "one seed: no interval").all()
+    assert table[["low", "high", "p", "p_holm"]].isna().all(axis=None)
+
+
+def copy_arms(folder, dead):
+    """Give every arm with `dead` on the very records and outcome of its partner with `dead` off."""
+    specs = {(tuple(t.levels.items()), t.seed): t for t in folder.manifest().trials if t.kind == "arm"}
+    for (levels, seed), spec in specs.items():
+        partner = specs[tuple({**dict(levels), dead: "off"}.items()), seed].trial
+        folder.write_records(spec.trial, folder.records(partner))
+        folder.write_outcome(spec.trial, replace(folder.outcome(partner), key=spec.key))
+
+
+def test_a_dead_toggle_has_no_effect_by_construction(tmp_path):
+    folder = study(tmp_path)
+    copy_arms(folder, "warmup")
+    table = headline(folder)
+    dead = {"warmup: off -> on", "lr_split x warmup", "warmup x gradient_decoupling"}
+    assert set(table.index[table["verdict"] == "no effect by construction"]) == dead
+
+
+def test_equal_accuracy_with_another_history_is_not_by_construction(tmp_path):
+    folder = study(tmp_path)
+    copy_arms(folder, "warmup")
+    records = folder.records("warmup--s1")
+    records[0]["metrics"]["train/diffusion_loss"] = 0.123
+    folder.write_records("warmup--s1", records)
+    assert headline(folder).loc["warmup: off -> on", "verdict"] == judged.NO_SPREAD
+
+
+def test_arms_that_never_finished_leave_the_other_pairs(tmp_path):
+    folder = study(tmp_path, state=lambda spec: "FAILED" if spec.arm == "lr_split+warmup" else "COMPLETE")
+    cells, table = load(folder).cells("test/top1"), headline(folder)
+    pairs = [("lr_split", "reference"), ("lr_split+gradient_decoupling", "gradient_decoupling")]
+    pairs += [("lr_split+warmup+gradient_decoupling", "warmup+gradient_decoupling")]
+    expected = np.mean([(cells[on] - cells[off]).mean() for on, off in pairs])
+    assert table.loc["lr_split: off -> on", "estimate"] == pytest.approx(expected)
+
+
+def test_an_effect_that_no_seed_has_is_listed_all_the_same(tmp_path):
+    table = headline(study(tmp_path, state=lambda spec: "FAILED" if spec.levels.get("warmup") == "on" else "COMPLETE"))
+    assert table.loc["warmup: off -> on", "verdict"] == judged.NO_SEED
+    assert table.loc["lr_split: off -> on", "n_seeds"] == 3
+
+
+@pytest.mark.parametrize("noise, is_crowned", [(0.05, True), (5.0, False)])
+def test_the_best_arm_is_crowned_only_where_separable(tmp_path, noise, is_crowned):
+    factors = {name: FACTORS[name] for name in ["lr_split", "warmup"]}
+    results = load(study(tmp_path, factors=factors, seeds=range(4), noise=noise))
+    assert (rank(results, list(results.arms)).rivals == []) == is_crowned
+    if is_crowned:
+        assert rank(results, list(results.arms)).best == "lr_split+warmup"
+
+
+def test_a_metric_to_minimize_is_ranked_by_its_smallest(tmp_path):
+    results = load(study(tmp_path, metric={"name": "test/top1", "goal": "minimize"}, noise=0.05))
+    assert rank(results, results.baselines).best == "ce"

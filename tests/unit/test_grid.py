@@ -1,0 +1,239 @@
+"""Studies from grid, experiment and command line: what is merged, and what is refused, all at once."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from broken_grids import BROKEN, EXPERIMENT, FACTORS, GRID
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ablation.errors import InputError, Problem, nearest
+from ablation.grid import load_study, merge
+from ablation.grid_file import GRID_KEYS, read_grid
+from ablation.published import published
+from ablation.subject import Fault
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+KEYS = ("epochs", "optim.lr", "optim.momentum", "mixup", "warmup.epochs", "routing")
+
+
+class FakeSubject:
+    """Knows KEYS, wants whole epochs, a warm-up no longer than 100 epochs, and refuses one combination."""
+
+    def check(self, settings):
+        faults = [Fault(key, f"unknown setting '{key}'; {nearest(key, KEYS)}") for key in settings if key not in KEYS]
+        if not isinstance(settings.get("epochs"), int):
+            faults.append(Fault("epochs", f"{settings.get('epochs')!r} is not a whole number"))
+        if settings.get("warmup.epochs", 0) > 100:
+            faults.append(Fault("warmup", "is longer than 100 epochs"))
+        if (settings.get("mixup"), settings.get("routing"), settings.get("optim.lr")) == (True, "pcgrad", 0.01):
+            faults.append(Fault("mixup", "does not go with routing pcgrad"))
+        return faults
+
+    def baselines(self):
+        return {"ce": {"routing": "summed"}, "ldmlr": {"routing": "staged", "epochs": 9}}
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(grid=GRID, tiny=EXPERIMENT, experiment=None, overrides=(), seeds=None, subject_loader=lambda name: FakeSubject()):
+        (tmp_path / "grid.yaml").write_text(grid)
+        (tmp_path / "tiny.yaml").write_text(tiny)
+        return load_study(tmp_path / "grid.yaml", experiment, overrides, seeds, subject_loader)
+
+    return load
+
+
+def refused(load, **arguments):
+    with pytest.raises(InputError) as error:
+        load(**arguments)
+    return [str(problem) for problem in error.value.problems]
+
+
+def variants(study):
+    return {variant.name: variant for variant in study.variants}
+
+
+def test_a_study_holds_arms_then_baselines_with_merged_settings(load):
+    study = load()
+    assert [(v.name, v.kind) for v in study.variants] == [
+        ("reference", "arm"), ("lr", "arm"), ("mix", "arm"), ("lr+mix", "arm"), ("ce", "baseline"), ("ldmlr", "baseline"),
+    ]  # fmt: skip
+    assert variants(study)["lr+mix"].settings == {"epochs": 3, "optim.lr": 0.01, "mixup": True}
+    assert variants(study)["lr+mix"].levels == {"lr": "on", "mix": "on"}
+    assert variants(study)["ldmlr"].settings == {"routing": "staged", "epochs": 9}
+    assert study.grid.seeds == (0, 1) and study.grid.metric == {"name": "test/top1", "goal": "maximize"}
+    assert (study.experiment.name, study.experiment.title, study.experiment.dataset) == ("tiny", "Tiny", "tiny")
+
+
+def test_later_layers_win_from_experiment_to_levels(load):
+    tiny = "settings: {epochs: 1, warmup.epochs: 1, mixup: 1, optim: {lr: 1, momentum: 1}}"
+    study = load(GRID + "settings: {warmup: {epochs: 2}, mixup: 2}\n", tiny, overrides=["mixup=3", "optim={momentum: 3}"])
+    lr, mix = variants(study)["lr"].settings, variants(study)["mix"].settings
+    assert lr == {"epochs": 1, "warmup.epochs": 2, "mixup": 3, "optim.momentum": 3, "optim.lr": 0.01}
+    assert list(lr) == ["epochs", "warmup.epochs", "mixup", "optim.momentum", "optim.lr"]  # in the order they were last set
+    assert mix["mixup"] is True
+
+
+def test_merge_moves_an_overridden_key_to_the_end():
+    assert list(merge({"a": 1, "b": 2}, {"a": 3}).items()) == [("b", 2), ("a", 3)]
+
+
+def test_level_names_may_look_like_numbers_and_booleans(load):
+    rate = "  lr: {off: {optim.lr: 1}, 0.1: {optim.lr: 2}, 5: {optim.lr: 3}, 1e-3: {optim.lr: 4}, yes: {optim.lr: 5}}\n"
+    claims = "".join(f"  - {{id: c{i}, says: A., contrast: {{factor: lr, from: off, to: {to}}}, expects: [{{metric: m, direction: up}}]}}\n" for i, to in enumerate(["0.1", "5", "1e-3", "yes", "'5'"]))
+    study = load(GRID.replace(FACTORS, "factors:\n" + rate) + "design: one-factor\nclaims:\n" + claims)
+    assert list(variants(study))[:5] == ["reference", "lr=0.1", "lr=5", "lr=1e-3", "lr=yes"]
+    assert [claim["contrast"]["to"] for claim in study.grid.claims] == ["0.1", "5", "1e-3", "yes", "5"]
+
+
+def test_an_extra_arm_has_its_own_overrides_on_the_common_settings(load):
+    more = variants(load(GRID + "arms: {more: {routing: pcgrad}, plain: }\n"))
+    assert more["more"].levels == {} and more["more"].settings == {"epochs": 3, "routing": "pcgrad"}
+    assert more["plain"].settings == {"epochs": 3}
+
+
+@pytest.mark.parametrize(
+    ("baselines", "reference"),
+    [("[ce, ldmlr]", "ldmlr"), ("[ce]", "ce"), ("[]", None), ("", None), ("[ce, ldmlr]\nreference: ce", "ce")],
+)
+def test_the_reference_is_ldmlr_else_the_first_unless_named(load, baselines, reference):
+    assert load(GRID.replace("[ce, ldmlr]", baselines)).grid.reference == reference
+
+
+@pytest.mark.parametrize(("seeds", "expected"), [("3", (0, 1, 2)), ("4,2", (4, 2)), ("[7]", (7,)), ("7,", (7,))])
+def test_seeds_of_the_command_line_replace_those_of_the_file(load, seeds, expected):
+    assert load(GRID.replace("seeds: 2\n", ""), seeds=seeds).grid.seeds == expected
+
+
+def test_the_experiment_of_the_command_line_is_a_name_beside_the_grid_or_a_path(load, tmp_path, monkeypatch):
+    other = tmp_path / "elsewhere" / "other.yaml"
+    other.parent.mkdir()
+    other.write_text("settings: {epochs: 7}")
+    without = GRID.replace("experiment: tiny\n", "")
+    assert load(without, experiment="tiny").experiment.name == "tiny"
+    assert load(experiment=str(other)).experiment.settings == {"epochs": 7}
+    assert load(GRID.replace("tiny", "elsewhere/other.yaml")).experiment.name == "other"
+    monkeypatch.chdir(other.parent)
+    assert load(experiment="other.yaml").experiment.name == "other"
+
+
+def test_two_factors_may_share_a_key_that_they_agree_on(load):
+    load(GRID.replace("{off: {}, on: {mixup: true}}", "{off: {mixup: true}, on: {mixup: true, epochs: 5}}").replace("on: {optim.lr: 0.01}", "on: {mixup: true}"))
+
+
+@pytest.mark.parametrize(("old", "new", "problems"), [case[1:] for case in BROKEN], ids=[case[0] for case in BROKEN])
+def test_a_broken_grid_is_refused_with_its_message(load, tmp_path, old, new, problems):
+    assert old in GRID
+    grid = GRID.replace(old, new) if old else GRID + new
+    assert [problem.replace(str(tmp_path), "FOLDER") for problem in refused(load, grid=grid)] == problems
+
+
+@pytest.mark.parametrize(
+    ("tiny", "problems"),
+    [
+        ("titel: A\nsettings: {epochs: 1}", ["tiny.yaml: titel: unknown key 'titel'; did you mean 'title'?"]),
+        ("title: 5\nsettings: {epochs: 1}", ["tiny.yaml: title: 5 is not text"]),
+        ("dataset: a/b\nsettings: {epochs: 1}", ["tiny.yaml: dataset: 'a/b' is not a name (letters, digits, '.', '_', '-'; at most 100)"]),
+        ("subject: os.system\nsettings: {epochs: 1}", ["tiny.yaml: subject: 'os.system' is not 'core' or 'package.module:function'"]),
+        ("settings: {epochs: 1.5}", ["tiny.yaml: settings.epochs: 1.5 is not a whole number"]),
+        ("title: A", ["tiny.yaml: settings.epochs: None is not a whole number"]),
+        ("settings: {epochs: 1, optim: {lrr: 1}}", ["tiny.yaml: settings.optim.lrr: unknown setting 'optim.lrr'; did you mean 'optim.lr'?"]),
+        ("settings: {optim: 1, optim.lr: 2, epochs: 3}", [
+            "tiny.yaml: settings.optim.lr: clashes with 'optim': one is a value where the other is a mapping",
+            "tiny.yaml: settings.optim: unknown setting 'optim'; did you mean 'optim.lr'?",
+        ]),
+        (GRID, ["tiny.yaml: is a grid, not an experiment; name the experiment that the grid varies, e.g. --experiment digits-lt"]),
+    ],
+)  # fmt: skip
+def test_a_broken_experiment_is_refused_with_its_message(load, tiny, problems):
+    assert refused(load, tiny=tiny) == problems
+
+
+@pytest.mark.parametrize(
+    ("overrides", "seeds", "problems"),
+    [
+        (["epochs"], None, ["-S: epochs: is not key=value"]),
+        (["=3"], None, ["-S: '' is no dotted key: a part of it is empty"]),
+        (["epochs="], None, ["-S: epochs: has no value; write null if nothing is meant"]),
+        (["epochs=1", "epochs=2"], None, ["-S: epochs: is given twice"]),
+        (["warmup.epochs=1", "warmup={epochs: 2}"], None, ["-S: warmup.epochs: is set twice, to 1 and to 2"]),
+        (["mixpu=1"], None, ["-S: mixpu: unknown setting 'mixpu'; did you mean 'mixup'?"]),
+        (["mixup=[1"], None, ["-S: mixup: line 1: while parsing a flow sequence, expected ',' or ']', but got '<stream end>'"]),
+        (["optim.lr=1"], None, ["-S: optim.lr: would be undone in every arm: each level of factor 'lr' sets it"]),
+        ([], "0", ["--seeds: 0 is not a number of seeds between 1 and 1000"]),
+        ([], "1,1", ["--seeds: [1]: 1 is there twice"]),
+        ([], "a", ["--seeds: 'a' is not a number of seeds, or a list of 1 to 1000 seeds"]),
+        ([], "{", ["--seeds: line 1: while parsing a flow node, expected the node content, but found '<stream end>'"]),
+    ],
+)
+def test_a_broken_option_is_refused_with_its_message(load, overrides, seeds, problems):
+    assert refused(load, overrides=overrides, seeds=seeds) == problems
+
+
+def test_everything_that_is_wrong_is_reported_at_once_and_only_once(load):
+    grid = GRID.replace("seeds: 2", "seeds: -1").replace("on: {mixup", "on: {mixpu").replace("ldmlr]", "ldmrl]") + "goal: 5\n"
+    assert refused(load, grid=grid, tiny="settings: {epochs: no, spede: 1}", overrides=["routng=a"]) == [
+        "grid.yaml: goal: unknown key 'goal'; choose from arms, baselines, claims, design, experiment, factors, metric, question, reference, seeds, settings, study",
+        "grid.yaml: seeds: -1 is not a number of seeds between 1 and 1000",
+        "grid.yaml: baselines[1]: unknown baseline 'ldmrl'; did you mean 'ldmlr'?",
+        "tiny.yaml: settings.spede: unknown setting 'spede'; choose from epochs, mixup, optim.lr, optim.momentum, routing, warmup.epochs",
+        "-S: routng: unknown setting 'routng'; did you mean 'routing'?",
+        "tiny.yaml: settings.epochs: 'no' is not a whole number",
+        "grid.yaml: factors.mix.on.mixpu: unknown setting 'mixpu'; did you mean 'mixup'?",
+    ]
+
+
+def test_a_level_that_no_arm_of_the_design_uses_is_checked_too(load):
+    grid = GRID.replace("on: {mixup: true}}", "on: {mixup: true}, most: {mixpu: 2}}") + "design: leave-one-out\n"
+    assert refused(load, grid=grid) == ["grid.yaml: factors.mix.most.mixpu: unknown setting 'mixpu'; did you mean 'mixup'?"]
+
+
+def test_a_subject_that_cannot_be_loaded_is_named_where_it_is_asked_for(load):
+    def loader(name):
+        raise InputError([Problem("", "", f"no module '{name}'")])
+
+    assert refused(load, tiny="subject: my.code:train", subject_loader=loader) == ["tiny.yaml: subject: no module 'my.code:train'"]
+
+
+def test_the_fixes_grid_declares_the_factorial_of_the_plan():
+    problems = []
+    grid = read_grid(EXPERIMENTS / "fixes.yaml", problems)
+    assert problems == [] and len(grid.claims) == 5
+    assert [factor.name for factor in grid.factors] == ["lr_split", "warmup", "gradient_decoupling"]
+    assert (EXPERIMENTS / "fixes.yaml").read_text().startswith("# ablate run --grid experiments/fixes.yaml\n")
+
+
+def test_published_numbers_are_found_by_data_set():
+    found = {row["method"]: row["top1"] for row in published(EXPERIMENTS / "published.yaml", "cifar10-lt-if100")}
+    assert found["CE"] == 72.46 and found["CE + LDMLR"] == 76.26 and found["WCDAS + LDMLR"] == 86.29
+    assert published(EXPERIMENTS / "published.yaml", "digits-lt") == []
+
+
+def test_broken_published_numbers_are_refused(tmp_path):
+    path = tmp_path / "published.yaml"
+    path.write_text("a: [{method: CE, top1: 101, protocol: last, sauce: x}]\nb: 5\nc: [{method: CE, top1: true, protocol: last, source: x}]\n")
+    with pytest.raises(InputError) as error:
+        published(path, "c")
+    assert [str(problem) for problem in error.value.problems] == [
+        "published.yaml: a[0].sauce: unknown key 'sauce'; did you mean 'source'?",
+        "published.yaml: a[0].top1: 101 is not an accuracy in percent",
+        "published.yaml: a[0].source: is missing; it must be text",
+        "published.yaml: b: 5 is not a list",
+        "published.yaml: c[0].top1: true is not an accuracy in percent",
+    ]
+
+
+SCALARS = st.one_of(st.none(), st.booleans(), st.integers(-2, 3), st.floats(-1, 1), st.sampled_from(["on", "lr", "ce", "factorial", "a b", "..", "tiny", ""]))
+WORDS = st.sampled_from(["off", "on", "lr", "optim.lr", "optim", "", "id", "contrast", "factor", "from", "arm", "minus", "metric", "name", "expects"])
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3), max_leaves=10)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.sampled_from([*GRID_KEYS, "title"]), VALUES, max_size=5), st.text(max_size=8), st.text(max_size=8))
+def test_any_grid_is_loaded_or_refused(load, changes, override, seeds):
+    try:
+        load(yaml.safe_dump({**yaml.safe_load(GRID), **changes}), overrides=[override, f"epochs={override}"], seeds=seeds or None)
+    except InputError as error:
+        assert error.problems

@@ -1,0 +1,172 @@
+"""The report says what results.csv says, no more, and says what is missing."""
+
+import re
+
+import pandas as pd
+import pytest
+from fabricate import FACTORS, study
+
+from ablation.effects import judge
+from ablation.formatting import decimals, effect, table, value
+from ablation.report import render, write_report
+from ablation.results import load
+from ablation.statistics import paired_difference
+
+STATES = {"warmup--s1": "FAILED", "balanced-head--s2": "WAITING", "ce--s2": "RUNNING"}
+SHORTEST = {"lr_split": FACTORS["lr_split"]}
+
+
+def text_of(folder) -> str:
+    """The report without its figures, which take seconds."""
+    results = load(folder)
+    return render(results, judge(results), [])
+
+
+def rows_of(text: str, section: str) -> dict[str, list[str]]:
+    """First column -> the other cells, of the first table of a section."""
+    lines = re.search(rf"^## {section}$(.*?)(?=^## |\Z)", text, re.M | re.S)[1].split("\n")
+    cells = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines if line.startswith("|")]
+    return {row[0].strip("`"): row[1:] for row in cells}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    path = tmp_path_factory.mktemp("study")
+    folder = study(path / "runs", factors=SHORTEST, detail=True, state=lambda s: STATES.get(s.trial, "COMPLETE"))
+    return write_report(folder, path / "reports")
+
+
+def test_the_table_is_what_results_csv_says(written):
+    results = pd.read_csv(written.parent / "results.csv")
+    finished = results[results["state"] == "COMPLETE"]
+    shown = rows_of(written.read_text(), "Accuracy")
+    reference = finished[finished["arm"] == "ldmlr"].set_index("seed")["test/top1"]
+    assert set(results["arm"]) < set(shown)
+    for arm, rows in finished.groupby("arm"):
+        top1 = rows.set_index("seed")["test/top1"]
+        seeds, accuracy, difference = shown[arm][1:4]
+        assert seeds == f"{len(top1)}/3"
+        mean, sd = accuracy.split(" ± ")
+        places = len(mean.partition(".")[2])
+        assert float(mean) == pytest.approx(top1.mean(), abs=0.51 * 10**-places)
+        assert float(sd) == pytest.approx(top1.std(), abs=0.51 * 10**-places)
+        if arm != "ldmlr":
+            expected = paired_difference(top1, reference.reindex(top1.index))
+            numbers = [float(number) for number in re.findall(r"[-+]?[\d.]+", difference)]
+            assert numbers == pytest.approx([*expected[:3]], abs=0.51 * 10 ** -decimals(expected.high - expected.mean))
+            assert difference.startswith("**") == (expected.low > 0 or expected.high < 0)
+
+
+def test_everything_that_the_report_names_stands_beside_it(written):
+    text = written.read_text()
+    linked = re.findall(r"\]\(([^)]+)\)", text)
+    assert len([name for name in linked if name.startswith("figures/")]) == 5
+    assert {"results.csv", "effects.csv", "history.csv"} <= set(linked)
+    for name in linked:
+        assert (written.parent / name).stat().st_size > 0
+    for name in ["accuracy", "effects", "learning_curves", "per_class", "mechanism"]:
+        assert (written.parent / "figures" / f"{name}.svg").is_file()
+
+
+def test_effects_csv_has_the_columns_of_the_contract(written):
+    columns = pd.read_csv(written.parent / "effects.csv").columns
+    assert ",".join(columns) == "effect,metric,estimate,low,high,p,p_holm,n_seeds,verdict"
+
+
+def test_the_same_folder_gives_the_same_bytes_and_stale_figures_go(written, tmp_path):
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "learning_curves.png").write_bytes(b"of an earlier state of the study")
+    for name in ["a", "b"]:
+        folder = study(tmp_path / f"runs-{name}", factors=SHORTEST)
+        write_report(folder, tmp_path if name == "a" else tmp_path / "again")
+    files = sorted(path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*.*"))
+    assert len(files) == 4 + 2 * 3  # without histories neither learning curves nor mechanism
+    for file in files:
+        assert (tmp_path / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
+    assert not (tmp_path / "figures" / "learning_curves.png").exists()
+
+
+def test_unfinished_trials_are_named(written):
+    text = written.read_text()
+    assert "- `balanced-head--s2`: waiting" in text and "- `ce--s2`: running" in text
+
+
+def test_a_failed_trial_appears_with_its_reason(tmp_path):
+    text = text_of(study(tmp_path, state=lambda spec: STATES.get(spec.trial, "COMPLETE")))
+    assert rows_of(text, "Failed trials")["warmup--s1"] == ["ValueError: the loss is NaN at epoch 3"]
+    assert "33 of 36 trials (33 complete, 1 failed, 1 running, 1 waiting)" in text
+    assert rows_of(text, "Accuracy")["warmup"][1] == "2/3"
+
+
+@pytest.mark.parametrize("noise", [0.3, 4.0])
+def test_nothing_is_bold_whose_interval_contains_0(tmp_path, noise):
+    text = text_of(study(tmp_path, noise=noise, top1=lambda levels: 66.0 + 3 * (levels["warmup"] == "on")))
+    shown = re.findall(r"(\*\*)?([-+][\d.]+) \[([-\d.]+), ([-\d.]+)\]", text)
+    assert len(shown) > 10
+    for bold, _, low, high in shown:
+        assert not (bold and float(low) <= 0 <= float(high))
+
+
+def test_one_seed_claims_no_interval(tmp_path):
+    text = text_of(study(tmp_path, seeds=[0]))
+    assert not re.search(r"\d \[", text) and "±" not in text.replace("mean ± std", "")
+    assert "One seed cannot tell an effect from chance" in text
+    assert rows_of(text, "Accuracy")["lr_split"][3].endswith("(one seed)")
+
+
+def test_no_best_arm_is_named_that_is_not_separable(tmp_path):
+    unclear = text_of(study(tmp_path / "unclear", noise=4.0))
+    assert "No arm can be called the best" in unclear and "The best arm is" not in unclear
+    clear = text_of(study(tmp_path / "clear", factors=SHORTEST, noise=0.1, seeds=range(5)))
+    assert "The best arm is `lr_split`" in clear
+
+
+def test_the_answer_gives_planted_effects(tmp_path):
+    folder = study(tmp_path, factors=SHORTEST, seeds=range(4), top1=lambda v: 60.0 - 8 * (v["lr_split"] == "on"))
+    text = text_of(folder)
+    answer = next(line for line in text.split("\n") if line.startswith("**Answer.**"))
+    size = re.search(r"`lr_split: off -> on` lowers top-1 by ([\d.]+) \[([\d.]+), ([\d.]+)\] points", answer)
+    mean, low, high = map(float, size.groups())
+    assert low < 8 < high and low < mean < high
+
+
+@pytest.mark.parametrize(
+    "what, says",
+    [
+        ({"state": lambda spec: "WAITING"}, "No trial has finished (36 waiting)"),
+        ({"state": lambda spec: "FAILED"}, "No trial has finished (36 failed)"),
+        ({"baselines": []}, "none was declared"),
+        ({"state": lambda s: "WAITING" if s.arm == "ldmlr" else "COMPLETE"}, "`ldmlr` has no finished trial"),
+        ({"factors": SHORTEST}, "`lr_split: off -> on` raises top-1"),
+        ({"factors": {}}, "of 1 arm: 1 lower"),
+        ({"state": lambda s: "FAILED" if s.arm == "warmup" else "COMPLETE"}, "left out of the means: `warmup`."),
+        ({"published": [], "facts": {}, "question": ""}, "## Provenance"),
+    ],
+)
+def test_partial_studies_say_what_they_lack(tmp_path, what, says):
+    text = text_of(study(tmp_path, **what))
+    assert says in text
+    assert "nan" not in text.replace("NaN", "").lower().replace("provenance", "")
+    assert "\n\n\n" not in text
+
+
+def test_published_numbers_carry_protocol_and_source(tmp_path):
+    text = text_of(study(tmp_path, factors=SHORTEST))
+    assert re.search(r"\| LDMLR +\| +68.50 \| best epoch on test \| a paper, table 1 \|", text)
+
+
+def test_figures_survive_a_study_without_results(tmp_path):
+    report = write_report(study(tmp_path / "runs", state=lambda spec: "WAITING"), tmp_path / "reports")
+    assert "figures/" not in report.read_text()
+
+
+def test_numbers_are_rounded_to_what_their_uncertainty_allows():
+    assert value(72.3456, 0.6) == "72.3 ± 0.6"
+    assert value(72.3456, 0.012) == "72.346 ± 0.012"
+    assert effect(3.21, 1.1, 5.32) == "+3.2 [1.1, 5.3]"
+    assert effect(3.0, 0.04, 5.96) == "+3.00 [0.04, 5.96]"  # the bound excludes 0 and must be seen to
+
+
+def test_a_table_keeps_its_columns_whatever_the_cells_hold():
+    lines = table(["a", "b"], [["x|y", "1\n2"]], "lr").split("\n")
+    assert [len(re.findall(r"(?<!\\)\|", line)) for line in lines] == [3, 3, 3]
