@@ -92,7 +92,8 @@ def _against_reference(results: Results, rows: pd.DataFrame) -> list[str]:
             ]
             if (verdicts == verdict).any()
         ]
-        sentences.append(f"Compared with {measured}, of {len(verdicts)} arm{'s' * (len(verdicts) > 1)}: {', '.join(counted)}.")
+        of_arms = f"of {len(verdicts)} arm{'s' * (len(verdicts) > 1)}"
+        sentences.append(f"Compared with {measured}, {of_arms}: {', '.join(counted)}.")
     else:
         sentences.append(f"Against {measured} no interval can be given.")
     return sentences
@@ -105,8 +106,8 @@ def _ranking(results: Results) -> list[str]:
     cells = results.cells(results.headline)
     best = f"`{ranking.best}` ({value(*cells[ranking.best].agg(['mean', 'std']))})"
     if ranking.rivals:
-        is_tied_with_all = len(ranking.rivals) == cells[list(results.arms)].notna().any().sum() - 1
-        rivals = "any other" if is_tied_with_all else listed([f"`{arm}`" for arm in ranking.rivals])
+        tied_with_all = len(ranking.rivals) == cells[list(results.arms)].notna().any().sum() - 1
+        rivals = "any other" if tied_with_all else listed([f"`{arm}`" for arm in ranking.rivals])
         sentences = [f"No arm can be called the best: {best} has the best mean, but is not separable from {rivals}."]
     else:
         sentences = [f"The best arm is {best}, separable from all others."]

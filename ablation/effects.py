@@ -145,9 +145,7 @@ def rank(results: Results, arms: Sequence[str]) -> Ranking | None:
     return Ranking(best, [arm for arm in others if not p_values[arm] < ALPHA / len(others)])
 
 
-def _replicas(
-    arms: Mapping[str, Mapping[str, str]], corners: Sequence[Mapping[str, str]]
-) -> list[tuple[str, ...]]:
+def _replicas(arms: Mapping[str, Mapping[str, str]], corners: Sequence[Mapping[str, str]]) -> list[tuple[str, ...]]:
     """For each arm at the first corner, the arms that differ from it as the other corners say and in nothing else."""
     by_levels = {frozenset(levels.items()): arm for arm, levels in arms.items()}
     replicas = []

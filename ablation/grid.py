@@ -90,6 +90,23 @@ def load_study(
     return Study(grid, found, subject, tuple(variants), _merged(common))
 
 
+def experiment_settings(path: Path, overrides: Sequence[str], subject: Subject) -> dict[str, Any]:
+    """An experiment's settings alone, checked, with `overrides` (`key=value`) on top.
+
+    Raises InputError with every problem.
+    """
+    problems: list[Problem] = []
+    options = _Layer("-S", "", _read_overrides(overrides, problems))
+    experiment = read_experiment(path, problems)
+    if experiment is None:
+        raise InputError(problems)
+    stack = (_Layer(experiment.file, "settings", experiment.settings), options)
+    problems += [_located(fault, stack) for fault in subject.check(_merged(stack))]
+    if problems:
+        raise InputError(problems)
+    return _merged(stack)
+
+
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """The layers in one, later ones winning; an overridden key moves to the end, so that the order tells."""
     merged: dict[str, Any] = {}

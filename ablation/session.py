@@ -53,7 +53,7 @@ def open_study(grid: Path, experiment: str | None, overrides: Sequence[str], see
 
 def describe_plan(opened: Opened, jobs: int) -> None:
     """Print arms, trials, epochs naive, shared, done and left, and what they will cost."""
-    plan, store, console = opened.plan, opened.places.store, Console()
+    plan, store, console = opened.plan, opened.places.store, output()
     missing = plan.missing(store)
     table = Table("arm", *[factor.name for factor in opened.study.grid.factors], title=f"study {opened.name}", title_justify="left", box=None)
     for name in ("trials", "epochs", "of its own", "left to train"):
@@ -83,7 +83,7 @@ def describe_plan(opened: Opened, jobs: int) -> None:
 
 def run(opened: Opened, jobs: int, share: bool, retry_failed: bool, offline: bool) -> Done:
     """Run what is missing, track it, write the report; print what happened."""
-    console = Console()
+    console = output()
     folder = opened.places.runs(opened.name)
     manifest = manifest_of(opened.study, opened.name, opened.plan, opened.published_file)
     refuse_mixture(manifest, folder)
@@ -120,7 +120,7 @@ def sync(name: str) -> str:
 
 def describe_status(name: str) -> None:
     """Print, per arm, how many trials are done and what they reached."""
-    folder, console = Places().runs(name), Console()
+    folder, console = Places().runs(name), output()
     metric = folder.manifest().metric["name"]
     table = Table("arm", title=f"study {name}", title_justify="left", box=None)
     for heading in ("done", "running", "waiting", "failed", "epochs", metric):
@@ -130,6 +130,12 @@ def describe_status(name: str) -> None:
         counts = [str(row[state]) if row[state] else "" for state in ("COMPLETE", "RUNNING", "WAITING", "FAILED")]
         table.add_row(arm, *counts, f"{row['epochs']}/{row['planned']}", f"{sum(values) / len(values):.2f}" if values else "")
     console.print(table)
+
+
+def output() -> Console:
+    """Standard output; tables are as wide as they need be where it is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
 
 
 class Delivery:

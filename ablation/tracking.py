@@ -168,7 +168,7 @@ def _bring_study(study: _Study, manifest: Manifest, outcomes: Outcomes, reports:
     points = [point for point in study_points(manifest, outcomes, end) if parent.metrics.get(point.name) != point.value]
     store.log(parent, points, tags=study_tags(manifest, outcomes))
     paths = _report_files(reports) if reports else []
-    digest = hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in paths)).hexdigest()
+    digest = hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in paths)).hexdigest()[:16]
     if paths and parent.tags.get(REPORT) != digest:
         for path in paths:
             inside = path.relative_to(reports).parent

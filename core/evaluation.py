@@ -36,6 +36,7 @@ def latent_report(learner: Learner, latents: Tensor, labels: Tensor) -> Report:
         "diag/radius_spread": _ratio(radii.nan_to_num(0).std(), radii.nanmean()),
         "diag/radius_head": float(radii[_head(masks)].nanmean()),
         "diag/radius_tail": float(radii[_tail(masks)].nanmean()),
+        "diag/diffusion_loss_at_thaw": learner.diffusion_loss_at_thaw,
     }
     vectors = {"diag/radius": radii.tolist()}
     concentrations = getattr(learner.head, "concentrations", None)

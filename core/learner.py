@@ -42,6 +42,7 @@ class Learner:
         }
         self.levels = alpha_bars(config.diffusion.schedule, config.diffusion.steps).to(self.device)  # (T,)
         self.pool = Pool.empty(self.n_latents, self.device)
+        self.diffusion_loss_at_thaw = float("nan")  # of the last warm-up epoch so far
 
     def start(self, latents: Tensor, labels: Tensor) -> None:
         """Statistics, prototypes and radii from the pretrained latents (N, D) of the training images."""
@@ -104,13 +105,14 @@ class Learner:
 
     def state(self) -> State:
         modules = {name: getattr(self, name) for name in ("encoder", "head", "denoiser")}
-        state = {"mean": self.mean, "std": self.std, **{f"geometry.{k}": v for k, v in self.geometry._asdict().items()}}
+        state = {"diffusion_loss_at_thaw": torch.tensor(self.diffusion_loss_at_thaw, dtype=torch.float64), "mean": self.mean, "std": self.std, **{f"geometry.{k}": v for k, v in self.geometry._asdict().items()}}
         state |= {f"pool.{name}": tensor for name, tensor in self.pool._asdict().items()}
         for name, module in modules.items():
             state |= module_state(name, module) | optimiser_state(f"optim.{name}", self.optimisers[name])
         return state
 
     def load(self, state: State) -> None:
+        self.diffusion_loss_at_thaw = float(state["diffusion_loss_at_thaw"])
         self.mean, self.std = state["mean"].to(self.device), state["std"].to(self.device)
         self.geometry = Geometry(**{k: v.to(self.device) for k, v in part("geometry", state).items()})
         self.pool = Pool(**{k: v.to(self.device) for k, v in part("pool", state).items()})

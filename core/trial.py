@@ -152,6 +152,7 @@ class Trial:
                 self.learner.refresh_pool(link.epoch)
             if link.phase == WARMUP:
                 trained = warmup_epoch(self.learner, self.latents.train, train_labels, link.epoch)
+                self.learner.diffusion_loss_at_thaw = trained.metrics["train/diffusion_loss"]
             else:
                 trained = joint_epoch(self.learner, self.dataset.train, link.epoch)
         return self._report(link, trained)

@@ -47,7 +47,9 @@ def learning_curves(results: Results) -> Figure | None:
                     axes.axhline(ends[baseline], color=INK, lw=1, ls=dash, zorder=2, label=baseline)
         handles = {text: handle for axes in panels.values() for handle, text in zip(*axes.get_legend_handles_labels())}
         if handles:
-            figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=int(figure.get_figwidth() / 2.2))
+            figure.legend(
+                handles.values(), handles.keys(), loc="outside lower center", ncols=int(figure.get_figwidth() / 2.2)
+            )
     return figure
 
 

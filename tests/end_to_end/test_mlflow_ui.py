@@ -10,14 +10,17 @@ import pytest
 
 from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec
 
-pytestmark = pytest.mark.browser
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),  # inside MLflow
+]
 
 webdriver = pytest.importorskip("selenium.webdriver")
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 CHROMIUM, CHROMEDRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
-WAIT_SECONDS = 60
+WAIT_SECONDS = 30
 FLAGS = [
     "--headless=new",
     "--no-sandbox",
@@ -161,14 +164,10 @@ class Page:
     def __init__(self, driver, pictures: Path):
         self.driver, self.pictures = driver, pictures
 
-    def find(self, xpath: str):
-        return WebDriverWait(self.driver, WAIT_SECONDS).until(
-            lambda driver: next((each for each in driver.find_elements(By.XPATH, xpath) if each.is_displayed()), None),
-            f"nothing at {xpath}",
-        )
-
     def click(self, xpath: str) -> None:
-        self.driver.execute_script("arguments[0].click()", self.find(xpath))
+        waiting = WebDriverWait(self.driver, WAIT_SECONDS)
+        element = waiting.until(lambda driver: driver.find_element(By.XPATH, xpath), f"nothing at {xpath}")
+        self.driver.execute_script("arguments[0].click()", element)  # the table's checkboxes lie under an ornament
 
     def row(self, run: str) -> str:
         return f"//div[@role='row'][.//a[normalize-space()='{run}']]"
@@ -187,10 +186,9 @@ class Page:
 def test_two_arms_can_be_compared_in_the_interface(address, browser, tmp_path):
     page = Page(browser, tmp_path)
     browser.get(address)
-    parent = page.row("fixes on digits-lt")
-    page.find(parent)
+    page.wait_for("fixes on digits-lt")
     page.picture("1-study")
-    page.click(f"{parent}//button[contains(@data-component-id, 'runnamecellrenderer')]")
+    page.click(f"{page.row('fixes on digits-lt')}//button[contains(@data-component-id, 'runnamecellrenderer')]")
     page.wait_for("none--s0", "lr_split--s1", "ce--s0")
     page.picture("2-trials")
     for run in ("none--s0", "lr_split--s0"):

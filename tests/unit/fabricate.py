@@ -86,9 +86,7 @@ def study(
 
 
 def arm_name(levels: dict[str, str]) -> str:
-    changed = [
-        factor if level == "on" else f"{factor}={level}" for factor, level in levels.items() if level != "off"
-    ]
+    changed = [factor if level == "on" else f"{factor}={level}" for factor, level in levels.items() if level != "off"]
     return "+".join(changed) or "reference"
 
 

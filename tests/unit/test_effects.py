@@ -7,7 +7,7 @@ import pytest
 from fabricate import FACTORS, study
 
 from ablation import effects as judged
-from ablation.effects import judge, rank
+from ablation.effects import judge, main_effects, rank
 from ablation.results import load
 from ablation.statistics import holm, paired_difference
 
@@ -26,16 +26,23 @@ def test_planted_effects_are_recovered_in_sign_and_size(tmp_path):
         assert row["low"] < truth < row["high"]
         assert row["verdict"] == "higher"
     assert table.loc["gradient_decoupling: off -> on", "verdict"] == "not separable from 0"
-    assert list(table.index[3:6]) == ["lr_split x warmup", "lr_split x gradient_decoupling", "warmup x gradient_decoupling"]
+    assert list(table.index[3:6]) == [
+        "lr_split x warmup",
+        "lr_split x gradient_decoupling",
+        "warmup x gradient_decoupling",
+    ]
 
 
 def test_planted_interaction_is_the_difference_of_differences(tmp_path):
     def top1(levels):
-        return 60 + 3 * (levels["lr_split"] == levels["warmup"] == "on")
+        split, warm = levels["lr_split"] == "on", levels["warmup"] == "on"
+        return 60 + 2 * split + warm + 3 * (split and warm)
 
     table = headline(study(tmp_path, seeds=range(5), top1=top1, noise=0.1))
     assert table.loc["lr_split x warmup", "low"] < 3 < table.loc["lr_split x warmup", "high"]
-    assert table.loc["lr_split: off -> on", "estimate"] == pytest.approx(1.5, abs=0.1)  # 3 in half of the pairs
+    assert table.loc["lr_split: off -> on", "estimate"] == pytest.approx(
+        3.5, abs=0.1
+    )  # 2, and 3 more in half the pairs
 
 
 def test_without_noise_estimates_are_exact_and_claim_no_certainty(tmp_path):
@@ -50,6 +57,18 @@ def test_each_level_of_three_is_compared_with_the_reference(tmp_path):
     assert table.loc["routing: summed -> decoupled", "estimate"] == pytest.approx(4, abs=1)
     assert table.loc["routing: summed -> pcgrad", "verdict"] == "lower"
     assert {"routing=decoupled x warmup", "routing=pcgrad x warmup"} <= set(table.index)
+
+
+def test_a_main_effect_takes_each_pair_of_arms_that_differ_in_nothing_else_once():
+    arms = {"reference": ("summed", "off"), "a": ("decoupled", "off"), "b": ("pcgrad", "off"), "c": ("summed", "on")}
+    arms = {arm: dict(zip(THREE_LEVELS, levels)) for arm, levels in arms.items()}
+    factors = {factor: list(levels) for factor, levels in THREE_LEVELS.items()}
+    found = {one.name: one.replicas for one in main_effects(arms, factors)}
+    assert found == {
+        "routing: summed -> decoupled": [("a", "reference")],
+        "routing: summed -> pcgrad": [("b", "reference")],
+        "warmup: off -> on": [("c", "reference")],
+    }
 
 
 def test_leave_one_out_compares_with_the_full_arm(tmp_path):

@@ -1,0 +1,76 @@
+"""`ablate data`: describe and verify an experiment's images, unpack an archive of them."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from ablation.errors import InputError, Problem
+from ablation.grid import experiment_settings
+
+
+def describe_data(experiment: Path, overrides: Sequence[str]) -> str:
+    """Class counts, shape, channel order and fingerprint, as text."""
+    from core.data.inspection import describe
+
+    config, dataset = _load(experiment, overrides)
+    found = describe(config, dataset)
+    width = max(len(name) for name in found.class_names)
+    lines = [
+        f"source         {config.data.source}" + (f", {config.data.path}" if config.data.path else ""),
+        f"fingerprint    {found.fingerprint}",
+        f"images         {' x '.join(map(str, found.shape))}, channels as {found.channels}",
+        f"train / test   {sum(found.train_counts)} / {sum(found.test_counts)}, imbalance factor {found.imbalance_factor:.4g}",
+        "",
+        f"{'class':{width}}  train   test",
+    ]
+    lines += [f"{name:{width}} {a:6} {b:6}" for name, a, b in zip(found.class_names, found.train_counts, found.test_counts, strict=True)]
+    return "\n".join(lines)
+
+
+def verify_data(experiment: Path, overrides: Sequence[str]) -> tuple[str, bool]:
+    """Findings as text, and whether a study on this data would be sound."""
+    from core.data.inspection import verify
+
+    _, dataset = _load(experiment, overrides)
+    findings = verify(dataset)
+    lines = [f"{'FAULT' if finding.is_fault else 'note '}  {finding.text}" for finding in findings]
+    n_images = len(dataset.train.labels) + len(dataset.test.labels)
+    return "\n".join([*lines, f"{n_images} images read"]), not any(finding.is_fault for finding in findings)
+
+
+def unpack_data(archive: Path, folder: Path) -> str:
+    """Unpack train/<class>/* and test/<class>/* of a tar archive into `folder`; nothing else, and nothing outside it."""
+    if not archive.is_file():
+        raise InputError([Problem("", str(archive), "is not a file")])
+    n_files = 0
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                parts = PurePosixPath(member.name).parts
+                if not member.isfile() or len(parts) < 3 or parts[-3] not in ("train", "test") or ".." in parts:
+                    continue
+                target = folder.joinpath(*parts[-3:])
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(tar.extractfile(member).read())
+                n_files += 1
+    except (tarfile.TarError, EOFError) as error:
+        raise InputError([Problem("", str(archive), f"is not a tar archive that can be read ({error})")]) from None
+    if not n_files:
+        raise InputError([Problem("", str(archive), "holds no train/<class>/* or test/<class>/* files")])
+    return f"{n_files} images in {folder}"
+
+
+def _load(experiment: Path, overrides: Sequence[str]):
+    """The experiment's configuration and its images."""
+    from core.data.inspection import load
+    from core.parsing import parse
+    from core.subject import SUBJECT
+
+    settings = experiment_settings(experiment, overrides, SUBJECT)
+    config, _ = parse(settings)
+    try:
+        return config, load(config)
+    except ValueError as error:
+        raise InputError([Problem(experiment.name, "settings.data", str(error))]) from None

@@ -1,0 +1,216 @@
+"""Flat settings become a config; everything that is wrong with them is said at once, in these words."""
+
+import dataclasses
+import typing
+
+import pytest
+
+from core.config import BASELINES, Config, Plateau
+from core.parsing import Fault, parse, to_tree
+
+FOLDER = {"data.source": "folder", "data.path": "images"}
+CHECKPOINT = FOLDER | {"encoder.checkpoint": "encoder.safetensors"}
+
+FAULTS = {
+    # a key that does not exist: the nearest one, in full, or all there are
+    "unknown, near": (("optim.lr.encodre", 1e-3), "unknown setting 'encodre' in 'optim.lr'; did you mean 'optim.lr.encoder'?"),
+    "unknown, near, at the top": (("epoch", 3), "unknown setting 'epoch'; did you mean 'epochs'?"),
+    "unknown, far": (("optim.lr.xyz", 1), "unknown setting 'xyz' in 'optim.lr'; choose from denoiser, encoder, head"),
+    "unknown section": (("warmpu.epochs", 3), "unknown setting 'warmpu'; did you mean 'warmup'?"),
+    # sections and values
+    "section as a value": (("optim.lr", 1e-3), "'optim.lr' is a section; set one of its keys: encoder, head, denoiser"),
+    "value as a section": (("epochs.warmup", 3), "'epochs' is a value and has no key 'warmup'"),
+    "nested value as a section": (("optim.lr.head.bias", 3), "'optim.lr.head' is a value and has no key 'bias'"),
+    "optional section as a value": (("warmup.plateau", 5), "5 is not a section; write {} for its defaults, or set its keys"),
+    # types
+    "text for a whole number": (("epochs", "ten"), "'ten' is not a whole number"),
+    "fraction for a whole number": (("epochs", 2.5), "2.5 is not a whole number"),
+    "switch for a whole number": (("epochs", True), "True is not a whole number"),
+    "nothing for a whole number": (("epochs", None), "None is not a whole number"),
+    "infinite whole number": (("epochs", float("inf")), "inf is not a whole number"),
+    "text for a number": (("optim.lr.head", "1e-3"), "'1e-3' is not a number"),
+    "switch for a number": (("optim.lr.head", False), "False is not a number"),
+    "not a number": (("optim.lr.head", float("nan")), "nan is not a finite number"),
+    "infinity": (("losses.real", float("inf")), "inf is not a finite number"),
+    "number for a switch": (("end_to_end", 1), "1 is not a switch; write true or false"),
+    "text for a switch": (("end_to_end", "maybe"), "'maybe' is not a switch; write true or false"),
+    "number for a text": (("data.path", 3), "3 is not a text"),
+    "text in a list of numbers": (("data.mean", [0.5, "grey"]), "'grey' is not a number"),
+    "fraction in a list of whole numbers": (("pretraining.milestones", [10, 20.5]), "20.5 is not a whole number"),
+    # choices
+    "choice, near": (("routing", "decopled"), "'decopled' is not allowed; did you mean 'decoupled'? choose from summed, decoupled, stopgrad, pcgrad"),
+    "choice, far": (("head.name", "svm"), "'svm' is not allowed; choose from linear, cosine, wcdas"),
+    "choice, another type": (("head.name", 3), "'3' is not allowed; choose from linear, cosine, wcdas"),
+    # limits
+    "below the minimum": (("epochs", 0), "0 is too small; at least 1"),
+    "at an open limit": (("pretraining.lr", 0.0), "0 is too small; more than 0"),
+    "above the maximum": (("warmup.fraction", 1.5), "1.5 is too large; at most 1"),
+    "optional below the minimum": (("data.imbalance_factor", 0.5), "0.5 is too small; at least 1"),
+}
+
+
+@pytest.mark.parametrize(("setting", "message"), FAULTS.values(), ids=FAULTS.keys())
+def test_a_fault_names_the_value_and_what_is_allowed(setting, message):
+    assert parse(dict([setting]))[1] == [Fault(setting[0], message)]
+
+
+CROSS_FAULTS = {
+    "folder without a path": ({"data.source": "folder"}, "data.path", "source 'folder' needs the path of a folder or .tar.gz archive with train/ and test/"),
+    "cifar without a path": ({"data.source": "cifar100"}, "data.path", "source 'cifar100' needs the folder that torchvision keeps it in"),
+    "gray images swapped": (
+        {"data.channels": "gray", "data.flip_channels": True}, "data.flip_channels", "gray images have no red and blue to swap",
+    ),
+    "checkpoint of unknown channel order": (
+        CHECKPOINT, "encoder.channels", "a checkpoint needs the channel order that it was trained on: rgb, bgr or gray",
+    ),
+    "encoder never trained": (
+        {"pretraining.epochs": 0}, "pretraining.epochs", "0 leaves the encoder untrained; name an encoder.checkpoint or train it",
+    ),
+    "no warm-up at all": ({"warmup.fraction": None}, "warmup", "set one of epochs, fraction, plateau"),
+    "warm-up longer than the trial": (
+        {"epochs": 10, "warmup.epochs": 11}, "warmup.epochs", "11 is more than the 10 epochs of the trial",
+    ),
+    "more generation steps than timesteps": (
+        {"diffusion.steps": 20, "generation.steps": 21}, "generation.steps", "21 is more than the 20 of diffusion.steps",
+    ),
+    "bfloat16 on the CPU": ({"precision": "bfloat16"}, "precision", "bfloat16 is for device cuda; on the CPU use float32"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("settings", "key", "message"), CROSS_FAULTS.values(), ids=CROSS_FAULTS.keys())
+def test_settings_that_contradict_each_other_are_a_fault(settings, key, message):
+    assert parse(settings)[1] == [Fault(key, message)]
+
+
+@pytest.mark.parametrize(
+    ("files", "flip", "encoder", "loaded", "mend"),
+    [("bgr", False, "rgb", "bgr", "true"), ("rgb", False, "bgr", "rgb", "true"), ("rgb", True, "rgb", "bgr", "false"), ("bgr", True, "bgr", "rgb", "false")],
+)
+def test_a_channel_order_mismatch_says_how_to_mend_it(files, flip, encoder, loaded, mend):
+    settings = CHECKPOINT | {"data.channels": files, "data.flip_channels": flip, "encoder.channels": encoder}
+    (fault,) = parse(settings)[1]
+    assert fault.key == "encoder.channels"
+    assert fault.message == (
+        f"the encoder was trained on {encoder} and the images are loaded as {loaded}; "
+        f"set data.flip_channels: {mend} (a swap of red and blue costs many points of accuracy, silently)"
+    )
+    assert parse(settings | {"data.flip_channels": mend})[1] == []  # the advice works, as YAML text too
+
+
+def test_everything_wrong_is_reported_at_once_and_in_order():
+    _, faults = parse({"epoch": 3, "epochs": -1, "routing": "sum", "end_to_end": "on", "optim": {}, "data.path": 7})
+    assert [fault.key for fault in faults] == ["epoch", "epochs", "routing", "optim", "data.path"]
+    _, faults = parse({"data.source": "folder", "precision": "bfloat16", "pretraining.epochs": 0})
+    assert [fault.key for fault in faults] == ["data.path", "pretraining.epochs", "precision"]
+
+
+@pytest.mark.parametrize("key", ["data.mean", "data.std"])
+def test_an_empty_list_is_a_fault(key):
+    assert [fault.key for fault in parse({key: []})[1]] == [key]
+
+
+@pytest.mark.parametrize("word", ["on", "yes", "true", "On", "YES", True])
+def test_words_for_a_closed_switch(word):
+    assert parse({"data.download": word})[0].data.download is True
+
+
+@pytest.mark.parametrize("word", ["off", "no", "false", "Off", "NO", False])
+def test_words_for_an_open_switch(word):
+    assert parse({"end_to_end": word})[0].end_to_end is False
+
+
+@pytest.mark.parametrize("word", [{}, "on", "yes", True])
+def test_an_optional_section_can_be_taken_with_its_defaults(word):
+    assert parse({"warmup.plateau": word})[0].warmup.plateau == Plateau()
+
+
+def test_numbers_take_the_type_of_their_setting():
+    config, faults = parse({"epochs": 12.0, "losses.real": 2, "data.mean": 0.25, "pretraining.milestones": [5.0, 7]})
+    assert not faults
+    assert (config.epochs, type(config.epochs)) == (12, int)
+    assert (config.losses.real, type(config.losses.real)) == (2.0, float)
+    assert config.data.mean == (0.25,)
+    assert config.pretraining.milestones == (5, 7) and all(type(m) is int for m in config.pretraining.milestones)
+
+
+@pytest.mark.parametrize("nothing", [None, "none"])
+def test_an_optional_setting_can_be_unset(nothing):
+    assert parse({"data.n_max": 5, "generation.batch_size": nothing})[0].generation.batch_size is None
+    assert parse({"data.n_max": 5} | {"data.n_max": nothing})[0].data.n_max is None
+
+
+def warmup(settings):
+    config, faults = parse(settings)
+    assert not faults
+    return config.warmup.epochs, config.warmup.fraction, config.warmup.plateau
+
+
+def test_setting_one_kind_of_warmup_unsets_the_others():
+    assert warmup({}) == (None, 0.25, None)
+    assert warmup({"warmup.epochs": 5}) == (5, None, None)
+    assert warmup({"warmup.epochs": 5, "warmup.fraction": 0.5}) == (None, 0.5, None)
+    assert warmup({"warmup.epochs": 5, "warmup.plateau": {}}) == (None, None, Plateau())
+    assert warmup({"warmup.plateau.window": 3}) == (None, None, Plateau(window=3))
+    assert warmup({"warmup.plateau.window": 3, "warmup.plateau.tolerance": 0.1}) == (None, None, Plateau(window=3, tolerance=0.1))
+    assert warmup({"warmup.plateau": {}, "warmup.epochs": 0}) == (0, None, None)
+
+
+def test_unsetting_one_kind_of_warmup_leaves_the_others():
+    assert warmup({"warmup.epochs": 5, "warmup.fraction": None, "warmup.plateau": None}) == (5, None, None)
+
+
+def test_later_settings_win():
+    assert parse({"optim.lr.head": 1, "epochs": 7} | {"optim.lr.head": 2})[0].optim.lr.head == 2
+    assert warmup({"warmup.fraction": 0.5, "warmup.epochs": 3}) == (3, None, None)
+
+
+def flat(tree, prefix=""):
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"warmup.epochs": 3, "data.mean": [0.1, 0.2, 0.3], "end_to_end": "off"},
+        {"warmup.plateau.window": 2, "head.name": "cosine", "data.n_max": 30},
+        *BASELINES.values(),
+    ],
+)
+def test_the_tree_of_a_config_parses_back_to_the_same_config(settings):
+    config, faults = parse(settings)
+    assert not faults
+    assert parse(dict(flat(to_tree(config)))) == (config, [])
+
+
+def test_the_defaults_and_the_baselines_have_no_fault():
+    assert parse({}) == (Config(), [])
+    for settings in BASELINES.values():
+        assert parse(settings)[1] == []
+
+
+def config_classes(cls):
+    yield cls
+    for annotation in typing.get_type_hints(cls).values():
+        for option in (annotation, *typing.get_args(annotation)):
+            if dataclasses.is_dataclass(option):
+                yield from config_classes(option)
+
+
+def test_every_setting_has_a_help_text():
+    classes = set(config_classes(Config))
+    assert len(classes) >= 13  # all sections were found
+    for cls in classes:
+        for field in dataclasses.fields(cls):
+            is_section = field.default_factory is not dataclasses.MISSING
+            assert is_section or field.metadata.get("help", "").strip(), f"{cls.__name__}.{field.name}"
+
+
+def test_every_default_lies_within_its_limits():
+    tree = dict(flat(to_tree(Config())))
+    for key, value in tree.items():
+        assert parse({"warmup.fraction": 0.25, key: value})[1] == [], key

@@ -1,0 +1,79 @@
+"""Trials of a second or less on a few dozen digits, and a store that keeps its bytes in a dict."""
+
+import json
+
+from core.config import Config
+from core.parsing import parse
+from core.subject import SUBJECT
+from core.trajectory import Link
+
+PRETRAIN_AND_DATA = {
+    "data.channels": "gray",
+    "data.n_max": 24,
+    "data.imbalance_factor": 6,
+    "data.n_test": 5,
+    "data.augmentation": "crop",
+    "data.padding": 1,
+    "encoder.name": "small-cnn",
+    "pretraining.epochs": 2,
+    "pretraining.batch_size": 32,
+}
+JOINT = PRETRAIN_AND_DATA | {
+    "epochs": 5,
+    "warmup.epochs": 2,
+    "batch_size": 32,
+    "optim.lr.encoder": 1e-3,  # large enough to move
+    "denoiser.width": 16,
+    "denoiser.blocks": 1,
+    "diffusion.steps": 50,
+    "generation.steps": 3,
+    "generation.every": 2,  # a pool outlives the epoch that drew it
+}
+STAGED = JOINT | {"method": "staged", "staged.diffusion_epochs": 2, "staged.head_epochs": 2, "head.name": "linear", "head.start": "pretrained"}
+
+
+class MemoryStore(dict):
+    """(kind, key) -> bytes."""
+
+    def load(self, kind, key):
+        return self.get((kind, key))
+
+    def save(self, kind, key, data):
+        self[kind, key] = data
+
+    def holds(self, kind, key):
+        return (kind, key) in self
+
+    def record(self, key):
+        data = self.load("record", key)
+        return None if data is None else json.loads(data)
+
+
+def config_of(settings: dict) -> Config:
+    config, faults = parse(settings)
+    assert not faults
+    return config
+
+
+def chain(settings: dict, seed: int = 0, store: MemoryStore | None = None) -> list[Link]:
+    return SUBJECT.chain(settings, seed, store.record if store is not None else lambda key: None)
+
+
+def advance(settings: dict, store: MemoryStore, seed: int = 0, until: str = "") -> list[str]:
+    """Run to `until`, or to the end; the keys of the links that were run, not found."""
+    ran = []
+    SUBJECT.advance(settings, seed, until, store, lambda key, record: ran.append(key))
+    return ran
+
+
+def run(settings: dict, seed: int = 0) -> MemoryStore:
+    """A whole trial in a store of its own."""
+    store = MemoryStore()
+    advance(settings, store, seed)
+    return store
+
+
+def records(store: MemoryStore, links: list[Link]) -> list[str]:
+    """What the links reported, wall time aside, as text: NaN equals NaN there, and no other two floats are equal."""
+    found = [store.record(link.key) for link in links]
+    return [json.dumps({name: value for name, value in record.items() if name not in ("seconds", "time")}) for record in found]
