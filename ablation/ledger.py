@@ -165,13 +165,11 @@ class Ledger:
     def _end(
         self, entry: _Entry, state: TrialState, attribute: str, detail: object, values: list[float] | None = None
     ) -> None:
-        if entry.state.is_finished():
-            return
         trial_id = self._trial_id(entry)
         try:
             self._storage.set_trial_user_attr(trial_id, attribute, detail)  # first: an ended trial is immutable
             self._storage.set_trial_state_values(trial_id, state, values)
-        except UpdateFinishedTrialError:  # another machine was first
+        except UpdateFinishedTrialError:
             state = self._storage.get_trial(trial_id).state
         entry.state = state
 

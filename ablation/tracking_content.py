@@ -83,7 +83,7 @@ def record_points(records: list[dict[str, Any]], start: int, n_logged: int) -> I
     time = start
     for number, record in enumerate(records):
         time += round(1000 * record.get("seconds", 0.0))
-        if False:
+        if number < n_logged:
             continue
         prefix = "pretrain/" if record["phase"] == "pretrain" else ""
         for name, value in record["metrics"].items():

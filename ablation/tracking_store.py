@@ -110,6 +110,8 @@ class Store:
         """Log points, and such params and tags as the run does not have. Tags go last: what they say is then true."""
         new_params = {key: value for key, value in (params or {}).items() if key not in run.params}
         new_tags = {key: value for key, value in (tags or {}).items() if run.tags.get(key) != value}
+        if not (points or new_params or new_tags):
+            return
         metrics = [Metric(*point) for point in points]
         n_ahead = max(0, len(metrics) - 1) // MAX_POINTS * MAX_POINTS
         for first in range(0, n_ahead, MAX_POINTS):

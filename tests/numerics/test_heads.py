@@ -35,15 +35,15 @@ def test_a_head_gives_one_logit_per_class_and_trains(name, latents):
 @pytest.mark.parametrize("value", [1.001, 1.5, 2.0, 30.0, 250.0])
 def test_trainable_scale_starts_at_its_value(value):
     scale = Scale(value, trainable=True)
-    assert float(scale()) == pytest.approx(value, rel=SINGLE)
-    assert math.log1p(math.exp(float(scale.raw))) + 1 == pytest.approx(value, rel=SINGLE)
+    assert scale().item() == pytest.approx(value, rel=SINGLE)
+    assert math.log1p(math.exp(scale.raw.item())) + 1 == pytest.approx(value, rel=SINGLE)
 
 
 def test_trainable_scale_never_falls_below_one():
     scale = Scale(30.0, trainable=True)
     with torch.no_grad():
         scale.raw.fill_(-100.0)
-    assert float(scale()) == 1.0
+    assert scale().item() == 1.0
 
 
 def test_fixed_scale_is_exact_and_has_no_parameter():

@@ -135,6 +135,30 @@ def test_trials_made_with_optuna_itself_are_left_alone(url):
     assert ledger.states() == {ON.key: "WAITING"}
 
 
+class InterruptedSpecs(list):
+    """Specs that another machine enrolls after this one has looked for them, and before it adds them."""
+
+    def __init__(self, specs, other: Ledger):
+        super().__init__(specs)
+        self.other, self.n_readings = other, 0
+
+    def __iter__(self):
+        self.n_readings += 1
+        if self.n_readings == 2:
+            self.other.enroll(list(super().__iter__()))
+        return super().__iter__()
+
+
+def test_trial_that_two_machines_enroll_at_once_counts_once(url):
+    first, second = Ledger(url, "fixes", "maximize"), Ledger(url, "fixes", "maximize")
+    first.enroll(InterruptedSpecs([ON], second))
+    assert [trial.state.name for trial in trials(url)] == ["WAITING", "FAIL"]
+    assert trials(url)[1].user_attrs["reason"] == "enrolled twice"
+    assert second.start(ON.key)
+    assert not first.start(ON.key)
+    assert first.states() == second.states() == {ON.key: "RUNNING"}
+
+
 def enroll_and_start_all(url: str, barrier, path: str) -> None:
     specs = [spec(f"arm{n}", lr_split="on") for n in range(20)]
     ledger = Ledger(url, "fixes", "maximize")

@@ -33,10 +33,6 @@ def n_shared(a, b):
     return n
 
 
-def no_records(key):
-    return None
-
-
 # --- the chain
 
 
@@ -230,7 +226,6 @@ def test_a_plateau_lasts_its_least_number_of_epochs():
         (2, 1, [1, 3, 3, 1], True),  # noise within the windows averages out
         (1, 1, [2, 1.9], False),  # exactly the tolerance is an improvement
         (1, 1, [2, 1.901], True),
-        (1, 1, [0, 0], False),  # nothing left to improve, and no division by zero
     ],
 )
 def test_a_loss_has_settled_when_a_window_is_no_better_than_the_one_before(window, min_epochs, losses, settled):

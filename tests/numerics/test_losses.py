@@ -1,0 +1,159 @@
+"""The semantic loss of a batch: its parts, what counts, and where its gradient goes."""
+
+import pytest
+import torch
+
+from core.diffusion import add_noise, alpha_bars, estimate_x0, target
+from core.geometry import distances, prototype_loss, radius_loss
+from core.losses import Geometry, Weights, diffusion_loss, semantic_loss
+
+EXACT = 1e-10  # float64
+N, D, C = 12, 4, 3
+OBJECTIVES = ("x0", "noise", "v")
+BOTH = Weights(prototype=0.3, radius=0.7, momentum=0.9)
+CLEAR, NOISY = [0.5, 0.6, 0.8, 0.9, 0.95, 0.99], [0.49, 0.4, 0.3, 0.1, 0.01, 1e-4]
+
+
+class Case:
+    """A batch in float64 whose first half has at least as much signal as noise, and a linear denoiser."""
+
+    def __init__(self, levels=None):
+        rng = torch.Generator().manual_seed(0)
+
+        def normal(*shape):
+            return torch.randn(*shape, generator=rng, dtype=torch.float64)
+
+        self.latents, self.noise = normal(N, D).requires_grad_(), normal(N, D)
+        self.labels = torch.arange(N) % C
+        self.alpha_bar = torch.tensor(CLEAR + NOISY if levels is None else levels, dtype=torch.float64)[:, None]
+        self.t = torch.arange(N)
+        self.matrix = normal(D, D).requires_grad_()
+        self.geometry = Geometry(normal(C, D), normal(C).exp(), normal(C).exp())
+        self.added = torch.zeros(N, D, dtype=torch.float64)  # to the denoiser's output
+
+    def denoise(self, noisy, t, labels):
+        assert torch.equal(t, self.t) and torch.equal(labels, self.labels)
+        return noisy @ self.matrix + self.added
+
+    def loss(self, objective="x0", weighting="uniform", weights=BOTH, denoise=None, latents=None):
+        latents = self.latents if latents is None else latents
+        return semantic_loss(
+            denoise or self.denoise, objective, weighting, latents, self.labels,
+            self.alpha_bar, self.t, self.noise, self.geometry, weights,
+        )  # fmt: skip
+
+    def estimates(self, objective):
+        noisy = add_noise(self.latents, self.noise, self.alpha_bar)
+        return estimate_x0(objective, self.denoise(noisy, self.t, self.labels), noisy, self.alpha_bar)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_total_is_the_weighted_sum_of_its_parts(objective):
+    found = Case().loss(objective)
+    assert float(found.total) == pytest.approx(float(found.diffusion + 0.3 * found.prototype + 0.7 * found.radius), rel=EXACT)
+    assert min(float(found.diffusion), float(found.prototype), float(found.radius)) > 0
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_parts_are_those_of_real_latents_and_of_clear_estimates(objective):
+    case = Case()
+    found, geometry, half = case.loss(objective), case.geometry, slice(0, N // 2)
+    x0, y = case.estimates(objective)[half], case.labels[half]
+    prototype = prototype_loss(case.latents, case.labels, geometry.prototypes) + prototype_loss(x0, y, geometry.prototypes)
+    radius = radius_loss(case.latents, case.labels, geometry.prototypes, geometry.radii, 0.9)
+    radius = radius + radius_loss(x0, y, geometry.prototypes, geometry.estimate_radii, 0.9)
+    assert float(found.prototype) == pytest.approx(float(prototype), rel=EXACT)
+    assert float(found.radius) == pytest.approx(float(radius), rel=EXACT)
+    apart = distances(x0, y, geometry.prototypes)
+    means, counts = found.estimate_means
+    assert counts.tolist() == [2, 2, 2]
+    assert means.tolist() == pytest.approx([float(apart[y == c].mean()) for c in range(C)], rel=EXACT)
+
+
+@pytest.mark.parametrize("weights, off", [((0, 0.7), {"prototype"}), ((0.3, 0), {"radius"}), ((0, 0), {"prototype", "radius"})])
+def test_a_term_of_weight_zero_is_none_and_not_computed(weights, off):
+    found, full = Case().loss(weights=Weights(*weights, 0.9)), Case().loss()
+    expected = full.diffusion
+    for name, weight in zip(("prototype", "radius"), weights):
+        if name in off:
+            assert getattr(found, name) is None
+        else:
+            assert float(getattr(found, name)) == pytest.approx(float(getattr(full, name)), rel=EXACT)
+            expected = expected + weight * getattr(full, name)
+    assert (found.estimate_means is None) == ("radius" in off)
+    assert float(found.total) == pytest.approx(float(expected), rel=EXACT)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_estimates_from_mostly_noise_do_not_count(objective):
+    case, wild = Case(), Case()
+    wild.added[N // 2 :] = 100
+    before, after = case.loss(objective), wild.loss(objective)
+    assert float(after.prototype) == float(before.prototype) and float(after.radius) == float(before.radius)
+    assert all(torch.equal(a, b) for a, b in zip(after.estimate_means, before.estimate_means))
+    assert float(after.diffusion) > float(before.diffusion)  # it counts all timesteps
+
+
+def test_a_batch_of_mostly_noise_leaves_the_terms_of_real_latents():
+    case = Case(NOISY + NOISY)
+    found, geometry = case.loss(), case.geometry
+    assert float(found.prototype) == pytest.approx(float(prototype_loss(case.latents, case.labels, geometry.prototypes)))
+    expected = radius_loss(case.latents, case.labels, geometry.prototypes, geometry.radii, 0.9)
+    assert float(found.radius) == pytest.approx(float(expected))
+    assert not found.estimate_means[1].any()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("weighting", ["uniform", "snr"])
+def test_a_perfect_denoiser_has_no_diffusion_loss(objective, weighting):
+    case = Case()
+    found = case.loss(objective, weighting, denoise=lambda *_: target(objective, case.latents, case.noise, case.alpha_bar))
+    assert float(found.diffusion) == 0
+
+
+def test_diffusion_loss_of_pure_noise_estimated_as_nothing_is_its_variance():
+    noise = torch.randn(2000, 16, generator=torch.Generator().manual_seed(0))
+    level = torch.full((2000, 1), 0.3)
+    found = diffusion_loss(torch.zeros_like(noise), torch.zeros_like(noise), noise, level, "noise", "uniform")
+    assert float(found) == pytest.approx(1.0, abs=0.04)  # five standard errors
+    weighted = diffusion_loss(torch.zeros_like(noise), noise, noise, level, "x0", "snr")
+    assert float(weighted) == pytest.approx(0.3 / 0.7 * float(noise.square().mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("weighting", ["uniform", "snr"])
+def test_gradient_with_respect_to_latents_and_denoiser_is_that_of_finite_differences(objective, weighting):
+    case = Case()
+
+    def total(latents, matrix):
+        return case.loss(objective, weighting, denoise=lambda z, t, y: z @ matrix, latents=latents).total
+
+    assert torch.autograd.gradcheck(total, (case.latents, case.matrix))
+
+
+def test_every_part_reaches_the_latents_and_the_denoiser_and_none_the_geometry():
+    for part in ("diffusion", "prototype", "radius"):
+        case = Case()
+        for tensor in case.geometry:
+            tensor.requires_grad_()
+        getattr(case.loss(), part).backward()
+        assert case.latents.grad.any() and case.matrix.grad.any()
+        assert all(tensor.grad is None for tensor in case.geometry)
+
+
+def test_what_is_tracked_carries_no_gradient():
+    assert not any(tensor.requires_grad for tensor in Case().loss().estimate_means)
+
+
+def test_the_first_step_from_a_class_of_one_is_finite():
+    """A lone latent is its own prototype, which a plain square root would turn into NaN."""
+    torch.manual_seed(0)
+    latents = torch.randn(1, D, requires_grad=True)
+    geometry = Geometry(latents.detach().clone(), torch.ones(1), torch.ones(1))
+    level = alpha_bars("cosine", 1000)[:1, None]
+    found = semantic_loss(
+        lambda z, t, y: latents.detach(), "x0", "snr", latents, torch.tensor([0]),
+        level, torch.tensor([0]), torch.randn(1, D), geometry, BOTH,
+    )  # fmt: skip
+    found.total.backward()
+    assert found.total.isfinite() and latents.grad.isfinite().all()

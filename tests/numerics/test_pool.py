@@ -1,0 +1,81 @@
+"""Generated latents: quotas, and a pool that holds what was asked for."""
+
+import pytest
+import torch
+
+import core.pool
+from core.config import Diffusion, Generation
+from core.diffusion import alpha_bars
+from core.pool import draw, quota
+
+COUNTS = torch.tensor([5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50])
+
+
+def test_ldmlr_quota_is_a_fifth_of_the_class_and_five_at_least():
+    assert quota("ldmlr", COUNTS).tolist() == [1000, 599, 359, 215, 129, 77, 46, 28, 17, 10]
+    assert quota("ldmlr", torch.tensor([500, 28, 27, 12, 5, 1])).tolist() == [100, 6, 5, 5, 5, 5]
+
+
+def test_ldmlr_quota_rounds_as_the_original_does_for_every_class_size():
+    counts = torch.arange(1, 6000)
+    assert quota("ldmlr", counts).tolist() == [max(round(0.2 * n), 5) for n in counts.tolist()]
+
+
+def test_balance_quota_fills_every_class_up_to_the_largest():
+    assert (quota("balance", COUNTS) + COUNTS).tolist() == [5000] * 10
+
+
+def test_quotas_are_whole_numbers_and_unknown_ones_refused():
+    assert all(quota(rule, COUNTS).dtype == torch.int64 for rule in ("ldmlr", "balance"))
+    with pytest.raises(ValueError, match="'ballance': ldmlr or balance"):
+        quota("ballance", COUNTS)
+
+
+def class_means_denoiser(noisy, t, labels):
+    """A perfect x0 denoiser for classes that are one point each: 10 times the label."""
+    return 10.0 * labels[:, None].expand_as(noisy)
+
+
+def drawn(counts, method="ddim", seed=0, denoise=class_means_denoiser):
+    generation, levels = Generation(method=method, steps=5), alpha_bars("cosine", 20)
+    rng = torch.Generator().manual_seed(seed)
+    return draw(denoise, Diffusion(steps=20), generation, levels, torch.tensor(counts), 3, rng)
+
+
+@pytest.mark.parametrize("method", ["ddim", "ddpm"])
+@pytest.mark.parametrize("batch", [4, 4096])
+def test_a_pool_holds_its_quota_of_latents_of_each_class(method, batch, monkeypatch):
+    monkeypatch.setattr(core.pool, "BATCH", batch)
+    pool = drawn([3, 0, 5, 1], method)
+    assert torch.bincount(pool.labels, minlength=4).tolist() == [3, 0, 5, 1]
+    assert pool.latents.shape == (9, 3)
+    assert torch.equal(pool.latents, 10.0 * pool.labels[:, None].expand(9, 3))
+
+
+@pytest.mark.parametrize("method, n_calls", [("ddim", 5), ("ddpm", 20)])
+def test_ddim_takes_the_steps_of_the_settings_and_ddpm_all(method, n_calls):
+    calls = []
+
+    def denoise(noisy, t, labels):
+        calls.append(int(t[0]))
+        return noisy
+
+    drawn([2, 2], method, denoise=denoise)
+    assert len(calls) == n_calls and (calls[0], calls[-1]) == (19, 0)
+
+
+@pytest.mark.parametrize("method", ["ddim", "ddpm"])
+def test_a_pool_is_its_generators_and_carries_no_gradient(method):
+    weight = torch.ones(3, requires_grad=True)
+
+    def denoise(noisy, t, labels):
+        return noisy * weight
+
+    first, again, other = (drawn([4, 4], method, seed, denoise).latents for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert not first.requires_grad
+
+
+def test_an_empty_quota_gives_an_empty_pool():
+    pool = drawn([0, 0])
+    assert pool.latents.shape == (0, 3) and pool.labels.shape == (0,) and pool.labels.dtype == torch.int64
