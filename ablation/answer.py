@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import pandas as pd
 
@@ -22,8 +23,9 @@ def answer(results: Results, effects: pd.DataFrame) -> str:
     sentences = []
     if n_complete < n_trials:
         sentences.append(f"This is the answer of {n_complete} of {n_trials} trials ({_counts(states)}).")
-    sentences += _main_effects(results, headline[headline["kind"] == "main"])
-    sentences += _interactions(headline[headline["kind"] == "interaction"])
+    depending = interacting(results, headline)
+    sentences += _main_effects(results, headline[headline["kind"] == "main"], bool(depending))
+    sentences += _interactions(headline, depending)
     sentences += _against_reference(results, headline[headline["kind"] == "difference"])
     sentences += _ranking(results)
     sentences += _power(results, headline[headline["kind"] == "main"])
@@ -42,13 +44,32 @@ def detectable(rows: pd.DataFrame) -> tuple[float, int]:
     return smallest_detectable(pooled_sd(rows["sd"]), n_seeds), n_seeds
 
 
-def _main_effects(results: Results, rows: pd.DataFrame) -> list[str]:
+def interacting(results: Results, headline: pd.DataFrame) -> list[pd.DataFrame]:
+    """The simple effects of each pair of factors whose interaction is separable from 0, two levels at a time.
+
+    headline: rows of the headline metric, from `effects.judge`.
+    """
+    factors = {factor: list(levels) for factor, levels in results.manifest.factors.items()}
+    found = []
+    for first, second in combinations(factors, 2):
+        pair = {first: factors[first], second: factors[second]}
+        names = [one.name for one in judged.interactions(results.arms, pair)]
+        verdicts = headline.loc[headline["effect"].isin(names), "verdict"]
+        if verdicts.isin([judged.HIGHER, judged.LOWER]).any():
+            simple = [one.name for one in judged.simple_effects(results.arms, pair)]
+            found.append(headline[headline["effect"].isin(simple)])
+    return found
+
+
+def _main_effects(results: Results, rows: pd.DataFrame, is_mean_of_unlike: bool) -> list[str]:
     name, unit = label(results.headline), points(results.headline)
     told = []
     for verdict, verb in [(judged.HIGHER, "raises"), (judged.LOWER, "lowers")]:
         found = rows[rows["verdict"] == verdict]
         told += [f"`{row.effect}` {verb} {name} by {_size(row)}{unit}" for row in found.itertuples()]
-    sentences = [f"{_n_seeds(rows)}{listed(told)} (95 % intervals in brackets)."] if told else []
+    averaged = "averaged over the other factors, " if is_mean_of_unlike else ""
+    opening = f"{_n_seeds(rows)}{averaged}"
+    sentences = [f"{opening[:1].upper()}{opening[1:]}{listed(told)} (95 % intervals in brackets)."] if told else []
     unclear = _with_effects(rows, judged.NOT_SEPARABLE)
     if unclear:
         sentences.append(f"Not separable from 0 (after Holm's correction): {listed(unclear)}.")
@@ -63,10 +84,15 @@ def _main_effects(results: Results, rows: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def _interactions(rows: pd.DataFrame) -> list[str]:
+def _interactions(headline: pd.DataFrame, depending: list[pd.DataFrame]) -> list[str]:
+    rows = headline[headline["kind"] == "interaction"]
     separable = _with_effects(rows, judged.HIGHER) + _with_effects(rows, judged.LOWER)
     if separable:
-        return [f"The effects do not simply add up; interactions separable from 0: {listed(separable)}."]
+        told = [f"`{row.effect}` {effect(row.estimate, row.low, row.high)}" for pair in depending for row in pair.itertuples()]
+        return [
+            f"But the effects do not add up, and these means describe no arm; interactions separable from 0: {listed(separable)}.",
+            f"Level by level: {'; '.join(told)}.",
+        ]
     if (rows["verdict"] == judged.NOT_SEPARABLE).any():
         return ["No interaction is separable from 0."]
     return []

@@ -4,13 +4,14 @@ One definition serves every design. The effect of a factor's level is its mean d
 level over all pairs of arms that differ in nothing else: in a full factorial that is the main effect, in a
 leave-one-out design the difference to the full arm, in an add-one-in design that to the reference arm. An
 interaction is the mean difference of differences over all quadruples of arms that differ in two factors
-only, so 0 means that two fixes add up; designs without quadruples have none.
+only, so 0 means that two fixes add up; designs without quadruples have none. Where two fixes interact, the
+mean over the other's levels may describe no arm at all: the simple effects, at each level of the other, do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations, product
+from itertools import combinations, permutations, product
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +38,7 @@ class Contrast(NamedTuple):
     """One comparison, as the mean over its replicas in the design."""
 
     name: str  # e.g. "lr_split: off -> on", "lr_split x warmup", "lr_split+warmup - ldmlr"
-    kind: str  # "main" | "interaction" | "difference"
+    kind: str  # "main" | "interaction" | "simple" | "difference"
     replicas: list[tuple[str, ...]]  # arms: (treated, control), or (both, second only, first only, neither)
 
     def weights(self, cells: Sequence[str], finished: set[str]) -> np.ndarray:
@@ -73,6 +74,27 @@ def interactions(arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Se
                 yield Contrast(f"{_name(first, a)} x {_name(second, b)}", "interaction", replicas)
 
 
+def simple_effects(arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Sequence[str]]) -> Iterator[Contrast]:
+    """Each non-reference level of each factor against the reference, at each level of each other factor that it
+    could interact with."""
+    interacting = {frozenset(pair) for pair in combinations(factors, 2) if _can_interact(arms, factors, *pair)}
+    for factor, other in permutations(factors, 2):
+        if frozenset((factor, other)) in interacting:
+            reference, *levels = factors[factor]
+            for level, at in product(levels, factors[other]):
+                replicas = _replicas(arms, [{factor: level, other: at}, {factor: reference, other: at}])
+                yield Contrast(simple_name(factor, reference, level, other, at), "simple", replicas)
+
+
+def simple_name(factor: str, reference: str, level: str, other: str, at: str) -> str:
+    """How effects.csv calls the effect of a level where another factor is held at one of its levels."""
+    return f"{factor}: {reference} -> {level} at {other}={at}"
+
+
+def _can_interact(arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Sequence[str]], *pair: str) -> bool:
+    return any(interactions(arms, {factor: factors[factor] for factor in pair}))
+
+
 def differences(cells: Sequence[str], reference: str | None) -> Iterator[Contrast]:
     """Each arm or baseline minus the reference baseline, where the study has one."""
     if reference in cells:
@@ -100,7 +122,7 @@ def judge(results: Results) -> pd.DataFrame:
     factors = {factor: list(levels) for factor, levels in results.manifest.factors.items()}
     names = [*results.arms, *results.baselines]
     family = [*main_effects(results.arms, factors), *interactions(results.arms, factors)]
-    contrasts = [*family, *differences(names, results.manifest.reference)]
+    contrasts = [*family, *simple_effects(results.arms, factors), *differences(names, results.manifest.reference)]
     dead = {one.name for one in contrasts if _is_dead(one, results)}
     rows = []
     for metric in results.metrics:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ablation import effects as judged
 from ablation import figures, results, tables
-from ablation.answer import answer, detectable
+from ablation.answer import answer, detectable, interacting
 from ablation.formatting import is_percent, label, points
 from ablation.results import Results
 from ablation.runs import RunFolder, write_atomically
@@ -73,6 +73,7 @@ def _context(study: Results, effects: pd.DataFrame, drawn: list[str]) -> dict[st
         "epochs": " to ".join(map(str, planned[:: len(planned) - 1 or 1])),
         "accuracy_table": tables.accuracy_table(study, effects),
         "effects_table": tables.effects_table(effects, study.headline),
+        "simple_effects_table": tables.simple_effects_table(interacting(study, headline), study.headline),
         "published_table": tables.published_table(study),
         "factors_table": tables.factors_table(study),
         "failures_table": tables.failures_table(study),

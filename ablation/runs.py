@@ -145,8 +145,8 @@ class RunFolder:
         return Outcome(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
     def state(self, spec: TrialSpec) -> str:
-        """COMPLETE, FAILED, RUNNING (some records) or WAITING."""
+        """COMPLETE, FAILED, RUNNING (some records) or WAITING; the outcome of another key is not this trial's."""
         outcome = self.outcome(spec.trial)
         if outcome is not None:
-            return outcome.state
+            return outcome.state if outcome.key in ("", spec.key) else "WAITING"
         return "RUNNING" if (self.trial_path(spec.trial) / "metrics.jsonl").is_file() else "WAITING"

@@ -64,6 +64,13 @@ def effects_table(effects: pd.DataFrame, metric: str) -> str:
     return table(header, cells, "lrrrrrl")
 
 
+def simple_effects_table(pairs: list[pd.DataFrame], metric: str) -> str:
+    """Effects level by level, for factors that interact; "" where none do."""
+    header = ["effect", f"on {label(metric)}{points(metric) and ', points'} [95 %]", "p", "seeds"]
+    cells = [[f"`{row.effect}`", _judged(row), p_value(row.p), str(row.n_seeds)] for rows in pairs for row in rows.itertuples()]
+    return table(header, cells, "lrrr") if cells else ""
+
+
 def published_table(results: Results) -> str:
     """Published numbers for the same dataset, each with its protocol and source; "" where there are none."""
     rows = [

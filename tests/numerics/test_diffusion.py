@@ -1,6 +1,7 @@
 """Schedules, objectives and the generation step against their papers' formulas, written here a second time."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -111,7 +112,7 @@ def test_timesteps_are_all_of_them_when_as_many_are_asked_for():
 @pytest.mark.parametrize("n_used", [2, 3, 50, 999])
 def test_timesteps_fall_evenly_from_the_last_to_the_first(n_used):
     used = timesteps(1000, n_used)
-    gaps = [a - b for a, b in zip(used, used[1:])]
+    gaps = [a - b for a, b in pairwise(used)]
     assert (used[0], used[-1], len(used)) == (999, 0, n_used)
     assert min(gaps) >= 1 and max(gaps) - min(gaps) <= 1
 

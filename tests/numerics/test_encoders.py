@@ -142,7 +142,10 @@ def test_torchvisions_own_weights_load_and_give_torchvisions_logits(tmp_path):
     assert torch.equal(encoder(images), latents)
 
 
-@pytest.mark.parametrize("stored, wanted", [(("resnet20", 3), ("resnet32", 3)), (("resnet20", 3), ("resnet20", 1)), (("small-cnn", 3), ("resnet20", 3))])
+@pytest.mark.parametrize(
+    "stored, wanted",
+    [(("resnet20", 3), ("resnet32", 3)), (("resnet20", 3), ("resnet20", 1)), (("small-cnn", 3), ("resnet20", 3))],
+)
 def test_another_encoders_weights_are_refused_and_nothing_is_loaded(stored, wanted, tmp_path):
     torch.manual_seed(0)
     safetensors.torch.save_file(build_encoder(*stored).state_dict(), tmp_path / "other.safetensors")

@@ -50,8 +50,8 @@ class Case:
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_total_is_the_weighted_sum_of_its_parts(objective):
     found = Case().loss(objective)
-    assert float(found.total) == pytest.approx(float(found.diffusion + 0.3 * found.prototype + 0.7 * found.radius), rel=EXACT)
-    assert min(float(found.diffusion), float(found.prototype), float(found.radius)) > 0
+    assert found.total.item() == pytest.approx((found.diffusion + 0.3 * found.prototype + 0.7 * found.radius).item(), rel=EXACT)
+    assert min(found.diffusion.item(), found.prototype.item(), found.radius.item()) > 0
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -62,12 +62,12 @@ def test_parts_are_those_of_real_latents_and_of_clear_estimates(objective):
     prototype = prototype_loss(case.latents, case.labels, geometry.prototypes) + prototype_loss(x0, y, geometry.prototypes)
     radius = radius_loss(case.latents, case.labels, geometry.prototypes, geometry.radii, 0.9)
     radius = radius + radius_loss(x0, y, geometry.prototypes, geometry.estimate_radii, 0.9)
-    assert float(found.prototype) == pytest.approx(float(prototype), rel=EXACT)
-    assert float(found.radius) == pytest.approx(float(radius), rel=EXACT)
+    assert found.prototype.item() == pytest.approx(prototype.item(), rel=EXACT)
+    assert found.radius.item() == pytest.approx(radius.item(), rel=EXACT)
     apart = distances(x0, y, geometry.prototypes)
     means, counts = found.estimate_means
     assert counts.tolist() == [2, 2, 2]
-    assert means.tolist() == pytest.approx([float(apart[y == c].mean()) for c in range(C)], rel=EXACT)
+    assert means.tolist() == pytest.approx([apart[y == c].mean().item() for c in range(C)], rel=EXACT)
 
 
 @pytest.mark.parametrize("weights, off", [((0, 0.7), {"prototype"}), ((0.3, 0), {"radius"}), ((0, 0), {"prototype", "radius"})])
@@ -78,10 +78,10 @@ def test_a_term_of_weight_zero_is_none_and_not_computed(weights, off):
         if name in off:
             assert getattr(found, name) is None
         else:
-            assert float(getattr(found, name)) == pytest.approx(float(getattr(full, name)), rel=EXACT)
+            assert getattr(found, name).item() == pytest.approx(getattr(full, name).item(), rel=EXACT)
             expected = expected + weight * getattr(full, name)
     assert (found.estimate_means is None) == ("radius" in off)
-    assert float(found.total) == pytest.approx(float(expected), rel=EXACT)
+    assert found.total.item() == pytest.approx(expected.item(), rel=EXACT)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -89,17 +89,17 @@ def test_estimates_from_mostly_noise_do_not_count(objective):
     case, wild = Case(), Case()
     wild.added[N // 2 :] = 100
     before, after = case.loss(objective), wild.loss(objective)
-    assert float(after.prototype) == float(before.prototype) and float(after.radius) == float(before.radius)
+    assert after.prototype.item() == before.prototype.item() and after.radius.item() == before.radius.item()
     assert all(torch.equal(a, b) for a, b in zip(after.estimate_means, before.estimate_means))
-    assert float(after.diffusion) > float(before.diffusion)  # it counts all timesteps
+    assert after.diffusion.item() > before.diffusion.item()  # it counts all timesteps
 
 
 def test_a_batch_of_mostly_noise_leaves_the_terms_of_real_latents():
     case = Case(NOISY + NOISY)
     found, geometry = case.loss(), case.geometry
-    assert float(found.prototype) == pytest.approx(float(prototype_loss(case.latents, case.labels, geometry.prototypes)))
+    assert found.prototype.item() == pytest.approx(prototype_loss(case.latents, case.labels, geometry.prototypes).item())
     expected = radius_loss(case.latents, case.labels, geometry.prototypes, geometry.radii, 0.9)
-    assert float(found.radius) == pytest.approx(float(expected))
+    assert found.radius.item() == pytest.approx(expected.item())
     assert not found.estimate_means[1].any()
 
 
@@ -108,7 +108,7 @@ def test_a_batch_of_mostly_noise_leaves_the_terms_of_real_latents():
 def test_a_perfect_denoiser_has_no_diffusion_loss(objective, weighting):
     case = Case()
     found = case.loss(objective, weighting, denoise=lambda *_: target(objective, case.latents, case.noise, case.alpha_bar))
-    assert float(found.diffusion) == 0
+    assert found.diffusion.item() == 0
 
 
 def test_diffusion_loss_of_pure_noise_estimated_as_nothing_is_its_variance():

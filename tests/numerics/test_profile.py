@@ -9,7 +9,10 @@ def test_cifar10_at_imbalance_100_has_the_published_counts():
     assert exponential_counts(5000, 10, 100) == [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
 
 
-@pytest.mark.parametrize("n_max, n_classes, factor, total", [(5000, 10, 100, 12_406), (500, 100, 100, 10_847), (5000, 10, 10, 20_431), (500, 100, 10, 19_573)])
+@pytest.mark.parametrize(
+    "n_max, n_classes, factor, total",
+    [(5000, 10, 100, 12_406), (500, 100, 100, 10_847), (5000, 10, 10, 20_431), (500, 100, 10, 19_573)],
+)
 def test_totals_are_those_of_the_published_sets(n_max, n_classes, factor, total):
     assert sum(exponential_counts(n_max, n_classes, factor)) == total
 

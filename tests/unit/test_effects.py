@@ -45,6 +45,23 @@ def test_planted_interaction_is_the_difference_of_differences(tmp_path):
     )  # 2, and 3 more in half the pairs
 
 
+def test_simple_effects_are_the_effect_at_each_level_of_the_other_factor(tmp_path):
+    def top1(levels):
+        split, decoupled = levels["lr_split"] == "on", levels["gradient_decoupling"] == "on"
+        return 90 - 70 * (decoupled and not split)
+
+    table = headline(study(tmp_path, seeds=range(5), top1=top1, noise=0.1))
+    assert table.loc["gradient_decoupling: off -> on at lr_split=off", "estimate"] == pytest.approx(-70, abs=0.3)
+    assert table.loc["gradient_decoupling: off -> on at lr_split=on", "estimate"] == pytest.approx(0, abs=0.3)
+    assert table.loc["gradient_decoupling: off -> on", "estimate"] == pytest.approx(-35, abs=0.3)
+    assert table.loc["lr_split: off -> on at gradient_decoupling=on", "estimate"] == pytest.approx(70, abs=0.3)
+
+
+def test_designs_without_interactions_have_no_simple_effects():
+    arms = {"reference": {"a": "off", "b": "off"}, "a": {"a": "on", "b": "off"}, "b": {"a": "off", "b": "on"}}
+    assert list(judged.simple_effects(arms, {"a": ["off", "on"], "b": ["off", "on"]})) == []
+
+
 def test_without_noise_estimates_are_exact_and_claim_no_certainty(tmp_path):
     row = headline(study(tmp_path, noise=0.0)).loc["warmup: off -> on"]
     assert row["estimate"] == pytest.approx(2.0)
@@ -93,7 +110,7 @@ def test_differences_to_the_reference_are_paired_by_seed(tmp_path):
 
 def test_holm_runs_over_main_effects_and_interactions_of_the_headline_metric(tmp_path):
     effects = judge(load(study(tmp_path)))
-    family = effects[(effects["metric"] == "test/top1") & (effects["kind"] != "difference")]
+    family = effects[(effects["metric"] == "test/top1") & effects["kind"].isin(["main", "interaction"])]
     assert len(family) == 6
     assert list(family["p_holm"]) == pytest.approx(list(holm(family["p"])))
     assert effects.drop(family.index)["p_holm"].isna().all()
@@ -128,6 +145,7 @@ def test_a_dead_toggle_has_no_effect_by_construction(tmp_path):
     copy_arms(folder, "warmup")
     table = headline(folder)
     dead = {"warmup: off -> on", "lr_split x warmup", "warmup x gradient_decoupling"}
+    dead |= {f"warmup: off -> on at {other}={at}" for other in ("lr_split", "gradient_decoupling") for at in ("off", "on")}
     assert set(table.index[table["verdict"] == "no effect by construction"]) == dead
 
 

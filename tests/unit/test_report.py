@@ -121,6 +121,21 @@ def test_no_best_arm_is_named_that_is_not_separable(tmp_path):
     assert "The best arm is `lr_split`" in clear
 
 
+def test_the_answer_warns_where_averages_describe_no_arm(tmp_path):
+    def top1(levels):
+        return 90.0 - 70 * (levels["gradient_decoupling"] == "on" and levels["lr_split"] == "off")
+
+    text = text_of(study(tmp_path, top1=top1, seeds=range(4), noise=0.3))
+    answer = next(line for line in text.split("\n") if line.startswith("**Answer.**"))
+    assert "averaged over the other factors" in answer and "these means describe no arm" in answer
+    assert re.search(r"`gradient_decoupling: off -> on at lr_split=off` -(69|70)", answer)
+    assert re.search(r"\| `gradient_decoupling: off -> on at lr_split=off`\s+\|\s+\*\*-(69|70)", text)
+
+
+def test_effects_that_add_up_are_not_told_level_by_level(tmp_path):
+    assert "level by level" not in text_of(study(tmp_path, seeds=range(4), noise=0.3))
+
+
 def test_the_answer_gives_planted_effects(tmp_path):
     folder = study(tmp_path, factors=SHORTEST, seeds=range(4), top1=lambda v: 60.0 - 8 * (v["lr_split"] == "on"))
     text = text_of(folder)

@@ -1,0 +1,203 @@
+"""Which loss reaches which module in a joint step, against autograd code that knows nothing of routing.
+
+The whole data set is one batch, so that an epoch is one step.
+"""
+
+import copy
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from core import epochs
+from core.config import LearningRates, Losses
+from core.epochs import joint_epoch
+from core.randomness import generator
+from core.trial import Trial
+from tiny_trials import JOINT, MemoryStore, advance, chain, config_of
+
+RULES = ("summed", "decoupled", "stopgrad", "pcgrad")
+EPOCH = 3
+N_GENERATED = 48
+WEIGHTS = {"losses.real": 0.7, "losses.semantic": 1.3, "losses.generated": 0.4, "losses.prototype": 0.2, "losses.radius": 0.3}
+SETTINGS = JOINT | WEIGHTS | {
+    "epochs": EPOCH, "data.augmentation": "none", "batch_size": 512, "generation.batch_size": N_GENERATED, "optim.lr.denoiser": 0.01,
+}  # fmt: skip
+
+
+class Gradients(NamedTuple):
+    """Of each module's parameters, flat."""
+
+    encoder: torch.Tensor
+    head: torch.Tensor
+    denoiser: torch.Tensor
+
+
+@pytest.fixture(scope="module")
+def warmed():
+    """A store in which the warm-up is done, and generated latents are drawn."""
+    store = MemoryStore()
+    advance(SETTINGS, store, until=chain(SETTINGS)[3].key)
+    return store
+
+
+def trial_at_the_thaw(warmed, **changes):
+    """A trial after its warm-up, with settings changed that the warm-up does not know of."""
+    links = chain(SETTINGS)
+    trial = Trial(config_of(SETTINGS), 0, warmed, links, 4)
+    trial.learner.refresh_pool(EPOCH)
+    trial.learner.config = config_of(SETTINGS | changes)
+    return trial
+
+
+def step(trial, monkeypatch) -> Gradients:
+    """What a joint step leaves in `grad`, nothing updated."""
+    learner, left = trial.learner, []
+    monkeypatch.setattr(epochs, "update", lambda learner, *names: left.append(names))
+    joint_epoch(learner, trial.dataset.train, EPOCH)
+    assert left == [("encoder", "head", "denoiser")]
+    return Gradients(*(flat(p.grad for p in getattr(learner, name).parameters()) for name in Gradients._fields))
+
+
+def flat(tensors):
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+class Terms(NamedTuple):
+    """The losses of the same step, weights included, as functions of one graph."""
+
+    encoder: torch.nn.Module
+    head: torch.nn.Module
+    denoiser: torch.nn.Module
+    z: torch.Tensor
+    real: torch.Tensor
+    semantic: torch.Tensor
+    generated: torch.Tensor
+
+
+def terms(trial) -> Terms:
+    """Written out: DESIGN's losses on the images of the batch, with the graph through the encoder."""
+    learner = trial.learner
+    encoder, head, denoiser = (copy.deepcopy(getattr(learner, name)).train() for name in Gradients._fields)
+    images, labels = trial.dataset.train
+    order = torch.randperm(len(labels), generator=generator(0, "order", EPOCH))
+    y = labels[order]
+    z = encoder((images[order].float() / 255 - 0.5) / 0.5)
+    real = F.cross_entropy(head(z), y)
+
+    chosen = torch.randint(len(learner.pool.labels), (N_GENERATED,), generator=generator(0, "pool", EPOCH))
+    generated = F.cross_entropy(head(learner.pool.latents[chosen] * learner.std + learner.mean), learner.pool.labels[chosen])
+
+    x = (z - learner.mean) / learner.std
+    noise_generator = generator(0, "noise", EPOCH)
+    t = torch.randint(len(learner.levels), (len(y),), generator=noise_generator)
+    noise = torch.randn(x.shape, generator=noise_generator)
+    level = learner.levels[t][:, None]
+    x0 = denoiser(level.sqrt() * x + (1 - level).sqrt() * noise, t, y)
+    clear = level[:, 0] >= 0.5
+    prototypes, radii, estimate_radii = learner.geometry
+    diffusion = F.mse_loss(x0, x)
+    prototype = F.mse_loss(x, prototypes[y]) + F.mse_loss(x0[clear], prototypes[y][clear])
+    radius = equal_radius(x, y, prototypes, radii) + equal_radius(x0[clear], y[clear], prototypes, estimate_radii)
+    semantic = diffusion + WEIGHTS["losses.prototype"] * prototype + WEIGHTS["losses.radius"] * radius
+    return Terms(
+        encoder, head, denoiser, z,
+        WEIGHTS["losses.real"] * real, WEIGHTS["losses.semantic"] * semantic, WEIGHTS["losses.generated"] * generated,
+    )  # fmt: skip
+
+
+def equal_radius(x, y, prototypes, tracked, momentum=0.9):
+    terms = []
+    for c in y.unique():
+        radius = (x[y == c] - prototypes[c]).norm(dim=1).mean()
+        if (y == c).sum() == 1:
+            radius = momentum * tracked[c] + (1 - momentum) * radius
+        terms.append((radius / tracked.mean() - 1) ** 2)
+    return torch.stack(terms).mean()
+
+
+def gradient(loss, module, **kwargs):
+    return flat(torch.autograd.grad(loss, list(module.parameters()), retain_graph=True, **kwargs))
+
+
+def expected_at_encoder(rule, terms):
+    if rule == "summed":
+        return gradient(terms.real + terms.semantic, terms.encoder)  # plain backward of the sum
+    if rule == "decoupled":
+        return gradient(terms.semantic, terms.encoder)
+    if rule == "stopgrad":
+        return gradient(terms.real, terms.encoder)
+    real, semantic = (torch.autograd.grad(loss, terms.z, retain_graph=True)[0] for loss in (terms.real, terms.semantic))
+    inner = (real * semantic).sum()
+    if inner < 0:
+        real, semantic = real - inner / semantic.norm() ** 2 * semantic, semantic - inner / real.norm() ** 2 * real
+    return gradient(terms.z, terms.encoder, grad_outputs=real + semantic)
+
+
+def assert_near(actual, expected, tolerance=1e-6):
+    """Relative to the norm of the whole gradient: float32, and sums in another order."""
+    assert expected.norm() > 1e-4  # not trivially equal
+    assert (actual - expected).norm() <= tolerance * expected.norm(), float((actual - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_each_module_gets_the_gradient_that_the_rule_says(rule, warmed, monkeypatch):
+    trial = trial_at_the_thaw(warmed, routing=rule)
+    wanted = terms(trial)  # before the step, which moves running statistics
+    found = step(trial, monkeypatch)
+    assert_near(found.encoder, expected_at_encoder(rule, wanted))
+    assert_near(found.head, gradient(wanted.real + wanted.generated, wanted.head))
+    assert_near(found.denoiser, gradient(wanted.semantic, wanted.denoiser))
+
+
+def test_the_rules_differ_where_the_losses_conflict(warmed, monkeypatch):
+    found = {rule: step(trial_at_the_thaw(warmed, routing=rule), monkeypatch).encoder for rule in RULES}
+    for a in RULES:
+        for b in RULES:
+            if a < b and {a, b} != {"pcgrad", "summed"}:
+                assert (found[a] - found[b]).norm() > 0.01 * found[a].norm()
+    wanted = terms(trial_at_the_thaw(warmed))
+    real, semantic = (torch.autograd.grad(loss, wanted.z, retain_graph=True)[0] for loss in (wanted.real, wanted.semantic))
+    assert torch.equal(found["pcgrad"], found["summed"]) is bool((real * semantic).sum() >= 0)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("term", ["real", "semantic", "generated"])
+def test_a_term_that_does_not_reach_a_module_changes_no_bit_of_its_gradient(term, rule, warmed, monkeypatch):
+    """A term's weight is tripled: what it does not reach stays as it was, exactly."""
+    before = step(trial_at_the_thaw(warmed, routing=rule), monkeypatch)
+    after = step(trial_at_the_thaw(warmed, routing=rule, **{f"losses.{term}": 3 * WEIGHTS[f"losses.{term}"]}), monkeypatch)
+    changed = {name for name in Gradients._fields if not torch.equal(getattr(before, name), getattr(after, name))}
+    encoder = {"real": rule != "decoupled", "semantic": rule != "stopgrad", "generated": False}[term]
+    module = {"real": "head", "semantic": "denoiser", "generated": "head"}[term]
+    assert changed == {module} | ({"encoder"} if encoder else set())
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_encoder_is_walked_backward_once(rule, warmed, monkeypatch):
+    trial = trial_at_the_thaw(warmed, routing=rule)
+    walks = []
+    trial.learner.encoder.convs[0].register_full_backward_hook(lambda *args: walks.append(1))
+    step(trial, monkeypatch)
+    assert walks == [1]
+
+
+def test_what_is_measured_at_the_latent_is_the_conflict_of_the_two_losses(warmed, monkeypatch):
+    trial = trial_at_the_thaw(warmed)
+    wanted = terms(trial)
+    real, semantic = (torch.autograd.grad(loss, wanted.z, retain_graph=True)[0] for loss in (wanted.real, wanted.semantic))
+    monkeypatch.setattr(epochs, "update", lambda *args: None)
+    metrics = joint_epoch(trial.learner, trial.dataset.train, EPOCH).metrics
+    assert metrics["grad/real_at_latent"] == pytest.approx(float(real.norm()), rel=1e-5)
+    assert metrics["grad/semantic_at_latent"] == pytest.approx(float(semantic.norm()), rel=1e-5)
+    cosine = F.cosine_similarity(real.flatten(), semantic.flatten(), dim=0)
+    assert metrics["grad/conflict_cosine"] == pytest.approx(float(cosine), abs=1e-5)
+    assert metrics["grad/head"] == pytest.approx(float(gradient(wanted.real + wanted.generated, wanted.head).norm()), rel=1e-5)
+
+
+def test_the_defaults_reach_every_module():
+    """The weights of these tests are no special case: by default every term is on."""
+    defaults = Losses()
+    assert min(defaults.real, defaults.semantic, defaults.generated, defaults.prototype, defaults.radius) > 0
+    assert min(vars(LearningRates()).values()) > 0
