@@ -36,7 +36,7 @@ class Synced(NamedTuple):
     """What an import changed in MLflow; all zero if it had everything."""
 
     n_created: int = 0  # runs of trials
-    n_replaced: int = 0  # of these, those whose trial had a run from other settings or of a failure
+    n_replaced: int = 0  # runs deleted because their trial has other settings now, or was run again
     n_points: int = 0  # metric values
     n_ended: int = 0  # runs of trials that got their final status
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 # Before MLflow is imported, and only where the user has not chosen: no usage statistics are sent to anyone; its
-# log stays out of the progress table; and a server that is down delays training by seconds, not by minutes.
+# log and its links stay out of the progress table; a server that is down delays training by seconds, not minutes.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 
 from mlflow import MlflowClient  # noqa: E402

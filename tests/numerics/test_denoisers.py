@@ -93,7 +93,9 @@ def test_the_unet_tells_dimensions_within_a_block_apart(denoisers, batch):
 
 @pytest.mark.parametrize("order", [permutation_of_blocks(), torch.arange(64).roll(1)])
 def test_the_mlp_tells_all_dimensions_apart(denoisers, batch, order):
+    noisy, t, labels = batch
     assert equivariance_error(denoisers["mlp"], batch, order) > FAR
+    assert (change(denoisers["mlp"], batch, (noisy[:, order], t, labels)) > FAR).all()  # nor is it blind to order
 
 
 def test_the_unet_refuses_latents_that_it_cannot_halve():

@@ -1,0 +1,130 @@
+"""The cache on disk: what was saved, whole, or nothing."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ablation.store import KINDS, DiskStore
+
+KEY = "0123456789abcdef" * 2
+DATA = bytes(range(256)) * 40
+
+
+def files(root):
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("data", [b"", b"x", DATA], ids=["empty", "a byte", "some"])
+def test_what_was_saved_is_loaded(tmp_path, kind, data):
+    store = DiskStore(tmp_path)
+    assert not store.holds(kind, KEY) and store.load(kind, KEY) is None
+    store.save(kind, KEY, data)
+    for reader in (store, DiskStore(tmp_path)):  # another process too
+        assert reader.holds(kind, KEY)
+        assert reader.load(kind, KEY) == data
+    assert files(tmp_path) == [f"{kind}/01/{KEY}"]
+
+
+def test_kinds_and_keys_are_kept_apart(tmp_path):
+    store = DiskStore(tmp_path)
+    entries = {(kind, key): f"{kind} {key}".encode() for kind in KINDS for key in (KEY, KEY[::-1], KEY[:-1] + "0")}
+    for (kind, key), data in entries.items():
+        store.save(kind, key, data)
+    assert {entry: store.load(*entry) for entry in entries} == entries
+
+
+def test_saving_again_replaces(tmp_path):
+    store = DiskStore(tmp_path)
+    store.save("state", KEY, b"first, and longer")
+    store.save("state", KEY, b"second")
+    assert store.load("state", KEY) == b"second"
+    assert len(files(tmp_path)) == 1
+
+
+def test_records_are_json(tmp_path):
+    store = DiskStore(tmp_path)
+    assert store.record(KEY) is None
+    store.save("record", KEY, b'{"epoch": 3, "metrics": {"test/top1": 71.5}}')
+    assert store.record(KEY) == {"epoch": 3, "metrics": {"test/top1": 71.5}}
+
+
+def flipped(content, i):
+    return content[:i] + bytes([content[i] ^ 1]) + content[i + 1 :]
+
+
+DAMAGE = {
+    "empty": lambda content: b"",
+    "torn in the magic word": lambda content: content[:5],
+    "torn in the checksum": lambda content: content[:20],
+    "torn after the checksum": lambda content: content[:40],
+    "last byte lost": lambda content: content[:-1],
+    "a byte too many": lambda content: content + b"\0",
+    "bit flipped in the magic word": lambda content: flipped(content, 0),
+    "bit flipped in the checksum": lambda content: flipped(content, 10),
+    "bit flipped in the content": lambda content: flipped(content, 1000),
+    "bit flipped at the end": lambda content: flipped(content, len(content) - 1),
+    "zeros, as a crash leaves them": lambda content: bytes(len(content)),
+    "no header": lambda content: content[40:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_damaged_file_counts_as_absent_and_is_removed(tmp_path, damage):
+    store = DiskStore(tmp_path)
+    store.save("state", KEY, DATA)
+    store.save("latents", KEY, DATA)
+    path = store.path("state", KEY)
+    path.write_bytes(damage(path.read_bytes()))
+    assert store.load("state", KEY) is None
+    assert not store.holds("state", KEY) and not path.exists()
+    assert store.load("latents", KEY) == DATA  # its neighbour is untouched
+    store.save("state", KEY, DATA)
+    assert store.load("state", KEY) == DATA
+
+
+@pytest.mark.parametrize("fails", ["fsync", "replace"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_save_that_fails_leaves_what_was_there_and_no_temporary_file(tmp_path, monkeypatch, fails, error):
+    store = DiskStore(tmp_path)
+    store.save("state", KEY, b"before")
+
+    def fail(*args):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, fails, fail)
+        with pytest.raises(type(error)):
+            store.save("state", KEY, DATA)
+        with pytest.raises(type(error)):
+            store.save("state", KEY[::-1], DATA)
+    assert store.load("state", KEY) == b"before"
+    assert not store.holds("state", KEY[::-1])
+    assert files(tmp_path) == [f"state/01/{KEY}"]
+
+
+WRITER = """
+import sys
+from ablation.store import DiskStore
+store = DiskStore(sys.argv[1])
+data = sys.argv[2].encode() * 100_000
+for _ in range(20):
+    store.save("state", sys.argv[3], data)
+    found = store.load("state", sys.argv[3])
+    assert found is not None and len(found) == 100_000 and len(set(found)) == 1, "torn"
+"""
+
+
+def test_two_processes_may_write_one_key(tmp_path):
+    root = Path(__file__).parents[2]
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), letter, KEY], cwd=root) for letter in "ab"]
+    store = DiskStore(tmp_path)
+    while any(writer.poll() is None for writer in writers):
+        found = store.load("state", KEY)
+        assert found is None or found in (b"a" * 100_000, b"b" * 100_000)  # whole, or not yet
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert store.load("state", KEY) in (b"a" * 100_000, b"b" * 100_000)
+    assert len(files(tmp_path)) == 1

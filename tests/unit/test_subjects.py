@@ -1,0 +1,198 @@
+"""Finding what to ablate by name, and a plain training function as a subject."""
+
+import json
+import math
+
+import pytest
+
+from ablation.errors import InputError
+from ablation.subjects import FunctionSubject, load_subject
+from core.subject import SUBJECT
+from tiny_trials import MemoryStore
+
+MODULE = '''
+"""Code of somebody's own."""
+
+{imports}
+
+
+def train(config, seed, report):
+    for epoch in range(1, config.get("epochs", 2) + 1):
+        report(epoch, {{"loss": config["lr"] / epoch + seed}})
+    return {{"accuracy": 90 + seed, "loss": config["lr"]}}
+
+
+class Subject:
+    """Not a function: taken as it is."""
+
+    def check(self, settings):
+        return []
+
+    def advance(self, settings, seed, until, store, report):
+        pass
+
+
+SUBJECT = Subject()
+LEARNING_RATE = 0.1
+'''
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Writes a module of somebody's own onto the import path; returns its name."""
+    monkeypatch.syspath_prepend(tmp_path)
+    names = iter(f"own_code_{tmp_path.name.replace('-', '_')}_{i}" for i in range(9))
+
+    def write(imports="", code=MODULE):
+        name = next(names)
+        (tmp_path / f"{name}.py").write_text(code.format(imports=imports) if code is MODULE else code, encoding="utf-8")
+        return name
+
+    return write
+
+
+def problem(name):
+    with pytest.raises(InputError) as error:
+        load_subject(name)
+    (found,) = error.value.problems
+    assert found.key == "subject"
+    return found.message
+
+
+def ran(subject, settings, seed=0):
+    """The record of a one-link trial, and what was reported."""
+    (link,) = subject.chain(settings, seed, lambda key: None)
+    store, reported = MemoryStore(), []
+    subject.advance(settings, seed, link.key, store, lambda key, record: reported.append((key, record)))
+    assert reported == [(link.key, store.record(link.key))]
+    return store, link, store.record(link.key)
+
+
+# --- finding it
+
+
+def test_core_is_built_in():
+    assert load_subject("core") is SUBJECT
+
+
+def test_a_function_becomes_a_subject_and_a_subject_stays_one(module):
+    name = module()
+    assert isinstance(load_subject(f"{name}:train"), FunctionSubject)
+    assert type(load_subject(f"{name}:SUBJECT")).__name__ == "Subject"
+
+
+def test_names_that_cannot_be_found_are_errors_that_say_why(module):
+    name = module()
+    assert problem("mine") == "'mine' is neither 'core' nor of the form package.module:function"
+    assert problem(f"{name}:") == f"'{name}:' is neither 'core' nor of the form package.module:function"
+    assert problem("no_such_package.train:run") == "cannot import 'no_such_package.train': No module named 'no_such_package'"
+    assert problem(f"{name}:trian") == f"module '{name}' has no 'trian'"
+    needy = module(imports="import no_such_dependency")
+    assert problem(f"{needy}:train") == f"cannot import '{needy}': No module named 'no_such_dependency'"
+
+
+def test_what_is_neither_a_function_nor_a_subject_is_an_error(module):
+    name = module()
+    assert problem(f"{name}:LEARNING_RATE") == f"'{name}:LEARNING_RATE' is neither a function nor a subject"
+
+
+# --- a function as a subject
+
+
+def test_a_function_is_a_chain_of_one_link(module):
+    subject = load_subject(f"{module()}:train")
+    (link,) = subject.chain({"lr": 0.5}, 3, lambda key: None)
+    assert (link.phase, link.epoch) == ("train", 1)
+    assert subject.check({"anything": object()}) == []
+    assert subject.resolve({"lr": 0.5}) == {"lr": 0.5}
+    assert subject.baselines() == {}
+    assert subject.describe({})["source_fingerprint"]
+
+
+def test_its_key_follows_settings_seed_and_source(module):
+    subject = load_subject(f"{module()}:train")
+
+    def key(settings, seed=0, subject=subject):
+        return subject.chain(settings, seed, lambda key: None)[0].key
+
+    same = key({"lr": 0.5, "epochs": 3})
+    assert key({"epochs": 3, "lr": 0.5}) == same  # the order of settings does not count
+    assert load_subject(f"{module()}:train").chain({"epochs": 3, "lr": 0.5}, 0, None)[0].key == same  # nor where the code stands
+    assert key({"lr": 0.5, "epochs": 4}) != same
+    assert key({"lr": 0.5}) != same
+    assert key({"lr": 0.5, "epochs": 3}, seed=1) != same
+    changed = module(code=MODULE.format(imports="").replace("90 + seed", "91 + seed"))
+    assert key({"lr": 0.5, "epochs": 3}, subject=load_subject(f"{changed}:train")) != same
+
+
+def test_its_metrics_are_the_record_and_its_reports_the_history(module):
+    _, _, record = ran(load_subject(f"{module()}:train"), {"lr": 0.5, "epochs": 3}, seed=2)
+    assert record["metrics"] == {"accuracy": 92.0, "loss": 0.5}
+    assert record["history"] == [{"epoch": e, "metrics": {"loss": 0.5 / e + 2}} for e in (1, 2, 3)]
+    assert (record["phase"], record["epoch"], record["vectors"]) == ("train", 3, {})
+    assert record["seconds"] >= 0 and record["time"] > 0
+
+
+def test_a_function_that_reports_nothing_has_one_epoch():
+    def train(config, seed, report):
+        return {"accuracy": 1}
+
+    _, _, record = ran(FunctionSubject(train), {})
+    assert (record["epoch"], record["history"], record["metrics"]) == (1, [], {"accuracy": 1.0})
+
+
+def test_numbers_of_other_libraries_become_plain_ones():
+    def train(config, seed, report):
+        import numpy as np
+
+        return {"a": np.float32(0.5), "b": np.int64(3), "c": True}
+
+    store, link, record = ran(FunctionSubject(train), {})
+    assert record["metrics"] == {"a": 0.5, "b": 3.0, "c": 1.0}
+    json.loads(store.load("record", link.key))
+
+
+def test_reported_numbers_of_other_libraries_become_plain_ones():
+    def train(config, seed, report):
+        import numpy as np
+
+        report(1, {"loss": np.float32(0.5)})
+        return {"accuracy": np.float64(1)}
+
+    _, _, record = ran(FunctionSubject(train), {})
+    assert record["history"] == [{"epoch": 1, "metrics": {"loss": 0.5}}]
+
+
+def test_a_function_cannot_change_the_settings_of_the_study():
+    def train(config, seed, report):
+        config["lr"] = math.nan
+        return {"accuracy": 1}
+
+    settings = {"lr": 0.5}
+    ran(FunctionSubject(train), settings)
+    assert settings == {"lr": 0.5}
+
+
+def test_a_finished_function_is_not_run_again():
+    calls = []
+
+    def train(config, seed, report):
+        calls.append(seed)
+        return {"accuracy": 1}
+
+    subject = FunctionSubject(train)
+    store, link, _ = ran(subject, {})
+    subject.advance({}, 0, link.key, store, lambda key, record: pytest.fail("reported again"))
+    assert calls == [0]
+
+
+def test_a_function_that_fails_leaves_no_record():
+    def train(config, seed, report):
+        report(1, {"loss": 1.0})
+        raise RuntimeError("out of memory")
+
+    subject, store = FunctionSubject(train), MemoryStore()
+    (link,) = subject.chain({}, 0, lambda key: None)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        subject.advance({}, 0, link.key, store, lambda key, record: pytest.fail("reported"))
+    assert store == {}

@@ -1,0 +1,283 @@
+"""What an epoch does and does not do: frozen modules, paired randomness, divergence, baselines, every option."""
+
+import math
+
+import pytest
+import torch
+
+from core import epochs, pretraining, staged, state
+from core.config import BASELINES
+from core.data import sources
+from core.networks.encoders import build_encoder
+from core.state import part
+from core.trial import Trial
+from tiny_trials import JOINT, PRETRAIN_AND_DATA, STAGED, MemoryStore, advance, chain, config_of, records, run
+
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def states(settings, store=None):
+    """The checkpoint after each link, where there is one: phase and epoch -> tensors."""
+    store = run(settings) if store is None else store
+    links = chain(settings, store=store)
+    return {(link.phase, link.epoch): state.from_bytes(store.load("state", link.key)) for link in links if store.holds("state", link.key)}
+
+
+def moved(a, b):
+    """Names of the tensors that are not the same bits."""
+    assert a.keys() == b.keys()
+    return {name for name in a if not torch.equal(a[name], b[name])}
+
+
+def metrics(store, links):
+    return [store.record(link.key)["metrics"] for link in links]
+
+
+# --- frozen means frozen
+
+
+@pytest.mark.parametrize(
+    ("settings", "last"),
+    [
+        (JOINT, ("warmup", 2)),
+        (JOINT | {"end_to_end": "off"}, ("warmup", 5)),
+        (JOINT | {"end_to_end": "off", "batchnorm": "updating", "optim.weight_decay": 0.1}, ("warmup", 5)),
+        (STAGED, ("head", 4)),
+        (STAGED | {"staged.generation": False}, ("head", 2)),
+        (JOINT | {"method": "ce"}, ("evaluate", 1)),
+    ],
+)
+def test_a_frozen_encoder_keeps_every_parameter_and_buffer(settings, last):
+    found = states(settings)
+    before, after = part("encoder", found["pretrain", 2]), part("encoder", found[last])
+    assert {name.rsplit(".", 1)[1] for name in before} == {"weight", "bias", *BUFFERS}
+    assert not moved(before, after)
+    assert not part("optim.encoder", found[last])  # its optimiser has not taken a step
+
+
+def test_a_thawed_encoder_moves_with_its_running_statistics():
+    found = states(JOINT)
+    before, after = part("encoder", found["warmup", 2]), part("encoder", found["joint", 5])
+    assert moved(before, after) == set(before)
+
+
+@pytest.mark.parametrize("settings", [{}, {"routing": "summed"}, {"warmup.epochs": 0}])
+def test_frozen_batchnorm_keeps_its_running_statistics_while_the_encoder_moves(settings):
+    found = states(JOINT | {"batchnorm": "frozen"} | settings)
+    before, after = part("encoder", found["pretrain", 2]), part("encoder", found["joint", 5])
+    assert moved(before, after) == {name for name in before if not name.endswith(BUFFERS)}
+
+
+def test_an_encoder_without_a_learning_rate_keeps_its_parameters():
+    settings = JOINT | {"optim.lr.encoder": 0, "batchnorm": "frozen"}
+    store = run(settings)
+    found = states(settings, store)
+    assert not moved(part("encoder", found["pretrain", 2]), part("encoder", found["joint", 5]))
+    assert metrics(store, chain(settings))[-1]["diag/latent_drift"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("phase", "trained"), [("warmup", {"head", "denoiser"}), ("joint", {"encoder", "head", "denoiser"}), ("head", {"head"})])
+def test_each_phase_trains_its_modules_and_no_other(phase, trained, monkeypatch):
+    settings = STAGED if phase == "head" else JOINT
+    store, links = MemoryStore(), chain(settings)
+    i = [link.phase for link in links].index(phase)
+    advance(settings, store, until=links[i - 1].key)
+    trial = Trial(config_of(settings), 0, store, links, i)
+    before = {name: {k: v.clone() for k, v in getattr(trial.learner, name).state_dict().items()} for name in ("encoder", "head", "denoiser")}
+    trial.run(links[i])
+    assert {name for name in before if moved(before[name], getattr(trial.learner, name).state_dict())} == trained
+
+
+# --- randomness
+
+
+def orders(settings, monkeypatch, seed=0):
+    """The batches that each epoch met, in order."""
+    met = []
+
+    def spy(make):
+        def batches(*args):
+            made = make(*args)
+            met.append([batch.tolist() for batch in made])
+            return made
+
+        return batches
+
+    with monkeypatch.context() as patch:
+        for module in (epochs, pretraining, staged):
+            patch.setattr(module, "batches", spy(module.batches))
+        advance(settings, MemoryStore(), seed)
+    return met
+
+
+def test_under_one_seed_all_arms_meet_the_same_batches(monkeypatch):
+    reference = orders(JOINT, monkeypatch)
+    assert len(reference) == 7
+    for other in ({"head.name": "linear"}, {"routing": "summed", "optim.lr.head": 0.1}, {"warmup.epochs": 4}, {"denoiser.width": 24, "losses.generated": 0}):
+        assert orders(JOINT | other, monkeypatch) == reference
+    assert orders(STAGED | {"staged.generation": False}, monkeypatch) == reference[:4]
+
+
+def test_every_epoch_meets_every_image_once_in_an_order_of_its_own(monkeypatch):
+    met = [[i for batch in epoch for i in batch] for epoch in orders(JOINT, monkeypatch)]
+    n = len(met[0])
+    assert all(sorted(epoch) == list(range(n)) for epoch in met)
+    assert len({tuple(epoch) for epoch in met}) == len(met)
+
+
+def test_seeds_differ_in_initial_weights_batches_and_results(monkeypatch):
+    assert not any(a == b for a, b in zip(orders(JOINT, monkeypatch, 0), orders(JOINT, monkeypatch, 1)))
+    a, b = (Trial(config_of(JOINT), seed, MemoryStore(), chain(JOINT, seed), 0) for seed in (0, 1))
+    assert not torch.equal(a.pretraining.encoder.convs[0].weight, b.pretraining.encoder.convs[0].weight)
+    assert not torch.equal(a.learner.head.weight, b.learner.head.weight)
+    one, two = run(JOINT, 0), run(JOINT, 1)
+    assert metrics(one, chain(JOINT, 0))[-1] != metrics(two, chain(JOINT, 1))[-1]
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.4])
+def test_a_trial_depends_on_nothing_but_its_settings_and_its_seed(mixup):
+    settings = JOINT | {"pretraining.mixup": mixup, "data.augmentation": "crop-flip"}
+    links, stores = chain(settings), []
+    for _ in range(2):
+        torch.rand(3)  # the global generator stands elsewhere
+        before = torch.get_rng_state()
+        stores.append(run(settings))
+        assert torch.equal(torch.get_rng_state(), before)  # and is left alone
+    assert records(stores[0], links) == records(stores[1], links)
+    assert stores[0].load("state", links[-1].key) == stores[1].load("state", links[-1].key)
+
+
+def test_mixup_changes_the_pretraining():
+    plain, mixed = (states(PRETRAIN_AND_DATA | {"method": "ce", "pretraining.mixup": alpha})["pretrain", 2] for alpha in (0.0, 0.4))
+    assert moved(plain, mixed)
+
+
+# --- divergence
+
+
+@pytest.mark.parametrize(
+    ("changes", "metric", "finished"),
+    [
+        ({"pretraining.lr": 1e30}, "pretrain/loss", 0),
+        ({"optim.lr.head": 1e38, "head.name": "linear"}, r"(grad/head|train/real_loss)", 2),
+        ({"optim.lr.denoiser": 1e30}, r"(grad/denoiser|train/diffusion_loss)", 2),
+        ({"optim.lr.encoder": 1e30}, r"(grad/\w+|train/\w+_loss)", 4),
+    ],
+)
+def test_a_diverged_epoch_is_an_error_that_names_a_metric_and_leaves_no_record(changes, metric, finished):
+    settings, store = JOINT | {"optim.name": "sgd"} | changes, MemoryStore()
+    with pytest.raises(FloatingPointError, match=rf"^{metric} is (nan|-?inf): the training diverged$"):
+        advance(settings, store)
+    assert [store.holds("record", link.key) for link in chain(settings)].count(True) == finished
+
+
+# --- baselines
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_baseline_runs_and_reports_its_accuracy(name):
+    settings = JOINT | {"epochs": 3, "warmup.epochs": 1} | BASELINES[name]
+    store, links = run(settings), chain(settings)
+    expected = {"ce": ["evaluate"], "ldmlr": ["diffusion"] * 3 + ["head"] * 3}.get(name, ["head"] * 3)
+    assert [link.phase for link in links] == ["pretrain"] * 2 + expected
+    found = metrics(store, links)
+    assert 0 <= found[-1]["test/top1"] <= 100
+    assert {"test/top1_compensated", "test/ece", "test/few"} <= found[-1].keys()
+    for link, values in zip(links, found):
+        assert ("test/top1" in values) is (link.phase in ("head", "evaluate"))
+        assert all(map(math.isfinite, values.values()))
+
+
+def test_ce_is_the_accuracy_of_the_pretrained_network():
+    settings = JOINT | {"method": "ce", "pretraining.epochs": 4}
+    store, data = run(settings), sources.load(config_of(settings).data)
+    weights = states(settings, store)["pretrain", 4]
+    encoder = build_encoder("small-cnn", 1).eval()
+    encoder.load_state_dict(part("encoder", weights))
+    with torch.no_grad():
+        logits = encoder((data.test.images / 255 - 0.5) / 0.5) @ weights["fc.weight"].T + weights["fc.bias"]
+    expected = 100 * (logits.argmax(1) == data.test.labels).double().mean()
+    assert metrics(store, chain(settings))[-1]["test/top1"] == pytest.approx(float(expected))
+
+
+def test_a_head_that_starts_from_the_pretrained_one_and_does_not_learn_is_ce():
+    control = JOINT | BASELINES["ldmlr-no-generation"] | {"optim.lr.head": 0, "epochs": 2, "warmup.epochs": 0}
+    ce = JOINT | {"method": "ce"}
+    assert metrics(run(control), chain(control))[-1]["test/top1"] == metrics(run(ce), chain(ce))[-1]["test/top1"]
+
+
+def test_ldmlr_trains_its_head_on_real_and_generated_latents():
+    settings, store = JOINT | BASELINES["ldmlr"] | {"staged.diffusion_epochs": 2, "staged.head_epochs": 1}, MemoryStore()
+    advance(settings, store)
+    pool = part("pool", states(settings, store)["head", 3])
+    counts = sources.load(config_of(settings).data).class_counts
+    assert torch.bincount(pool["labels"]).tolist() == [max(round(0.2 * n), 5) for n in counts.tolist()]
+    assert pool["latents"].isfinite().all()
+
+
+# --- one joint epoch under every option
+
+OPTIONS = {
+    "linear": {"head.name": "linear"},
+    "linear, pretrained": {"head.name": "linear", "head.start": "pretrained"},
+    "cosine head": {"head.name": "cosine"},
+    "fixed scale": {"head.trainable_scale": False},
+    "unet1d": {"denoiser.name": "unet1d", "data.n_max": 12},
+    "noise": {"diffusion.objective": "noise"},
+    "v": {"diffusion.objective": "v"},
+    "snr": {"diffusion.weighting": "snr"},
+    "linear schedule": {"diffusion.schedule": "linear"},
+    "ddpm": {"generation.method": "ddpm"},
+    "ldmlr quota": {"generation.quota": "ldmlr", "generation.batch_size": 8},
+    "sgd": {"optim.name": "sgd"},
+    "adamw": {"optim.name": "adamw", "optim.weight_decay": 0.1},
+    "cosine rates": {"optim.schedule": "cosine"},
+    "pcgrad": {"routing": "pcgrad"},
+    "stopgrad": {"routing": "stopgrad"},
+    "no generated": {"losses.generated": 0},
+    "no semantic": {"losses.semantic": 0},
+    "no real": {"losses.real": 0},
+    "no geometry": {"losses.prototype": 0, "losses.radius": 0},
+    "resnet20": {"encoder.name": "resnet20", "data.n_max": 12},
+    "no augmentation": {"data.augmentation": "none"},
+    "pretraining steps": {"pretraining.schedule": "step", "pretraining.milestones": [1]},
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS.values(), ids=OPTIONS.keys())
+def test_every_option_trains_with_finite_metrics(option):
+    settings = JOINT | {"epochs": 2, "warmup.epochs": 1, "generation.every": 1} | option
+    store, links = run(settings), chain(settings)
+    assert links[-1].phase == "joint"
+    last = metrics(store, links)[-1]
+    assert all(map(math.isfinite, last.values()))
+    assert 0 <= last["test/top1"] <= 100
+    assert {"train/real_loss", "train/diffusion_loss", "grad/encoder", "grad/head", "grad/denoiser", "diag/latent_drift", "diag/effective_rank"} <= last.keys()
+    assert ("train/generated_loss" in last) is ("losses.generated" not in option)
+    assert all(tensor.isfinite().all() for name, tensor in states(settings, store)["joint", 2].items())
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_the_test_set_is_evaluated_as_often_as_asked_and_at_the_end(every):
+    settings = JOINT | {"evaluate_every": every}
+    found = [m for m, link in zip(metrics(run(settings), chain(settings)), chain(settings)) if link.phase != "pretrain"]
+    assert [e for e, m in enumerate(found, start=1) if "test/top1" in m] == sorted({*range(every, 6, every), 5})
+
+
+# --- classes of one image
+
+
+def test_a_class_of_one_image_has_a_finite_radius():
+    settings = JOINT | {"data.n_max": 20, "data.imbalance_factor": 20}
+    store = MemoryStore()
+    advance(settings, store, until=chain(settings)[1].key)
+    learner = Trial(config_of(settings), 0, store, chain(settings), 2).learner
+    assert learner.class_counts[-1] == 1
+    radii = learner.geometry.radii
+    assert radii.isfinite().all() and (radii > 0).all()
+    several = learner.class_counts > 1
+    assert radii[~several] == pytest.approx(float(radii[several].mean()))  # borrowed from the others
+    advance(settings, store)
+    last = metrics(store, chain(settings))[-1]
+    assert all(map(math.isfinite, last.values()))
+    assert all(t.isfinite().all() for t in part("geometry", states(settings, store)["joint", 5]).values())
