@@ -41,10 +41,14 @@ def spectrum(latents: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def class_radii(latents: Tensor, labels: Tensor, n_classes: int) -> Tensor:
-    """(C,) mean distance of each class's latents to their mean; NaN for classes with fewer than two."""
+    """(C,) mean distance of each class's latents to their mean; NaN for classes with fewer than two.
+
+    Distances to a mean of n samples are too short by sqrt((n - 1) / n), which is put right: else small classes
+    would look tight.
+    """
     prototypes, counts = class_means(latents, labels, n_classes)
     radii, _ = class_means(distances(latents, labels, prototypes), labels, n_classes)
-    return radii.masked_fill(counts < 2, float("nan"))
+    return (radii * (counts / (counts - 1)).sqrt()).masked_fill(counts < 2, float("nan"))
 
 
 def one_nearest_neighbour_accuracy(real: Tensor, generated: Tensor) -> Tensor:
@@ -54,7 +58,8 @@ def one_nearest_neighbour_accuracy(real: Tensor, generated: Tensor) -> Tensor:
     1 when they can, 0 when each real point was copied.
     """
     points = torch.cat([real, generated])
-    apart = torch.cdist(points, points).fill_diagonal_(float("inf"))
+    # distances by matrix product would lose the small ones, just where latents collapse
+    apart = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(float("inf"))
     from_real = torch.arange(len(points), device=points.device) < len(real)
     return (from_real[apart.argmin(1)] == from_real).double().mean()
 
@@ -75,9 +80,14 @@ def generated_to_real(real: Tensor, labels: Tensor, generated: Tensor, generated
     for c in known.nonzero().flatten().tolist():
         a, b = real[labels == c], generated[generated_labels == c]
         n = min(len(a), len(b), SAMPLES_PER_CLASS)
-        neighbours[c] = one_nearest_neighbour_accuracy(a[:n], b[:n])
+        neighbours[c] = one_nearest_neighbour_accuracy(_spaced(a, n), _spaced(b, n))
     return {
         "gen/radius_ratio": generated_radii / real_radii,
         "gen/prototype_distance": gap / real_radii,
         "gen/one_nn": neighbours,
     }
+
+
+def _spaced(latents: Tensor, n: int) -> Tensor:
+    """`n` of them, evenly spaced: latents come in the order of files, whose neighbours may be alike."""
+    return latents[torch.linspace(0, len(latents) - 1, n, device=latents.device).round().long()]

@@ -33,7 +33,7 @@ def latent_report(learner: Learner, latents: Tensor, labels: Tensor) -> Report:
     scalars = {
         "diag/effective_rank": float(rank),
         "diag/total_variance": float(variance),
-        "diag/radius_spread": _ratio(radii.nan_to_num(0).std(), radii.nanmean()),
+        "diag/radius_spread": float(radii[~radii.isnan()].std() / radii.nanmean().clamp(min=1e-12)),
         "diag/radius_head": float(radii[_head(masks)].nanmean()),
         "diag/radius_tail": float(radii[_tail(masks)].nanmean()),
         "diag/diffusion_loss_at_thaw": learner.diffusion_loss_at_thaw,
@@ -58,7 +58,3 @@ def _head(masks: dict[str, Tensor]) -> Tensor:
 
 def _tail(masks: dict[str, Tensor]) -> Tensor:
     return next(mask for mask in reversed(masks.values()) if mask.any())
-
-
-def _ratio(a: Tensor, b: Tensor) -> float:
-    return float(a / b.clamp(min=1e-12))

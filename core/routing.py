@@ -25,7 +25,8 @@ class Conflict(NamedTuple):
 def conflict(real: Tensor, semantic: Tensor) -> Conflict:
     """Cosine and norms of the two gradients, (B, D) each, over the whole batch."""
     real_norm, semantic_norm = real.norm(), semantic.norm()
-    cosine = (real * semantic).sum() / (real_norm * semantic_norm).clamp(min=1e-20)
+    tiny = 1e-20  # each by itself: the product of two small norms would underflow
+    cosine = (real / real_norm.clamp(min=tiny) * (semantic / semantic_norm.clamp(min=tiny))).sum()
     return Conflict(cosine, real_norm, semantic_norm)
 
 

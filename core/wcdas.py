@@ -16,9 +16,13 @@ def wcdas_logits(latents: Tensor, weight: Tensor, concentration_logit: Tensor, s
     gamma -> 0 the density is uniform and every logit tends to scale / (2 pi).
 
     latents: (B, D) float; weight: (C, D) float; concentration_logit: (C,) float. Returns (B, C) float.
-    Departs from the published code in that pi is pi (there 3.14) and no label is needed to compute it.
+    Departs from the published code in that pi is pi (there 3.14), no label is needed to compute it, and gamma
+    ends at 0.9999: nearer to 1, float32 loses 1 - gamma, and latents on their weight give NaN.
     """
     cosine = F.normalize(latents, dim=1) @ F.normalize(weight, dim=1).T  # (B, C)
     gamma = concentration_logit.sigmoid()  # (C,) concentration
-    density = (1 - gamma**2) / (1 + gamma**2 - 2 * gamma * cosine) / (2 * math.pi)
+    gap = (-concentration_logit).sigmoid().clamp(min=1e-4)  # 1 - gamma without cancellation
+    # 1 + gamma^2 - 2 gamma cos = (1 - gamma)^2 + 2 gamma (1 - cos); rounding can lift a cosine above 1
+    spread = gap**2 + 2 * gamma * (1 - cosine).clamp(min=0)
+    density = gap * (1 + gamma) / spread / (2 * math.pi)
     return scale * density

@@ -14,7 +14,7 @@ def timestep_embedding(t: Tensor, width: int) -> Tensor:
     half = width // 2
     frequencies = torch.exp(-math.log(10_000) / (half - 1) * torch.arange(half, device=t.device))
     angles = t[:, None] * frequencies[None]  # (B, half)
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
+    return F.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, width % 2))
 
 
 class AdaptiveBlock(nn.Module):

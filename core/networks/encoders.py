@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickle  # for the name of the error alone
 from pathlib import Path
 
 import safetensors.torch
 import torch
 import torch.nn.functional as F
 import torchvision
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 
@@ -105,15 +107,9 @@ def load_checkpoint(path: str, encoder: nn.Module) -> dict[str, Tensor]:
     state dict, the latter with weights_only: no code in the file is run.
 
     Returns {"weight": (C, D), "bias": (C,)}, or {} if the file holds no head (`fc.*`).
-    Raises ValueError if the weights are not this encoder's.
+    Raises ValueError if the file cannot be read so, or the weights are not this encoder's.
     """
-    file = Path(path).expanduser()
-    if file.suffix == ".safetensors":
-        weights = safetensors.torch.load_file(file)
-    else:
-        weights = torch.load(file, map_location="cpu", weights_only=True)
-        for name in ("state_dict", "model"):
-            weights = weights.get(name, weights)
+    weights = _read_weights(Path(path).expanduser())
     head = {name.removeprefix("fc."): value for name, value in weights.items() if name.startswith("fc.")}
     body = {name: value for name, value in weights.items() if not name.startswith("fc.")}
     if isinstance(encoder, TorchvisionResNet):
@@ -124,3 +120,20 @@ def load_checkpoint(path: str, encoder: nn.Module) -> dict[str, Tensor]:
         raise ValueError(f"'{path}' does not hold this encoder's weights: {len(wrong)} entries differ, the first is '{wrong[0]}'")
     encoder.load_state_dict(body)
     return head
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint by name, whichever of the layouts it has."""
+    try:
+        if file.suffix == ".safetensors":
+            return safetensors.torch.load_file(file)
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"'{file}' cannot be read as weights alone, without running code in it: {reason}") from None
+    for name in ("state_dict", "model"):
+        if isinstance(weights, dict):
+            weights = weights.get(name, weights)
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError(f"'{file}' holds no dictionary of tensors")
+    return weights

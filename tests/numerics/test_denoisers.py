@@ -113,6 +113,5 @@ def test_timestep_embedding_is_the_transformers():
         assert row.tolist() == pytest.approx(expected, abs=1e-4)  # angles reach 999 in float32
 
 
-@pytest.mark.xfail(strict=True, reason="an odd width leaves the embedding one short")
 def test_the_mlp_works_at_an_odd_width(batch):
     assert build_denoiser("mlp", 64, 5, 33, 1)(*batch).shape == (6, 64)

@@ -77,7 +77,6 @@ def test_gradients_agree_with_finite_differences(inputs):
     assert torch.autograd.gradcheck(wcdas_logits, tuple(x.requires_grad_() for x in (*inputs, scale)))
 
 
-@pytest.mark.xfail(strict=True, reason="1 + gamma^2 - 2 gamma cos cancels in float32 as gamma -> 1")
 @pytest.mark.parametrize("concentration_logit", [17.0, 40.0])
 def test_high_concentration_stays_finite_and_peaks_where_it_should(concentration_logit):
     weight = torch.eye(3)

@@ -1,5 +1,7 @@
 """Chains cut into segments where trials part: what runs once, what must run before, what is most urgent."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -112,7 +114,7 @@ def test_segments_end_exactly_where_trials_part_or_end(trials):
         for link in links:
             through.setdefault(link.key, []).append(name)
     ends = {links[-1].key for links in trials.values()}
-    parts = {a.key for links in trials.values() for a, b in zip(links, links[1:]) if through[a.key] != through[b.key]}
+    parts = {a.key for links in trials.values() for a, b in itertools.pairwise(links) if through[a.key] != through[b.key]}
     found = segments(trials)
     assert set(found) == ends | parts
     for end, segment in found.items():

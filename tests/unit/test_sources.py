@@ -148,7 +148,7 @@ def test_classes_are_the_folders_in_sorted_order(tmp_path):
 def test_a_folder_and_an_archive_of_it_are_the_same_data(tmp_path):
     files = tree_of()
     unpacked = sources.load(folder(written(tmp_path / "images", files)))
-    shuffled = dict(sorted(files.items(), key=lambda item: item[0][::-1]))  # the order within an archive does not count
+    shuffled = dict(reversed(files.items()))  # the order within an archive does not count
     for prefix in ("", "./", "cifar/"):
         data = folder(packed(tmp_path / "images.tar.gz", shuffled, prefix))
         assert_equal(unpacked, sources.load(data))
@@ -261,9 +261,9 @@ def test_cifar_is_made_long_tailed_by_the_usual_profile(cifar):
     data = dataclasses.replace(data, imbalance_factor=10.0, n_max=40)
     loaded = sources.load(data)
     assert loaded.class_counts.tolist() == [int(40 * 10 ** (-c / 9) + 1e-6) for c in range(10)] == counted(data)
-    assert loaded.train.labels.tolist() == sorted(loaded.train.labels.tolist())
     assert torch.bincount(loaded.test.labels).tolist() == [3] * 10
     for split in (loaded.train, loaded.test):
+        assert split.labels.tolist() == sorted(split.labels.tolist())
         assert split.images.shape[1:] == (3, 32, 32) and split.images.dtype == torch.uint8
         assert torch.equal(split.images[:, 0, 0, 0].long(), split.labels)  # images went with their labels, channels first
     assert loaded.class_names == [f"class {c}" for c in range(10)]

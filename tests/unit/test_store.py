@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import ablation
 from ablation.store import KINDS, DiskStore
 
 KEY = "0123456789abcdef" * 2
@@ -108,10 +109,13 @@ def test_a_save_that_fails_leaves_what_was_there_and_no_temporary_file(tmp_path,
 
 WRITER = """
 import sys
+import ablation
 from ablation.store import DiskStore
 store = DiskStore(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
 data = sys.argv[2].encode() * 100_000
-for _ in range(20):
+for _ in range(100):
     store.save("state", sys.argv[3], data)
     found = store.load("state", sys.argv[3])
     assert found is not None and len(found) == 100_000 and len(set(found)) == 1, "torn"
@@ -119,12 +123,20 @@ for _ in range(20):
 
 
 def test_two_processes_may_write_one_key(tmp_path):
-    root = Path(__file__).parents[2]
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), letter, KEY], cwd=root) for letter in "ab"]
+    root = Path(ablation.__file__).parents[1]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), letter, KEY], cwd=root, **pipes) for letter in "ab"]
+    for writer in writers:
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:  # both at once
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
     store = DiskStore(tmp_path)
     while any(writer.poll() is None for writer in writers):
         found = store.load("state", KEY)
         assert found is None or found in (b"a" * 100_000, b"b" * 100_000)  # whole, or not yet
+    for writer in writers:
+        writer.communicate()
     assert [writer.returncode for writer in writers] == [0, 0]
     assert store.load("state", KEY) in (b"a" * 100_000, b"b" * 100_000)
     assert len(files(tmp_path)) == 1

@@ -28,6 +28,9 @@ class Subject:
     def check(self, settings):
         return []
 
+    def chain(self, settings, seed, records):
+        return []
+
     def advance(self, settings, seed, until, store, report):
         pass
 
