@@ -16,7 +16,7 @@ from ablation import figures, results, tables
 from ablation.answer import answer, detectable, interacting
 from ablation.formatting import is_percent, label, points
 from ablation.results import Results
-from ablation.runs import RunFolder, write_atomically
+from ablation.runs import Manifest, RunFolder, write_atomically
 from ablation.statistics import smallest_permutation_p
 
 
@@ -58,8 +58,8 @@ def _context(study: Results, effects: pd.DataFrame, drawn: list[str]) -> dict[st
     manifest = study.manifest
     headline = effects[effects["metric"] == study.headline]
     main, differences = headline[headline["kind"] == "main"], headline[headline["kind"] == "difference"]
-    planned = sorted({spec.epochs_planned for spec in manifest.trials if spec.kind == "arm"})
-    facts = {name: fact for name, fact in manifest.facts.items() if name != "class_counts"}
+    facts = {name: fact for name, fact in manifest.facts.items() if name not in ("class_counts", "versions")}
+    versions = {**manifest.provenance.get("versions", {}), **manifest.facts.get("versions", {})}
     unfinished = study.trials[study.trials["state"].isin(["RUNNING", "WAITING"])]
     is_measured = manifest.reference in study.baselines and not study.complete(manifest.reference).empty
     return {
@@ -70,7 +70,7 @@ def _context(study: Results, effects: pd.DataFrame, drawn: list[str]) -> dict[st
         "percent": is_percent(study.headline),
         "points": points(study.headline),
         "class_counts": manifest.facts.get("class_counts") or [],
-        "epochs": " to ".join(map(str, planned[:: len(planned) - 1 or 1])),
+        "epochs": _epochs(manifest),
         "accuracy_table": tables.accuracy_table(study, effects),
         "effects_table": tables.effects_table(effects, study.headline),
         "simple_effects_table": tables.simple_effects_table(interacting(study, headline), study.headline),
@@ -85,5 +85,14 @@ def _context(study: Results, effects: pd.DataFrame, drawn: list[str]) -> dict[st
         "detectable_effect": detectable(main),
         "detectable_difference": detectable(differences),
         "permutation_p": smallest_permutation_p(len(manifest.seeds)),
-        "facts": list(tables.flatten({**manifest.provenance, **facts})),
+        "facts": list(tables.flatten({**manifest.provenance, "versions": versions, **facts})),
     }
+
+
+def _epochs(manifest: Manifest) -> str:
+    """How long an arm is trained, in words."""
+    if "epochs" in manifest.facts:
+        before = manifest.facts.get("pretraining_epochs")
+        return f"{manifest.facts['epochs']} epochs per arm" + (f" after {before} of pre-training, which all share" if before else "")
+    planned = sorted({spec.epochs_planned for spec in manifest.trials if spec.kind == "arm"})
+    return " to ".join(map(str, planned[:: len(planned) - 1 or 1])) + " epochs planned per arm"

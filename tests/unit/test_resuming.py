@@ -25,9 +25,19 @@ TRIALS = {
 
 
 @functools.cache
+def _run(settings):
+    return run(dict(settings))
+
+
+def ran(settings):
+    """The store of a whole trial; run once, copied for each test."""
+    return MemoryStore(_run(tuple(settings.items())))
+
+
+@functools.cache
 def whole(name):
     """The uninterrupted trial, and its links. The store is for all tests: copy it before it changes."""
-    store = run(TRIALS[name])
+    store = ran(TRIALS[name])
     return store, chain(TRIALS[name], store=store)
 
 
@@ -125,10 +135,8 @@ PAIRS = {
 @pytest.mark.parametrize(("first", "change"), PAIRS.values(), ids=PAIRS.keys())
 def test_a_trial_that_shares_epochs_equals_one_that_shares_none(first, change):
     second = first | change
-    alone = run(second)
+    alone, together = ran(second), ran(first)
     links = chain(second, store=alone)
-    together = MemoryStore()
-    advance(first, together)
     n_shared = sum(together.holds("record", link.key) for link in links)
     assert n_shared >= 2  # the pre-training at least
     last_checkpoint = max(i + 1 for i in range(n_shared) if together.holds("state", links[i].key))
