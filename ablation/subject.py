@@ -67,10 +67,11 @@ class Subject(Protocol):
         """
 
     def advance(
-        self, settings: Mapping[str, Any], seed: int, until: str, store: Store, report: Callable[[str, Record], None]
+        self, settings: Mapping[str, Any], seed: int, until: str | None, store: Store, report: Callable[[str, Record], None]
     ) -> None:
-        """Run the chain from its last checkpoint in `store` to the link with key `until`, included.
+        """Run the chain from its last checkpoint in `store` to the link with key `until`, included (None: all of it).
 
         Saves a record (kind "record", JSON) for each link and a checkpoint at the last; calls
-        `report(key, record)` after each link. Returns early where the chain turns out shorter.
+        `report(key, record)` after each link. Returns, with a checkpoint, where the chain turns out not to
+        lead to `until`.
         """

@@ -31,7 +31,11 @@ def load_subject(name: str) -> Subject:
     found = getattr(module, attribute, None)
     if found is None:
         raise InputError([Problem("", "subject", f"module '{module_name}' has no '{attribute}'")])
-    return FunctionSubject(found) if inspect.isfunction(found) else found
+    if inspect.isfunction(found):
+        return FunctionSubject(found)
+    if not all(hasattr(found, method) for method in ("check", "chain", "advance")):
+        raise InputError([Problem("", "subject", f"'{name}' is neither a function nor a subject")])
+    return found
 
 
 class FunctionSubject:
@@ -65,19 +69,20 @@ class FunctionSubject:
         return [Link(hashlib.sha256(text.encode()).hexdigest()[:32], "train", 1, 1.0)]
 
     def advance(
-        self, settings: Mapping[str, Any], seed: int, until: str, store: Store, report: Callable[[str, Record], None]
+        self, settings: Mapping[str, Any], seed: int, until: str | None, store: Store, report: Callable[[str, Record], None]
     ) -> None:
-        if store.holds("record", until):
+        key = self.chain(settings, seed, lambda _: None)[0].key
+        if store.holds("record", key):
             return
         started, history = time.perf_counter(), []
 
         def on_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
-            history.append({"epoch": epoch, "metrics": dict(metrics)})
+            history.append({"epoch": int(epoch), "metrics": {name: float(value) for name, value in metrics.items()}})
 
         metrics = {name: float(value) for name, value in self.train(dict(settings), seed, on_epoch).items()}
         record = {
             "phase": "train", "epoch": max((entry["epoch"] for entry in history), default=1), "time": time.time(),
             "seconds": time.perf_counter() - started, "metrics": metrics, "vectors": {}, "history": history,
         }  # fmt: skip
-        store.save("record", until, json.dumps(record).encode())
-        report(until, record)
+        store.save("record", key, json.dumps(record).encode())
+        report(key, record)

@@ -34,7 +34,7 @@ class Data:
     augmentation: Literal["none", "crop", "crop-flip"] = setting("crop-flip", "random crop after zero padding, horizontal flip")
     padding: int = setting(4, "pixels of padding of the random crop", minimum=0)
     mean: tuple[float, ...] = setting((0.5,), "per channel, of images in [0, 1]; one value serves all channels")
-    std: tuple[float, ...] = setting((0.5,), "per channel, of images in [0, 1]; one value serves all channels")
+    std: tuple[float, ...] = setting((0.5,), "per channel, of images in [0, 1]; one value serves all channels", above=0)
     size: int | None = setting(None, "images are resized to size x size pixels on loading; none: they must all have one size", minimum=1)
 
 

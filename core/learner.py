@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -103,9 +103,12 @@ class Learner:
         for name, lr in rates.items():
             set_rate(self.optimisers[name], lr)
 
-    def state(self) -> State:
-        modules = {name: getattr(self, name) for name in ("encoder", "head", "denoiser")}
-        state = {"diffusion_loss_at_thaw": torch.tensor(self.diffusion_loss_at_thaw, dtype=torch.float64), "mean": self.mean, "std": self.std, **{f"geometry.{k}": v for k, v in self.geometry._asdict().items()}}
+    def state(self, without: Collection[str] = ()) -> State:
+        """All that changes, modules named in `without` aside."""
+        modules = {name: getattr(self, name) for name in ("encoder", "head", "denoiser") if name not in without}
+        thaw = torch.tensor(self.diffusion_loss_at_thaw, dtype=torch.float64)
+        state = {"diffusion_loss_at_thaw": thaw, "mean": self.mean, "std": self.std}
+        state |= {f"geometry.{name}": tensor for name, tensor in self.geometry._asdict().items()}
         state |= {f"pool.{name}": tensor for name, tensor in self.pool._asdict().items()}
         for name, module in modules.items():
             state |= module_state(name, module) | optimiser_state(f"optim.{name}", self.optimisers[name])
@@ -117,5 +120,6 @@ class Learner:
         self.geometry = Geometry(**{k: v.to(self.device) for k, v in part("geometry", state).items()})
         self.pool = Pool(**{k: v.to(self.device) for k, v in part("pool", state).items()})
         for name, optimiser in self.optimisers.items():
-            load_module(name, getattr(self, name), state)
+            if part(name, state):  # a module that no epoch has trained yet is not in the checkpoint
+                load_module(name, getattr(self, name), state)
             load_optimiser(f"optim.{name}", optimiser, state)

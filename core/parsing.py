@@ -115,7 +115,9 @@ def _convert(value: Any, annotation: Any, limits: Mapping[str, Any]) -> tuple[An
         values = value if isinstance(value, (list, tuple)) else [value]
         converted = [_convert(v, item, limits) for v in values]
         message = next((m for _, m in converted if m), "")
-        return (None, message) if message or not converted else (tuple(v for v, _ in converted), "")
+        if not converted:
+            return None, "the list is empty; at least one value"
+        return (None, message) if message else (tuple(v for v, _ in converted), "")
     if annotation is bool:
         if isinstance(value, bool):
             return value, ""
@@ -182,6 +184,11 @@ def _cross_checks(config: Config) -> list[Fault]:
         faults.append(Fault("data.path", "source 'folder' needs the path of a folder or .tar.gz archive with train/ and test/"))
     if data.source.startswith("cifar") and not data.path:
         faults.append(Fault("data.path", f"source '{data.source}' needs the folder that torchvision keeps it in"))
+    n_channels = 1 if data.channels == "gray" else 3
+    for name in ("mean", "std"):
+        n_values = len(getattr(data, name))
+        if n_values not in (1, n_channels):
+            faults.append(Fault(f"data.{name}", f"has {n_values} values; the images have {n_channels} channel{'s' * (n_channels > 1)}"))
     if data.flip_channels and data.channels == "gray":
         faults.append(Fault("data.flip_channels", "gray images have no red and blue to swap"))
     if encoder.checkpoint:
@@ -200,7 +207,7 @@ def _cross_checks(config: Config) -> list[Fault]:
         faults.append(Fault("warmup", "set one of epochs, fraction, plateau"))
     if warmup.epochs is not None and warmup.epochs > config.epochs:
         faults.append(Fault("warmup.epochs", f"{warmup.epochs} is more than the {config.epochs} epochs of the trial"))
-    if config.generation.steps > config.diffusion.steps:
+    if config.generation.method == "ddim" and config.generation.steps > config.diffusion.steps:
         faults.append(Fault("generation.steps", f"{config.generation.steps} is more than the {config.diffusion.steps} of diffusion.steps"))
     if config.precision == "bfloat16" and config.device == "cpu":
         faults.append(Fault("precision", "bfloat16 is for device cuda; on the CPU use float32"))

@@ -51,8 +51,10 @@ def load_optimiser(prefix: str, optimiser: torch.optim.Optimizer, state: Mapping
     for name, value in part(prefix, state).items():
         i, entry = name.split(".", 1)
         parameter = parameters[int(i)]
-        # step counts stay where the optimiser keeps them: on the parameter's device when fused
-        optimiser.state[parameter][entry] = value.to(parameter.device, copy=True)
+        # a fused step pairs moments with their parameter by memory position, so they must lie in memory as it
+        # does (channels last); step counts stay where the optimiser keeps them: on the parameter's device
+        like = parameter.detach() if value.shape == parameter.shape else value.to(parameter.device)
+        optimiser.state[parameter][entry] = torch.empty_like(like, dtype=value.dtype).copy_(value)
 
 
 def set_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from core import fingerprint, trajectory
-from core.config import BASELINES, Config
+from core.config import BASELINES, Config, Data
 from core.data.counting import class_counts
 from core.parsing import Fault, parse, to_tree
 from core.trajectory import Link
@@ -24,7 +25,7 @@ class StrategyA:
         if faults:
             return faults
         faults = [Fault(key, message) for key, message in fingerprint.missing_inputs(config)]
-        return faults or _profile_faults(config)
+        return faults or _data_faults(config)
 
     def resolve(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         return to_tree(_config(settings))
@@ -35,7 +36,7 @@ class StrategyA:
     def describe(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         config = _config(settings)
         return {
-            "class_counts": class_counts(config.data, fingerprint.data_files(config)),
+            "class_counts": _class_counts(config),
             "data_fingerprint": fingerprint.data_fingerprint(config),
             "source_fingerprint": fingerprint.source_fingerprint(),
             "checkpoint": config.encoder.checkpoint,
@@ -53,7 +54,7 @@ class StrategyA:
         return trajectory.chain(_config(settings), seed, records)
 
     def advance(
-        self, settings: Mapping[str, Any], seed: int, until: str, store: Any, report: Callable[[str, dict[str, Any]], None]
+        self, settings: Mapping[str, Any], seed: int, until: str | None, store: Any, report: Callable[[str, dict[str, Any]], None]
     ) -> None:
         from core.trial import advance
 
@@ -67,19 +68,25 @@ def _config(settings: Mapping[str, Any]) -> Config:
     return config
 
 
-@functools.cache
-def _n_classes(source: str) -> int | None:
-    return {"digits": 10, "cifar10": 10, "cifar100": 100}.get(source)
-
-
-def _profile_faults(config: Config) -> list[Fault]:
-    """A profile that leaves a class empty, where the number of images is known beforehand."""
+def _data_faults(config: Config) -> list[Fault]:
+    """Images that the settings ask for and that are not there."""
     data = config.data
-    n_classes = _n_classes(data.source)
-    n_max = data.n_max or {"cifar10": 5000, "cifar100": 500}.get(data.source)
-    if data.imbalance_factor and n_classes and n_max and n_max / data.imbalance_factor < 1:
-        return [Fault("data.imbalance_factor", f"{data.imbalance_factor:g} leaves the smallest class of at most {n_max} images empty")]
+    try:
+        _class_counts(config)
+    except ValueError as error:
+        key = "data.imbalance_factor" if data.imbalance_factor else "data.n_max" if data.n_max else "data.n_test" if data.source == "digits" else "data.path"
+        return [Fault(key, str(error))]
     return []
+
+
+def _class_counts(config: Config) -> list[int]:
+    files = tuple(fingerprint.data_files(config))
+    return list(_counted(config.data, files, fingerprint.data_fingerprint(config)))
+
+
+@functools.cache  # listing an archive takes half a second, and a grid has many cells
+def _counted(data: Data, files: tuple[Path, ...], data_fingerprint: str) -> tuple[int, ...]:
+    return tuple(class_counts(data, files))
 
 
 SUBJECT = StrategyA()

@@ -17,7 +17,7 @@ from core.data import sources
 from core.data.sources import Dataset, Split
 from core.encoding import Latents, encode, latents_from_bytes, latents_to_bytes
 from core.epochs import Trained, joint_epoch, warmup_epoch
-from core.fingerprint import data_fingerprint, digest
+from core.fingerprint import data_fingerprint, digest, root_key
 from core.learner import Learner
 from core.networks.encoders import load_checkpoint
 from core.pretraining import Pretraining
@@ -35,8 +35,10 @@ class Store(Protocol):
     def holds(self, kind: str, key: str) -> bool: ...
 
 
-def advance(config: Config, seed: int, until: str, store: Store, report: Callable[[str, dict[str, Any]], None]) -> None:
-    """Run the trial from its last checkpoint to the link with key `until`, or to its end if that comes first.
+def advance(config: Config, seed: int, until: str | None, store: Store, report: Callable[[str, dict[str, Any]], None]) -> None:
+    """Run the trial from its last checkpoint to the link with key `until` (None: to its end).
+
+    Stops before that where the chain turns out not to lead there.
 
     Saves a record for each link, and a checkpoint at the last one, at the end of pre-training and of warm-up,
     and every half minute.
@@ -48,6 +50,7 @@ def advance(config: Config, seed: int, until: str, store: Store, report: Callabl
         return None if data is None else json.loads(data)
 
     links = trajectory.chain(config, seed, record_of)
+    leads_there = any(link.key == until for link in links)
     done = _finished(links, until, store)
     if done == len(links) or (done and links[done - 1].key == until):
         return
@@ -63,26 +66,32 @@ def advance(config: Config, seed: int, until: str, store: Store, report: Callabl
         done += 1
         if config.warmup.plateau is not None and link.phase == WARMUP:
             links = trajectory.chain(config, seed, record_of)
-        last = done == len(links) or link.key == until
+        last = done == len(links) or link.key == until or (leads_there and all(later.key != until for later in links[done:]))
         if last or links[done].phase != link.phase or time.monotonic() - saved > CHECKPOINT_SECONDS:
-            store.save("state", link.key, state.to_bytes(trial.state()))
+            store.save("state", link.key, state.to_bytes(trial.state(link.phase)))
             saved = time.monotonic()
         if last:
             return
 
 
-def _finished(links: list[Link], until: str, store: Store) -> int:
-    """How many links need not be run: up to the last checkpoint before which no record is missing."""
+def _finished(links: list[Link], until: str | None, store: Store) -> int:
+    """How many links need not be run: up to the last whole checkpoint before which no record is missing.
+
+    A trial that goes on after pre-training starts from that checkpoint and from the one at its end.
+    """
     stop = next((i for i, link in enumerate(links) if link.key == until), len(links) - 1)
-    done = 0
+    n_pretrain = sum(link.phase == PRETRAIN for link in links)
+    checkpoints = []
     for i, link in enumerate(links[: stop + 1]):
-        if not store.holds("record", link.key):
+        if store.load("record", link.key) is None:  # missing or damaged
             break
         if store.holds("state", link.key):
-            done = i + 1
-    while done and store.load("state", links[done - 1].key) is None:  # damaged
-        done -= 1
-    return done
+            checkpoints.append(i + 1)
+    for done in reversed(checkpoints):
+        needed = [done, n_pretrain] if 0 < n_pretrain < done <= stop else [done]
+        if all(store.load("state", links[n - 1].key) is not None for n in needed):  # None: missing or damaged
+            return done
+    return 0
 
 
 class Trial:
@@ -91,7 +100,7 @@ class Trial:
     def __init__(self, config: Config, seed: int, store: Store, links: list[Link], done: int):
         self.config, self.seed, self.store = config, seed, store
         self.first = sum(link.phase == PRETRAIN for link in links)  # links before the main phases
-        self.base_key = links[self.first - 1].key if self.first else digest("base", links[0].key)
+        self.base_key = links[self.first - 1].key if self.first else digest("base", root_key(config, seed))
         self.pretraining = Pretraining(config, seed, self.dataset.train.images.shape[1], len(self.dataset.class_names))
         self.pretrained_head = self.pretraining.head()
         if config.encoder.checkpoint:
@@ -177,8 +186,12 @@ class Trial:
     def pretrained_head_now(self) -> dict[str, Tensor]:
         return self.pretraining.head() if self.first else self.pretrained_head
 
-    def state(self) -> state.State:
-        return self.learner.state() if "learner" in self.__dict__ else self.pretraining.state()
+    def state(self, phase: str) -> state.State:
+        """What the keys up to an epoch of this phase determine; trials that share them differ in the rest."""
+        if "learner" not in self.__dict__:
+            return self.pretraining.state()
+        untrained = {DIFFUSION: ("head",), HEAD: () if self.config.staged.generation else ("denoiser",)}
+        return self.learner.state(without=untrained.get(phase, ()))
 
 
 def load_dataset(config: Config, store: Store) -> Dataset:

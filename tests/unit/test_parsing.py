@@ -6,6 +6,7 @@ import typing
 import pytest
 
 from core.config import BASELINES, Config, Plateau
+from core.subject import SUBJECT
 from core.parsing import Fault, parse, to_tree
 
 FOLDER = {"data.source": "folder", "data.path": "images"}
@@ -214,3 +215,34 @@ def test_every_default_lies_within_its_limits():
     tree = dict(flat(to_tree(Config())))
     for key, value in tree.items():
         assert parse({"warmup.fraction": 0.25, key: value})[1] == [], key
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "message"),
+    [
+        ({"data.mean": [0.5, 0.5]}, "data.mean", "has 2 values; the images have 3 channels"),
+        ({"data.channels": "gray", "data.std": [0.5, 0.5, 0.5]}, "data.std", "has 3 values; the images have 1 channel"),
+        ({"data.std": 0}, "data.std", "0 is too small; more than 0"),
+    ],
+)
+def test_normalisation_must_fit_the_channels(settings, key, message):
+    assert parse(settings)[1] == [(key, message)]
+
+
+def test_ddpm_does_not_ask_for_ddims_steps():
+    settings = {"diffusion.steps": 10, "generation.steps": 50}
+    assert [fault.key for fault in parse(settings)[1]] == ["generation.steps"]
+    assert parse(settings | {"generation.method": "ddpm"})[1] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "message"),
+    [
+        ({"data.n_max": 500}, "data.n_max", "class 0 has 128 training images and the profile asks for 500"),
+        ({"data.n_test": 174}, "data.n_test", "leaves a class without training images"),
+        ({"data.n_max": 10, "data.imbalance_factor": 20}, "data.imbalance_factor", "leave the smallest class empty"),
+    ],
+)
+def test_images_that_are_not_there_are_noticed_before_anything_runs(settings, key, message):
+    [fault] = SUBJECT.check({"data.channels": "gray", **settings})
+    assert fault.key == key and message in fault.message

@@ -59,7 +59,7 @@ def chain(settings: dict, seed: int = 0, store: MemoryStore | None = None) -> li
     return SUBJECT.chain(settings, seed, store.record if store is not None else lambda key: None)
 
 
-def advance(settings: dict, store: MemoryStore, seed: int = 0, until: str = "") -> list[str]:
+def advance(settings: dict, store: MemoryStore, seed: int = 0, until: str | None = None) -> list[str]:
     """Run to `until`, or to the end; the keys of the links that were run, not found."""
     ran = []
     SUBJECT.advance(settings, seed, until, store, lambda key, record: ran.append(key))
