@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from ablation.caching import DEFAULT_SIZE, parse_size
 from ablation.errors import InputError, Problem
 
 STUDY_OPTIONS = (
@@ -54,16 +55,20 @@ def main() -> None:
 @click.option("--jobs", type=click.IntRange(min=1), help="Worker processes; default: the processors.")
 @click.option("--no-share", is_flag=True, help="Compute every trial alone, sharing no epoch (a check; slow).")
 @click.option("--retry-failed", is_flag=True, help="Run failed trials again.")
+@click.option("--cache-size", default=DEFAULT_SIZE, show_default=True, metavar="SIZE", help="Bound of the cache of epochs, e.g. 500MB.")
 @click.option("--offline", is_flag=True, help="Write files only; `ablate sync` brings them to Optuna and MLflow later.")
-def run(dry_run: bool, jobs: int | None, no_share: bool, retry_failed: bool, offline: bool, **which: Any) -> None:
+def run(
+    dry_run: bool, jobs: int | None, no_share: bool, retry_failed: bool, cache_size: str, offline: bool, **which: Any
+) -> None:
     """Run every trial of a study that is missing, track it, and write its report."""
     from ablation import session
 
+    limit = parse_size(cache_size, "--cache-size")
     opened = session.open_study(**which)
     if dry_run:
         session.describe_plan(opened, jobs or n_processors())
         return
-    done = session.run(opened, jobs or n_processors(), share=not no_share, retry_failed=retry_failed, offline=offline)
+    done = session.run(opened, jobs or n_processors(), share=not no_share, retry_failed=retry_failed, cache_limit=limit, offline=offline)
     sys.exit(1 if done.failed else 0)
 
 
@@ -112,6 +117,27 @@ def ui(port: int) -> None:
     from ablation.ui import serve
 
     serve(None, port=port)
+
+
+@main.group(invoke_without_command=True)
+@click.pass_context
+def cache(context: click.Context) -> None:
+    """Show the cache of epochs; trim or clear it."""
+    from ablation.caching import describe_cache
+    from ablation.places import Places
+
+    if context.invoked_subcommand is None:
+        click.echo(describe_cache(Places().store))
+
+
+@cache.command()
+@click.option("--size", required=True, help="What to leave at most, e.g. 1GB.")
+def trim(size: str) -> None:
+    """Evict what saves the least time per byte. Records of finished epochs stay."""
+    from ablation.caching import trim_cache
+    from ablation.places import Places
+
+    click.echo(trim_cache(Places().store, parse_size(size, "--size")))
 
 
 @main.group()

@@ -19,7 +19,7 @@ from ablation.plan import Plan, build_plan
 from ablation.reading import read_yaml
 from ablation.runs import Outcome, RunFolder, TrialSpec
 from ablation.section import NAME
-from ablation.study import Done, Listeners, Timings, estimate_seconds, forget_failures, manifest_of, refuse_mixture, run_study, status_of
+from ablation.study import Bound, Done, Listeners, Timings, estimate_seconds, forget_failures, manifest_of, refuse_mixture, run_study, status_of
 from ablation.subject import Record
 from ablation.subjects import load_subject
 
@@ -81,7 +81,7 @@ def describe_plan(opened: Opened, jobs: int) -> None:
         console.print(f"cost: about {duration(seconds)} of one worker, {duration(seconds / jobs)} with {jobs} jobs")
 
 
-def run(opened: Opened, jobs: int, share: bool, retry_failed: bool, offline: bool) -> Done:
+def run(opened: Opened, jobs: int, share: bool, retry_failed: bool, cache_limit: int, offline: bool) -> Done:
     """Run what is missing, track it, write the report; print what happened."""
     console = output()
     folder = opened.places.runs(opened.name)
@@ -89,11 +89,12 @@ def run(opened: Opened, jobs: int, share: bool, retry_failed: bool, offline: boo
     refuse_mixture(manifest, folder)
     if retry_failed:
         forget_failures(folder, opened.plan)
-    timings = opened.timings
+    timings, bound = opened.timings, Bound(opened.places.store, cache_limit)
     deliveries = [] if offline else [Delivery(opened.places, opened.name, folder, console)]
     with progress(manifest.metric["name"], opened.plan, console) as shown:
-        done = run_study(opened.study, opened.plan, manifest, opened.places, jobs, Listeners([timings, shown, *deliveries]), share)
+        done = run_study(opened.study, opened.plan, manifest, opened.places, jobs, Listeners([timings, bound, shown, *deliveries]), share)
     timings.save()
+    opened.places.store.trim(cache_limit)
     if done.n_trained == 0:
         console.print(f"nothing to train: all {done.n_reused} epochs of {opened.name} are there already")
     else:

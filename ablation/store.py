@@ -1,8 +1,9 @@
-"""The cache on disk: bytes under a kind and a key, whole or not at all.
+"""The cache on disk: bytes under a kind and a key, whole or not at all, and no more of them than allowed.
 
-A file holds a magic word, the SHA-256 of the content, and the content. It is written beside its place and
-renamed, so that readers see all of it or nothing; what fails its checksum is removed and counts as absent,
-and is computed again. Keys are content hashes: two writers of one key write the same thing.
+A file holds a magic word, the seconds that its content took to compute, the SHA-256 of all that follows, and
+the content. It is written beside its place and renamed, so that readers see all of it or nothing; what fails
+its checksum is removed and counts as absent, and is computed again. Keys are content hashes: two writers of
+one key write the same thing, and what is evicted costs time and never a result.
 """
 
 from __future__ import annotations
@@ -10,13 +11,32 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import struct
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from ablation.subject import Record
 
-MAGIC = b"ablate-1"
+HEADER = struct.Struct("<8sd32s")  # magic, seconds, SHA-256 of seconds and content
+MAGIC = b"ablate-2"
 KINDS = ("record", "state", "latents", "images")
+KEPT = ("record",)  # a few hundred bytes each, and all that reports are made of: never evicted
+
+
+class Entry(NamedTuple):
+    """One file of the cache."""
+
+    path: Path
+    kind: str
+    n_bytes: int
+    seconds: float  # what it took to compute
+
+    @property
+    def worth(self) -> float:
+        """Seconds saved per byte."""
+        return self.seconds / self.n_bytes
 
 
 class DiskStore:
@@ -37,20 +57,21 @@ class DiskStore:
             data = path.read_bytes()
         except FileNotFoundError:
             return None
-        start = len(MAGIC) + hashlib.sha256().digest_size
-        content = data[start:]
-        if data[:start] != MAGIC + hashlib.sha256(content).digest():
-            path.unlink(missing_ok=True)
-            return None
-        return content
+        content = data[HEADER.size :]
+        if len(data) >= HEADER.size:
+            magic, seconds, checksum = HEADER.unpack_from(data)
+            if magic == MAGIC and checksum == _checksum(seconds, content):
+                return content
+        path.unlink(missing_ok=True)
+        return None
 
-    def save(self, kind: str, key: str, data: bytes) -> None:
+    def save(self, kind: str, key: str, data: bytes, seconds: float = 0.0) -> None:
         path = self.path(kind, key)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(MAGIC + hashlib.sha256(data).digest())
+                file.write(HEADER.pack(MAGIC, seconds, _checksum(seconds, data)))
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -63,3 +84,36 @@ class DiskStore:
         """The record of a finished link."""
         data = self.load("record", key)
         return None if data is None else json.loads(data)
+
+    def entries(self) -> Iterator[Entry]:
+        """Every whole file, in no particular order; reads their headers alone."""
+        for path in self.root.glob("*/??/*"):
+            try:
+                with path.open("rb") as file:
+                    header = file.read(HEADER.size)
+                    n_bytes = os.fstat(file.fileno()).st_size
+            except FileNotFoundError:  # evicted meanwhile by another study
+                continue
+            if len(header) == HEADER.size and header.startswith(MAGIC):
+                yield Entry(path, path.parts[-3], n_bytes, HEADER.unpack(header)[1])
+
+    def trim(self, limit: int) -> list[Entry]:
+        """Evict what saves the least time per byte until at most `limit` bytes are left; returns what went.
+
+        Records stay, so a limit below their size leaves just them. Studies that run meanwhile recompute what
+        they miss.
+        """
+        entries = list(self.entries())
+        excess = sum(entry.n_bytes for entry in entries) - limit
+        gone = []
+        for entry in sorted((e for e in entries if e.kind not in KEPT), key=lambda e: (e.worth, e.path.name)):
+            if excess <= 0:
+                break
+            entry.path.unlink(missing_ok=True)
+            excess -= entry.n_bytes
+            gone.append(entry)
+        return gone
+
+
+def _checksum(seconds: float, content: bytes) -> bytes:
+    return hashlib.sha256(struct.pack("<d", seconds) + content).digest()

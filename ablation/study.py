@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,10 @@ from ablation.plan import Plan
 from ablation.provenance import provenance
 from ablation.published import published
 from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec, write_atomically
+from ablation.store import DiskStore
 from ablation.subject import Link, Record
+
+TRIM_SECONDS = 60.0  # between looks at the cache's size while a study runs
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,26 @@ class Timings:
 
     def _all(self) -> dict[str, dict[str, float]]:
         return json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
+
+
+@dataclass
+class Bound:
+    """A listener that keeps the cache within its size while a study runs."""
+
+    store: DiskStore
+    limit: int
+    last: float = field(default_factory=time.monotonic)
+
+    def started(self, spec: TrialSpec) -> None: ...
+
+    def recorded(self, specs: Sequence[TrialSpec], record: Record) -> None: ...
+
+    def finished(self, spec: TrialSpec, outcome: Outcome) -> None: ...
+
+    def tick(self) -> None:
+        if time.monotonic() - self.last > TRIM_SECONDS:
+            self.store.trim(self.limit)
+            self.last = time.monotonic()
 
 
 def estimate_seconds(links: Sequence[Link], known: Mapping[str, float]) -> float | None:

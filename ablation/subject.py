@@ -8,7 +8,7 @@ again. The harness plans with keys alone; only worker processes call `advance`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 Record = dict[str, Any]
@@ -35,10 +35,14 @@ class Fault(NamedTuple):
 
 
 class Store(Protocol):
-    """Bytes under a key and a kind; what `load` returns is what was saved, whole, or None."""
+    """Bytes under a key and a kind; what `load` returns is what was saved, whole, or None.
+
+    `seconds` is what the data took to compute. A bounded store may lose anything but records, at any time, and
+    loses first what saves the least time per byte.
+    """
 
     def load(self, kind: str, key: str) -> bytes | None: ...
-    def save(self, kind: str, key: str, data: bytes) -> None: ...
+    def save(self, kind: str, key: str, data: bytes, seconds: float = 0.0) -> None: ...
     def holds(self, kind: str, key: str) -> bool: ...
 
 

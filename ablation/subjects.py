@@ -84,5 +84,5 @@ class FunctionSubject:
             "phase": "train", "epoch": max((entry["epoch"] for entry in history), default=1), "time": time.time(),
             "seconds": time.perf_counter() - started, "metrics": metrics, "vectors": {}, "history": history,
         }  # fmt: skip
-        store.save("record", key, json.dumps(record).encode())
+        store.save("record", key, json.dumps(record).encode(), record["seconds"])
         report(key, record)

@@ -28,10 +28,10 @@ CHECKPOINT_SECONDS = 30.0  # at most so much work is lost when a process dies
 
 
 class Store(Protocol):
-    """Bytes under a kind and a key; what `load` returns is what was saved, whole, or None."""
+    """Bytes under a kind and a key, and the seconds that they took; what `load` returns was saved, whole, or is None."""
 
     def load(self, kind: str, key: str) -> bytes | None: ...
-    def save(self, kind: str, key: str, data: bytes) -> None: ...
+    def save(self, kind: str, key: str, data: bytes, seconds: float = 0.0) -> None: ...
     def holds(self, kind: str, key: str) -> bool: ...
 
 
@@ -55,21 +55,22 @@ def advance(config: Config, seed: int, until: str | None, store: Store, report: 
     if done == len(links) or (done and links[done - 1].key == until):
         return
     trial = Trial(config, seed, store, links, done)
-    saved = time.monotonic()
+    saved, unsaved_seconds = time.monotonic(), 0.0
     while done < len(links):
         link, started = links[done], time.perf_counter()
         metrics, vectors = trial.run(link)
         seconds = time.perf_counter() - started
         record = {"phase": link.phase, "epoch": link.epoch, "seconds": seconds, "time": time.time(), "metrics": metrics, "vectors": vectors}
-        store.save("record", link.key, json.dumps(record).encode())
+        store.save("record", link.key, json.dumps(record).encode(), seconds)
         report(link.key, record)
         done += 1
+        unsaved_seconds += seconds
         if config.warmup.plateau is not None and link.phase == WARMUP:
             links = trajectory.chain(config, seed, record_of)
         last = done == len(links) or link.key == until or (leads_there and all(later.key != until for later in links[done:]))
         if last or links[done].phase != link.phase or time.monotonic() - saved > CHECKPOINT_SECONDS:
-            store.save("state", link.key, state.to_bytes(trial.state(link.phase)))
-            saved = time.monotonic()
+            store.save("state", link.key, state.to_bytes(trial.state(link.phase)), unsaved_seconds)
+            saved, unsaved_seconds = time.monotonic(), 0.0
         if last:
             return
 
@@ -125,9 +126,10 @@ class Trial:
         """Of the pretrained encoder; must be asked for before the encoder thaws."""
         data = self.store.load("latents", self.base_key)
         if data is None:
+            started = time.perf_counter()
             parts = (encode(self.pretraining.encoder, split.images, self.config) for split in (self.dataset.train, self.dataset.test))
             data = latents_to_bytes(Latents(*parts))
-            self.store.save("latents", self.base_key, data)
+            self.store.save("latents", self.base_key, data, time.perf_counter() - started)
         return latents_from_bytes(data, self.config.device)
 
     @cached_property
@@ -198,10 +200,10 @@ def load_dataset(config: Config, store: Store) -> Dataset:
     """The data set on the trial's device; decoded images are kept in the store, and in the process."""
     key = data_fingerprint(config)
     if _datasets.get("key") != (key, config.device):
-        data = store.load("images", key)
+        data, started = store.load("images", key), time.perf_counter()
         dataset = sources.from_bytes(data) if data is not None else sources.load(config.data)
         if data is None and config.data.source != "digits":
-            store.save("images", key, sources.to_bytes(dataset))
+            store.save("images", key, sources.to_bytes(dataset), time.perf_counter() - started)
         parts = (Split(split.images.to(config.device), split.labels.to(config.device)) for split in (dataset.train, dataset.test))
         _datasets.update(key=(key, config.device), dataset=Dataset(*parts, dataset.class_names))
     return _datasets["dataset"]

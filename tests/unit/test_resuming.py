@@ -169,9 +169,9 @@ class Damaged(MemoryStore):
             self.pop((kind, key))
         return super().load(kind, key)
 
-    def save(self, kind, key, data):
+    def save(self, kind, key, data, seconds=0.0):
         self.damaged.discard((kind, key))
-        super().save(kind, key, data)
+        super().save(kind, key, data, seconds)
 
 
 @pytest.mark.parametrize("form", ["missing", "damaged"])

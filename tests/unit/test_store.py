@@ -65,11 +65,12 @@ DAMAGE = {
     "last byte lost": lambda content: content[:-1],
     "a byte too many": lambda content: content + b"\0",
     "bit flipped in the magic word": lambda content: flipped(content, 0),
-    "bit flipped in the checksum": lambda content: flipped(content, 10),
+    "bit flipped in the checksum": lambda content: flipped(content, 20),
     "bit flipped in the content": lambda content: flipped(content, 1000),
     "bit flipped at the end": lambda content: flipped(content, len(content) - 1),
     "zeros, as a crash leaves them": lambda content: bytes(len(content)),
-    "no header": lambda content: content[40:],
+    "no header": lambda content: content[48:],
+    "bit flipped in the seconds": lambda content: flipped(content, 12),
 }
 
 
@@ -140,3 +141,35 @@ def test_two_processes_may_write_one_key(tmp_path):
     assert [writer.returncode for writer in writers] == [0, 0]
     assert store.load("state", KEY) in (b"a" * 100_000, b"b" * 100_000)
     assert len(files(tmp_path)) == 1
+
+
+def filled(root):
+    """Four entries of 1000 bytes of content, worth 1, 5 and 9 seconds, and a record."""
+    store = DiskStore(root)
+    for i, seconds in enumerate([5.0, 1.0, 9.0]):
+        store.save("state" if i else "latents", f"{i}" * 32, bytes(1000), seconds)
+    store.save("record", "f" * 32, b'{"epoch": 1}', 0.001)
+    return store
+
+
+def test_entries_tell_kind_size_and_what_they_took(tmp_path):
+    found = {(entry.kind, entry.path.name[0]): (entry.n_bytes, entry.seconds) for entry in filled(tmp_path).entries()}
+    assert found == {("latents", "0"): (1048, 5.0), ("state", "1"): (1048, 1.0), ("state", "2"): (1048, 9.0), ("record", "f"): (60, 0.001)}
+
+
+@pytest.mark.parametrize(("limit", "left"), [(10**9, "012f"), (3204, "012f"), (3203, "02f"), (2156, "02f"), (2155, "2f"), (61, "f"), (0, "f")])
+def test_a_full_cache_loses_what_saves_least_per_byte_and_never_a_record(tmp_path, limit, left):
+    store = filled(tmp_path)
+    store.trim(limit)
+    assert sorted(entry.path.name[0] for entry in store.entries()) == list(left)
+
+
+def test_a_small_entry_may_be_worth_more_than_a_large_one_that_took_longer(tmp_path):
+    store = DiskStore(tmp_path)
+    store.save("state", "a" * 32, bytes(100_000), 10.0)
+    store.save("state", "b" * 32, bytes(100), 1.0)
+    assert [entry.path.name[0] for entry in store.trim(50_000)] == ["a"]
+
+
+def test_trimming_an_absent_cache_is_harmless(tmp_path):
+    assert DiskStore(tmp_path / "nothing").trim(0) == []

@@ -38,7 +38,7 @@ class MemoryStore(dict):
     def load(self, kind, key):
         return self.get((kind, key))
 
-    def save(self, kind, key, data):
+    def save(self, kind, key, data, seconds=0.0):
         self[kind, key] = data
 
     def holds(self, kind, key):

@@ -1,0 +1,53 @@
+"""The cache as a user sees it: how large, worth what, and kept within bounds."""
+
+from __future__ import annotations
+
+import re
+
+from ablation.errors import InputError, Problem
+from ablation.store import KINDS, DiskStore
+
+DEFAULT_SIZE = "20GB"
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+MEANING = {
+    "record": "what epochs reported; never evicted",
+    "state": "checkpoints",
+    "latents": "data sets encoded by a pretrained encoder",
+    "images": "decoded data sets",
+}
+
+
+def parse_size(text: str, option: str) -> int:
+    """`500MB` or `20 GiB` in bytes. Raises InputError naming the option."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    unit = match and UNITS.get((match[2] or "B").upper())
+    if not unit:
+        raise InputError([Problem(option, text, "is not a size, such as 500MB or 20GB")])
+    return int(float(match[1]) * unit)
+
+
+def show_size(n_bytes: float) -> str:
+    """Bytes in decimal units: 1.5 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 1000 or unit == "GB":
+            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1000
+    raise AssertionError("the last unit takes every size")
+
+
+def describe_cache(store: DiskStore) -> str:
+    """Entries, bytes and the seconds that they save, by kind."""
+    entries = list(store.entries())
+    lines = [f"{store.root}", f"{'kind':8} {'entries':>8} {'size':>9} {'took':>10}"]
+    for kind in KINDS:
+        found = [entry for entry in entries if entry.kind == kind]
+        size, seconds = sum(entry.n_bytes for entry in found), sum(entry.seconds for entry in found)
+        lines.append(f"{kind:8} {len(found):8} {show_size(size):>9} {seconds:8.0f} s  {MEANING[kind]}")
+    return "\n".join([*lines, f"{'all':8} {len(entries):8} {show_size(sum(entry.n_bytes for entry in entries)):>9}"])
+
+
+def trim_cache(store: DiskStore, limit: int) -> str:
+    """Evict down to `limit` bytes, and say what went."""
+    gone = store.trim(limit)
+    seconds = sum(entry.seconds for entry in gone)
+    return f"{len(gone)} entries evicted, {show_size(sum(entry.n_bytes for entry in gone))}, which took {seconds:.0f} s to compute"

@@ -1,0 +1,37 @@
+"""The cache as a user sees it."""
+
+import pytest
+from click.testing import CliRunner
+
+from ablation.caching import parse_size, show_size
+from ablation.cli import main
+from ablation.errors import InputError
+from ablation.places import Places
+
+
+@pytest.mark.parametrize(("text", "n_bytes"), [("0", 0), ("12", 12), ("1.5 kB", 1500), ("500MB", 500_000_000), ("2GiB", 2**31), (" 3 gb ", 3 * 10**9)])
+def test_sizes_are_read_as_people_write_them(text, n_bytes):
+    assert parse_size(text, "--size") == n_bytes
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "1 parsec", "1e3", "1,5GB"])
+def test_what_is_no_size_is_refused_by_name(text):
+    with pytest.raises(InputError, match="--cache-size: .*is not a size"):
+        parse_size(text, "--cache-size")
+
+
+@pytest.mark.parametrize(("n_bytes", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (2_500_000, "2.5 MB"), (7e12, "7000.0 GB")])
+def test_sizes_are_shown_in_the_unit_that_suits(n_bytes, text):
+    assert show_size(n_bytes) == text
+
+
+def test_the_cache_command_shows_and_trims(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = Places().store
+    store.save("state", "a" * 32, bytes(5000), 12.0)
+    store.save("record", "b" * 32, b"{}", 0.5)
+    shown = CliRunner().invoke(main, ["cache"]).output
+    assert "state" in shown and "5.0 kB" in shown and "12 s" in shown
+    said = CliRunner().invoke(main, ["cache", "trim", "--size", "100"]).output
+    assert said.startswith("1 entries evicted, 5.0 kB, which took 12 s")
+    assert not store.holds("state", "a" * 32) and store.holds("record", "b" * 32)
