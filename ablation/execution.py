@@ -11,10 +11,11 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
-from ablation.forest import Segment, segments, separate
+from ablation.forest import Segment
 from ablation.grid import Study
 from ablation.plan import Plan, revise
 from ablation.runs import Outcome, RunFolder, TrialSpec
+from ablation.schedule import Schedule
 from ablation.store import DiskStore
 from ablation.subject import Link, Record
 from ablation.workers import Workers
@@ -43,8 +44,8 @@ class Execution:
         self.share = share
         self.open = {name for name, trial in plan.trials.items() if not is_finished(folder, trial.spec)}
         self.begun: set[str] = set()
+        self.running: dict[str, Segment] = {}
         self.n_trained = 0  # links run in this pass
-        self._lay_out()
         for name in list(self.plan.trials):
             if name in self.open:
                 self._start_over(name)
@@ -53,81 +54,72 @@ class Execution:
         """Run to the end; returns the plan with every chain's final length."""
         if not self.open:
             return self.plan
-        running: dict[str, Segment] = {}
+        self._reschedule()
         with Workers(jobs) as workers:
             while self.open:
-                if self.changed:
-                    self.changed = False
-                    self._hand_out(workers, running)
+                self._hand_out(workers)
                 for event in workers.wait(TICK_SECONDS):
-                    self._handle(event.worker, event.message, running)
+                    self._handle(event.worker, event.message)
                 self.listener.tick()
         return self.plan
 
-    def _hand_out(self, workers: Workers, running: dict[str, Segment]) -> None:
-        ready = self._ready(running)
-        if not ready and not running:
-            raise RuntimeError(f"nothing can run, and {len(self.open)} trials are not finished: {', '.join(sorted(self.open)[:3])}")
-        for segment in ready:
-            worker = workers.idle()
-            if worker is None:
+    def _hand_out(self, workers: Workers) -> None:
+        """Give every idle worker the most urgent segment that can run."""
+        while (worker := workers.idle()) is not None:
+            segment = self.schedule.next()
+            if segment is None:
+                if not self.running:
+                    raise RuntimeError(f"nothing can run, and {len(self.open)} trials are not finished: {', '.join(sorted(self.open)[:3])}")
                 return
-            running[segment.end] = segment
+            self.running[segment.end] = segment
             worker.send(self._request(segment), segment)
 
-    def _handle(self, worker: Any, message: dict[str, Any], running: dict[str, Segment]) -> None:
+    def _handle(self, worker: Any, message: dict[str, Any]) -> None:
         segment: Segment | None = worker.task
         if message["event"] == "record":
             self.n_trained += 1
             self._record(segment, message["record"])
             return
         worker.task = None
-        self.changed = True
         if segment is None:  # an idle worker died: another takes its place
             return
-        del running[segment.end]
+        del self.running[segment.end]
         if message["event"] == "done":
-            for name in segment.trials:
-                if name in self.open:
-                    self.plan = revise(self.study, self.plan, self._store(name), name)
-            self._lay_out()
-            for name in segment.trials:
-                self._complete_if_whole(name)
+            self._advance(segment)
         else:
             for name in segment.trials:
                 self._fail(name, message["error"])
-            self._lay_out()
+            self._reschedule()
 
-    def _lay_out(self) -> None:
+    def _advance(self, segment: Segment) -> None:
+        """Go on after a segment: close what it completes, and make way for what waited for it."""
+        before = self.plan
+        for name in segment.trials:
+            if name in self.open:
+                self.plan = revise(self.study, self.plan, self._store(name), name)
+        reached = {name for name in segment.trials if self.plan.trials[name].links[-1].key == segment.links[-1].key}
+        unclosed = [name for name in reached if not self._complete_if_whole(name)]
+        if self.plan is not before or unclosed or self.schedule.segments.get(segment.end) != segment:
+            self._reschedule()
+        else:
+            self.schedule.done(segment.end)
+
+    def _reschedule(self) -> None:
+        in_hand = {name for segment in self.running.values() for name in segment.trials}  # closed when their worker says so
+        for name in [name for name in self.plan.trials if name in self.open and name not in in_hand]:
+            self._complete_if_whole(name)
         chains = {name: self.plan.trials[name].links for name in self.plan.trials if name in self.open}
-        self.forest = segments(chains) if self.share else separate(chains)
-        self.there: set[str] = set()  # segments found in the store, by their end
-        self.changed = True  # workers may be waiting for what is ready now
+        busy = [link.key for segment in self.running.values() for link in segment.links] if self.share else self.running
+        self.schedule = Schedule(chains, self.share, self._is_there, busy)
 
     def _store(self, trial: str) -> DiskStore:
         return self.shared_store if self.share else DiskStore(self.shared_store.root / "alone" / trial)
 
-    def _ready(self, running: dict[str, Segment]) -> list[Segment]:
-        """Segments whose parent is there and that nobody runs, most urgent first."""
-        busy = {link.key for segment in running.values() for link in segment.links} if self.share else set()
-        ready = [
-            segment
-            for segment in self.forest.values()
-            if not self._is_there(segment)
-            and (segment.parent is None or self._is_there(self.forest[segment.parent]))
-            and segment.end not in running
-            and not any(link.key in busy for link in segment.links)
-        ]
-        return sorted(ready, key=lambda segment: -segment.critical)  # stable: plan order among equals
-
     def _is_there(self, segment: Segment) -> bool:
         """All its records, and the checkpoint that its children start from."""
-        if segment.end not in self.there:
-            store = self._store(segment.trials[0])
-            has_records = all(store.holds("record", link.key) for link in reversed(segment.links))
-            if has_records and (not segment.children or store.holds("state", segment.end)):
-                self.there.add(segment.end)
-        return segment.end in self.there
+        store = self._store(segment.trials[0])
+        has_records = all(store.holds("record", link.key) for link in reversed(segment.links))
+        return has_records and (not segment.children or store.holds("state", segment.end))
 
     def _request(self, segment: Segment) -> dict[str, Any]:
         # a trial whose length is undecided goes first: it leaves a checkpoint where it turns off

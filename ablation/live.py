@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.live import Live
@@ -16,41 +17,75 @@ from ablation.subject import Record
 PLAIN_SECONDS = 10.0  # between plain progress lines
 
 
+@dataclass
+class ArmProgress:
+    """Counts over an arm's trials, kept up so that showing them costs nothing per trial."""
+
+    n_trials: int = 0
+    n_complete: int = 0
+    n_failed: int = 0
+    n_epochs: int = 0
+    done_epochs: int = 0
+    n_measured: int = 0  # trials whose headline metric is known so far
+    metric_sum: float = 0.0  # of their last evaluated epochs
+
+
+@dataclass
+class TrialProgress:
+    """A trial's share of its arm's counts."""
+
+    arm: ArmProgress
+    n_epochs: int
+    done_epochs: int = 0
+    metric: float | None = None
+
+    def advance(self, done_epochs: int, metric: float | None) -> None:
+        self.arm.done_epochs += done_epochs - self.done_epochs
+        self.done_epochs = done_epochs
+        if metric is not None:
+            self.arm.n_measured += self.metric is None
+            self.arm.metric_sum += metric - (self.metric or 0.0)
+            self.metric = metric
+
+
 class Progress:
     """A listener that counts; subclasses of it show."""
 
     def __init__(self, metric: str, plan: Plan):
         self.metric = metric
-        self.n_epochs = {name: len(trial.links) for name, trial in plan.trials.items()}
-        self.arm_of = {spec.trial: spec.arm for spec in plan.specs}
-        self.done_epochs = dict.fromkeys(self.n_epochs, 0)
-        self.latest: dict[str, float] = {}  # trial -> headline metric of its last evaluated epoch
-        self.ended: dict[str, str] = {}
-        self.n_trained = 0
-        self.begun_at = time.monotonic()
+        self.n_trials, self.n_trained, self.begun_at = len(plan.trials), 0, time.monotonic()
+        self.arms: dict[str, ArmProgress] = {}
+        self.trials: dict[str, TrialProgress] = {}
+        for name, trial in plan.trials.items():
+            arm = self.arms.setdefault(trial.spec.arm, ArmProgress())
+            arm.n_trials += 1
+            arm.n_epochs += len(trial.links)
+            self.trials[name] = TrialProgress(arm, len(trial.links))
 
     def started(self, spec: TrialSpec) -> None: ...
 
     def recorded(self, specs: Sequence[TrialSpec], record: Record) -> None:
         self.n_trained += 1
         for spec in specs:
-            self.done_epochs[spec.trial] += 1
-            if self.metric in record["metrics"]:
-                self.latest[spec.trial] = record["metrics"][self.metric]
+            trial = self.trials[spec.trial]
+            trial.advance(trial.done_epochs + 1, record["metrics"].get(self.metric))
 
     def finished(self, spec: TrialSpec, outcome: Outcome) -> None:
-        self.ended[spec.trial] = outcome.state
+        trial = self.trials[spec.trial]
         if outcome.state == "COMPLETE":
-            self.done_epochs[spec.trial] = self.n_epochs[spec.trial]
-            self.latest[spec.trial] = outcome.metrics[self.metric]
+            trial.arm.n_complete += 1
+            trial.advance(trial.n_epochs, outcome.metrics[self.metric])
+        else:
+            trial.arm.n_failed += 1
 
     def tick(self) -> None: ...
 
     def summary(self) -> str:
-        n_failed = sum(state == "FAILED" for state in self.ended.values())
+        n_failed = sum(arm.n_failed for arm in self.arms.values())
+        n_ended = n_failed + sum(arm.n_complete for arm in self.arms.values())
         failed = f", {n_failed} failed" if n_failed else ""
         seconds = time.monotonic() - self.begun_at
-        return f"{len(self.ended)}/{len(self.n_epochs)} trials{failed}, {self.n_trained} epochs trained, {seconds:.0f} s"
+        return f"{n_ended}/{self.n_trials} trials{failed}, {self.n_trained} epochs trained, {seconds:.0f} s"
 
 
 class PlainProgress(Progress):
@@ -99,15 +134,10 @@ class LiveProgress(Progress):
         table.add_column("arm", overflow="fold")
         for name in ("done", "failed", "epochs", f"{self.metric} so far"):
             table.add_column(name, justify="right")
-        for arm in dict.fromkeys(self.arm_of.values()):
-            trials = [name for name, its in self.arm_of.items() if its == arm]
-            states = [self.ended.get(name) for name in trials]
-            values = [self.latest[name] for name in trials if name in self.latest]
-            n_failed = states.count("FAILED")
+        for name, arm in self.arms.items():
             table.add_row(
-                arm, f"{states.count('COMPLETE')}/{len(trials)}", str(n_failed) if n_failed else "",
-                f"{sum(self.done_epochs[t] for t in trials)}/{sum(self.n_epochs[t] for t in trials)}",
-                f"{sum(values) / len(values):.2f}" if values else "",
+                name, f"{arm.n_complete}/{arm.n_trials}", str(arm.n_failed or ""), f"{arm.done_epochs}/{arm.n_epochs}",
+                f"{arm.metric_sum / arm.n_measured:.2f}" if arm.n_measured else "",
             )  # fmt: skip
         return table
 
