@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -58,7 +59,7 @@ def build_plan(study: Study, store: DiskStore) -> Plan:
             name = f"{variant.name}--s{seed}"
             spec = TrialSpec(
                 trial=name, arm=variant.name, kind=variant.kind, levels=dict(variant.levels), seed=seed,
-                key=_key(name, longest), settings=dict(variant.settings), epochs_planned=len(links), epochs_trained=0, epochs_shared=0,
+                key=_key(name, longest, study.subject.resolve(variant.settings)), settings=dict(variant.settings), epochs_planned=len(links), epochs_trained=0, epochs_shared=0,
             )  # fmt: skip
             trials[spec.trial] = PlannedTrial(spec, links, undecided)
     return _with_ownership(trials)
@@ -85,9 +86,11 @@ def chain(study: Study, settings: Mapping, seed: int, store: DiskStore | None) -
     return study.subject.chain(settings, seed, records), asked
 
 
-def _key(name: str, links: Sequence[Link]) -> str:
-    """A trial's identity: its name, and its chain at its longest, which no record changes."""
-    return hashlib.sha256(f"{name} {links[-1].key}".encode()).hexdigest()[:32]
+def _key(name: str, links: Sequence[Link], config: Mapping) -> str:
+    """A trial's identity: its name, its chain at its longest, which no record changes, and its configuration,
+    which may say where the chain ends (a plateau's tolerance) without being in any link."""
+    text = json.dumps([name, links[-1].key, config], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _with_ownership(trials: dict[str, PlannedTrial]) -> Plan:

@@ -88,6 +88,8 @@ class DiskStore:
     def entries(self) -> Iterator[Entry]:
         """Every whole file, in no particular order; reads their headers alone."""
         for path in self.root.glob("*/??/*"):
+            if path.name.startswith("."):  # another process is writing it
+                continue
             try:
                 with path.open("rb") as file:
                     header = file.read(HEADER.size)

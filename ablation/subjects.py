@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -43,11 +44,15 @@ class FunctionSubject:
 
     config: dict, dotted keys as the experiment and the levels give them. report(epoch, metrics) may be called
     as training goes on; the returned metrics are the trial's result. Nothing is known of its settings, so
-    none is refused, and a change of the function's source makes its trials new.
+    none is refused. A change anywhere in the function's module makes its trials new; changes in what that
+    module imports are not seen.
     """
 
     def __init__(self, train: Callable[..., Mapping[str, float]]):
         self.train = train
+        module = inspect.getsource(sys.modules[train.__module__])
+        text = f"{train.__module__}:{train.__qualname__}\n{module}"
+        self.source_fingerprint = hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def check(self, settings: Mapping[str, Any]) -> list[Fault]:
         return []
@@ -59,13 +64,10 @@ class FunctionSubject:
         return {}
 
     def describe(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        return {"source_fingerprint": self._source()}
-
-    def _source(self) -> str:
-        return hashlib.sha256(inspect.getsource(self.train).encode()).hexdigest()[:32]
+        return {"source_fingerprint": self.source_fingerprint}
 
     def chain(self, settings: Mapping[str, Any], seed: int, records: Callable[[str], Record | None]) -> list[Link]:
-        text = json.dumps([self._source(), dict(sorted(settings.items())), seed], default=str)
+        text = json.dumps([self.source_fingerprint, dict(sorted(settings.items())), seed], default=str)
         return [Link(hashlib.sha256(text.encode()).hexdigest()[:32], "train", 1, 1.0)]
 
     def advance(

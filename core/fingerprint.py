@@ -44,7 +44,7 @@ def _meaning(path: Path) -> str:
 @functools.cache
 def versions() -> dict[str, str]:
     """Versions of the libraries whose arithmetic a trajectory depends on."""
-    return {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "numpy", "scikit-learn")}
+    return {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "numpy", "scikit-learn", "pillow")}
 
 
 def file_hash(path: Path) -> str:

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from core.data import sources
 from core.data.sources import Dataset, Split
 from core.encoding import Latents, encode, latents_from_bytes, latents_to_bytes
 from core.epochs import Trained, joint_epoch, warmup_epoch
-from core.fingerprint import data_fingerprint, digest, root_key
+from core.fingerprint import data_fingerprint, digest, root_key, source_fingerprint, versions
 from core.learner import Learner
 from core.networks.encoders import load_checkpoint
 from core.pretraining import Pretraining
@@ -51,10 +51,13 @@ def advance(config: Config, seed: int, until: str | None, store: Store, report: 
 
     links = trajectory.chain(config, seed, record_of)
     leads_there = any(link.key == until for link in links)
-    done = _finished(links, until, store)
+    if until is not None and not leads_there and config.warmup.plateau is None:
+        raise RuntimeError("the data, the checkpoint or the source changed while the study ran: its plan no longer holds; run it again")
+    start = last_checkpoints(links, until, store)
+    done = start.done
     if done == len(links) or (done and links[done - 1].key == until):
         return
-    trial = Trial(config, seed, store, links, done)
+    trial = Trial(config, seed, store, links, start)
     saved, unsaved_seconds = time.monotonic(), 0.0
     while done < len(links):
         link, started = links[done], time.perf_counter()
@@ -75,8 +78,16 @@ def advance(config: Config, seed: int, until: str | None, store: Store, report: 
             return
 
 
-def _finished(links: list[Link], until: str | None, store: Store) -> int:
-    """How many links need not be run: up to the last whole checkpoint before which no record is missing.
+class Checkpoints(NamedTuple):
+    """What a trial goes on from. The bytes are in hand: a bounded store may lose them at any time."""
+
+    done: int  # links that need not be run
+    last: bytes | None  # the state after them
+    pretrained: bytes | None  # the state at the end of pre-training, if that is before `last`
+
+
+def last_checkpoints(links: list[Link], until: str | None, store: Store) -> Checkpoints:
+    """The last whole checkpoint before which no record is missing.
 
     A trial that goes on after pre-training starts from that checkpoint and from the one at its end.
     """
@@ -89,16 +100,18 @@ def _finished(links: list[Link], until: str | None, store: Store) -> int:
         if store.holds("state", link.key):
             checkpoints.append(i + 1)
     for done in reversed(checkpoints):
-        needed = [done, n_pretrain] if 0 < n_pretrain < done <= stop else [done]
-        if all(store.load("state", links[n - 1].key) is not None for n in needed):  # None: missing or damaged
-            return done
-    return 0
+        needs_pretrained = 0 < n_pretrain < done <= stop
+        last = store.load("state", links[done - 1].key)  # None: missing or damaged
+        pretrained = store.load("state", links[n_pretrain - 1].key) if needs_pretrained else None
+        if last is not None and (pretrained is not None or not needs_pretrained):
+            return Checkpoints(done, last, pretrained)
+    return Checkpoints(0, None, None)
 
 
 class Trial:
     """The modules of one trial, brought to where the chain stands."""
 
-    def __init__(self, config: Config, seed: int, store: Store, links: list[Link], done: int):
+    def __init__(self, config: Config, seed: int, store: Store, links: list[Link], start: Checkpoints):
         self.config, self.seed, self.store = config, seed, store
         self.first = sum(link.phase == PRETRAIN for link in links)  # links before the main phases
         self.base_key = links[self.first - 1].key if self.first else digest("base", root_key(config, seed))
@@ -107,15 +120,14 @@ class Trial:
         if config.encoder.checkpoint:
             head = load_checkpoint(config.encoder.checkpoint, self.pretraining.encoder)
             self.pretrained_head = {name: tensor.to(config.device) for name, tensor in head.items()}
-        loaded = state.from_bytes(store.load("state", links[done - 1].key)) if done else None
-        if loaded is not None and done <= self.first:
-            self.pretraining.load(loaded)
+        if start.last is not None and start.done <= self.first:
+            self.pretraining.load(state.from_bytes(start.last))
             self.pretrained_head = self.pretraining.head()
-        elif loaded is not None:
-            if self.first:
-                self.pretraining.load(state.from_bytes(store.load("state", self.base_key)))
+        elif start.last is not None:
+            if start.pretrained is not None:
+                self.pretraining.load(state.from_bytes(start.pretrained))
                 self.pretrained_head = self.pretraining.head()
-            self.learner.load(loaded)
+            self.learner.load(state.from_bytes(start.last))
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -198,7 +210,7 @@ class Trial:
 
 def load_dataset(config: Config, store: Store) -> Dataset:
     """The data set on the trial's device; decoded images are kept in the store, and in the process."""
-    key = data_fingerprint(config)
+    key = digest("images", data_fingerprint(config), source_fingerprint(), versions())  # what decoding depends on
     if _datasets.get("key") != (key, config.device):
         data, started = store.load("images", key), time.perf_counter()
         dataset = sources.from_bytes(data) if data is not None else sources.load(config.data)

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from core import epochs
 from core.epochs import joint_epoch
 from core.randomness import generator
-from core.trial import Trial
-from tiny_trials import JOINT, MemoryStore, advance, chain, config_of
+
+from tiny_trials import JOINT, MemoryStore, advance, chain, config_of, trial_at
 
 RULES = ("summed", "decoupled", "stopgrad", "pcgrad")
 EPOCH = 3
@@ -44,7 +44,7 @@ def warmed():
 def trial_at_the_thaw(warmed, **changes):
     """A trial after its warm-up, with settings changed that the warm-up does not know of."""
     links = chain(SETTINGS)
-    trial = Trial(config_of(SETTINGS), 0, warmed, links, 4)
+    trial = trial_at(SETTINGS, 0, warmed, 4)
     trial.learner.refresh_pool(EPOCH)
     trial.learner.config = config_of(SETTINGS | changes)
     return trial

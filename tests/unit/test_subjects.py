@@ -1,5 +1,6 @@
 """Finding what to ablate by name, and a plain training function as a subject."""
 
+import inspect
 import json
 import math
 
@@ -120,12 +121,20 @@ def test_its_key_follows_settings_seed_and_source(module):
 
     same = key({"lr": 0.5, "epochs": 3})
     assert key({"epochs": 3, "lr": 0.5}) == same  # the order of settings does not count
-    assert load_subject(f"{module()}:train").chain({"epochs": 3, "lr": 0.5}, 0, None)[0].key == same  # nor where the code stands
+    elsewhere = load_subject(f"{module()}:train")  # the same text in another module may call other helpers
+    assert elsewhere.chain({"epochs": 3, "lr": 0.5}, 0, None)[0].key != same
     assert key({"lr": 0.5, "epochs": 4}) != same
     assert key({"lr": 0.5}) != same
     assert key({"lr": 0.5, "epochs": 3}, seed=1) != same
     changed = module(code=MODULE.format(imports="").replace("90 + seed", "91 + seed"))
     assert key({"lr": 0.5, "epochs": 3}, subject=load_subject(f"{changed}:train")) != same
+
+
+def test_its_key_follows_the_helpers_in_its_module(module, monkeypatch):
+    name, real = f"{module()}:train", inspect.getsource
+    before = load_subject(name).chain({}, 0, None)[0].key
+    monkeypatch.setattr(inspect, "getsource", lambda found: real(found) + ("\n# a helper changed" if inspect.ismodule(found) else ""))
+    assert load_subject(name).chain({}, 0, None)[0].key != before
 
 
 def test_its_metrics_are_the_record_and_its_reports_the_history(module):

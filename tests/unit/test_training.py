@@ -10,8 +10,8 @@ from core.config import BASELINES
 from core.data import sources
 from core.networks.encoders import build_encoder
 from core.state import part
-from core.trial import Trial
-from tiny_trials import JOINT, PRETRAIN_AND_DATA, STAGED, MemoryStore, advance, chain, config_of, records, run
+
+from tiny_trials import JOINT, PRETRAIN_AND_DATA, STAGED, MemoryStore, advance, chain, config_of, records, run, trial_at
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -82,7 +82,7 @@ def test_each_phase_trains_its_modules_and_no_other(phase, trained, monkeypatch)
     store, links = MemoryStore(), chain(settings)
     i = [link.phase for link in links].index(phase)
     advance(settings, store, until=links[i - 1].key)
-    trial = Trial(config_of(settings), 0, store, links, i)
+    trial = trial_at(settings, 0, store, i)
     before = {name: {k: v.clone() for k, v in getattr(trial.learner, name).state_dict().items()} for name in ("encoder", "head", "denoiser")}
     trial.run(links[i])
     assert {name for name in before if moved(before[name], getattr(trial.learner, name).state_dict())} == trained
@@ -127,7 +127,7 @@ def test_every_epoch_meets_every_image_once_in_an_order_of_its_own(monkeypatch):
 
 def test_seeds_differ_in_initial_weights_batches_and_results(monkeypatch):
     assert not any(a == b for a, b in zip(orders(JOINT, monkeypatch, 0), orders(JOINT, monkeypatch, 1)))
-    a, b = (Trial(config_of(JOINT), seed, MemoryStore(), chain(JOINT, seed), 0) for seed in (0, 1))
+    a, b = (trial_at(JOINT, seed, MemoryStore(), 0) for seed in (0, 1))
     assert not torch.equal(a.pretraining.encoder.convs[0].weight, b.pretraining.encoder.convs[0].weight)
     assert not torch.equal(a.learner.head.weight, b.learner.head.weight)
     one, two = run(JOINT, 0), run(JOINT, 1)
@@ -274,7 +274,7 @@ def test_a_class_of_one_image_has_a_finite_radius():
     settings = JOINT | {"data.n_max": 20, "data.imbalance_factor": 20}
     store = MemoryStore()
     advance(settings, store, until=chain(settings)[1].key)
-    learner = Trial(config_of(settings), 0, store, chain(settings), 2).learner
+    learner = trial_at(settings, 0, store, 2).learner
     assert learner.class_counts[-1] == 1
     radii = learner.geometry.radii
     assert radii.isfinite().all() and (radii > 0).all()

@@ -6,6 +6,7 @@ from core.config import Config
 from core.parsing import parse
 from core.subject import SUBJECT
 from core.trajectory import Link
+from core.trial import Checkpoints, Trial, last_checkpoints
 
 PRETRAIN_AND_DATA = {
     "data.channels": "gray",
@@ -77,3 +78,11 @@ def records(store: MemoryStore, links: list[Link]) -> list[str]:
     """What the links reported, wall time aside, as text: NaN equals NaN there, and no other two floats are equal."""
     found = [store.record(link.key) for link in links]
     return [json.dumps({name: value for name, value in record.items() if name not in ("seconds", "time")}) for record in found]
+
+
+def trial_at(settings: dict, seed: int, store: MemoryStore, n_done: int) -> Trial:
+    """The trial as it goes on after its first `n_done` links, which the store has."""
+    links = chain(settings, seed, store)
+    start = last_checkpoints(links, links[n_done - 1].key, store) if n_done else Checkpoints(0, None, None)
+    assert start.done == n_done
+    return Trial(config_of(settings), seed, store, links, start)
