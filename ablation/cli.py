@@ -98,6 +98,7 @@ def report(study: str | None) -> None:
     from ablation.report import write_report
 
     name = _existing(study)
+    Places().require_writable("reports")
     click.echo(write_report(Places().runs(name), Places().report(name)))
 
 
@@ -107,16 +108,24 @@ def sync(study: str | None) -> None:
     """Bring a study's files to Optuna and MLflow; twice is harmless."""
     from ablation import session
 
-    click.echo(session.sync(_existing(study)))
+    said = session.sync(_existing(study))
+    if said is None:
+        sys.exit(1)
+    click.echo(said)
 
 
 @main.command()
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
 def ui(port: int) -> None:
     """Serve the MLflow user interface for this folder, on this machine only."""
+    from ablation.tracking_store import TrackingUnavailable
     from ablation.ui import serve
 
-    serve(None, port=port)
+    try:
+        serve(None, port=port)
+    except TrackingUnavailable as error:
+        click.echo(str(error), err=True)
+        sys.exit(1)
 
 
 @main.group(invoke_without_command=True)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import lzma
 import tarfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from ablation.errors import InputError, Problem
 from ablation.grid import experiment_settings
+
+DAMAGED = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
+"""What reading a damaged archive raises, whichever way it is compressed."""
 
 
 def describe_data(experiment: Path, overrides: Sequence[str]) -> str:
@@ -51,15 +56,24 @@ def unpack_data(archive: Path, folder: Path) -> str:
                 parts = PurePosixPath(member.name).parts
                 if not member.isfile() or len(parts) < 3 or parts[-3] not in ("train", "test") or ".." in parts:
                     continue
-                target = folder.joinpath(*parts[-3:])
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(tar.extractfile(member).read())
+                _write(folder, parts[-3:], tar.extractfile(member).read())
                 n_files += 1
-    except (tarfile.TarError, EOFError) as error:
-        raise InputError([Problem("", str(archive), f"is not a tar archive that can be read ({error})")]) from None
+            while tar.fileobj.read(2**20):  # to the checksum: garbled members end the loop above, as if there were no more
+                pass
+    except DAMAGED as error:
+        raise InputError([Problem("", str(archive), f"is not a tar archive that can be read ({_line(error)})")]) from None
     if not n_files:
         raise InputError([Problem("", str(archive), "holds no train/<class>/* or test/<class>/* files")])
     return f"{n_files} images in {folder}"
+
+
+def _write(folder: Path, parts: Sequence[str], content: bytes) -> None:
+    target = folder.joinpath(*parts)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    except OSError as error:
+        raise InputError([Problem("", str(folder), f"cannot be written: {error.strerror} ({error.filename})")]) from None
 
 
 def _load(experiment: Path, overrides: Sequence[str]):
@@ -73,4 +87,11 @@ def _load(experiment: Path, overrides: Sequence[str]):
     try:
         return config, load(config)
     except ValueError as error:
-        raise InputError([Problem(experiment.name, "settings.data", str(error))]) from None
+        raise InputError([Problem(experiment.name, "settings.data", _line(error))]) from None
+    except (RuntimeError, SyntaxError, *DAMAGED) as error:  # torchvision's of what is not CIFAR, Pillow's of a broken PNG
+        raise InputError([Problem(experiment.name, "settings.data.path", f"'{config.data.path}' cannot be read: {_line(error)}")]) from None
+
+
+def _line(error: Exception) -> str:
+    """What it says, on one line."""
+    return " ".join(str(error).split())

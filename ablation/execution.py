@@ -7,6 +7,7 @@ store.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from typing import Any, Protocol
@@ -21,6 +22,11 @@ from ablation.subject import Link, Record
 from ablation.workers import Workers
 
 TICK_SECONDS = 0.5
+CHANGED = {
+    "type": "PlanChanged",
+    "message": "the worker ran, and did not leave what was planned: data or source changed while the study ran; run it again",
+    "traceback": "",
+}
 
 
 class Listener(Protocol):
@@ -45,6 +51,7 @@ class Execution:
         self.open = {name for name, trial in plan.trials.items() if not is_finished(folder, trial.spec)}
         self.begun: set[str] = set()
         self.running: dict[str, Segment] = {}
+        self.requested: dict[str, str] = {}  # segment -> the trial on whose behalf it runs
         self.n_trained = 0  # links run in this pass
         for name in list(self.plan.trials):
             if name in self.open:
@@ -86,10 +93,12 @@ class Execution:
         del self.running[segment.end]
         if message["event"] == "done":
             self._advance(segment)
-        else:
-            for name in segment.trials:
-                self._fail(name, message["error"])
-            self._reschedule()
+            return
+        # a death takes the trial whose worker it was, and the others try again; an exception would meet all
+        struck = [self.requested[segment.end]] if message["event"] == "died" else segment.trials
+        for name in struck:
+            self._fail(name, message["error"])
+        self._reschedule()
 
     def _advance(self, segment: Segment) -> None:
         """Go on after a segment: close what it completes, and make way for what waited for it."""
@@ -99,7 +108,11 @@ class Execution:
                 self.plan = revise(self.study, self.plan, self._store(name), name)
         reached = {name for name in segment.trials if self.plan.trials[name].links[-1].key == segment.links[-1].key}
         unclosed = [name for name in reached if not self._complete_if_whole(name)]
-        if self.plan is not before or unclosed or self.schedule.segments.get(segment.end) != segment:
+        if self.plan is before and not self._is_there(segment):
+            for name in segment.trials:
+                self._fail(name, CHANGED)
+            self._reschedule()
+        elif self.plan is not before or unclosed or self.schedule.segments.get(segment.end) != segment:
             self._reschedule()
         else:
             self.schedule.done(segment.end)
@@ -123,7 +136,9 @@ class Execution:
 
     def _request(self, segment: Segment) -> dict[str, Any]:
         # a trial whose length is undecided goes first: it leaves a checkpoint where it turns off
-        name = next((name for name in segment.trials if self.plan.trials[name].undecided), segment.trials[0])
+        candidates = [name for name in segment.trials if name in self.open]
+        name = next((name for name in candidates if self.plan.trials[name].undecided), candidates[0])
+        self.requested[segment.end] = name
         spec = self.plan.trials[name].spec
         for other in segment.trials:
             if other not in self.begun:
@@ -193,8 +208,9 @@ def outcome_of(spec: TrialSpec, records: Sequence[Record], metric: dict[str, str
     name = metric["name"]
     values = [record["metrics"][name] for record in own if name in record["metrics"]]
     if not values:
-        message = f"no record holds the metric '{name}'; it holds {', '.join(sorted(own[-1]['metrics']))}"
-        return Outcome("FAILED", {}, 0.0, {"type": "MissingMetric", "message": message, "traceback": ""}, key=spec.key)
+        return _failure(spec, "MissingMetric", f"no record holds the metric '{name}'; it holds {', '.join(sorted(own[-1]['metrics']))}")
+    if not math.isfinite(values[-1]):
+        return _failure(spec, "NotFinite", f"the metric '{name}' is {values[-1]}")
     best = max(values) if metric["goal"] == "maximize" else min(values)
     times = [record["time"] for record in records if "time" in record]
     return Outcome(
@@ -206,6 +222,10 @@ def outcome_of(spec: TrialSpec, records: Sequence[Record], metric: dict[str, str
         vectors=own[-1].get("vectors", {}),
         key=spec.key,
     )
+
+
+def _failure(spec: TrialSpec, type_: str, message: str) -> Outcome:
+    return Outcome("FAILED", {}, 0.0, {"type": type_, "message": message, "traceback": ""}, key=spec.key)
 
 
 def _known(store: DiskStore, links: Sequence[Link]) -> list[Record]:

@@ -7,7 +7,7 @@ settings of a baseline; the last one to set a key wins.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 from ablation.design import Arm, Factor, Level, arms
 from ablation.errors import InputError, Problem, nearest
 from ablation.grid_arms import grid_arms
+from ablation.grid_factors import Alternatives, alternative_rivals, undoes
 from ablation.grid_file import Experiment, Grid, read_experiment, read_grid
+from ablation.grid_metrics import unreported_metrics
 from ablation.reading import dotted, flatten, overlap, read_value
 from ablation.subject import Fault, Subject
 
@@ -63,11 +65,14 @@ def load_study(
     if grid is None:
         raise InputError(problems)
     cells = grid_arms(grid, problems)
-    problems += _undone(options, grid)
     found = read_experiment(_experiment_path(path, grid.experiment, experiment), problems) if grid.experiment else None
     subject = _subject(found, subject_loader, problems) if found else None
+    alternatives = subject.alternatives() if hasattr(subject, "alternatives") else ()
+    problems += _undone(options, grid, alternatives)
     if found is None or subject is None:
         raise InputError(problems)
+    rivals = alternative_rivals(grid.factors, alternatives)
+    problems += [Problem(grid.file, f"factors.{factor}", message) for factor, message in rivals]
 
     common = (_Layer(found.file, "settings", found.settings), _Layer(grid.file, "settings", grid.settings), options)
     variants, stacks = [], []
@@ -84,7 +89,10 @@ def load_study(
         variants.append(Variant(name, "baseline", {}, _merged(stacks[-1])))
     # Each level alone, too: the design may have no arm for it, or hide its fault behind another one's.
     stacks += [(*common, *_layers(grid, arm)) for arm in arms(grid.factors, ["one-factor"])]
-    problems += [_located(fault, stack) for stack in stacks for fault in subject.check(_merged(stack))]
+    faults = [[_located(fault, stack) for fault in subject.check(_merged(stack))] for stack in stacks]
+    problems += [problem for in_stack in faults for problem in in_stack]
+    sound = [variant for variant, faulty in zip(variants, faults) if not faulty]
+    problems += unreported_metrics(grid, cells, _reported(subject, sound))
     if problems:
         raise InputError(dict.fromkeys(problems))
     return Study(grid, found, subject, tuple(variants), _merged(common))
@@ -163,14 +171,26 @@ def _read_overrides(texts: Iterable[str], problems: list[Problem]) -> dict[str, 
     return flatten(values, lambda key, message: problems.append(Problem("-S", key, message)))
 
 
-def _undone(options: _Layer, grid: Grid) -> list[Problem]:
+def _reported(subject: Subject, sound: Iterable[Variant]) -> dict[str, Collection[str]]:
+    """The metrics of each variant whose metrics are known."""
+    if not hasattr(subject, "metrics"):
+        return {}
+    reported = {variant.name: subject.metrics(variant.settings) for variant in sound}
+    return {name: metrics for name, metrics in reported.items() if metrics is not None}
+
+
+def _undone(options: _Layer, grid: Grid, alternatives: Alternatives) -> list[Problem]:
     """A setting from the command line that no arm of the design could ever see."""
     return [
-        Problem("-S", key, f"would be undone in every arm: each level of factor '{factor.name}' sets it")
-        for key in options.settings
+        Problem("-S", key, f"would be undone in every arm: each level of factor '{factor.name}' sets it{_or_alternative(key, factor)}")
+        for key, value in options.settings.items()
         for factor in grid.factors
-        if all(key in level.overrides for level in factor.levels)
+        if all(undoes(level, key, alternatives if value is not None else ()) for level in factor.levels)
     ]
+
+
+def _or_alternative(key: str, factor: Factor) -> str:
+    return "" if all(any(overlap(key, other) for other in level.overrides) for level in factor.levels) else ", or an alternative to it"
 
 
 def _experiment_path(grid_path: Path, name: str, option: str | None) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from ablation.design import Factor, Level
@@ -12,6 +13,9 @@ from ablation.section import NAME, Section
 
 LEVEL_NAME = (r"\.?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", "a level's name (letters, digits, '_', '-', single dots)")
 COLUMNS = ("trial", "arm", "seed", "state", "epochs_trained", "epochs_shared", "wall_seconds", "error")  # of results.csv
+
+Alternatives = Sequence[Collection[str]]
+"""Groups of dotted keys of which setting one unsets the others: `ablation.subject.Subject.alternatives`."""
 
 
 def read_factors(file: Section) -> tuple[Factor, ...]:
@@ -29,6 +33,37 @@ def read_factors(file: Section) -> tuple[Factor, ...]:
     for first, second in itertools.combinations(factors, 2):
         _note_rivalry(section, first, second)
     return tuple(factors)
+
+
+def alternative_rivals(factors: Sequence[Factor], alternatives: Alternatives) -> Iterator[tuple[str, str]]:
+    """(factor, message) for each factor that sets an alternative to what a factor before it sets."""
+    for first, second in itertools.combinations(factors, 2):
+        for key, other in itertools.product(_set_keys(second), _set_keys(first)):
+            if are_alternatives(key, other, alternatives):
+                message = f"sets '{key}', but factor '{first.name}' sets its alternative '{other}': one would undo the other"
+                yield second.name, message
+
+
+def are_alternatives(key: str, other: str, alternatives: Alternatives) -> bool:
+    """Whether setting one of the keys unsets the other."""
+    for group in alternatives:
+        places = [next((member for member in group if f"{k}.".startswith(f"{member}.")), None) for k in (key, other)]
+        if None not in places and places[0] != places[1]:
+            return True
+    return False
+
+
+def undoes(level: Level, key: str, alternatives: Alternatives) -> bool:
+    """Whether the level takes back what was set under the key."""
+    return any(
+        f"{key}.".startswith(f"{other}.") or (value is not None and are_alternatives(key, other, alternatives))
+        for other, value in level.overrides.items()
+    )
+
+
+def _set_keys(factor: Factor) -> list[str]:
+    """The keys that a level sets to anything but null, which unsets no alternative."""
+    return list({key: None for level in factor.levels for key, value in level.overrides.items() if value is not None})
 
 
 def _levels(factors: Section, name: str) -> tuple[Level, ...]:

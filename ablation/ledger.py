@@ -7,18 +7,21 @@ started by one of them. The harness says which trial is next, so no Optuna sampl
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 import optuna
 import sqlalchemy
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
 
 from ablation.errors import InputError, Problem
 from ablation.runs import TrialSpec
@@ -32,6 +35,30 @@ STATES = {
     TrialState.FAIL: "FAILED",
     TrialState.PRUNED: "FAILED",  # the harness never prunes; a person with Optuna's own tools might
 }
+
+
+class LedgerUnavailable(Exception):
+    """Optuna's database cannot be opened, read or written; results are safe in the study's files."""
+
+    def __init__(self, url: str, error: BaseException):
+        from ablation.tracking_store import redacted  # MLflow is slow to import
+
+        error = error.__cause__ or error  # Optuna says only that something was raised
+        cause = str(getattr(error, "orig", None) or error).strip().split("\n")[0]  # without the statement and its values
+        super().__init__(f"Optuna's ledger at {redacted(url)} is not available: {redacted(cause)}")
+
+
+def _reaching(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Turns whatever the database raises in a method of `Ledger` into `LedgerUnavailable`."""
+
+    @functools.wraps(method)
+    def reach(ledger: Ledger, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(ledger, *args, **kwargs)
+        except (SQLAlchemyError, StorageInternalError, OSError, ImportError) as error:  # the last: no driver for it
+            raise LedgerUnavailable(ledger._url, error) from None  # the error's own traceback can hold credentials
+
+    return reach
 
 
 @dataclass
@@ -51,9 +78,12 @@ class Ledger:
 
     Raises:
         InputError: the study exists and has the other direction.
+        LedgerUnavailable: the database is locked, damaged or out of reach; every method can raise it.
     """
 
+    @_reaching
     def __init__(self, storage_url: str, study: str, direction: str):
+        self._url = storage_url
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._storage = _open(storage_url)
         self._study = optuna.create_study(
@@ -68,6 +98,7 @@ class Ledger:
         self._distributions: dict[str, BaseDistribution] = {}
         self._reload()
 
+    @_reaching
     def enroll(self, specs: Sequence[TrialSpec]) -> int:
         """Add a WAITING trial for every key that the study does not have; returns how many."""
         levels: dict[str, dict[str, None]] = defaultdict(dict)  # ordered sets
@@ -90,6 +121,7 @@ class Ledger:
             self._reload()  # another machine may have enrolled the same keys meanwhile
         return n_added
 
+    @_reaching
     def start(self, key: str) -> bool:
         """Take a WAITING trial; False if it is not waiting (any more), here or on another machine."""
         entry = self._entries[key]
@@ -101,6 +133,7 @@ class Ledger:
         entry.state = TrialState.RUNNING
         return started
 
+    @_reaching
     def complete(self, key: str, metrics: Mapping[str, float], value: float) -> None:
         """Record a result. A `value` that is not finite is a failure. A trial that has ended stays as it is."""
         if math.isfinite(value):
@@ -108,10 +141,12 @@ class Ledger:
         else:
             self.fail(key, f"the metric is {value}")
 
+    @_reaching
     def fail(self, key: str, reason: str) -> None:
         """Record a failure. A trial that has ended stays as it is."""
         self._end(self._entries[key], TrialState.FAIL, "reason", reason)
 
+    @_reaching
     def retry(self, key: str) -> bool:
         """Give a FAILED key a new WAITING trial; False if it has not failed."""
         entry = self._entries[key]
@@ -120,6 +155,7 @@ class Ledger:
         self._add_again(self._storage.get_trial(self._trial_id(entry)))
         return True
 
+    @_reaching
     def recover(self) -> list[str]:
         """End every RUNNING trial as interrupted and enroll it anew; returns their keys.
 
@@ -132,6 +168,7 @@ class Ledger:
             self.retry(key)
         return interrupted
 
+    @_reaching
     def states(self) -> dict[str, str]:
         """key -> WAITING, RUNNING, COMPLETE or FAILED, as the storage has it now.
 
@@ -201,9 +238,9 @@ def _open(url: str) -> optuna.storages.RDBStorage:
     """The storage at `url`; on SQLite, one that several processes can write to."""
     address = sqlalchemy.make_url(url)
     if address.get_backend_name() != "sqlite":
-        return optuna.storages.RDBStorage(url)
+        return _storage(url)
     Path(address.database).parent.mkdir(parents=True, exist_ok=True)
-    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_TIMEOUT_SECONDS}})
+    storage = _storage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_TIMEOUT_SECONDS}})
 
     @sqlalchemy.event.listens_for(storage.engine, "connect")
     def configure(connection, _record) -> None:
@@ -218,3 +255,10 @@ def _open(url: str) -> optuna.storages.RDBStorage:
 
     storage.engine.dispose()  # the constructor has opened connections without these
     return storage
+
+
+def _storage(url: str, **options: Any) -> optuna.storages.RDBStorage:
+    try:
+        return optuna.storages.RDBStorage(url, **options)
+    except RuntimeError as error:  # another version of Optuna has made the tables
+        raise StorageInternalError(str(error)) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ablation.ledger import Ledger
 from ablation.runs import RunFolder
 
@@ -14,12 +16,16 @@ def update_ledger(storage_url: str, folder: RunFolder) -> None:
     known = ledger.states()
     for spec in manifest.trials:
         outcome, state = folder.outcome(spec.trial), folder.state(spec)
+        value = outcome.metrics.get(manifest.metric["name"], math.nan) if state == "COMPLETE" else math.nan
+        if state == "COMPLETE" and not math.isfinite(value):
+            state = "FAILED"  # Optuna takes no other; were it begun anew each time, failures would pile up
         if state == "WAITING" or known[spec.key] in (state, "COMPLETE"):
             continue
         if known[spec.key] == "FAILED":
             ledger.retry(spec.key)
         ledger.start(spec.key)
         if state == "COMPLETE":
-            ledger.complete(spec.key, outcome.metrics, outcome.metrics[manifest.metric["name"]])
+            ledger.complete(spec.key, outcome.metrics, value)
         elif state == "FAILED":
-            ledger.fail(spec.key, f"{outcome.error['type']}: {outcome.error['message']}")
+            error = outcome.error or {"type": "MissingMetric", "message": f"{manifest.metric['name']} is {value}"}
+            ledger.fail(spec.key, f"{error['type']}: {error['message']}")

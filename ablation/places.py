@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from ablation.errors import InputError, Problem
 from ablation.grid import Study
 from ablation.runs import RunFolder
 from ablation.store import DiskStore
+
+FOLDERS = ("runs", ".ablate", "reports")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,21 @@ class Places:
 
     def report(self, study: str) -> Path:
         return self.root / "reports" / study
+
+    def require_writable(self, *folders: str) -> None:
+        """Make the folders (default: all of `FOLDERS`), and write to each. Raises InputError naming those that refuse."""
+        problems = []
+        for folder in folders or FOLDERS:
+            path = self.root / folder
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+                with tempfile.NamedTemporaryFile(dir=path, prefix=".probe-") as probe:
+                    probe.write(b"0")
+            except OSError as error:
+                cause = "is a file, and a folder is needed" if path.is_file() else f"cannot be written: {error.strerror or error}"
+                problems.append(Problem("", str(path), cause))
+        if problems:
+            raise InputError(problems)
 
 
 def study_name(study: Study, home: str) -> str:

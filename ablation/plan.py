@@ -71,6 +71,8 @@ def revise(study: Study, plan: Plan, store: DiskStore, name: str) -> Plan:
     if not trial.undecided:
         return plan
     links, _ = chain(study, trial.spec.settings, trial.spec.seed, store)
+    if links == trial.links:
+        return plan
     return _with_ownership({**plan.trials, name: replace(trial, links=links)})
 
 

@@ -76,6 +76,7 @@ def _context(study: Results, effects: pd.DataFrame, drawn: list[str]) -> dict[st
         "simple_effects_table": tables.simple_effects_table(interacting(study, headline), study.headline),
         "published_table": tables.published_table(study),
         "factors_table": tables.factors_table(study),
+        "baselines_table": tables.baselines_table(study),
         "failures_table": tables.failures_table(study),
         "unfinished": list(unfinished[["trial", "state"]].itertuples(index=False)),
         "unfinished_arms": [arm for arm in study.arms if study.complete(arm).empty],

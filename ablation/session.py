@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +49,7 @@ def open_study(grid: Path, experiment: str | None, overrides: Sequence[str], see
     if alias and not re.fullmatch(NAME[0], alias):
         raise InputError([Problem("--as", alias, f"must be {NAME[1]}")])
     places = Places()
-    name = alias or study_name(study, home=str(read_yaml(grid)["experiment"]))
+    name = alias or study_name(study, home=str(read_yaml(grid).get("experiment", study.experiment.name)))
     return Opened(study, name, build_plan(study, places.store), places, grid.parent / "published.yaml")
 
 
@@ -76,7 +78,8 @@ def describe_plan(opened: Opened, jobs: int) -> None:
     if not missing:
         console.print("nothing is left to train")
     elif seconds is None:
-        console.print("cost: not known before a first epoch of this experiment has been measured")
+        cost = sum(link.cost for link in missing)
+        console.print(f"cost: about {cost:.0f} epochs of pre-training; in seconds, once a first epoch of this experiment has been measured")
     else:
         console.print(f"cost: about {duration(seconds)} of one worker, {duration(seconds / jobs)} with {jobs} jobs")
 
@@ -84,6 +87,7 @@ def describe_plan(opened: Opened, jobs: int) -> None:
 def run(opened: Opened, jobs: int, share: bool, retry_failed: bool, cache_limit: int, offline: bool) -> Done:
     """Run what is missing, track it, write the report; print what happened."""
     console = output()
+    opened.places.require_writable()
     folder = opened.places.runs(opened.name)
     manifest = manifest_of(opened.study, opened.name, opened.plan, opened.published_file)
     refuse_mixture(manifest, folder)
@@ -91,14 +95,16 @@ def run(opened: Opened, jobs: int, share: bool, retry_failed: bool, cache_limit:
         forget_failures(folder, opened.plan)
     timings, bound = opened.timings, Bound(opened.places.store, cache_limit)
     deliveries = [] if offline else [Delivery(opened.places, opened.name, folder, console)]
-    with progress(manifest.metric["name"], opened.plan, console) as shown:
+    with only_one(folder), progress(manifest.metric["name"], opened.plan, console) as shown:
         done = run_study(opened.study, opened.plan, manifest, opened.places, jobs, Listeners([timings, bound, shown, *deliveries]), share)
     timings.save()
     opened.places.store.trim(cache_limit)
-    if done.n_trained == 0:
-        console.print(f"nothing to train: all {done.n_reused} epochs of {opened.name} are there already")
-    else:
+    if done.n_trained or done.failed:
         console.print(f"{done.n_trained} epochs trained, {done.n_reused} reused")
+    else:
+        console.print(f"nothing to train: all {done.n_reused} epochs of {opened.name} are there already")
+    if done.n_failed_before:
+        console.print(f"{done.n_failed_before} trials that had failed before were not run again; --retry-failed does that")
     from ablation.report import write_report  # matplotlib and pandas
 
     path = write_report(folder, opened.places.report(opened.name))
@@ -110,12 +116,13 @@ def run(opened: Opened, jobs: int, share: bool, retry_failed: bool, cache_limit:
     return done
 
 
-def sync(name: str) -> str:
-    """Bring a study's files to Optuna and MLflow."""
+def sync(name: str) -> str | None:
+    """Bring a study's files to Optuna and MLflow, and say so; None if either could not be reached."""
     places = Places()
     folder = places.runs(name)
     delivery = Delivery(places, name, folder, Console(stderr=True))
-    delivery.deliver()
+    if not delivery.deliver():
+        return None
     return f"{name}: Optuna and MLflow have {sum(folder.outcome(spec.trial) is not None for spec in folder.manifest().trials)} finished trials"
 
 
@@ -160,19 +167,34 @@ class Delivery:
         if time.monotonic() - self.last > SYNC_SECONDS:
             self.deliver()
 
-    def deliver(self) -> None:
-        """Bring both up to date; a server that cannot be reached costs nothing but a message."""
+    def deliver(self) -> bool:
+        """Bring both up to date; a store that cannot be reached costs nothing but a message."""
+        from ablation.ledger import LedgerUnavailable
         from ablation.ledger_import import update_ledger
         from ablation.tracking import Tracker
         from ablation.tracking_store import TrackingUnavailable
 
-        update_ledger(self.places.ledger_url, self.folder)
-        self.tracker = self.tracker or Tracker()
-        try:
-            self.tracker.sync(self.folder, self.places.report(self.name))
-        except TrackingUnavailable as error:
-            self.console.print(f"{error}; the files are complete, `ablate sync {self.name}` delivers them later", markup=False, soft_wrap=True)
         self.last = time.monotonic()
+        try:
+            update_ledger(self.places.ledger_url, self.folder)
+            self.tracker = self.tracker or Tracker()
+            self.tracker.sync(self.folder, self.places.report(self.name))
+        except (LedgerUnavailable, TrackingUnavailable) as error:
+            self.console.print(f"{error}; the files are complete, `ablate sync {self.name}` delivers them later", markup=False, soft_wrap=True)
+            return False
+        return True
+
+
+@contextlib.contextmanager
+def only_one(folder: RunFolder) -> Iterator[None]:
+    """Hold the study for this process; the system lets go of it when the process ends, however it ends."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with (folder.path / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError([Problem(str(folder.path), "", "another process is running this study; see `ablate status`")]) from None
+        yield
 
 
 def duration(seconds: float) -> str:

@@ -28,9 +28,9 @@ class Done:
     """How a pass over a study ended."""
 
     n_trained: int  # epochs trained in this pass
-    n_reused: int  # epochs of the study that were there already
-    n_complete: int
-    failed: dict[str, str]  # trial -> reason
+    n_reused: int  # epochs of the study that were there before it
+    failed: dict[str, str]  # trial -> reason, of this pass and of earlier ones
+    n_failed_before: int  # trials that had failed before it, and were not run again
 
 
 def manifest_of(study: Study, name: str, plan: Plan, published_file: Path) -> Manifest:
@@ -51,7 +51,8 @@ def refuse_mixture(manifest: Manifest, folder: RunFolder) -> None:
     """Raise InputError if the folder holds the same study of another experiment: results would be mixed."""
     if not folder.exists():
         return
-    before, now = _flat(folder.manifest().config), _flat(manifest.config)
+    old = folder.manifest()
+    before, now = _flat({"metric": old.metric, **old.config}), _flat({"metric": manifest.metric, **manifest.config})
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if changed:
         key = changed[0]
@@ -78,6 +79,8 @@ def forget_failures(folder: RunFolder, plan: Plan) -> list[TrialSpec]:
 def run_study(study: Study, plan: Plan, manifest: Manifest, places: Places, jobs: int, listener: Listener, share: bool = True) -> Done:
     """Run what is missing. Leaves the manifest and the trials' folders in `runs/<study>/`."""
     folder = places.runs(manifest.study)
+    n_reused = len(plan.unique()) - len(plan.missing(places.store)) if share else 0
+    n_failed_before = sum(is_finished(folder, spec) and folder.outcome(spec.trial).state == "FAILED" for spec in plan.specs)
     execution = Execution(study, plan, places.store, folder, listener, share)
     if not execution.open and folder.exists():
         manifest = replace(manifest, provenance=folder.manifest().provenance)  # of the run that trained
@@ -86,8 +89,7 @@ def run_study(study: Study, plan: Plan, manifest: Manifest, places: Places, jobs
     folder.write_manifest(replace(manifest, trials=plan.specs))
     outcomes = {spec.trial: folder.outcome(spec.trial) for spec in plan.specs}
     failed = {trial: f"{o.error['type']}: {o.error['message']}" for trial, o in outcomes.items() if o and o.state == "FAILED"}
-    complete = sum(o is not None and o.state == "COMPLETE" for o in outcomes.values())
-    return Done(execution.n_trained, len(plan.unique()) - execution.n_trained, complete, failed)
+    return Done(execution.n_trained, n_reused, failed, n_failed_before)
 
 
 @dataclass

@@ -8,7 +8,7 @@ again. The harness plans with keys alone; only worker processes call `advance`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 Record = dict[str, Any]
@@ -47,7 +47,10 @@ class Store(Protocol):
 
 
 class Subject(Protocol):
-    """Code that can be ablated. All methods but `advance` are cheap and import no torch."""
+    """Code that can be ablated. All methods but `advance` are cheap and import no torch.
+
+    A subject may do without `metrics` and `alternatives`; then less can be told before anything runs.
+    """
 
     def check(self, settings: Mapping[str, Any]) -> list[Fault]:
         """All that is wrong with a trial's settings (dotted key -> value); [] if they can be run."""
@@ -57,6 +60,12 @@ class Subject(Protocol):
 
     def baselines(self) -> Mapping[str, Mapping[str, Any]]:
         """Name -> settings of each baseline that a grid may name."""
+
+    def metrics(self, settings: Mapping[str, Any]) -> Collection[str] | None:
+        """Names of the metrics that the last record of a trial holds, for settings without fault; None if not known."""
+
+    def alternatives(self) -> Sequence[Collection[str]]:
+        """Groups of dotted keys of which setting one (to anything but null) unsets the others."""
 
     def describe(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Facts for the report's provenance: data fingerprint, class counts, versions, device."""

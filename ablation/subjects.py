@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -20,14 +21,15 @@ BUILT_IN = {"core": "core.subject:SUBJECT"}
 def load_subject(name: str) -> Subject:
     """`core`, or `package.module:attribute` where the attribute is a subject or a training function.
 
-    Raises InputError, naming what could not be found.
+    Modules may stand in the working directory. Raises InputError, naming what could not be found.
     """
     module_name, _, attribute = BUILT_IN.get(name, name).partition(":")
     if not attribute:
         raise InputError([Problem("", "subject", f"'{name}' is neither 'core' nor of the form package.module:function")])
+    _search_here_last()
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except (ImportError, SyntaxError) as error:
         raise InputError([Problem("", "subject", f"cannot import '{module_name}': {error}")]) from None
     found = getattr(module, attribute, None)
     if found is None:
@@ -37,6 +39,20 @@ def load_subject(name: str) -> Subject:
     if not all(hasattr(found, method) for method in ("check", "chain", "advance")):
         raise InputError([Problem("", "subject", f"'{name}' is neither a function nor a subject")])
     return found
+
+
+def _search_here_last() -> None:
+    """Put the working directory at the end of the import path, whether Python has put it first (`-m`) or nowhere.
+
+    A project's own `core/` must not hide ours, in no process of a study.
+    """
+    here = os.getcwd()
+    sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder) != here]
+    try:
+        importlib.import_module("core")  # now: an editable install of ours is searched after all of sys.path
+    except ImportError:  # `here` is a checkout of ours, not installed
+        pass
+    sys.path.append(here)
 
 
 class FunctionSubject:
@@ -62,6 +78,9 @@ class FunctionSubject:
 
     def baselines(self) -> Mapping[str, Mapping[str, Any]]:
         return {}
+
+    def metrics(self, settings: Mapping[str, Any]) -> None:
+        return None
 
     def describe(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {"source_fingerprint": self.source_fingerprint}

@@ -90,6 +90,17 @@ def factors_table(results: Results) -> str:
     return table(["factor", "level", "settings"], rows, "lll") if rows else ""
 
 
+def baselines_table(results: Results) -> str:
+    """In which settings each baseline differs from the experiment that the arms vary; "" where none is known."""
+    common = dict(flatten(results.manifest.config))
+    specs = {spec.arm: spec for spec in results.manifest.trials if spec.kind == "baseline" and common}
+    rows = []
+    for name, spec in specs.items():
+        own = {key: setting for key, setting in spec.settings.items() if key in common and common[key] != setting}
+        rows.append([f"`{name}`", _settings(own)])
+    return table(["baseline", "settings other than the experiment's"], rows, "ll") if rows else ""
+
+
 def failures_table(results: Results) -> str:
     """Each failed trial with its reason; "" where none failed."""
     failed = results.trials[results.trials["state"] == "FAILED"]

@@ -9,7 +9,11 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+
+OURS = Path(__file__).parents[1]  # where this package stands
 
 
 class Worker:
@@ -18,8 +22,12 @@ class Worker:
     def __init__(self) -> None:
         request_end, self._requests = os.pipe()
         self.replies, reply_end = os.pipe()
-        command = [sys.executable, "-m", "ablation.worker", str(request_end), str(reply_end)]
-        self.process = subprocess.Popen(command, pass_fds=(request_end, reply_end), stdin=subprocess.DEVNULL)
+        # -P: a folder `core` or `ablation` where the study is started must not stand in for ours
+        command = [sys.executable, "-P", "-m", "ablation.worker", str(request_end), str(reply_end)]
+        path = os.pathsep.join(filter(None, [str(OURS), os.environ.get("PYTHONPATH")]))
+        self.process = subprocess.Popen(
+            command, pass_fds=(request_end, reply_end), stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path}
+        )
         os.close(request_end)
         os.close(reply_end)
         self.task: Any = None  # what it is doing, None if idle
@@ -103,5 +111,5 @@ class Workers:
 
 
 def _death(code: int) -> dict[str, str]:
-    how = f"killed by signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    how = f"killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"exit code {code}"
     return {"type": "WorkerDied", "message": f"the worker process ended: {how}", "traceback": ""}

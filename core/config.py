@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -184,6 +185,18 @@ class Config:
     def pretraining_epochs(self) -> int:
         return 0 if self.encoder.checkpoint else self.pretraining.epochs
 
+    @property
+    def longest_warmup(self) -> int:
+        """Epochs of warm-up; for a plateau, the most it may last."""
+        warmup = self.warmup
+        if not self.end_to_end:
+            return self.epochs
+        if warmup.epochs is not None:
+            return warmup.epochs
+        if warmup.fraction is not None:
+            return math.floor(warmup.fraction * self.epochs + 1e-9)  # 0.29 * 100 is 28.999999999999996
+        return max(warmup.plateau.min_epochs, math.floor(warmup.plateau.max_fraction * self.epochs + 1e-9))
+
 
 ALTERNATIVES = {"warmup": ("epochs", "fraction", "plateau")}
 """Sections of which one key is set: setting it unsets the others."""
@@ -192,6 +205,7 @@ BASELINES: dict[str, dict[str, Any]] = {
     "ce": {"method": "ce"},
     "ldmlr": {"method": "staged", "head.name": "linear", "head.start": "pretrained", "generation.quota": "ldmlr"},
     "ldmlr-no-generation": {"method": "staged", "head.name": "linear", "head.start": "pretrained", "staged.generation": False},
+    "frozen-encoder": {"method": "joint", "end_to_end": False},
     "balanced-head": {"method": "staged", "head.name": "linear", "head.start": "pretrained", "staged.generation": False, "staged.batching": "balanced"},
 }
 """What a grid may name under `baselines`: settings on top of the experiment's."""

@@ -15,30 +15,37 @@ Report = tuple[dict[str, float], dict[str, list[float]]]
 
 @torch.no_grad()
 def test_report(learner: Learner, latents: Tensor, labels: Tensor, pretrained: Tensor) -> Report:
-    """Test metrics, and how far the test images' latents (M, D) have moved from their pretrained ones."""
+    """Test metrics, and the state of the test images' latents (M, D): drift from the pretrained ones, collapse, radii.
+
+    Test images, in eval mode, measure warm-up and joint epochs alike; and the tail's radius on its training
+    images is that of memorised ones.
+    """
     learner.head.eval()
     scalars, vectors = metrics.evaluate(learner.head(latents), labels, learner.class_counts)
     scalars["diag/latent_drift"] = float(diagnostics.drift(latents, pretrained))
     scalars["diag/cka"] = float(diagnostics.linear_cka(latents, pretrained))
-    vectors["diag/radius_test"] = diagnostics.class_radii(latents, labels, learner.n_classes).tolist()
-    return scalars, vectors
+    rank, variance = diagnostics.spectrum(latents)
+    radii = diagnostics.class_radii(latents, labels, learner.n_classes)
+    spread = radii[~radii.isnan()].std() / radii.nanmean().clamp(min=1e-12)
+    scalars |= {"diag/effective_rank": float(rank), "diag/total_variance": float(variance), "diag/radius_spread": float(spread)}
+    scalars |= _head_and_tail("diag/radius", radii, learner)
+    vectors["diag/radius"] = radii.tolist()
+    return _finite(scalars), vectors
 
 
 @torch.no_grad()
 def latent_report(learner: Learner, latents: Tensor, labels: Tensor) -> Report:
-    """Collapse and radii of the training latents (N, D) as the epoch met them, and the pool beside them."""
-    rank, variance = diagnostics.spectrum(latents)
+    """Radii of the training latents (N, D) as the epoch met them, and the pool beside them.
+
+    Warm-up meets them in eval mode without augmentation, joint epochs in training mode and augmented: the two
+    are not one curve.
+    """
     radii = diagnostics.class_radii(latents, labels, learner.n_classes)
-    masks = metrics.group_masks(learner.class_counts)
     scalars = {
-        "diag/effective_rank": float(rank),
-        "diag/total_variance": float(variance),
-        "diag/radius_spread": float(radii[~radii.isnan()].std() / radii.nanmean().clamp(min=1e-12)),
-        "diag/radius_head": float(radii[_head(masks)].nanmean()),
-        "diag/radius_tail": float(radii[_tail(masks)].nanmean()),
+        **_head_and_tail("diag/train_radius", radii, learner),
         "diag/diffusion_loss_at_thaw": learner.diffusion_loss_at_thaw,
     }
-    vectors = {"diag/radius": radii.tolist()}
+    vectors = {"diag/train_radius": radii.tolist()}
     concentrations = getattr(learner.head, "concentrations", None)
     if concentrations is not None:
         scalars["head/concentration"] = float(concentrations.mean())
@@ -48,13 +55,15 @@ def latent_report(learner: Learner, latents: Tensor, labels: Tensor) -> Report:
         found = diagnostics.generated_to_real(latents, labels, generated, learner.pool.labels, learner.n_classes)
         vectors |= {name: values.tolist() for name, values in found.items()}
         scalars |= {name: float(values.nanmean()) for name, values in found.items()}
-    return {name: value for name, value in scalars.items() if math.isfinite(value)}, vectors
+    return _finite(scalars), vectors
 
 
-def _head(masks: dict[str, Tensor]) -> Tensor:
-    """The group of classes with the most images that is not empty."""
-    return next(mask for mask in masks.values() if mask.any())
+def _head_and_tail(name: str, radii: Tensor, learner: Learner) -> dict[str, float]:
+    """Mean radius (C,) over the group of classes with the most training images, and with the fewest."""
+    groups = [mask for mask in metrics.group_masks(learner.class_counts).values() if mask.any()]
+    return {f"{name}_head": float(radii[groups[0]].nanmean()), f"{name}_tail": float(radii[groups[-1]].nanmean())}
 
 
-def _tail(masks: dict[str, Tensor]) -> Tensor:
-    return next(mask for mask in reversed(masks.values()) if mask.any())
+def _finite(scalars: dict[str, float]) -> dict[str, float]:
+    """Without what is not defined, such as the radius of classes of one image."""
+    return {name: value for name, value in scalars.items() if math.isfinite(value)}

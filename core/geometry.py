@@ -41,23 +41,30 @@ def prototype_loss(latents: Tensor, labels: Tensor, prototypes: Tensor, used: Te
 
 
 def radius_loss(
-    latents: Tensor, labels: Tensor, prototypes: Tensor, tracked_radii: Tensor, momentum: float, used: Tensor | None = None
+    latents: Tensor,
+    labels: Tensor,
+    prototypes: Tensor,
+    tracked_radii: Tensor,
+    momentum: float,
+    used: Tensor | None = None,
+    common: Tensor | None = None,
 ) -> Tensor:
     """Equal-radius constraint: mean over the classes present of (r_c / r* - 1)^2.
 
     r_c is the mean distance of class c's latents in the batch to its prototype; a class with one sample
     counts through its tracked radius, r_c = momentum * tracked + (1 - momentum) * distance, since one
-    distance says little of a mean. r* is the mean tracked radius over classes.
+    distance says little of a mean. r* is `common`, by default the mean tracked radius over classes.
 
-    latents: (B, D); tracked_radii: (C,) float > 0; used: (B,) 0 or 1, the samples that count. Prototypes,
-    tracked radii and r* carry no gradient: the constraint moves latents towards the common radius, not the
+    latents: (B, D); tracked_radii: (C,) float > 0; used: (B,) 0 or 1, the samples that count;
+    common: () float. Prototypes, tracked radii and r* carry no gradient: the constraint moves latents towards the common radius, not the
     common radius towards the latents.
     """
     tracked = tracked_radii.detach()
     radii, counts = class_means(distances(latents, labels, prototypes.detach()), labels, len(tracked), used)
     radii = torch.where(counts == 1, momentum * tracked + (1 - momentum) * radii, radii)
     present = (counts > 0).to(radii.dtype)
-    return ((radii / tracked.mean() - 1).square() * present).sum() / present.sum().clamp(min=1)
+    common = tracked.mean() if common is None else common.detach()
+    return ((radii / common - 1).square() * present).sum() / present.sum().clamp(min=1)
 
 
 @torch.no_grad()

@@ -55,7 +55,8 @@ def semantic_loss(
 
     Geometry acts on the real latents (and so shapes the encoder) and on the denoiser's x0 estimates (and so
     shapes the denoiser). Only estimates with at least as much signal as noise count: from nearly pure noise
-    the best estimate is the class mean, whose radius is 0 by nature and not by fault.
+    the best estimate is the class mean, whose radius is 0 by nature and not by fault. The common radius of both
+    is that of the real latents: estimates that agree on a smaller one would satisfy each other and no one else.
 
     latents: (B, D) standardised; labels: (B,); alpha_bar: (B, 1); t: (B,) int64; noise: (B, D).
     """
@@ -71,7 +72,7 @@ def semantic_loss(
         total = total + weights.prototype * prototype
     if weights.radius > 0:
         radius = radius_loss(latents, labels, geometry.prototypes, geometry.radii, weights.momentum) + radius_loss(
-            x0, labels, geometry.prototypes, geometry.estimate_radii, weights.momentum, clear
+            x0, labels, geometry.prototypes, geometry.estimate_radii, weights.momentum, clear, geometry.radii.mean()
         )
         total = total + weights.radius * radius
         apart = distances(x0.detach(), labels, geometry.prototypes)

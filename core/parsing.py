@@ -207,8 +207,26 @@ def _cross_checks(config: Config) -> list[Fault]:
         faults.append(Fault("warmup", "set one of epochs, fraction, plateau"))
     if warmup.epochs is not None and warmup.epochs > config.epochs:
         faults.append(Fault("warmup.epochs", f"{warmup.epochs} is more than the {config.epochs} epochs of the trial"))
+    faults += _plateau_faults(config)
+    if config.method != "ce" and config.head.start == "pretrained" and config.head.name != "linear":
+        faults.append(Fault("head.start", f"'pretrained' is the linear head of the pre-training, and head.name is {config.head.name}; choose random, or head.name: linear"))
     if config.generation.method == "ddim" and config.generation.steps > config.diffusion.steps:
         faults.append(Fault("generation.steps", f"{config.generation.steps} is more than the {config.diffusion.steps} of diffusion.steps"))
     if config.precision == "bfloat16" and config.device == "cpu":
         faults.append(Fault("precision", "bfloat16 is for device cuda; on the CPU use float32"))
     return faults
+
+
+def _plateau_faults(config: Config) -> list[Fault]:
+    """A plateau that this trial could not reach, or not leave."""
+    plateau = config.warmup.plateau
+    if plateau is None or config.method != "joint" or not config.end_to_end:
+        return []
+    if plateau.min_epochs > config.epochs:
+        message = f"{plateau.min_epochs} is more than the {config.epochs} epochs of the trial: the encoder would never thaw"
+        return [Fault("warmup.plateau.min_epochs", message)]
+    longest = config.longest_warmup
+    if 2 * plateau.window > longest:
+        message = f"{plateau.window} is too large: two windows are compared, and the warm-up lasts {longest} epochs at most"
+        return [Fault("warmup.plateau.window", message)]
+    return []

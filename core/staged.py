@@ -33,8 +33,11 @@ def diffusion_epoch(learner: Learner, latents: Tensor, labels: Tensor, epoch: in
 
 
 def head_epoch(learner: Learner, latents: Tensor, labels: Tensor, epoch: int) -> dict[str, float]:
-    """Train the head alone on real latents (N, D) and, where there are any, the pool's generated ones."""
-    config, means, streams = learner.config, Means(), Streams(learner, epoch)
+    """Train the head alone on real latents (N, D) and, where there are any, the pool's generated ones.
+
+    epoch: from 1, of the head's training.
+    """
+    config, means, streams = learner.config, Means(), Streams(learner, epoch)  # the same with and without generation
     pool = learner.pool
     x = torch.cat([latents, pool.latents * learner.std + learner.mean])
     y = torch.cat([labels, pool.labels])

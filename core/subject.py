@@ -5,16 +5,23 @@ Only `advance` imports torch.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import lzma
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from core import fingerprint, trajectory
-from core.config import BASELINES, Config, Data
+from core.config import ALTERNATIVES, BASELINES, Config, Data
 from core.data.counting import class_counts
+from core.data.profile import exponential_counts
 from core.parsing import Fault, parse, to_tree
 from core.trajectory import Link
+
+MANY_ABOVE, FEW_BELOW = 100, 20  # as in `core.metrics`, which imports torch
+UNREADABLE = (OSError, zlib.error, lzma.LZMAError)
 
 
 class StrategyA:
@@ -32,6 +39,13 @@ class StrategyA:
 
     def baselines(self) -> Mapping[str, Mapping[str, Any]]:
         return BASELINES
+
+    def alternatives(self) -> list[tuple[str, ...]]:
+        return [tuple(f"{section}.{key}" for key in keys) for section, keys in ALTERNATIVES.items()]
+
+    def metrics(self, settings: Mapping[str, Any]) -> frozenset[str]:
+        config = _config(settings)
+        return frozenset(_last_metrics(config, _class_counts(config)))
 
     def describe(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         config = _config(settings)
@@ -70,23 +84,83 @@ def _config(settings: Mapping[str, Any]) -> Config:
 
 def _data_faults(config: Config) -> list[Fault]:
     """Images that the settings ask for and that are not there."""
-    data = config.data
     try:
         _class_counts(config)
     except ValueError as error:
-        key = "data.imbalance_factor" if data.imbalance_factor else "data.n_max" if data.n_max else "data.n_test" if data.source == "digits" else "data.path"
-        return [Fault(key, str(error))]
+        return [_located(config, error)]
+    except UNREADABLE as error:
+        return [Fault("data.path", f"'{config.data.path}' cannot be read: {getattr(error, 'strerror', None) or error}")]
     return []
 
 
-def _class_counts(config: Config) -> list[int]:
+def _located(config: Config, error: ValueError) -> Fault:
+    """The fault under the setting that it is due to: those that tell which images there are come before the profile's."""
+    data = config.data
+    try:
+        available = _class_counts(config, dataclasses.replace(data, imbalance_factor=None, n_max=None))
+    except ValueError as cause:
+        message = " ".join(str(cause).split())  # what tarfile says has a line for each kind of compression
+        return Fault("data.n_test", f"{data.n_test} {message}") if data.source == "digits" else Fault("data.path", message)
+    try:
+        exponential_counts(data.n_max or max(available), len(available), data.imbalance_factor or 1.0)
+    except ValueError as cause:
+        return Fault("data.imbalance_factor", str(cause))
+    return Fault("data.n_max" if data.n_max else "data.imbalance_factor", str(error))
+
+
+def _class_counts(config: Config, data: Data | None = None) -> list[int]:
+    """Training images per class; of `data` if given, settings other than the configuration's for the same files."""
     files = tuple(fingerprint.data_files(config))
-    return list(_counted(config.data, files, fingerprint.data_fingerprint(config)))
+    return list(_counted(data or config.data, files, fingerprint.data_fingerprint(config)))
 
 
 @functools.cache  # listing an archive takes half a second, and a grid has many cells
 def _counted(data: Data, files: tuple[Path, ...], data_fingerprint: str) -> tuple[int, ...]:
     return tuple(class_counts(data, files))
+
+
+def _last_metrics(config: Config, counts: Sequence[int]) -> set[str]:
+    """Names of the metrics that a trial's last epoch is sure to report. counts: training images per class."""
+    names = {"test/top1", "test/top1_compensated", "test/ece"}
+    names |= {"test/many"} if max(counts) > MANY_ABOVE else set()
+    names |= {"test/medium"} if any(FEW_BELOW <= n <= MANY_ABOVE for n in counts) else set()
+    names |= {"test/few"} if min(counts) < FEW_BELOW else set()
+    if config.method == "ce":
+        return names
+    names |= {"train/real_loss", "grad/head", "diag/latent_drift", "diag/cka", "diag/effective_rank", "diag/total_variance"}
+    names |= _radius_metrics(config, counts)
+    names |= {"head/concentration"} if config.head.name == "wcdas" else set()
+    drawn = _drawn(config, counts)
+    names |= {"gen/radius_ratio", "gen/prototype_distance", "gen/one_nn"} if any(min(n, m) > 1 for n, m in zip(counts, drawn)) else set()
+    if config.method == "staged":
+        return names
+    names |= {"train/diffusion_loss", "grad/denoiser"}
+    names |= {"train/generated_loss"} if any(drawn) else set()
+    names |= {"train/prototype_loss"} if config.losses.prototype else set()
+    names |= {"train/radius_loss"} if config.losses.radius else set()
+    names |= {"diag/diffusion_loss_at_thaw"} if config.longest_warmup else set()
+    thaws = config.longest_warmup < config.epochs
+    return names | ({"grad/encoder", "grad/conflict_cosine", "grad/real_at_latent", "grad/semantic_at_latent"} if thaws else set())
+
+
+def _radius_metrics(config: Config, counts: Sequence[int]) -> set[str]:
+    """A class of one image has no radius."""
+    smallest = [n for n in counts if n < FEW_BELOW] or counts
+    names = {"diag/train_radius_head"} if max(counts) > 1 else set()
+    names |= {"diag/train_radius_tail"} if max(smallest) > 1 else set()
+    is_single = config.data.source == "digits" and config.data.n_test == 1
+    return names if is_single else names | {"diag/radius_head", "diag/radius_tail", "diag/radius_spread"}
+
+
+def _drawn(config: Config, counts: Sequence[int]) -> list[int]:
+    """Generated latents of each class in the pool of the last epoch; see `core.pool.quota`."""
+    if config.method == "staged":
+        is_drawn = config.staged.generation
+    else:
+        is_drawn = config.losses.generated > 0 and config.epochs > config.generation.every
+    if not is_drawn:
+        return [0] * len(counts)
+    return [max(counts) - n if config.generation.quota == "balance" else max(round(0.2 * n), 5) for n in counts]
 
 
 SUBJECT = StrategyA()

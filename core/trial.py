@@ -168,7 +168,8 @@ class Trial:
         if link.phase == HEAD:
             if self.config.staged.generation and link.epoch == self.config.diffusion_epochs + 1:
                 self.learner.refresh_pool(link.epoch)
-            trained = Trained(head_epoch(self.learner, self.latents.train, train_labels, link.epoch), self.latents.train, train_labels)
+            epoch = link.epoch - self.config.diffusion_epochs
+            trained = Trained(head_epoch(self.learner, self.latents.train, train_labels, epoch), self.latents.train, train_labels)
         else:
             every = self.config.generation.every
             if self.config.losses.generated > 0 and link.epoch > every and (link.epoch - 1) % every == 0:

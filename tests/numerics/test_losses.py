@@ -61,7 +61,7 @@ def test_parts_are_those_of_real_latents_and_of_clear_estimates(objective):
     x0, y = case.estimates(objective)[half], case.labels[half]
     prototype = prototype_loss(case.latents, case.labels, geometry.prototypes) + prototype_loss(x0, y, geometry.prototypes)
     radius = radius_loss(case.latents, case.labels, geometry.prototypes, geometry.radii, 0.9)
-    radius = radius + radius_loss(x0, y, geometry.prototypes, geometry.estimate_radii, 0.9)
+    radius = radius + radius_loss(x0, y, geometry.prototypes, geometry.estimate_radii, 0.9, common=geometry.radii.mean())
     assert found.prototype.item() == pytest.approx(prototype.item(), rel=EXACT)
     assert found.radius.item() == pytest.approx(radius.item(), rel=EXACT)
     apart = distances(x0, y, geometry.prototypes)

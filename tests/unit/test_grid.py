@@ -13,6 +13,7 @@ from ablation.grid import load_study, merge
 from ablation.grid_file import GRID_KEYS, read_grid
 from ablation.published import published
 from ablation.subject import Fault
+from ablation.subjects import load_subject
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 KEYS = ("epochs", "optim.lr", "optim.momentum", "mixup", "warmup.epochs", "routing")
@@ -33,6 +34,25 @@ class FakeSubject:
 
     def baselines(self):
         return {"ce": {"routing": "summed"}, "ldmlr": {"routing": "staged", "epochs": 9}}
+
+
+class OpenSubject(FakeSubject):
+    """Takes any value, and more kinds of warm-up."""
+
+    def check(self, settings):
+        return [Fault(key, "unknown") for key in settings if key not in (*KEYS, "warmup.fraction", "warmup.plateau.window")]
+
+
+class KnowingSubject(OpenSubject):
+    """Knows beforehand which metrics its trials report, and that a warm-up is of one kind."""
+
+    def metrics(self, settings):
+        if settings.get("routing") == "pcgrad":
+            return None  # who knows
+        return {"test/top1", "test/few"} | ({"grad/norm", "diag/drift"} if settings.get("routing") is None else set())
+
+    def alternatives(self):
+        return [("warmup.epochs", "warmup.fraction", "warmup.plateau")]
 
 
 @pytest.fixture
@@ -190,6 +210,75 @@ def test_a_level_that_no_arm_of_the_design_uses_is_checked_too(load):
     assert refused(load, grid=grid) == ["grid.yaml: factors.mix.most.mixpu: unknown setting 'mixpu'; did you mean 'mixup'?"]
 
 
+def knowing(name):
+    return KnowingSubject()
+
+
+def claim(contrast, *metrics):
+    expects = ", ".join(f"{{metric: {metric}, direction: up}}" for metric in metrics)
+    return f"claims: [{{id: a, says: A., contrast: {contrast}, expects: [{expects}]}}]\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        ("metric: {name: test/topp1}", "metric.name: 'test/topp1' is not reported by any trial at its end; did you mean 'test/top1'?"),
+        ("metric: {name: diag/drift}", "metric.name: 'diag/drift' is not reported by 'ce' at its end; choose from test/few, test/top1"),
+        (claim("{factor: lr, from: off, to: on}", "test/few", "diag/drfit"), "claims[0].expects[1].metric: 'diag/drfit' is not reported at the end of what is compared; did you mean 'diag/drift'?"),
+        (claim("{arm: lr, minus: ldmlr}", "grad/norm"), "claims[0].expects[0].metric: 'grad/norm' is not reported at the end of what is compared; choose from best/test/top1, test/few, test/top1"),
+    ],
+)  # fmt: skip
+def test_a_metric_that_no_trial_would_report_is_refused_before_any_trains(load, more, problem):
+    assert refused(load, grid=GRID + more, subject_loader=knowing) == [f"grid.yaml: {problem}"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("", "metric: {name: test/few}\n" + claim("{factor: lr, from: off, to: on}", "grad/norm", "best/test/few")),
+        ("[ce, ldmlr]", "[]\nmetric: {name: diag/drift}"),  # the arms have it
+        ("", claim("{arm: odd, minus: ldmlr}", "anything") + "arms: {odd: {routing: pcgrad}}\n"),  # not known: may be
+    ],
+)
+def test_a_metric_that_what_is_compared_reports_is_taken(load, old, new):
+    load(GRID.replace(old, new) if old else GRID + new, subject_loader=knowing)
+
+
+def test_a_metric_is_doubted_only_where_the_settings_are_sound(load):
+    grid = GRID.replace("on: {mixup: true}", "on: {mixpu: true}") + "metric: {name: test/topp1}\n"
+    assert refused(load, grid=grid, subject_loader=knowing) == [
+        "grid.yaml: factors.mix.on.mixpu: unknown",
+        "grid.yaml: metric.name: 'test/topp1' is not reported by any trial at its end; did you mean 'test/top1'?",
+    ]
+
+
+WARMUP = GRID.replace(FACTORS, "factors:\n  warmup: {off: {warmup.epochs: 5}, on: {warmup.fraction: 0.25}}\n")
+
+
+def test_an_option_that_every_level_replaces_by_an_alternative_is_refused(load):
+    said = "would be undone in every arm: each level of factor 'warmup' sets it, or an alternative to it"
+    for option in ("warmup.fraction=0.9", "warmup.epochs=3", "warmup.plateau.window=3"):
+        assert refused(load, grid=WARMUP, overrides=[option], subject_loader=knowing) == [f"-S: {option.split('=')[0]}: {said}"]
+    load(WARMUP, overrides=["warmup.fraction=null"], subject_loader=knowing)  # unsets what the levels do not want, either
+    load(WARMUP.replace("off: {warmup.epochs: 5}", "off: {}"), overrides=["warmup.plateau.window=3"], subject_loader=knowing)
+    load(WARMUP, overrides=["warmup.epochs=3"], subject_loader=lambda name: OpenSubject())  # nothing is known of alternatives
+
+
+def test_factors_that_set_alternatives_are_rivals(load):
+    grid = WARMUP.replace("baselines", "  end: {off: {}, on: {warmup.plateau.window: 3}}\nbaselines")
+    assert refused(load, grid=grid, subject_loader=knowing) == [
+        "grid.yaml: factors.end: sets 'warmup.plateau.window', but factor 'warmup' sets its alternative 'warmup.epochs': one would undo the other",
+        "grid.yaml: factors.end: sets 'warmup.plateau.window', but factor 'warmup' sets its alternative 'warmup.fraction': one would undo the other",
+    ]
+    load(grid, subject_loader=lambda name: OpenSubject())
+
+
+def test_the_built_in_subject_refuses_what_the_fixes_grid_would_undo_or_never_report():
+    with pytest.raises(InputError) as error:
+        load_study(EXPERIMENTS / "fixes.yaml", None, ["warmup.fraction=0.9"], None, load_subject)
+    assert [problem.key for problem in error.value.problems] == ["warmup.fraction"]
+
+
 def test_a_subject_that_cannot_be_loaded_is_named_where_it_is_asked_for(load):
     def loader(name):
         raise InputError([Problem("", "", f"no module '{name}'")])
@@ -231,9 +320,10 @@ VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.di
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.dictionaries(st.sampled_from([*GRID_KEYS, "title"]), VALUES, max_size=5), st.text(max_size=8), st.text(max_size=8))
-def test_any_grid_is_loaded_or_refused(load, changes, override, seeds):
+@given(st.dictionaries(st.sampled_from([*GRID_KEYS, "title"]), VALUES, max_size=5), st.text(max_size=8), st.text(max_size=8), st.sampled_from([FakeSubject, KnowingSubject]))
+def test_any_grid_is_loaded_or_refused(load, changes, override, seeds, subject):
+    grid = yaml.safe_dump({**yaml.safe_load(GRID), **changes})
     try:
-        load(yaml.safe_dump({**yaml.safe_load(GRID), **changes}), overrides=[override, f"epochs={override}"], seeds=seeds or None)
+        load(grid, overrides=[override, f"epochs={override}"], seeds=seeds or None, subject_loader=lambda name: subject())
     except InputError as error:
         assert error.problems

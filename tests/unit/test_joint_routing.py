@@ -98,7 +98,7 @@ def terms(trial) -> Terms:
     prototypes, radii, estimate_radii = learner.geometry
     diffusion = F.mse_loss(x0, x)
     prototype = F.mse_loss(x, prototypes[y]) + F.mse_loss(x0[clear], prototypes[y][clear])
-    radius = equal_radius(x, y, prototypes, radii) + equal_radius(x0[clear], y[clear], prototypes, estimate_radii)
+    radius = equal_radius(x, y, prototypes, radii) + equal_radius(x0[clear], y[clear], prototypes, estimate_radii, radii.mean())
     semantic = diffusion + WEIGHTS["losses.prototype"] * prototype + WEIGHTS["losses.radius"] * radius
     return Terms(
         encoder, head, denoiser, z,
@@ -106,13 +106,14 @@ def terms(trial) -> Terms:
     )  # fmt: skip
 
 
-def equal_radius(x, y, prototypes, tracked, momentum=0.9):
+def equal_radius(x, y, prototypes, tracked, common=None, momentum=0.9):
+    common = tracked.mean() if common is None else common
     terms = []
     for c in y.unique():
         radius = (x[y == c] - prototypes[c]).norm(dim=1).mean()
         if (y == c).sum() == 1:
             radius = momentum * tracked[c] + (1 - momentum) * radius
-        terms.append((radius / tracked.mean() - 1) ** 2)
+        terms.append((radius / common - 1) ** 2)
     return torch.stack(terms).mean()
 
 

@@ -1,14 +1,20 @@
 """The ledger keeps one Optuna trial that counts for each key, whatever the processes do."""
 
 import json
+import math
 import multiprocessing
+import sqlite3
+from pathlib import Path
 
+import fabricate
 import optuna
 import pytest
 
+from ablation import ledger as ledger_module
 from ablation.errors import InputError
-from ablation.ledger import Ledger
-from ablation.runs import TrialSpec
+from ablation.ledger import Ledger, LedgerUnavailable
+from ablation.ledger_import import update_ledger
+from ablation.runs import Outcome, TrialSpec
 
 
 def spec(arm: str, seed: int = 0, **levels: str) -> TrialSpec:
@@ -184,3 +190,72 @@ def test_processes_that_share_a_ledger_start_each_trial_once(url, tmp_path):
     assert sorted(started) == sorted(f"key-arm{n}-0" for n in range(20))
     counting = [trial for trial in trials(url) if not trial.state.is_finished()]
     assert len(counting) == 20
+
+
+def database(url: str) -> Path:
+    return Path(url.removeprefix("sqlite:///"))
+
+
+def unavailable(call, *arguments) -> str:
+    with pytest.raises(LedgerUnavailable) as error:
+        call(*arguments)
+    assert error.value.__suppress_context__  # the traceback of what was raised can hold credentials
+    return str(error.value)
+
+
+def test_damaged_database_is_said_to_be_unavailable(url):
+    database(url).parent.mkdir()
+    database(url).write_bytes(b"this is no database\n" * 1000)
+    assert unavailable(Ledger, url, "fixes", "maximize") == f"Optuna's ledger at {url} is not available: file is not a database"
+
+
+@pytest.mark.parametrize("method", ["enroll", "start", "complete", "fail", "retry", "recover", "states"])
+def test_database_that_is_lost_on_the_way_is_said_to_be_unavailable(url, method):
+    ledger = Ledger(url, "fixes", "maximize")
+    ledger.enroll([ON])
+    if method == "retry":
+        ledger.fail(ON.key, "mend me")
+    with sqlite3.connect(database(url)) as connection:
+        connection.execute("ALTER TABLE trials RENAME TO lost")
+    arguments = {"enroll": [[OFF]], "complete": [ON.key, {}, 1.0], "fail": [ON.key, "why"], "recover": [], "states": []}
+    assert "is not available: no such table" in unavailable(getattr(ledger, method), *arguments.get(method, [ON.key]))
+
+
+def test_locked_database_is_said_to_be_unavailable(url, monkeypatch):
+    monkeypatch.setattr(ledger_module, "SQLITE_TIMEOUT_SECONDS", 0.01)
+    ledger = Ledger(url, "fixes", "maximize")
+    other = sqlite3.connect(database(url), isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    assert unavailable(ledger.enroll, [ON]).endswith("is not available: database is locked")
+    other.execute("ROLLBACK")
+    assert ledger.enroll([ON]) == 1
+
+
+def test_database_of_another_version_of_optuna_is_said_to_be_unavailable(url):
+    Ledger(url, "fixes", "maximize")
+    with sqlite3.connect(database(url)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'v99.0.0.a'")
+    assert "is no longer compatible with the table schema" in unavailable(Ledger, url, "fixes", "maximize")
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "shown"),
+    [
+        ("postgresql+nodriver://ada:secret@localhost/optuna", "postgresql+nodriver://***@localhost/optuna"),
+        ("sqlserver://ada:secret@localhost/optuna", "sqlserver://***@localhost/optuna"),
+        ("sqlite:////proc/none/optuna.db", "sqlite:////proc/none/optuna.db"),
+    ],
+)
+def test_database_out_of_reach_is_said_without_credentials(elsewhere, shown):
+    said = unavailable(Ledger, elsewhere, "fixes", "maximize")
+    assert said.startswith(f"Optuna's ledger at {shown} is not available: ") and "secret" not in said
+
+
+@pytest.mark.parametrize("metrics", [{"test/top1": math.nan}, {"loss": 1.0}])
+def test_result_without_a_finite_metric_is_imported_once_and_as_a_failure(url, tmp_path, metrics):
+    folder = fabricate.study(tmp_path / "study", baselines=["ce"], seeds=[0], factors={"lr": {"off": {}, "on": {"lr": 1}}})
+    odd = folder.manifest().trials[0]
+    folder.write_outcome(odd.trial, Outcome("COMPLETE", metrics, 1.0, key=odd.key))
+    update_ledger(url, folder)
+    update_ledger(url, folder)
+    assert sorted(trial.state.name for trial in trials(url)) == ["COMPLETE", "COMPLETE", "FAIL"]

@@ -74,6 +74,18 @@ CROSS_FAULTS = {
     "more generation steps than timesteps": (
         {"diffusion.steps": 20, "generation.steps": 21}, "generation.steps", "21 is more than the 20 of diffusion.steps",
     ),
+    "plateau that starts after the last epoch": (
+        {"epochs": 20, "warmup.plateau.min_epochs": 21}, "warmup.plateau.min_epochs",
+        "21 is more than the 20 epochs of the trial: the encoder would never thaw",
+    ),
+    "plateau that the warm-up is too short to see": (
+        {"epochs": 20, "warmup.plateau.window": 6}, "warmup.plateau.window",
+        "6 is too large: two windows are compared, and the warm-up lasts 10 epochs at most",
+    ),
+    "pretrained start of another head": (
+        {"head.name": "cosine", "head.start": "pretrained"}, "head.start",
+        "'pretrained' is the linear head of the pre-training, and head.name is cosine; choose random, or head.name: linear",
+    ),
     "bfloat16 on the CPU": ({"precision": "bfloat16"}, "precision", "bfloat16 is for device cuda; on the CPU use float32"),
 }  # fmt: skip
 
@@ -229,6 +241,19 @@ def test_normalisation_must_fit_the_channels(settings, key, message):
     assert parse(settings)[1] == [(key, message)]
 
 
+def test_a_plateau_that_nobody_waits_for_is_no_fault():
+    settings = {"epochs": 4, "warmup.plateau": {}}
+    assert [fault.key for fault in parse(settings)[1]] == ["warmup.plateau.min_epochs"]
+    assert parse(settings | {"end_to_end": False})[1] == []
+    assert parse(settings | {"method": "staged"})[1] == []
+    assert parse(settings | {"epochs": 20})[1] == []  # two windows of 5 fit
+
+
+def test_the_pretrained_network_as_it_is_asks_for_no_linear_head():
+    assert parse({"method": "ce", "head.start": "pretrained"})[1] == []
+    assert parse({"head.name": "linear", "head.start": "pretrained"})[1] == []
+
+
 def test_ddpm_does_not_ask_for_ddims_steps():
     settings = {"diffusion.steps": 10, "generation.steps": 50}
     assert [fault.key for fault in parse(settings)[1]] == ["generation.steps"]
@@ -239,7 +264,9 @@ def test_ddpm_does_not_ask_for_ddims_steps():
     ("settings", "key", "message"),
     [
         ({"data.n_max": 500}, "data.n_max", "class 0 has 128 training images and the profile asks for 500"),
-        ({"data.n_test": 174}, "data.n_test", "leaves a class without training images"),
+        ({"data.n_test": 174}, "data.n_test", "174 leaves a class without training images"),
+        ({"data.n_test": 174, "data.imbalance_factor": 20, "data.n_max": 10}, "data.n_test", "174 leaves a class without training images"),
+        ({"data.n_max": 500, "data.imbalance_factor": 100}, "data.n_max", "class 0 has 128 training images and the profile asks for 500"),
         ({"data.n_max": 10, "data.imbalance_factor": 20}, "data.imbalance_factor", "leave the smallest class empty"),
     ],
 )

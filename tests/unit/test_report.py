@@ -1,6 +1,7 @@
 """The report says what results.csv says, no more, and says what is missing."""
 
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -163,6 +164,15 @@ def test_partial_studies_say_what_they_lack(tmp_path, what, says):
     assert says in text
     assert "nan" not in text.replace("NaN", "").lower().replace("provenance", "")
     assert "\n\n\n" not in text
+
+
+def test_what_sets_a_baseline_apart_is_told(tmp_path):
+    assert "settings other than the experiment's" not in text_of(study(tmp_path / "unknown", factors=SHORTEST))
+    folder = study(tmp_path / "known", factors=SHORTEST, config={"method": "joint", "head": {"name": "wcdas"}, "epochs": 5})
+    manifest = folder.manifest()
+    trials = [replace(t, settings={"epochs": 5, "method": "staged", "head.name": "linear"}) if t.arm == "ldmlr" else t for t in manifest.trials]
+    folder.write_manifest(replace(manifest, trials=trials))
+    assert re.search(r"\| `ldmlr` +\| `method: staged`, `head.name: linear` +\|", text_of(folder))
 
 
 def test_published_numbers_carry_protocol_and_source(tmp_path):

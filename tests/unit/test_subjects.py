@@ -3,13 +3,16 @@
 import inspect
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 
 from ablation.errors import InputError
 from ablation.subjects import FunctionSubject, load_subject
-from core.subject import SUBJECT
-from tiny_trials import MemoryStore
+from core import metrics
+from core.subject import FEW_BELOW, MANY_ABOVE, SUBJECT
+from tiny_trials import JOINT, STAGED, MemoryStore, chain, run
 
 MODULE = '''
 """Code of somebody's own."""
@@ -100,6 +103,57 @@ def test_what_is_neither_a_function_nor_a_subject_is_an_error(module):
     assert problem(f"{name}:LEARNING_RATE") == f"'{name}:LEARNING_RATE' is neither a function nor a subject"
 
 
+def test_code_that_is_not_python_is_an_error_that_says_where(module):
+    name = module(code="def train(config, seed, report):\n    return {\n")
+    assert problem(f"{name}:train") == f"cannot import '{name}': '{{' was never closed ({name}.py, line 2)"
+
+
+@pytest.mark.parametrize("options", [["-P"], []], ids=["as the ablate script", "with -m and -c, where the folder comes first"])
+def test_own_code_is_found_where_ablate_is_started_and_hides_none_of_ours(tmp_path, options):
+    (tmp_path / "my.py").write_text("def train(config, seed, report):\n    return {'accuracy': 1}\n")
+    (tmp_path / "core").mkdir()
+    (tmp_path / "core" / "__init__.py").write_text("raise RuntimeError('this is not ours')\n")
+    code = "from ablation.subjects import load_subject as load; print([type(load(name)).__name__ for name in ('my:train', 'core', 'my:train')])"
+    done = subprocess.run([sys.executable, *options, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "['FunctionSubject', 'StrategyA', 'FunctionSubject']\n", done.stderr
+
+
+# --- the metrics of the built-in subject
+
+REPORTING = {
+    "joint": JOINT,
+    "no warm-up": JOINT | {"warmup.epochs": 0},
+    "warm-up to the end": JOINT | {"warmup.fraction": 1.0},
+    "plateau": JOINT | {"warmup.plateau.window": 1, "warmup.plateau.min_epochs": 2},
+    "frozen encoder": JOINT | {"end_to_end": False},
+    "linear head, diffusion loss alone": JOINT | {"head.name": "linear", "losses.prototype": 0, "losses.radius": 0},
+    "no generated loss": JOINT | {"losses.generated": 0},
+    "no epoch left to generate for": JOINT | {"generation.every": 5},
+    "nothing to balance": JOINT | {"data.imbalance_factor": 1},
+    "ldmlr's quota of what is balanced": JOINT | {"data.imbalance_factor": 1, "generation.quota": "ldmlr"},
+    "classes of one image": JOINT | {"data.imbalance_factor": 24},
+    "all groups, one test image a class": JOINT | {"data.n_max": 110, "data.imbalance_factor": 50, "data.n_test": 1},
+    "staged": STAGED,
+    "staged without generation": STAGED | {"staged.generation": False},
+    "ce": JOINT | {"method": "ce"},
+}
+
+
+@pytest.mark.filterwarnings("ignore:std\\(\\):UserWarning")  # the spread of one radius, which is left out
+@pytest.mark.parametrize("settings", REPORTING.values(), ids=REPORTING)
+def test_the_metrics_that_are_foretold_are_those_of_the_last_epoch(settings):
+    store = run(settings)
+    assert set(store.record(chain(settings, store=store)[-1].key)["metrics"]) == SUBJECT.metrics(settings)
+
+
+def test_groups_of_classes_are_cut_where_the_test_metrics_cut_them():
+    assert (MANY_ABOVE, FEW_BELOW) == (metrics.MANY_ABOVE, metrics.FEW_BELOW)
+
+
+def test_kinds_of_warmup_are_alternatives():
+    assert [set(group) for group in SUBJECT.alternatives()] == [{"warmup.epochs", "warmup.fraction", "warmup.plateau"}]
+
+
 # --- a function as a subject
 
 
@@ -110,6 +164,7 @@ def test_a_function_is_a_chain_of_one_link(module):
     assert subject.check({"anything": object()}) == []
     assert subject.resolve({"lr": 0.5}) == {"lr": 0.5}
     assert subject.baselines() == {}
+    assert subject.metrics({}) is None
     assert subject.describe({})["source_fingerprint"]
 
 

@@ -178,13 +178,14 @@ def test_a_diverged_epoch_is_an_error_that_names_a_metric_and_leaves_no_record(c
 def test_every_baseline_runs_and_reports_its_accuracy(name):
     settings = JOINT | {"epochs": 3, "warmup.epochs": 1} | BASELINES[name]
     store, links = run(settings), chain(settings)
-    expected = {"ce": ["evaluate"], "ldmlr": ["diffusion"] * 3 + ["head"] * 3}.get(name, ["head"] * 3)
+    others = {"ce": ["evaluate"], "ldmlr": ["diffusion"] * 3 + ["head"] * 3, "frozen-encoder": ["warmup"] * 3}
+    expected = others.get(name, ["head"] * 3)
     assert [link.phase for link in links] == ["pretrain"] * 2 + expected
     found = metrics(store, links)
     assert 0 <= found[-1]["test/top1"] <= 100
     assert {"test/top1_compensated", "test/ece", "test/few"} <= found[-1].keys()
     for link, values in zip(links, found):
-        assert ("test/top1" in values) is (link.phase in ("head", "evaluate"))
+        assert ("test/top1" in values) is (link.phase in ("head", "evaluate", "warmup"))
         assert all(map(math.isfinite, values.values()))
 
 
