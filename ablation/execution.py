@@ -207,8 +207,8 @@ def outcome_of(spec: TrialSpec, records: Sequence[Record], metric: dict[str, str
     own = [record for record in _expanded(records) if record["phase"] != "pretrain"]
     name = metric["name"]
     values = [record["metrics"][name] for record in own if name in record["metrics"]]
-    if not values:
-        return _failure(spec, "MissingMetric", f"no record holds the metric '{name}'; it holds {', '.join(sorted(own[-1]['metrics']))}")
+    if name not in own[-1]["metrics"]:
+        return _failure(spec, "MissingMetric", f"the last record does not hold the metric '{name}'; it holds {', '.join(sorted(own[-1]['metrics']))}")
     if not math.isfinite(values[-1]):
         return _failure(spec, "NotFinite", f"the metric '{name}' is {values[-1]}")
     best = max(values) if metric["goal"] == "maximize" else min(values)

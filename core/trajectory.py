@@ -54,7 +54,7 @@ def chain(config: Config, seed: int, records: Records) -> list[Link]:
             add(HEAD, config.diffusion_epochs + epoch)
     else:
         plateau = config.warmup.plateau if config.end_to_end else None
-        longest = longest_warmup(config)
+        longest = config.longest_warmup
         losses: list[float] | None = []
         for epoch in range(1, config.epochs + 1):
             settled = plateau is not None and losses is not None and has_settled(plateau, losses)
@@ -66,18 +66,6 @@ def chain(config: Config, seed: int, records: Records) -> list[Link]:
                 record = records(key)
                 losses = losses + [record["metrics"]["train/diffusion_loss"]] if record else None
     return links
-
-
-def longest_warmup(config: Config) -> int:
-    """Epochs of warm-up; for a plateau, the most it may last."""
-    if not config.end_to_end:
-        return config.epochs
-    warmup = config.warmup
-    if warmup.epochs is not None:
-        return warmup.epochs
-    if warmup.fraction is not None:
-        return math.floor(warmup.fraction * config.epochs + 1e-9)  # 0.29 * 100 is 28.999999999999996
-    return max(warmup.plateau.min_epochs, math.floor(warmup.plateau.max_fraction * config.epochs + 1e-9))
 
 
 def has_settled(plateau: Plateau, losses: list[float]) -> bool:

@@ -119,6 +119,7 @@ class Trial:
         self.pretrained_head = self.pretraining.head()
         if config.encoder.checkpoint:
             head = load_checkpoint(config.encoder.checkpoint, self.pretraining.encoder)
+            require_head(config, head, self.pretrained_head)
             self.pretrained_head = {name: tensor.to(config.device) for name, tensor in head.items()}
         if start.last is not None and start.done <= self.first:
             self.pretraining.load(state.from_bytes(start.last))
@@ -192,8 +193,6 @@ class Trial:
 
     def _evaluate_pretrained(self) -> evaluation.Report:
         """The pretrained encoder under its own linear head, nothing trained."""
-        if not self.pretrained_head:
-            raise ValueError(f"'{self.config.encoder.checkpoint}' holds no linear head (fc.*), which the 'ce' baseline needs")
         logits = torch.nn.functional.linear(self.latents.test, *(self.pretrained_head_now[name] for name in ("weight", "bias")))
         return evaluation.metrics.evaluate(logits, self.dataset.test.labels, self.dataset.class_counts.to(logits.device))
 
@@ -207,6 +206,15 @@ class Trial:
             return self.pretraining.state()
         untrained = {DIFFUSION: ("head",), HEAD: () if self.config.staged.generation else ("denoiser",)}
         return self.learner.state(without=untrained.get(phase, ()))
+
+
+def require_head(config: Config, head: dict[str, Tensor], like: dict[str, Tensor]) -> None:
+    """Raise ValueError if the trial needs the checkpoint's linear head, and `head` is none of the shapes of `like`."""
+    needed_by = "method ce" if config.method == "ce" else "head.start: pretrained" if config.head.start == "pretrained" else None
+    if needed_by and {name: t.shape for name, t in head.items()} != {name: t.shape for name, t in like.items()}:
+        n_classes, n_latents = like["weight"].shape
+        shape = f"fc.weight {n_classes} x {n_latents}, fc.bias {n_classes}"
+        raise ValueError(f"'{config.encoder.checkpoint}' holds no linear head for these classes ({shape}), which {needed_by} needs")
 
 
 def load_dataset(config: Config, store: Store) -> Dataset:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import lzma
 import tarfile
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from core.config import Data
 from core.data.profile import exponential_counts
+
+DAMAGED = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
+"""What reading a damaged archive raises, whichever way it is compressed."""
 
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
 
@@ -50,8 +55,15 @@ def _train_images(files: Sequence[Path]) -> list[PurePosixPath]:
         try:
             with tarfile.open(files[0]) as archive:
                 paths = [PurePosixPath(member.name) for member in archive if member.isfile()]
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise ValueError(f"'{files[0]}' is not a tar archive that can be read ({error})") from None
+                read_to_checksum(archive)
+        except DAMAGED as error:
+            raise ValueError(f"'{files[0]}' is not a tar archive that can be read ({' '.join(str(error).split())})") from None
     else:
         paths = [PurePosixPath(file.as_posix()) for file in files]
     return [path for path in paths if len(path.parts) >= 3 and path.parts[-3] == "train" and path.suffix.lower() in IMAGE_ENDINGS]
+
+
+def read_to_checksum(archive: tarfile.TarFile) -> None:
+    """Read what follows the last member: to tarfile a garbled one is the end, and only the compression's checksum tells."""
+    while archive.fileobj.read(2**20):
+        pass

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from core.config import Data
-from core.data.counting import IMAGE_ENDINGS
+from core.data.counting import DAMAGED, IMAGE_ENDINGS, read_to_checksum
 from core.data.profile import exponential_counts
 from core.randomness import generator
 
@@ -133,7 +133,7 @@ def _folder(path: Path, data: Data) -> Dataset:
     for part, name, label, content in _archive(path) if path.is_file() else _tree(path):
         try:
             image = Image.open(io.BytesIO(content)).convert(mode)
-        except (UnidentifiedImageError, OSError) as error:
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:  # SyntaxError: Pillow's of a broken PNG
             raise ValueError(f"{path.name}: {name}: not an image that can be read ({error})") from None
         if data.size:
             image = image.resize((data.size, data.size), Image.Resampling.BILINEAR)
@@ -173,6 +173,7 @@ def _archive(path: Path) -> Iterator[tuple[str, str, str, bytes]]:
                 parts = Path(member.name).parts
                 if member.isfile() and len(parts) >= 3 and parts[-3] in ("train", "test") and Path(member.name).suffix.lower() in IMAGE_ENDINGS:
                     images.append((parts[-3], "/".join(parts[-3:]), parts[-2], archive.extractfile(member).read()))
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(f"{path.name}: not a tar archive that can be read ({error})") from None
+            read_to_checksum(archive)
+    except DAMAGED as error:
+        raise ValueError(f"{path.name}: not a tar archive that can be read ({' '.join(str(error).split())})") from None
     yield from sorted(images, key=lambda image: image[1])

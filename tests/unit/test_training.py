@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from core.trial import require_head
 from core import epochs, pretraining, staged, state
 from core.config import BASELINES
 from core.data import sources
@@ -285,3 +286,14 @@ def test_a_class_of_one_image_has_a_finite_radius():
     last = metrics(store, chain(settings))[-1]
     assert all(map(math.isfinite, last.values()))
     assert all(t.isfinite().all() for t in part("geometry", states(settings, store)["joint", 5]).values())
+
+
+@pytest.mark.parametrize(("settings", "needed_by"), [({"method": "ce"}, "method ce"), ({"head.name": "linear", "head.start": "pretrained"}, "head.start: pretrained")])
+def test_a_checkpoint_without_a_fitting_head_is_refused_where_the_head_is_needed(settings, needed_by):
+    config = config_of(JOINT | settings)
+    like = {"weight": torch.zeros(10, 64), "bias": torch.zeros(10)}
+    require_head(config, like, like)
+    for head in ({}, {"weight": torch.zeros(7, 64), "bias": torch.zeros(7)}):
+        with pytest.raises(ValueError, match=f"no linear head for these classes .*which {needed_by} needs"):
+            require_head(config, head, like)
+    require_head(config_of(JOINT), {}, like)  # WCDAS starts afresh

@@ -6,7 +6,7 @@ import pytest
 
 from core import fingerprint, trajectory
 from core.config import BASELINES, Plateau
-from core.trajectory import DIFFUSION, EVALUATE, HEAD, JOINT, PRETRAIN, WARMUP, evaluates, has_settled, learning_rate, longest_warmup, rates
+from core.trajectory import DIFFUSION, EVALUATE, HEAD, JOINT, PRETRAIN, WARMUP, evaluates, has_settled, learning_rate, rates
 from tiny_trials import chain, config_of
 
 BASE = {
@@ -72,7 +72,7 @@ def test_no_warmup_and_nothing_but_warmup():
     [(0.29, 100, 29), (0.57, 100, 57), (0.25, 60, 15), (0.25, 7, 1), (0.0, 10, 0), (1.0, 10, 10), (1 / 3, 9, 3), (0.999, 10, 9)],
 )
 def test_a_fraction_of_the_epochs_is_rounded_down_as_written(fraction, epochs, expected):
-    assert longest_warmup(config_of(BASE | {"epochs": epochs, "warmup.fraction": fraction})) == expected
+    assert config_of(BASE | {"epochs": epochs, "warmup.fraction": fraction}).longest_warmup == expected
 
 
 def test_a_fraction_and_its_number_of_epochs_are_the_same_trial():
@@ -210,7 +210,7 @@ def test_a_plateau_shares_its_epochs_with_a_fixed_warmup_of_the_length_it_came_t
 def test_a_plateau_lasts_its_least_number_of_epochs():
     plateau = PLATEAU | {"warmup.plateau.min_epochs": 5}
     assert phases(recorded(config_of(BASE | plateau), [1.0] * 8)) == "ppp" + "w" * 5 + "jjj"
-    assert longest_warmup(config_of(BASE | plateau | {"warmup.plateau.max_fraction": 0.1})) == 5
+    assert config_of(BASE | plateau | {"warmup.plateau.max_fraction": 0.1}).longest_warmup == 5
 
 
 @pytest.mark.parametrize(
