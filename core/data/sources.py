@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import tarfile
 from collections.abc import Iterator
@@ -116,9 +117,15 @@ def _cifar(data: Data) -> Dataset:
     import torchvision
 
     cls = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[data.source]
+    root = Path(data.path).expanduser()
+    if data.download:
+        root.mkdir(parents=True, exist_ok=True)
+        with (root / ".downloading").open("w") as lock:  # workers take turns; all but the first find it there
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            cls(root, train=True, download=True)
     parts = []
     for train in (True, False):
-        raw = cls(Path(data.path).expanduser(), train=train, download=data.download)
+        raw = cls(root, train=train, download=False)
         labels = torch.tensor(raw.targets)
         order = labels.argsort(stable=True)
         parts.append(Split(torch.from_numpy(raw.data).permute(0, 3, 1, 2)[order].contiguous(), labels[order]))

@@ -349,3 +349,14 @@ def test_another_checkpoint_makes_every_epoch_new(tmp_path):
 def test_the_cost_of_a_link_is_that_of_its_phase():
     assert {link.phase: link.cost for link in chain(BASE)} == {phase: trajectory.COST[phase] for phase in (PRETRAIN, WARMUP, JOINT)}
     assert chain(BASE | {"method": "ce"})[-1].cost == trajectory.COST[EVALUATE]
+
+
+def test_a_download_changes_no_key(tmp_path):
+    """A study that is to fetch CIFAR is planned before it is there, and its workers find the plan still true."""
+    settings = {"data.source": "cifar10", "data.path": str(tmp_path), "data.download": True, "data.imbalance_factor": 100, "pretraining.epochs": 1}
+    before = chain(settings)[0].key
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    (folder / "data_batch_1").write_bytes(b"what came")
+    assert chain(settings)[0].key == before
+    assert chain(settings | {"data.source": "cifar100"})[0].key != before
