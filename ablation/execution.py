@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
-from typing import Any, Protocol
+from typing import Any
 
 from ablation.forest import Segment
 from ablation.grid import Study
@@ -29,10 +29,9 @@ CHANGED = {
 }
 
 
-class Listener(Protocol):
-    """Who is told how the study goes: the ledger, the tracker, the terminal."""
+class Listener:
+    """Who is told how the study goes: the tracker, the terminal. Overrides what it wants to hear."""
 
-    def started(self, spec: TrialSpec) -> None: ...
     def recorded(self, specs: Sequence[TrialSpec], record: Record) -> None: ...
     def finished(self, spec: TrialSpec, outcome: Outcome) -> None: ...
     def tick(self) -> None: ...
@@ -49,7 +48,6 @@ class Execution:
         self.study, self.plan, self.shared_store, self.folder, self.listener = study, plan, store, folder, listener
         self.share = share
         self.open = {name for name, trial in plan.trials.items() if not is_finished(folder, trial.spec)}
-        self.begun: set[str] = set()
         self.running: dict[str, Segment] = {}
         self.requested: dict[str, str] = {}  # segment -> the trial on whose behalf it runs
         self.n_trained = 0  # links run in this pass
@@ -106,7 +104,7 @@ class Execution:
         for name in segment.trials:
             if name in self.open:
                 self.plan = revise(self.study, self.plan, self._store(name), name)
-        reached = {name for name in segment.trials if self.plan.trials[name].links[-1].key == segment.links[-1].key}
+        reached = [name for name in segment.trials if self.plan.trials[name].links[-1].key == segment.links[-1].key]
         unclosed = [name for name in reached if not self._complete_if_whole(name)]
         if self.plan is before and not self._is_there(segment):
             for name in segment.trials:
@@ -140,10 +138,6 @@ class Execution:
         name = next((name for name in candidates if self.plan.trials[name].undecided), candidates[0])
         self.requested[segment.end] = name
         spec = self.plan.trials[name].spec
-        for other in segment.trials:
-            if other not in self.begun:
-                self.begun.add(other)
-                self.listener.started(self.plan.trials[other].spec)
         return {
             "subject": self.study.experiment.subject, "settings": spec.settings, "seed": spec.seed, "until": segment.links[-1].key,
             "cache": str(self._store(name).root.resolve()), "log": str((self.folder.trial_path(name) / "stdout.log").resolve()),
@@ -189,9 +183,6 @@ class Execution:
 
     def _close(self, spec: TrialSpec, outcome: Outcome) -> None:
         self.open.discard(spec.trial)
-        if spec.trial not in self.begun:
-            self.begun.add(spec.trial)
-            self.listener.started(spec)
         self.folder.write_outcome(spec.trial, outcome)
         self.listener.finished(spec, outcome)
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from ablation.execution import Listener
 from ablation.plan import Plan
 from ablation.runs import Outcome, TrialSpec
 from ablation.subject import Record
@@ -48,7 +49,7 @@ class TrialProgress:
             self.metric = metric
 
 
-class Progress:
+class Progress(Listener):
     """A listener that counts; subclasses of it show."""
 
     def __init__(self, metric: str, plan: Plan):
@@ -61,8 +62,6 @@ class Progress:
             arm.n_trials += 1
             arm.n_epochs += len(trial.links)
             self.trials[name] = TrialProgress(arm, len(trial.links))
-
-    def started(self, spec: TrialSpec) -> None: ...
 
     def recorded(self, specs: Sequence[TrialSpec], record: Record) -> None:
         self.n_trained += 1
@@ -77,8 +76,6 @@ class Progress:
             trial.advance(trial.n_epochs, outcome.metrics[self.metric])
         else:
             trial.arm.n_failed += 1
-
-    def tick(self) -> None: ...
 
     def summary(self) -> str:
         n_failed = sum(arm.n_failed for arm in self.arms.values())

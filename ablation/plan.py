@@ -30,10 +30,6 @@ class Plan:
     trials: Mapping[str, PlannedTrial]
 
     @property
-    def chains(self) -> dict[str, Sequence[Link]]:
-        return {name: trial.links for name, trial in self.trials.items()}
-
-    @property
     def specs(self) -> list[TrialSpec]:
         return [trial.spec for trial in self.trials.values()]
 
@@ -54,12 +50,13 @@ def build_plan(study: Study, store: DiskStore) -> Plan:
     trials: dict[str, PlannedTrial] = {}
     for variant in study.variants:
         for seed in study.grid.seeds:
-            longest, _ = chain(study, variant.settings, seed, None)
             links, undecided = chain(study, variant.settings, seed, store)
+            longest = chain(study, variant.settings, seed, None)[0] if undecided else links
             name = f"{variant.name}--s{seed}"
             spec = TrialSpec(
                 trial=name, arm=variant.name, kind=variant.kind, levels=dict(variant.levels), seed=seed,
-                key=_key(name, longest, study.subject.resolve(variant.settings)), settings=dict(variant.settings), epochs_planned=len(links), epochs_trained=0, epochs_shared=0,
+                key=_key(name, longest, study.subject.resolve(variant.settings)), settings=dict(variant.settings),
+                epochs_planned=len(links), epochs_trained=0, epochs_shared=0,
             )  # fmt: skip
             trials[spec.trial] = PlannedTrial(spec, links, undecided)
     return _with_ownership(trials)

@@ -13,13 +13,13 @@ Whole files are replaced atomically; `metrics.jsonl` only grows, and a torn last
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from ablation.files import replace
 
 FORMAT = 1
 
@@ -79,18 +79,8 @@ class Outcome:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` by `text`, whole or not at all, even if the machine stops in between."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Replace `path` by `text`, whole or not at all."""
+    replace(path, text.encode())
 
 
 class RunFolder:

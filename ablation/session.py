@@ -14,15 +14,15 @@ from rich.console import Console
 from rich.table import Table
 
 from ablation.errors import InputError, Problem
+from ablation.execution import Listener
 from ablation.grid import Study, load_study
 from ablation.live import progress
 from ablation.places import Places, study_name
 from ablation.plan import Plan, build_plan
 from ablation.reading import read_yaml
-from ablation.runs import Outcome, RunFolder, TrialSpec
+from ablation.runs import RunFolder
 from ablation.section import NAME
 from ablation.study import Bound, Done, Listeners, Timings, estimate_seconds, forget_failures, manifest_of, refuse_mixture, run_study, status_of
-from ablation.subject import Record
 from ablation.subjects import load_subject
 
 SYNC_SECONDS = 20.0  # between deliveries to MLflow while a study runs
@@ -146,7 +146,7 @@ def output() -> Console:
     return console if console.is_terminal else Console(width=200)
 
 
-class Delivery:
+class Delivery(Listener):
     """Keeps Optuna's ledger and MLflow's record up with the files; the only writer to both.
 
     Everything is delivered from the files, so what could not be delivered now is delivered later.
@@ -156,12 +156,6 @@ class Delivery:
         self.places, self.name, self.folder, self.console = places, name, folder, console
         self.tracker = None
         self.last = time.monotonic()
-
-    def started(self, spec: TrialSpec) -> None: ...
-
-    def recorded(self, specs: Sequence[TrialSpec], record: Record) -> None: ...
-
-    def finished(self, spec: TrialSpec, outcome: Outcome) -> None: ...
 
     def tick(self) -> None:
         if time.monotonic() - self.last > SYNC_SECONDS:

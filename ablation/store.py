@@ -12,11 +12,11 @@ import hashlib
 import json
 import os
 import struct
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ablation.files import replace
 from ablation.subject import Record
 
 HEADER = struct.Struct("<8sd32s")  # magic, seconds, SHA-256 of seconds and content
@@ -66,19 +66,8 @@ class DiskStore:
         return None
 
     def save(self, kind: str, key: str, data: bytes, seconds: float = 0.0) -> None:
-        path = self.path(kind, key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(HEADER.pack(MAGIC, seconds, _checksum(seconds, data)))
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        header = HEADER.pack(MAGIC, seconds, _checksum(seconds, data))
+        replace(self.path(kind, key), header, data)
 
     def record(self, key: str) -> Record | None:
         """The record of a finished link."""

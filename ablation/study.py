@@ -93,14 +93,10 @@ def run_study(study: Study, plan: Plan, manifest: Manifest, places: Places, jobs
 
 
 @dataclass
-class Listeners:
+class Listeners(Listener):
     """Several listeners as one."""
 
     all: Sequence[Listener]
-
-    def started(self, spec: TrialSpec) -> None:
-        for listener in self.all:
-            listener.started(spec)
 
     def recorded(self, specs: Sequence[TrialSpec], record: Record) -> None:
         for listener in self.all:
@@ -116,21 +112,15 @@ class Listeners:
 
 
 @dataclass
-class Timings:
+class Timings(Listener):
     """Mean seconds of an epoch by phase, remembered per experiment, so that a plan can say what it costs."""
 
     path: Path
     experiment: str
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
-    def started(self, spec: TrialSpec) -> None: ...
-
     def recorded(self, specs: Sequence[TrialSpec], record: Record) -> None:
         self.seconds.setdefault(record["phase"], []).append(record["seconds"])
-
-    def finished(self, spec: TrialSpec, outcome: Outcome) -> None: ...
-
-    def tick(self) -> None: ...
 
     def known(self) -> dict[str, float]:
         """Phase -> mean seconds, of this pass or else of the last one."""
@@ -145,18 +135,12 @@ class Timings:
 
 
 @dataclass
-class Bound:
+class Bound(Listener):
     """A listener that keeps the cache within its size while a study runs."""
 
     store: DiskStore
     limit: int
     last: float = field(default_factory=time.monotonic)
-
-    def started(self, spec: TrialSpec) -> None: ...
-
-    def recorded(self, specs: Sequence[TrialSpec], record: Record) -> None: ...
-
-    def finished(self, spec: TrialSpec, outcome: Outcome) -> None: ...
 
     def tick(self) -> None:
         if time.monotonic() - self.last > TRIM_SECONDS:

@@ -116,18 +116,16 @@ class Trial:
         self.first = sum(link.phase == PRETRAIN for link in links)  # links before the main phases
         self.base_key = links[self.first - 1].key if self.first else digest("base", root_key(config, seed))
         self.pretraining = Pretraining(config, seed, self.dataset.train.images.shape[1], len(self.dataset.class_names))
-        self.pretrained_head = self.pretraining.head()
+        self.checkpoint_head: dict[str, Tensor] = {}
         if config.encoder.checkpoint:
             head = load_checkpoint(config.encoder.checkpoint, self.pretraining.encoder)
-            require_head(config, head, self.pretrained_head)
-            self.pretrained_head = {name: tensor.to(config.device) for name, tensor in head.items()}
+            require_head(config, head, self.pretraining.head())
+            self.checkpoint_head = {name: tensor.to(config.device) for name, tensor in head.items()}
         if start.last is not None and start.done <= self.first:
             self.pretraining.load(state.from_bytes(start.last))
-            self.pretrained_head = self.pretraining.head()
         elif start.last is not None:
             if start.pretrained is not None:
                 self.pretraining.load(state.from_bytes(start.pretrained))
-                self.pretrained_head = self.pretraining.head()
             self.learner.load(state.from_bytes(start.last))
 
     @cached_property
@@ -148,8 +146,6 @@ class Trial:
     @cached_property
     def learner(self) -> Learner:
         """Made when pre-training is over."""
-        if self.first:
-            self.pretrained_head = self.pretraining.head()
         latents = self.latents
         learner = Learner(self.config, self.seed, self.pretraining.encoder, self.pretrained_head, self.dataset.class_counts)
         learner.start(latents.train, self.dataset.train.labels)
@@ -193,12 +189,13 @@ class Trial:
 
     def _evaluate_pretrained(self) -> evaluation.Report:
         """The pretrained encoder under its own linear head, nothing trained."""
-        logits = torch.nn.functional.linear(self.latents.test, *(self.pretrained_head_now[name] for name in ("weight", "bias")))
+        logits = torch.nn.functional.linear(self.latents.test, *(self.pretrained_head[name] for name in ("weight", "bias")))
         return evaluation.metrics.evaluate(logits, self.dataset.test.labels, self.dataset.class_counts.to(logits.device))
 
     @property
-    def pretrained_head_now(self) -> dict[str, Tensor]:
-        return self.pretraining.head() if self.first else self.pretrained_head
+    def pretrained_head(self) -> dict[str, Tensor]:
+        """The linear head that was trained with the encoder, by our pre-training or in the checkpoint."""
+        return self.pretraining.head() if self.first else self.checkpoint_head
 
     def state(self, phase: str) -> state.State:
         """What the keys up to an epoch of this phase determine; trials that share them differ in the rest."""

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from ablation.grid import experiment_settings
+from ablation.store import DiskStore
 from core.subject import SUBJECT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,23 +18,12 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 
 
-class MemoryStore(dict):
-    def load(self, kind, key):
-        return self.get((kind, key))
-
-    def save(self, kind, key, data, seconds=0.0):
-        self[kind, key] = data
-
-    def holds(self, kind, key):
-        return (kind, key) in self
-
-
-def test_the_shipped_cifar10_encoder_reaches_the_accuracy_measured_with_the_original_code(shared, monkeypatch):
+def test_the_shipped_cifar10_encoder_reaches_the_accuracy_measured_with_the_original_code(shared, monkeypatch, tmp_path):
     """On all 10,000 test images: 72.49 % top-1 and 80.86 % with label shift compensated."""
     monkeypatch.chdir(ROOT)
     settings = experiment_settings(ROOT / "experiments" / "cifar10-lt-if100.yaml", ["method=ce", "threads=2"], SUBJECT)
     records = []
-    SUBJECT.advance(settings, 0, None, MemoryStore(), lambda key, record: records.append(record))
+    SUBJECT.advance(settings, 0, None, DiskStore(tmp_path), lambda key, record: records.append(record))
     metrics = records[-1]["metrics"]
     assert metrics["test/top1"] == pytest.approx(72.49, abs=0.05)
     assert metrics["test/top1_compensated"] == pytest.approx(80.86, abs=0.05)
