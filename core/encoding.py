@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from core.config import Config
 from core.data.augment import normalise
 
-BATCH = 500
+BATCH = {"cpu": 100, "cuda": 2000}  # images; on the CPU, few enough for its caches
 
 
 class Latents(NamedTuple):
@@ -27,14 +27,17 @@ def encode(encoder: nn.Module, images: Tensor, config: Config) -> Tensor:
     was_training = encoder.training
     encoder.eval()
     with autocast(config):
-        parts = [encoder(normalise(batch, config.data.mean, config.data.std)).float() for batch in images.split(BATCH)]
+        parts = [encoder(normalise(batch, config.data.mean, config.data.std)).float() for batch in images.split(BATCH[config.device])]
     encoder.train(was_training)
     return torch.cat(parts)
 
 
 def autocast(config: Config) -> torch.autocast:
-    """bfloat16 arithmetic of the encoder where the configuration asks for it."""
-    return torch.autocast(config.device, dtype=torch.bfloat16, enabled=config.precision == "bfloat16")
+    """bfloat16 arithmetic of the encoder where the configuration asks for it.
+
+    Cast weights are not kept: each is used once, and a recorded step must cast them anew.
+    """
+    return torch.autocast(config.device, dtype=torch.bfloat16, enabled=config.precision == "bfloat16", cache_enabled=False)
 
 
 def latents_to_bytes(latents: Latents) -> bytes:

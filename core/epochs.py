@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -25,19 +25,22 @@ class Means:
     """Running sums on the device; read once, at the end of the epoch, so that no step waits for the device."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
-        self.n: dict[str, int] = defaultdict(int)
+        self.sums: dict[str, Tensor] = {}
+        self.n = 0
 
-    def add(self, **values: Tensor | None) -> None:
-        for name, value in values.items():
-            if value is not None:
-                name = name.replace("__", "/", 1)
-                self.sums[name] = self.sums[name].to(value.device) + value.detach()
-                self.n[name] += 1
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """values: (), the same names at every step; they may be overwritten afterwards."""
+        if self.n:
+            torch._foreach_add_(list(self.sums.values()), [values[name] for name in self.sums])
+        else:
+            self.sums = {name: value.clone() for name, value in values.items()}
+        self.n += 1
 
     def read(self) -> dict[str, float]:
         """Raises FloatingPointError, naming the metric, if anything is not finite."""
-        values = {name: float(total) / self.n[name] for name, total in self.sums.items()}
+        if not self.n:
+            return {}
+        values = dict(zip(self.sums, (torch.stack(list(self.sums.values())) / self.n).tolist()))
         for name, value in values.items():
             if value != value or abs(value) == float("inf"):
                 raise FloatingPointError(f"{name} is {value}: the training diverged")
@@ -54,59 +57,81 @@ class Trained(NamedTuple):
 
 def warmup_epoch(learner: Learner, latents: Tensor, labels: Tensor, epoch: int) -> Trained:
     """Train head and denoiser on the frozen encoder's latents (N, D), encoded once."""
-    config, means = learner.config, Means()
-    standard = learner.standardise(latents)
-    streams = Streams(learner, epoch)
+    means, streams = Means(), Streams(learner, epoch)
     learner.head.train()
     learner.denoiser.train()
-    for chosen in batches(len(labels), config.batch_size, streams.order):
-        y = labels[chosen]
-        real = F.cross_entropy(learner.head(latents[chosen]), y)
-        generated = generated_loss(learner, streams.pool)
-        semantic = learner.semantic(standard[chosen], y, streams.noise)
-        weighted_sum(config, real, generated, semantic).backward()
-        means.add(grad__head=gradient_norm(learner, "head"), grad__denoiser=gradient_norm(learner, "denoiser"))
-        update(learner, "head", "denoiser")
-        learner.track_estimates(semantic)
-        add_losses(means, real, generated, semantic)
+    step = learner.repeated(warmup_step)
+    for chosen in batches(len(labels), learner.config.batch_size, streams.order):
+        means.add(step(latents[chosen], labels[chosen], *draws(learner, len(chosen), streams)))
     return Trained(means.read(), latents, labels)
+
+
+def warmup_step(learner: Learner, z: Tensor, y: Tensor, t: Tensor, noise: Tensor, g: Tensor | None, y_g: Tensor | None) -> dict[str, Tensor]:
+    """One update of head and denoiser. z: (B, D) latents; y: (B,); the rest from `draws`."""
+    config = learner.config
+    real = F.cross_entropy(learner.head(z), y)
+    generated = None if g is None else F.cross_entropy(learner.head(g), y_g)
+    semantic = learner.semantic(learner.standardise(z), y, t, noise)
+    total = config.losses.real * real + config.losses.semantic * semantic.total
+    if generated is not None:
+        total = total + config.losses.generated * generated
+    total.backward()
+    norms = {"grad/head": gradient_norm(learner, "head"), "grad/denoiser": gradient_norm(learner, "denoiser")}
+    update(learner, "head", "denoiser")
+    learner.track_estimates(semantic)
+    return norms | losses(real, generated, semantic)
 
 
 def joint_epoch(learner: Learner, train: Split, epoch: int) -> Trained:
     """Train all three modules on images; one encoder backward per batch, whatever the routing rule."""
-    config, means = learner.config, Means()
-    streams = Streams(learner, epoch)
+    config, means, streams = learner.config, Means(), Streams(learner, epoch)
     learner.encoder.train(config.batchnorm == "updating")
     learner.head.train()
     learner.denoiser.train()
+    step = learner.repeated(joint_step)
     seen, seen_labels = [], []
     for chosen in batches(len(train.labels), config.batch_size, streams.order):
-        y = train.labels[chosen]
-        with autocast(config):
-            z = learner.encoder(augmented(train.images[chosen], config, streams.augmentation))
-        leaf = z.detach().float().requires_grad_()  # losses are taken here; the encoder is walked once, below
-        real = F.cross_entropy(learner.head(leaf), y)
-        generated = generated_loss(learner, streams.pool)
-        classification = config.losses.real * real + (config.losses.generated * generated if generated is not None else 0)
-        classification.backward()
-        real_gradient, leaf.grad = leaf.grad, None
-        semantic = learner.semantic(learner.standardise(leaf), y, streams.noise)
-        (config.losses.semantic * semantic.total).backward()
-        semantic_gradient = leaf.grad
-        z.backward(combine(config.routing, real_gradient, semantic_gradient).to(z.dtype))
-        at_latent = conflict(real_gradient, semantic_gradient)
-        means.add(
-            grad__encoder=gradient_norm(learner, "encoder"), grad__head=gradient_norm(learner, "head"),
-            grad__denoiser=gradient_norm(learner, "denoiser"), grad__conflict_cosine=at_latent.cosine,
-            grad__real_at_latent=at_latent.real_norm, grad__semantic_at_latent=at_latent.semantic_norm,
-        )  # fmt: skip
-        update(learner, "encoder", "head", "denoiser")
-        learner.track_latents(leaf.detach(), y)
-        learner.track_estimates(semantic)
-        add_losses(means, real, generated, semantic)
-        seen.append(leaf.detach())
+        images, y = augmented(train.images[chosen], config, streams.augmentation), train.labels[chosen]
+        metrics, latents = step(images, y, *draws(learner, len(chosen), streams))
+        means.add(metrics)
+        seen.append(latents.clone())  # the next step may write where this one did
         seen_labels.append(y)
     return Trained(means.read(), torch.cat(seen), torch.cat(seen_labels))
+
+
+def joint_step(
+    learner: Learner, images: Tensor, y: Tensor, t: Tensor, noise: Tensor, g: Tensor | None, y_g: Tensor | None
+) -> tuple[dict[str, Tensor], Tensor]:
+    """One update of all three modules; returns metrics and latents (B, D).
+
+    images: (B, channels, H, W) float, augmented; y: (B,); the rest from `draws`.
+    """
+    config = learner.config
+    with autocast(config):
+        z = learner.encoder(images)
+    leaf = z.detach().float().requires_grad_()  # losses are taken here; the encoder is walked once, below
+    real = F.cross_entropy(learner.head(leaf), y)
+    generated = None if g is None else F.cross_entropy(learner.head(g), y_g)
+    classification = config.losses.real * real
+    if generated is not None:
+        classification = classification + config.losses.generated * generated
+    classification.backward()
+    real_gradient, leaf.grad = leaf.grad, None
+    semantic = learner.semantic(learner.standardise(leaf), y, t, noise)
+    (config.losses.semantic * semantic.total).backward()
+    semantic_gradient = leaf.grad
+    z.backward(combine(config.routing, real_gradient, semantic_gradient).to(z.dtype))
+    at_latent = conflict(real_gradient, semantic_gradient)
+    norms = {f"grad/{name}": gradient_norm(learner, name) for name in ("encoder", "head", "denoiser")}
+    norms |= {
+        "grad/conflict_cosine": at_latent.cosine,
+        "grad/real_at_latent": at_latent.real_norm,
+        "grad/semantic_at_latent": at_latent.semantic_norm,
+    }
+    update(learner, "encoder", "head", "denoiser")
+    learner.track_latents(leaf.detach(), y)
+    learner.track_estimates(semantic)
+    return norms | losses(real, generated, semantic), leaf.detach()
 
 
 class Streams:
@@ -128,26 +153,25 @@ def augmented(images: Tensor, config: Config, gen: torch.Generator) -> Tensor:
     return normalise(images, data.mean, data.std)
 
 
-def generated_loss(learner: Learner, gen: torch.Generator) -> Tensor | None:
-    """Cross-entropy on generated latents; None while there are none."""
+def draws(learner: Learner, n: int, streams: Streams) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """What a step takes from chance: timesteps (n,), noise (n, D), generated latents (B, D) and their labels (B,).
+
+    The last two are None while nothing has been generated, or nothing is to be learned from it.
+    """
     config = learner.config
+    t, noise = learner.draw_noise(n, streams.noise)
     if config.losses.generated == 0 or len(learner.pool.labels) == 0:
-        return None
-    latents, labels = learner.generated_batch(config.generation.batch_size or config.batch_size, gen)
-    return F.cross_entropy(learner.head(latents), labels)
+        return t, noise, None, None
+    return t, noise, *learner.generated_batch(config.generation.batch_size or config.batch_size, streams.pool)
 
 
-def weighted_sum(config: Config, real: Tensor, generated: Tensor | None, semantic: Semantic) -> Tensor:
-    losses = config.losses
-    total = losses.real * real + losses.semantic * semantic.total
-    return total if generated is None else total + losses.generated * generated
-
-
-def add_losses(means: Means, real: Tensor, generated: Tensor | None, semantic: Semantic) -> None:
-    means.add(
-        train__real_loss=real, train__generated_loss=generated, train__diffusion_loss=semantic.diffusion,
-        train__prototype_loss=semantic.prototype, train__radius_loss=semantic.radius,
-    )  # fmt: skip
+def losses(real: Tensor, generated: Tensor | None, semantic: Semantic) -> dict[str, Tensor]:
+    """The terms that there are, by the names under which they are reported."""
+    terms = {
+        "train/real_loss": real, "train/generated_loss": generated, "train/diffusion_loss": semantic.diffusion,
+        "train/prototype_loss": semantic.prototype, "train/radius_loss": semantic.radius,
+    }  # fmt: skip
+    return {name: term.detach() for name, term in terms.items() if term is not None}
 
 
 def gradient_norm(learner: Learner, name: str) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import functools
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from core.networks.denoisers import build_denoiser
 from core.networks.heads import build_head
 from core.pool import Pool, draw, quota
 from core.randomness import generator, initialised
+from core.repeated import Recorder, Repeated, cuda_graph
 from core.state import State, build_optimiser, load_module, load_optimiser, module_state, optimiser_state, part, set_rate
 
 STATISTICS_MOMENTUM = 0.99  # per batch, of the latents' mean and standard deviation once the encoder thaws
@@ -43,6 +46,8 @@ class Learner:
         self.levels = alpha_bars(config.diffusion.schedule, config.diffusion.steps).to(self.device)  # (T,)
         self.pool = Pool.empty(self.n_latents, self.device)
         self.diffusion_loss_at_thaw = float("nan")  # of the last warm-up epoch so far
+        self.record: Recorder | None = cuda_graph if self.device == "cuda" else None
+        self._repeated: dict[Callable[..., Any], Repeated] = {}
 
     def start(self, latents: Tensor, labels: Tensor) -> None:
         """Statistics, prototypes and radii from the pretrained latents (N, D) of the training images."""
@@ -57,10 +62,19 @@ class Learner:
     def standardise(self, latents: Tensor) -> Tensor:
         return (latents - self.mean) / self.std
 
-    def semantic(self, standard: Tensor, labels: Tensor, noise_generator: torch.Generator) -> Semantic:
-        """The semantic loss of a batch of standardised latents (B, D), at random timesteps."""
-        t = torch.randint(len(self.levels), (len(labels),), generator=noise_generator, device=self.device)
-        noise = torch.randn(standard.shape, generator=noise_generator, device=self.device)
+    def repeated(self, step: Callable[..., Any]) -> Repeated:
+        """`step` with this learner as its first argument, recorded where the device can repeat recordings."""
+        if step not in self._repeated:
+            self._repeated[step] = Repeated(functools.partial(step, self), self.record)
+        return self._repeated[step]
+
+    def draw_noise(self, n: int, gen: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Timesteps (n,) and standard normal noise (n, D)."""
+        t = torch.randint(len(self.levels), (n,), generator=gen, device=self.device)
+        return t, torch.randn(n, self.n_latents, generator=gen, device=self.device)
+
+    def semantic(self, standard: Tensor, labels: Tensor, t: Tensor, noise: Tensor) -> Semantic:
+        """The semantic loss of a batch of standardised latents (B, D) under `noise` (B, D) at timesteps t (B,)."""
         diffusion, losses = self.config.diffusion, self.config.losses
         weights = Weights(losses.prototype, losses.radius, losses.momentum)
         return semantic_loss(
@@ -72,21 +86,21 @@ class Learner:
     def track_estimates(self, semantic: Semantic) -> None:
         """Follow the radii of the denoiser's estimates."""
         if semantic.estimate_means is not None:
-            radii = track(self.geometry.estimate_radii, *semantic.estimate_means, self.config.losses.momentum)
-            self.geometry = self.geometry._replace(estimate_radii=radii)
+            tracked = self.geometry.estimate_radii
+            tracked.copy_(track(tracked, *semantic.estimate_means, self.config.losses.momentum))
 
     @torch.no_grad()
     def track_latents(self, latents: Tensor, labels: Tensor) -> None:
         """Follow statistics, prototypes and radii of a moving encoder. latents: (B, D), no gradient."""
         m = STATISTICS_MOMENTUM
-        self.mean = m * self.mean + (1 - m) * latents.mean(0)
-        self.std = (m * self.std.square() + (1 - m) * (latents - self.mean).square().mean(0)).sqrt().clamp(min=1e-6)
+        self.mean.copy_(m * self.mean + (1 - m) * latents.mean(0))
+        self.std.copy_((m * self.std.square() + (1 - m) * (latents - self.mean).square().mean(0)).sqrt().clamp(min=1e-6))
         standard, momentum = self.standardise(latents), self.config.losses.momentum
         means, counts = class_means(standard, labels, self.n_classes)
-        prototypes = track(self.geometry.prototypes, means, counts, momentum)
+        prototypes, radii = self.geometry.prototypes, self.geometry.radii
+        prototypes.copy_(track(prototypes, means, counts, momentum))
         apart, _ = class_means(distances(standard, labels, prototypes), labels, self.n_classes)
-        radii = track(self.geometry.radii, apart, counts, momentum)
-        self.geometry = self.geometry._replace(prototypes=prototypes, radii=radii)
+        radii.copy_(track(radii, apart, counts, momentum))
 
     def refresh_pool(self, epoch: int) -> None:
         """Draw all generated latents anew."""

@@ -212,8 +212,6 @@ def _cross_checks(config: Config) -> list[Fault]:
         faults.append(Fault("head.start", f"'pretrained' is the linear head of the pre-training, and head.name is {config.head.name}; choose random, or head.name: linear"))
     if config.generation.method == "ddim" and config.generation.steps > config.diffusion.steps:
         faults.append(Fault("generation.steps", f"{config.generation.steps} is more than the {config.diffusion.steps} of diffusion.steps"))
-    if config.precision == "bfloat16" and config.device == "cpu":
-        faults.append(Fault("precision", "bfloat16 is for device cuda; on the CPU use float32"))
     return faults
 
 

@@ -44,10 +44,11 @@ def draw(
     device = levels.device
     labels = torch.repeat_interleave(torch.arange(len(counts), device=device), counts.to(device))
     n_used, eta = (generation.steps, 0.0) if generation.method == "ddim" else (diffusion.steps, 1.0)
-    parts = []
+    if not len(labels):
+        return Pool.empty(n_latents, str(device))
+    classes, parts = torch.arange(len(counts), device=device), []
     for batch in labels.split(BATCH):
         start = torch.randn(len(batch), n_latents, generator=generator, device=device)
-        parts.append(generate(lambda z, t: denoiser(z, t, batch), diffusion.objective, levels, start, n_used, eta, generator))
-    if not parts:
-        return Pool.empty(n_latents, str(device))
+        denoise = lambda z, t: denoiser(z, t[:1].expand(len(classes)), classes, batch)  # noqa: B023, E731
+        parts.append(generate(denoise, diffusion.objective, levels, start, n_used, eta, generator))
     return Pool(torch.cat(parts), labels)

@@ -47,7 +47,7 @@ class Pretraining:
             loss.backward()
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
-            means.add(pretrain__loss=loss, pretrain__train_top1=100 * (logits.argmax(1) == y).float().mean())
+            means.add({"pretrain/loss": loss.detach(), "pretrain/train_top1": 100 * (logits.argmax(1) == y).float().mean()})
         return means.read()
 
     def _mixing_share(self, beta: torch.distributions.Beta, epoch: int, i: int) -> float:

@@ -16,20 +16,23 @@ from core.diffusion import add_noise
 
 def diffusion_epoch(learner: Learner, latents: Tensor, labels: Tensor, epoch: int) -> dict[str, float]:
     """Train the denoiser alone on standardised latents (N, D)."""
-    config, means, streams = learner.config, Means(), Streams(learner, epoch)
-    standard = learner.standardise(latents)
+    means, streams = Means(), Streams(learner, epoch)
     learner.denoiser.train()
-    for chosen in batches(len(labels), config.batch_size, streams.order):
-        x0, y = standard[chosen], labels[chosen]
-        t = torch.randint(len(learner.levels), (len(y),), generator=streams.noise, device=learner.device)
-        noise = torch.randn(x0.shape, generator=streams.noise, device=learner.device)
-        alpha_bar = learner.levels[t][:, None]
-        output = learner.denoiser(add_noise(x0, noise, alpha_bar), t, y)
-        loss = diffusion_loss(output, x0, noise, alpha_bar, config.diffusion.objective, config.diffusion.weighting)
-        loss.backward()
-        means.add(train__diffusion_loss=loss, grad__denoiser=gradient_norm(learner, "denoiser"))
-        update(learner, "denoiser")
+    step = learner.repeated(diffusion_step)
+    for chosen in batches(len(labels), learner.config.batch_size, streams.order):
+        means.add(step(latents[chosen], labels[chosen], *learner.draw_noise(len(chosen), streams.noise)))
     return means.read()
+
+
+def diffusion_step(learner: Learner, z: Tensor, y: Tensor, t: Tensor, noise: Tensor) -> dict[str, Tensor]:
+    """One update of the denoiser. z, noise: (B, D); y, t: (B,)."""
+    diffusion, x0, alpha_bar = learner.config.diffusion, learner.standardise(z), learner.levels[t][:, None]
+    output = learner.denoiser(add_noise(x0, noise, alpha_bar), t, y)
+    loss = diffusion_loss(output, x0, noise, alpha_bar, diffusion.objective, diffusion.weighting)
+    loss.backward()
+    metrics = {"train/diffusion_loss": loss.detach(), "grad/denoiser": gradient_norm(learner, "denoiser")}
+    update(learner, "denoiser")
+    return metrics
 
 
 def head_epoch(learner: Learner, latents: Tensor, labels: Tensor, epoch: int) -> dict[str, float]:
@@ -46,9 +49,16 @@ def head_epoch(learner: Learner, latents: Tensor, labels: Tensor, epoch: int) ->
     else:
         order = batches(len(y), config.batch_size, streams.order)
     learner.head.train()
+    step = learner.repeated(head_step)
     for chosen in order:
-        loss = F.cross_entropy(learner.head(x[chosen]), y[chosen])
-        loss.backward()
-        means.add(train__real_loss=loss, grad__head=gradient_norm(learner, "head"))
-        update(learner, "head")
+        means.add(step(x[chosen], y[chosen]))
     return means.read()
+
+
+def head_step(learner: Learner, z: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """One update of the head. z: (B, D); y: (B,)."""
+    loss = F.cross_entropy(learner.head(z), y)
+    loss.backward()
+    metrics = {"train/real_loss": loss.detach(), "grad/head": gradient_norm(learner, "head")}
+    update(learner, "head")
+    return metrics

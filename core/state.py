@@ -28,12 +28,17 @@ def part(prefix: str, state: Mapping[str, Tensor]) -> State:
 
 
 def build_optimiser(optim: Optim, parameters: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
-    """One optimiser for one module, fused: fewer and larger steps of arithmetic, the same on every device."""
+    """One optimiser for one module, fused: fewer and larger steps of arithmetic, the same on every device.
+
+    On a GPU the rate is a tensor, so that a recorded step (`core.repeated`) follows its changes.
+    """
     parameters = list(parameters)
+    on_gpu = parameters[0].is_cuda
+    rate = torch.tensor(lr, device=parameters[0].device) if on_gpu else lr
     if optim.name == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, momentum=optim.momentum, weight_decay=optim.weight_decay, fused=True)
+        return torch.optim.SGD(parameters, lr=rate, momentum=optim.momentum, weight_decay=optim.weight_decay, fused=True)
     cls = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optim.name]
-    return cls(parameters, lr=lr, weight_decay=optim.weight_decay, fused=True)
+    return cls(parameters, lr=rate, weight_decay=optim.weight_decay, fused=True, capturable=on_gpu)
 
 
 def optimiser_state(prefix: str, optimiser: torch.optim.Optimizer) -> State:
@@ -59,7 +64,10 @@ def load_optimiser(prefix: str, optimiser: torch.optim.Optimizer, state: Mapping
 
 def set_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
     for group in optimiser.param_groups:
-        group["lr"] = lr
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 def to_bytes(state: State) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,7 +31,10 @@ def crop_and_flip(images: Tensor, padding: int, flip: bool, generator: torch.Gen
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 -> float, (x / 255 - mean) / std per channel, channels last in memory."""
-    shape = (1, -1, 1, 1)
-    mean_ = torch.tensor(mean, device=images.device).view(shape) * 255
-    std_ = torch.tensor(std, device=images.device).view(shape) * 255
+    mean_, std_ = (_constant(values, str(images.device)) for values in (mean, std))
     return images.to(memory_format=torch.channels_last).float().sub_(mean_).div_(std_)
+
+
+@functools.cache  # copying it to a GPU for every batch would make every batch wait
+def _constant(values: tuple[float, ...], device: str) -> Tensor:
+    return torch.tensor(values, device=device).view(1, -1, 1, 1) * 255

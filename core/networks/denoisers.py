@@ -1,4 +1,8 @@
-"""Denoisers d: (noisy latents (B, D), timesteps (B,) int64, labels (B,) int64) -> (B, D)."""
+"""Denoisers d: (noisy latents (B, D), timesteps (B,) int64, labels (B,) int64) -> (B, D).
+
+Where latents share conditions, as all of a class do at one step of a generation, each condition is worked out
+once: timesteps and labels are then (K,), and a fourth argument `which` (B,) int64 names each latent's.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,10 @@ def timestep_embedding(t: Tensor, width: int) -> Tensor:
     return F.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, width % 2))
 
 
+def _of_each(conditions: Tensor, which: Tensor | None) -> Tensor:
+    return conditions if which is None else conditions[which]
+
+
 class AdaptiveBlock(nn.Module):
     """Residual MLP block whose layer norm is scaled, shifted and gated by the condition (adaLN-zero, DiT)."""
 
@@ -28,8 +36,8 @@ class AdaptiveBlock(nn.Module):
         nn.init.zeros_(self.modulation.weight)  # starts as the identity
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        shift, scale, gate = self.modulation(condition).chunk(3, dim=1)
+    def forward(self, x: Tensor, condition: Tensor, which: Tensor | None) -> Tensor:
+        shift, scale, gate = _of_each(self.modulation(condition), which).chunk(3, dim=1)
         h = F.layer_norm(x, x.shape[1:]) * (1 + scale) + shift
         return x + gate * self.down(F.silu(self.up(h)))
 
@@ -46,11 +54,11 @@ class MLPDenoiser(nn.Module):
         self.blocks = nn.ModuleList(AdaptiveBlock(width) for _ in range(n_blocks))
         self.leave = nn.Linear(width, n_latents)
 
-    def forward(self, noisy: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, noisy: Tensor, t: Tensor, labels: Tensor, which: Tensor | None = None) -> Tensor:
         condition = F.silu(self.time(timestep_embedding(t, self.width)) + self.label(labels))
         x = self.enter(noisy)
         for block in self.blocks:
-            x = block(x, condition)
+            x = block(x, condition, which)
         return self.leave(F.layer_norm(x, x.shape[1:]))
 
 
@@ -132,8 +140,8 @@ class UNet1D(nn.Module):
         self.final = ConvBlock(2 * width, width, n_condition)
         self.leave = nn.Conv1d(width, 1, 1)
 
-    def forward(self, noisy: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        condition = self.time(timestep_embedding(t, self.width)) + self.label(labels)
+    def forward(self, noisy: Tensor, t: Tensor, labels: Tensor, which: Tensor | None = None) -> Tensor:
+        condition = _of_each(self.time(timestep_embedding(t, self.width)) + self.label(labels), which)
         x = first = self.enter(noisy[:, None])  # (B, width, D)
         skips = []
         for block1, block2, attention, down in self.downs:

@@ -40,6 +40,15 @@ def test_output_has_the_shape_of_the_latents(name, denoisers, batch):
 
 
 @pytest.mark.parametrize("name", ["mlp", "unet1d"])
+def test_conditions_that_latents_share_count_for_each_of_them(name, denoisers, batch):
+    which = torch.tensor([3, 0, 3, 1, 3, 0])
+    noisy, t, labels = batch
+    with torch.no_grad():
+        shared, apart = denoisers[name](noisy, t, labels, which), denoisers[name](noisy, t[which], labels[which])
+    torch.testing.assert_close(shared, apart, rtol=0, atol=SINGLE)
+
+
+@pytest.mark.parametrize("name", ["mlp", "unet1d"])
 def test_every_parameter_and_the_latents_get_a_gradient(name, batch):
     torch.manual_seed(0)
     denoiser, (noisy, t, labels) = build_denoiser(name, 16, 5, 32, 2), batch

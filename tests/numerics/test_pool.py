@@ -31,9 +31,9 @@ def test_quotas_are_whole_numbers_and_unknown_ones_refused():
         quota("ballance", COUNTS)
 
 
-def class_means_denoiser(noisy, t, labels):
+def class_means_denoiser(noisy, t, labels, which):
     """A perfect x0 denoiser for classes that are one point each: 10 times the label."""
-    return 10.0 * labels[:, None].expand_as(noisy)
+    return 10.0 * labels[which, None].expand_as(noisy)
 
 
 def drawn(counts, method="ddim", seed=0, denoise=class_means_denoiser):
@@ -56,7 +56,7 @@ def test_a_pool_holds_its_quota_of_latents_of_each_class(method, batch, monkeypa
 def test_ddim_takes_the_steps_of_the_settings_and_ddpm_all(method, n_calls):
     calls = []
 
-    def denoise(noisy, t, labels):
+    def denoise(noisy, t, labels, which):
         calls.append(int(t[0]))
         return noisy
 
@@ -68,12 +68,23 @@ def test_ddim_takes_the_steps_of_the_settings_and_ddpm_all(method, n_calls):
 def test_a_pool_is_its_generators_and_carries_no_gradient(method):
     weight = torch.ones(3, requires_grad=True)
 
-    def denoise(noisy, t, labels):
+    def denoise(noisy, t, labels, which):
         return noisy * weight
 
     first, again, other = (drawn([4, 4], method, seed, denoise).latents for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert not first.requires_grad
+
+
+def test_every_condition_is_worked_out_once_a_step():
+    shapes = []
+
+    def denoise(noisy, t, labels, which):
+        shapes.append((len(noisy), t.tolist(), labels.tolist(), which.tolist()))
+        return noisy
+
+    drawn([2, 0, 1], denoise=denoise)
+    assert shapes[0] == (3, [19, 19, 19], [0, 1, 2], [0, 0, 2])
 
 
 def test_an_empty_quota_gives_an_empty_pool():

@@ -86,16 +86,17 @@ def terms(trial) -> Terms:
     real = F.cross_entropy(head(z), y)
 
     chosen = torch.randint(len(learner.pool.labels), (N_GENERATED,), generator=generator(0, "pool", EPOCH))
-    generated = F.cross_entropy(head(learner.pool.latents[chosen] * learner.std + learner.mean), learner.pool.labels[chosen])
+    mean, std = learner.mean.clone(), learner.std.clone()  # a step changes them in place, and the geometry
+    generated = F.cross_entropy(head(learner.pool.latents[chosen] * std + mean), learner.pool.labels[chosen])
 
-    x = (z - learner.mean) / learner.std
+    x = (z - mean) / std
     noise_generator = generator(0, "noise", EPOCH)
     t = torch.randint(len(learner.levels), (len(y),), generator=noise_generator)
     noise = torch.randn(x.shape, generator=noise_generator)
     level = learner.levels[t][:, None]
     x0 = denoiser(level.sqrt() * x + (1 - level).sqrt() * noise, t, y)
     clear = level[:, 0] >= 0.5
-    prototypes, radii, estimate_radii = learner.geometry
+    prototypes, radii, estimate_radii = (tensor.clone() for tensor in learner.geometry)
     diffusion = F.mse_loss(x0, x)
     prototype = F.mse_loss(x, prototypes[y]) + F.mse_loss(x0[clear], prototypes[y][clear])
     radius = equal_radius(x, y, prototypes, radii) + equal_radius(x0[clear], y[clear], prototypes, estimate_radii, radii.mean())
@@ -156,7 +157,7 @@ def test_summed_routing_is_the_plain_backward_of_the_summed_loss(warmed, monkeyp
     trial = trial_at_the_thaw(warmed, routing="summed")
     learner, wanted = trial.learner, terms(trial)
     y = trial.dataset.train.labels[torch.randperm(len(trial.dataset.train.labels), generator=generator(0, "order", EPOCH))]
-    semantic = learner.semantic(learner.standardise(wanted.z), y, generator(0, "noise", EPOCH)).total
+    semantic = learner.semantic(learner.standardise(wanted.z), y, *learner.draw_noise(len(y), generator(0, "noise", EPOCH))).total
     expected = gradient(wanted.real + WEIGHTS["losses.semantic"] * semantic, wanted.encoder)
     assert_near(step(trial, monkeypatch).encoder, expected, tolerance=1e-6)
 

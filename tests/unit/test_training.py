@@ -245,6 +245,7 @@ OPTIONS = {
     "no geometry": {"losses.prototype": 0, "losses.radius": 0},
     "resnet20": {"encoder.name": "resnet20", "data.n_max": 12},
     "no augmentation": {"data.augmentation": "none"},
+    "bfloat16": {"precision": "bfloat16"},
     "pretraining steps": {"pretraining.schedule": "step", "pretraining.milestones": [1]},
 }
 

@@ -1,0 +1,79 @@
+"""Training steps that a GPU repeats: recorded once as a CUDA graph, replayed for every further batch.
+
+The networks here are small: on a GPU, launching a step's thousand kernels takes longer than running them, and a
+replay launches all of them at once. It repeats what the device did and nothing that Python did, so a step may
+change lasting tensors in place only, draws no random numbers, and never asks for a value.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+N_PLAIN = 3  # calls before the recording, in which libraries set themselves up and optimisers make their moments
+
+Step = Callable[..., Any]
+Recorder = Callable[[Step, list[Tensor | None]], Any]
+"""Runs nothing; returns the outputs' places, and a function without arguments that fills them from the inputs' places."""
+
+
+class Repeated:
+    """A step that is recorded for each combination of input shapes.
+
+    Its inputs are tensors or None. What a call returns is overwritten by the next one.
+    """
+
+    def __init__(self, step: Step, record: Recorder | None):
+        self.step, self.record = step, record
+        self.n_calls: Counter[Any] = Counter()
+        self.recordings: dict[Any, Recording] = {}
+
+    def __call__(self, *inputs: Tensor | None) -> Any:
+        if self.record is None:
+            return self.step(*inputs)
+        kind = tuple(None if x is None else (x.shape, x.dtype) for x in inputs)
+        self.n_calls[kind] += 1
+        if self.n_calls[kind] <= N_PLAIN:
+            return _aside(self.step, inputs)
+        if kind not in self.recordings:
+            self.recordings[kind] = Recording(self.step, self.record, inputs)
+        return self.recordings[kind](inputs)
+
+
+class Recording:
+    """A step on inputs that lie where they lay when it was recorded."""
+
+    def __init__(self, step: Step, record: Recorder, inputs: tuple[Tensor | None, ...]):
+        self.inputs = [None if x is None else x.clone() for x in inputs]
+        self.outputs, self.replay = record(step, self.inputs)
+
+    def __call__(self, inputs: tuple[Tensor | None, ...]) -> Any:
+        for own, new in zip(self.inputs, inputs, strict=True):
+            if own is not None:
+                own.copy_(new)
+        self.replay()
+        return self.outputs
+
+
+def cuda_graph(step: Step, inputs: list[Tensor | None]) -> tuple[Any, Callable[[], None]]:
+    """The recorder for GPUs."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = step(*inputs)
+    return outputs, graph.replay
+
+
+def _aside(step: Step, inputs: tuple[Tensor | None, ...]) -> Any:
+    """A plain call; on a GPU on a stream of its own, as a recording needs it of the calls before."""
+    if not any(x is not None and x.is_cuda for x in inputs):
+        return step(*inputs)
+    main, side = torch.cuda.current_stream(), torch.cuda.Stream()
+    side.wait_stream(main)
+    with torch.cuda.stream(side):
+        outputs = step(*inputs)
+    main.wait_stream(side)
+    return outputs

@@ -1,0 +1,158 @@
+"""Recorded steps on CPU tensors: a tape that repeats operations on fixed memory, as a CUDA graph does, and nothing of Python."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from core import epochs, learner
+from core.data.sources import Split
+from core.diffusion import generate
+from core.losses import Geometry
+from core.networks.encoders import build_encoder
+from core.pool import Pool
+from core.repeated import N_PLAIN, Repeated
+
+from tiny_trials import JOINT, STAGED, MemoryStore, chain, config_of, trial_at
+
+WAITS = {
+    torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.masked_select.default,
+    torch.ops.aten.is_nonzero.default, torch.ops.aten.equal.default, torch.ops.aten._unique2.default,
+    torch.ops.aten.repeat_interleave.Tensor, torch.ops.aten.item.default,
+}  # fmt: skip
+"""For these a GPU must first have computed what comes before."""
+
+
+def memory(value):
+    """A tensor's memory without its history."""
+    return value.detach() if isinstance(value, torch.Tensor) else value
+
+
+class Tape(TorchDispatchMode):
+    """Keeps every operation with the memory that it read and wrote."""
+
+    def __init__(self):
+        super().__init__()
+        self.done = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.done.append((func, *tree_map(memory, (args, kwargs or {}, out))))
+        return out
+
+    @torch.no_grad()
+    def replay(self):
+        for func, args, kwargs, out in self.done:
+            read = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+            again = func(*args, **kwargs)
+            for place, new in zip(tree_leaves(out), tree_leaves(again), strict=True):
+                if isinstance(place, torch.Tensor) and place.untyped_storage().data_ptr() not in read:
+                    place.copy_(new)
+
+
+def tape(step, inputs):
+    """The recorder for CPUs. A CPU cannot record without computing: its first replay has been done already."""
+    recorded = Tape()
+    with recorded:
+        outputs = step(*inputs)
+    assert not [func for func, *_ in recorded.done if func in WAITS or torch.Tag.nondeterministic_seeded in func.tags]
+    replays = iter([lambda: None])
+    return outputs, lambda: next(replays, recorded.replay)()
+
+
+SETTINGS = {
+    "joint": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 5, "generation.every": 1},
+    "staged": STAGED | {"batch_size": 16, "head.name": "linear"},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_repeated_recordings_train_as_plain_steps_do(name):
+    plain, recorded = (whole_trial(SETTINGS[name], record) for record in (None, tape))
+    assert plain.keys() == recorded.keys()
+    for key, value in plain.items():
+        assert torch.allclose(value, recorded[key], rtol=0, atol=0, equal_nan=True), key
+
+
+def whole_trial(settings, record):
+    links, store = chain(settings), MemoryStore()
+    trial = trial_at(settings, 0, store, 0)
+    metrics = {}
+    for link in links:
+        if link.phase != "pretrain":
+            trial.learner.record = record
+        metrics |= {f"{link.epoch} {k}": torch.tensor(v) for k, v in trial.run(link)[0].items()}
+    if record is not None:  # more than one kind of batch was recorded, and repeated: the last batch is smaller
+        assert all(len(r.recordings) >= 1 and max(r.n_calls.values()) > N_PLAIN + 2 for r in trial.learner._repeated.values())
+    return metrics | {k: v.clone() for k, v in trial.state(links[-1].phase).items()}
+
+
+def test_a_step_that_rebinds_what_lasts_is_caught_by_the_tape():
+    """The tape sees what it is there to see."""
+    held = {"total": torch.zeros(())}
+
+    def step(x):
+        held["total"] = held["total"] + x.sum()
+        return held["total"]
+
+    repeated = Repeated(step, tape)
+    totals = [float(repeated(torch.ones(2))) for _ in range(N_PLAIN + 3)]
+    assert totals[:4] == [2, 4, 6, 8] and totals[-1] != 12
+
+
+def test_each_combination_of_shapes_has_its_recording_and_none_is_a_combination():
+    seen = []
+
+    def step(x, y):
+        seen.append(len(x))
+        return x * 2 if y is None else x + y
+
+    repeated = Repeated(step, tape)
+    for _ in range(N_PLAIN + 2):
+        for x, y in ((torch.ones(3), None), (torch.ones(2), None), (torch.full((3,), 5.0), torch.ones(3))):
+            expected = step(x, y)
+            seen.pop()
+            assert torch.equal(repeated(x, y), expected)
+    assert seen.count(2) == N_PLAIN + 1 and seen.count(3) == 2 * (N_PLAIN + 1)  # afterwards Python is not asked
+
+
+@pytest.mark.parametrize("phase", ["warmup", "joint"])
+def test_an_epoch_never_waits_for_the_device(phase, monkeypatch):
+    settings = SETTINGS["joint"]
+    trial = trial_at(settings, 0, MemoryStore(), 0)
+    for link in chain(settings)[:4]:
+        trial.run(link)
+    monkeypatch.setattr(epochs.Means, "read", lambda means: {})  # at the end of the epoch
+    with Tape() as recorded:
+        if phase == "warmup":
+            epochs.warmup_epoch(trial.learner, trial.latents.train, trial.dataset.train.labels, 5)
+        else:
+            epochs.joint_epoch(trial.learner, trial.dataset.train, 5)
+    assert [func for func, *_ in recorded.done if func in WAITS] == []
+
+
+@pytest.mark.parametrize("augmentation", ["none", "crop-flip"])
+def test_every_tensor_of_an_epoch_is_on_the_device(augmentation, monkeypatch):
+    """On `meta`, the device without values, which refuses tensors of other devices as a GPU does."""
+    config = replace(config_of(SETTINGS["joint"] | {"data.augmentation": augmentation}), device="meta", batch_size=64)
+    unfused = lambda optim, parameters, lr: torch.optim.SGD(list(parameters), lr)  # noqa: E731  fused steps have no form there
+    monkeypatch.setattr(learner, "build_optimiser", unfused)
+    for module in (epochs, learner):
+        monkeypatch.setattr(module, "generator", lambda *_: None)
+    monkeypatch.setattr(epochs, "batches", lambda n, size, _: torch.randperm(n, device="meta").split(size))
+    monkeypatch.setattr(epochs, "autocast", lambda _: nullcontext())
+    monkeypatch.setattr(epochs.Means, "read", lambda means: {})
+    with torch.device("meta"):
+        trained = learner.Learner(config, 0, build_encoder("small-cnn", 1), {}, torch.zeros(10, dtype=torch.int64))
+        trained.mean, trained.std = torch.zeros(2, 64)
+        trained.geometry = Geometry(torch.zeros(10, 64), torch.zeros(10), torch.zeros(10))
+        trained.pool = Pool(torch.zeros(50, 64), torch.zeros(50, dtype=torch.int64))
+        train = Split(torch.zeros(150, 1, 8, 8, dtype=torch.uint8), torch.zeros(150, dtype=torch.int64))
+    latents = epochs.joint_epoch(trained, train, 5).latents
+    assert latents.device.type == "meta" and latents.shape == (150, 64)
+    epochs.warmup_epoch(trained, latents, train.labels, 1)
+    of_each = lambda z, t: trained.denoiser(z, t[:1].expand(10), torch.arange(10, device="meta"), train.labels)  # noqa: E731
+    assert generate(of_each, "x0", trained.levels, latents, 3, 0.0, None).device.type == "meta"
