@@ -8,7 +8,6 @@ from pathlib import Path
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-import torchvision
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -81,6 +80,8 @@ class TorchvisionResNet(nn.Module):
     """A torchvision ResNet without its classifier, for larger images."""
 
     def __init__(self, name: str, n_channels: int):
+        import torchvision  # 90 MiB of every worker, where nothing else needs it
+
         super().__init__()
         self.body = getattr(torchvision.models, name)(weights=None)
         self.n_latents = self.body.fc.in_features
