@@ -11,10 +11,8 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from core.batches import batches
-from core.config import Config
-from core.data.augment import crop_and_flip, normalise
 from core.data.sources import Split
-from core.encoding import autocast
+from core.encoding import augmented, autocast
 from core.learner import Learner
 from core.losses import Semantic
 from core.randomness import generator
@@ -143,14 +141,6 @@ class Streams:
 
         self.order, self.augmentation = stream("order"), stream("augmentation")
         self.noise, self.pool = stream("noise"), stream("pool")
-
-
-def augmented(images: Tensor, config: Config, gen: torch.Generator) -> Tensor:
-    """uint8 images (B, channels, H, W) as the encoder's training input."""
-    data = config.data
-    if data.augmentation != "none":
-        images = crop_and_flip(images, data.padding, data.augmentation == "crop-flip", gen)
-    return normalise(images, data.mean, data.std)
 
 
 def draws(learner: Learner, n: int, streams: Streams) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
