@@ -23,6 +23,7 @@ from ablation.subject import Link, Record
 from ablation.workers import Worker, Workers
 
 TICK_SECONDS = 0.5
+LOOKS = 5  # for something to run, before it is said that there is nothing
 CHANGED = {
     "type": "PlanChanged",
     "message": "the worker ran, and did not leave what was planned: data or source changed while the study ran; run it again",
@@ -91,14 +92,21 @@ class Execution:
     def _hand_out(self, workers: Workers) -> None:
         """Give every idle worker the most urgent segment that can run."""
         while (worker := workers.idle()) is not None:
-            segment = self.schedule.next()
+            segment = self._next()
             if segment is None:
-                if not self.running:
-                    raise RuntimeError(f"nothing can run, and {len(self.open)} trials are not finished: {', '.join(sorted(self.open)[:3])}")
                 return
             self.running[segment.end] = segment
             trial = self._on_behalf_of(segment)
             worker.send(self._request(segment, trial), Task(segment, trial, worker.is_new))
+
+    def _next(self) -> Segment | None:
+        """The most urgent segment that can run; None if all must wait for others, or no trial is open."""
+        for _ in range(LOOKS):
+            segment = self.schedule.next()
+            if segment is not None or self.running or not self.open:
+                return segment
+            self._reschedule()  # another study may have left what was missing when trials were last closed
+        raise RuntimeError(f"nothing can run, and {len(self.open)} trials are not finished: {', '.join(sorted(self.open)[:3])}")
 
     def _handle(self, worker: Worker, message: dict[str, Any]) -> None:
         task: Task | None = worker.task

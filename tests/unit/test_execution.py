@@ -1,11 +1,12 @@
 """A pass over a study: every epoch once, whatever the cache loses meanwhile; or every trial alone, leaving nothing."""
 
+import shutil
 from collections import Counter
 
 import pytest
 from toy_study import Toy, ToyStudy
 
-from ablation.execution import Listener
+from ablation.execution import Execution, Listener
 from ablation.store import DiskStore
 
 ARMS = ("reference", "warmup=settling", "rate=fast", "warmup=settling+rate=fast")
@@ -38,6 +39,22 @@ def test_a_checkpoint_that_another_study_evicts_at_once_fails_no_trial(toy, monk
     assert outcomes(toy) == COMPLETE
     assert not any(entry.kind == "state" for entry in toy.store.entries())
     assert [record["metrics"]["top1"] for record in toy.folder.records("rate=fast--s1")] == [11.0, 21.0, 31.0, 41.0]
+
+
+def test_what_another_study_finishes_between_two_looks_is_taken_over(toy, monkeypatch):
+    """Its last records come when trials have been looked through and before their segments are."""
+    toy.run(monkeypatch)
+    shutil.rmtree(toy.folder.path)
+    look, looks = Execution._complete_if_whole, Counter()
+
+    def late(execution, name):
+        looks[name] += 1
+        return looks[name] > 2 and look(execution, name)
+
+    monkeypatch.setattr(Execution, "_complete_if_whole", late)
+    toy.ran.clear()
+    toy.run(monkeypatch)
+    assert outcomes(toy) == COMPLETE and toy.ran == []
 
 
 def test_a_worker_that_does_not_leave_what_was_planned_fails_its_trials(toy, monkeypatch):
