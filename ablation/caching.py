@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
 
 from ablation.errors import InputError, Problem
-from ablation.store import KINDS, DiskStore
+from ablation.formatting import duration
+from ablation.lock import being_run
+from ablation.store import KINDS, DiskStore, Entry
 
 DEFAULT_SIZE = "20GB"
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -49,5 +53,23 @@ def describe_cache(store: DiskStore) -> str:
 def trim_cache(store: DiskStore, limit: int) -> str:
     """Evict down to `limit` bytes, and say what went."""
     gone = store.trim(limit)
-    seconds = sum(entry.seconds for entry in gone)
-    return f"{len(gone)} entries evicted, {show_size(sum(entry.n_bytes for entry in gone))}, which took {seconds:.0f} s to compute"
+    return f"evicted {_counted(gone)}, which took {duration(sum(entry.seconds for entry in gone))} to compute"
+
+
+def describe_clearing(store: DiskStore, runs: Path) -> str:
+    """What `clear_cache` would remove. Raises InputError while a study in `runs` is being run: it would lose its epochs."""
+    running = being_run(runs)
+    if running:
+        raise InputError([Problem(str(store.root), "", f"cannot be cleared while a study is being run: {', '.join(running)}")])
+    entries = list(store.entries())
+    seconds = sum(entry.seconds for entry in entries if entry.kind != "state")  # a checkpoint took what its epochs' records did
+    return f"{_counted(entries)}, {duration(seconds)} of work; finished trials keep their results in {runs}/, all others will begin anew"
+
+
+def clear_cache(store: DiskStore) -> str:
+    """Remove everything, records too, and say what went."""
+    return f"removed {_counted(store.clear())}"
+
+
+def _counted(entries: Sequence[Entry]) -> str:
+    return f"{len(entries)} entries, {show_size(sum(entry.n_bytes for entry in entries))}"

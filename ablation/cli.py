@@ -20,6 +20,7 @@ STUDY_OPTIONS = (
     click.option("--seeds", help="Number of seeds, or a comma-separated list."),
     click.option("--as", "alias", metavar="NAME", help="Keep the study under another name."),
 )
+jobs_option = click.option("--jobs", type=click.IntRange(min=1), help="Worker processes; default: the processors.")
 
 
 def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,7 +53,7 @@ def main() -> None:
 @main.command()
 @study_options
 @click.option("--dry-run", is_flag=True, help="Show what would be run, and stop.")
-@click.option("--jobs", type=click.IntRange(min=1), help="Worker processes; default: the processors.")
+@jobs_option
 @click.option("--no-share", is_flag=True, help="Compute every trial alone, sharing no epoch (a check; slow).")
 @click.option("--retry-failed", is_flag=True, help="Run failed trials again.")
 @click.option("--cache-size", default=DEFAULT_SIZE, show_default=True, metavar="SIZE", help="Bound of the cache of epochs, e.g. 500MB.")
@@ -74,11 +75,12 @@ def run(
 
 @main.command()
 @study_options
-def plan(**which: Any) -> None:
-    """Show a study's arms, trials and epochs: naive, shared, done, and what is left to train."""
+@jobs_option
+def plan(jobs: int | None, **which: Any) -> None:
+    """Show a study's arms, epochs and forks, what is left to train, and how long it will take."""
     from ablation import session
 
-    session.describe_plan(session.open_study(**which), n_processors())
+    session.describe_plan(session.open_study(**which), jobs or n_processors())
 
 
 @main.command()
@@ -147,6 +149,20 @@ def trim(size: str) -> None:
     from ablation.places import Places
 
     click.echo(trim_cache(Places().store, parse_size(size, "--size")))
+
+
+@cache.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def clear(yes: bool) -> None:
+    """Remove everything, records of finished epochs too. Finished trials keep their results in runs/."""
+    from ablation.caching import clear_cache, describe_clearing
+    from ablation.places import Places
+
+    places = Places()
+    what = describe_clearing(places.store, places.root / "runs")
+    if not yes:
+        click.confirm(f"{what}. Remove?", abort=True)
+    click.echo(clear_cache(places.store))
 
 
 @main.group()

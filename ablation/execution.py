@@ -7,21 +7,23 @@ store.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
-from datetime import datetime, timezone
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ablation.forest import Segment
 from ablation.grid import Study
+from ablation.outcome import expanded, failure_of, outcome_of, reason
 from ablation.plan import Plan, revise
 from ablation.runs import Outcome, RunFolder, TrialSpec
-from ablation.schedule import Schedule
+from ablation.schedule import Schedule, has_records, is_there
 from ablation.store import DiskStore
 from ablation.subject import Link, Record
-from ablation.workers import Workers
+from ablation.workers import Worker, Workers
 
 TICK_SECONDS = 0.5
+LOOKS = 5  # for something to run, before it is said that there is nothing
 CHANGED = {
     "type": "PlanChanged",
     "message": "the worker ran, and did not leave what was planned: data or source changed while the study ran; run it again",
@@ -33,23 +35,42 @@ class Listener:
     """Who is told how the study goes: the tracker, the terminal. Overrides what it wants to hear."""
 
     def recorded(self, specs: Sequence[TrialSpec], record: Record) -> None: ...
+    def ran(self, is_first: bool, seconds: float) -> None: ...  # a segment, its worker's first or not; seconds apart from epochs
     def finished(self, spec: TrialSpec, outcome: Outcome) -> None: ...
     def tick(self) -> None: ...
+
+
+@dataclass
+class Task:
+    """A segment in a worker's hands."""
+
+    segment: Segment
+    trial: str  # on whose behalf it runs
+    is_first: bool  # for which the worker was started
+    begun: float = field(default_factory=time.monotonic)
+    epoch_seconds: float = 0.0
 
 
 class Execution:
     """One pass over a study's unfinished trials.
 
-    Without `share`, every trial computes all of its epochs, in a store of its own: the check that sharing
-    changes nothing.
+    Without `share`, every trial computes all of its epochs, in a store of its own that goes when the trial is
+    complete: the check that sharing changes nothing.
     """
 
     def __init__(self, study: Study, plan: Plan, store: DiskStore, folder: RunFolder, listener: Listener, share: bool = True):
         self.study, self.plan, self.shared_store, self.folder, self.listener = study, plan, store, folder, listener
         self.share = share
-        self.open = {name for name, trial in plan.trials.items() if not is_finished(folder, trial.spec)}
+        self.open: set[str] = set()
+        self.failed: dict[str, str] = {}  # trial -> reason, in this pass and in earlier ones
+        for name, trial in plan.trials.items():
+            outcome = folder.ending(trial.spec)
+            if outcome is None:
+                self.open.add(name)
+            elif outcome.state == "FAILED":
+                self.failed[name] = reason(outcome)
+        self.n_failed_before = len(self.failed)
         self.running: dict[str, Segment] = {}
-        self.requested: dict[str, str] = {}  # segment -> the trial on whose behalf it runs
         self.n_trained = 0  # links run in this pass
         for name in list(self.plan.trials):
             if name in self.open:
@@ -71,42 +92,53 @@ class Execution:
     def _hand_out(self, workers: Workers) -> None:
         """Give every idle worker the most urgent segment that can run."""
         while (worker := workers.idle()) is not None:
-            segment = self.schedule.next()
+            segment = self._next()
             if segment is None:
-                if not self.running:
-                    raise RuntimeError(f"nothing can run, and {len(self.open)} trials are not finished: {', '.join(sorted(self.open)[:3])}")
                 return
             self.running[segment.end] = segment
-            worker.send(self._request(segment), segment)
+            trial = self._on_behalf_of(segment)
+            worker.send(self._request(segment, trial), Task(segment, trial, worker.is_new))
 
-    def _handle(self, worker: Any, message: dict[str, Any]) -> None:
-        segment: Segment | None = worker.task
+    def _next(self) -> Segment | None:
+        """The most urgent segment that can run; None if all must wait for others, or no trial is open."""
+        for _ in range(LOOKS):
+            segment = self.schedule.next()
+            if segment is not None or self.running or not self.open:
+                return segment
+            self._reschedule()  # another study may have left what was missing when trials were last closed
+        raise RuntimeError(f"nothing can run, and {len(self.open)} trials are not finished: {', '.join(sorted(self.open)[:3])}")
+
+    def _handle(self, worker: Worker, message: dict[str, Any]) -> None:
+        task: Task | None = worker.task
         if message["event"] == "record":
             self.n_trained += 1
-            self._record(segment, message["record"])
+            task.epoch_seconds += message["record"]["seconds"]
+            self._record(task.segment, message["record"])
             return
         worker.task = None
-        if segment is None:  # an idle worker died: another takes its place
+        if task is None:  # an idle worker died: another takes its place
             return
+        segment = task.segment
         del self.running[segment.end]
         if message["event"] == "done":
+            self.listener.ran(task.is_first, time.monotonic() - task.begun - task.epoch_seconds)
             self._advance(segment)
             return
         # a death takes the trial whose worker it was, and the others try again; an exception would meet all
-        struck = [self.requested[segment.end]] if message["event"] == "died" else segment.trials
+        struck = [task.trial] if message["event"] == "died" else segment.trials
         for name in struck:
             self._fail(name, message["error"])
         self._reschedule()
 
     def _advance(self, segment: Segment) -> None:
         """Go on after a segment: close what it completes, and make way for what waited for it."""
-        before = self.plan
+        before, is_recorded = self.plan, has_records(segment, self._store(segment.trials[0]))
         for name in segment.trials:
             if name in self.open:
                 self.plan = revise(self.study, self.plan, self._store(name), name)
         reached = [name for name in segment.trials if self.plan.trials[name].links[-1].key == segment.links[-1].key]
         unclosed = [name for name in reached if not self._complete_if_whole(name)]
-        if self.plan is before and not self._is_there(segment):
+        if self.plan is before and not is_recorded:  # its checkpoint may be evicted by now; who needs it makes it again
             for name in segment.trials:
                 self._fail(name, CHANGED)
             self._reschedule()
@@ -124,23 +156,21 @@ class Execution:
         self.schedule = Schedule(chains, self.share, self._is_there, busy)
 
     def _store(self, trial: str) -> DiskStore:
-        return self.shared_store if self.share else DiskStore(self.shared_store.root / "alone" / trial)
+        return self.shared_store if self.share else self.shared_store.alone(self.folder.path.name, trial)
 
     def _is_there(self, segment: Segment) -> bool:
-        """All its records, and the checkpoint that its children start from."""
-        store = self._store(segment.trials[0])
-        has_records = all(store.holds("record", link.key) for link in reversed(segment.links))
-        return has_records and (not segment.children or store.holds("state", segment.end))
+        return is_there(segment, self._store(segment.trials[0]))
 
-    def _request(self, segment: Segment) -> dict[str, Any]:
-        # a trial whose length is undecided goes first: it leaves a checkpoint where it turns off
+    def _on_behalf_of(self, segment: Segment) -> str:
+        """A trial whose length is undecided goes first: it leaves a checkpoint where it turns off."""
         candidates = [name for name in segment.trials if name in self.open]
-        name = next((name for name in candidates if self.plan.trials[name].undecided), candidates[0])
-        self.requested[segment.end] = name
-        spec = self.plan.trials[name].spec
+        return next((name for name in candidates if self.plan.trials[name].undecided), candidates[0])
+
+    def _request(self, segment: Segment, trial: str) -> dict[str, Any]:
+        spec = self.plan.trials[trial].spec
         return {
             "subject": self.study.experiment.subject, "settings": spec.settings, "seed": spec.seed, "until": segment.links[-1].key,
-            "cache": str(self._store(name).root.resolve()), "log": str((self.folder.trial_path(name) / "stdout.log").resolve()),
+            "cache": str(self._store(trial).root.resolve()), "log": str((self.folder.trial_path(trial) / "stdout.log").resolve()),
         }  # fmt: skip
 
     def _start_over(self, name: str) -> None:
@@ -153,12 +183,12 @@ class Execution:
         if not self._complete_if_whole(name):
             known = _known(self._store(name), trial.links)
             if known:
-                self.folder.write_records(name, list(_expanded(known)))
+                self.folder.write_records(name, list(expanded(known)))
 
     def _record(self, segment: Segment, record: Record) -> None:
         names = [name for name in segment.trials if name in self.open]
         for name in names:
-            for entry in _expanded([record]):
+            for entry in expanded([record]):
                 self.folder.append_record(name, entry)
         self.listener.recorded([self.plan.trials[name].spec for name in names], record)
 
@@ -170,53 +200,23 @@ class Execution:
         records = _known(store, trial.links)
         if len(records) < len(trial.links):  # one was damaged: it is run again
             return False
-        self.folder.write_records(name, list(_expanded(records)))
+        self.folder.write_records(name, list(expanded(records)))
         self._close(trial.spec, outcome_of(trial.spec, records, self.study.grid.metric))
         return True
 
     def _fail(self, name: str, error: dict[str, str]) -> None:
         if name in self.open:
             trial = self.plan.trials[name]
-            records = _known(self._store(name), trial.links)
-            seconds = sum(record["seconds"] for record in records)
-            self._close(trial.spec, Outcome("FAILED", {}, seconds, error, finished=_now(), key=trial.spec.key))
+            self._close(trial.spec, failure_of(trial.spec, _known(self._store(name), trial.links), error))
 
     def _close(self, spec: TrialSpec, outcome: Outcome) -> None:
         self.open.discard(spec.trial)
         self.folder.write_outcome(spec.trial, outcome)
+        if outcome.state == "FAILED":
+            self.failed[spec.trial] = reason(outcome)
+        elif not self.share:
+            self._store(spec.trial).clear()  # all that is still needed of it is in the trial's folder
         self.listener.finished(spec, outcome)
-
-
-def is_finished(folder: RunFolder, spec: TrialSpec) -> bool:
-    """Whether this very trial, by its key, has an outcome already."""
-    outcome = folder.outcome(spec.trial)
-    return outcome is not None and outcome.key == spec.key
-
-
-def outcome_of(spec: TrialSpec, records: Sequence[Record], metric: dict[str, str]) -> Outcome:
-    """What a complete chain of records amounts to: the last epoch, and the best one of the headline metric."""
-    own = [record for record in _expanded(records) if record["phase"] != "pretrain"]
-    name = metric["name"]
-    values = [record["metrics"][name] for record in own if name in record["metrics"]]
-    if name not in own[-1]["metrics"]:
-        return _failure(spec, "MissingMetric", f"the last record does not hold the metric '{name}'; it holds {', '.join(sorted(own[-1]['metrics']))}")
-    if not math.isfinite(values[-1]):
-        return _failure(spec, "NotFinite", f"the metric '{name}' is {values[-1]}")
-    best = max(values) if metric["goal"] == "maximize" else min(values)
-    times = [record["time"] for record in records if "time" in record]
-    return Outcome(
-        state="COMPLETE",
-        metrics={**own[-1]["metrics"], f"best/{name}": best},
-        wall_seconds=sum(record["seconds"] for record in records),
-        started=_stamp(min(times)) if times else "",
-        finished=_stamp(max(times)) if times else "",
-        vectors=own[-1].get("vectors", {}),
-        key=spec.key,
-    )
-
-
-def _failure(spec: TrialSpec, type_: str, message: str) -> Outcome:
-    return Outcome("FAILED", {}, 0.0, {"type": type_, "message": message, "traceback": ""}, key=spec.key)
 
 
 def _known(store: DiskStore, links: Sequence[Link]) -> list[Record]:
@@ -228,20 +228,3 @@ def _known(store: DiskStore, links: Sequence[Link]) -> list[Record]:
             break
         records.append(record)
     return records
-
-
-def _expanded(records: Iterable[Record]) -> Iterable[Record]:
-    """A link that went through several epochs of its own reports them in `history`."""
-    for record in records:
-        for entry in record.get("history", []):
-            if entry["epoch"] < record["epoch"]:
-                yield {"phase": record["phase"], "seconds": 0.0, "vectors": {}, **entry}
-        yield {name: value for name, value in record.items() if name != "history"}
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _stamp(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 
@@ -13,7 +13,8 @@ def replace(path: Path, *parts: bytes) -> None:
     The temporary file beside it is hidden: its name begins with a dot.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
+    temporary = path.parent / f".{secrets.token_hex(8)}"
+    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)  # for whom the umask lets read
     try:
         with os.fdopen(handle, "wb") as file:
             for part in parts:
@@ -22,5 +23,5 @@ def replace(path: Path, *parts: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise

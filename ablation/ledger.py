@@ -13,20 +13,18 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
-from pathlib import Path
 from typing import Any
 
 import optuna
-import sqlalchemy
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from ablation.errors import InputError, Problem
+from ablation.ledger_storage import open_storage, read_trials
 from ablation.runs import TrialSpec
 
-SQLITE_TIMEOUT_SECONDS = 60
 SEEDS = IntDistribution(0, 2**32 - 1)
 STATES = {
     TrialState.WAITING: "WAITING",
@@ -66,8 +64,7 @@ class _Entry:
     """The Optuna trial that counts for a key."""
 
     state: TrialState
-    number: int | None = None
-    trial_id: int | None = None  # what the storage knows it by; looked up by number when first needed
+    trial_id: int  # what the storage knows it by
 
 
 class Ledger:
@@ -85,7 +82,7 @@ class Ledger:
     def __init__(self, storage_url: str, study: str, direction: str):
         self._url = storage_url
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._storage = _open(storage_url)
+        self._storage = open_storage(storage_url)
         self._study = optuna.create_study(
             storage=self._storage, study_name=study, direction=direction, load_if_exists=True
         )
@@ -126,9 +123,9 @@ class Ledger:
         """Take a WAITING trial; False if it is not waiting (any more), here or on another machine."""
         entry = self._entries[key]
         try:
-            started = self._storage.set_trial_state_values(self._trial_id(entry), TrialState.RUNNING)
+            started = self._storage.set_trial_state_values(entry.trial_id, TrialState.RUNNING)
         except UpdateFinishedTrialError:
-            entry.state = self._storage.get_trial(self._trial_id(entry)).state
+            entry.state = self._storage.get_trial(entry.trial_id).state
             return False
         entry.state = TrialState.RUNNING
         return started
@@ -152,7 +149,7 @@ class Ledger:
         entry = self._entries[key]
         if STATES[entry.state] != "FAILED":
             return False
-        self._add_again(self._storage.get_trial(self._trial_id(entry)))
+        self._add_again(self._storage.get_trial(entry.trial_id))
         return True
 
     @_reaching
@@ -170,10 +167,7 @@ class Ledger:
 
     @_reaching
     def states(self) -> dict[str, str]:
-        """key -> WAITING, RUNNING, COMPLETE or FAILED, as the storage has it now.
-
-        Reads the trials that had not ended at the last call, and the new ones.
-        """
+        """key -> WAITING, RUNNING, COMPLETE or FAILED, as the storage has it now."""
         self._reload()
         return {key: STATES[entry.state] for key, entry in self._entries.items()}
 
@@ -193,7 +187,7 @@ class Ledger:
             state=TrialState.WAITING, params=params, distributions=distributions, user_attrs=attributes
         )
         trial_id = self._storage.create_new_trial(self._study_id, trial)
-        self._entries[attributes["key"]] = _Entry(TrialState.WAITING, trial_id=trial_id)
+        self._entries[attributes["key"]] = _Entry(TrialState.WAITING, trial_id)
 
     def _add_again(self, trial: FrozenTrial) -> None:
         attributes = {name: value for name, value in trial.user_attrs.items() if name != "reason"}
@@ -202,7 +196,7 @@ class Ledger:
     def _end(
         self, entry: _Entry, state: TrialState, attribute: str, detail: object, values: list[float] | None = None
     ) -> None:
-        trial_id = self._trial_id(entry)
+        trial_id = entry.trial_id
         try:
             self._storage.set_trial_user_attr(trial_id, attribute, detail)  # first: an ended trial is immutable
             self._storage.set_trial_state_values(trial_id, state, values)
@@ -210,55 +204,18 @@ class Ledger:
             state = self._storage.get_trial(trial_id).state
         entry.state = state
 
-    def _trial_id(self, entry: _Entry) -> int:
-        if entry.trial_id is None:
-            entry.trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, entry.number)
-        return entry.trial_id
-
     def _reload(self) -> None:
-        """Read the trials (Optuna keeps those that have ended), and settle keys that were enrolled twice at once."""
+        """Read the trials' keys and states, and settle keys that were enrolled twice at once."""
+        enrolled, distributions = read_trials(self._storage, self._study_id)
+        self._distributions.update(distributions)
         entries: dict[str, _Entry] = {}
         surplus: list[_Entry] = []
-        for trial in self._study.get_trials(deepcopy=False):  # by number
-            key = trial.user_attrs.get("key")
-            if key is None:  # not ours: someone tried Optuna's own tools on the study
-                continue
-            self._distributions.update(trial.distributions)
-            entry, rival = _Entry(trial.state, trial.number), entries.get(key)
+        for trial_id, state, key in enrolled:
+            entry, rival = _Entry(state, trial_id), entries.get(key)
             if rival is None or STATES[rival.state] == "FAILED":
                 entries[key] = entry
-            elif trial.state == TrialState.WAITING:
+            elif entry.state == TrialState.WAITING:
                 surplus.append(entry)
         self._entries = entries
         for entry in surplus:
             self._end(entry, TrialState.FAIL, "reason", "enrolled twice")
-
-
-def _open(url: str) -> optuna.storages.RDBStorage:
-    """The storage at `url`; on SQLite, one that several processes can write to."""
-    address = sqlalchemy.make_url(url)
-    if address.get_backend_name() != "sqlite":
-        return _storage(url)
-    Path(address.database).parent.mkdir(parents=True, exist_ok=True)
-    storage = _storage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_TIMEOUT_SECONDS}})
-
-    @sqlalchemy.event.listens_for(storage.engine, "connect")
-    def configure(connection, _record) -> None:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")  # a power cut loses the last commits, never the file
-        connection.isolation_level = None  # begin explicitly, below
-
-    @sqlalchemy.event.listens_for(storage.engine, "begin")
-    def begin(connection) -> None:
-        # Optuna locks a row with SELECT ... FOR UPDATE, which SQLite ignores: two processes could start one trial.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    storage.engine.dispose()  # the constructor has opened connections without these
-    return storage
-
-
-def _storage(url: str, **options: Any) -> optuna.storages.RDBStorage:
-    try:
-        return optuna.storages.RDBStorage(url, **options)
-    except RuntimeError as error:  # another version of Optuna has made the tables
-        raise StorageInternalError(str(error)) from None

@@ -15,7 +15,8 @@ def update_ledger(storage_url: str, folder: RunFolder) -> None:
     ledger.enroll(manifest.trials)
     known = ledger.states()
     for spec in manifest.trials:
-        outcome, state = folder.outcome(spec.trial), folder.state(spec)
+        outcome = folder.outcome(spec.trial)
+        state = folder.state(spec, outcome)
         value = outcome.metrics.get(manifest.metric["name"], math.nan) if state == "COMPLETE" else math.nan
         if state == "COMPLETE" and not math.isfinite(value):
             state = "FAILED"  # Optuna takes no other; were it begun anew each time, failures would pile up

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ablation.forest import ownership
 from ablation.grid import Study
-from ablation.runs import TrialSpec
+from ablation.runs import RunFolder, TrialSpec
 from ablation.store import DiskStore
 from ablation.subject import Link, Record
+
+LookUp = Callable[[str], Record | None]
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,10 @@ class Plan:
     def specs(self) -> list[TrialSpec]:
         return [trial.spec for trial in self.trials.values()]
 
+    def unfinished(self, folder: RunFolder) -> Plan:
+        """The plan of those trials that have no outcome yet."""
+        return Plan({name: trial for name, trial in self.trials.items() if folder.ending(trial.spec) is None})
+
     def n_naive(self) -> int:
         """Epochs if every trial ran alone."""
         return sum(len(trial.links) for trial in self.trials.values())
@@ -45,19 +51,25 @@ class Plan:
         return [link for key, link in self.unique().items() if not store.holds("record", key)]
 
 
-def build_plan(study: Study, store: DiskStore) -> Plan:
-    """Plan every variant under every seed. Keys alone are computed: no training code is loaded."""
+def build_plan(study: Study, store: DiskStore, folder: RunFolder) -> Plan:
+    """Plan every variant under every seed. Keys alone are computed: no training code is loaded.
+
+    A chain whose length depends on records is looked up in `store`; that of a trial that is finished, in its folder,
+    since the store need not have what it reported any more.
+    """
     trials: dict[str, PlannedTrial] = {}
     for variant in study.variants:
         for seed in study.grid.seeds:
-            links, undecided = chain(study, variant.settings, seed, store)
-            longest = chain(study, variant.settings, seed, None)[0] if undecided else links
+            links, undecided = _chain(study, variant.settings, seed, store.record)
+            longest = _chain(study, variant.settings, seed, lambda key: None)[0] if undecided else links
             name = f"{variant.name}--s{seed}"
             spec = TrialSpec(
                 trial=name, arm=variant.name, kind=variant.kind, levels=dict(variant.levels), seed=seed,
                 key=_key(name, longest, study.subject.resolve(variant.settings)), settings=dict(variant.settings),
                 epochs_planned=len(links), epochs_trained=0, epochs_shared=0,
             )  # fmt: skip
+            if undecided and folder.ending(spec) is not None:
+                links = study.subject.chain(spec.settings, seed, _by_place(longest, folder.records(name)))
             trials[spec.trial] = PlannedTrial(spec, links, undecided)
     return _with_ownership(trials)
 
@@ -67,22 +79,43 @@ def revise(study: Study, plan: Plan, store: DiskStore, name: str) -> Plan:
     trial = plan.trials[name]
     if not trial.undecided:
         return plan
-    links, _ = chain(study, trial.spec.settings, trial.spec.seed, store)
+    links = study.subject.chain(trial.spec.settings, trial.spec.seed, store.record)
     if links == trial.links:
         return plan
     return _with_ownership({**plan.trials, name: replace(trial, links=links)})
 
 
-def chain(study: Study, settings: Mapping, seed: int, store: DiskStore | None) -> tuple[Sequence[Link], bool]:
+def expected(study: Study, plan: Plan, store: DiskStore, folder: RunFolder) -> Plan:
+    """The plan with undecided chains of unfinished trials as long as that of a finished trial of the same arm came to."""
+    undecided = {name: trial for name, trial in plan.trials.items() if trial.undecided}
+    unfinished = Plan(undecided).unfinished(folder).trials
+    finished = {trial.spec.arm: name for name, trial in undecided.items() if name not in unfinished}
+    trials = dict(plan.trials)
+    for name, trial in unfinished.items():
+        if trial.spec.arm in finished:
+            look_up = _by_place(trial.links, folder.records(finished[trial.spec.arm]), store.record)
+            links = study.subject.chain(trial.spec.settings, trial.spec.seed, look_up)
+            trials[name] = replace(trial, links=links)
+    return _with_ownership(trials)
+
+
+def _chain(study: Study, settings: Mapping, seed: int, look_up: LookUp) -> tuple[Sequence[Link], bool]:
     """A trial's links, and whether their number depends on records."""
     asked = False
 
     def records(key: str) -> Record | None:
         nonlocal asked
         asked = True
-        return store.record(key) if store else None
+        return look_up(key)
 
     return study.subject.chain(settings, seed, records), asked
+
+
+def _by_place(links: Sequence[Link], records: Iterable[Record], known: LookUp = lambda key: None) -> LookUp:
+    """Looks up records without keys, where none is `known`, by phase and epoch of the links with the keys."""
+    places = {link.key: (link.phase, link.epoch) for link in links}
+    found = {(record["phase"], record["epoch"]): record for record in records}
+    return lambda key: known(key) or found.get(places.get(key))
 
 
 def _key(name: str, links: Sequence[Link], config: Mapping) -> str:

@@ -70,7 +70,8 @@ def load(folder: RunFolder) -> Results:
     manifest = folder.manifest()
     trials, history, per_class, digests = [], [], [], {}
     for spec in manifest.trials:
-        outcome, records, state = folder.outcome(spec.trial), folder.records(spec.trial), folder.state(spec)
+        outcome, records = folder.outcome(spec.trial), folder.records(spec.trial)
+        state = folder.state(spec, outcome)
         if outcome is not None and outcome.key not in ("", spec.key):  # of a trial of that name before it changed
             outcome, records, state = None, [], "WAITING"
         trials.append(_trial_row(spec, state, outcome))

@@ -134,9 +134,13 @@ class RunFolder:
         path = self.trial_path(trial) / "outcome.json"
         return Outcome(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
-    def state(self, spec: TrialSpec) -> str:
-        """COMPLETE, FAILED, RUNNING (some records) or WAITING; the outcome of another key is not this trial's."""
+    def ending(self, spec: TrialSpec) -> Outcome | None:
+        """The outcome of this very trial, by its key."""
         outcome = self.outcome(spec.trial)
+        return outcome if outcome is not None and outcome.key == spec.key else None
+
+    def state(self, spec: TrialSpec, outcome: Outcome | None) -> str:
+        """COMPLETE, FAILED, RUNNING (some records) or WAITING, given what `outcome` read; that of another key is not this trial's."""
         if outcome is not None:
             return outcome.state if outcome.key in ("", spec.key) else "WAITING"
         return "RUNNING" if (self.trial_path(spec.trial) / "metrics.jsonl").is_file() else "WAITING"

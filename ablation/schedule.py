@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ablation.forest import Segment, segments, separate
+from ablation.store import DiskStore
 from ablation.subject import Link
 
 
@@ -46,3 +47,12 @@ class Schedule:
                 waiting += [self.segments[child] for child in segment.children]
             elif segment.end not in self._busy and not any(link.key in self._busy for link in segment.links):
                 heapq.heappush(self._ready, (-segment.critical, self._order[segment.end], segment.end))
+
+
+def is_there(segment: Segment, store: DiskStore) -> bool:
+    """Whether a segment need not run: its records are there, and the checkpoint that its children start from."""
+    return has_records(segment, store) and (not segment.children or store.holds("state", segment.end))
+
+
+def has_records(segment: Segment, store: DiskStore) -> bool:
+    return all(store.holds("record", link.key) for link in reversed(segment.links))

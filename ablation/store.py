@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ HEADER = struct.Struct("<8sd32s")  # magic, seconds, SHA-256 of seconds and cont
 MAGIC = b"ablate-2"
 KINDS = ("record", "state", "latents", "images")
 KEPT = ("record",)  # a few hundred bytes each, and all that reports are made of: never evicted
+ALONE = "alone"  # folder of the stores of trials that share nothing
 
 
 class Entry(NamedTuple):
@@ -40,7 +42,8 @@ class Entry(NamedTuple):
 
 
 class DiskStore:
-    """`<root>/<kind>/<first two digits>/<key>`; see `ablation.subject.Store`."""
+    """`<root>/<kind>/<first two digits>/<key>`, and `<root>/alone/<study>/<trial>` with the same inside for each
+    trial that shares nothing; see `ablation.subject.Store`."""
 
     def __init__(self, root: Path):
         self.root = Path(root)
@@ -74,19 +77,18 @@ class DiskStore:
         data = self.load("record", key)
         return None if data is None else json.loads(data)
 
+    def alone(self, study: str, trial: str) -> DiskStore:
+        """The store of a trial that shares nothing. What is in it counts as in this one, and is trimmed with it."""
+        return DiskStore(self.root / ALONE / study / trial)
+
     def entries(self) -> Iterator[Entry]:
         """Every whole file, in no particular order; reads their headers alone."""
-        for path in self.root.glob("*/??/*"):
-            if path.name.startswith("."):  # another process is writing it
-                continue
-            try:
-                with path.open("rb") as file:
-                    header = file.read(HEADER.size)
-                    n_bytes = os.fstat(file.fileno()).st_size
-            except FileNotFoundError:  # evicted meanwhile by another study
-                continue
-            if len(header) == HEADER.size and header.startswith(MAGIC):
-                yield Entry(path, path.parts[-3], n_bytes, HEADER.unpack(header)[1])
+        for folder, _, names in os.walk(self.root):  # which passes over folders that go meanwhile
+            kind = Path(folder).parent.name
+            for name in names if kind in KINDS else ():
+                entry = None if name.startswith(".") else _entry(Path(folder, name), kind)  # hidden: being written
+                if entry is not None:
+                    yield entry
 
     def trim(self, limit: int) -> list[Entry]:
         """Evict what saves the least time per byte until at most `limit` bytes are left; returns what went.
@@ -104,6 +106,24 @@ class DiskStore:
             excess -= entry.n_bytes
             gone.append(entry)
         return gone
+
+    def clear(self) -> list[Entry]:
+        """Remove everything, records too; returns what went."""
+        entries = list(self.entries())
+        shutil.rmtree(self.root, ignore_errors=True)  # another study may be trimming it
+        return [entry for entry in entries if not entry.path.exists()]
+
+
+def _entry(path: Path, kind: str) -> Entry | None:
+    """The entry in a file; None if it is damaged, or has been evicted meanwhile by another study."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(HEADER.size)
+            n_bytes = os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        return None
+    is_whole = len(header) == HEADER.size and header.startswith(MAGIC)
+    return Entry(path, kind, n_bytes, HEADER.unpack(header)[1]) if is_whole else None
 
 
 def _checksum(seconds: float, content: bytes) -> bytes:

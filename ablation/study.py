@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from ablation.errors import InputError, Problem
-from ablation.execution import Execution, Listener, is_finished
+from ablation.execution import Execution, Listener
 from ablation.grid import Study
 from ablation.places import Places
 from ablation.plan import Plan
 from ablation.provenance import provenance
 from ablation.published import published
-from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec, write_atomically
+from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec
 from ablation.store import DiskStore
-from ablation.subject import Link, Record
+from ablation.subject import Record
 
 TRIM_SECONDS = 60.0  # between looks at the cache's size while a study runs
 
@@ -31,6 +30,7 @@ class Done:
     n_reused: int  # epochs of the study that were there before it
     failed: dict[str, str]  # trial -> reason, of this pass and of earlier ones
     n_failed_before: int  # trials that had failed before it, and were not run again
+    seconds: float  # that it took, wall-clock
 
 
 def manifest_of(study: Study, name: str, plan: Plan, published_file: Path) -> Manifest:
@@ -70,7 +70,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def forget_failures(folder: RunFolder, plan: Plan) -> list[TrialSpec]:
     """Failed trials lose their outcome, so that they are run again; returns them."""
-    failed = [spec for spec in plan.specs if is_finished(folder, spec) and folder.outcome(spec.trial).state == "FAILED"]
+    failed = [spec for spec in plan.specs if (outcome := folder.ending(spec)) is not None and outcome.state == "FAILED"]
     for spec in failed:
         (folder.trial_path(spec.trial) / "outcome.json").unlink()
     return failed
@@ -80,16 +80,17 @@ def run_study(study: Study, plan: Plan, manifest: Manifest, places: Places, jobs
     """Run what is missing. Leaves the manifest and the trials' folders in `runs/<study>/`."""
     folder = places.runs(manifest.study)
     n_reused = len(plan.unique()) - len(plan.missing(places.store)) if share else 0
-    n_failed_before = sum(is_finished(folder, spec) and folder.outcome(spec.trial).state == "FAILED" for spec in plan.specs)
     execution = Execution(study, plan, places.store, folder, listener, share)
     if not execution.open and folder.exists():
         manifest = replace(manifest, provenance=folder.manifest().provenance)  # of the run that trained
     folder.write_manifest(manifest)  # while it runs, trials may already have been closed from the store
+    begun = time.monotonic()
     plan = execution.run(jobs)
-    folder.write_manifest(replace(manifest, trials=plan.specs))
-    outcomes = {spec.trial: folder.outcome(spec.trial) for spec in plan.specs}
-    failed = {trial: f"{o.error['type']}: {o.error['message']}" for trial, o in outcomes.items() if o and o.state == "FAILED"}
-    return Done(execution.n_trained, n_reused, failed, n_failed_before)
+    seconds = time.monotonic() - begun
+    if plan.specs != manifest.trials:
+        folder.write_manifest(replace(manifest, trials=plan.specs))
+    failed = {name: execution.failed[name] for name in plan.trials if name in execution.failed}
+    return Done(execution.n_trained, n_reused, failed, execution.n_failed_before, seconds)
 
 
 @dataclass
@@ -102,6 +103,10 @@ class Listeners(Listener):
         for listener in self.all:
             listener.recorded(specs, record)
 
+    def ran(self, is_first: bool, seconds: float) -> None:
+        for listener in self.all:
+            listener.ran(is_first, seconds)
+
     def finished(self, spec: TrialSpec, outcome: Outcome) -> None:
         for listener in self.all:
             listener.finished(spec, outcome)
@@ -109,29 +114,6 @@ class Listeners(Listener):
     def tick(self) -> None:
         for listener in self.all:
             listener.tick()
-
-
-@dataclass
-class Timings(Listener):
-    """Mean seconds of an epoch by phase, remembered per experiment, so that a plan can say what it costs."""
-
-    path: Path
-    experiment: str
-    seconds: dict[str, list[float]] = field(default_factory=dict)
-
-    def recorded(self, specs: Sequence[TrialSpec], record: Record) -> None:
-        self.seconds.setdefault(record["phase"], []).append(record["seconds"])
-
-    def known(self) -> dict[str, float]:
-        """Phase -> mean seconds, of this pass or else of the last one."""
-        return self._all().get(self.experiment, {}) | {phase: sum(s) / len(s) for phase, s in self.seconds.items()}
-
-    def save(self) -> None:
-        if self.seconds:
-            write_atomically(self.path, json.dumps(self._all() | {self.experiment: self.known()}, indent=1) + "\n")
-
-    def _all(self) -> dict[str, dict[str, float]]:
-        return json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
 
 
 @dataclass
@@ -148,28 +130,17 @@ class Bound(Listener):
             self.last = time.monotonic()
 
 
-def estimate_seconds(links: Sequence[Link], known: Mapping[str, float]) -> float | None:
-    """Seconds on one core for these links, from measured epochs; None if no phase of theirs was measured.
-
-    A phase that was never measured is scaled from one that was, by planned cost.
-    """
-    measured = {link.phase: link.cost for link in links if link.phase in known}
-    if not measured:
-        return None
-    per_cost = sum(known[phase] for phase in measured) / sum(measured.values())
-    return sum(known.get(link.phase, link.cost * per_cost) for link in links)
-
-
 def status_of(folder: RunFolder) -> dict[str, dict[str, Any]]:
     """Per arm: trials by state, and the headline metric of those that are done."""
     manifest = folder.manifest()
     arms: dict[str, dict[str, Any]] = {}
     for spec in manifest.trials:
         arm = arms.setdefault(spec.arm, {"COMPLETE": 0, "FAILED": 0, "RUNNING": 0, "WAITING": 0, "values": [], "epochs": 0, "planned": 0})
-        state = folder.state(spec)
+        outcome = folder.outcome(spec.trial)
+        state = folder.state(spec, outcome)
         arm[state] += 1
         arm["planned"] += spec.epochs_planned
         arm["epochs"] += spec.epochs_planned if state == "COMPLETE" else len(folder.records(spec.trial))
         if state == "COMPLETE":
-            arm["values"].append(folder.outcome(spec.trial).metrics[manifest.metric["name"]])
+            arm["values"].append(outcome.metrics[manifest.metric["name"]])
     return arms

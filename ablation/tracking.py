@@ -25,7 +25,7 @@ from ablation.tracking_content import (
     study_tags,
     trial_labels,
 )
-from ablation.tracking_store import ARTIFACTS, N_RECORDS, Store, StoredRun, default_uri, is_server, reaching
+from ablation.tracking_store import ARTIFACTS, N_RECORDS, PARENT, Store, StoredRun, default_uri, is_server, reaching
 
 REPORT = "ablate.report"  # tag: a digest of the report's files
 STATUS = {"COMPLETE": "FINISHED", "FAILED": "FAILED"}
@@ -79,7 +79,7 @@ class Tracker:
         with reaching(self.uri):
             study = known or self._open(manifest, outcomes)
             for spec in manifest.trials:
-                if known and spec.trial not in study.trials and folder.state(spec) != "WAITING":
+                if known and spec.trial not in study.trials and folder.state(spec, outcomes[spec.trial]) != "WAITING":
                     study.trials |= _trials(study.store, f"tags.key = '{spec.key}'")  # another import may be at work
                 synced = synced.plus(_bring_trial(study, folder, spec, outcomes[spec.trial], labels[spec.trial]))
             _bring_study(study, manifest, outcomes, reports)
@@ -121,7 +121,7 @@ def _bring_trial(study: _Study, folder: RunFolder, spec: TrialSpec, outcome: Out
         return Synced(n_replaced=replaces)
     creates = spec.trial not in study.trials
     if creates:
-        tags = {"mlflow.parentRunId": study.parent.run_id, **labels.tags}
+        tags = {PARENT: study.parent.run_id, **labels.tags}
         run = study.trials[spec.trial] = study.store.create(spec.trial, _start(folder, spec, outcome), tags)
     n_points = _log_records(study.store, run, records, outcome, labels)
     if outcome is not None:

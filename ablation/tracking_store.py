@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,8 +26,10 @@ from ablation.tracking_content import Point  # noqa: E402
 
 DATABASE = "mlflow.db"  # MLflow's own default, so that a plain `mlflow ui` in the same folder shows the study
 ARTIFACTS = "mlartifacts"
+PARENT = "mlflow.parentRunId"  # MLflow's own tag
 MAX_POINTS = 800  # in one batch, which holds 1,000 metrics, params and tags
 N_RECORDS = "ablate.records"
+PAGE = 200  # runs that MLflow is asked for at once; it takes 30 KiB for each
 
 
 class TrackingUnavailable(Exception):
@@ -63,14 +66,15 @@ class StoredRun:
     n_records: int = 0  # of metrics.jsonl that have been logged
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)  # the last values
+    metrics: dict[str, float] = field(default_factory=dict)  # the last values, of a run without a parent
 
     @classmethod
     def of(cls, run: Run) -> StoredRun:
         info, data = run.info, run.data
         end = None if info.status == "RUNNING" else info.end_time
         n_records = int(data.tags.get(N_RECORDS, 0))
-        return cls(info.run_id, info.start_time, end, n_records, dict(data.params), dict(data.tags), dict(data.metrics))
+        metrics = {} if PARENT in data.tags else dict(data.metrics)
+        return cls(info.run_id, info.start_time, end, n_records, _shared(data.params), _shared(data.tags), metrics)
 
 
 class Store:
@@ -92,7 +96,7 @@ class Store:
         token = None
         while True:
             order = ["attributes.start_time ASC"]
-            page = self._client.search_runs([self._experiment_id], filter_string, order_by=order, page_token=token)
+            page = self._client.search_runs([self._experiment_id], filter_string, max_results=PAGE, order_by=order, page_token=token)
             yield from map(StoredRun.of, page)
             token = page.token
             if not token:
@@ -125,7 +129,8 @@ class Store:
         )
         run.params.update(new_params)
         run.tags.update(new_tags)
-        run.metrics.update({point.name: point.value for point in points})
+        if PARENT not in run.tags:
+            run.metrics.update({point.name: point.value for point in points})
         run.n_records = int(run.tags.get(N_RECORDS, 0))
 
     def attach(self, run: StoredRun, path: Path, folder: str | None = None) -> None:
@@ -161,6 +166,11 @@ def experiments(uri: str, n: int) -> list[tuple[str, str]]:
     with reaching(uri):
         found = MlflowClient(uri).search_experiments(max_results=n, order_by=["last_update_time DESC"])
     return [(each.experiment_id, each.name) for each in found if each.name != "Default"]
+
+
+def _shared(texts: Mapping[str, str]) -> dict[str, str]:
+    """A copy whose strings are in memory once, however many runs have them."""
+    return {sys.intern(name): sys.intern(text) for name, text in texts.items()}
 
 
 def _as_uri(root: Path | str) -> str:

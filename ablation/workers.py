@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
 OURS = Path(__file__).parents[1]  # where this package stands
 
 
@@ -31,10 +30,11 @@ class Worker:
         os.close(request_end)
         os.close(reply_end)
         self.task: Any = None  # what it is doing, None if idle
+        self.is_new = True  # has not been sent anything yet
         self._buffer = b""
 
     def send(self, request: dict[str, Any], task: Any) -> None:
-        self.task = task
+        self.task, self.is_new = task, False
         try:
             os.write(self._requests, json.dumps(request).encode() + b"\n")
         except BrokenPipeError:
@@ -48,11 +48,14 @@ class Worker:
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         return [json.loads(line) for line in lines]
 
-    def close(self, kill: bool = False) -> int:
-        """End the process and return its exit code; unless `kill`, it finishes what it is doing."""
+    def end(self, kill: bool = False) -> None:
+        """Ask the process to end, at once if `kill`, else when it has finished what it is doing; see `close`."""
         if kill:
             self.process.kill()
         os.close(self._requests)
+
+    def close(self) -> int:
+        """Wait for the process, which was asked to end or has died, and return its exit code."""
         code = self.process.wait()
         os.close(self.replies)
         return code
@@ -79,8 +82,10 @@ class Workers:
 
     def __exit__(self, error_type: Any, *_: Any) -> None:
         for worker in self._workers:
+            worker.end(kill=error_type is not None)
+        for worker in self._workers:  # all were asked first: a process that has loaded torch takes a second to end
             self._selector.unregister(worker.replies)
-            worker.close(kill=error_type is not None)
+            worker.close()
         self._workers.clear()
 
     def idle(self) -> Worker | None:
@@ -106,6 +111,7 @@ class Workers:
                 continue
             self._selector.unregister(worker.replies)
             self._workers.remove(worker)
+            worker.end()
             events.append(Event(worker, {"event": "died", "error": _death(worker.close())}))
         return events
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from ablation.places import Places
 from ablation.runs import RunFolder
+from ablation.session import open_study
 
 GRID = """
 study: tiny
@@ -134,12 +136,81 @@ def test_one_more_seed_trains_that_seed_alone(finished, tmp_path):
     pd.testing.assert_frame_equal(after[after["seed"] < 2].reset_index(drop=True), before, check_exact=True)
 
 
+GROWN_GRID = """
+study: grown
+experiment: tiny-digits
+design: factorial
+seeds: 4
+factors:
+  lr_split: {off: {optim.lr.encoder: 1.0e-3}, on: {optim.lr.encoder: 1.0e-5}}
+  gradient_decoupling: {off: {routing: summed}, on: {routing: decoupled}}
+settings: {warmup.epochs: 1}
+baselines: [ce]
+"""
+
+
+def recorded(folder: Path) -> dict[str, int]:
+    """Key of every epoch in the cache -> when it was written."""
+    return {path.name: path.stat().st_mtime_ns for path in (folder / ".ablate" / "cache" / "record").glob("*/*")}
+
+
+def test_a_later_study_trains_the_epochs_that_the_earlier_one_did_not_leave_and_no_others(finished, tmp_path, monkeypatch):
+    """One more factor and two more seeds, in a grid file of its own."""
+    folder = tmp_path / "grown"
+    shutil.copytree(finished, folder)
+    (folder / "grown.yaml").write_text(GROWN_GRID)
+    monkeypatch.chdir(folder)
+    before, plan = recorded(folder), open_study(Path("grown.yaml"), None, [], None, None).plan
+    new = set(plan.unique()) - set(before)
+    assert 0 < len(new) < len(plan.unique()) < plan.n_naive()
+    said = ablate(folder, "run", "--grid", "grown.yaml", "--jobs", "2", "--offline")
+    assert f"{len(new)} epochs trained, {len(plan.unique()) - len(new)} reused" in said
+    after = recorded(folder)
+    assert set(after) - set(before) == new
+    assert {key: after[key] for key in before} == before  # nothing was trained again
+
+
+CROWDED = """
+study: {name}
+experiment: tiny-digits
+design: factorial
+seeds: 2
+factors:
+  {factor}
+settings: {{warmup.epochs: 1, optim.lr.encoder: 1.0e-3}}
+baselines: [{baselines}]
+"""
+
+
+def test_two_studies_at_once_that_evict_each_other_s_checkpoints_get_the_results_that_each_gets_alone(finished, tmp_path):
+    """On one cache, which is too small for a single checkpoint and trimmed all the time."""
+    folder = project(tmp_path / "crowded")
+    lr_split, warmup = GRID.split("factors:\n  ")[1].split("\nbaselines")[0].split("\n  ")
+    studies = {"first": (lr_split, "ldmlr"), "second": (warmup, "ce, balanced-head")}
+    code = "import ablation.study; ablation.study.TRIM_SECONDS = 0; from ablation.cli import main; main()"
+    running = []
+    for name, (factor, baselines) in studies.items():
+        (folder / f"{name}.yaml").write_text(CROWDED.format(name=name, factor=factor, baselines=baselines))
+        command = [sys.executable, "-P", "-c", code, "run", "--grid", f"{name}.yaml", "--jobs", "1", "--offline", "--cache-size", "1kB"]
+        running.append(subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    said = [process.communicate(timeout=300)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    assert not list((folder / ".ablate" / "cache" / "state").glob("*/*"))
+    alone = pd.read_csv(finished / "reports" / "tiny" / "history.csv").set_index("trial")
+    for name in studies:
+        assert set(results(folder, name)["state"]) == {"COMPLETE"}
+        history = pd.read_csv(folder / "reports" / name / "history.csv").set_index("trial")
+        expected = alone.loc[history.index.unique()]
+        pd.testing.assert_frame_equal(history, expected[history.columns], check_exact=True)
+
+
 def test_the_dry_run_says_what_is_shared_and_runs_nothing(tmp_path):
     folder = project(tmp_path / "dry")
     said = ablate(folder, "run", "--grid", "tiny.yaml", "--dry-run")
     naive, unique = map(int, re.search(r"14 trials: (\d+) epochs one by one, (\d+) unique", said).groups())
     assert naive == 2 * (4 * 6 + 3 + (2 + 8) + (2 + 4))  # arms, ce, ldmlr, balanced-head; 2 epochs of pre-training each
     assert unique < naive
+    assert "pretrain 1–2" in said and "joint 2–4: lr_split" in said  # the forest
     assert not (folder / "runs").exists() and not (folder / "mlflow.db").exists()
 
 

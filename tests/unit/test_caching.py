@@ -6,6 +6,7 @@ from click.testing import CliRunner
 from ablation.caching import parse_size, show_size
 from ablation.cli import main
 from ablation.errors import InputError
+from ablation.lock import only_one
 from ablation.places import Places
 
 
@@ -33,5 +34,37 @@ def test_the_cache_command_shows_and_trims(tmp_path, monkeypatch):
     shown = CliRunner().invoke(main, ["cache"]).output
     assert "state" in shown and "5.0 kB" in shown and "12 s" in shown
     said = CliRunner().invoke(main, ["cache", "trim", "--size", "100"]).output
-    assert said.startswith("1 entries evicted, 5.0 kB, which took 12 s")
+    assert said.startswith("evicted 1 entries, 5.0 kB, which took 12 s")
     assert not store.holds("state", "a" * 32) and store.holds("record", "b" * 32)
+
+
+@pytest.fixture
+def filled(tmp_path, monkeypatch):
+    """The cache of a project with a record, its checkpoint, and what a trial that shares nothing has left."""
+    monkeypatch.chdir(tmp_path)
+    store = Places().store
+    store.save("record", "b" * 32, b"{}", 120.0)
+    store.save("state", "b" * 32, bytes(5000), 120.0)
+    store.alone("fixes", "reference--s0").save("record", "c" * 32, b"{}", 60.0)
+    return store
+
+
+def test_clearing_asks_first_and_says_what_would_go(filled):
+    done = CliRunner().invoke(main, ["cache", "clear"], input="n\n")
+    assert "3 entries, 5.1 kB, 3.0 min of work; finished trials keep their results in runs/" in done.output
+    assert done.exit_code == 1 and len(list(filled.entries())) == 3
+
+
+@pytest.mark.parametrize(("arguments", "typed"), [(["--yes"], ""), ([], "y\n")])
+def test_clearing_removes_everything_and_says_so(filled, arguments, typed):
+    done = CliRunner().invoke(main, ["cache", "clear", *arguments], input=typed)
+    assert done.exit_code == 0 and done.output.endswith("removed 3 entries, 5.1 kB\n")
+    assert not list(filled.entries())
+
+
+def test_a_cache_in_use_is_not_cleared(filled):
+    with only_one(Places().runs("fixes").path):
+        done = CliRunner().invoke(main, ["cache", "clear", "--yes"])
+        assert done.exit_code == 2 and done.stderr == ".ablate/cache: cannot be cleared while a study is being run: fixes\n"
+        assert len(list(filled.entries())) == 3
+    assert CliRunner().invoke(main, ["cache", "clear", "--yes"]).exit_code == 0

@@ -10,7 +10,7 @@ import fabricate
 import optuna
 import pytest
 
-from ablation import ledger as ledger_module
+from ablation import ledger_storage
 from ablation.errors import InputError
 from ablation.ledger import Ledger, LedgerUnavailable
 from ablation.ledger_import import update_ledger
@@ -222,7 +222,7 @@ def test_database_that_is_lost_on_the_way_is_said_to_be_unavailable(url, method)
 
 
 def test_locked_database_is_said_to_be_unavailable(url, monkeypatch):
-    monkeypatch.setattr(ledger_module, "SQLITE_TIMEOUT_SECONDS", 0.01)
+    monkeypatch.setattr(ledger_storage, "SQLITE_TIMEOUT_SECONDS", 0.01)
     ledger = Ledger(url, "fixes", "maximize")
     other = sqlite3.connect(database(url), isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")

@@ -173,3 +173,47 @@ def test_a_small_entry_may_be_worth_more_than_a_large_one_that_took_longer(tmp_p
 
 def test_trimming_an_absent_cache_is_harmless(tmp_path):
     assert DiskStore(tmp_path / "nothing").trim(0) == []
+
+
+def test_what_an_interrupted_trial_left_that_shares_nothing_is_counted_and_trimmed_with_the_rest(tmp_path):
+    store = filled(tmp_path)
+    alone = store.alone("state", "reference--s0")  # a study may have any name
+    alone.save("state", "3" * 32, bytes(1000), 0.5)
+    alone.save("record", "e" * 32, b'{"epoch": 1}', 0.001)
+    assert {entry.path.name[0] for entry in store.entries()} == set("012f3e")
+    assert [entry.path.name[0] for entry in store.trim(3 * 1048 + 2 * 60)] == ["3"]
+    assert alone.holds("record", "e" * 32)
+
+
+def test_a_cleared_cache_is_empty_and_can_be_filled_again(tmp_path):
+    store = filled(tmp_path / "cache")
+    store.alone("fixes", "reference--s0").save("state", "3" * 32, b"", 1.0)
+    assert {entry.path.name[0] for entry in store.clear()} == set("012f3")
+    assert list(store.entries()) == [] and not (tmp_path / "cache").exists()
+    store.save("record", KEY, b"{}")
+    assert store.record(KEY) == {}
+
+
+def test_clearing_an_absent_cache_is_harmless(tmp_path):
+    assert DiskStore(tmp_path / "nothing").clear() == []
+
+
+def test_entries_may_go_while_they_are_counted(tmp_path):
+    """As when another study trims the cache, or a trial that shares nothing is complete."""
+    store = DiskStore(tmp_path / "cache")
+    for kind in KINDS:
+        for key in ("aa0", "aa1", "bb0", "bb1"):
+            store.save(kind, key, b"")
+    entries = store.entries()
+    next(entries)
+    store.clear()
+    assert list(entries) == []
+
+
+def test_files_are_readable_for_whom_the_umask_lets_read(tmp_path):
+    before = os.umask(0o027)
+    try:
+        DiskStore(tmp_path).save("record", "ab12", b"{}")
+    finally:
+        os.umask(before)
+    assert DiskStore(tmp_path).path("record", "ab12").stat().st_mode & 0o777 == 0o640

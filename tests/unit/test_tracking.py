@@ -11,6 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
+from ablation import tracking_store
 from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec
 from ablation.tracking import Synced, Tracker
 from ablation.tracking_store import TrackingUnavailable
@@ -363,3 +364,12 @@ def test_server_that_is_down_is_one_clear_error_without_credentials(folder):
     assert "refused" in str(raised.value)
     assert "secret" not in str(raised.value) and "ada" not in str(raised.value)
     assert raised.value.__cause__ is None and raised.value.__suppress_context__
+
+
+def test_more_runs_than_mlflow_gives_at_once_are_all_found(uri, folder, monkeypatch):
+    monkeypatch.setattr(tracking_store, "PAGE", 2)
+    for each in SPECS:
+        finish(folder, each)
+    assert Tracker().sync(folder).n_created == len(SPECS)
+    assert Tracker().sync(folder) == NOTHING
+    assert len(runs(uri)) == len(SPECS) + 1

@@ -1,0 +1,75 @@
+"""Optuna's ledger and MLflow's record, kept up with the files of a study."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from ablation.execution import Listener
+from ablation.places import Places
+from ablation.runs import write_atomically
+
+SYNC_SECONDS = 20.0  # between deliveries while a study runs
+
+
+class Delivery(Listener):
+    """Keeps Optuna's ledger and MLflow's record up with the files; the only writer to both.
+
+    Everything is delivered from the files, so what could not be delivered now is delivered later.
+    """
+
+    def __init__(self, places: Places, name: str, console: Console):
+        self.places, self.name, self.console = places, name, console
+        self.tracker = None
+        self.last = time.monotonic()
+
+    def tick(self) -> None:
+        if time.monotonic() - self.last > SYNC_SECONDS:
+            self.deliver()
+
+    def deliver(self) -> bool:
+        """Bring both up to date; a store that cannot be reached costs nothing but a message."""
+        from ablation.ledger import LedgerUnavailable
+        from ablation.ledger_import import update_ledger
+        from ablation.tracking import Tracker
+        from ablation.tracking_store import TrackingUnavailable
+
+        self.last = time.monotonic()
+        folder = self.places.runs(self.name)
+        try:
+            update_ledger(self.places.ledger_url, folder)
+            self.tracker = self.tracker or Tracker()
+            self.tracker.sync(folder, self.places.report(self.name))
+        except (LedgerUnavailable, TrackingUnavailable) as error:
+            self.console.print(f"{error}; the files are complete, `ablate sync {self.name}` delivers them later", markup=False, soft_wrap=True)
+            return False
+        write_atomically(self._note, self._digest())
+        return True
+
+    def deliver_news(self) -> bool:
+        """`deliver`, unless all this was delivered before: to look through ten thousand runs takes MLflow seconds.
+
+        What others have changed since in a database that is no file here is not seen; `deliver` mends it.
+        """
+        is_known = self._note.is_file() and self._note.read_text(encoding="utf-8") == self._digest()
+        return is_known or self.deliver()
+
+    @property
+    def _note(self) -> Path:
+        """Holds the digest of the last delivery."""
+        return self.places.root / ".ablate" / "delivered" / self.name
+
+    def _digest(self) -> str:
+        """Of the databases, and of manifest and report, which hold every result."""
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or str(self.places.root / "mlflow.db")
+        database, ledger = Path(uri.removeprefix("sqlite:///")), self.places.root / ".ablate" / "optuna.db"
+        changed = database.stat().st_mtime_ns if database.is_file() else None
+        digest = hashlib.sha256(repr((uri, changed, ledger.is_file())).encode())
+        report = self.places.report(self.name)
+        for file in [self.places.runs(self.name).path / "study.json", *sorted(report.glob("*.md")), *sorted(report.glob("*.csv"))]:
+            digest.update(file.read_bytes())
+        return digest.hexdigest()

@@ -1,0 +1,100 @@
+"""Optuna and MLflow are asked again only when there may be something new for them."""
+
+import os
+
+import fabricate
+import pytest
+from rich.console import Console
+
+from ablation import ledger_import, tracking
+from ablation.delivery import Delivery
+from ablation.places import Places
+from ablation.tracking_store import TrackingUnavailable
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Places:
+    """A project with a study and its report."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    places = Places(tmp_path)
+    fabricate.study(places.runs("fixes").path, baselines=["ce"], seeds=[0])
+    places.report("fixes").mkdir(parents=True)
+    (places.report("fixes") / "results.csv").write_text("trial,test/top1\nreference--s0,60.0\n")
+    return places
+
+
+@pytest.fixture(autouse=True)
+def looked(project, monkeypatch) -> list[str]:
+    """The studies that MLflow was looked through for; the databases are files that nobody reads."""
+    studies = []
+
+    class Tracker:
+        def sync(self, folder, reports):
+            studies.append(folder.path.name)
+            (project.root / "mlflow.db").touch()
+
+    monkeypatch.setattr(ledger_import, "update_ledger", lambda url, folder: (project.root / ".ablate" / "optuna.db").touch())
+    monkeypatch.setattr(tracking, "Tracker", Tracker)
+    return studies
+
+
+def deliver(places, name="fixes") -> bool:
+    return Delivery(places, name, Console(quiet=True)).deliver_news()  # of another process
+
+
+def test_what_was_delivered_is_not_delivered_again(project, looked):
+    assert deliver(project) and deliver(project)
+    assert looked == ["fixes"]
+
+
+def change_report(places, monkeypatch):
+    (places.report("fixes") / "results.csv").write_text("trial,test/top1\nreference--s0,61.0\n")
+
+
+def change_manifest(places, monkeypatch):
+    manifest = places.runs("fixes").manifest()
+    manifest.seeds.append(1)
+    places.runs("fixes").write_manifest(manifest)
+
+
+def lose_mlflow(places, monkeypatch):
+    (places.root / "mlflow.db").unlink()
+
+
+def change_mlflow(places, monkeypatch):
+    os.utime(places.root / "mlflow.db", (1, 1))
+
+
+def lose_ledger(places, monkeypatch):
+    (places.root / ".ablate" / "optuna.db").unlink()
+
+
+def name_a_server(places, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
+
+
+@pytest.mark.parametrize("change", [change_report, change_manifest, lose_mlflow, change_mlflow, lose_ledger, name_a_server])
+def test_any_change_is_delivered(project, looked, change, monkeypatch):
+    deliver(project)
+    change(project, monkeypatch)
+    assert deliver(project) and len(looked) == 2
+    assert deliver(project) and len(looked) == 2
+
+
+def test_studies_are_delivered_each_for_itself(project, looked):
+    fabricate.study(project.runs("other").path, baselines=["ce"], seeds=[0])
+    deliver(project)
+    deliver(project, "other")
+    assert looked == ["fixes", "other"]
+
+
+def test_what_could_not_be_delivered_is_tried_again(project, looked, monkeypatch):
+    with monkeypatch.context() as down:
+
+        def refuse(self, folder, reports):
+            raise TrackingUnavailable("http://localhost:5000", "it is down")
+
+        down.setattr(tracking.Tracker, "sync", refuse)
+        assert not deliver(project)
+    assert deliver(project) and looked == ["fixes"]

@@ -1,0 +1,79 @@
+"""What `ablate plan` shows: where epochs are shared, where arms part, and how long it will take."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+from toy_study import Toy, ToyStudy
+
+from ablation.plan import expected
+from ablation.plan_view import show_plan
+from ablation.timings import START
+
+
+@pytest.fixture
+def toy(tmp_path):
+    return ToyStudy(tmp_path, Toy(settles_after={0: 1, 1: 2}))
+
+
+def shown(toy, seeds=None, known=None, jobs=2) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    plan = expected(toy.study(seeds), toy.plan(seeds), toy.store, toy.folder)
+    show_plan(console, toy.study(seeds), plan, plan.unfinished(toy.folder), toy.store, known or {}, jobs)
+    return console.file.getvalue()
+
+
+def row(text: str, name: str) -> list[str]:
+    return next(line.split() for line in text.splitlines() if line.split()[:1] == [name])
+
+
+def test_epochs_by_phase_naive_unique_the_factor_between_and_what_is_left(toy):
+    text = shown(toy, "[0]")
+    assert row(text, "warmup") == ["warmup", "10", "3", "3.3", "3"]  # two arms of two epochs and two of three, one past
+    assert row(text, "joint") == ["joint", "6", "6", "1.0", "6"]
+    assert "4 trials: 16 epochs one by one, 9 unique (1.8 times fewer), 9 left to train" in text
+
+
+def test_the_forest_forks_at_the_first_epoch_that_differs(toy):
+    lines = shown(toy).splitlines()
+    top = lines.index("epochs of seed 0")
+    assert [re.sub(r"[│├└─ ]*", "", line, count=1) for line in lines[top + 1 : top + 8]] == [
+        "warmup 1–2",
+        "joint 3–4: reference",
+        "warmup 3",
+        "joint 4: warmup=settling",
+        "joint 4: warmup=settling+rate=fast",
+        "joint 3–4: rate=fast",
+        "",
+    ]
+    assert lines[top + 4].index("joint") > lines[top + 3].index("warmup") > lines[top + 1].index("warmup")  # below what they start from
+
+
+def test_arms_that_come_to_the_same_end_there_together(toy, monkeypatch):
+    toy.run(monkeypatch)
+    assert "joint 3–4: rate=fast, warmup=settling+rate=fast" in shown(toy, "[1]")  # settled after two epochs: the fixed warm-up
+
+
+def test_a_study_that_shares_nothing_is_shown_without_forest(toy):
+    (toy.root / "grid.yaml").write_text((toy.root / "grid.yaml").read_text().replace("rate: 2}", "rate: 2}, other: {rate: 3}"))
+    toy.subject.chain = lambda settings, seed, records: [Toy.chain(toy.subject, {"warmup": 0, "rate": f"{settings}"}, seed, records)[0]]
+    text = shown(toy)
+    assert "epochs of seed" not in text and "(1.0 times fewer)" in text
+
+
+def test_finished_trials_are_not_left_to_train_whatever_the_cache_holds(toy, monkeypatch):
+    toy.run(monkeypatch)
+    toy.store.clear()
+    text = shown(toy)
+    assert "0 left to train" in text and "nothing is left to train" in text and "plateau" not in text
+    assert row(text, "joint")[-1] == "0"
+
+
+def test_the_forecast_counts_workers_and_what_has_been_measured(toy):
+    assert "cost: about 18 epochs of pre-training; in seconds, once" in shown(toy)
+    known = {"warmup": 10.0, "joint": 20.0, START: 1.0}
+    text = shown(toy, "[0]", known, jobs=2)
+    # one: 1 + 3 x 10 + 6 x 20 s; two: 1 + 2 x 10 of common past, then 40 + 20 beside 1 + 10 + 40 + 20
+    assert "forecast: 1.5 min of training with 2 jobs, 2.5 min with one" in text
+    assert "planned as long as in a seed that is finished, else at their longest" in text

@@ -1,0 +1,144 @@
+"""Studies of a subject that trains nothing, planned and executed within the test's own process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablation import execution
+from ablation.execution import Execution, Listener
+from ablation.grid import Study, load_study
+from ablation.plan import Plan, build_plan
+from ablation.runs import RunFolder
+from ablation.store import DiskStore
+from ablation.subject import Link
+from ablation.workers import Event
+
+N_EPOCHS, LONGEST = 4, 3
+GRID = """
+study: toy
+experiment: nothing
+metric: {{name: top1, goal: maximize}}
+design: factorial
+seeds: {seeds}
+factors:
+  warmup: {{two: {{warmup: 2}}, settling: {{warmup: plateau}}}}
+  rate: {{slow: {{rate: 1}}, fast: {{rate: 2}}}}
+"""
+
+
+class Toy:
+    """Four epochs: a warm-up of a fixed length, or until a record says that it has settled, then joint training,
+    which alone depends on the rate. `settles_after`: seed -> epochs of warm-up."""
+
+    def __init__(self, settles_after: Mapping[int, int] | None = None):
+        self.settles_after = settles_after or {}
+
+    def check(self, settings):
+        return []
+
+    def resolve(self, settings):
+        return dict(settings)
+
+    def baselines(self):
+        return {}
+
+    def describe(self, settings):
+        return {}
+
+    def chain(self, settings, seed, records):
+        links, settled = [], False
+        for epoch in range(1, N_EPOCHS + 1):
+            joint = settled or epoch > (LONGEST if settings["warmup"] == "plateau" else settings["warmup"])
+            key = f"{links[-1].key if links else f'seed{seed} '}{settings['rate'] if joint else 'w'}"
+            links.append(Link(key, "joint" if joint else "warmup", epoch, 1.0))
+            if settings["warmup"] == "plateau" and not joint:
+                settled = bool((records(key) or {"metrics": {}})["metrics"].get("settled"))
+        return links
+
+    def advance(self, settings, seed, until, store, report):
+        records = DiskStore(store.root).record
+        links = self.chain(settings, seed, records)
+        done = max((i + 1 for i, link in enumerate(links) if store.holds("state", link.key) and store.holds("record", link.key)), default=0)
+        while done < len(links) and not (done and links[done - 1].key == until):
+            link = links[done]
+            metrics = {"top1": float(10 * link.epoch + seed), "settled": float(link.epoch == self.settles_after.get(seed))}
+            record = {"phase": link.phase, "epoch": link.epoch, "seconds": 3600.0, "time": 0.0, "metrics": metrics, "vectors": {}}
+            store.save("record", link.key, json.dumps(record).encode(), 3600.0)
+            report(link.key, record)
+            links, done = self.chain(settings, seed, records), done + 1
+            if done == len(links) or link.key == until or links[done].phase != link.phase:
+                store.save("state", link.key, b"checkpoint", 3600.0)
+            if until is not None and all(later.key != until for later in links[done:]):
+                return
+
+
+class Worker:
+    """Runs what it is sent when it is waited for."""
+
+    def __init__(self) -> None:
+        self.task, self.is_new, self.request = None, True, None
+
+    def send(self, request: dict[str, Any], task: Any) -> None:
+        self.request, self.task, self.is_new = request, task, False
+
+
+class ToyStudy:
+    """A project folder with a toy study. `ran`: (trial on whose behalf, key) of every epoch trained."""
+
+    def __init__(self, root: Path, subject: Toy, seeds: str = "[0, 1]"):
+        self.root, self.subject, self.ran = root, subject, []
+        self.store, self.folder = DiskStore(root / "cache"), RunFolder(root / "runs" / "toy")
+        (root / "nothing.yaml").write_text("title: Nothing\nsubject: toy:toy\n")
+        (root / "grid.yaml").write_text(GRID.format(seeds=seeds))
+
+    def study(self, seeds: str | None = None) -> Study:
+        return load_study(self.root / "grid.yaml", None, [], seeds, lambda name: self.subject)
+
+    def plan(self, seeds: str | None = None) -> Plan:
+        return build_plan(self.study(seeds), self.store, self.folder)
+
+    def run(
+        self, monkeypatch: pytest.MonkeyPatch, jobs: int = 2, share: bool = True,
+        after: Callable[[dict], None] = lambda request: None, listener: Listener | None = None,
+    ) -> Plan:  # fmt: skip
+        """Execute the plan; `after` is called when a segment has been run and before the harness hears of it."""
+        owner = self
+
+        class Workers:
+            def __init__(self, n: int):
+                self.workers = [Worker() for _ in range(n)]
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *error):
+                pass
+
+            def idle(self) -> Worker | None:
+                return next((worker for worker in self.workers if worker.task is None), None)
+
+            def wait(self, timeout: float) -> list[Event]:
+                return [event for worker in self.workers if worker.task is not None for event in owner._serve(worker, after)]
+
+        monkeypatch.setattr(execution, "Workers", Workers)
+        return Execution(self.study(), self.plan(), self.store, self.folder, listener or Listener(), share).run(jobs)
+
+    def _serve(self, worker: Worker, after: Callable[[dict], None]) -> list[Event]:
+        request, events = worker.request, []
+
+        def report(key: str, record: dict[str, Any]) -> None:
+            self.ran.append((Path(request["log"]).parent.name, key))
+            events.append(Event(worker, {"event": "record", "key": key, "record": record}))
+
+        try:
+            self.subject.advance(request["settings"], request["seed"], request["until"], DiskStore(Path(request["cache"])), report)
+        except ArithmeticError as error:
+            failure = {"type": "ArithmeticError", "message": str(error), "traceback": ""}
+            return [*events, Event(worker, {"event": "failed", "error": failure})]
+        after(request)
+        return [*events, Event(worker, {"event": "done"})]
