@@ -135,9 +135,9 @@ def effective(config: Config, phase: str, epoch: int) -> dict[str, Any]:
         return {**common, **diffusing}
     losses = dict(tree["losses"])
     generation = tree["generation"] if config.losses.generated > 0 else None
-    settings = {**common, **diffusing, "losses": losses, "generation": generation}
+    settings = {**common, **diffusing, "losses": losses, "generation": generation, "batching": config.batching}
     if phase == JOINT:
-        settings.update(routing=config.routing, batchnorm=config.batchnorm, augmentation=augmentation(tree))
+        settings.update(routing=config.routing, batchnorm=config.batchnorm, standardisation=config.standardisation, augmentation=augmentation(tree))
     return settings
 
 
