@@ -139,6 +139,8 @@ class Losses:
     prototype: float = setting(0.1, "distance to the class prototype (eta_p), within semantic", minimum=0)
     radius: float = setting(0.1, "equal-radius constraint (eta_r), within semantic", minimum=0)
     momentum: float = setting(0.9, "of the moving averages of prototypes and radii, per batch", minimum=0, maximum=1)
+    logit_adjustment: float = setting(0.0, "tau: real latents are classified with tau log(prior) added to their logits (Menon et al. 2021)", minimum=0)
+    common_radius: Literal["all", "many"] = setting("all", "classes whose mean radius is the common one: all, or those with more than 100 images, whose radius is not that of memorised ones")
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,8 @@ class Config:
     evaluate_every: int = setting(1, "epochs between evaluations on the test set; the last epoch always is", minimum=1)
     end_to_end: bool = setting(True, "off: the encoder stays frozen throughout")
     routing: Literal["summed", "decoupled", "stopgrad", "pcgrad"] = setting("decoupled", "which losses reach the encoder")
+    batching: Literal["natural", "balanced"] = setting("natural", "images of warm-up and joint batches: each once an epoch, or every class alike")
+    standardisation: Literal["tracked", "batch"] = setting("tracked", "latents of joint batches, for the semantic loss: by moving averages, or by their own mean and deviation, so that the loss cannot fall by shrinking them")
     batchnorm: Literal["updating", "frozen"] = setting("updating", "running statistics and batch statistics of the thawed encoder, or the frozen ones")
     device: Literal["cpu", "cuda"] = setting("cpu", "where to compute")
     precision: Literal["float32", "bfloat16"] = setting("float32", "bfloat16: autocast of the encoder; about twice as fast on GPUs, and on CPUs that have it (AVX512-BF16, AMX)")

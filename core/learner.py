@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from core.config import Config
 from core.diffusion import alpha_bars
 from core.geometry import class_means, distances, track
-from core.losses import Geometry, Semantic, Weights, semantic_loss
+from core.losses import Geometry, Semantic, Weights, logit_adjustment, semantic_loss
+from core.metrics import MANY_ABOVE
 from core.networks.denoisers import build_denoiser
 from core.networks.heads import build_head
 from core.pool import Pool, draw, quota
@@ -39,6 +40,10 @@ class Learner:
         denoiser = config.denoiser
         build = lambda: build_denoiser(denoiser.name, self.n_latents, self.n_classes, denoiser.width, denoiser.blocks)  # noqa: E731
         self.denoiser = initialised(build, seed, f"denoiser {denoiser.name}").to(self.device)
+        self.adjustment = logit_adjustment(self.class_counts, config.losses.logit_adjustment)
+        self.exemplary = self.class_counts > MANY_ABOVE  # (C,) classes whose mean radius is the common one
+        if config.losses.common_radius == "all" or not (class_counts > MANY_ABOVE).any():
+            self.exemplary = torch.ones_like(self.exemplary)
         self.optimisers = {
             name: build_optimiser(config.optim.of(name), getattr(self, name).parameters(), getattr(config.optim.lr, name))
             for name in ("encoder", "head", "denoiser")
@@ -83,8 +88,12 @@ class Learner:
         weights = Weights(losses.prototype, losses.radius, losses.momentum)
         return semantic_loss(
             self.denoiser, diffusion.objective, diffusion.weighting, standard, labels,
-            self.levels[t][:, None], t, noise, self.geometry, weights,
+            self.levels[t][:, None], t, noise, self.geometry, weights, self.common_radius(),
         )  # fmt: skip
+
+    def common_radius(self) -> Tensor:
+        """(), the mean radius of the exemplary classes."""
+        return (self.geometry.radii * self.exemplary).sum() / self.exemplary.sum()
 
     @torch.no_grad()
     def track_estimates(self, semantic: Semantic) -> None:

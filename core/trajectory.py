@@ -137,9 +137,9 @@ def effective(config: Config, phase: str, epoch: int) -> dict[str, Any]:
         return {**common, **diffusing, "encoding": encoding(config)}
     losses = dict(tree["losses"])
     drawn = generation(config) if config.losses.generated > 0 else None
-    settings = {**common, **diffusing, "losses": losses, "generation": drawn}
+    settings = {**common, **diffusing, "losses": losses, "generation": drawn, "batching": config.batching}
     if phase == JOINT:
-        settings.update(routing=config.routing, batchnorm=config.batchnorm, augmentation=augmentation(tree))
+        settings.update(routing=config.routing, batchnorm=config.batchnorm, standardisation=config.standardisation, augmentation=augmentation(tree))
     return settings
 
 

@@ -249,6 +249,10 @@ OPTIONS = {
     "resnet20": {"encoder.name": "resnet20", "data.n_max": 12},
     "no augmentation": {"data.augmentation": "none"},
     "bfloat16": {"precision": "bfloat16"},
+    "balanced batches": {"batching": "balanced"},
+    "own standardisation": {"standardisation": "batch"},
+    "adjusted logits": {"losses.logit_adjustment": 1.0},
+    "radius of the many": {"losses.common_radius": "many"},
     "pretraining steps": {"pretraining.schedule": "step", "pretraining.milestones": [1]},
 }
 
