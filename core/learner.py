@@ -144,6 +144,7 @@ class Learner:
         return state
 
     def load(self, state: State) -> None:
+        """Before any step is recorded: a recording keeps to the tensors that it has met."""
         self.diffusion_loss_at_thaw = float(state["diffusion_loss_at_thaw"])
         if "mean" in state:
             self.mean, self.std = state["mean"].to(self.device), state["std"].to(self.device)
