@@ -57,18 +57,24 @@ def trim_cache(store: DiskStore, limit: int) -> str:
 
 
 def describe_clearing(store: DiskStore, runs: Path) -> str:
-    """What `clear_cache` would remove. Raises InputError while a study in `runs` is being run: it would lose its epochs."""
-    running = being_run(runs)
-    if running:
-        raise InputError([Problem(str(store.root), "", f"cannot be cleared while a study is being run: {', '.join(running)}")])
+    """What `clear_cache` would remove. Raises InputError while a study in `runs` is being run."""
+    _require_idle(store, runs)
     entries = list(store.entries())
     seconds = sum(entry.seconds for entry in entries if entry.kind != "state")  # a checkpoint took what its epochs' records did
     return f"{_counted(entries)}, {duration(seconds)} of work; finished trials keep their results in {runs}/, all others will begin anew"
 
 
-def clear_cache(store: DiskStore) -> str:
-    """Remove everything, records too, and say what went."""
+def clear_cache(store: DiskStore, runs: Path) -> str:
+    """Remove everything, records too, and say what went. Raises InputError while a study in `runs` is being run."""
+    _require_idle(store, runs)  # again: one may have been started while the user was asked
     return f"removed {_counted(store.clear())}"
+
+
+def _require_idle(store: DiskStore, runs: Path) -> None:
+    """A study that is being run would lose epochs that it counts on."""
+    running = being_run(runs)
+    if running:
+        raise InputError([Problem(str(store.root), "", f"cannot be cleared while a study is being run: {', '.join(running)}")])
 
 
 def _counted(entries: Sequence[Entry]) -> str:

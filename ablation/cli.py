@@ -158,11 +158,11 @@ def clear(yes: bool) -> None:
     from ablation.caching import clear_cache, describe_clearing
     from ablation.places import Places
 
-    places = Places()
-    what = describe_clearing(places.store, places.root / "runs")
+    places, runs = Places(), Places().root / "runs"
+    what = describe_clearing(places.store, runs)
     if not yes:
         click.confirm(f"{what}. Remove?", abort=True)
-    click.echo(clear_cache(places.store))
+    click.echo(clear_cache(places.store, runs))
 
 
 @main.group()

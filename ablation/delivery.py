@@ -68,8 +68,10 @@ class Delivery(Listener):
         uri = os.environ.get("MLFLOW_TRACKING_URI") or str(self.places.root / "mlflow.db")
         database, ledger = Path(uri.removeprefix("sqlite:///")), self.places.root / ".ablate" / "optuna.db"
         changed = database.stat().st_mtime_ns if database.is_file() else None
-        digest = hashlib.sha256(repr((uri, changed, ledger.is_file())).encode())
+        which = ledger.stat().st_ino if ledger.is_file() else None
+        digest = hashlib.sha256(repr((uri, changed, which)).encode())
         report = self.places.report(self.name)
-        for file in [self.places.runs(self.name).path / "study.json", *sorted(report.glob("*.md")), *sorted(report.glob("*.csv"))]:
+        written = [path for pattern in ("*.md", "*.csv", "figures/*") for path in sorted(report.glob(pattern))]
+        for file in [self.places.runs(self.name).path / "study.json", *written]:
             digest.update(file.read_bytes())
         return digest.hexdigest()

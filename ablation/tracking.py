@@ -100,7 +100,7 @@ class Tracker:
 def _trials(store: Store, filter_string: str = "") -> dict[str, StoredRun]:
     """The runs of trials; where two imports at once made two of one, the first."""
     trials: dict[str, StoredRun] = {}
-    for run in store.runs(filter_string):
+    for run in list(store.runs(filter_string)):  # pages are counted from the start: none may go between two of them
         if "trial" in run.tags and trials.setdefault(run.tags["trial"], run) is not run:
             store.delete(run)
     return trials

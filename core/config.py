@@ -186,7 +186,7 @@ class Config:
     standardisation: Literal["tracked", "batch"] = setting("tracked", "latents of joint batches, for the semantic loss: by moving averages, or by their own mean and deviation, so that the loss cannot fall by shrinking them")
     batchnorm: Literal["updating", "frozen"] = setting("updating", "running statistics and batch statistics of the thawed encoder, or the frozen ones")
     device: Literal["cpu", "cuda"] = setting("cpu", "where to compute")
-    precision: Literal["float32", "bfloat16"] = setting("float32", "bfloat16: autocast of the encoder; about twice as fast on GPUs, and on CPUs that have it (AVX512-BF16, AMX)")
+    precision: Literal["float32", "bfloat16"] = setting("float32", "bfloat16: autocast of the encoder, for GPUs and for CPUs that have it (AVX512-BF16, AMX)")
     threads: int = setting(1, "CPU threads of a trial; sums depend on it", minimum=1)
     data: Data = section(Data)
     encoder: Encoder = section(Encoder)

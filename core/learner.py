@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -74,7 +75,8 @@ class Learner:
     def repeated(self, step: Callable[..., Any]) -> Repeated:
         """`step` with this learner as its first argument, recorded where the device can repeat recordings."""
         if step not in self._repeated:
-            self._repeated[step] = Repeated(functools.partial(step, self), self.record)
+            # not the learner itself: a cycle would keep its memory on the device until Python looks for cycles
+            self._repeated[step] = Repeated(functools.partial(step, weakref.proxy(self)), self.record)
         return self._repeated[step]
 
     def draw_noise(self, n: int, gen: torch.Generator) -> tuple[Tensor, Tensor]:

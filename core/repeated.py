@@ -31,6 +31,7 @@ class Repeated:
         self.step, self.record = step, record
         self.n_calls: Counter[Any] = Counter()
         self.recordings: dict[Any, Recording] = {}
+        self.aside: torch.cuda.Stream | None = None
 
     def __call__(self, *inputs: Tensor | None) -> Any:
         if self.record is None:
@@ -38,10 +39,22 @@ class Repeated:
         kind = tuple(None if x is None else (x.shape, x.dtype) for x in inputs)
         self.n_calls[kind] += 1
         if self.n_calls[kind] <= N_PLAIN:
-            return _aside(self.step, inputs)
+            return self._plainly(inputs)
         if kind not in self.recordings:
             self.recordings[kind] = Recording(self.step, self.record, inputs)
         return self.recordings[kind](inputs)
+
+    def _plainly(self, inputs: tuple[Tensor | None, ...]) -> Any:
+        """A plain call; on a GPU on a stream of its own, as a recording needs it of the calls before."""
+        if not any(x is not None and x.is_cuda for x in inputs):
+            return self.step(*inputs)
+        self.aside = self.aside or torch.cuda.Stream()  # memory is kept by stream, so one for all calls
+        main = torch.cuda.current_stream()
+        self.aside.wait_stream(main)
+        with torch.cuda.stream(self.aside):
+            outputs = self.step(*inputs)
+        main.wait_stream(self.aside)
+        return outputs
 
 
 class Recording:
@@ -66,14 +79,3 @@ def cuda_graph(step: Step, inputs: list[Tensor | None]) -> tuple[Any, Callable[[
         outputs = step(*inputs)
     return outputs, graph.replay
 
-
-def _aside(step: Step, inputs: tuple[Tensor | None, ...]) -> Any:
-    """A plain call; on a GPU on a stream of its own, as a recording needs it of the calls before."""
-    if not any(x is not None and x.is_cuda for x in inputs):
-        return step(*inputs)
-    main, side = torch.cuda.current_stream(), torch.cuda.Stream()
-    side.wait_stream(main)
-    with torch.cuda.stream(side):
-        outputs = step(*inputs)
-    main.wait_stream(side)
-    return outputs

@@ -1,5 +1,8 @@
 """The cache as a user sees it."""
 
+from contextlib import ExitStack
+
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -68,3 +71,10 @@ def test_a_cache_in_use_is_not_cleared(filled):
         assert done.exit_code == 2 and done.stderr == ".ablate/cache: cannot be cleared while a study is being run: fixes\n"
         assert len(list(filled.entries())) == 3
     assert CliRunner().invoke(main, ["cache", "clear", "--yes"]).exit_code == 0
+
+
+def test_a_study_that_is_started_while_the_user_is_asked_keeps_its_cache(filled, monkeypatch):
+    with ExitStack() as running:
+        monkeypatch.setattr(click, "confirm", lambda *_, **__: running.enter_context(only_one(Places().runs("fixes").path)))
+        assert CliRunner().invoke(main, ["cache", "clear"]).exit_code == 2
+    assert len(list(filled.entries())) == 3

@@ -43,7 +43,6 @@ def warmed():
 
 def trial_at_the_thaw(warmed, **changes):
     """A trial after its warm-up, with settings changed that the warm-up does not know of."""
-    links = chain(SETTINGS)
     trial = trial_at(SETTINGS, 0, warmed, 4)
     trial.learner.refresh_pool(EPOCH)
     trial.learner.config = config_of(SETTINGS | changes)
