@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 
@@ -81,6 +81,7 @@ class Diffusion:
     schedule: Literal["cosine", "linear"] = setting("cosine", "noise schedule")
     objective: Literal["x0", "noise", "v"] = setting("x0", "what the denoiser predicts")
     weighting: Literal["uniform", "snr"] = setting("uniform", "weight of the timesteps in the loss")
+    scaling: Literal["standardised", "unit"] = setting("standardised", "latents as the denoiser meets them: standardised per dimension, or mapped x -> 2x - 1 as if they lay in [0, 1], and x0 estimates clamped to [-1, 1] when generating")
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,20 @@ class LearningRates:
 @dataclass(frozen=True)
 class Optim:
     name: Literal["adam", "adamw", "sgd"] = setting("adam", "optimiser of every module")
+    denoiser_name: Literal["adam", "adamw", "sgd"] | None = setting(None, "optimiser of the denoiser; none: optim.name")
     lr: LearningRates = section(LearningRates)
     weight_decay: float = setting(0.0, "weight decay (L2 for adam and sgd, decoupled for adamw)", minimum=0)
+    head_weight_decay: float | None = setting(None, "weight decay of the head; none: optim.weight_decay", minimum=0)
     momentum: float = setting(0.9, "momentum of sgd", minimum=0, maximum=1)
     schedule: Literal["constant", "cosine"] = setting("constant", "learning rates over the epochs, down to 0 for cosine")
+
+    def of(self, module: str) -> Optim:
+        """As it holds for one module: encoder, head or denoiser."""
+        if module == "denoiser" and self.denoiser_name is not None:
+            return replace(self, name=self.denoiser_name)
+        if module == "head" and self.head_weight_decay is not None:
+            return replace(self, weight_decay=self.head_weight_decay)
+        return self
 
 
 @dataclass(frozen=True)
@@ -128,6 +139,8 @@ class Losses:
     prototype: float = setting(0.1, "distance to the class prototype (eta_p), within semantic", minimum=0)
     radius: float = setting(0.1, "equal-radius constraint (eta_r), within semantic", minimum=0)
     momentum: float = setting(0.9, "of the moving averages of prototypes and radii, per batch", minimum=0, maximum=1)
+    logit_adjustment: float = setting(0.0, "tau: real latents are classified with tau log(prior) added to their logits (Menon et al. 2021)", minimum=0)
+    common_radius: Literal["all", "many"] = setting("all", "classes whose mean radius is the common one: all, or those with more than 100 images, whose radius is not that of memorised ones")
 
 
 @dataclass(frozen=True)
@@ -140,6 +153,16 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class Encoding:
+    """How the training images become the latents of a staged baseline. Test images are always encoded by the
+    network as it is, in eval mode; LDMLR's code encodes training images with all three switched."""
+
+    statistics: Literal["running", "batch"] = setting("running", "what batch normalisation normalises by: its running statistics (eval mode), or those of shuffled batches of 64 (train mode)")
+    augmented: bool = setting(False, "augment the images as data.augmentation says, one draw an image")
+    first_relu: bool = setting(True, "off: leave out the ReLU that follows the encoder's first batch normalisation")
+
+
+@dataclass(frozen=True)
 class Staged:
     """The staged baselines (LDMLR): diffusion on frozen latents, then the head alone."""
 
@@ -147,6 +170,8 @@ class Staged:
     batching: Literal["natural", "balanced"] = setting("natural", "class-balanced batches draw every class alike")
     diffusion_epochs: int | None = setting(None, "epochs of diffusion; none: as many as the joint arms train", minimum=1)
     head_epochs: int | None = setting(None, "epochs of head training; none: as many as the joint arms train", minimum=1)
+    head_batch_size: int | None = setting(None, "latents per step of head training; none: batch_size", minimum=2)
+    encoding: Encoding = section(Encoding)
 
 
 @dataclass(frozen=True)
@@ -157,6 +182,8 @@ class Config:
     evaluate_every: int = setting(1, "epochs between evaluations on the test set; the last epoch always is", minimum=1)
     end_to_end: bool = setting(True, "off: the encoder stays frozen throughout")
     routing: Literal["summed", "decoupled", "stopgrad", "pcgrad"] = setting("decoupled", "which losses reach the encoder")
+    batching: Literal["natural", "balanced"] = setting("natural", "images of warm-up and joint batches: each once an epoch, or every class alike")
+    standardisation: Literal["tracked", "batch"] = setting("tracked", "latents of joint batches, for the semantic loss: by moving averages, or by their own mean and deviation, so that the loss cannot fall by shrinking them")
     batchnorm: Literal["updating", "frozen"] = setting("updating", "running statistics and batch statistics of the thawed encoder, or the frozen ones")
     device: Literal["cpu", "cuda"] = setting("cpu", "where to compute")
     precision: Literal["float32", "bfloat16"] = setting("float32", "bfloat16: autocast of the encoder, for GPUs and for CPUs that have it (AVX512-BF16, AMX)")
@@ -182,6 +209,10 @@ class Config:
         return self.staged.head_epochs or self.epochs
 
     @property
+    def head_batch_size(self) -> int:
+        return self.staged.head_batch_size or self.batch_size
+
+    @property
     def pretraining_epochs(self) -> int:
         return 0 if self.encoder.checkpoint else self.pretraining.epochs
 
@@ -201,11 +232,24 @@ class Config:
 ALTERNATIVES = {"warmup": ("epochs", "fraction", "plateau")}
 """Sections of which one key is set: setting it unsets the others."""
 
+_ORIGINAL_ENCODING = {"staged.encoding.statistics": "batch", "staged.encoding.augmented": True, "staged.encoding.first_relu": False}
+_BALANCED_HEAD = {"method": "staged", "head.name": "linear", "head.start": "pretrained", "staged.generation": False, "staged.batching": "balanced"}
+
 BASELINES: dict[str, dict[str, Any]] = {
     "ce": {"method": "ce"},
     "ldmlr": {"method": "staged", "head.name": "linear", "head.start": "pretrained", "generation.quota": "ldmlr"},
     "ldmlr-no-generation": {"method": "staged", "head.name": "linear", "head.start": "pretrained", "staged.generation": False},
     "frozen-encoder": {"method": "joint", "end_to_end": False},
-    "balanced-head": {"method": "staged", "head.name": "linear", "head.start": "pretrained", "staged.generation": False, "staged.batching": "balanced"},
-}
-"""What a grid may name under `baselines`: settings on top of the experiment's."""
+    "balanced-head": _BALANCED_HEAD,
+    "balanced-head-original-encoding": _BALANCED_HEAD | _ORIGINAL_ENCODING,
+    "ldmlr-original": _ORIGINAL_ENCODING | {
+        "method": "staged", "head.name": "linear", "head.start": "pretrained", "denoiser.name": "unet1d",
+        "diffusion.steps": 1000, "diffusion.schedule": "cosine", "diffusion.objective": "x0", "diffusion.weighting": "snr", "diffusion.scaling": "unit",
+        "optim.name": "adam", "optim.lr.head": 1e-3, "optim.weight_decay": 0.0, "optim.head_weight_decay": 1e-5, "optim.schedule": "constant",
+        "optim.denoiser_name": "sgd", "optim.lr.denoiser": 1e-4, "optim.momentum": 0.0,
+        "batch_size": 256, "staged.diffusion_epochs": 201, "staged.head_batch_size": 1024, "staged.head_epochs": 400,
+        "staged.generation": True, "staged.batching": "natural", "generation.quota": "ldmlr", "generation.method": "ddpm",
+    },
+}  # fmt: skip
+"""What a grid may name under `baselines`: settings on top of the experiment's. `ldmlr` is repaired; `ldmlr-original`
+is what the code of Han et al. 2024 does, and so names even what is our default."""

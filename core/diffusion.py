@@ -107,11 +107,13 @@ def generate(
     n_used: int,
     eta: float,
     generator: torch.Generator,
+    limit: float | None = None,
 ) -> Tensor:
     """Latents from noise, by DDIM (eta = 0) or DDPM (eta = 1, n_used = len(levels)).
 
     denoise: (z_t (B, D), t (B,) int64) -> (B, D), in terms of `objective`.
-    levels: (T,) from `alpha_bars`. start: (B, D) standard normal. Returns (B, D), the last x0 estimate.
+    levels: (T,) from `alpha_bars`. start: (B, D) standard normal. limit: every x0 estimate is clamped to
+    [-limit, limit]. Returns (B, D), the last x0 estimate.
     """
     noisy = start
     used = timesteps(len(levels), n_used)
@@ -119,6 +121,8 @@ def generate(
         level = levels[t]
         output = denoise(noisy, torch.full((len(noisy),), t, device=noisy.device))
         x0 = estimate_x0(objective, output, noisy, level)
+        if limit is not None:
+            x0 = x0.clamp(-limit, limit)
         if i == len(used) - 1:
             return x0
         fresh = torch.randn(noisy.shape, generator=generator, device=noisy.device) if eta > 0 else torch.zeros_like(noisy)

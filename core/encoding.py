@@ -1,23 +1,28 @@
-"""Latents of a whole data set, encoded once: eval mode, no augmentation."""
+"""Latents of a whole data set, encoded once: in eval mode without augmentation, or as the original LDMLR code does."""
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from core.batches import batches
 from core.config import Config
-from core.data.augment import normalise
+from core.data.augment import crop_and_flip, normalise
+from core.networks.encoders import drop_first_relu
+from core.randomness import generator
 
 BATCH = {"cpu": 100, "cuda": 2000}  # images; on the CPU, few enough for its caches
+BATCH_OF_STATISTICS = 64  # images whose mean and variance batch normalisation takes in train mode; the original's loader
 
 
 class Latents(NamedTuple):
     """What the frozen encoder makes of the images."""
 
-    train: Tensor  # (N, D) float
+    train: Tensor  # (N, D) float; as `staged.encoding` says, if that is not as they are
     test: Tensor  # (M, D) float
 
 
@@ -30,6 +35,35 @@ def encode(encoder: nn.Module, images: Tensor, config: Config) -> Tensor:
         parts = [encoder(normalise(batch, config.data.mean, config.data.std)).float() for batch in images.split(BATCH[config.device])]
     encoder.train(was_training)
     return torch.cat(parts)
+
+
+@torch.no_grad()
+def encode_for_training(encoder: nn.Module, images: Tensor, config: Config, seed: int) -> Tensor:
+    """Training images (N, channels, H, W) uint8 -> (N, D) float32 in their order, as `staged.encoding` says.
+
+    Every image is met once, in shuffled batches, and so with other images of all classes. Works on a copy: in
+    train mode an encoder's running statistics move.
+    """
+    encoding = config.staged.encoding
+    encoder = copy.deepcopy(encoder).train(encoding.statistics == "batch")
+    if not encoding.first_relu:
+        drop_first_relu(encoder)
+    order, augmentation = (generator(seed, f"encoding {name}", 0, config.device) for name in ("order", "augmentation"))
+    latents = torch.empty(len(images), encoder.n_latents, device=images.device)
+    with autocast(config):
+        for chosen in batches(len(images), BATCH_OF_STATISTICS, order):
+            batch = images[chosen]
+            batch = augmented(batch, config, augmentation) if encoding.augmented else normalise(batch, config.data.mean, config.data.std)
+            latents[chosen] = encoder(batch).float()
+    return latents
+
+
+def augmented(images: Tensor, config: Config, gen: torch.Generator) -> Tensor:
+    """uint8 images (B, channels, H, W) as the encoder's training input."""
+    data = config.data
+    if data.augmentation != "none":
+        images = crop_and_flip(images, data.padding, data.augmentation == "crop-flip", gen)
+    return normalise(images, data.mean, data.std)
 
 
 def autocast(config: Config) -> torch.autocast:

@@ -10,13 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from core.batches import batches
-from core.config import Config
-from core.data.augment import crop_and_flip, normalise
+from core.batches import balanced_batches, batches
 from core.data.sources import Split
-from core.encoding import autocast
+from core.encoding import augmented, autocast
 from core.learner import Learner
-from core.losses import Semantic
+from core.losses import Semantic, standardised
 from core.randomness import generator
 from core.routing import combine, conflict
 
@@ -61,7 +59,7 @@ def warmup_epoch(learner: Learner, latents: Tensor, labels: Tensor, epoch: int) 
     learner.head.train()
     learner.denoiser.train()
     step = learner.repeated(warmup_step)
-    for chosen in batches(len(labels), learner.config.batch_size, streams.order):
+    for chosen in order(learner, labels, streams):
         means.add(step(latents[chosen], labels[chosen], *draws(learner, len(chosen), streams)))
     return Trained(means.read(), latents, labels)
 
@@ -69,7 +67,7 @@ def warmup_epoch(learner: Learner, latents: Tensor, labels: Tensor, epoch: int) 
 def warmup_step(learner: Learner, z: Tensor, y: Tensor, t: Tensor, noise: Tensor, g: Tensor | None, y_g: Tensor | None) -> dict[str, Tensor]:
     """One update of head and denoiser. z: (B, D) latents; y: (B,); the rest from `draws`."""
     config = learner.config
-    real = F.cross_entropy(learner.head(z), y)
+    real = F.cross_entropy(learner.head(z) + learner.adjustment, y)
     generated = None if g is None else F.cross_entropy(learner.head(g), y_g)
     semantic = learner.semantic(learner.standardise(z), y, t, noise)
     total = config.losses.real * real + config.losses.semantic * semantic.total
@@ -90,7 +88,7 @@ def joint_epoch(learner: Learner, train: Split, epoch: int) -> Trained:
     learner.denoiser.train()
     step = learner.repeated(joint_step)
     seen, seen_labels = [], []
-    for chosen in batches(len(train.labels), config.batch_size, streams.order):
+    for chosen in order(learner, train.labels, streams):
         images, y = augmented(train.images[chosen], config, streams.augmentation), train.labels[chosen]
         metrics, latents = step(images, y, *draws(learner, len(chosen), streams))
         means.add(metrics)
@@ -110,14 +108,15 @@ def joint_step(
     with autocast(config):
         z = learner.encoder(images)
     leaf = z.detach().float().requires_grad_()  # losses are taken here; the encoder is walked once, below
-    real = F.cross_entropy(learner.head(leaf), y)
+    real = F.cross_entropy(learner.head(leaf) + learner.adjustment, y)
     generated = None if g is None else F.cross_entropy(learner.head(g), y_g)
     classification = config.losses.real * real
     if generated is not None:
         classification = classification + config.losses.generated * generated
     classification.backward()
     real_gradient, leaf.grad = leaf.grad, None
-    semantic = learner.semantic(learner.standardise(leaf), y, t, noise)
+    standard = learner.standardise(leaf) if config.standardisation == "tracked" else standardised(leaf)
+    semantic = learner.semantic(standard, y, t, noise)
     (config.losses.semantic * semantic.total).backward()
     semantic_gradient = leaf.grad
     z.backward(combine(config.routing, real_gradient, semantic_gradient).to(z.dtype))
@@ -145,12 +144,12 @@ class Streams:
         self.noise, self.pool = stream("noise"), stream("pool")
 
 
-def augmented(images: Tensor, config: Config, gen: torch.Generator) -> Tensor:
-    """uint8 images (B, channels, H, W) as the encoder's training input."""
-    data = config.data
-    if data.augmentation != "none":
-        images = crop_and_flip(images, data.padding, data.augmentation == "crop-flip", gen)
-    return normalise(images, data.mean, data.std)
+def order(learner: Learner, labels: Tensor, streams: Streams) -> list[Tensor]:
+    """The batches of an epoch, as indices into labels (N,)."""
+    config = learner.config
+    if config.batching == "balanced":
+        return balanced_batches(labels, learner.n_classes, config.batch_size, streams.order)
+    return batches(len(labels), config.batch_size, streams.order)
 
 
 def draws(learner: Learner, n: int, streams: Streams) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:

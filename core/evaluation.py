@@ -37,8 +37,8 @@ def test_report(learner: Learner, latents: Tensor, labels: Tensor, pretrained: T
 def latent_report(learner: Learner, latents: Tensor, labels: Tensor) -> Report:
     """Radii of the training latents (N, D) as the epoch met them, and the pool beside them.
 
-    Warm-up meets them in eval mode without augmentation, joint epochs in training mode and augmented: the two
-    are not one curve.
+    Warm-up meets them in eval mode without augmentation, joint epochs in training mode and augmented, staged ones
+    as `staged.encoding` says: these are not one curve.
     """
     radii = diagnostics.class_radii(latents, labels, learner.n_classes)
     scalars = {

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from core.config import Config
 from core.diffusion import alpha_bars
 from core.geometry import class_means, distances, track
-from core.losses import Geometry, Semantic, Weights, semantic_loss
+from core.losses import Geometry, Semantic, Weights, logit_adjustment, semantic_loss
+from core.metrics import MANY_ABOVE
 from core.networks.denoisers import build_denoiser
 from core.networks.heads import build_head
 from core.pool import Pool, draw, quota
@@ -40,8 +41,12 @@ class Learner:
         denoiser = config.denoiser
         build = lambda: build_denoiser(denoiser.name, self.n_latents, self.n_classes, denoiser.width, denoiser.blocks)  # noqa: E731
         self.denoiser = initialised(build, seed, f"denoiser {denoiser.name}").to(self.device)
+        self.adjustment = logit_adjustment(self.class_counts, config.losses.logit_adjustment)
+        self.exemplary = self.class_counts > MANY_ABOVE  # (C,) classes whose mean radius is the common one
+        if config.losses.common_radius == "all" or not (class_counts > MANY_ABOVE).any():
+            self.exemplary = torch.ones_like(self.exemplary)
         self.optimisers = {
-            name: build_optimiser(config.optim, getattr(self, name).parameters(), getattr(config.optim.lr, name))
+            name: build_optimiser(config.optim.of(name), getattr(self, name).parameters(), getattr(config.optim.lr, name))
             for name in ("encoder", "head", "denoiser")
         }
         self.levels = alpha_bars(config.diffusion.schedule, config.diffusion.steps).to(self.device)  # (T,)
@@ -52,7 +57,10 @@ class Learner:
 
     def start(self, latents: Tensor, labels: Tensor) -> None:
         """Statistics, prototypes and radii from the pretrained latents (N, D) of the training images."""
-        self.mean, self.std = latents.mean(0), latents.std(0).clamp(min=1e-6)
+        if self.config.diffusion.scaling == "unit":  # (x - 0.5) / 0.5 = 2x - 1
+            self.mean, self.std = torch.full_like(latents[0], 0.5), torch.full_like(latents[0], 0.5)
+        else:
+            self.mean, self.std = latents.mean(0), latents.std(0).clamp(min=1e-6)
         standard = self.standardise(latents)
         prototypes, _ = class_means(standard, labels, self.n_classes)
         radii, _ = class_means(distances(standard, labels, prototypes), labels, self.n_classes)
@@ -61,6 +69,7 @@ class Learner:
         self.geometry = Geometry(prototypes, radii, radii.clone())
 
     def standardise(self, latents: Tensor) -> Tensor:
+        """(..., D) in the denoiser's coordinates, which `* std + mean` leads back from."""
         return (latents - self.mean) / self.std
 
     def repeated(self, step: Callable[..., Any]) -> Repeated:
@@ -81,8 +90,12 @@ class Learner:
         weights = Weights(losses.prototype, losses.radius, losses.momentum)
         return semantic_loss(
             self.denoiser, diffusion.objective, diffusion.weighting, standard, labels,
-            self.levels[t][:, None], t, noise, self.geometry, weights,
+            self.levels[t][:, None], t, noise, self.geometry, weights, self.common_radius(),
         )  # fmt: skip
+
+    def common_radius(self) -> Tensor:
+        """(), the mean radius of the exemplary classes."""
+        return (self.geometry.radii * self.exemplary).sum() / self.exemplary.sum()
 
     @torch.no_grad()
     def track_estimates(self, semantic: Semantic) -> None:
@@ -94,9 +107,10 @@ class Learner:
     @torch.no_grad()
     def track_latents(self, latents: Tensor, labels: Tensor) -> None:
         """Follow statistics, prototypes and radii of a moving encoder. latents: (B, D), no gradient."""
-        m = STATISTICS_MOMENTUM
-        self.mean.copy_(m * self.mean + (1 - m) * latents.mean(0))
-        self.std.copy_((m * self.std.square() + (1 - m) * (latents - self.mean).square().mean(0)).sqrt().clamp(min=1e-6))
+        if self.config.diffusion.scaling == "standardised":
+            m = STATISTICS_MOMENTUM
+            self.mean.copy_(m * self.mean + (1 - m) * latents.mean(0))
+            self.std.copy_((m * self.std.square() + (1 - m) * (latents - self.mean).square().mean(0)).sqrt().clamp(min=1e-6))
         standard, momentum = self.standardise(latents), self.config.losses.momentum
         means, counts = class_means(standard, labels, self.n_classes)
         prototypes, radii = self.geometry.prototypes, self.geometry.radii
@@ -120,11 +134,12 @@ class Learner:
             set_rate(self.optimisers[name], lr)
 
     def state(self, without: Collection[str] = ()) -> State:
-        """All that changes, modules named in `without` aside."""
+        """All that changes, modules named in `without` aside, and without the denoiser the coordinates that it works in."""
         modules = {name: getattr(self, name) for name in ("encoder", "head", "denoiser") if name not in without}
         thaw = torch.tensor(self.diffusion_loss_at_thaw, dtype=torch.float64)
-        state = {"diffusion_loss_at_thaw": thaw, "mean": self.mean, "std": self.std}
-        state |= {f"geometry.{name}": tensor for name, tensor in self.geometry._asdict().items()}
+        state = {"diffusion_loss_at_thaw": thaw}
+        if "denoiser" in modules:
+            state |= {"mean": self.mean, "std": self.std} | {f"geometry.{name}": tensor for name, tensor in self.geometry._asdict().items()}
         state |= {f"pool.{name}": tensor for name, tensor in self.pool._asdict().items()}
         for name, module in modules.items():
             state |= module_state(name, module) | optimiser_state(f"optim.{name}", self.optimisers[name])
@@ -133,8 +148,9 @@ class Learner:
     def load(self, state: State) -> None:
         """Before any step is recorded: a recording keeps to the tensors that it has met."""
         self.diffusion_loss_at_thaw = float(state["diffusion_loss_at_thaw"])
-        self.mean, self.std = state["mean"].to(self.device), state["std"].to(self.device)
-        self.geometry = Geometry(**{k: v.to(self.device) for k, v in part("geometry", state).items()})
+        if "mean" in state:
+            self.mean, self.std = state["mean"].to(self.device), state["std"].to(self.device)
+            self.geometry = Geometry(**{k: v.to(self.device) for k, v in part("geometry", state).items()})
         self.pool = Pool(**{k: v.to(self.device) for k, v in part("pool", state).items()})
         for name, optimiser in self.optimisers.items():
             if part(name, state):  # a module that no epoch has trained yet is not in the checkpoint

@@ -39,6 +39,21 @@ def diffusion_loss(output: Tensor, x0: Tensor, noise: Tensor, alpha_bar: Tensor,
     return (loss_weights(weighting, objective, alpha_bar) * error).mean()
 
 
+def standardised(latents: Tensor) -> Tensor:
+    """(B, D) latents with mean 0 and deviation 1 in every dimension of the batch, differentiable through both."""
+    centred = latents - latents.mean(0)
+    return centred / (centred.square().mean(0) + 1e-6).sqrt()
+
+
+def logit_adjustment(class_counts: Tensor, tau: float) -> Tensor:
+    """tau log(prior), (C,) float; added to training logits it makes the head estimate balanced posteriors.
+
+    class_counts: (C,) > 0. Menon et al. 2021, eq. 10.
+    """
+    counts = class_counts.float()
+    return tau * (counts / counts.sum()).log()
+
+
 def semantic_loss(
     denoise: Callable[[Tensor, Tensor, Tensor], Tensor],
     objective: str,
@@ -50,6 +65,7 @@ def semantic_loss(
     noise: Tensor,
     geometry: Geometry,
     weights: Weights,
+    common: Tensor | None = None,
 ) -> Semantic:
     """L_diff + eta_p L_proto + eta_r L_radius, differentiable in the latents and in the denoiser.
 
@@ -58,7 +74,8 @@ def semantic_loss(
     the best estimate is the class mean, whose radius is 0 by nature and not by fault. The common radius of both
     is that of the real latents: estimates that agree on a smaller one would satisfy each other and no one else.
 
-    latents: (B, D) standardised; labels: (B,); alpha_bar: (B, 1); t: (B,) int64; noise: (B, D).
+    latents: (B, D) standardised; labels: (B,); alpha_bar: (B, 1); t: (B,) int64; noise: (B, D); common: (), the common
+    radius, by default the mean over classes.
     """
     noisy = add_noise(latents, noise, alpha_bar)
     output = denoise(noisy, t, labels)
@@ -71,8 +88,9 @@ def semantic_loss(
         prototype = prototype_loss(latents, labels, geometry.prototypes) + prototype_loss(x0, labels, geometry.prototypes, clear)
         total = total + weights.prototype * prototype
     if weights.radius > 0:
-        radius = radius_loss(latents, labels, geometry.prototypes, geometry.radii, weights.momentum) + radius_loss(
-            x0, labels, geometry.prototypes, geometry.estimate_radii, weights.momentum, clear, geometry.radii.mean()
+        common = geometry.radii.mean() if common is None else common
+        radius = radius_loss(latents, labels, geometry.prototypes, geometry.radii, weights.momentum, common=common) + radius_loss(
+            x0, labels, geometry.prototypes, geometry.estimate_radii, weights.momentum, clear, common
         )
         total = total + weights.radius * radius
         apart = distances(x0.detach(), labels, geometry.prototypes)

@@ -14,7 +14,7 @@ BATCH = 4096
 
 
 class Pool(NamedTuple):
-    """Generated latents in standardised coordinates; empty before the first refresh."""
+    """Generated latents in the denoiser's coordinates (`diffusion.scaling`); empty before the first refresh."""
 
     latents: Tensor  # (M, D) float
     labels: Tensor  # (M,) int64
@@ -40,15 +40,16 @@ def quota(rule: str, class_counts: Tensor) -> Tensor:
 def draw(
     denoiser: nn.Module, diffusion: Diffusion, generation: Generation, levels: Tensor, counts: Tensor, n_latents: int, generator: torch.Generator
 ) -> Pool:
-    """A fresh pool with counts[c] latents of class c, in standardised coordinates."""
+    """A fresh pool with counts[c] latents of class c, in the denoiser's coordinates."""
     device = levels.device
     labels = torch.repeat_interleave(torch.arange(len(counts), device=device), counts.to(device))
     n_used, eta = (generation.steps, 0.0) if generation.method == "ddim" else (diffusion.steps, 1.0)
+    limit = 1.0 if diffusion.scaling == "unit" else None
     if not len(labels):
         return Pool.empty(n_latents, str(device))
     classes, parts = torch.arange(len(counts), device=device), []
     for batch in labels.split(BATCH):
         start = torch.randn(len(batch), n_latents, generator=generator, device=device)
         denoise = lambda z, t: denoiser(z, t[:1].expand(len(classes)), classes, batch)  # noqa: B023, E731
-        parts.append(generate(denoise, diffusion.objective, levels, start, n_used, eta, generator))
+        parts.append(generate(denoise, diffusion.objective, levels, start, n_used, eta, generator, limit))
     return Pool(torch.cat(parts), labels)

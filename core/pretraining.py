@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from core.batches import batches
 from core.config import Config, Optim
 from core.data.sources import Split
-from core.encoding import autocast
-from core.epochs import Means, augmented
+from core.encoding import augmented, autocast
+from core.epochs import Means
 from core.networks.encoders import build_encoder
 from core.randomness import generator, initialised, seed_of
 from core.state import State, build_optimiser, load_module, load_optimiser, module_state, optimiser_state, set_rate

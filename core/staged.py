@@ -15,7 +15,7 @@ from core.diffusion import add_noise
 
 
 def diffusion_epoch(learner: Learner, latents: Tensor, labels: Tensor, epoch: int) -> dict[str, float]:
-    """Train the denoiser alone on standardised latents (N, D)."""
+    """Train the denoiser alone on the latents (N, D) of the frozen encoder."""
     means, streams = Means(), Streams(learner, epoch)
     learner.denoiser.train()
     step = learner.repeated(diffusion_step)
@@ -45,9 +45,9 @@ def head_epoch(learner: Learner, latents: Tensor, labels: Tensor, epoch: int) ->
     x = torch.cat([latents, pool.latents * learner.std + learner.mean])
     y = torch.cat([labels, pool.labels])
     if config.staged.batching == "balanced":
-        order = balanced_batches(y, learner.n_classes, config.batch_size, streams.order)
+        order = balanced_batches(y, learner.n_classes, config.head_batch_size, streams.order)
     else:
-        order = batches(len(y), config.batch_size, streams.order)
+        order = batches(len(y), config.head_batch_size, streams.order)
     learner.head.train()
     step = learner.repeated(head_step)
     for chosen in order:

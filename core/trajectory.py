@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from core.config import Config, Plateau
+from core.config import Config, Encoding, Plateau
 from core.fingerprint import digest, root_key
 from core.parsing import to_tree
 
@@ -19,6 +19,7 @@ PRETRAIN, WARMUP, JOINT, DIFFUSION, HEAD, EVALUATE = "pretrain", "warmup", "join
 
 COST = {PRETRAIN: 1.0, JOINT: 1.3, WARMUP: 0.2, DIFFUSION: 0.15, HEAD: 0.05, EVALUATE: 0.1}
 """Relative cost of an epoch, in epochs of pre-training; only scheduling and estimates depend on it."""
+UNET_COST = 2.0  # on top of that, of an epoch that trains the 1-D U-Net: a hundred times the MLP's
 
 
 class Link(NamedTuple):
@@ -41,7 +42,8 @@ def chain(config: Config, seed: int, records: Records) -> list[Link]:
     def add(phase: str, epoch: int) -> None:
         nonlocal key
         key = digest(key, phase, epoch, effective(config, phase, epoch))
-        links.append(Link(key, phase, epoch, COST[phase]))
+        trains_unet = config.denoiser.name == "unet1d" and phase in (DIFFUSION, WARMUP, JOINT)
+        links.append(Link(key, phase, epoch, COST[phase] + UNET_COST * trains_unet))
 
     for epoch in range(1, config.pretraining_epochs + 1):
         add(PRETRAIN, epoch)
@@ -118,27 +120,50 @@ def effective(config: Config, phase: str, epoch: int) -> dict[str, Any]:
     if phase == PRETRAIN:
         keep = {name: tree["pretraining"][name] for name in ("momentum", "weight_decay", "batch_size", "mixup")}
         return {"pretraining": keep, "augmentation": augmentation(tree), "rates": rates(config, phase, epoch)}
-    optim = {name: tree["optim"][name] for name in ("name", "weight_decay", "momentum")}
+    trained = rates(config, phase, epoch)
     common = {
-        "optim": optim,
-        "rates": rates(config, phase, epoch),
-        "batch_size": config.batch_size,
+        "optim": {module: optimiser(config, module) for module in trained},
+        "rates": trained,
+        "batch_size": config.head_batch_size if phase == HEAD else config.batch_size,
         "evaluates": evaluates(config, phase, epoch),
         "head": tree["head"],
     }
     if phase == HEAD:
-        added = {"generation": tree["generation"], "diffusion": tree["diffusion"]} if config.staged.generation else {}
-        return {**common, "batching": config.staged.batching, **added}
-    diffusing = {"denoiser": tree["denoiser"], "diffusion": tree["diffusion"]}
+        added = {"generation": generation(config), "diffusion": tree["diffusion"]} if config.staged.generation else {}
+        return {**common, "batching": config.staged.batching, "encoding": encoding(config), **added}
+    diffusing = {"denoiser": tree["denoiser"] if config.denoiser.name == "mlp" else config.denoiser.name, "diffusion": tree["diffusion"]}
     if phase == DIFFUSION:
         del common["head"]
-        return {**common, **diffusing}
+        return {**common, **diffusing, "encoding": encoding(config)}
     losses = dict(tree["losses"])
-    generation = tree["generation"] if config.losses.generated > 0 else None
-    settings = {**common, **diffusing, "losses": losses, "generation": generation}
+    drawn = generation(config) if config.losses.generated > 0 else None
+    settings = {**common, **diffusing, "losses": losses, "generation": drawn, "batching": config.batching}
     if phase == JOINT:
-        settings.update(routing=config.routing, batchnorm=config.batchnorm, augmentation=augmentation(tree))
+        settings.update(routing=config.routing, batchnorm=config.batchnorm, standardisation=config.standardisation, augmentation=augmentation(tree))
     return settings
+
+
+def optimiser(config: Config, module: str) -> list[Any]:
+    """Name, weight decay and momentum; only sgd has one."""
+    optim = config.optim.of(module)
+    return [optim.name, optim.weight_decay, optim.momentum if optim.name == "sgd" else None]
+
+
+def generation(config: Config) -> dict[str, Any]:
+    """Without the steps that ddpm does not ask for, and the refreshes and batches of a pool that a staged trial has not."""
+    unused = {"steps"} if config.generation.method == "ddpm" else set()
+    if config.method == "staged":
+        unused |= {"every", "batch_size"}
+    return {name: value for name, value in to_tree(config.generation).items() if name not in unused}
+
+
+def encoding(config: Config) -> dict[str, Any] | None:
+    """How the latents that a trial trains on differ from those of the encoder in eval mode; None: they do not."""
+    chosen = config.staged.encoding
+    if config.method != "staged" or chosen == Encoding():
+        return None
+    drawn = augmentation(to_tree(config)) if chosen.augmented else None
+    return {"statistics": chosen.statistics, "first_relu": chosen.first_relu, "augmentation": drawn}
 
 
 def augmentation(tree: Mapping[str, Any]) -> list[Any]:

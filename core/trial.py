@@ -15,7 +15,7 @@ from core import evaluation, state, trajectory
 from core.config import Config
 from core.data import sources
 from core.data.sources import Dataset, Split
-from core.encoding import Latents, encode, latents_from_bytes, latents_to_bytes
+from core.encoding import Latents, encode, encode_for_training, latents_from_bytes, latents_to_bytes
 from core.epochs import Trained, joint_epoch, warmup_epoch
 from core.fingerprint import data_fingerprint, digest, root_key, source_fingerprint, versions
 from core.learner import Learner
@@ -134,13 +134,15 @@ class Trial:
 
     @cached_property
     def latents(self) -> Latents:
-        """Of the pretrained encoder; must be asked for before the encoder thaws."""
-        data = self.store.load("latents", self.base_key)
+        """Of the pretrained encoder, training images as `staged.encoding` says; must be asked for before the encoder thaws."""
+        encoder, train, encoding = self.pretraining.encoder, self.dataset.train.images, trajectory.encoding(self.config)
+        key = self.base_key if encoding is None else digest("latents", self.base_key, encoding)
+        data = self.store.load("latents", key)
         if data is None:
             started = time.perf_counter()
-            parts = (encode(self.pretraining.encoder, split.images, self.config) for split in (self.dataset.train, self.dataset.test))
-            data = latents_to_bytes(Latents(*parts))
-            self.store.save("latents", self.base_key, data, time.perf_counter() - started)
+            latents = encode(encoder, train, self.config) if encoding is None else encode_for_training(encoder, train, self.config, self.seed)
+            data = latents_to_bytes(Latents(latents, encode(encoder, self.dataset.test.images, self.config)))
+            self.store.save("latents", key, data, time.perf_counter() - started)
         return latents_from_bytes(data, self.config.device)
 
     @cached_property

@@ -43,6 +43,7 @@ class CifarResNet(nn.Module):
         n = (depth - 2) // 6
         self.conv1 = nn.Conv2d(n_channels, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
+        self.first_relu = nn.ReLU(inplace=True)
         self.layer1 = nn.Sequential(*(BasicBlock(16, 16, 1) for _ in range(n)))
         self.layer2 = nn.Sequential(*(BasicBlock(16 if i == 0 else 32, 32, 2 if i == 0 else 1) for i in range(n)))
         self.layer3 = nn.Sequential(*(BasicBlock(32 if i == 0 else 64, 64, 2 if i == 0 else 1) for i in range(n)))
@@ -51,7 +52,7 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(images)), inplace=True)  # (B, 16, 32, 32)
+        x = self.first_relu(self.bn1(self.conv1(images)))  # (B, 16, 32, 32)
         x = self.layer3(self.layer2(self.layer1(x)))  # (B, 64, 8, 8)
         return x.mean((2, 3))
 
@@ -66,12 +67,13 @@ class SmallCNN(nn.Module):
         widths = (n_channels, 16, 32, 64)
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, stride, 1, bias=False) for a, b, stride in zip(widths, widths[1:], (1, 2, 1)))
         self.norms = nn.ModuleList(nn.BatchNorm2d(b) for b in widths[1:])
+        self.first_relu = nn.ReLU(inplace=True)
         for conv in self.convs:
             nn.init.kaiming_normal_(conv.weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = images
-        for conv, norm in zip(self.convs, self.norms):
+        x = self.first_relu(self.norms[0](self.convs[0](images)))
+        for conv, norm in zip(self.convs[1:], self.norms[1:]):
             x = F.relu(norm(conv(x)), inplace=True)  # ends at (B, 64, 4, 4)
         return x.mean((2, 3))
 
@@ -91,6 +93,15 @@ class TorchvisionResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.body(images)
+
+
+def drop_first_relu(encoder: nn.Module) -> None:
+    """Take out the ReLU that follows the first batch normalisation.
+
+    LDMLR's code makes its encoder for CIFAR from the network's children, and that ReLU is a call, not a child.
+    """
+    owner, name = (encoder.body, "relu") if isinstance(encoder, TorchvisionResNet) else (encoder, "first_relu")
+    setattr(owner, name, nn.Identity())
 
 
 def build_encoder(name: str, n_channels: int) -> nn.Module:

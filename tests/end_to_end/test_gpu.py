@@ -7,13 +7,14 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "unit"))
-from tiny_trials import JOINT, STAGED, MemoryStore, chain, trial_at  # noqa: E402
+from tiny_trials import JOINT, ORIGINAL, STAGED, MemoryStore, chain, trial_at  # noqa: E402
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")]
 
 SETTINGS = {
     "joint": JOINT | {"device": "cuda", "batch_size": 16, "epochs": 6, "generation.every": 1, "optim.schedule": "cosine"},
     "staged": STAGED | {"device": "cuda", "batch_size": 16, "staged.head_epochs": 4, "optim.schedule": "cosine"},
+    "original": ORIGINAL | {"device": "cuda", "batch_size": 16, "staged.head_batch_size": 12, "staged.head_epochs": 4, "optim.schedule": "cosine"},
 }
 NEAR = 1e-3  # of losses, relative: kernels that add in no fixed order, over a few dozen steps
 

@@ -5,7 +5,7 @@ import torch
 
 from core.diffusion import add_noise, alpha_bars, estimate_x0, target
 from core.geometry import distances, prototype_loss, radius_loss
-from core.losses import Geometry, Weights, diffusion_loss, semantic_loss
+from core.losses import Geometry, Weights, diffusion_loss, logit_adjustment, semantic_loss, standardised
 
 EXACT = 1e-10  # float64
 N, D, C = 12, 4, 3
@@ -157,3 +157,21 @@ def test_the_first_step_from_a_class_of_one_is_finite():
     )  # fmt: skip
     found.total.backward()
     assert found.total.isfinite() and latents.grad.isfinite().all()
+
+
+def test_latents_standardised_by_their_batch_cannot_be_shrunk():
+    latents = torch.randn(40, 3, dtype=torch.float64) * torch.tensor([0.5, 1.0, 7.0]) + 4
+    found = standardised(latents)
+    torch.testing.assert_close(found.mean(0), torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.std(0, correction=0), torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-5)
+    scale = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    standardised(latents * scale).pow(4).sum().backward()
+    assert scale.grad.abs().max() < 0.02  # of a loss of hundreds: what the small term under the root leaves
+
+
+def test_adjusted_logits_add_the_logarithm_of_the_prior():
+    counts = torch.tensor([80, 15, 5])
+    torch.testing.assert_close(logit_adjustment(counts, 2.0).exp(), torch.tensor([0.8, 0.15, 0.05]) ** 2)
+    assert not logit_adjustment(counts, 0.0).any()
+    # equal evidence for all classes, read off as a balanced posterior: the loss of the prior itself
+    assert torch.allclose(logit_adjustment(counts, 1.0).softmax(0), counts / 100)

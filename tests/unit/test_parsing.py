@@ -74,6 +74,10 @@ CROSS_FAULTS = {
     "more generation steps than timesteps": (
         {"diffusion.steps": 20, "generation.steps": 21}, "generation.steps", "21 is more than the 20 of diffusion.steps",
     ),
+    "augmented latents without an augmentation": (
+        {"method": "staged", "staged.encoding.augmented": True, "data.augmentation": "none"}, "staged.encoding.augmented",
+        "true, and data.augmentation is none: nothing would differ; set data.augmentation: crop or crop-flip, or staged.encoding.augmented: false",
+    ),
     "plateau that starts after the last epoch": (
         {"epochs": 20, "warmup.plateau.min_epochs": 21}, "warmup.plateau.min_epochs",
         "21 is more than the 20 epochs of the trial: the encoder would never thaw",
@@ -246,6 +250,14 @@ def test_a_plateau_that_nobody_waits_for_is_no_fault():
     assert parse(settings | {"end_to_end": False})[1] == []
     assert parse(settings | {"method": "staged"})[1] == []
     assert parse(settings | {"epochs": 20})[1] == []  # two windows of 5 fit
+
+
+def test_only_a_staged_trial_asks_for_the_augmentation_of_its_latents():
+    settings = {"staged.encoding.augmented": True, "data.augmentation": "none"}
+    assert parse(settings)[1] == []
+    assert [fault.key for fault in parse(settings | {"method": "staged"})[1]] == ["staged.encoding.augmented"]
+    for remedy in ({"data.augmentation": "crop"}, {"data.augmentation": "crop-flip"}, {"staged.encoding.augmented": False}):
+        assert parse(settings | {"method": "staged"} | remedy)[1] == []
 
 
 def test_the_pretrained_network_as_it_is_asks_for_no_linear_head():

@@ -18,7 +18,7 @@ from core.networks.encoders import build_encoder
 from core.pool import Pool
 from core.repeated import N_PLAIN, Repeated
 
-from tiny_trials import JOINT, STAGED, MemoryStore, chain, config_of, trial_at
+from tiny_trials import JOINT, ORIGINAL, STAGED, MemoryStore, chain, config_of, trial_at
 
 WAITS = {
     torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.masked_select.default,
@@ -68,6 +68,8 @@ def tape(step, inputs):
 SETTINGS = {
     "joint": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1},
     "staged": STAGED | {"batch_size": 16, "staged.diffusion_epochs": 5},
+    "original": ORIGINAL | {"batch_size": 16, "staged.diffusion_epochs": 5, "staged.head_batch_size": 16},
+    "joint, unit scaling": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1, "diffusion.scaling": "unit", "optim.denoiser_name": "sgd"},
 }
 
 

@@ -8,7 +8,7 @@ import torch
 from ablation.store import DiskStore
 from core import trial
 from core.subject import SUBJECT
-from tiny_trials import JOINT, STAGED, MemoryStore, advance, chain, records, run
+from tiny_trials import JOINT, ORIGINAL, STAGED, MemoryStore, advance, chain, records, run
 
 PLATEAU = {"warmup.plateau.window": 1, "warmup.plateau.min_epochs": 2, "warmup.plateau.tolerance": 1.0, "warmup.plateau.max_fraction": 0.8}
 """Planned as four of five epochs; no loss falls to 0, so it ends after two."""
@@ -18,6 +18,7 @@ TRIALS = {
     "joint, sgd, mixup": JOINT | {"optim.name": "sgd", "pretraining.mixup": 0.4, "data.augmentation": "crop-flip", "optim.schedule": "cosine"},
     "plateau": JOINT | PLATEAU,
     "staged": STAGED,
+    "original": ORIGINAL,
     "control": STAGED | {"staged.generation": False, "staged.batching": "balanced"},
     "ce": JOINT | {"method": "ce"},
 }
@@ -47,7 +48,7 @@ def assert_same(name, store):
     assert store.load("state", links[-1].key) == expected.load("state", links[-1].key)
 
 
-LENGTHS = {"joint": 7, "joint, sgd, mixup": 7, "plateau": 7, "staged": 6, "control": 4, "ce": 3}
+LENGTHS = {"joint": 7, "joint, sgd, mixup": 7, "plateau": 7, "staged": 6, "original": 6, "control": 4, "ce": 3}
 STOPS = [pytest.param(name, i, id=f"{name}, after link {i + 1}") for name, n in LENGTHS.items() for i in range(n - 1)]
 
 
@@ -127,6 +128,10 @@ PAIRS = {
     "staged heads": (STAGED, {"head.name": "wcdas", "head.start": "random"}),
     "staged starts of one head": (STAGED, {"head.start": "random"}),
     "staged with and without generation": (STAGED, {"staged.generation": False}),
+    "staged and original": (STAGED, ORIGINAL),
+    "staged encodings": (ORIGINAL, {"staged.encoding.first_relu": True}),
+    "staged scalings": (STAGED, {"diffusion.scaling": "unit"}),
+    "what a control has no use for": (STAGED | {"staged.generation": False}, {"diffusion.scaling": "unit", "optim.denoiser_name": "sgd"}),
     "as it is": (JOINT, {"method": "ce"}),
 }
 

@@ -12,7 +12,7 @@ from ablation.errors import InputError
 from ablation.subjects import FunctionSubject, load_subject
 from core import metrics
 from core.subject import FEW_BELOW, MANY_ABOVE, SUBJECT
-from tiny_trials import JOINT, STAGED, MemoryStore, chain, run
+from tiny_trials import JOINT, ORIGINAL, STAGED, MemoryStore, chain, run
 
 MODULE = '''
 """Code of somebody's own."""
@@ -135,6 +135,7 @@ REPORTING = {
     "all groups, one test image a class": JOINT | {"data.n_max": 110, "data.imbalance_factor": 50, "data.n_test": 1},
     "staged": STAGED,
     "staged without generation": STAGED | {"staged.generation": False},
+    "staged as the original": ORIGINAL,
     "ce": JOINT | {"method": "ce"},
 }
 

@@ -1,5 +1,6 @@
 """The chain of epochs and its keys: what arms share, what makes an epoch new, how long a warm-up lasts."""
 
+import itertools
 import math
 
 import pytest
@@ -98,7 +99,7 @@ def test_what_acts_on_the_thawed_encoder_leaves_the_warmup_shared(other):
         {"optim.lr.head": 1e-2}, {"optim.lr.denoiser": 1e-2}, {"head.name": "linear"}, {"head.scale": 10}, {"head.start": "pretrained", "head.name": "linear"},
         {"losses.radius": 0}, {"losses.generated": 0}, {"generation.quota": "ldmlr"}, {"generation.steps": 10}, {"denoiser.width": 64},
         {"diffusion.objective": "v"}, {"optim.name": "sgd"}, {"optim.weight_decay": 0.1}, {"batch_size": 64}, {"evaluate_every": 2},
-        {"optim.schedule": "cosine"},
+        {"optim.schedule": "cosine"}, {"diffusion.scaling": "unit"}, {"optim.denoiser_name": "sgd"}, {"optim.head_weight_decay": 0.1},
     ],
 )  # fmt: skip
 def test_what_acts_in_the_warmup_leaves_the_pretraining_shared(other):
@@ -152,6 +153,82 @@ def test_the_staged_baseline_is_one_trial_for_all_arms(other):
     ldmlr = BASE | BASELINES["ldmlr"]
     assert keys(ldmlr) == keys(ldmlr | other)
     assert keys(BASE | {"method": "ce"}) == keys(BASE | {"method": "ce"} | other)
+
+
+ENCODINGS = [{"staged.encoding.statistics": "batch"}, {"staged.encoding.augmented": True}, {"staged.encoding.first_relu": False}]
+
+
+@pytest.mark.parametrize("other", [*ENCODINGS, {"diffusion.scaling": "unit"}, {"optim.denoiser_name": "sgd"}, {"batch_size": 64, "staged.head_batch_size": 128}])
+def test_what_acts_on_the_diffusion_of_a_staged_trial_shares_its_pretraining(other):
+    assert n_shared(STAGED, STAGED | other) == 3
+
+
+@pytest.mark.parametrize("other", [{"optim.head_weight_decay": 0.1}, {"staged.head_batch_size": 64}])
+def test_what_acts_on_the_head_of_a_staged_trial_shares_its_diffusion(other):
+    assert n_shared(STAGED, STAGED | other) == 3 + 3
+
+
+@pytest.mark.parametrize("other", ENCODINGS)
+def test_latents_encoded_in_another_way_are_new_epochs_of_a_control_too(other):
+    control = STAGED | {"staged.generation": False}
+    assert n_shared(control, control | other) == 3
+
+
+def test_every_way_to_encode_has_keys_of_its_own():
+    ways = [dict(pair for chosen in some for pair in chosen.items()) for n in range(4) for some in itertools.combinations(ENCODINGS, n)]
+    last = [keys(STAGED | way)[-1] for way in ways]
+    assert len(set(last)) == len(ways) == 8
+
+
+@pytest.mark.parametrize(("augmented", "counts"), [(True, True), (False, False)])
+def test_the_augmentation_counts_for_latents_that_are_augmented(augmented, counts):
+    """Seen in the settings of an epoch, since the pre-training depends on it anyway."""
+    a, b = (trajectory.effective(config_of(STAGED | {"staged.encoding.augmented": augmented, "data.padding": padding}), HEAD, 4) for padding in (1, 2))
+    assert (a != b) is counts
+
+
+@pytest.mark.parametrize(
+    ("settings", "other"),
+    [
+        (STAGED | {"staged.generation": False}, {"diffusion.scaling": "unit"}),
+        (STAGED | {"staged.generation": False}, {"optim.denoiser_name": "sgd"}),
+        (STAGED | {"staged.generation": False, "staged.head_batch_size": 32}, {"batch_size": 64}),
+        (STAGED, {"optim.momentum": 0.5}),  # adam has none
+        (STAGED, {"optim.denoiser_name": "adam"}),
+        (STAGED, {"optim.head_weight_decay": 0}),
+        (STAGED, {"staged.head_batch_size": 128}),  # as many as batch_size
+        (STAGED | {"denoiser.name": "unet1d"}, {"denoiser.width": 64, "denoiser.blocks": 1}),
+        (STAGED | {"generation.method": "ddpm"}, {"generation.steps": 7, "generation.every": 2, "generation.batch_size": 9}),
+        (BASE, {"staged.head_batch_size": 64, "staged.encoding.statistics": "batch", "staged.encoding.first_relu": False}),
+        (BASE, {"optim.momentum": 0.5}),
+        (BASE | {"generation.method": "ddpm"}, {"generation.steps": 7}),
+        (BASE | {"method": "ce"}, {"staged.encoding.statistics": "batch", "diffusion.scaling": "unit"}),
+    ],
+)  # fmt: skip
+def test_what_changes_no_epoch_changes_no_key(settings, other):
+    assert keys(settings) == keys(settings | other)
+
+
+def test_momentum_counts_for_the_modules_that_sgd_trains():
+    denoiser = STAGED | {"optim.denoiser_name": "sgd"}
+    assert n_shared(denoiser, denoiser | {"optim.momentum": 0}) == 3
+    head = STAGED | {"optim.name": "sgd", "optim.denoiser_name": "adam"}
+    assert n_shared(head, head | {"optim.momentum": 0}) == 3 + 3
+
+
+def test_the_original_is_the_same_trial_in_every_experiment():
+    """It says all that its epochs depend on, data and encoder aside."""
+    experiment = {
+        "epochs": 7, "batch_size": 64, "head.name": "cosine", "denoiser.width": 64, "diffusion.steps": 500, "diffusion.schedule": "linear",
+        "diffusion.objective": "v", "optim.name": "adamw", "optim.denoiser_name": "adam", "optim.lr.head": 0.1, "optim.lr.denoiser": 0.1,
+        "optim.weight_decay": 0.1, "optim.momentum": 0.5, "optim.schedule": "cosine", "generation.steps": 10, "generation.quota": "balance",
+        "staged.batching": "balanced", "staged.generation": False, "staged.head_epochs": 3,
+    }  # fmt: skip
+    original = BASELINES["ldmlr-original"]
+    assert keys(BASE | experiment | original) == keys(BASE | original)
+    assert phases(chain(BASE | original)) == "ppp" + "d" * 201 + "h" * 400
+    assert n_shared(BASE | original, BASE | BASELINES["ldmlr"]) == 3
+    assert n_shared(BASE | BASELINES["balanced-head"], BASE | BASELINES["balanced-head-original-encoding"]) == 3
 
 
 def test_an_augmentation_that_is_off_has_no_padding():
@@ -349,6 +426,8 @@ def test_another_checkpoint_makes_every_epoch_new(tmp_path):
 def test_the_cost_of_a_link_is_that_of_its_phase():
     assert {link.phase: link.cost for link in chain(BASE)} == {phase: trajectory.COST[phase] for phase in (PRETRAIN, WARMUP, JOINT)}
     assert chain(BASE | {"method": "ce"})[-1].cost == trajectory.COST[EVALUATE]
+    dear = {link.phase: link.cost - trajectory.COST[link.phase] for settings in (BASE, STAGED) for link in chain(settings | {"denoiser.name": "unet1d"})}
+    assert dear == pytest.approx({PRETRAIN: 0, WARMUP: trajectory.UNET_COST, JOINT: trajectory.UNET_COST, DIFFUSION: trajectory.UNET_COST, HEAD: 0})
 
 
 def test_a_download_changes_no_key(tmp_path):

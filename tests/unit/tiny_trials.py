@@ -32,6 +32,18 @@ JOINT = PRETRAIN_AND_DATA | {
 }
 STAGED = JOINT | {"method": "staged", "staged.diffusion_epochs": 2, "staged.head_epochs": 2, "head.name": "linear", "head.start": "pretrained"}
 
+ORIGINAL = STAGED | {
+    "staged.encoding.statistics": "batch",
+    "staged.encoding.augmented": True,
+    "staged.encoding.first_relu": False,
+    "staged.head_batch_size": 48,
+    "diffusion.scaling": "unit",
+    "optim.denoiser_name": "sgd",
+    "optim.head_weight_decay": 0.01,
+    "optim.momentum": 0,
+    "generation.method": "ddpm",
+}
+
 
 class MemoryStore(dict):
     """(kind, key) -> bytes."""
