@@ -16,9 +16,7 @@ import json
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 
-EXPERIMENT = Path(__file__).parent.parent / "experiments" / "cifar10-lt-if100.yaml"
 N_FIRST = {"warmup": 10, "joint": 5}  # what is left are whole periods of the pool's refreshing
 PLANNED = {"warmup": 100, "joint": 300}
 
@@ -69,6 +67,7 @@ def trial(options: argparse.Namespace) -> None:
     from core.subject import SUBJECT
     from core.trial import advance
 
+    from joint_epoch import EXPERIMENT
     from staged import Memory
 
     if options.no_graphs:

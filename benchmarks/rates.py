@@ -14,7 +14,6 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -24,18 +23,19 @@ from core.batches import batches
 from core.config import Config
 from core.data.augment import normalise
 from core.data.sources import Split
-from core.encoding import autocast, encode
+from core.encoding import encode
 from core.epochs import joint_epoch, warmup_epoch
 from core.learner import Learner
 from core.networks.encoders import build_encoder
 from core.parsing import parse
-from core.pool import quota
+from core.pool import draw, quota
 from core.randomness import generator
 from core.staged import diffusion_epoch, head_epoch
 from core.subject import SUBJECT
 
-EXPERIMENT = Path(__file__).parent.parent / "experiments" / "cifar10-lt-if100.yaml"
-CLASS_COUNTS = (5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50)
+from joint_epoch import EXPERIMENT, encoder_alone
+
+CLASS_COUNTS = torch.tensor((5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50))
 SIDE = 2048  # of the square matrices
 
 
@@ -70,50 +70,37 @@ def main() -> None:
 
 def stages(config: Config, n_images: int) -> dict[str, Callable[[], object]]:
     """Name -> one pass of the stage, over all 12,406 latents or over `n_images` images."""
-    counts = torch.tensor(CLASS_COUNTS)
-    labels = torch.repeat_interleave(torch.arange(10), counts).to(config.device)
+    labels = torch.repeat_interleave(torch.arange(10), CLASS_COUNTS).to(config.device)
     images = torch.randint(0, 256, (n_images, 3, 32, 32), dtype=torch.uint8, device=config.device)
     some = Split(images, labels[torch.linspace(0, len(labels) - 1, n_images).long()])
     encoder = build_encoder(config.encoder.name, 3).to(config.device, memory_format=torch.channels_last)
     latents = torch.randn(len(labels), encoder.n_latents, device=config.device)
 
     def learner(config: Config) -> Learner:
-        made = Learner(config, 0, encoder, {}, counts)
+        made = Learner(config, 0, encoder, {}, CLASS_COUNTS)
         made.start(latents, labels)
         made.refresh_pool(1)
         return made
 
     joint = learner(replace(config, generation=replace(config.generation, steps=1)))
     staged = learner(replace(config, head=replace(config.head, name="linear"), generation=replace(config.generation, quota="ldmlr")))
-    n_drawn = int(quota(config.generation.quota, counts).sum())
+    counts_drawn = quota(config.generation.quota, CLASS_COUNTS)
     order = batches(n_images, config.batch_size, generator(0, "order", 1, config.device))
     inputs = [normalise(some.images[chosen], config.data.mean, config.data.std) for chosen in order]
-    optimiser = joint.optimisers["encoder"]
 
-    def bare() -> None:
-        encoder.train()
-        for batch in inputs:
-            with autocast(config):
-                latent = encoder(batch)
-            latent.float().sum().backward()
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+    def generate() -> None:
+        draw(joint.denoiser, config.diffusion, config.generation, joint.levels, counts_drawn, joint.n_latents, generator(0, "pool", 1, config.device))
 
     return {
         f"matrix product, {SIDE} square": matrix_product(config),
         f"encode {n_images} images": lambda: encode(encoder, images, config),
-        f"bare encoder step, {n_images} images": bare,
+        f"bare encoder step, {n_images} images": lambda: encoder_alone(encoder, inputs, joint.optimisers["encoder"], config),
         f"joint epoch, {n_images} images": lambda: joint_epoch(joint, some, 1),
         "warm-up epoch": lambda: warmup_epoch(joint, latents, labels, 1),
         "diffusion epoch (staged)": lambda: diffusion_epoch(staged, latents, labels, 1),
         "head epoch (staged)": lambda: head_epoch(staged, latents, labels, 1),
-        f"generate {n_drawn}, {config.generation.steps} steps": lambda: joint_pool(joint, config),
+        f"generate {int(counts_drawn.sum())}, {config.generation.steps} steps": generate,
     }
-
-
-def joint_pool(learner: Learner, config: Config) -> None:
-    learner.config = config
-    learner.refresh_pool(1)
 
 
 def matrix_product(config: Config) -> Callable[[], object]:

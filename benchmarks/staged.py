@@ -14,7 +14,6 @@ import statistics
 import time
 from collections import defaultdict
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -31,8 +30,9 @@ from core.staged import diffusion_epoch
 from core.subject import SUBJECT
 from core.trial import advance
 
-EXPERIMENT = Path(__file__).parent.parent / "experiments" / "cifar10-lt-if100.yaml"
-CLASS_COUNTS = torch.tensor((5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50))
+from joint_epoch import EXPERIMENT
+from rates import CLASS_COUNTS
+
 ORIGINAL_EPOCHS, ORIGINAL_STEPS = 201, 1000
 
 
