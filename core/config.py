@@ -30,6 +30,7 @@ class Data:
     imbalance_factor: float | None = setting(None, "n_max / n_min of the exponential profile; none: the counts are what the files hold", minimum=1)
     n_max: int | None = setting(None, "images of the largest class; none: all it has", minimum=1)
     n_test: int = setting(50, "test images per class that are set aside (digits only)", minimum=1)
+    validation: float = setting(0.0, "share of every class's training images, one at least, that is held out and stands in for the test set, which is then not looked at: for tuning, with an encoder that has not been trained on them", minimum=0, maximum=0.9)
     channels: Literal["rgb", "bgr", "gray"] = setting("rgb", "order in which the files hold their channels")
     flip_channels: bool = setting(False, "swap red and blue on loading")
     augmentation: Literal["none", "crop", "crop-flip"] = setting("crop-flip", "random crop after zero padding, horizontal flip")

@@ -91,7 +91,7 @@ def data_fingerprint(config: Config) -> str:
     """
     data = config.data
     files = [] if data.source.startswith("cifar") else data_files(config)
-    selection = [data.source, data.imbalance_factor, data.n_max, data.n_test, data.channels, data.flip_channels, data.size, data.mean, data.std]
+    selection = [data.source, data.imbalance_factor, data.n_max, data.n_test, data.validation, data.channels, data.flip_channels, data.size, data.mean, data.std]
     names = ["/".join(path.parts[-3:]) for path in files] if len(files) > 1 else []
     return digest(selection, names, [file_hash(path) for path in files])
 

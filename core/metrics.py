@@ -51,13 +51,15 @@ def evaluate(logits: Tensor, labels: Tensor, class_counts: Tensor) -> tuple[dict
     """All test metrics of one set of logits, as scalars and as per-class vectors.
 
     logits: (N, C); labels: (N,); class_counts: (C,) training images per class. Group accuracies are means
-    over test images; groups without classes are left out.
+    over test images; groups without classes are left out. Balanced accuracy is the mean over classes: top-1,
+    where every class has as many test images.
     """
     predictions = logits.argmax(1)
     per_class = per_class_accuracy(predictions, labels, len(class_counts))
     scalars = {
         "test/top1": top1(logits, labels),
         "test/top1_compensated": top1(compensate_label_shift(logits, class_counts), labels),
+        "test/balanced_accuracy": per_class.nanmean(),
         "test/ece": expected_calibration_error(logits, labels),
     }
     for name, mask in group_masks(class_counts).items():

@@ -97,7 +97,7 @@ def _located(config: Config, error: ValueError) -> Fault:
     """The fault under the setting that it is due to: those that tell which images there are come before the profile's."""
     data = config.data
     try:
-        available = _class_counts(config, dataclasses.replace(data, imbalance_factor=None, n_max=None))
+        available = _class_counts(config, dataclasses.replace(data, imbalance_factor=None, n_max=None, validation=0.0))
     except ValueError as cause:
         message = " ".join(str(cause).split())  # what tarfile says has a line for each kind of compression
         return Fault("data.n_test", f"{data.n_test} {message}") if data.source == "digits" else Fault("data.path", message)
@@ -105,6 +105,12 @@ def _located(config: Config, error: ValueError) -> Fault:
         exponential_counts(data.n_max or max(available), len(available), data.imbalance_factor or 1.0)
     except ValueError as cause:
         return Fault("data.imbalance_factor", str(cause))
+    try:
+        _class_counts(config, dataclasses.replace(data, validation=0.0))
+    except ValueError:
+        pass
+    else:
+        return Fault("data.validation", str(error))
     return Fault("data.n_max" if data.n_max else "data.imbalance_factor", str(error))
 
 
@@ -121,7 +127,7 @@ def _counted(data: Data, files: tuple[Path, ...], data_fingerprint: str) -> tupl
 
 def _last_metrics(config: Config, counts: Sequence[int]) -> set[str]:
     """Names of the metrics that a trial's last epoch is sure to report. counts: training images per class."""
-    names = {"test/top1", "test/top1_compensated", "test/ece"}
+    names = {"test/top1", "test/top1_compensated", "test/balanced_accuracy", "test/ece"}
     names |= {"test/many"} if max(counts) > MANY_ABOVE else set()
     names |= {"test/medium"} if any(FEW_BELOW <= n <= MANY_ABOVE for n in counts) else set()
     names |= {"test/few"} if min(counts) < FEW_BELOW else set()
@@ -148,8 +154,8 @@ def _radius_metrics(config: Config, counts: Sequence[int]) -> set[str]:
     smallest = [n for n in counts if n < FEW_BELOW] or counts
     names = {"diag/train_radius_head"} if max(counts) > 1 else set()
     names |= {"diag/train_radius_tail"} if max(smallest) > 1 else set()
-    is_single = config.data.source == "digits" and config.data.n_test == 1
-    return names if is_single else names | {"diag/radius_head", "diag/radius_tail", "diag/radius_spread"}
+    may_be_single = config.data.validation > 0 or (config.data.source == "digits" and config.data.n_test == 1)
+    return names if may_be_single else names | {"diag/radius_head", "diag/radius_tail", "diag/radius_spread"}
 
 
 def _drawn(config: Config, counts: Sequence[int]) -> list[int]:

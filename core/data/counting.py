@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from core.config import Data
-from core.data.profile import exponential_counts
+from core.data.profile import exponential_counts, held_out_counts
 
 DAMAGED = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
 """What reading a damaged archive raises, whichever way it is compressed."""
@@ -24,7 +24,14 @@ def class_counts(data: Data, files: Sequence[Path]) -> list[int]:
 
     Raises ValueError, naming the setting, where the settings ask for images that are not there.
     """
-    available = _available(data, files)
+    counts = _profiled(data, _available(data, files))
+    if not data.validation:
+        return counts
+    return [n - held for n, held in zip(counts, held_out_counts(counts, data.validation))]
+
+
+def _profiled(data: Data, available: list[int]) -> list[int]:
+    """What the profile leaves of the images that there are."""
     if data.imbalance_factor is None and data.n_max is None:
         return available
     counts = exponential_counts(data.n_max or max(available), len(available), data.imbalance_factor or 1.0)

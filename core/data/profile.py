@@ -1,6 +1,8 @@
-"""The exponential long-tailed profile (Cui et al. 2019)."""
+"""Images per class: the exponential long-tailed profile (Cui et al. 2019), and what is held out for validation."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 def exponential_counts(n_max: int, n_classes: int, imbalance_factor: float) -> list[int]:
@@ -16,3 +18,15 @@ def exponential_counts(n_max: int, n_classes: int, imbalance_factor: float) -> l
     if counts[-1] == 0:
         raise ValueError(f"{n_max} images of the largest class and an imbalance factor of {imbalance_factor:g} leave the smallest class empty")
     return counts
+
+
+def held_out_counts(counts: Sequence[int], share: float) -> list[int]:
+    """Validation images of each class: the share of its training images, rounded, and one at least.
+
+    Raises ValueError if a class would be left without training images.
+    """
+    held = [max(1, round(share * n)) for n in counts]
+    for c, (n, n_held) in enumerate(zip(counts, held)):
+        if n_held >= n:
+            raise ValueError(f"{share:g} of the {n} training images of class {c} leaves none to train on")
+    return held

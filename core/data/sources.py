@@ -17,7 +17,7 @@ from torch import Tensor
 
 from core.config import Data
 from core.data.counting import DAMAGED, IMAGE_ENDINGS, read_to_checksum
-from core.data.profile import exponential_counts
+from core.data.profile import exponential_counts, held_out_counts
 from core.randomness import generator
 
 
@@ -38,7 +38,7 @@ class Dataset(NamedTuple):
 
 
 def load(data: Data) -> Dataset:
-    """The data set that the settings describe, channels swapped and the profile applied.
+    """The data set that the settings describe, profile applied, channels swapped; validation images as its test set if any.
 
     Raises ValueError, with the file's name, for images that cannot be read, sizes that differ, class folders
     that do not match, and classes without images.
@@ -51,6 +51,9 @@ def load(data: Data) -> Dataset:
         dataset = _cifar(data)
     if data.imbalance_factor is not None or data.n_max is not None:
         dataset = dataset._replace(train=_long_tailed(dataset.train, len(dataset.class_names), data))
+    if data.validation:
+        train, held_out = _held_out(dataset.train, dataset.class_counts, data.validation)
+        dataset = dataset._replace(train=train, test=held_out)
     if data.flip_channels:
         dataset = dataset._replace(train=_swapped(dataset.train), test=_swapped(dataset.test))
     return dataset
@@ -106,10 +109,22 @@ def _long_tailed(train: Split, n_classes: int, data: Data) -> Split:
     if short:
         c = short[0]
         raise ValueError(f"data.imbalance_factor: class {c} has {available[c]} training images and the profile asks for {counts[c]}")
-    order = torch.randperm(len(train.labels), generator=generator(0, "long tail"))
-    keep = order[_rank_within_class(train.labels[order], n_classes) < counts[train.labels[order]]]
-    keep = keep[train.labels[keep].argsort(stable=True)]
-    return Split(train.images[keep], train.labels[keep])
+    return _drawn(train, counts, "long tail")[0]
+
+
+def _held_out(train: Split, counts: Tensor, share: float) -> tuple[Split, Split]:
+    """Training and validation images, by one fixed draw per class: the same for every seed and arm."""
+    validation, rest = _drawn(train, torch.tensor(held_out_counts(counts.tolist(), share)), "validation")
+    return rest, validation
+
+
+def _drawn(split: Split, counts: Tensor, purpose: str) -> tuple[Split, Split]:
+    """`counts` (C,) images of each class by one draw, and the others; both sorted by class."""
+    order = torch.randperm(len(split.labels), generator=generator(0, purpose))
+    is_drawn = _rank_within_class(split.labels[order], len(counts)) < counts[split.labels[order]]
+    parts = [chosen[split.labels[chosen].argsort(stable=True)] for chosen in (order[is_drawn], order[~is_drawn])]
+    drawn, others = (Split(split.images[chosen], split.labels[chosen]) for chosen in parts)
+    return drawn, others
 
 
 def _cifar(data: Data) -> Dataset:

@@ -86,10 +86,17 @@ def test_evaluation_by_hand():
     labels = torch.tensor([0, 0, 1, 2, 2, 1])
     scalars, vectors = evaluate(logits, labels, torch.tensor([900, 90, 10]))
     assert vectors["test/per_class"] == pytest.approx([100, 50, 50])
-    assert scalars.keys() == {"test/top1", "test/top1_compensated", "test/ece", "test/many", "test/medium", "test/few"}
+    assert scalars.keys() == {
+        "test/top1", "test/top1_compensated", "test/balanced_accuracy", "test/ece", "test/many", "test/medium", "test/few",
+    }  # fmt: skip
     assert (scalars["test/many"], scalars["test/medium"], scalars["test/few"]) == pytest.approx((100, 50, 50))
-    assert scalars["test/top1"] == pytest.approx(400 / 6)
+    assert (scalars["test/top1"], scalars["test/balanced_accuracy"]) == pytest.approx((400 / 6, 400 / 6))
     assert scalars["test/top1_compensated"] == pytest.approx(600 / 6 - 200 / 6)  # two near misses won, two head images lost
+
+
+def test_balanced_accuracy_weighs_classes_alike():
+    scalars, _ = evaluate(torch.tensor([[1.0, 0], [1.0, 0], [1.0, 0], [1.0, 0]]), torch.tensor([0, 0, 0, 1]), torch.tensor([30, 10]))
+    assert (scalars["test/top1"], scalars["test/balanced_accuracy"]) == pytest.approx((75, 50))
 
 
 def test_groups_without_classes_are_left_out():

@@ -18,6 +18,7 @@ from core.data import sources
 from core.data.counting import class_counts
 from core.data.profile import exponential_counts
 from core.fingerprint import data_files, data_fingerprint
+from core.subject import SUBJECT
 from tiny_trials import MemoryStore
 
 CIFAR10_LT = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
@@ -71,6 +72,29 @@ def test_the_digits_test_set_is_balanced_and_apart_from_training():
     raw = np.round(load_digits().images * (255 / 16)).astype(np.uint8)
     assert parts == Counter(image.tobytes() for image in raw)
     assert not as_set(loaded.train.images) & as_set(loaded.test.images)
+
+
+def test_validation_images_come_from_the_training_images_and_the_test_set_is_not_looked_at():
+    data = dataclasses.replace(DIGITS, validation=0.2)
+    all_of_them, loaded = sources.load(DIGITS), sources.load(data)
+    expected = [max(1, round(0.2 * n)) for n in all_of_them.class_counts.tolist()]
+    assert expected[-1] == 1 and expected[0] == 12
+    assert torch.bincount(loaded.test.labels).tolist() == expected
+    assert loaded.class_counts.tolist() == counted(data) == [n - held for n, held in zip(all_of_them.class_counts.tolist(), expected)]
+    for c in range(10):  # each image is in one of the two parts, under its own label
+        parts = [split.images[split.labels == c] for split in (loaded.train, loaded.test)]
+        assert not as_set(parts[0]) & as_set(parts[1])
+        assert as_set(torch.cat(parts)) == as_set(all_of_them.train.images[all_of_them.train.labels == c])
+    assert_equal(loaded, sources.load(data))
+    assert data_fingerprint(Config(data=data)) != data_fingerprint(Config(data=DIGITS))
+
+
+def test_validation_that_leaves_a_class_empty_is_named():
+    data = dataclasses.replace(DIGITS, n_max=10, imbalance_factor=10, validation=0.2)
+    with pytest.raises(ValueError, match=r"0\.2 of the 1 training images of class 7 leaves none"):
+        sources.load(data)
+    found = SUBJECT.check({f"data.{name}": getattr(data, name) for name in ("channels", "n_max", "imbalance_factor", "n_test", "validation")})
+    assert [fault.key for fault in found] == ["data.validation"]
 
 
 def test_the_digits_test_set_does_not_depend_on_the_profile_and_the_profiles_are_nested():
