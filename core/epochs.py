@@ -15,7 +15,7 @@ from core.data.sources import Split
 from core.encoding import augmented, autocast
 from core.learner import Learner
 from core.losses import Semantic, standardised
-from core.randomness import generator
+from core.randomness import generator, mixing_shares
 from core.routing import combine, conflict
 
 
@@ -88,27 +88,53 @@ def joint_epoch(learner: Learner, train: Split, epoch: int) -> Trained:
     learner.denoiser.train()
     step = learner.repeated(joint_step)
     seen, seen_labels = [], []
-    for chosen in order(learner, train.labels, streams):
+    chosen_batches = order(learner, train.labels, streams)
+    shares = major_shares(learner, len(chosen_batches), epoch)
+    for i, chosen in enumerate(chosen_batches):
         images, y = augmented(train.images[chosen], config, streams.augmentation), train.labels[chosen]
-        metrics, latents = step(images, y, *draws(learner, len(chosen), streams))
+        y_minor, share = None, None if shares is None else shares[i]
+        if share is not None:
+            partner = torch.randperm(len(chosen), generator=streams.augmentation, device=learner.device)
+            images, y_minor = share * images + (1 - share) * images[partner], y[partner]
+        metrics, latents = step(images, y, *draws(learner, len(chosen), streams), y_minor, share)
         means.add(metrics)
         seen.append(latents.clone())  # the next step may write where this one did
         seen_labels.append(y)
     return Trained(means.read(), torch.cat(seen), torch.cat(seen_labels))
 
 
+def major_shares(learner: Learner, n: int, epoch: int) -> Tensor | None:
+    """(n,) each batch's share of the images that keep their label, at least a half; None without mixup."""
+    if not learner.config.mixup:
+        return None
+    shares = mixing_shares(learner.config.mixup, n, learner.seed, "mixup", epoch)
+    return torch.maximum(shares, 1 - shares).to(learner.device)
+
+
 def joint_step(
-    learner: Learner, images: Tensor, y: Tensor, t: Tensor, noise: Tensor, g: Tensor | None, y_g: Tensor | None
+    learner: Learner,
+    images: Tensor,
+    y: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    g: Tensor | None,
+    y_g: Tensor | None,
+    y_minor: Tensor | None,
+    share: Tensor | None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """One update of all three modules; returns metrics and latents (B, D).
 
-    images: (B, channels, H, W) float, augmented; y: (B,); the rest from `draws`.
+    images: (B, channels, H, W) float, augmented; y: (B,); t to y_g from `draws`. With mixup, every image is `share`, (),
+    of an image of class y and the rest of one of y_minor (B,).
     """
     config = learner.config
     with autocast(config):
         z = learner.encoder(images)
     leaf = z.detach().float().requires_grad_()  # losses are taken here; the encoder is walked once, below
-    real = F.cross_entropy(learner.head(leaf) + learner.adjustment, y)
+    logits = learner.head(leaf) + learner.adjustment
+    real = F.cross_entropy(logits, y)
+    if share is not None:
+        real = share * real + (1 - share) * F.cross_entropy(logits, y_minor)
     generated = None if g is None else F.cross_entropy(learner.head(g), y_g)
     classification = config.losses.real * real
     if generated is not None:

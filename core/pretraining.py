@@ -12,7 +12,7 @@ from core.data.sources import Split
 from core.encoding import augmented, autocast
 from core.epochs import Means
 from core.networks.encoders import build_encoder
-from core.randomness import generator, initialised, seed_of
+from core.randomness import generator, initialised, mixing_shares
 from core.state import State, build_optimiser, load_module, load_optimiser, module_state, optimiser_state, set_rate
 
 
@@ -29,16 +29,17 @@ class Pretraining:
 
     def epoch(self, train: Split, epoch: int, lr: float) -> dict[str, float]:
         """One pass over the training images; returns the mean loss and training accuracy (percent)."""
-        config, means = self.config, Means()
+        config, p, means = self.config, self.config.pretraining, Means()
         set_rate(self.optimiser, lr)
         order, augmentation = (generator(self.seed, f"pretrain {name}", epoch, config.device) for name in ("order", "augmentation"))
-        beta = torch.distributions.Beta(*[torch.tensor(config.pretraining.mixup)] * 2) if config.pretraining.mixup else None
+        chosen_batches = batches(len(train.labels), p.batch_size, order)
+        shares = mixing_shares(p.mixup, len(chosen_batches), self.seed, "pretrain mixup", epoch).tolist() if p.mixup else None
         self.encoder.train()
-        for i, chosen in enumerate(batches(len(train.labels), config.pretraining.batch_size, order)):
+        for i, chosen in enumerate(chosen_batches):
             images, y = augmented(train.images[chosen], config, augmentation), train.labels[chosen]
             share, partner = 1.0, torch.arange(len(y), device=y.device)
-            if beta is not None:
-                share = self._mixing_share(beta, epoch, i)
+            if shares is not None:
+                share = shares[i]
                 partner = torch.randperm(len(y), generator=augmentation, device=y.device)
                 images = share * images + (1 - share) * images[partner]
             with autocast(config):
@@ -49,11 +50,6 @@ class Pretraining:
             self.optimiser.zero_grad(set_to_none=True)
             means.add({"pretrain/loss": loss.detach(), "pretrain/train_top1": 100 * (logits.argmax(1) == y).float().mean()})
         return means.read()
-
-    def _mixing_share(self, beta: torch.distributions.Beta, epoch: int, i: int) -> float:
-        with torch.random.fork_rng(devices=[]):  # distributions draw from the global generator alone
-            torch.manual_seed(seed_of(self.seed, f"mixup {i}", epoch))
-            return float(beta.sample())
 
     def head(self) -> dict[str, Tensor]:
         return {name: tensor.detach() for name, tensor in self.fc.state_dict().items()}

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 T = TypeVar("T")
@@ -19,6 +20,11 @@ def seed_of(seed: int, purpose: str, epoch: int = 0) -> int:
 def generator(seed: int, purpose: str, epoch: int = 0, device: str | torch.device = "cpu") -> torch.Generator:
     """A generator of its own for one purpose in one epoch."""
     return torch.Generator(device=device).manual_seed(seed_of(seed, purpose, epoch))
+
+
+def mixing_shares(alpha: float, n: int, seed: int, purpose: str, epoch: int) -> torch.Tensor:
+    """(n,) float in [0, 1] from Beta(alpha, alpha): the shares of mixup (Zhang et al. 2018), one a batch."""
+    return torch.from_numpy(np.random.default_rng(seed_of(seed, purpose, epoch)).beta(alpha, alpha, n)).float()
 
 
 def initialised(build: Callable[[], T], seed: int, purpose: str) -> T:

@@ -139,7 +139,7 @@ def effective(config: Config, phase: str, epoch: int) -> dict[str, Any]:
     drawn = generation(config) if config.losses.generated > 0 else None
     settings = {**common, **diffusing, "losses": losses, "generation": drawn, "batching": config.batching}
     if phase == JOINT:
-        settings.update(routing=config.routing, batchnorm=config.batchnorm, standardisation=config.standardisation, augmentation=augmentation(tree))
+        settings.update(routing=config.routing, batchnorm=config.batchnorm, standardisation=config.standardisation, mixup=config.mixup, augmentation=augmentation(tree))
     return settings
 
 

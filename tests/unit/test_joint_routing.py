@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from core import epochs
 from core.epochs import joint_epoch
-from core.randomness import generator
+from core.randomness import generator, mixing_shares
 
 from tiny_trials import JOINT, MemoryStore, advance, chain, config_of, trial_at
 
@@ -81,8 +81,16 @@ def terms(trial) -> Terms:
     images, labels = trial.dataset.train
     order = torch.randperm(len(labels), generator=generator(0, "order", EPOCH))
     y = labels[order]
-    z = encoder(((images[order].float() - 127.5) / 127.5).to(memory_format=torch.channels_last))
-    real = F.cross_entropy(head(z), y)
+    x = ((images[order].float() - 127.5) / 127.5).to(memory_format=torch.channels_last)
+    if learner.config.mixup:
+        share = float(mixing_shares(learner.config.mixup, 1, 0, "mixup", EPOCH))
+        share = max(share, 1 - share)
+        partner = torch.randperm(len(y), generator=generator(0, "augmentation", EPOCH))
+        z = encoder(share * x + (1 - share) * x[partner])
+        real = (-head(z).log_softmax(1) * (share * F.one_hot(y, 10) + (1 - share) * F.one_hot(y[partner], 10))).sum(1).mean()
+    else:
+        z = encoder(x)
+        real = F.cross_entropy(head(z), y)
 
     chosen = torch.randint(len(learner.pool.labels), (N_GENERATED,), generator=generator(0, "pool", EPOCH))
     mean, std = learner.mean.clone(), learner.std.clone()  # a step changes them in place, and the geometry
@@ -141,9 +149,10 @@ def assert_near(actual, expected, tolerance=5e-6):
     assert (actual - expected).norm() <= tolerance * expected.norm(), float((actual - expected).norm() / expected.norm())
 
 
+@pytest.mark.parametrize("mixup", [0.0, 1.0])
 @pytest.mark.parametrize("rule", RULES)
-def test_each_module_gets_the_gradient_that_the_rule_says(rule, warmed, monkeypatch):
-    trial = trial_at_the_thaw(warmed, routing=rule)
+def test_each_module_gets_the_gradient_that_the_rule_says(rule, mixup, warmed, monkeypatch):
+    trial = trial_at_the_thaw(warmed, routing=rule, mixup=mixup)
     wanted = terms(trial)  # before the step, which moves running statistics
     found = step(trial, monkeypatch)
     assert_near(found.encoder, expected_at_encoder(rule, wanted))

@@ -69,7 +69,7 @@ SETTINGS = {
     "joint": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1},
     "staged": STAGED | {"batch_size": 16, "staged.diffusion_epochs": 5},
     "original": ORIGINAL | {"batch_size": 16, "staged.diffusion_epochs": 5, "staged.head_batch_size": 16},
-    "joint, unit scaling": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1, "diffusion.scaling": "unit", "optim.denoiser_name": "sgd"},
+    "joint, unit scaling, mixup": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1, "diffusion.scaling": "unit", "optim.denoiser_name": "sgd", "mixup": 0.4},
 }
 
 

@@ -137,7 +137,7 @@ def test_seeds_differ_in_initial_weights_batches_and_results(monkeypatch):
 
 @pytest.mark.parametrize("mixup", [0.0, 0.4])
 def test_a_trial_depends_on_nothing_but_its_settings_and_its_seed(mixup):
-    settings = JOINT | {"pretraining.mixup": mixup, "data.augmentation": "crop-flip"}
+    settings = JOINT | {"pretraining.mixup": mixup, "mixup": mixup, "data.augmentation": "crop-flip"}
     links, stores = chain(settings), []
     for _ in range(2):
         torch.rand(3)  # the global generator stands elsewhere
@@ -250,6 +250,7 @@ OPTIONS = {
     "no augmentation": {"data.augmentation": "none"},
     "bfloat16": {"precision": "bfloat16"},
     "balanced batches": {"batching": "balanced"},
+    "mixup": {"mixup": 0.4},
     "own standardisation": {"standardisation": "batch"},
     "adjusted logits": {"losses.logit_adjustment": 1.0},
     "radius of the many": {"losses.common_radius": "many"},

@@ -86,7 +86,7 @@ def test_a_fraction_and_its_number_of_epochs_are_the_same_trial():
 @pytest.mark.parametrize(
     "other",
     [
-        {"optim.lr.encoder": 1e-3}, {"routing": "summed"}, {"batchnorm": "frozen"}, {"warmup.epochs": 4, "routing": "pcgrad", "optim.lr.encoder": 0.5},
+        {"optim.lr.encoder": 1e-3}, {"routing": "summed"}, {"batchnorm": "frozen"}, {"mixup": 1.0}, {"warmup.epochs": 4, "routing": "pcgrad", "optim.lr.encoder": 0.5},
     ],
 )  # fmt: skip
 def test_what_acts_on_the_thawed_encoder_leaves_the_warmup_shared(other):
