@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from itertools import combinations
 
 import pandas as pd
 
 from ablation import effects as judged
+from ablation.claims_text import claims_counted
 from ablation.formatting import effect, label, listed, points, value
 from ablation.results import Results
 from ablation.statistics import paired_difference, pooled_sd, smallest_detectable
 
 
-def answer(results: Results, effects: pd.DataFrame) -> str:
-    """One paragraph. Says what the study shows and no more: no arm is best that is not separable."""
+def answer(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) -> str:
+    """One paragraph. Says what the study shows and no more: no arm is best that is not separable.
+
+    effects, claims: from `effects.judge` and `claims.judge_claims`.
+    """
     states = results.trials["state"].value_counts()
     n_complete, n_trials = int(states.get("COMPLETE", 0)), len(results.trials)
     if n_complete == 0:
@@ -29,6 +32,7 @@ def answer(results: Results, effects: pd.DataFrame) -> str:
     sentences += _against_reference(results, headline[headline["kind"] == "difference"])
     sentences += _ranking(results)
     sentences += _power(results, headline[headline["kind"] == "main"])
+    sentences += [count] if (count := claims_counted(claims)) else []
     return " ".join(sentences)
 
 
@@ -49,15 +53,11 @@ def interacting(results: Results, headline: pd.DataFrame) -> list[pd.DataFrame]:
 
     headline: rows of the headline metric, from `effects.judge`.
     """
-    factors = {factor: list(levels) for factor, levels in results.manifest.factors.items()}
+    levels = {factor: list(levels) for factor, levels in results.manifest.factors.items()}
     found = []
-    for first, second in combinations(factors, 2):
-        pair = {first: factors[first], second: factors[second]}
-        names = [one.name for one in judged.interactions(results.arms, pair)]
-        verdicts = headline.loc[headline["effect"].isin(names), "verdict"]
-        if verdicts.isin([judged.HIGHER, judged.LOWER]).any():
-            simple = [one.name for one in judged.simple_effects(results.arms, pair)]
-            found.append(headline[headline["effect"].isin(simple)])
+    for pair in judged.interacting_pairs(results, headline):
+        names = [one.name for one in judged.simple_effects(results.arms, {factor: levels[factor] for factor in pair})]
+        found.append(headline[headline["effect"].isin(names)])
     return found
 
 

@@ -106,6 +106,28 @@ def report(study: str | None) -> None:
 
 @main.command()
 @click.argument("study", required=False)
+@click.argument("parts", nargs=-1, metavar="[arms] [claims]")
+@click.option("--into", type=click.Path(path_type=Path), metavar="FILE", help="Renew each <!-- ablate table STUDY --> ... <!-- /ablate table --> in FILE.")
+@click.option("--check", is_flag=True, help="With --into: write nothing, and exit with 1 if FILE is not up to date.")
+def table(study: str | None, parts: tuple[str, ...], into: Path | None, check: bool) -> None:
+    """Print a study's arms and claims as Markdown, from the files of its report."""
+    from ablation.blocks import refresh_file
+    from ablation.headline import headline_tables
+
+    if into is None and check:
+        raise InputError([Problem("", "--check", "needs --into FILE")])
+    if into is None:
+        click.echo(headline_tables(Path("reports"), study, parts))
+        return
+    if study is not None:
+        raise InputError([Problem("", "--into", f"takes no STUDY: the blocks of {into} name theirs")])
+    done = refresh_file(into, Path("reports"), check)
+    click.echo(f"{into}: {len(done.stale)} of {done.n_blocks} blocks {'not up to date' if check else 'renewed'}")
+    sys.exit(1 if check and done.stale else 0)
+
+
+@main.command()
+@click.argument("study", required=False)
 def sync(study: str | None) -> None:
     """Bring a study's files to Optuna and MLflow; twice is harmless."""
     from ablation import session

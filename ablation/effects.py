@@ -60,8 +60,12 @@ def main_effects(arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Se
     """
     for factor, (reference, *others) in factors.items():
         for level in others:
-            replicas = _replicas(arms, [{factor: level}, {factor: reference}])
-            yield Contrast(f"{factor}: {reference} -> {level}", "main", replicas)
+            yield level_effect(arms, factor, reference, level)
+
+
+def level_effect(arms: Mapping[str, Mapping[str, str]], factor: str, start: str, end: str) -> Contrast:
+    """One level of a factor against another, over all pairs of arms that differ in nothing else."""
+    return Contrast(f"{factor}: {start} -> {end}", "main", _replicas(arms, [{factor: end}, {factor: start}]))
 
 
 def interactions(arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Sequence[str]]) -> Iterator[Contrast]:
@@ -123,7 +127,7 @@ def judge(results: Results) -> pd.DataFrame:
     names = [*results.arms, *results.baselines]
     family = [*main_effects(results.arms, factors), *interactions(results.arms, factors)]
     contrasts = [*family, *simple_effects(results.arms, factors), *differences(names, results.manifest.reference)]
-    dead = {one.name for one in contrasts if _is_dead(one, results)}
+    dead = {one.name for one in contrasts if is_dead(one, results)}
     rows = []
     for metric in results.metrics:
         cells = results.cells(metric)[names]
@@ -141,6 +145,42 @@ def judge(results: Results) -> pd.DataFrame:
             row = (one.name, metric, mean, low, high, own_p, adjusted, n, verdict, one.kind, sd, correlation)
             rows.append(row)
     return pd.DataFrame(rows, columns=[*CSV_COLUMNS, "kind", "sd", "correlation"])
+
+
+def is_dead(one: Contrast, results: Results) -> bool:
+    """Whether the finished trials show, bit by bit, that what is compared makes no difference to anything.
+
+    An interaction is dead where one of its two factors is, at both levels of the other.
+    """
+    digests = {(row.arm, row.seed): results.digests.get(row.trial) for row in results.trials.itertuples()}
+
+    def same(pairs: list[tuple[str, str]]) -> bool:
+        found = [(digests.get((a, seed)), digests.get((b, seed))) for a, b in pairs for seed in results.manifest.seeds]
+        compared = [pair for pair in found if None not in pair]
+        return bool(compared) and all(a == b for a, b in compared)
+
+    if one.kind != "interaction":
+        return same(one.replicas)
+    pairs_of_first, pairs_of_second = [], []
+    for both, only_second, only_first, neither in one.replicas:
+        pairs_of_first += [(both, only_second), (only_first, neither)]
+        pairs_of_second += [(both, only_first), (only_second, neither)]
+    return same(pairs_of_first) or same(pairs_of_second)
+
+
+def interacting_pairs(results: Results, rows: pd.DataFrame) -> list[tuple[str, str]]:
+    """The pairs of factors that have an interaction separable from 0.
+
+    rows: those of one metric, from `judge`.
+    """
+    separable = set(rows.loc[rows["verdict"].isin([HIGHER, LOWER]), "effect"])
+    factors = {factor: list(levels) for factor, levels in results.manifest.factors.items()}
+    found = []
+    for pair in combinations(factors, 2):
+        names = {one.name for one in interactions(results.arms, {factor: factors[factor] for factor in pair})}
+        if names & separable:
+            found.append(pair)
+    return found
 
 
 class Ranking(NamedTuple):
@@ -181,27 +221,6 @@ def _replicas(arms: Mapping[str, Mapping[str, str]], corners: Sequence[Mapping[s
 
 def _name(factor: str, level: str) -> str:
     return factor if level == "on" else f"{factor}={level}"
-
-
-def _is_dead(one: Contrast, results: Results) -> bool:
-    """Whether the finished trials show, bit by bit, that what is compared makes no difference to anything.
-
-    An interaction is dead where one of its two factors is, at both levels of the other.
-    """
-    digests = {(row.arm, row.seed): results.digests.get(row.trial) for row in results.trials.itertuples()}
-
-    def same(pairs: list[tuple[str, str]]) -> bool:
-        found = [(digests.get((a, seed)), digests.get((b, seed))) for a, b in pairs for seed in results.manifest.seeds]
-        compared = [pair for pair in found if None not in pair]
-        return bool(compared) and all(a == b for a, b in compared)
-
-    if one.kind != "interaction":
-        return same(one.replicas)
-    pairs_of_first, pairs_of_second = [], []
-    for both, only_second, only_first, neither in one.replicas:
-        pairs_of_first += [(both, only_second), (only_first, neither)]
-        pairs_of_second += [(both, only_first), (only_second, neither)]
-    return same(pairs_of_first) or same(pairs_of_second)
 
 
 def _verdict(estimate: Estimate, p: float) -> str:

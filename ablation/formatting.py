@@ -13,10 +13,11 @@ _LABELS = {
     "test/medium": "medium",
     "test/few": "few",
     "test/top1_compensated": "compensated",
+    "test/balanced_accuracy": "balanced accuracy",
     "test/ece": "calibration error",
     "best/test/top1": "best on test",
 }
-_PERCENT = {"top1", "many", "medium", "few", "top1_compensated", "ece", "per_class"}
+_PERCENT = {"top1", "many", "medium", "few", "top1_compensated", "balanced_accuracy", "ece", "per_class"}
 
 
 def label(metric: str) -> str:

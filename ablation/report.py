@@ -14,6 +14,8 @@ import pandas as pd
 from ablation import effects as judged
 from ablation import figures, results, tables
 from ablation.answer import answer, detectable, interacting
+from ablation.claims import judge_claims
+from ablation.claims_text import claim_texts
 from ablation.formatting import is_percent, label, points
 from ablation.results import Results
 from ablation.runs import Manifest, RunFolder, write_atomically
@@ -21,9 +23,9 @@ from ablation.statistics import smallest_permutation_p
 
 
 def write_report(folder: RunFolder, destination: Path) -> Path:
-    """Write report.md, results.csv, history.csv, effects.csv and figures/ to `destination`, `reports/<study>/`.
+    """Write report.md, results.csv, history.csv, effects.csv, claims.csv and figures/ to `destination`, `reports/<study>/`.
 
-    Works for unfinished studies: what is not known yet is said so.
+    A study without claims has no claims.csv; one of an earlier state is removed. Works for unfinished studies: what is not known yet is said so.
 
     Returns:
         the path of report.md
@@ -33,16 +35,21 @@ def write_report(folder: RunFolder, destination: Path) -> Path:
     """
     study = results.load(folder)
     effects = judged.judge(study)
+    claims = judge_claims(study, effects)
     results.write_csv(study.trials, destination / "results.csv")
     results.write_csv(study.history, destination / "history.csv")
     results.write_csv(effects[judged.CSV_COLUMNS], destination / "effects.csv")
+    if claims.empty:
+        (destination / "claims.csv").unlink(missing_ok=True)
+    else:
+        results.write_csv(claims, destination / "claims.csv")
     drawn = figures.draw(study, effects, destination / "figures")
     path = destination / "report.md"
-    write_atomically(path, render(study, effects, drawn))
+    write_atomically(path, render(study, effects, claims, drawn))
     return path
 
 
-def render(study: Results, effects: pd.DataFrame, drawn: list[str]) -> str:
+def render(study: Results, effects: pd.DataFrame, claims: pd.DataFrame, drawn: list[str]) -> str:
     """The report's text. `drawn` names the figures that there are, as in figures/<name>.png."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ablation"),
@@ -51,10 +58,10 @@ def render(study: Results, effects: pd.DataFrame, drawn: list[str]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template("report.md.j2").render(_context(study, effects, drawn))
+    return environment.get_template("report.md.j2").render(_context(study, effects, claims, drawn))
 
 
-def _context(study: Results, effects: pd.DataFrame, drawn: list[str]) -> dict[str, Any]:
+def _context(study: Results, effects: pd.DataFrame, claims: pd.DataFrame, drawn: list[str]) -> dict[str, Any]:
     manifest = study.manifest
     headline = effects[effects["metric"] == study.headline]
     main, differences = headline[headline["kind"] == "main"], headline[headline["kind"] == "difference"]
@@ -65,7 +72,7 @@ def _context(study: Results, effects: pd.DataFrame, drawn: list[str]) -> dict[st
     return {
         "manifest": manifest,
         "reference": manifest.reference if is_measured else None,
-        "answer": answer(study, effects),
+        "answer": answer(study, effects, claims),
         "metric": label(study.headline),
         "percent": is_percent(study.headline),
         "points": points(study.headline),
@@ -74,6 +81,8 @@ def _context(study: Results, effects: pd.DataFrame, drawn: list[str]) -> dict[st
         "accuracy_table": tables.accuracy_table(study, effects),
         "effects_table": tables.effects_table(effects, study.headline),
         "simple_effects_table": tables.simple_effects_table(interacting(study, headline), study.headline),
+        "claims": claim_texts(claims),
+        "n_expectations": len(claims),
         "published_table": tables.published_table(study),
         "factors_table": tables.factors_table(study),
         "baselines_table": tables.baselines_table(study),

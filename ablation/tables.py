@@ -28,11 +28,11 @@ def accuracy_table(results: Results, effects: pd.DataFrame) -> str:
         finished = results.complete(name)
         planned = (results.trials["arm"] == name).sum()
         cells = [f"`{name}`", " / ".join(levels.values()), f"{len(finished)}/{planned}"]
-        cells.append(value(*_mean_and_sd(finished[headline])))
+        cells.append(value(*mean_and_sd(finished[headline])))
         if reference:
             found = differences.loc[[judged.difference_name(name, reference)]] if name != reference else None
-            cells.append(_judged(next(found.itertuples())) if found is not None else "reference")
-        cells += [value(*_mean_and_sd(finished[metric]), show_sd=False) for metric in details]
+            cells.append(effect_cell(next(found.itertuples())) if found is not None else "reference")
+        cells += [value(*mean_and_sd(finished[metric]), show_sd=False) for metric in details]
         return [*cells, duration(finished["wall_seconds"].mean())]
 
     arms = [row(name, levels) for name, levels in results.arms.items()]
@@ -52,7 +52,7 @@ def effects_table(effects: pd.DataFrame, metric: str) -> str:
     cells = [
         [
             f"`{row.effect}`",
-            _judged(row),
+            effect_cell(row),
             p_value(row.p),
             p_value(row.p_holm),
             str(row.n_seeds),
@@ -67,7 +67,7 @@ def effects_table(effects: pd.DataFrame, metric: str) -> str:
 def simple_effects_table(pairs: list[pd.DataFrame], metric: str) -> str:
     """Effects level by level, for factors that interact; "" where none do."""
     header = ["effect", f"on {label(metric)}{points(metric) and ', points'} [95 %]", "p", "seeds"]
-    cells = [[f"`{row.effect}`", _judged(row), p_value(row.p), str(row.n_seeds)] for rows in pairs for row in rows.itertuples()]
+    cells = [[f"`{row.effect}`", effect_cell(row), p_value(row.p), str(row.n_seeds)] for rows in pairs for row in rows.itertuples()]
     return table(header, cells, "lrrr") if cells else ""
 
 
@@ -108,16 +108,7 @@ def failures_table(results: Results) -> str:
     return table(["trial", "reason"], rows, "ll") if rows else ""
 
 
-def flatten(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Dotted key and value of each leaf of a nested mapping, in its order."""
-    for key, leaf in tree.items():
-        if isinstance(leaf, dict) and leaf:
-            yield from flatten(leaf, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", leaf
-
-
-def _judged(row: tuple) -> str:
+def effect_cell(row: tuple) -> str:
     """An effect, bold where it is separable from 0, with the reason where it has no interval."""
     text = effect(row.estimate, row.low, row.high)
     if row.verdict in (judged.HIGHER, judged.LOWER):
@@ -126,8 +117,18 @@ def _judged(row: tuple) -> str:
     return f"{text} ({reasons[row.verdict]})" if row.verdict in reasons else text
 
 
-def _mean_and_sd(values: pd.Series) -> tuple[float, float]:
+def mean_and_sd(values: pd.Series) -> tuple[float, float]:
+    """Over seeds; NaN where there are none, or one."""
     return float(values.mean()), float(values.std())
+
+
+def flatten(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted key and value of each leaf of a nested mapping, in its order."""
+    for key, leaf in tree.items():
+        if isinstance(leaf, dict) and leaf:
+            yield from flatten(leaf, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", leaf
 
 
 def _settings(overrides: dict) -> str:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from fabricate import FACTORS, study
 
+from ablation.claims import judge_claims
 from ablation.effects import judge
 from ablation.formatting import decimals, effect, table, value
 from ablation.report import render, write_report
@@ -20,7 +21,8 @@ SHORTEST = {"lr_split": FACTORS["lr_split"]}
 def text_of(folder) -> str:
     """The report without its figures, which take seconds."""
     results = load(folder)
-    return render(results, judge(results), [])
+    effects = judge(results)
+    return render(results, effects, judge_claims(results, effects), [])
 
 
 def rows_of(text: str, section: str) -> dict[str, list[str]]:

@@ -313,11 +313,12 @@ def test_report_is_attached_to_the_parent_when_it_changes(uri, folder, tmp_path)
     (reports / "figures").mkdir(parents=True)
     (reports / "report.md").write_text("# Fixes")
     (reports / "results.csv").write_text("trial\n")
+    (reports / "claims.csv").write_text("claim\n")
     (reports / "figures" / "effects.png").write_bytes(b"png")
     tracker, client = Tracker(), MlflowClient(uri)
     tracker.sync(folder, reports)
     parent = runs(uri)["fixes on digits-lt"].info.run_id
-    assert {file.path for file in client.list_artifacts(parent)} == {"report.md", "results.csv", "figures"}
+    assert {file.path for file in client.list_artifacts(parent)} == {"report.md", "results.csv", "claims.csv", "figures"}
     assert [file.path for file in client.list_artifacts(parent, "figures")] == ["figures/effects.png"]
     (reports / "report.md").write_text("# Fixes, revised")
     Tracker().sync(folder, reports)

@@ -1,0 +1,78 @@
+"""Judged claims in words. Everything is told from the columns of claims.csv, in the report and outside of it alike."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pandas as pd
+
+from ablation.claims import NOT_DECIDED, REFUTED, SUPPORTED
+from ablation.formatting import effect, label, p_value, points, table
+
+_EXPECTED = {"up": "should rise", "down": "should fall", "none": "should not change"}
+
+
+class ClaimText(NamedTuple):
+    """One claim as the report tells it."""
+
+    id: str
+    says: str
+    verdict: str
+    contrast: str
+    expectations: list[str]
+
+
+def claim_texts(claims: pd.DataFrame) -> list[ClaimText]:
+    """The claims in order. claims: from `claims.judge_claims`, or claims.csv."""
+    told = []
+    for name, rows in claims.groupby("claim", sort=False):
+        first = rows.iloc[0]
+        lines = [f"{label(row.metric)} {_EXPECTED[row.direction]}: {row.verdict}, {_found(row)}" for row in rows.itertuples()]
+        told.append(ClaimText(name, first["says"].strip(), first["claim_verdict"], first["contrast"], lines))
+    return told
+
+
+def claims_counted(claims: pd.DataFrame) -> str:
+    """How the claims fared, in one sentence; "" where there are none.
+
+    A claim that is decided by a mean over unlike levels is said to be so on average.
+    """
+    each = claims.drop_duplicates("claim")
+    is_mean = (claims["level_by_level"] != "").groupby(claims["claim"]).any()
+    counted = []
+    for verdict in (SUPPORTED, REFUTED, NOT_DECIDED):
+        names = each.loc[each["claim_verdict"] == verdict, "claim"]
+        listing = ", ".join(f"`{name}`{' on average' * bool(is_mean[name])}" for name in names)
+        if len(names):
+            counted.append(f"{len(names)} {verdict}" + (f" ({listing})" if verdict != NOT_DECIDED else ""))
+    return f"Of {len(each)} claim{'s' * (len(each) > 1)}: {', '.join(counted)}." if counted else ""
+
+
+def claims_table(claims: pd.DataFrame) -> str:
+    """A row per claim: what it says, its verdict, the numbers. Bold where it is decided."""
+    rows = []
+    for _, own in claims.groupby("claim", sort=False):
+        first = own.iloc[0]
+        numbers = "; ".join(f"{label(row.metric)} {_found(row)}" for row in own.itertuples())
+        verdict = first["claim_verdict"]
+        shown = verdict if verdict == NOT_DECIDED else f"**{verdict}**"
+        rows.append([first["says"].strip(), shown, f"`{first['contrast']}`: {numbers}"])
+    return table(["claim", "verdict", "difference [95 %]"], rows, "lll")
+
+
+def _found(row: tuple) -> str:
+    """The numbers of one expectation, or why there are none."""
+    if row.n_seeds == 0:
+        return "not measured"
+    if row.p != row.p and row.verdict != NOT_DECIDED:  # nothing else decides without a p
+        return "no effect by construction (the same bits)"
+    size = f"{effect(row.estimate, row.low, row.high)}{points(row.metric)}"
+    if row.p != row.p:
+        return f"{size} ({'one seed' if row.n_seeds == 1 else 'seeds agree exactly'}: no interval)"
+    told = f"{size} (p {_compared(row.p_holm)} after Holm's correction, {row.n_seeds} seeds)"
+    return f"{told}, a mean that describes no arm; level by level: {row.level_by_level}" if row.level_by_level else told
+
+
+def _compared(p: float) -> str:
+    """`= 0.03`, `< 0.001`."""
+    return text if (text := p_value(p)).startswith("<") else f"= {text}"

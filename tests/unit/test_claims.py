@@ -1,0 +1,245 @@
+"""Claims are decided by what the seeds show after correction, and by nothing else."""
+
+from dataclasses import replace
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+import pytest
+from fabricate import FACTORS, study
+
+from ablation import claims
+from ablation.claims import CSV_COLUMNS, judge_claims
+from ablation.claims_text import claim_texts, claims_counted, claims_table
+from ablation.effects import judge
+from ablation.report import render, write_report
+from ablation.results import load
+from ablation.statistics import holm, paired_difference
+
+ONE = {"lr_split": FACTORS["lr_split"]}
+TWO = {**ONE, "gradient_decoupling": FACTORS["gradient_decoupling"]}
+LEVELS = {"rate": {"low": {}, "middle": {}, "high": {}}}
+OFF_ON = {"factor": "lr_split", "from": "off", "to": "on"}
+
+
+def claim(contrast, *expects, id="a"):
+    """expects: "up" (of the headline), or "metric: up"."""
+    pairs = [text.split(": ") if ": " in text else ["test/top1", text] for text in expects]
+    expectations = [{"metric": metric, "direction": direction} for metric, direction in pairs]
+    return {"id": id, "says": f"This is {id}.", "contrast": contrast, "expects": expectations}
+
+
+def judged(folder):
+    results = load(folder)
+    return judge_claims(results, judge(results))
+
+
+def verdicts(folder):
+    return list(judged(folder)["verdict"])
+
+
+def lifting(size):
+    return lambda levels: 66.0 + size * (levels["lr_split"] == "on")
+
+
+@pytest.mark.parametrize(
+    "size, direction, verdict",
+    [
+        (8, "up", "supported"),
+        (8, "down", "refuted"),
+        (8, "none", "refuted"),
+        (-8, "up", "refuted"),
+        (-8, "down", "supported"),
+        (-8, "none", "refuted"),
+        (0, "up", "not decided"),
+        (0, "down", "not decided"),
+        (0, "none", "not decided"),
+    ],
+)
+@pytest.mark.parametrize("contrast", [OFF_ON, {"arm": "lr_split", "minus": "reference"}, {"arm": "lr_split", "minus": "ldmlr"}])
+def test_planted_effects_decide_and_intervals_with_0_do_not(tmp_path, contrast, size, direction, verdict):
+    table = judged(study(tmp_path, factors=ONE, top1=lifting(size), seeds=range(5), claims=[claim(contrast, direction)]))
+    assert list(table.columns) == CSV_COLUMNS
+    (row,) = table.itertuples()
+    assert (row.verdict, row.claim_verdict) == (verdict, verdict)
+    assert (row.low <= 0 <= row.high) == (size == 0)
+    assert row.n_seeds == 5 and row.low < size < row.high
+
+
+def test_estimates_are_those_of_the_effects(tmp_path):
+    contrasts = [OFF_ON, {"arm": "lr_split", "minus": "ldmlr"}]
+    results = load(study(tmp_path, claims=[claim(c, "up", id=str(i)) for i, c in enumerate(contrasts)]))
+    effects = judge(results)
+    found = judge_claims(results, effects).set_index("contrast")
+    expected = effects[effects["metric"] == "test/top1"].set_index("effect").loc[found.index]
+    for column in ("estimate", "low", "high", "p"):
+        assert list(found[column]) == list(expected[column])
+
+
+def test_a_contrast_may_start_from_any_level_and_end_at_the_reference(tmp_path):
+    truth = {"low": 60.0, "middle": 64.0, "high": 70.0}
+    ends = [("middle", "high"), ("high", "low")]
+    sides = [{"factor": "rate", "from": start, "to": end} for start, end in ends]
+    folder = study(tmp_path, factors=LEVELS, top1=lambda v: truth[v["rate"]], claims=[claim(s, "up", id=s["to"]) for s in sides], noise=0.1)
+    cells, table = load(folder).cells("test/top1"), judged(folder)
+    for row, (start, end) in zip(table.itertuples(), ends):
+        expected = paired_difference(cells[f"rate={end}"], cells[f"rate={start}"])
+        assert (row.estimate, row.low, row.high) == pytest.approx(expected[:3])
+        assert row.contrast == f"rate: {start} -> {end}"
+    assert list(table["verdict"]) == ["supported", "refuted"]
+
+
+def test_a_baseline_may_stand_on_either_side(tmp_path):
+    (row,) = judged(study(tmp_path, noise=0.2, claims=[claim({"arm": "ce", "minus": "ldmlr"}, "down")])).itertuples()
+    assert row.verdict == "supported" and row.contrast == "ce - ldmlr"
+
+
+def test_a_claim_is_as_its_worst_expectation(tmp_path):
+    several = [
+        claim(OFF_ON, "up", "test/few: up", id="all"),
+        claim(OFF_ON, "up", "test/few: down", "diag/drift: up", id="one-refuted"),
+        claim(OFF_ON, "up", "diag/drift: up", id="one-unknown"),
+    ]
+    table = judged(study(tmp_path, factors=ONE, claims=several))
+    whole = table.drop_duplicates("claim")["claim_verdict"]
+    assert list(whole) == ["supported", "refuted", "not decided"]
+
+
+def test_what_was_not_measured_decides_nothing(tmp_path):
+    folder = study(tmp_path, factors=ONE, claims=[claim(OFF_ON, "diag/drift: up", "diag/drift: none")])
+    table = judged(folder)
+    assert set(table["verdict"]) == {"not decided"} and not table["n_seeds"].any()
+    assert all(line.endswith("not decided, not measured") for line in claim_texts(table)[0].expectations)
+
+
+def test_one_seed_decides_nothing(tmp_path):
+    table = judged(study(tmp_path, factors=ONE, seeds=[0], claims=[claim(OFF_ON, "up", "down", "none")]))
+    assert set(table["verdict"]) == {"not decided"}
+    assert "(one seed: no interval)" in claim_texts(table)[0].expectations[0]
+
+
+def test_seeds_that_agree_exactly_decide_nothing(tmp_path):
+    table = judged(study(tmp_path, factors=ONE, noise=0.0, claims=[claim(OFF_ON, "up", "down", "none")]))
+    assert set(table["verdict"]) == {"not decided"}
+    assert "(seeds agree exactly: no interval)" in claim_texts(table)[0].expectations[0]
+
+
+def test_seeds_that_lack_a_side_drop_out(tmp_path):
+    state = {"lr_split--s1": "FAILED"}
+    folder = study(tmp_path, factors=ONE, claims=[claim(OFF_ON, "up")], state=lambda s: state.get(s.trial, "COMPLETE"), seeds=range(4))
+    assert judged(folder)["n_seeds"].item() == 3
+
+
+def test_a_study_that_waits_decides_nothing(tmp_path):
+    folder = study(tmp_path, factors=ONE, claims=[claim(OFF_ON, "up", "none")], state=lambda s: "WAITING")
+    assert verdicts(folder) == ["not decided", "not decided"]
+
+
+def kill(folder, arm, by):
+    """Give an arm the very records and outcomes of another."""
+    specs = {(spec.arm, spec.seed): spec for spec in folder.manifest().trials}
+    for (name, seed), spec in specs.items():
+        if name == arm:
+            partner = specs[by, seed].trial
+            folder.write_records(spec.trial, folder.records(partner))
+            folder.write_outcome(spec.trial, replace(folder.outcome(partner), key=spec.key))
+
+
+@pytest.mark.parametrize("contrast", [OFF_ON, {"arm": "lr_split", "minus": "reference"}])
+@pytest.mark.parametrize("seeds", [[0], [0, 1, 2]])
+def test_a_dead_toggle_supports_no_effect_and_refutes_any(tmp_path, contrast, seeds):
+    folder = study(tmp_path, factors=ONE, seeds=seeds, claims=[claim(contrast, "none", "up", "down", "diag/drift: none")])
+    kill(folder, "lr_split", by="reference")
+    table = judged(folder)
+    assert list(table["verdict"]) == ["supported", "refuted", "refuted", "not decided"]
+    assert claim_texts(table)[0].expectations[1].endswith("refuted, no effect by construction (the same bits)")
+
+
+def test_equal_results_of_other_histories_do_not_support_no_effect(tmp_path):
+    folder = study(tmp_path, factors=ONE, claims=[claim(OFF_ON, "none")])
+    kill(folder, "lr_split", by="reference")
+    records = folder.records("lr_split--s1")
+    records[0]["metrics"]["train/diffusion_loss"] = 0.123
+    folder.write_records("lr_split--s1", records)
+    assert verdicts(folder) == ["not decided"]
+
+
+def with_p_values(folder, *p_values):
+    """The claims of a study whose tests gave these p-values."""
+    true = claims._estimate
+    given = iter(p_values)
+    with mock.patch.object(claims, "_estimate", lambda *what: true(*what)._replace(p=next(given))):
+        return judged(folder)
+
+
+def test_two_claims_that_each_alone_would_be_decided_are_not_together(tmp_path):
+    two = [claim(OFF_ON, "up", id="a"), claim({"arm": "lr_split", "minus": "ldmlr"}, "up", id="b")]
+    alone = with_p_values(study(tmp_path / "alone", factors=ONE, claims=two[:1]), 0.04)
+    assert list(alone["verdict"]) == ["supported"]
+    together = with_p_values(study(tmp_path / "together", factors=ONE, claims=two), 0.04, 0.04)
+    assert list(together["verdict"]) == ["not decided", "not decided"]
+    assert list(together["p"]) == [0.04, 0.04] and list(together["p_holm"]) == [0.08, 0.08]
+
+
+def test_the_family_is_every_expectation_of_every_claim(tmp_path):
+    several = [claim(OFF_ON, "up", "diag/drift: up", id="a"), claim({"arm": "ce", "minus": "ldmlr"}, "none", "test/few: down", id="b")]
+    table = judged(study(tmp_path, claims=several))
+    np.testing.assert_array_equal(table["p_holm"], holm(table["p"]))
+    assert table["p_holm"][0] == pytest.approx(4 * table["p"][0])  # the smallest of four
+
+
+def test_a_mean_over_unlike_effects_is_told_level_by_level(tmp_path):
+    def top1(levels):
+        return 90.0 - 70 * (levels["gradient_decoupling"] == "on" and levels["lr_split"] == "off")
+
+    several = [claim(OFF_ON, "up"), claim({**OFF_ON, "from": "on", "to": "off"}, "down", id="b"), claim({"arm": "lr_split", "minus": "ldmlr"}, "up", id="c")]
+    table = judged(study(tmp_path, factors=TWO, top1=top1, noise=0.3, seeds=range(4), claims=several))
+    forward, backward, _ = notes = list(table["level_by_level"])
+    assert notes[2] == ""
+    off, on = forward.split(" and ")
+    assert abs(float(off.split(" ")[0])) < 1 and off.endswith("at gradient_decoupling=off")
+    assert float(on.split(" ")[0]) == pytest.approx(70, abs=1) and on.endswith("at gradient_decoupling=on")
+    assert " and -70" in backward or " and -69" in backward
+    assert forward in claim_texts(table)[0].expectations[0] and forward in claims_table(table)
+    assert claims_counted(table) == "Of 3 claims: 3 supported (`a` on average, `b` on average, `c`)."
+
+
+def test_effects_that_add_up_are_not_told_level_by_level(tmp_path):
+    table = judged(study(tmp_path, seeds=range(4), noise=0.3, claims=[claim(OFF_ON, "up")]))
+    assert list(table["level_by_level"]) == [""]
+
+
+def test_claims_are_counted_in_one_sentence(tmp_path):
+    several = [claim(OFF_ON, direction, id=id) for id, direction in [("a", "up"), ("b", "down"), ("c", "up")]]
+    several.append(claim(OFF_ON, "diag/drift: up", id="d"))
+    table = judged(study(tmp_path, factors=ONE, claims=several))
+    assert claims_counted(table) == "Of 4 claims: 2 supported (`a`, `c`), 1 refuted (`b`), 1 not decided."
+    assert claims_counted(table[table["claim"] == "d"]) == "Of 1 claim: 1 not decided."
+    assert claims_counted(table.iloc[:0]) == ""
+
+
+def test_the_report_tells_each_claim_with_its_numbers(tmp_path):
+    results = load(study(tmp_path, factors=ONE, claims=[claim(OFF_ON, "up", "test/few: down"), claim(OFF_ON, "diag/drift: up", id="b")]))
+    effects = judge(results)
+    table = judge_claims(results, effects)
+    text = render(results, effects, table, [])
+    section = text.split("\n## Claims\n")[1].split("\n## ")[0]
+    row = effects[(effects["metric"] == "test/top1") & (effects["kind"] == "main")].iloc[0]
+    assert "**Refuted:** This is a. (`a`, by `lr_split: off -> on`)" in section and "**Not decided:** This is b." in section
+    assert f"- top-1 should rise: supported, {row['estimate']:+.1f} [{row['low']:.1f}, {row['high']:.1f}] points (p = " in section
+    assert "- few should fall: refuted, " in section and "over all 3 expectations" in section
+    assert "uncorrected 95 % ones" in section and "\n\n\n" not in text
+    assert "Of 2 claims: 1 refuted (`a`), 1 not decided." in text.split("\n## ")[0]
+    assert "[claims.csv](claims.csv)" in text
+
+
+def test_the_file_of_claims_comes_and_goes_with_them(tmp_path):
+    with mock.patch("ablation.figures.draw", return_value=[]):
+        folder = study(tmp_path / "runs", factors=ONE, claims=[claim(OFF_ON, "up")])
+        first = write_report(folder, tmp_path / "reports").parent / "claims.csv"
+        again = write_report(folder, tmp_path / "again").parent / "claims.csv"
+        assert first.read_bytes() == again.read_bytes()
+        assert list(pd.read_csv(first).columns) == CSV_COLUMNS
+        report = write_report(study(tmp_path / "runs", factors=ONE), tmp_path / "reports")
+    assert not first.exists()
+    assert "claims" not in report.read_text().lower()
