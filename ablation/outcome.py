@@ -29,6 +29,7 @@ def outcome_of(spec: TrialSpec, records: Sequence[Record], metric: dict[str, str
         started=_stamp(min(times)) if times else "",
         finished=_stamp(max(times)) if times else "",
         vectors=own[-1].get("vectors", {}),
+        hits=own[-1].get("hits", ""),
         key=spec.key,
     )
 

@@ -27,6 +27,7 @@ class Results:
     trials: pd.DataFrame  # trial, arm, kind, seed, state, <factors>, <metrics>, epochs_*, wall_seconds, error
     history: pd.DataFrame  # trial, arm, seed, phase, epoch, <metrics>
     per_class: pd.DataFrame  # trial, arm, seed, class, n_train, accuracy in percent
+    hits: dict[str, str]  # complete trial -> which test images are right, as in ablation.subject.Record; where known
     digests: dict[str, str]  # complete trial -> hash of all it measured, times aside; equal means bit-identical
 
     @property
@@ -68,7 +69,7 @@ def load(folder: RunFolder) -> Results:
         FileNotFoundError: it holds no study.json
     """
     manifest = folder.manifest()
-    trials, history, per_class, digests = [], [], [], {}
+    trials, history, per_class, hits, digests = [], [], [], {}, {}
     for spec in manifest.trials:
         outcome, records = folder.outcome(spec.trial), folder.records(spec.trial)
         state = folder.state(spec, outcome)
@@ -81,6 +82,7 @@ def load(folder: RunFolder) -> Results:
             history.append({**identity, **position, **record.get("metrics", {})})
         if outcome is not None and outcome.state == "COMPLETE":
             digests[spec.trial] = _digest(records, outcome)
+            hits |= {spec.trial: outcome.hits} if outcome.hits else {}
             counts = manifest.facts.get("class_counts") or []
             for label, accuracy in enumerate(outcome.vectors.get(PER_CLASS, [])):
                 n_train = counts[label] if label < len(counts) else None
@@ -93,6 +95,7 @@ def load(folder: RunFolder) -> Results:
         trials=_frame(trials, lead, tail, headline).astype({"epochs_trained": "Int64", "epochs_shared": "Int64"}),
         history=_frame(history, ["trial", "arm", "seed", "phase", "epoch"], [], headline),
         per_class=pd.DataFrame(per_class, columns=["trial", "arm", "seed", "class", "n_train", "accuracy"]),
+        hits=hits,
         digests=digests,
     )
 
@@ -124,6 +127,8 @@ def _frame(rows: list[dict[str, Any]], lead: list[str], tail: list[str], headlin
 
 
 def _digest(records: list[dict[str, Any]], outcome: Outcome) -> str:
-    timeless = [[record.get(part) for part in ("phase", "epoch", "metrics", "vectors")] for record in records]
-    text = json.dumps([timeless, outcome.metrics, outcome.vectors], sort_keys=True)
+    """Of all that was measured; of the hits where there are any, so that trials of before they were kept compare as ever."""
+    measured = ("phase", "epoch", "metrics", "vectors")
+    timeless = [[record.get(part) for part in measured] + ([record["hits"]] if "hits" in record else []) for record in records]
+    text = json.dumps([timeless, outcome.metrics, outcome.vectors] + ([outcome.hits] if outcome.hits else []), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -75,6 +75,7 @@ class Outcome:
     started: str = ""  # UTC, ISO 8601
     finished: str = ""
     vectors: dict[str, list[float]] = field(default_factory=dict)  # of the last record
+    hits: str = ""  # of the last record, see ablation.subject.Record; "" where it has none
     key: str = ""  # of the trial that ended so; another key means that the trial has changed since
 
 

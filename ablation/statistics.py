@@ -1,23 +1,26 @@
-"""What seeds can tell: contrasts across seeds, Holm's correction, and what n seeds could have shown.
+"""What seeds can tell: contrasts across seeds, Holm's correction, and what n seeds could have shown; what test images can.
 
 Every comparison of a study is one linear contrast of its cells (arms, baselines): arm minus baseline, a
 main effect (levels averaged over the other factors), an interaction (a difference of differences). It is
 taken within each seed, so that what the cells of one seed share cancels, and then estimated across seeds.
-Seeds are the unit: never epochs, images or cells.
+Seeds are the unit: never epochs, images or cells. Where there is one seed only, there is the bootstrap over test images,
+which speaks of that one training run.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import TTestPower
+from scipy import optimize, stats
 
 # Differences that agree to this fraction of the values that they were taken from are equal but for rounding.
 RELATIVE_RESOLUTION = 1e-9
+
+N_RESAMPLES = 9_999
+BATCH_IMAGES = 2_000_000  # resampled at a time: 16 MB of counts
 
 
 class Estimate(NamedTuple):
@@ -85,6 +88,8 @@ def holm(p_values: ArrayLike) -> np.ndarray:
     Returns:
         (n_tests,) float, adjusted p-values; NaN where they were
     """
+    from statsmodels.stats.multitest import multipletests  # brings pandas, which a plan's power does without
+
     p_values = np.asarray(p_values, dtype=float)
     if p_values.size == 0:
         return p_values
@@ -103,20 +108,71 @@ def smallest_permutation_p(n: int) -> float:
     return min(1.0, 2.0 ** (1 - n))
 
 
+def power_of(effect_size: float, n: int, alpha: float = 0.05) -> float:
+    """Probability that a paired two-sided t-test over n seeds finds a true difference of `effect_size` standard deviations.
+
+    The square of t is noncentral F. (statsmodels' solver gives wrong sizes below 5 seeds at a corrected alpha: SciPy's
+    noncentral t, on which it stands, fails there.)
+    """
+    critical = stats.t.isf(alpha / 2, n - 1)
+    return float(stats.ncf.sf(critical**2, 1, n - 1, n * effect_size**2))
+
+
 def smallest_detectable(sd: float, n: int, power: float = 0.8, alpha: float = 0.05) -> float:
     """The smallest true difference that a paired two-sided t-test finds with probability `power`.
 
     Args:
         sd: of the paired differences, in their unit
         n: seeds
+        alpha: of the test; for Holm's first step, divided by the number of tests
 
     Returns:
         a difference in the unit of `sd`; NaN below 2 seeds or where `sd` is 0 or NaN
     """
     if n < 2 or not sd > 0:
         return float("nan")
-    effect_size = TTestPower().solve_power(effect_size=None, nobs=n, alpha=alpha, power=power)
-    return float(effect_size) * sd
+    above = 1.0
+    while power_of(above, n, alpha) < power:
+        above *= 2
+    return sd * float(optimize.brentq(lambda effect_size: power_of(effect_size, n, alpha) - power, 0.0, above))
+
+
+def image_bootstrap(strata: Sequence[np.ndarray], weights: np.ndarray, confidence: float = 0.95) -> np.ndarray:
+    """Percentile intervals of contrasts of accuracies, by resampling test images within strata, the same for all cells.
+
+    The accuracy of a cell is the mean over strata of its share of hits. The seed is fixed: the same hits give the same
+    bits. An interval without width (cells that are right about the same images) is no certainty, but none at all: NaN.
+
+    Args:
+        strata: (n_images, n_cells) bool each, none of them empty
+        weights: (n_contrasts, n_cells) float
+
+    Returns:
+        (n_contrasts, 2) low and high, as shares
+    """
+    # SciPy asks for two observations: one image, twice, is drawn to the same effect
+    hits = [np.repeat(stratum, 2, axis=0).astype(np.float32) if len(stratum) == 1 else stratum.astype(np.float32) for stratum in strata]
+
+    def contrasts(*drawn: np.ndarray, axis: int) -> np.ndarray:
+        """drawn: per stratum (n_resamples, n_images) indices -> (n_contrasts, n_resamples)"""
+        shares = [_multiplicities(indices) @ own / len(own) for indices, own in zip(drawn, hits)]
+        return weights @ np.mean(shares, axis=0).T.astype(float)
+
+    batch = max(1, BATCH_IMAGES // sum(map(len, hits)))
+    found = stats.bootstrap(
+        [np.arange(len(own)) for own in hits], contrasts, vectorized=True, n_resamples=N_RESAMPLES, batch=batch,
+        confidence_level=confidence, method="percentile", rng=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
+    intervals = np.stack([found.low, found.high], axis=1)
+    return np.where(np.ptp(intervals, axis=1, keepdims=True) > RELATIVE_RESOLUTION, intervals, np.nan)
+
+
+def _multiplicities(drawn: np.ndarray) -> np.ndarray:
+    """(n_resamples, n_images) float: how often each image was drawn. drawn: the same shape, indices."""
+    drawn = np.atleast_2d(drawn).astype(np.int64)
+    n_resamples, n_images = drawn.shape
+    rows = np.arange(n_resamples)[:, None] * n_images
+    return np.bincount((drawn + rows).ravel(), minlength=drawn.size).reshape(drawn.shape).astype(np.float32)
 
 
 def pooled_sd(sds: ArrayLike) -> float:

@@ -15,7 +15,8 @@ Record = dict[str, Any]
 """What one link reports, JSON-able:
 `phase` (e.g. pretrain, warmup, joint), `epoch` (from 1, counted on within the trial; pre-training has a
 count of its own), `seconds`, `metrics` (name -> float; accuracies in percent), `vectors` (name -> list of
-floats, one per class)."""
+floats, one per class). Optional: `hits`, which test images are right: a word per class, `36:ffff7fefe0`, its number
+of images and their bits (first image first) in hexadecimal, filled up with zeros to whole bytes."""
 
 
 class Link(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +11,13 @@ from torch import Tensor
 from core import diagnostics, metrics
 from core.learner import Learner
 
-Report = tuple[dict[str, float], dict[str, list[float]]]
+
+class Report(NamedTuple):
+    """What an epoch reports."""
+
+    metrics: dict[str, float]
+    vectors: dict[str, list[float]]  # a value per class
+    hits: str = ""  # which test images are right, see `metrics.packed_hits`; "" where none were looked at
 
 
 @torch.no_grad()
@@ -21,7 +28,8 @@ def test_report(learner: Learner, latents: Tensor, labels: Tensor, pretrained: T
     images is that of memorised ones.
     """
     learner.head.eval()
-    scalars, vectors = metrics.evaluate(learner.head(latents), labels, learner.class_counts)
+    logits = learner.head(latents)
+    scalars, vectors = metrics.evaluate(logits, labels, learner.class_counts)
     scalars["diag/latent_drift"] = float(diagnostics.drift(latents, pretrained))
     scalars["diag/cka"] = float(diagnostics.linear_cka(latents, pretrained))
     rank, variance = diagnostics.spectrum(latents)
@@ -30,7 +38,7 @@ def test_report(learner: Learner, latents: Tensor, labels: Tensor, pretrained: T
     scalars |= {"diag/effective_rank": float(rank), "diag/total_variance": float(variance), "diag/radius_spread": float(spread)}
     scalars |= _head_and_tail("diag/radius", radii, learner)
     vectors["diag/radius"] = radii.tolist()
-    return _finite(scalars), vectors
+    return Report(_finite(scalars), vectors, metrics.packed_hits(logits, labels, learner.n_classes))
 
 
 @torch.no_grad()
@@ -55,7 +63,7 @@ def latent_report(learner: Learner, latents: Tensor, labels: Tensor) -> Report:
         found = diagnostics.generated_to_real(latents, labels, generated, learner.pool.labels, learner.n_classes)
         vectors |= {name: values.tolist() for name, values in found.items()}
         scalars |= {name: float(values.nanmean()) for name, values in found.items()}
-    return _finite(scalars), vectors
+    return Report(_finite(scalars), vectors)
 
 
 def _head_and_tail(name: str, radii: Tensor, learner: Learner) -> dict[str, float]:

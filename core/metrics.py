@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,18 @@ def per_class_accuracy(predictions: Tensor, labels: Tensor, n_classes: int) -> T
 def top1(logits: Tensor, labels: Tensor) -> Tensor:
     """() float in percent. logits: (N, C); labels: (N,)."""
     return 100 * (logits.argmax(1) == labels).double().mean()
+
+
+def packed_hits(logits: Tensor, labels: Tensor, n_classes: int) -> str:
+    """Which test images are right, class by class, in test-set order within each: `36:ffff7fefe 36:...`.
+
+    A word per class: its number of images and their bits, first image first, in hexadecimal, filled up with zeros to
+    whole bytes. logits: (N, C); labels: (N,).
+    """
+    hits = (logits.argmax(1) == labels).cpu().numpy()  # (N,) bool
+    labels = labels.cpu().numpy()
+    of_class = [hits[labels == c] for c in range(n_classes)]
+    return " ".join(f"{len(bits)}:{np.packbits(bits).tobytes().hex()}" for bits in of_class)
 
 
 def compensate_label_shift(logits: Tensor, class_counts: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from core import evaluation, state, trajectory
+from core import evaluation, metrics, state, trajectory
 from core.config import Config
 from core.data import sources
 from core.data.sources import Dataset, Split
@@ -61,9 +61,12 @@ def advance(config: Config, seed: int, until: str | None, store: Store, report: 
     saved, unsaved_seconds = time.monotonic(), 0.0
     while done < len(links):
         link, started = links[done], time.perf_counter()
-        metrics, vectors = trial.run(link)
+        found = trial.run(link)
         seconds = time.perf_counter() - started
-        record = {"phase": link.phase, "epoch": link.epoch, "seconds": seconds, "time": time.time(), "metrics": metrics, "vectors": vectors}
+        record = {
+            "phase": link.phase, "epoch": link.epoch, "seconds": seconds, "time": time.time(),
+            "metrics": found.metrics, "vectors": found.vectors, **({"hits": found.hits} if found.hits else {}),
+        }  # fmt: skip
         store.save("record", link.key, json.dumps(record).encode(), seconds)
         report(link.key, record)
         done += 1
@@ -157,13 +160,13 @@ class Trial:
         """One epoch; returns what it reports."""
         rates = trajectory.rates(self.config, link.phase, link.epoch) if link.phase != EVALUATE else {}
         if link.phase == PRETRAIN:
-            return self.pretraining.epoch(self.dataset.train, link.epoch, rates["encoder"]), {}
+            return evaluation.Report(self.pretraining.epoch(self.dataset.train, link.epoch, rates["encoder"]), {})
         if link.phase == EVALUATE:
             return self._evaluate_pretrained()
         self.learner.set_rates(rates)
         train_labels = self.dataset.train.labels
         if link.phase == DIFFUSION:
-            return diffusion_epoch(self.learner, self.latents.train, train_labels, link.epoch), {}
+            return evaluation.Report(diffusion_epoch(self.learner, self.latents.train, train_labels, link.epoch), {})
         if link.phase == HEAD:
             if self.config.staged.generation and link.epoch == self.config.diffusion_epochs + 1:
                 self.learner.refresh_pool(link.epoch)
@@ -181,18 +184,20 @@ class Trial:
         return self._report(link, trained)
 
     def _report(self, link: Link, trained: Trained) -> evaluation.Report:
-        scalars, vectors = evaluation.latent_report(self.learner, trained.latents, trained.labels)
+        found = evaluation.latent_report(self.learner, trained.latents, trained.labels)
         if trajectory.evaluates(self.config, link.phase, link.epoch):
             test = self.dataset.test
             latents = encode(self.learner.encoder, test.images, self.config) if link.phase == JOINT else self.latents.test
-            more, more_vectors = evaluation.test_report(self.learner, latents, test.labels, self.latents.test)
-            scalars, vectors = scalars | more, vectors | more_vectors
-        return trained.metrics | scalars, vectors
+            more = evaluation.test_report(self.learner, latents, test.labels, self.latents.test)
+            found = evaluation.Report(found.metrics | more.metrics, found.vectors | more.vectors, more.hits)
+        return found._replace(metrics=trained.metrics | found.metrics)
 
     def _evaluate_pretrained(self) -> evaluation.Report:
         """The pretrained encoder under its own linear head, nothing trained."""
         logits = torch.nn.functional.linear(self.latents.test, *(self.pretrained_head[name] for name in ("weight", "bias")))
-        return evaluation.metrics.evaluate(logits, self.dataset.test.labels, self.dataset.class_counts.to(logits.device))
+        labels, class_counts = self.dataset.test.labels, self.dataset.class_counts.to(logits.device)
+        scalars, vectors = metrics.evaluate(logits, labels, class_counts)
+        return evaluation.Report(scalars, vectors, metrics.packed_hits(logits, labels, len(class_counts)))
 
     @property
     def pretrained_head(self) -> dict[str, Tensor]:

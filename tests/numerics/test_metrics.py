@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from core.metrics import compensate_label_shift, evaluate, expected_calibration_error, group_masks, per_class_accuracy, top1
+from ablation.one_run import unpacked
+from core.metrics import compensate_label_shift, evaluate, expected_calibration_error, group_masks, packed_hits, per_class_accuracy, top1
 
 SINGLE = 1e-5  # relative, float32
 
@@ -79,6 +80,28 @@ def test_calibration_error_of_certainty_is_the_error_rate():
 def test_many_is_above_100_images_few_below_20_and_medium_the_rest():
     masks = group_masks(torch.tensor([101, 100, 20, 19, 1, 5000]))
     assert {name: mask.nonzero().flatten().tolist() for name, mask in masks.items()} == {"many": [0, 5], "medium": [1, 2], "few": [3, 4]}
+
+
+def test_hits_are_packed_class_by_class_in_the_order_of_the_test_set():
+    labels = torch.tensor([1, 0, 0, 1, 1])
+    logits = torch.eye(3)[[1, 0, 1, 0, 1]]  # class 0: right, wrong; class 1: right, wrong, right; class 2: no image
+    assert packed_hits(logits, labels, 3) == "2:80 3:a0 0:"
+
+
+@pytest.mark.parametrize("n", [1, 8, 9, 100])
+def test_hits_read_back_are_those_that_were_packed(n):
+    rng = torch.Generator().manual_seed(n)
+    logits, labels = torch.randn(n, 4, generator=rng), torch.randint(4, (n,), generator=rng)
+    found = unpacked(packed_hits(logits, labels, 4))
+    for label, hits in enumerate(found):
+        assert hits.tolist() == (logits.argmax(1) == label)[labels == label].tolist()
+    assert 100 * sum(map(sum, found)) / n == pytest.approx(float(top1(logits, labels)))
+    accuracies = [100 * hits.mean() if len(hits) else math.nan for hits in found]
+    assert accuracies == pytest.approx(per_class_accuracy(logits.argmax(1), labels, 4).tolist(), nan_ok=True)
+
+
+def test_ten_thousand_images_take_a_quarter_of_as_many_characters():
+    assert len(packed_hits(torch.eye(10).repeat(1000, 1), torch.arange(10).repeat(1000), 10)) == 2500 + 10 * len("1000:") + 9
 
 
 def test_evaluation_by_hand():

@@ -1,0 +1,136 @@
+"""The comparisons that a design supports, each as a mean over replicas: tuples of arms.
+
+One definition serves every design. The effect of a factor's level is its mean difference to the reference
+level over all pairs of arms that differ in nothing else: in a full factorial that is the main effect, in a
+leave-one-out design the difference to the full arm, in an add-one-in design that to the reference arm. An
+interaction is the mean difference of differences over all quadruples of arms that differ in two factors
+only, so 0 means that two fixes add up; designs without quadruples have none. Where two fixes interact, the
+mean over the other's levels may describe no arm at all: the simple effects, at each level of the other, do.
+So do what a level adds alone, to the reference arm, and what it adds last, to all the other fixes together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations, permutations, product
+from typing import NamedTuple
+
+import numpy as np
+
+from ablation.design import Factor, Level
+
+_SIGNS = {2: (1, -1), 4: (1, -1, -1, 1)}
+
+
+class Contrast(NamedTuple):
+    """One comparison, as the mean over its replicas in the design."""
+
+    name: str  # e.g. "lr_split: off -> on", "lr_split x warmup", "lr_split+warmup - ldmlr"
+    kind: str  # "main" | "interaction" | "simple" | "add-one-in" | "leave-one-out" | "difference"
+    replicas: list[tuple[str, ...]]  # arms: (treated, control), or (both, second only, first only, neither)
+
+    def weights(self, cells: Sequence[str], finished: set[str]) -> np.ndarray:
+        """(n_cells,) float: the mean over the replicas whose arms all have a finished trial."""
+        replicas = [replica for replica in self.replicas if finished.issuperset(replica)]
+        total = dict.fromkeys(cells, 0.0)
+        for replica in replicas:
+            for arm, sign in zip(replica, _SIGNS[len(replica)]):
+                total[arm] += sign / len(replicas)
+        return np.array([total[cell] for cell in cells])
+
+
+def main_effects(arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Sequence[str]]) -> Iterator[Contrast]:
+    """Each non-reference level of each factor against the reference, its first level.
+
+    Args:
+        arms: arm -> factor -> level
+        factors: factor -> levels
+    """
+    for factor, (reference, *others) in factors.items():
+        for level in others:
+            yield level_effect(arms, factor, reference, level)
+
+
+def level_effect(arms: Mapping[str, Mapping[str, str]], factor: str, start: str, end: str) -> Contrast:
+    """One level of a factor against another, over all pairs of arms that differ in nothing else."""
+    return Contrast(f"{factor}: {start} -> {end}", "main", _replicas(arms, [{factor: end}, {factor: start}]))
+
+
+def interactions(arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Sequence[str]]) -> Iterator[Contrast]:
+    """Each pair of non-reference levels of two factors, where the design has the arms for it."""
+    for first, second in combinations(factors, 2):
+        for a, b in product(factors[first][1:], factors[second][1:]):
+            corners = product([b, factors[second][0]], [a, factors[first][0]])
+            replicas = _replicas(arms, [{first: x, second: y} for y, x in corners])
+            if replicas:
+                yield Contrast(f"{_name(first, a)} x {_name(second, b)}", "interaction", replicas)
+
+
+def simple_effects(arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Sequence[str]]) -> Iterator[Contrast]:
+    """Each non-reference level of each factor against the reference, at each level of each other factor that it
+    could interact with."""
+    interacting = {frozenset(pair) for pair in combinations(factors, 2) if _can_interact(arms, factors, *pair)}
+    for factor, other in permutations(factors, 2):
+        if frozenset((factor, other)) in interacting:
+            reference, *levels = factors[factor]
+            for level, at in product(levels, factors[other]):
+                replicas = _replicas(arms, [{factor: level, other: at}, {factor: reference, other: at}])
+                yield Contrast(simple_name(factor, reference, level, other, at), "simple", replicas)
+
+
+def single_effects(arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Sequence[str]]) -> Iterator[Contrast]:
+    """What each non-reference level adds alone, and what it adds last, where the design has the two arms.
+
+    Alone: all other factors at their reference. Last: all others full, so that for a full level it is the full arm
+    minus the arm that leaves the factor out. What is a main effect of the design already is not repeated.
+    """
+    alone = {factor: reference for factor, (reference, *_) in factors.items()}
+    full = {factor: full_level(levels) for factor, levels in factors.items()}
+    for factor, (reference, *levels) in factors.items():
+        for level, (kind, others, when) in product(levels, [("add-one-in", alone, "alone"), ("leave-one-out", full, "added last")]):
+            replicas = _replicas(arms, [{**others, factor: level}, {**others, factor: reference}])
+            if replicas and replicas != level_effect(arms, factor, reference, level).replicas:
+                yield Contrast(f"{factor}: {reference} -> {level} ({when})", kind, replicas)
+
+
+def full_level(levels: Sequence[str]) -> str:
+    """The level of a factor that counts as the fix applied, as `design.Factor.full` has it."""
+    return Factor("", tuple(Level(name, {}) for name in levels)).full.name
+
+
+def simple_name(factor: str, reference: str, level: str, other: str, at: str) -> str:
+    """How effects.csv calls the effect of a level where another factor is held at one of its levels."""
+    return f"{factor}: {reference} -> {level} at {other}={at}"
+
+
+def _can_interact(arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Sequence[str]], *pair: str) -> bool:
+    return any(interactions(arms, {factor: factors[factor] for factor in pair}))
+
+
+def differences(cells: Sequence[str], reference: str | None) -> Iterator[Contrast]:
+    """Each arm or baseline minus the reference baseline, where the study has one."""
+    if reference in cells:
+        for cell in cells:
+            if cell != reference:
+                yield Contrast(difference_name(cell, reference), "difference", [(cell, reference)])
+
+
+def difference_name(cell: str, reference: str) -> str:
+    """How effects.csv calls an arm's or baseline's difference to the reference."""
+    return f"{cell} - {reference}"
+
+
+def _replicas(arms: Mapping[str, Mapping[str, str]], corners: Sequence[Mapping[str, str]]) -> list[tuple[str, ...]]:
+    """For each arm at the first corner, the arms that differ from it as the other corners say and in nothing else."""
+    by_levels = {frozenset(levels.items()): arm for arm, levels in arms.items()}
+    replicas = []
+    for levels in arms.values():
+        if corners[0].items() <= levels.items():
+            found = [by_levels.get(frozenset({**levels, **corner}.items())) for corner in corners]
+            if None not in found:
+                replicas.append(tuple(found))
+    return replicas
+
+
+def _name(factor: str, level: str) -> str:
+    return factor if level == "on" else f"{factor}={level}"

@@ -1,0 +1,53 @@
+"""What one training run can tell: contrasts over its test images. They say nothing of another seed.
+
+The images are resampled, the same ones for all arms, so that what they find hard alike cancels. Such an interval
+tells how the numbers would change with other test images of this kind and the same trained weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ablation.results import Results
+from ablation.statistics import Estimate, image_bootstrap
+
+METRICS = ("test/top1", "test/balanced_accuracy")  # means of hits: over images, and over classes of images
+
+
+def over_images(results: Results, metric: str, names: Sequence[str], weights: Sequence[np.ndarray], estimates: Sequence[Estimate]) -> list[Estimate]:
+    """The estimates of a study of exactly one seed, with intervals where its trials tell which images were right.
+
+    Args:
+        names: (n_cells,) arms and baselines
+        weights: (n_cells,) float of each contrast
+        estimates: of each contrast, without intervals
+    """
+    hits = _hits(results, names) if len(results.manifest.seeds) == 1 and metric in METRICS else {}
+    known = np.array([name in hits for name in names])
+    rows = [i for i, one in enumerate(estimates) if one.n == 1 and not weights[i][~known].any()]
+    if not rows or not hits:
+        return list(estimates)
+    classes = [np.stack(of_class, axis=1) for of_class in zip(*hits.values())]  # (n_images of the class, n_known)
+    strata = [np.concatenate(classes)] if metric == "test/top1" else classes
+    found = 100 * image_bootstrap([stratum for stratum in strata if len(stratum)], np.stack([weights[i][known] for i in rows]))
+    intervals = dict(zip(rows, found.tolist()))
+    return [one._replace(low=intervals[i][0], high=intervals[i][1]) if i in intervals else one for i, one in enumerate(estimates)]
+
+
+def unpacked(hits: str) -> list[np.ndarray]:
+    """Per class (n_images,) bool from a record's `hits`, see `ablation.subject.Record`."""
+    found = []
+    for word in hits.split():
+        n, _, digits = word.partition(":")
+        found.append(np.unpackbits(np.frombuffer(bytes.fromhex(digits), dtype=np.uint8), count=int(n)).astype(bool))
+    return found
+
+
+def _hits(results: Results, names: Sequence[str]) -> dict[str, list[np.ndarray]]:
+    """Arm or baseline -> hits per class, of those that tell; {} where they were not tested on as many images of each class."""
+    trials = {row.arm: results.hits.get(row.trial) for row in results.trials.itertuples()}
+    found = {name: unpacked(trials[name]) for name in names if trials.get(name)}
+    sizes = {tuple(map(len, per_class)) for per_class in found.values()}
+    return found if len(sizes) == 1 else {}
