@@ -8,9 +8,10 @@ import pandas as pd
 
 from ablation import effects as judged
 from ablation.claims_text import claims_counted
+from ablation.contrasts import difference_name, simple_effects
 from ablation.formatting import effect, label, listed, points, value
 from ablation.results import Results
-from ablation.statistics import paired_difference, pooled_sd, smallest_detectable
+from ablation.statistics import N_RESAMPLES, paired_difference, pooled_sd, smallest_detectable
 
 
 def answer(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) -> str:
@@ -26,6 +27,8 @@ def answer(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) -> str
     sentences = []
     if n_complete < n_trials:
         sentences.append(f"This is the answer of {n_complete} of {n_trials} trials ({_counts(states)}).")
+    if is_conditional(headline):
+        sentences.append("One seed: every interval is over test images and conditional on this one training run; another seed may turn the order around.")
     depending = interacting(results, headline)
     sentences += _main_effects(results, headline[headline["kind"] == "main"], bool(depending))
     sentences += _interactions(headline, depending)
@@ -34,6 +37,21 @@ def answer(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) -> str
     sentences += _power(results, headline[headline["kind"] == "main"])
     sentences += [count] if (count := claims_counted(claims)) else []
     return " ".join(sentences)
+
+
+def is_conditional(effects: pd.DataFrame) -> bool:
+    """Whether intervals are over test images of one training run, not over seeds. effects: from `effects.judge`."""
+    return bool((effects["low"].notna() & (effects["n_seeds"] == 1)).any())
+
+
+def one_seed_limits(effects: pd.DataFrame) -> list[str]:
+    """What a report of one seed has to say of its numbers, a sentence or two each. effects: from `effects.judge`."""
+    run = "One seed: every number is of one training run, and another seed may turn the order around."
+    if not is_conditional(effects):
+        return [f"{run} No interval or p-value can be given."]
+    how = f"The intervals are 95 % percentile intervals of a paired bootstrap over test images ({N_RESAMPLES:,} resamples, the same images for all arms)."
+    what = "They are conditional on this one training run: they tell how differences would change with other test images, not with another seed"
+    return [f"{run} {how}", f"{what}, for which they are too narrow. So no p-value is given, no claim is decided by them, and nothing is bold."]
 
 
 def detectable(rows: pd.DataFrame) -> tuple[float, int]:
@@ -56,7 +74,7 @@ def interacting(results: Results, headline: pd.DataFrame) -> list[pd.DataFrame]:
     levels = {factor: list(levels) for factor, levels in results.manifest.factors.items()}
     found = []
     for pair in judged.interacting_pairs(results, headline):
-        names = [one.name for one in judged.simple_effects(results.arms, {factor: levels[factor] for factor in pair})]
+        names = [one.name for one in simple_effects(results.arms, {factor: levels[factor] for factor in pair})]
         found.append(headline[headline["effect"].isin(names)])
     return found
 
@@ -74,6 +92,8 @@ def _main_effects(results: Results, rows: pd.DataFrame, is_mean_of_unlike: bool)
     if unclear:
         sentences.append(f"Not separable from 0 (after Holm's correction): {listed(unclear)}.")
     for verdict, text in [
+        (judged.SEPARABLE_ON_RUN, "Separable from 0 on this one training run:"),
+        (judged.NOT_SEPARABLE_ON_RUN, "Not separable from 0 on this one training run:"),
         (judged.ONE_SEED, "One seed cannot tell an effect from chance; in this one the differences are:"),
         (judged.NO_SPREAD, "All seeds agree exactly, so that no interval can be given:"),
         (judged.BY_CONSTRUCTION, "Without effect by construction, the same bits with and without:"),
@@ -93,15 +113,19 @@ def _interactions(headline: pd.DataFrame, depending: list[pd.DataFrame]) -> list
             f"But the effects do not add up, and these means describe no arm; interactions separable from 0: {listed(separable)}.",
             f"Level by level: {'; '.join(told)}.",
         ]
-    if (rows["verdict"] == judged.NOT_SEPARABLE).any():
-        return ["No interaction is separable from 0."]
+    on_run = _with_effects(rows, judged.SEPARABLE_ON_RUN)
+    if on_run:
+        return [f"Interactions separable from 0 on this one training run: {listed(on_run)}."]
+    for verdict, text in [(judged.NOT_SEPARABLE, ""), (judged.NOT_SEPARABLE_ON_RUN, " on this one training run")]:
+        if (rows["verdict"] == verdict).any():
+            return [f"No interaction is separable from 0{text}."]
     return []
 
 
 def _against_reference(results: Results, rows: pd.DataFrame) -> list[str]:
     reference = results.manifest.reference
-    by_name = rows.set_index("effect")["verdict"]
-    verdicts = pd.Series({arm: by_name.get(judged.difference_name(arm, reference)) for arm in results.arms}).dropna()
+    by_name = _directed(rows).set_axis(rows["effect"])
+    verdicts = pd.Series({arm: by_name.get(difference_name(arm, reference)) for arm in results.arms}).dropna()
     verdicts = verdicts[verdicts != judged.NO_SEED]
     if reference is None or verdicts.empty:
         return []
@@ -119,10 +143,18 @@ def _against_reference(results: Results, rows: pd.DataFrame) -> list[str]:
             if (verdicts == verdict).any()
         ]
         of_arms = f"of {len(verdicts)} arm{'s' * (len(verdicts) > 1)}"
-        sentences.append(f"Compared with {measured}, {of_arms}: {', '.join(counted)}.")
+        on_run = ", on this one training run" * is_conditional(rows)
+        sentences.append(f"Compared with {measured}{on_run}, {of_arms}: {', '.join(counted)}.")
     else:
         sentences.append(f"Against {measured} no interval can be given.")
     return sentences
+
+
+def _directed(rows: pd.DataFrame) -> pd.Series:
+    """Verdicts in which those on one training run are as those over seeds: for counting, where it is said which they are."""
+    ends = rows["estimate"].gt(0).map({True: judged.HIGHER, False: judged.LOWER})
+    plain = rows["verdict"].replace(judged.NOT_SEPARABLE_ON_RUN, judged.NOT_SEPARABLE)
+    return plain.mask(plain == judged.SEPARABLE_ON_RUN, ends)
 
 
 def _ranking(results: Results) -> list[str]:

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from ablation import effects as judged
-from ablation.effects import ALPHA, Contrast
+from ablation.contrasts import Contrast, difference_name, level_effect, simple_effects
+from ablation.effects import ALPHA
 from ablation.formatting import effect, listed
 from ablation.results import Results
 from ablation.statistics import Estimate, contrast, holm
@@ -67,9 +68,9 @@ def _expectations(claim: Mapping[str, Any], results: Results) -> list[_Expectati
 
 def _contrast(sides: Mapping[str, str], results: Results) -> Contrast:
     if "factor" in sides:
-        return judged.level_effect(results.arms, sides["factor"], sides["from"], sides["to"])
+        return level_effect(results.arms, sides["factor"], sides["from"], sides["to"])
     pair = (sides["arm"], sides["minus"])
-    return Contrast(judged.difference_name(*pair), "difference", [pair])
+    return Contrast(difference_name(*pair), "difference", [pair])
 
 
 def _estimate(compared: Contrast, metric: str, results: Results) -> Estimate:
@@ -106,7 +107,7 @@ def _level_by_level(one: _Expectation, results: Results, effects: pd.DataFrame) 
     told = []
     for (other,) in [set(pair) - {factor} for pair in pairs if factor in pair]:
         levels = {factor: ends, other: list(results.manifest.factors[other])}
-        for simple in judged.simple_effects(results.arms, levels):
+        for simple in simple_effects(results.arms, levels):
             if simple.name.startswith(f"{one.compared.name} at "):
                 found = _estimate(simple, one.metric, results)
                 told.append(f"{effect(found.mean, found.low, found.high)} at {simple.name.split(' at ')[1]}")

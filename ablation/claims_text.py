@@ -68,7 +68,7 @@ def _found(row: tuple) -> str:
         return "no effect by construction (the same bits)"
     size = f"{effect(row.estimate, row.low, row.high)}{points(row.metric)}"
     if row.p != row.p:
-        return f"{size} ({'one seed' if row.n_seeds == 1 else 'seeds agree exactly'}: no interval)"
+        return f"{size} ({'one seed' if row.n_seeds == 1 else 'seeds agree exactly'}: no interval over seeds)"
     told = f"{size} (p {_compared(row.p_holm)} after Holm's correction, {row.n_seeds} seeds)"
     return f"{told}, a mean that describes no arm; level by level: {row.level_by_level}" if row.level_by_level else told
 

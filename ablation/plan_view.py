@@ -1,10 +1,11 @@
-"""How a plan is shown: arms, phases, the forest of one seed, and a forecast."""
+"""How a plan is shown: arms, phases, the forest of one seed, a forecast, and what the seeds can find."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -20,8 +21,12 @@ from ablation.store import DiskStore
 from ablation.subject import Link
 
 
-def show_plan(console: Console, study: Study, plan: Plan, left: Plan, store: DiskStore, known: Mapping[str, float], jobs: int) -> None:
-    """Print a plan. left: its trials that are not finished. known: phase -> seconds of an epoch."""
+def show_plan(
+    console: Console, study: Study, plan: Plan, left: Plan, store: DiskStore, known: Mapping[str, float], jobs: int, runs: Path = Path("runs")
+) -> None:
+    """Print a plan. left: its trials that are not finished. known: phase -> seconds of an epoch. runs: of all studies."""
+    from ablation.power import power_lines  # SciPy, which `ablate status` does without
+
     missing = left.missing(store)
     console.print(_arms(study, plan, {link.key for link in missing}))
     n_naive, n_unique = plan.n_naive(), len(plan.unique())
@@ -31,6 +36,8 @@ def show_plan(console: Console, study: Study, plan: Plan, left: Plan, store: Dis
     if missing and any(trial.undecided for trial in left.trials.values()):
         console.print("warm-ups that end at a plateau are planned as long as in a seed that is finished, else at their longest")
     console.print(_cost(left, missing, store, known, jobs))
+    for line in power_lines(study, runs):
+        console.print(line, highlight=False)
 
 
 def _arms(study: Study, plan: Plan, missing: set[str]) -> Table:

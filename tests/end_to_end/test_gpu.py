@@ -25,7 +25,7 @@ def losses(settings, recorded):
     for link in chain(settings):
         if link.phase != "pretrain" and not recorded:
             trial.learner.record = None
-        metrics, _ = trial.run(link)
+        metrics = trial.run(link).metrics
         found |= {f"{link.phase} {link.epoch} {name}": value for name, value in metrics.items() if name.startswith("train/")}
     if recorded:
         assert any(repeated.recordings for repeated in trial.learner._repeated.values())

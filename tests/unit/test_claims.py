@@ -115,13 +115,13 @@ def test_what_was_not_measured_decides_nothing(tmp_path):
 def test_one_seed_decides_nothing(tmp_path):
     table = judged(study(tmp_path, factors=ONE, seeds=[0], claims=[claim(OFF_ON, "up", "down", "none")]))
     assert set(table["verdict"]) == {"not decided"}
-    assert "(one seed: no interval)" in claim_texts(table)[0].expectations[0]
+    assert "(one seed: no interval over seeds)" in claim_texts(table)[0].expectations[0]
 
 
 def test_seeds_that_agree_exactly_decide_nothing(tmp_path):
     table = judged(study(tmp_path, factors=ONE, noise=0.0, claims=[claim(OFF_ON, "up", "down", "none")]))
     assert set(table["verdict"]) == {"not decided"}
-    assert "(seeds agree exactly: no interval)" in claim_texts(table)[0].expectations[0]
+    assert "(seeds agree exactly: no interval over seeds)" in claim_texts(table)[0].expectations[0]
 
 
 def test_seeds_that_lack_a_side_drop_out(tmp_path):

@@ -7,6 +7,8 @@ import pytest
 from fabricate import FACTORS, study
 
 from ablation import effects as judged
+from ablation.contrasts import simple_effects, single_effects
+from ablation.design import Factor, Level, arms
 from ablation.effects import judge, main_effects, rank
 from ablation.results import load
 from ablation.statistics import holm, paired_difference
@@ -58,8 +60,58 @@ def test_simple_effects_are_the_effect_at_each_level_of_the_other_factor(tmp_pat
 
 
 def test_designs_without_interactions_have_no_simple_effects():
-    arms = {"reference": {"a": "off", "b": "off"}, "a": {"a": "on", "b": "off"}, "b": {"a": "off", "b": "on"}}
-    assert list(judged.simple_effects(arms, {"a": ["off", "on"], "b": ["off", "on"]})) == []
+    cells = {"reference": {"a": "off", "b": "off"}, "a": {"a": "on", "b": "off"}, "b": {"a": "off", "b": "on"}}
+    assert list(simple_effects(cells, {"a": ["off", "on"], "b": ["off", "on"]})) == []
+
+
+def test_a_factorial_tells_what_a_level_adds_alone_and_last(tmp_path):
+    folder = study(tmp_path)
+    cells, table = load(folder).cells("test/top1"), headline(folder)
+    alone, last = table.loc["warmup: off -> on (alone)"], table.loc["warmup: off -> on (added last)"]
+    full = "lr_split+warmup+gradient_decoupling"
+    for row, pair, kind in [
+        (alone, ("warmup", "reference"), "add-one-in"),
+        (last, (full, "lr_split+gradient_decoupling"), "leave-one-out"),
+    ]:
+        assert row["kind"] == kind and np.isnan(row["p_holm"])
+        found = tuple(row[["estimate", "low", "high", "p"]])
+        assert found == pytest.approx(paired_difference(*(cells[arm] for arm in pair))[:4])
+
+
+def contrasts_of(design, levels):
+    """kind -> name -> replicas of the single effects of a design over factors of these levels."""
+    factors = [Factor(name, tuple(Level(level, {}) for level in names)) for name, names in levels.items()]
+    found = single_effects({arm.name: arm.levels for arm in arms(factors, design)}, levels)
+    return {(one.kind, one.name): one.replicas for one in found}
+
+
+OFF_ON = ("off", "on")
+
+
+def test_with_more_levels_the_others_stand_where_the_design_has_its_full_arm():
+    found = contrasts_of(["factorial"], {"warmup": ("off", "on", "plateau"), "rule": ("summed", "decoupled", "pcgrad")})
+    assert found == {
+        ("add-one-in", "warmup: off -> on (alone)"): [("warmup", "reference")],
+        ("leave-one-out", "warmup: off -> on (added last)"): [("warmup+rule=decoupled", "rule=decoupled")],
+        ("add-one-in", "warmup: off -> plateau (alone)"): [("warmup=plateau", "reference")],
+        ("leave-one-out", "warmup: off -> plateau (added last)"): [("warmup=plateau+rule=decoupled", "rule=decoupled")],
+        ("add-one-in", "rule: summed -> decoupled (alone)"): [("rule=decoupled", "reference")],
+        ("leave-one-out", "rule: summed -> decoupled (added last)"): [("warmup+rule=decoupled", "warmup")],
+        ("add-one-in", "rule: summed -> pcgrad (alone)"): [("rule=pcgrad", "reference")],
+        ("leave-one-out", "rule: summed -> pcgrad (added last)"): [("warmup+rule=pcgrad", "warmup")],
+    }
+
+
+@pytest.mark.parametrize("design", ["leave-one-out", "add-one-in", "one-factor"])
+def test_what_is_the_main_effect_of_a_design_is_not_told_twice(design):
+    assert contrasts_of([design], {"a": OFF_ON, "b": OFF_ON, "c": OFF_ON}) == {}
+    assert contrasts_of(["factorial"], {"a": OFF_ON}) == {}
+
+
+def test_two_designs_in_one_study_have_both():
+    found = contrasts_of(["leave-one-out", "add-one-in"], {"a": OFF_ON, "b": OFF_ON, "c": OFF_ON})
+    assert [kind for kind, _ in found] == 3 * ["add-one-in", "leave-one-out"]
+    assert found["leave-one-out", "b: off -> on (added last)"] == [("a+b+c", "a+c")]
 
 
 def test_without_noise_estimates_are_exact_and_claim_no_certainty(tmp_path):
@@ -77,10 +129,10 @@ def test_each_level_of_three_is_compared_with_the_reference(tmp_path):
 
 
 def test_a_main_effect_takes_each_pair_of_arms_that_differ_in_nothing_else_once():
-    arms = {"reference": ("summed", "off"), "a": ("decoupled", "off"), "b": ("pcgrad", "off"), "c": ("summed", "on")}
-    arms = {arm: dict(zip(THREE_LEVELS, levels)) for arm, levels in arms.items()}
+    cells = {"reference": ("summed", "off"), "a": ("decoupled", "off"), "b": ("pcgrad", "off"), "c": ("summed", "on")}
+    cells = {arm: dict(zip(THREE_LEVELS, levels)) for arm, levels in cells.items()}
     factors = {factor: list(levels) for factor, levels in THREE_LEVELS.items()}
-    found = {one.name: one.replicas for one in main_effects(arms, factors)}
+    found = {one.name: one.replicas for one in main_effects(cells, factors)}
     assert found == {
         "routing: summed -> decoupled": [("a", "reference")],
         "routing: summed -> pcgrad": [("b", "reference")],
@@ -146,6 +198,7 @@ def test_a_dead_toggle_has_no_effect_by_construction(tmp_path):
     table = headline(folder)
     dead = {"warmup: off -> on", "lr_split x warmup", "warmup x gradient_decoupling"}
     dead |= {f"warmup: off -> on at {other}={at}" for other in ("lr_split", "gradient_decoupling") for at in ("off", "on")}
+    dead |= {"warmup: off -> on (alone)", "warmup: off -> on (added last)"}
     assert set(table.index[table["verdict"] == "no effect by construction"]) == dead
 
 

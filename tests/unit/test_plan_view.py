@@ -2,8 +2,10 @@
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
+from fabricate import study
 from rich.console import Console
 from toy_study import Toy, ToyStudy
 
@@ -20,7 +22,7 @@ def toy(tmp_path):
 def shown(toy, seeds=None, known=None, jobs=2) -> str:
     console = Console(file=io.StringIO(), width=120)
     plan = expected(toy.study(seeds), toy.plan(seeds), toy.store, toy.folder)
-    show_plan(console, toy.study(seeds), plan, plan.unfinished(toy.folder), toy.store, known or {}, jobs)
+    show_plan(console, toy.study(seeds), plan, plan.unfinished(toy.folder), toy.store, known or {}, jobs, toy.root / "runs")
     return console.file.getvalue()
 
 
@@ -77,3 +79,19 @@ def test_the_forecast_counts_workers_and_what_has_been_measured(toy):
     # one: 1 + 3 x 10 + 6 x 20 s; two: 1 + 2 x 10 of common past, then 40 + 20 beside 1 + 10 + 40 + 20
     assert "forecast: 1.5 min of training with 2 jobs, 2.5 min with one" in text
     assert "planned as long as in a seed that is finished, else at their longest" in text
+
+
+def test_the_plan_ends_with_what_its_seeds_can_find(toy):
+    text = " ".join(shown(toy).split())
+    assert "power: 2 seeds find a difference of 12 points" in text and "correction over 3 tests" in text  # two main effects, one interaction
+    assert "a guess of 1 point" in text and "lack of a finished study of nothing" in text
+    assert "one seed gives no interval over seeds" in " ".join(shown(toy, "[0]").split())
+
+
+def test_the_spread_is_that_of_an_earlier_study_of_the_same_experiment(toy):
+    folder = study(toy.root / "runs" / "earlier", study="earlier", experiment="nothing", metric={"name": "top1", "goal": "maximize"})
+    for spec in folder.manifest().trials:
+        outcome = folder.outcome(spec.trial)
+        folder.write_outcome(spec.trial, replace(outcome, metrics={"top1": outcome.metrics["test/top1"]}))
+    text = " ".join(shown(toy).split())
+    assert "as measured in study earlier (differences to ldmlr, 22 degrees of freedom)" in text and "guess" not in text

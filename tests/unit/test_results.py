@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections import Counter
 from dataclasses import replace
 
@@ -93,6 +94,24 @@ def test_digests_tell_bit_identical_trials_by_everything_but_time(tmp_path):
     records[0]["metrics"]["test/top1"] += 1e-13
     folder.write_records("ce--s0", records)
     assert load(folder).digests["ce--s0"] != before["ce--s0"]
+
+
+def test_hits_make_a_difference_to_the_bits_and_their_absence_none(tmp_path):
+    folder = study(tmp_path, seeds=[0])
+    before = load(folder)
+    assert before.hits == {}
+    path = folder.trial_path("ce--s0") / "outcome.json"
+    written = json.loads(path.read_text())
+    assert written.pop("hits") == ""  # as of before they were kept
+    path.write_text(json.dumps(written))
+    assert load(folder).digests == before.digests
+    digests = {before.digests["ce--s0"]}
+    for hits in ("3:a0", "3:e0"):
+        folder.write_outcome("ce--s0", replace(folder.outcome("ce--s0"), hits=hits))
+        assert load(folder).hits == {"ce--s0": hits}
+        digests.add(load(folder).digests["ce--s0"])
+    folder.write_records("ce--s0", [{**record, "hits": "3:a0"} for record in folder.records("ce--s0")])
+    assert len(digests | {load(folder).digests["ce--s0"]}) == 4
 
 
 def test_what_a_trial_left_before_it_changed_is_not_its_result(tmp_path):
