@@ -86,22 +86,25 @@ def plan(jobs: int | None, **which: Any) -> None:
 @main.command()
 @click.argument("study", required=False)
 def status(study: str | None) -> None:
-    """Show how far a study has come."""
+    """Show how far a study has come, arm by arm, and how long it still takes."""
     from ablation import session
+    from ablation.places import Places
+    from ablation.status import describe_status
 
-    session.describe_status(_existing(study))
+    describe_status(_existing(study), Places(), session.output())
 
 
 @main.command()
 @click.argument("study", required=False)
-def report(study: str | None) -> None:
+@click.option("--html", "as_html", is_flag=True, help="Write report.html too: the whole report in one file.")
+def report(study: str | None, as_html: bool) -> None:
     """Write a study's report again from its files."""
     from ablation.places import Places
     from ablation.report import write_report
 
     name = _existing(study)
     Places().require_writable("reports")
-    click.echo(write_report(Places().runs(name), Places().report(name)))
+    click.echo(write_report(Places().runs(name), Places().report(name), as_html))
 
 
 @main.command()
@@ -124,6 +127,28 @@ def table(study: str | None, parts: tuple[str, ...], into: Path | None, check: b
     done = refresh_file(into, Path("reports"), check)
     click.echo(f"{into}: {len(done.stale)} of {done.n_blocks} blocks {'not up to date' if check else 'renewed'}")
     sys.exit(1 if check and done.stale else 0)
+
+
+@main.command()
+@click.argument("left", metavar="A")
+@click.argument("right", metavar="B")
+@click.option("--study", help="The study that A and B are arms of.")
+@click.option("--figure", type=click.Path(path_type=Path), metavar="FILE", help="Draw it too, as .png or .svg.")
+def compare(left: str, right: str, study: str | None, figure: Path | None) -> None:
+    """Compare two arms, two studies, or what was measured with what was published.
+
+    A and B are each STUDY, STUDY:ARM, published:METHOD, or, with --study or where there is one study only, ARM.
+    """
+    from ablation.compare import compare as compared
+    from ablation.compare_text import comparison_text
+    from ablation.places import Places
+
+    found = compared(left, right, study, Places())
+    if figure is not None:
+        from ablation.figures.comparison import draw_comparison  # matplotlib
+
+        draw_comparison(found, figure)
+    click.echo(comparison_text(found))
 
 
 @main.command()

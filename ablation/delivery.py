@@ -71,7 +71,7 @@ class Delivery(Listener):
         which = ledger.stat().st_ino if ledger.is_file() else None
         digest = hashlib.sha256(repr((uri, changed, which)).encode())
         report = self.places.report(self.name)
-        written = [path for pattern in ("*.md", "*.csv", "figures/*") for path in sorted(report.glob(pattern))]
+        written = [path for pattern in ("*.md", "*.html", "*.csv", "figures/*") for path in sorted(report.glob(pattern))]
         for file in [self.places.runs(self.name).path / "study.json", *written]:
             digest.update(file.read_bytes())
         return digest.hexdigest()

@@ -34,6 +34,10 @@ CHANGED = {
 class Listener:
     """Who is told how the study goes: the tracker, the terminal. Overrides what it wants to hear."""
 
+    def found(self, spec: TrialSpec, outcome: Outcome) -> None: ...  # a trial that had ended before this pass
+    def resumed(self, spec: TrialSpec, records: Sequence[Record]) -> None: ...  # a trial of which some epochs are there
+    def began(self, specs: Sequence[TrialSpec]) -> None: ...  # a segment of these trials is in a worker's hands
+    def left(self, specs: Sequence[TrialSpec]) -> None: ...  # and is no more
     def recorded(self, specs: Sequence[TrialSpec], record: Record) -> None: ...
     def ran(self, is_first: bool, seconds: float) -> None: ...  # a segment, its worker's first or not; seconds apart from epochs
     def finished(self, spec: TrialSpec, outcome: Outcome) -> None: ...
@@ -67,7 +71,9 @@ class Execution:
             outcome = folder.ending(trial.spec)
             if outcome is None:
                 self.open.add(name)
-            elif outcome.state == "FAILED":
+                continue
+            listener.found(trial.spec, outcome)
+            if outcome.state == "FAILED":
                 self.failed[name] = reason(outcome)
         self.n_failed_before = len(self.failed)
         self.running: dict[str, Segment] = {}
@@ -98,6 +104,7 @@ class Execution:
             self.running[segment.end] = segment
             trial = self._on_behalf_of(segment)
             worker.send(self._request(segment, trial), Task(segment, trial, worker.is_new))
+            self.listener.began(self._specs(segment))
 
     def _next(self) -> Segment | None:
         """The most urgent segment that can run; None if all must wait for others, or no trial is open."""
@@ -120,6 +127,7 @@ class Execution:
             return
         segment = task.segment
         del self.running[segment.end]
+        self.listener.left(self._specs(segment))
         if message["event"] == "done":
             self.listener.ran(task.is_first, time.monotonic() - task.begun - task.epoch_seconds)
             self._advance(segment)
@@ -155,6 +163,9 @@ class Execution:
         busy = [link.key for segment in self.running.values() for link in segment.links] if self.share else self.running
         self.schedule = Schedule(chains, self.share, self._is_there, busy)
 
+    def _specs(self, segment: Segment) -> list[TrialSpec]:
+        return [self.plan.trials[name].spec for name in segment.trials]
+
     def _store(self, trial: str) -> DiskStore:
         return self.shared_store if self.share else self.shared_store.alone(self.folder.path.name, trial)
 
@@ -184,6 +195,7 @@ class Execution:
             known = _known(self._store(name), trial.links)
             if known:
                 self.folder.write_records(name, list(expanded(known)))
+                self.listener.resumed(trial.spec, known)
 
     def _record(self, segment: Segment, record: Record) -> None:
         names = [name for name in segment.trials if name in self.open]

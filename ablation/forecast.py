@@ -12,10 +12,18 @@ from ablation.subject import Link
 from ablation.timings import SEGMENT, START
 
 
-def forecast(chains: Mapping[str, Sequence[Link]], store: DiskStore, known: Mapping[str, float], jobs: int) -> float | None:
+Left = Callable[[Segment, DiskStore], list[Link]]
+
+
+def forecast(
+    chains: Mapping[str, Sequence[Link]], store: DiskStore, known: Mapping[str, float], jobs: int, left: Left | None = None
+) -> float | None:
     """Seconds that `jobs` workers will train for; None if no phase of the chains was measured.
 
-    chains: of the trials that are left to run. known: phase -> seconds of an epoch; see `Timings`.
+    Args:
+        chains: of the trials that are left to run
+        known: phase -> seconds of an epoch; see `Timings`
+        left: which links of a segment are still to run; default `to_run`, as where nobody is at it
     """
     seconds_of = pace([link for links in chains.values() for link in links], known)
     if seconds_of is None:
@@ -23,7 +31,7 @@ def forecast(chains: Mapping[str, Sequence[Link]], store: DiskStore, known: Mapp
     schedule = Schedule(chains, True, lambda segment: is_there(segment, store))
 
     def seconds_left(end: str) -> float:
-        return sum(map(seconds_of, to_run(schedule.segments[end], store)))
+        return sum(map(seconds_of, (left or to_run)(schedule.segments[end], store)))
 
     return makespan(schedule, seconds_left, jobs, known.get(START, 0.0), known.get(SEGMENT, 0.0))
 
@@ -61,4 +69,10 @@ def pace(links: Collection[Link], known: Mapping[str, float]) -> Callable[[Link]
 def to_run(segment: Segment, store: DiskStore) -> list[Link]:
     """The links after its last checkpoint, from which a worker goes on."""
     done = max((i + 1 for i, link in enumerate(segment.links) if store.holds("state", link.key)), default=0)
+    return segment.links[done:]
+
+
+def unrecorded(segment: Segment, store: DiskStore) -> list[Link]:
+    """The links after the last that has a record, to which a worker that is at it has come."""
+    done = max((i + 1 for i, link in enumerate(segment.links) if store.holds("record", link.key)), default=0)
     return segment.links[done:]

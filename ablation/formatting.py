@@ -51,9 +51,11 @@ def decimals(uncertainty: float, default: int = 1) -> int:
 
 
 def value(mean: float, sd: float, default: int = 1, show_sd: bool = True) -> str:
-    """`72.35 ± 0.35`; without spread, or not `show_sd`, `72.3`."""
+    """`72.35 ± 0.35`; not `show_sd`, `72.35`; without spread, `72.3`, and `0.0123` below 1."""
     if not math.isfinite(mean):
         return MISSING
+    if not sd > 0 and 0 < abs(mean) < 1:
+        return f"{mean:.3g} ± 0" if show_sd and sd == 0 else f"{mean:.3g}"
     places = decimals(sd, default)
     return f"{mean:.{places}f} ± {sd:.{places}f}" if show_sd and math.isfinite(sd) else f"{mean:.{places}f}"
 
@@ -70,7 +72,7 @@ def effect(mean: float, low: float, high: float) -> str:
     places = decimals((high - low) / 2)
     while low * high > 0 and 0 in (round(low, places), round(high, places)) and places < 12:
         places += 1
-    return f"{mean:+.{places}f} [{low:.{places}f}, {high:.{places}f}]"
+    return f"{mean:+z.{places}f} [{low:z.{places}f}, {high:z.{places}f}]"  # z: no negative zeros
 
 
 def p_value(p: float) -> str:

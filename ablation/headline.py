@@ -34,9 +34,9 @@ def headline_tables(reports: Path, study: str | None, parts: Sequence[str] = ())
     folder = reports / study
     texts = []
     if not parts or "arms" in parts:
-        texts.append(_arms_table(_read(folder / "results.csv"), _effects(folder / "effects.csv")))
+        texts.append(_arms_table(read_table(folder / "results.csv"), read_effects(folder / "effects.csv")))
     if (folder / "claims.csv").is_file() and (not parts or "claims" in parts):
-        texts.append(claims_table(_read(folder / "claims.csv").astype({"n_seeds": int})))
+        texts.append(claims_table(read_table(folder / "claims.csv").astype({"n_seeds": int})))
     return "\n\n".join(texts)
 
 
@@ -60,7 +60,7 @@ def mistake(reports: Path, study: str | None, parts: Sequence[str]) -> str:
 def _arms_table(trials: pd.DataFrame, effects: pd.DataFrame) -> str:
     """A row per arm and baseline: seeds, headline, difference to the reference, compensated and best where measured."""
     names = list(dict.fromkeys(trials["arm"]))
-    headline = _headline(trials, effects)
+    headline = headline_of(trials, effects)
     differences = effects[(effects["metric"] == headline) & effects["effect"].str.contains(" - ", regex=False)].set_index("effect")
     reference = next((effect.partition(" - ")[2] for effect in differences.index), None)
     details = [name for name in ["test/top1_compensated", f"best/{headline}"] if name in trials and name != headline]
@@ -79,7 +79,7 @@ def _arms_table(trials: pd.DataFrame, effects: pd.DataFrame) -> str:
     return table(header, [row(name) for name in names], "l" + "r" * (len(header) - 1))
 
 
-def _headline(trials: pd.DataFrame, effects: pd.DataFrame) -> str:
+def headline_of(trials: pd.DataFrame, effects: pd.DataFrame) -> str:
     """The metric that effects.csv has first; without effects, the first column that can be no factor's."""
     if len(effects):
         return effects["metric"].iloc[0]
@@ -91,11 +91,11 @@ def _difference(differences: pd.DataFrame, name: str) -> str:
     return effect_cell(next(differences.loc[[name]].itertuples())) if name in differences.index else MISSING
 
 
-def _effects(path: Path) -> pd.DataFrame:
-    return _read(path) if path.is_file() else pd.DataFrame({name: pd.Series(dtype=object) for name in judged.CSV_COLUMNS})
+def read_effects(path: Path) -> pd.DataFrame:
+    return read_table(path) if path.is_file() else pd.DataFrame({name: pd.Series(dtype=object) for name in judged.CSV_COLUMNS})
 
 
-def _read(path: Path) -> pd.DataFrame:
+def read_table(path: Path) -> pd.DataFrame:
     """A table with its floats to the bit, and names that read as numbers, or as nothing, left as they are.
 
     pandas' own reading of floats may be off by the last bit, which turns the rounding of a number that ends in 5 around.

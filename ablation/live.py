@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from rich.live import Live
 from rich.table import Table
 
 from ablation.execution import Listener
+from ablation.formatting import duration, value
 from ablation.plan import Plan
+from ablation.remaining import Remaining
 from ablation.runs import Outcome, TrialSpec
 from ablation.subject import Record
 
@@ -29,6 +32,15 @@ class ArmProgress:
     done_epochs: int = 0
     n_measured: int = 0  # trials whose headline metric is known so far
     metric_sum: float = 0.0  # of their last evaluated epochs
+    square_sum: float = 0.0
+
+    def so_far(self) -> str:
+        """Mean and standard deviation over the trials measured."""
+        if not self.n_measured:
+            return ""
+        mean = self.metric_sum / self.n_measured
+        variance = (self.square_sum - self.n_measured * mean**2) / (self.n_measured - 1) if self.n_measured > 1 else math.nan
+        return value(mean, math.sqrt(variance) if variance > 0 else math.nan)
 
 
 @dataclass
@@ -46,15 +58,16 @@ class TrialProgress:
         if metric is not None:
             self.arm.n_measured += self.metric is None
             self.arm.metric_sum += metric - (self.metric or 0.0)
+            self.arm.square_sum += metric**2 - (self.metric or 0.0) ** 2
             self.metric = metric
 
 
 class Progress(Listener):
     """A listener that counts; subclasses of it show."""
 
-    def __init__(self, metric: str, plan: Plan):
-        self.metric = metric
-        self.n_trials, self.n_trained, self.begun_at = len(plan.trials), 0, time.monotonic()
+    def __init__(self, metric: str, plan: Plan, remaining: Remaining | None = None):
+        self.metric, self.remaining = metric, remaining
+        self.n_trials, self.n_before, self.n_trained, self.begun_at = len(plan.trials), 0, 0, time.monotonic()
         self.arms: dict[str, ArmProgress] = {}
         self.trials: dict[str, TrialProgress] = {}
         for name, trial in plan.trials.items():
@@ -63,11 +76,20 @@ class Progress(Listener):
             arm.n_epochs += len(trial.links)
             self.trials[name] = TrialProgress(arm, len(trial.links))
 
+    def found(self, spec: TrialSpec, outcome: Outcome) -> None:
+        self.n_before += 1
+        Progress.finished(self, spec, outcome)
+
+    def resumed(self, spec: TrialSpec, records: Sequence[Record]) -> None:
+        values = [record["metrics"][self.metric] for record in records if self.metric in record["metrics"]]
+        self.trials[spec.trial].advance(len(records), values[-1] if values else None)
+
     def recorded(self, specs: Sequence[TrialSpec], record: Record) -> None:
         self.n_trained += 1
         for spec in specs:
             trial = self.trials[spec.trial]
-            trial.advance(trial.done_epochs + 1, record["metrics"].get(self.metric))
+            done = min(trial.done_epochs + 1, trial.n_epochs)  # epochs after the last checkpoint are trained again
+            trial.advance(done, record["metrics"].get(self.metric))
 
     def finished(self, spec: TrialSpec, outcome: Outcome) -> None:
         trial = self.trials[spec.trial]
@@ -80,16 +102,18 @@ class Progress(Listener):
     def summary(self) -> str:
         n_failed = sum(arm.n_failed for arm in self.arms.values())
         n_ended = n_failed + sum(arm.n_complete for arm in self.arms.values())
+        before = f" ({self.n_before} before)" if self.n_before else ""
         failed = f", {n_failed} failed" if n_failed else ""
+        left = self.remaining.told() if self.remaining else ""
         seconds = time.monotonic() - self.begun_at
-        return f"{n_ended}/{self.n_trials} trials{failed}, {self.n_trained} epochs trained, {seconds:.0f} s"
+        return f"{n_ended}/{self.n_trials} trials{before}{failed}, {self.n_trained} epochs trained, {duration(seconds)}{left and f', {left}'}"
 
 
 class PlainProgress(Progress):
     """A line when a trial ends and every few seconds."""
 
-    def __init__(self, metric: str, plan: Plan, console: Console):
-        super().__init__(metric, plan)
+    def __init__(self, metric: str, plan: Plan, console: Console, remaining: Remaining | None = None):
+        super().__init__(metric, plan, remaining)
         self.console, self.last = console, time.monotonic()
 
     def __enter__(self) -> PlainProgress:
@@ -100,7 +124,7 @@ class PlainProgress(Progress):
     def finished(self, spec: TrialSpec, outcome: Outcome) -> None:
         super().finished(spec, outcome)
         if outcome.state == "COMPLETE":
-            said = f"{self.metric} {outcome.metrics[self.metric]:.2f}"
+            said = f"{self.metric} {value(outcome.metrics[self.metric], math.nan)}"
         else:
             said = f"FAILED: {outcome.error['type']}: {outcome.error['message']}"
         self.console.print(f"{spec.trial}: {said}", markup=False, highlight=False, soft_wrap=True)
@@ -115,8 +139,8 @@ class PlainProgress(Progress):
 class LiveProgress(Progress):
     """A table with a row per arm, redrawn in place."""
 
-    def __init__(self, metric: str, plan: Plan, console: Console):
-        super().__init__(metric, plan)
+    def __init__(self, metric: str, plan: Plan, console: Console, remaining: Remaining | None = None):
+        super().__init__(metric, plan, remaining)
         self.live = Live(console=console, refresh_per_second=4, get_renderable=self.table)
 
     def __enter__(self) -> LiveProgress:
@@ -134,11 +158,11 @@ class LiveProgress(Progress):
         for name, arm in self.arms.items():
             table.add_row(
                 name, f"{arm.n_complete}/{arm.n_trials}", str(arm.n_failed or ""), f"{arm.done_epochs}/{arm.n_epochs}",
-                f"{arm.metric_sum / arm.n_measured:.2f}" if arm.n_measured else "",
+                arm.so_far(),
             )  # fmt: skip
         return table
 
 
-def progress(metric: str, plan: Plan, console: Console) -> PlainProgress | LiveProgress:
+def progress(metric: str, plan: Plan, console: Console, remaining: Remaining | None) -> PlainProgress | LiveProgress:
     """The display that suits where the output goes."""
-    return (LiveProgress if console.is_terminal else PlainProgress)(metric, plan, console)
+    return (LiveProgress if console.is_terminal else PlainProgress)(metric, plan, console, remaining)

@@ -33,6 +33,10 @@ class Places:
     def timings(self) -> Path:
         return self.root / ".ablate" / "timings.json"
 
+    def progress(self, study: str) -> Path:
+        """Where a running study says how long it still takes."""
+        return self.root / ".ablate" / "progress" / f"{study}.json"
+
     def runs(self, study: str) -> RunFolder:
         return RunFolder(self.root / "runs" / study)
 

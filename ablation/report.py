@@ -13,22 +13,28 @@ import pandas as pd
 
 from ablation import effects as judged
 from ablation import figures, results, tables
-from ablation.answer import answer, detectable, interacting
+from ablation.answer import answer, detectable, interacting, is_conditional, one_seed_limits
 from ablation.claims import judge_claims
 from ablation.claims_text import claim_texts
+from ablation.figures.curves import MAX_ARMS
+from ablation.figures.mechanism import MAX_LINES
+from ablation.html import to_html
 from ablation.formatting import is_percent, label, points
 from ablation.results import Results
 from ablation.runs import Manifest, RunFolder, write_atomically
 from ablation.statistics import smallest_permutation_p
 
 
-def write_report(folder: RunFolder, destination: Path) -> Path:
+def write_report(folder: RunFolder, destination: Path, as_html: bool = False) -> Path:
     """Write report.md, results.csv, history.csv, effects.csv, claims.csv and figures/ to `destination`, `reports/<study>/`.
 
     A study without claims has no claims.csv; one of an earlier state is removed. Works for unfinished studies: what is not known yet is said so.
 
+    Args:
+        as_html: write report.html too, the whole report in one file; where there is one, it is kept up in any case
+
     Returns:
-        the path of report.md
+        the path of report.md, or of report.html where it was asked for
 
     Raises:
         FileNotFoundError: `folder` holds no study
@@ -44,9 +50,11 @@ def write_report(folder: RunFolder, destination: Path) -> Path:
     else:
         results.write_csv(claims, destination / "claims.csv")
     drawn = figures.draw(study, effects, destination / "figures")
-    path = destination / "report.md"
-    write_atomically(path, render(study, effects, claims, drawn))
-    return path
+    text, path, page = render(study, effects, claims, drawn), destination / "report.md", destination / "report.html"
+    write_atomically(path, text)
+    if as_html or page.is_file():
+        write_atomically(page, to_html(text, destination))
+    return page if as_html else path
 
 
 def render(study: Results, effects: pd.DataFrame, claims: pd.DataFrame, drawn: list[str]) -> str:
@@ -80,6 +88,7 @@ def _context(study: Results, effects: pd.DataFrame, claims: pd.DataFrame, drawn:
         "epochs": _epochs(manifest),
         "accuracy_table": tables.accuracy_table(study, effects),
         "effects_table": tables.effects_table(effects, study.headline),
+        "alone_table": tables.alone_table(headline, study.headline),
         "simple_effects_table": tables.simple_effects_table(interacting(study, headline), study.headline),
         "claims": claim_texts(claims),
         "n_expectations": len(claims),
@@ -92,11 +101,21 @@ def _context(study: Results, effects: pd.DataFrame, claims: pd.DataFrame, drawn:
         "has_best": f"best/{study.headline}" in study.metrics,
         "has_compensated": "test/top1_compensated" in study.metrics,
         "figures": drawn,
+        "shown": _shown(len(study.arms), MAX_ARMS),
+        "shown_inside": _shown(len(study.arms), MAX_LINES),
+        "conditional": is_conditional(headline),
+        "one_seed_limits": one_seed_limits(headline),
         "detectable_effect": detectable(main),
         "detectable_difference": detectable(differences),
         "permutation_p": smallest_permutation_p(len(manifest.seeds)),
         "facts": list(tables.flatten({**manifest.provenance, "versions": versions, **facts})),
     }
+
+
+def _shown(n_arms: int, most: int) -> str:
+    """What a figure with too many arms leaves grey."""
+    told = f" Of {n_arms} arms, the first and the {most - 1} with the best means are shown each for itself, the others in grey."
+    return told if n_arms > most else ""
 
 
 def _epochs(manifest: Manifest) -> str:

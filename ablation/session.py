@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from ablation.delivery import Delivery
 from ablation.errors import InputError, Problem
@@ -20,8 +20,9 @@ from ablation.places import Places, study_name
 from ablation.plan import Plan, build_plan, expected
 from ablation.plan_view import show_plan
 from ablation.reading import read_yaml
+from ablation.remaining import Remaining
 from ablation.section import NAME
-from ablation.study import Bound, Done, Listeners, forget_failures, manifest_of, refuse_mixture, run_study, status_of
+from ablation.study import Bound, Done, Listeners, forget_failures, manifest_of, refuse_mixture, run_study
 from ablation.subjects import load_subject
 from ablation.timings import Timings
 
@@ -71,8 +72,11 @@ def run(opened: Opened, jobs: int, share: bool, retry_failed: bool, cache_limit:
         forget_failures(folder, opened.plan)
     timings, bound = opened.timings, Bound(opened.places.store, cache_limit)
     deliveries = [] if offline else [Delivery(opened.places, opened.name, console)]
-    with only_one(folder.path), progress(manifest.metric["name"], opened.plan, console) as shown:
-        done = run_study(opened.study, opened.plan, manifest, opened.places, jobs, Listeners([timings, bound, shown, *deliveries]), share)
+    store, file = opened.places.store, opened.places.progress(opened.name)
+    remaining = Remaining(opened.study, opened.plan, store, folder, timings, jobs, file) if share else None
+    heard = [timings, bound, *([remaining] if remaining else [])]
+    with only_one(folder.path), remaining or nullcontext(), progress(manifest.metric["name"], opened.plan, console, remaining) as shown:
+        done = run_study(opened.study, opened.plan, manifest, opened.places, jobs, Listeners([*heard, shown, *deliveries]), share)
     timings.save()
     opened.places.store.trim(cache_limit)
     if done.n_trained or done.failed:
@@ -99,20 +103,6 @@ def sync(name: str) -> str | None:
     if not Delivery(places, name, Console(stderr=True)).deliver():
         return None
     return f"{name}: Optuna and MLflow have {sum(folder.outcome(spec.trial) is not None for spec in folder.manifest().trials)} finished trials"
-
-
-def describe_status(name: str) -> None:
-    """Print, per arm, how many trials are done and what they reached."""
-    folder, console = Places().runs(name), output()
-    metric = folder.manifest().metric["name"]
-    table = Table("arm", title=f"study {name}", title_justify="left", box=None)
-    for heading in ("done", "running", "waiting", "failed", "epochs", metric):
-        table.add_column(heading, justify="right")
-    for arm, row in status_of(folder).items():
-        values = row["values"]
-        counts = [str(row[state]) if row[state] else "" for state in ("COMPLETE", "RUNNING", "WAITING", "FAILED")]
-        table.add_row(arm, *counts, f"{row['epochs']}/{row['planned']}", f"{sum(values) / len(values):.2f}" if values else "")
-    console.print(table)
 
 
 def output() -> Console:

@@ -99,6 +99,22 @@ class Listeners(Listener):
 
     all: Sequence[Listener]
 
+    def found(self, spec: TrialSpec, outcome: Outcome) -> None:
+        for listener in self.all:
+            listener.found(spec, outcome)
+
+    def resumed(self, spec: TrialSpec, records: Sequence[Record]) -> None:
+        for listener in self.all:
+            listener.resumed(spec, records)
+
+    def began(self, specs: Sequence[TrialSpec]) -> None:
+        for listener in self.all:
+            listener.began(specs)
+
+    def left(self, specs: Sequence[TrialSpec]) -> None:
+        for listener in self.all:
+            listener.left(specs)
+
     def recorded(self, specs: Sequence[TrialSpec], record: Record) -> None:
         for listener in self.all:
             listener.recorded(specs, record)
@@ -128,19 +144,3 @@ class Bound(Listener):
         if time.monotonic() - self.last > TRIM_SECONDS:
             self.store.trim(self.limit)
             self.last = time.monotonic()
-
-
-def status_of(folder: RunFolder) -> dict[str, dict[str, Any]]:
-    """Per arm: trials by state, and the headline metric of those that are done."""
-    manifest = folder.manifest()
-    arms: dict[str, dict[str, Any]] = {}
-    for spec in manifest.trials:
-        arm = arms.setdefault(spec.arm, {"COMPLETE": 0, "FAILED": 0, "RUNNING": 0, "WAITING": 0, "values": [], "epochs": 0, "planned": 0})
-        outcome = folder.outcome(spec.trial)
-        state = folder.state(spec, outcome)
-        arm[state] += 1
-        arm["planned"] += spec.epochs_planned
-        arm["epochs"] += spec.epochs_planned if state == "COMPLETE" else len(folder.records(spec.trial))
-        if state == "COMPLETE":
-            arm["values"].append(outcome.metrics[manifest.metric["name"]])
-    return arms

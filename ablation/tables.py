@@ -71,6 +71,24 @@ def simple_effects_table(pairs: list[pd.DataFrame], metric: str) -> str:
     return table(header, cells, "lrrr") if cells else ""
 
 
+def alone_table(rows: pd.DataFrame, metric: str) -> str:
+    """A row per level of a factor: its effect alone, and added last; "" where the study has neither.
+
+    rows: of one metric, from `effects.judge`; their names end in what they are, in parentheses.
+    """
+    sides = [rows[rows["kind"] == kind] for kind in ("add-one-in", "leave-one-out")]
+    found = [{row.effect.rpartition(" (")[0]: row for row in side.itertuples()} for side in sides]
+
+    def cells(name: str) -> list[str]:
+        each = [side.get(name) for side in found]
+        return [cell for row in each for cell in ((effect_cell(row), p_value(row.p)) if row else (MISSING, MISSING))]
+
+    unit = points(metric) and ", points"
+    header = ["effect", f"alone, on {label(metric)}{unit} [95 %]", "p", f"added last{unit} [95 %]", "p"]
+    names = dict.fromkeys(name for side in found for name in side)
+    return table(header, [[f"`{name}`", *cells(name)] for name in names], "lrrrr") if names else ""
+
+
 def published_table(results: Results) -> str:
     """Published numbers for the same dataset, each with its protocol and source; "" where there are none."""
     rows = [

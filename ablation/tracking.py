@@ -182,7 +182,7 @@ def _bring_study(study: _Study, manifest: Manifest, outcomes: Outcomes, reports:
 
 
 def _report_files(reports: Path) -> list[Path]:
-    return sorted(path for pattern in ("*.md", "*.csv", "figures/*") for path in reports.glob(pattern))
+    return sorted(path for pattern in ("*.md", "*.html", "*.csv", "figures/*") for path in reports.glob(pattern))
 
 
 def _start(folder: RunFolder, spec: TrialSpec, outcome: Outcome | None) -> int:

@@ -11,10 +11,20 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
+from ablation import formatting
 from ablation.runs import Manifest, Outcome, TrialSpec
 
 MAX_ROWS = 60  # of the table in a study's description, which holds 8,000 characters
 MAX_ERROR_CHARACTERS = 500
+GROUPS = {
+    "test": "on the test set, accuracies in percent",
+    "best": "of the best epoch, picked on the test set",
+    "train": "losses",
+    "grad": "norms of gradients by module, and `grad/conflict_cosine` (-1 to 1)",
+    "diag": "of the latents: drift, effective rank, radii in units of the latent space",
+    "gen": "of generated latents, relative to real ones",
+    "head": "parameters of the classifier",
+}
 NOT_IN_NAMES = re.compile(r"[^\w./ -]")  # MLflow refuses the whole batch for one such character
 
 
@@ -136,12 +146,18 @@ def _description(manifest: Manifest, outcomes: Mapping[str, Outcome | None]) -> 
     table = ["", f"| arm | seeds | {metric} |", "| --- | --- | --- |", *rows[:MAX_ROWS]] if rows else []
     more = ["", f"and {len(rows) - MAX_ROWS} more"] if len(rows) > MAX_ROWS else []
     head = [manifest.question, "", f"{manifest.title}; dataset {manifest.dataset}; commit {_commit(manifest)}"]
-    return "\n".join(head + table + more)
+    return "\n".join(head + table + more + _groups(outcomes))
 
 
 def _mean_and_deviation(values: list[float]) -> str:
-    mean = f"{statistics.fmean(values):.2f}"
-    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+    return formatting.value(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan)
+
+
+def _groups(outcomes: Mapping[str, Outcome | None]) -> list[str]:
+    """What the groups of metrics are that finished trials have."""
+    found = {name.partition("/")[0] for outcome in outcomes.values() if outcome for name in outcome.metrics}
+    told = [f"`{group}/` {GROUPS[group]}" for group in GROUPS if group in found]
+    return ["", f"Metrics, by epoch: {'; '.join(told)}."] if told else []
 
 
 def _commit(manifest: Manifest) -> str:

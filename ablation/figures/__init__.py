@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from ablation.figures.curves import learning_curves, mechanism, per_class
+from ablation.combinations import pairs
+from ablation.figures.curves import learning_curves, per_class
+from ablation.figures.interactions import interactions
+from ablation.figures.mechanism import mechanism
 from ablation.figures.style import save
 from ablation.figures.summary import accuracy, effects_figure
 from ablation.results import Results
@@ -21,14 +24,15 @@ def draw(results: Results, effects: pd.DataFrame, destination: Path) -> list[str
         effects: from `ablation.effects.judge`
 
     Returns:
-        the names drawn, among: accuracy, effects, learning_curves, per_class, mechanism
+        the names drawn, in the order of the report
     """
     figures = {
         "accuracy": accuracy(results),
         "effects": effects_figure(effects, results.headline),
+        "interactions": interactions(list(pairs(results, results.headline)), effects, results.headline),
         "learning_curves": learning_curves(results),
-        "per_class": per_class(results),
         "mechanism": mechanism(results),
+        "per_class": per_class(results),
     }
     for name, figure in figures.items():
         save(figure, destination / name)

@@ -1,4 +1,4 @@
-"""Small multiples: learning curves and class accuracies with a panel per arm, mechanism with a panel per metric."""
+"""Small multiples with a panel per arm: learning curves, and class accuracies."""
 
 from __future__ import annotations
 
@@ -9,18 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
-from ablation.figures.style import CONTEXT, DASHES, GREY, INK, axis_label, colours, style, wrapped
+from ablation.figures.style import CONTEXT, GREY, INK, axis_label, colours, style, wrapped
 from ablation.results import Results
 
-MECHANISM = {
-    "train/diffusion_loss": "diffusion loss",
-    "grad/encoder": "gradient norm, encoder",
-    "grad/conflict_cosine": "cosine of real and\nsemantic gradient",
-    "diag/latent_drift": "latent drift from the\npretrained encoder",
-    "diag/effective_rank": "effective rank of latents",
-    "diag/radius_head": "mean radius, head classes",
-    "diag/radius_tail": "mean radius, tail classes",
-}
+MAX_ARMS = 12  # that figures with a panel per arm show each for itself
+MAX_MARKED = 15  # points of a curve that are marked one by one
 
 
 def learning_curves(results: Results) -> Figure | None:
@@ -29,27 +22,21 @@ def learning_curves(results: Results) -> Figure | None:
     curves = {arm: table for arm, table in curves.items() if len(table) > 1}
     if not curves:
         return None
-    ends = results.cells(results.headline).mean()
+    colour = colours(list(results.arms))
     with style():
-        figure, panels = _panels(list(curves), "epoch", axis_label(results.headline))
+        figure, panels = _panels(shown_arms(results, list(curves)), "epoch", axis_label(results.headline))
         for arm, axes in panels.items():
             for other in curves.values():
                 axes.plot(other.mean(axis=1), color=CONTEXT, lw=1, zorder=1)
-            table, colour = curves[arm], colours(list(results.arms))[arm]
+            table = curves[arm]
             if table.shape[1] > 1:
-                axes.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=colour, alpha=0.25, lw=0)
-            axes.plot(table.mean(axis=1), color=colour, lw=2.2, zorder=3)
+                axes.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=colour[arm], alpha=0.25, lw=0)
+            axes.plot(table.mean(axis=1), "o-" if len(table) <= MAX_MARKED else "-", color=colour[arm], lw=2.2, ms=4, zorder=3)
             end = warmup_end(results, arm)
             if end is not None:
-                axes.axvline(end, color=GREY, lw=1, ls=":", label="encoder thaws")
-            for baseline, dash in zip(results.baselines, DASHES * len(results.baselines)):
-                if math.isfinite(ends[baseline]):
-                    axes.axhline(ends[baseline], color=INK, lw=1, ls=dash, zorder=2, label=baseline)
-        handles = {text: handle for axes in panels.values() for handle, text in zip(*axes.get_legend_handles_labels())}
-        if handles:
-            figure.legend(
-                handles.values(), handles.keys(), loc="outside lower center", ncols=int(figure.get_figwidth() / 2.2)
-            )
+                axes.axvline(end, color=GREY, lw=1.2, ls=":", label="encoder thaws")
+            _draw_baselines(axes, results)
+        _legend_below(figure, panels)
     return figure
 
 
@@ -62,7 +49,7 @@ def per_class(results: Results) -> Figure | None:
         return None
     reference = results.manifest.reference
     with style():
-        figure, panels = _panels(arms, "training images of the class", "accuracy (%)")
+        figure, panels = _panels(shown_arms(results, arms), "training images of the class", "accuracy (%)")
         for arm, axes in panels.items():
             for other in arms:
                 axes.plot(*_by_count(means.loc[other]), color=CONTEXT, lw=1, zorder=1)
@@ -71,46 +58,20 @@ def per_class(results: Results) -> Figure | None:
             axes.plot(*_by_count(means.loc[arm]), "o-", color=colours(list(results.arms))[arm], lw=2, ms=4, zorder=3)
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        handles, labels = next(iter(panels.values())).get_legend_handles_labels()
-        if handles:
-            figure.legend(handles, labels, loc="outside lower center")
+        _legend_below(figure, panels)
     return figure
 
 
-def mechanism(results: Results) -> Figure | None:
-    """What happens inside, a panel per metric, the mean over seeds per arm; a dot at the last frozen epoch."""
-    arms = list(results.arms)
-    metrics = [name for name in MECHANISM if name in results.history and results.history[name].notna().any()]
-    metrics = [name for name in metrics if any(len(curve(results, arm, name)) > 1 for arm in arms)]
-    if not metrics:
-        return None
-    n_columns = min(4, len(metrics) + 1)
-    n_rows = math.ceil((len(metrics) + 1) / n_columns)
-    colour = colours(arms)
-    with style():
-        figure = Figure(figsize=(3.2 * n_columns, 2.7 * n_rows + 0.3), layout="constrained")
-        grid = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
-        for axes, metric in zip(grid, metrics):
-            ends = {}
-            for arm, dash in zip(arms, ["-", (0, (4, 1.5))] * len(arms)):  # so that of two equal lines both are seen
-                line = curve(results, arm, metric).mean(axis=1)
-                if line.empty:
-                    continue
-                axes.plot(line, color=colour[arm], lw=1.8, ls=dash)
-                ends[arm] = (line.index[-1], line.iloc[-1])
-                end = warmup_end(results, arm)
-                if end in line.index:
-                    axes.plot(end, line[end], "o", color=colour[arm], ms=5, mec="white")
-            axes.set_title(MECHANISM[metric])
-            axes.set_xlabel("epoch")
-            axes.margins(y=0.08)
-            _number_ends(axes, ends, arms, colour)
-        for axes in grid[len(metrics) :]:
-            axes.set_axis_off()
-        lines = [line for index, arm in enumerate(arms) for line in _key_lines(index, arm, colour[arm])]
-        for place, (text, ink) in enumerate(lines):
-            grid[len(metrics)].text(0, 1 - place / max(len(lines), 11), text, color=ink, va="top", size=10)
-    return figure
+def shown_arms(results: Results, arms: list[str], most: int = MAX_ARMS) -> list[str]:
+    """Which of some arms a figure shows each for itself, in the manifest's order.
+
+    All, up to `most`; else the first arm, from which the others depart, and those with the best means.
+    """
+    if len(arms) <= most:
+        return arms
+    means = results.cells(results.headline)[arms[1:]].mean()
+    best = means.sort_values(ascending=results.manifest.metric["goal"] == "minimize", kind="stable").index[: most - 1]
+    return [arm for arm in arms if arm == arms[0] or arm in best]
 
 
 def curve(results: Results, arm: str, metric: str) -> pd.DataFrame:
@@ -147,38 +108,22 @@ def _panels(arms: list[str], x_label: str, y_label: str) -> tuple[Figure, dict[s
     return figure, panels
 
 
-def _key_lines(index: int, arm: str, colour: str) -> list[tuple[str, str]]:
-    first, *more = wrapped(arm, 27).split("\n")
-    return [(f"{index + 1}  {first}", colour), *((f"    {line}", colour) for line in more)]
+def _draw_baselines(axes: Axes, results: Results) -> None:
+    """Their means as horizontal lines: the reference in black, the others thin and grey."""
+    ends, reference = results.cells(results.headline).mean(), results.manifest.reference
+    for baseline in results.baselines:
+        if math.isfinite(ends[baseline]) and baseline != reference:
+            axes.axhline(ends[baseline], color=GREY, lw=0.8, ls="--", zorder=2, label="other baselines")
+    if reference in results.baselines and math.isfinite(ends[reference]):
+        axes.axhline(ends[reference], color=INK, lw=1.2, zorder=2, label=f"measured {reference}")
+
+
+def _legend_below(figure: Figure, panels: dict[str, Axes]) -> None:
+    handles = {text: handle for axes in panels.values() for handle, text in zip(*axes.get_legend_handles_labels())}
+    if handles:
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=max(1, int(figure.get_figwidth() / 2.6)))
 
 
 def _by_count(classes: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
     ordered = classes.sort_values("n_train", kind="stable")
     return ordered["n_train"], ordered["accuracy"]
-
-
-def _number_ends(axes: Axes, ends: dict[str, tuple[float, float]], arms: list[str], colour: dict[str, str]) -> None:
-    """Write each arm's number beside the end of its line, moved apart where lines end close together."""
-    low, high = axes.get_ylim()
-    gap = min(0.1, 1 / max(len(ends), 1))
-    places: dict[str, float] = {}
-    floor = 0.0
-    for arm in sorted(ends, key=lambda name: ends[name][1]):
-        places[arm] = floor = max((ends[arm][1] - low) / (high - low), floor)
-        floor += gap
-    ceiling = 1.0
-    for arm in reversed(places):
-        places[arm] = min(places[arm], ceiling)
-        ceiling = places[arm] - gap
-    for arm, y in places.items():
-        axes.annotate(
-            str(arms.index(arm) + 1),
-            ends[arm],
-            xytext=(1.06, y),
-            textcoords="axes fraction",
-            color=colour[arm],
-            va="center",
-            size=10,
-            fontweight="bold",
-            arrowprops={"arrowstyle": "-", "color": colour[arm], "lw": 0.5, "shrinkA": 0, "shrinkB": 2},
-        )

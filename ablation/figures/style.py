@@ -15,6 +15,7 @@ PALETTE = ["#332288", "#CC6677", "#117733", "#AA4499", "#4FA8D8", "#999933", "#8
 INK = "#222222"
 GREY = "#888888"
 CONTEXT = "#d5d5d5"  # lines that are there to compare with
+MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 DASHES = ["-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (9, 3))]
 
 _STYLE = {
@@ -29,8 +30,11 @@ _STYLE = {
     "xtick.color": INK,
     "ytick.color": INK,
     "legend.frameon": False,
+    "figure.constrained_layout.w_pad": 0.1,  # inches
     "svg.hashsalt": "ablate",  # ids inside the SVG: the same for the same figure
 }
+
+_METADATA = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}  # no dates, no versions
 
 
 def style() -> rc_context:
@@ -62,11 +66,16 @@ def wrapped(arm: str, width: int = 24) -> str:
 
 def save(figure: Figure | None, path: Path) -> None:
     """Write `path`.png and `path`.svg; remove them where there is no figure."""
-    for suffix, metadata in [(".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})]:
+    for suffix in _METADATA:
         file = path.with_name(path.name + suffix)
         if figure is None:
             file.unlink(missing_ok=True)
-            continue
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with style():
-            figure.savefig(file, dpi=150, metadata=metadata)
+        else:
+            save_as(figure, file)
+
+
+def save_as(figure: Figure, file: Path) -> None:
+    """Write one file, .png or .svg, the same bytes for the same figure."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with style():
+        figure.savefig(file, dpi=150, metadata=_METADATA[file.suffix])

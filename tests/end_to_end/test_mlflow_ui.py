@@ -204,5 +204,7 @@ def test_study_says_its_question_and_its_result_on_its_page(address, browser, tm
     page = Page(browser, tmp_path)
     browser.get(address)
     page.click("//a[normalize-space()='fixes on digits-lt']")
-    page.wait_for("Which of the fixes makes joint training work?", "lr_split+gradient_decoupling", "± 0.71")
+    page.wait_for("Which of the fixes makes joint training work?", "lr_split+gradient_decoupling", "± 0.7")
+    page.click("//button[normalize-space()='Show more']")
+    page.wait_for("test/ on the test set, accuracies in percent", "diag/ of the latents")
     page.picture("4-parent")

@@ -191,9 +191,52 @@ def test_numbers_are_rounded_to_what_their_uncertainty_allows():
     assert value(72.3456, 0.6) == "72.3 ± 0.6"
     assert value(72.3456, 0.012) == "72.346 ± 0.012"
     assert effect(3.21, 1.1, 5.32) == "+3.2 [1.1, 5.3]"
+    assert value(0.01234, float("nan")) == "0.0123" and value(72.3456, float("nan")) == "72.3" and value(0.0, 0.0) == "0.0 ± 0.0"
+    assert effect(-0.01, -0.52, 0.5) == "+0.0 [-0.5, 0.5]"
     assert effect(3.0, 0.04, 5.96) == "+3.00 [0.04, 5.96]"  # the bound excludes 0 and must be seen to
 
 
 def test_a_table_keeps_its_columns_whatever_the_cells_hold():
     lines = table(["a", "b"], [["x|y", "1\n2"]], "lr").split("\n")
     assert [len(re.findall(r"(?<!\\)\|", line)) for line in lines] == [3, 3, 3]
+
+
+def test_the_report_has_its_sections_in_the_order_of_a_paper(written):
+    found = re.findall(r"^## (.*)$", written.read_text(), re.M)
+    order = ["Accuracy", "Effects", "Learning curves", "Mechanism", "Classes", "Claims", "Failed trials", "Trials not finished", "Setup", "Limits", "Provenance"]
+    assert found == [section for section in order if section not in ("Claims", "Failed trials")]
+
+
+def test_effects_come_with_their_figure_and_the_interactions_with_theirs(tmp_path):
+    text = write_report(study(tmp_path / "runs", factors={name: FACTORS[name] for name in ("lr_split", "warmup")}), tmp_path / "reports").read_text()
+    effects = text[text.index("## Effects") :]
+    assert effects.index("| effect") < effects.index("figures/effects.png") < effects.index("figures/interactions.png")
+    assert (tmp_path / "reports" / "figures" / "interactions.svg").is_file()
+
+
+def test_each_fix_stands_alone_and_added_last(tmp_path):
+    folder = study(tmp_path, noise=0.3, seeds=range(4))
+    cells = load(folder).cells("test/top1")
+    shown = rows_of(re.sub("^### Each", "## Each", text_of(folder), flags=re.M), "Each fix alone, and left out")
+    assert {"lr_split: off -> on", "warmup: off -> on", "gradient_decoupling: off -> on"} < set(shown)
+    alone, _, last, _ = shown["lr_split: off -> on"]
+    for told, treated, control in [(alone, "lr_split", "reference"), (last, "lr_split+warmup+gradient_decoupling", "warmup+gradient_decoupling")]:
+        expected = paired_difference(cells[treated], cells[control])
+        assert told.strip("*") == effect(expected.mean, expected.low, expected.high) and told.startswith("**")
+
+
+def test_designs_without_lone_fixes_have_no_table_of_them(tmp_path):
+    assert "Each fix alone" not in text_of(study(tmp_path, factors=SHORTEST))
+
+
+def test_one_seed_is_not_said_to_be_paired_or_a_mean_over_seeds(tmp_path):
+    folder = study(tmp_path / "runs", factors=SHORTEST, seeds=[0], detail=True)
+    text = write_report(folder, tmp_path / "reports").read_text()
+    assert "paired by seed" not in text and "over seeds" not in text.replace("mean over seeds", "") and text.count("One seed") >= 3
+
+
+def test_claims_and_failures_stand_after_the_evidence_and_before_the_setup(tmp_path):
+    claim = {"id": "up", "says": "It rises.", "contrast": {"factor": "lr_split", "from": "off", "to": "on"}, "expects": [{"metric": "test/top1", "direction": "up"}]}
+    text = text_of(study(tmp_path, claims=[claim], state=lambda spec: STATES.get(spec.trial, "COMPLETE")))
+    found = re.findall(r"^## (.*)$", text, re.M)
+    assert found[2:] == ["Claims", "Failed trials", "Trials not finished", "Setup", "Limits", "Provenance"]

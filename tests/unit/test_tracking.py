@@ -163,7 +163,8 @@ def test_parent_says_what_the_study_is_and_how_its_arms_do(uri, folder):
     parent = runs(uri)["fixes on digits-lt"]
     note = parent.data.tags["mlflow.note.content"]
     assert "Which fix matters?" in note and "abc123 (with uncommitted changes)" in note
-    assert "| none | 2 | 61.00 ± 1.41 |" in note and "| ce |" not in note
+    assert "| none | 2 | 61.0 ± 1.4 |" in note and "| ce |" not in note
+    assert "Metrics, by epoch: `test/` on the test set, accuracies in percent; `best/`" in note and "`diag/`" not in note
     assert parent.data.tags["design"] == "factorial"
     assert parent.data.metrics == {"study/trials": 4, "study/complete": 2, "study/failed": 1, "study/wall_seconds": 14}
     assert parent.info.status == "RUNNING"
@@ -314,12 +315,14 @@ def test_report_is_attached_to_the_parent_when_it_changes(uri, folder, tmp_path)
     (reports / "report.md").write_text("# Fixes")
     (reports / "results.csv").write_text("trial\n")
     (reports / "claims.csv").write_text("claim\n")
+    (reports / "report.html").write_text("<html>")
     (reports / "figures" / "effects.png").write_bytes(b"png")
+    (reports / "figures" / "effects.svg").write_bytes(b"svg")
     tracker, client = Tracker(), MlflowClient(uri)
     tracker.sync(folder, reports)
     parent = runs(uri)["fixes on digits-lt"].info.run_id
-    assert {file.path for file in client.list_artifacts(parent)} == {"report.md", "results.csv", "claims.csv", "figures"}
-    assert [file.path for file in client.list_artifacts(parent, "figures")] == ["figures/effects.png"]
+    assert {file.path for file in client.list_artifacts(parent)} == {"report.md", "report.html", "results.csv", "claims.csv", "figures"}
+    assert [file.path for file in client.list_artifacts(parent, "figures")] == ["figures/effects.png", "figures/effects.svg"]
     (reports / "report.md").write_text("# Fixes, revised")
     Tracker().sync(folder, reports)
     assert Path(client.download_artifacts(parent, "report.md", str(tmp_path))).read_text() == "# Fixes, revised"

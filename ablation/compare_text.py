@@ -1,0 +1,67 @@
+"""A comparison as Markdown."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from ablation.compare import Comparison, Difference, Row
+from ablation.formatting import MISSING, effect, label, p_value, points, table, value
+
+
+def comparison_text(found: Comparison) -> str:
+    """What the headline says, the table, the settings that differ, and what to beware of."""
+    by_arm, metrics = found.rows[0].what.startswith("`"), {row.metric for row in found.rows}
+    first = "metric" if not by_arm else f"{label(found.rows[0].metric)} of" if len(metrics) == 1 else "arm"
+    header = [first, f"`{found.left}`", f"`{found.right}`", "difference [95 %]", "p", "how"]
+    parts = [
+        _by_arm(found) if by_arm else _sentence(found),
+        table(header, [_cells(row) for row in found.rows], "lrrrrl"),
+        "Mean ± standard deviation over seeds; the difference is left minus right, its p two-sided and uncorrected; bold where the interval excludes 0.",
+    ]
+    if found.settings:
+        rows = [[f"`{key}`", *(MISSING if one is None else f"`{one}`" for one in values)] for key, *values in found.settings]
+        parts.append("Settings that differ:\n\n" + table(["setting", f"`{found.left}`", f"`{found.right}`"], rows, "lll"))
+    parts += found.notes
+    parts += [f"**Warning:** {text}." for text in found.warnings]
+    return "\n\n".join(parts)
+
+
+def is_separable(found: Difference) -> bool:
+    """Whether the interval is defined and excludes 0."""
+    return found.low * found.high > 0
+
+
+def _sentence(found: Comparison) -> str:
+    row = found.rows[0]
+    size = f"{effect(*row.found[:3])}{points(row.metric)}"
+    if not math.isfinite(row.found.low):
+        verdict = f"no interval can be given ({row.found.how})"
+    elif is_separable(row.found):
+        verdict = f"{'higher' if row.found.mean > 0 else 'lower'} (p {_compared(row.found.p)}, {row.found.how})"
+    else:
+        verdict = f"not separable from 0 (p {_compared(row.found.p)}, {row.found.how})"
+    return f"`{found.left}` minus `{found.right}`, {row.what}: {size}, {verdict}."
+
+
+def _by_arm(found: Comparison) -> str:
+    return f"`{found.left}` minus `{found.right}`, arm by arm; the intervals are not corrected for the number of rows."
+
+
+def _cells(row: Row) -> list[str]:
+    size = effect(*row.found[:3])
+    sides = [_side(values) for values in (row.left, row.right)]
+    return [row.what, *sides, f"**{size}**" if is_separable(row.found) else size, p_value(row.found.p), row.found.how]
+
+
+def _side(values: pd.Series) -> str:
+    """`72.3 ± 0.4 (3 seeds)`; a published number as it was published."""
+    if values.index.name != "seed":
+        return f"{values.iloc[0]:.2f}"
+    return f"{value(values.mean(), values.std())} ({len(values)} seed{'s' * (len(values) > 1)})"
+
+
+def _compared(p: float) -> str:
+    """`= 0.03`, `< 0.001`."""
+    return text if (text := p_value(p)).startswith("<") else f"= {text}"
