@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from ablation.claims import NOT_DECIDED, REFUTED, SUPPORTED
-from ablation.formatting import effect, label, p_value, points, table
+from ablation.formatting import compared_p, effect, label, points, table
 
 _EXPECTED = {"up": "should rise", "down": "should fall", "none": "should not change"}
 
@@ -69,10 +69,5 @@ def _found(row: tuple) -> str:
     size = f"{effect(row.estimate, row.low, row.high)}{points(row.metric)}"
     if row.p != row.p:
         return f"{size} ({'one seed' if row.n_seeds == 1 else 'seeds agree exactly'}: no interval over seeds)"
-    told = f"{size} (p {_compared(row.p_holm)} after Holm's correction, {row.n_seeds} seeds)"
+    told = f"{size} (p {compared_p(row.p_holm)} after Holm's correction, {row.n_seeds} seeds)"
     return f"{told}, a mean that describes no arm; level by level: {row.level_by_level}" if row.level_by_level else told
-
-
-def _compared(p: float) -> str:
-    """`= 0.03`, `< 0.001`."""
-    return text if (text := p_value(p)).startswith("<") else f"= {text}"

@@ -257,8 +257,9 @@ def n_processors() -> int:
 def _existing(study: str | None) -> str:
     """The study of that name in `runs/`; the only one if none is named."""
     from ablation.errors import nearest
+    from ablation.runs import studies
 
-    known = sorted(path.parent.name for path in Path("runs").glob("*/study.json"))
+    known = studies(Path("runs"))
     if study is None and len(known) == 1:
         return known[0]
     if study is None:

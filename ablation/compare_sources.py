@@ -16,7 +16,7 @@ from ablation.errors import InputError, Problem, nearest
 from ablation.headline import headline_of, known_studies, read_effects, read_table
 from ablation.places import Places
 from ablation.published import published
-from ablation.runs import RunFolder
+from ablation.runs import RunFolder, studies
 from ablation.tables import flatten
 
 PUBLISHED = "published:"  # before the name of a method
@@ -65,13 +65,13 @@ def find_sides(left: str, right: str, study: str | None, places: Places) -> list
         InputError: naming each that is not there
     """
     problems: list[Problem] = []
-    names, studies = known_names(places), {}
+    names, loaded = known_names(places), {}
     if study is not None and study not in names:
         raise InputError([Problem("", "--study", f"no study '{study}' in runs/ or reports/; {_nearest(study, names)}")])
 
     def load(name: str) -> Source:
-        studies[name] = studies.get(name) or source(places, name)
-        return studies[name]
+        loaded[name] = loaded.get(name) or source(places, name)
+        return loaded[name]
 
     sides = [None if text.startswith(PUBLISHED) else _measured(text, study, names, load, problems) for text in (left, right)]
     for index, text in enumerate((left, right)):
@@ -87,8 +87,7 @@ def find_sides(left: str, right: str, study: str | None, places: Places) -> list
 
 def known_names(places: Places) -> list[str]:
     """Names of the studies in runs/ and reports/."""
-    in_runs = {path.parent.name for path in (places.root / "runs").glob("*/study.json")}
-    return sorted(in_runs.union(known_studies(places.root / "reports")))
+    return sorted({*studies(places.root / "runs"), *known_studies(places.root / "reports")})
 
 
 def source(places: Places, study: str) -> Source:

@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from ablation.compare import Comparison, Difference, Row
-from ablation.formatting import MISSING, effect, label, p_value, points, table, value
+from ablation.formatting import MISSING, compared_p, effect, label, p_value, points, table, value
 
 
 def comparison_text(found: Comparison) -> str:
@@ -39,9 +39,9 @@ def _sentence(found: Comparison) -> str:
     if not math.isfinite(row.found.low):
         verdict = f"no interval can be given ({row.found.how})"
     elif is_separable(row.found):
-        verdict = f"{'higher' if row.found.mean > 0 else 'lower'} (p {_compared(row.found.p)}, {row.found.how})"
+        verdict = f"{'higher' if row.found.mean > 0 else 'lower'} (p {compared_p(row.found.p)}, {row.found.how})"
     else:
-        verdict = f"not separable from 0 (p {_compared(row.found.p)}, {row.found.how})"
+        verdict = f"not separable from 0 (p {compared_p(row.found.p)}, {row.found.how})"
     return f"`{found.left}` minus `{found.right}`, {row.what}: {size}, {verdict}."
 
 
@@ -60,8 +60,3 @@ def _side(values: pd.Series) -> str:
     if values.index.name != "seed":
         return f"{values.iloc[0]:.2f}"
     return f"{value(values.mean(), values.std())} ({len(values)} seed{'s' * (len(values) > 1)})"
-
-
-def _compared(p: float) -> str:
-    """`= 0.03`, `< 0.001`."""
-    return text if (text := p_value(p)).startswith("<") else f"= {text}"

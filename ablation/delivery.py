@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ablation.execution import Listener
-from ablation.places import Places
+from ablation.places import Places, report_files
 from ablation.runs import write_atomically
 
 SYNC_SECONDS = 20.0  # between deliveries while a study runs
@@ -70,8 +70,6 @@ class Delivery(Listener):
         changed = database.stat().st_mtime_ns if database.is_file() else None
         which = ledger.stat().st_ino if ledger.is_file() else None
         digest = hashlib.sha256(repr((uri, changed, which)).encode())
-        report = self.places.report(self.name)
-        written = [path for pattern in ("*.md", "*.html", "*.csv", "figures/*") for path in sorted(report.glob(pattern))]
-        for file in [self.places.runs(self.name).path / "study.json", *written]:
+        for file in [self.places.runs(self.name).path / "study.json", *report_files(self.places.report(self.name))]:
             digest.update(file.read_bytes())
         return digest.hexdigest()

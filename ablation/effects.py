@@ -9,22 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ablation.contrasts import (
-    Contrast,
-    difference_name,
-    differences,
-    interactions,
-    level_effect,
-    main_effects,
-    simple_effects,
-    simple_name,
-    single_effects,
-)
+from ablation.contrasts import Contrast, differences, interactions, main_effects, simple_effects, single_effects
 from ablation.one_run import over_images
 from ablation.results import Results
 from ablation.statistics import Estimate, contrast, holm, paired_difference
-
-__all__ = ["difference_name", "level_effect", "simple_name"]  # of `ablation.contrasts`, for those who read the rows
 
 ALPHA = 0.05
 
@@ -87,7 +75,7 @@ def is_dead(one: Contrast, results: Results) -> bool:
 
     An interaction is dead where one of its two factors is, at both levels of the other.
     """
-    digests = {(row.arm, row.seed): results.digests.get(row.trial) for row in results.trials.itertuples()}
+    digests = results.digests_by_cell
 
     def same(pairs: list[tuple[str, str]]) -> bool:
         found = [(digests.get((a, seed)), digests.get((b, seed))) for a, b in pairs for seed in results.manifest.seeds]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 
 MISSING = "–"
@@ -80,6 +81,16 @@ def p_value(p: float) -> str:
     if not math.isfinite(p):
         return MISSING
     return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def compared_p(p: float) -> str:
+    """`= 0.03`, `< 0.001`: what stands after a p in a sentence."""
+    return text if (text := p_value(p)).startswith("<") else f"= {text}"
+
+
+def over_seeds(values: Sequence[float]) -> str:
+    """`72.3 ± 0.4`; of one value, `72.3`; of none, nothing."""
+    return value(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan) if values else ""
 
 
 def duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from ablation import effects as judged
 from ablation.claims_text import claims_table
+from ablation.contrasts import difference_name
 from ablation.errors import InputError, Problem, nearest
 from ablation.formatting import MISSING, label, table, value
 from ablation.tables import effect_cell, mean_and_sd
@@ -70,7 +71,7 @@ def _arms_table(trials: pd.DataFrame, effects: pd.DataFrame) -> str:
         finished = own[own["state"] == "COMPLETE"]
         cells = [f"`{name}`", f"{len(finished)}/{len(own)}", value(*mean_and_sd(finished[headline]))]
         if reference is not None:
-            cells.append("reference" if name == reference else _difference(differences, judged.difference_name(name, reference)))
+            cells.append("reference" if name == reference else _difference(differences, difference_name(name, reference)))
         return [*cells, *(value(*mean_and_sd(finished[metric]), show_sd=False) for metric in details)]
 
     header = ["arm", "seeds", f"{label(headline)} (mean ± std)"]

@@ -59,6 +59,11 @@ class Places:
             raise InputError(problems)
 
 
+def report_files(folder: Path) -> list[Path]:
+    """What a report in `reports/<study>/` consists of."""
+    return sorted(path for pattern in ("*.md", "*.html", "*.csv", "figures/*") for path in folder.glob(pattern))
+
+
 def study_name(study: Study, home: str) -> str:
     """The study's name: the grid's, and the experiment's where it is not the grid's own (`home`)."""
     name = study.experiment.name

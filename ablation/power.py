@@ -12,7 +12,7 @@ import numpy as np
 from ablation.contrasts import interactions, main_effects
 from ablation.formatting import is_percent, points
 from ablation.grid import Study
-from ablation.runs import RunFolder
+from ablation.runs import RunFolder, studies
 from ablation.statistics import power_of, smallest_detectable, smallest_permutation_p
 
 ALPHA, POWER = 0.05, 0.8
@@ -85,9 +85,9 @@ def seeds_needed(difference: float, sd: float, alpha: float = ALPHA, power: floa
 def measured_spread(runs: Path, experiment: str, metric: str) -> Spread | None:
     """That of the study in `runs` of the same experiment and metric whose finished trials tell most; None where none tells."""
     known = []
-    for path in sorted(runs.glob("*/study.json")):
+    for study in studies(runs):
         try:
-            known.append(_spread_of(RunFolder(path.parent), experiment, metric))
+            known.append(_spread_of(RunFolder(runs / study), experiment, metric))
         except (OSError, ValueError, TypeError, KeyError):  # written by another version: a guess does as well
             continue
     return max((spread for spread in known if spread is not None), key=lambda spread: spread.n, default=None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,11 @@ class Results:
     per_class: pd.DataFrame  # trial, arm, seed, class, n_train, accuracy in percent
     hits: dict[str, str]  # complete trial -> which test images are right, as in ablation.subject.Record; where known
     digests: dict[str, str]  # complete trial -> hash of all it measured, times aside; equal means bit-identical
+
+    @cached_property
+    def digests_by_cell(self) -> dict[tuple[str, int], str | None]:
+        """(arm, seed) -> digest; None where the trial is not complete."""
+        return {(row.arm, row.seed): self.digests.get(row.trial) for row in self.trials.itertuples()}
 
     @property
     def headline(self) -> str:

@@ -24,6 +24,11 @@ from ablation.files import replace
 FORMAT = 1
 
 
+def studies(runs: Path) -> list[str]:
+    """Names of the studies in the folder `runs`, sorted."""
+    return sorted(path.parent.name for path in runs.glob("*/study.json"))
+
+
 @dataclass(frozen=True)
 class TrialSpec:
     """One cell of the design under one seed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections import Counter
 from collections.abc import Collection
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.table import Table
 
-from ablation.formatting import label, value
+from ablation.formatting import label, over_seeds
 from ablation.lock import being_run
 from ablation.places import Places
 from ablation.remaining import Left, about, read_left
@@ -74,7 +73,7 @@ def describe_status(name: str, places: Places, console: Console) -> None:
         table.add_column(heading, justify="right")
     for arm, row in arms.items():
         counts = [str(row.states[state] or "") for state in states]
-        table.add_row(arm, *counts, f"{row.epochs}/{row.epochs_planned}", _mean(row.finished), _so_far(row.current))
+        table.add_row(arm, *counts, f"{row.epochs}/{row.epochs_planned}", over_seeds(row.finished), _so_far(row.current))
     console.print(table)
     console.print(_summary(arms, is_running, left), highlight=False, soft_wrap=True)
 
@@ -93,14 +92,9 @@ def _summary(arms: dict[str, ArmStatus], is_running: bool, left: Left | None) ->
     return "; ".join(parts)
 
 
-def _mean(values: list[float]) -> str:
-    """`72.3 ± 0.4`; of one value, `72.3`."""
-    return value(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else float("nan")) if values else ""
-
-
 def _so_far(current: list[tuple[int, float]]) -> str:
     """`71.2 at epoch 35`, `71.2 ± 0.4 at epochs 30 to 35`."""
     if not current:
         return ""
     first, last = min(current)[0], max(current)[0]
-    return f"{_mean([metric for _, metric in current])} at epoch{f's {first} to' if first < last else ''} {last}"
+    return f"{over_seeds([metric for _, metric in current])} at epoch{f's {first} to' if first < last else ''} {last}"

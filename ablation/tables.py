@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from ablation import effects as judged
+from ablation.contrasts import difference_name
 from ablation.formatting import MISSING, duration, effect, label, p_value, points, table, value
 from ablation.results import Results
 
@@ -30,7 +31,7 @@ def accuracy_table(results: Results, effects: pd.DataFrame) -> str:
         cells = [f"`{name}`", " / ".join(levels.values()), f"{len(finished)}/{planned}"]
         cells.append(value(*mean_and_sd(finished[headline])))
         if reference:
-            found = differences.loc[[judged.difference_name(name, reference)]] if name != reference else None
+            found = differences.loc[[difference_name(name, reference)]] if name != reference else None
             cells.append(effect_cell(next(found.itertuples())) if found is not None else "reference")
         cells += [value(*mean_and_sd(finished[metric]), show_sd=False) for metric in details]
         return [*cells, duration(finished["wall_seconds"].mean())]

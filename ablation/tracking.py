@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ablation.places import report_files
 from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec
 from ablation.tracking_content import (
     Labels,
@@ -167,7 +168,7 @@ def _bring_study(study: _Study, manifest: Manifest, outcomes: Outcomes, reports:
     end = max(ends, default=parent.start)
     points = [point for point in study_points(manifest, outcomes, end) if parent.metrics.get(point.name) != point.value]
     store.log(parent, points, tags=study_tags(manifest, outcomes))
-    paths = _report_files(reports) if reports else []
+    paths = report_files(reports) if reports else []
     digest = hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in paths)).hexdigest()[:16]
     if paths and parent.tags.get(REPORT) != digest:
         for path in paths:
@@ -179,10 +180,6 @@ def _bring_study(study: _Study, manifest: Manifest, outcomes: Outcomes, reports:
             store.finish(parent, "FINISHED", end)
     elif parent.end is not None:
         store.reopen(parent)
-
-
-def _report_files(reports: Path) -> list[Path]:
-    return sorted(path for pattern in ("*.md", "*.html", "*.csv", "figures/*") for path in reports.glob(pattern))
 
 
 def _start(folder: RunFolder, spec: TrialSpec, outcome: Outcome | None) -> int:

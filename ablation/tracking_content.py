@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
-import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
-from ablation import formatting
+from ablation.formatting import over_seeds
 from ablation.runs import Manifest, Outcome, TrialSpec
 
 MAX_ROWS = 60  # of the table in a study's description, which holds 8,000 characters
@@ -142,15 +141,11 @@ def _description(manifest: Manifest, outcomes: Mapping[str, Outcome | None]) -> 
     for spec in manifest.trials:
         outcome = outcomes.get(spec.trial)
         values[spec.arm] += [outcome.metrics[metric]] if outcome and metric in outcome.metrics else []
-    rows = [f"| {arm} | {len(found)} | {_mean_and_deviation(found)} |" for arm, found in values.items() if found]
+    rows = [f"| {arm} | {len(found)} | {over_seeds(found)} |" for arm, found in values.items() if found]
     table = ["", f"| arm | seeds | {metric} |", "| --- | --- | --- |", *rows[:MAX_ROWS]] if rows else []
     more = ["", f"and {len(rows) - MAX_ROWS} more"] if len(rows) > MAX_ROWS else []
     head = [manifest.question, "", f"{manifest.title}; dataset {manifest.dataset}; commit {_commit(manifest)}"]
     return "\n".join(head + table + more + _groups(outcomes))
-
-
-def _mean_and_deviation(values: list[float]) -> str:
-    return formatting.value(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan)
 
 
 def _groups(outcomes: Mapping[str, Outcome | None]) -> list[str]:

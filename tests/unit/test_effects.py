@@ -7,9 +7,9 @@ import pytest
 from fabricate import FACTORS, study
 
 from ablation import effects as judged
-from ablation.contrasts import simple_effects, single_effects
+from ablation.contrasts import main_effects, simple_effects, single_effects
 from ablation.design import Factor, Level, arms
-from ablation.effects import judge, main_effects, rank
+from ablation.effects import judge, rank
 from ablation.results import load
 from ablation.statistics import holm, paired_difference
 
