@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from pathlib import Path
+
+TEMPORARY = re.compile(r"\.[0-9a-f]{16}")  # names of files that are being written, or were when their writer was killed
 
 
 def replace(path: Path, *parts: bytes) -> None:
     """Replace `path` by `parts`, one after another, whole or not at all, even if the machine stops in between.
 
-    The temporary file beside it is hidden: its name begins with a dot.
+    The temporary file beside it is hidden: its name begins with a dot. A folder that stands in the way is moved aside,
+    to a name of its own beside it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{secrets.token_hex(8)}"
@@ -21,6 +25,8 @@ def replace(path: Path, *parts: bytes) -> None:
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())
+        if path.is_dir() and not path.is_symlink():
+            os.replace(path, path.with_name(f"{path.name}.aside{temporary.name}"))
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

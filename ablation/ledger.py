@@ -7,10 +7,11 @@ started by one of them. The harness says which trial is next, so no Optuna sampl
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from typing import Any
@@ -21,11 +22,14 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
+from ablation.database import first_line
 from ablation.errors import InputError, Problem
 from ablation.ledger_storage import open_storage, read_trials
 from ablation.runs import TrialSpec
 
+TWICE = "enrolled twice"
 SEEDS = IntDistribution(0, 2**32 - 1)
+UNREACHABLE = (SQLAlchemyError, StorageInternalError, OSError, ImportError)  # the last: no driver for the database
 STATES = {
     TrialState.WAITING: "WAITING",
     TrialState.RUNNING: "RUNNING",
@@ -41,20 +45,28 @@ class LedgerUnavailable(Exception):
     def __init__(self, url: str, error: BaseException):
         from ablation.tracking_store import redacted  # MLflow is slow to import
 
-        error = error.__cause__ or error  # Optuna says only that something was raised
-        cause = str(getattr(error, "orig", None) or error).strip().split("\n")[0]  # without the statement and its values
+        cause = first_line(error.__cause__ or error)  # Optuna says only that something was raised
         super().__init__(f"Optuna's ledger at {redacted(url)} is not available: {redacted(cause)}")
 
 
+@contextlib.contextmanager
+def reaching_ledger(url: str) -> Iterator[None]:
+    """Turns whatever the database raises into `LedgerUnavailable`."""
+    try:
+        yield
+    except UNREACHABLE as error:
+        raise LedgerUnavailable(url, error) from None  # the error's own traceback can hold credentials
+
+
 def _reaching(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Turns whatever the database raises in a method of `Ledger` into `LedgerUnavailable`."""
+    """The same for a method of `Ledger`."""
 
     @functools.wraps(method)
     def reach(ledger: Ledger, *args: Any, **kwargs: Any) -> Any:
         try:
             return method(ledger, *args, **kwargs)
-        except (SQLAlchemyError, StorageInternalError, OSError, ImportError) as error:  # the last: no driver for it
-            raise LedgerUnavailable(ledger._url, error) from None  # the error's own traceback can hold credentials
+        except UNREACHABLE as error:
+            raise LedgerUnavailable(ledger._url, error) from None
 
     return reach
 
@@ -92,6 +104,7 @@ class Ledger:
             raise InputError([Problem("", "metric.goal", message)])
         self._study_id = self._storage.get_study_id_from_name(study)
         self._entries: dict[str, _Entry] = {}
+        self._rivals: list[_Entry] = []  # RUNNING trials of keys that another trial counts for
         self._distributions: dict[str, BaseDistribution] = {}
         self._reload()
 
@@ -153,16 +166,28 @@ class Ledger:
         return True
 
     @_reaching
+    def wait(self, key: str) -> None:
+        """A RUNNING trial waits again, until it goes on."""
+        entry = self._entries[key]
+        if entry.state == TrialState.RUNNING:
+            try:
+                self._storage.set_trial_state_values(entry.trial_id, TrialState.WAITING)
+                entry.state = TrialState.WAITING
+            except UpdateFinishedTrialError:
+                entry.state = self._storage.get_trial(entry.trial_id).state
+
+    @_reaching
     def recover(self) -> list[str]:
-        """End every RUNNING trial as interrupted and enroll it anew; returns their keys.
+        """Every RUNNING trial waits again; returns their keys. One that was enrolled and started twice waits once.
 
         For a study that no process is running, on any machine: what runs cannot be told from what was killed.
         """
         self._reload()
         interrupted = [key for key, entry in self._entries.items() if entry.state == TrialState.RUNNING]
         for key in interrupted:
-            self.fail(key, "interrupted")
-            self.retry(key)
+            self.wait(key)
+        for entry in self._rivals:
+            self._end(entry, TrialState.FAIL, "reason", TWICE)
         return interrupted
 
     @_reaching
@@ -210,12 +235,15 @@ class Ledger:
         self._distributions.update(distributions)
         entries: dict[str, _Entry] = {}
         surplus: list[_Entry] = []
+        self._rivals = []
         for trial_id, state, key in enrolled:
             entry, rival = _Entry(state, trial_id), entries.get(key)
             if rival is None or STATES[rival.state] == "FAILED":
                 entries[key] = entry
             elif entry.state == TrialState.WAITING:
                 surplus.append(entry)
+            elif entry.state == TrialState.RUNNING:
+                self._rivals.append(entry)
         self._entries = entries
         for entry in surplus:
-            self._end(entry, TrialState.FAIL, "reason", "enrolled twice")
+            self._end(entry, TrialState.FAIL, "reason", TWICE)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from ablation.errors import InputError, Problem
 
 LOCK = ".lock"
+TRIES, PAUSE_SECONDS = 10, 0.02  # whoever looks whether a study is being run holds it for a moment
 
 
 @contextlib.contextmanager
@@ -17,20 +19,28 @@ def only_one(folder: Path) -> Iterator[None]:
     """Hold the study for this process; the system lets go of it when the process ends, however it ends."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError([Problem(str(folder), "", "another process is running this study; see `ablate status`")]) from None
+        for _ in range(TRIES):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            time.sleep(PAUSE_SECONDS)
+        else:
+            raise InputError([Problem(str(folder), "", "another process is running this study; see `ablate status`")])
         yield
 
 
 def being_run(runs: Path) -> list[str]:
     """Names of the studies in the folder `runs` that a process is running."""
-    return [path.parent.name for path in sorted(runs.glob(f"*/{LOCK}")) if _is_held(path)]
+    return [path.parent.name for path in sorted(runs.glob(f"*/{LOCK}")) if is_being_run(path.parent)]
 
 
-def _is_held(path: Path) -> bool:
-    with path.open() as file:
+def is_being_run(folder: Path) -> bool:
+    """Whether a process on this machine, this one included, is running the study of the folder `runs/<study>`."""
+    try:
+        file = (folder / LOCK).open()
+    except FileNotFoundError:
+        return False
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

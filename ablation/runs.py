@@ -7,21 +7,28 @@
     <trial>/stdout.log          what the training code printed
 
 Tracker and report read these files and nothing else, so that both can be made again at any time.
-Whole files are replaced atomically; `metrics.jsonl` only grows, and a torn last line is ignored.
+Whole files are replaced atomically; `metrics.jsonl` only grows, and a torn last line is ignored. What is damaged
+otherwise is said and counts as absent: `ablate run` makes it again, from the cache as far as that has it.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ablation.damage import UNREADABLE, checked, checked_metrics, checked_record, digest, say
+from ablation.errors import InputError, Problem
 from ablation.files import replace
+from ablation.lock import is_being_run
 
 FORMAT = 1
+SUMS, SUMMED = "sha256", ("config.yaml", "metrics.jsonl")  # key of outcome.json: of these files, when the trial ended
+ERROR = {"type", "message", "traceback"}
 
 
 def studies(runs: Path) -> list[str]:
@@ -66,6 +73,7 @@ class Manifest:
     facts: dict[str, Any]  # from Subject.describe: class_counts, data_fingerprint, device, ...
     provenance: dict[str, Any]  # commit, dirty, versions, platform, command
     config: dict[str, Any] = field(default_factory=dict)  # of the experiment, before any factor: full and nested
+    subject: str = ""  # as the experiment names it; "" in a manifest of before it was kept
     format: int = FORMAT
 
 
@@ -84,9 +92,8 @@ class Outcome:
     key: str = ""  # of the trial that ended so; another key means that the trial has changed since
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` by `text`, whole or not at all."""
-    replace(path, text.encode())
+class Damaged(InputError, ValueError):
+    """A study's manifest is damaged; nothing can be told of the study before it is written again."""
 
 
 class RunFolder:
@@ -96,22 +103,42 @@ class RunFolder:
         self.path = Path(path)
 
     def exists(self) -> bool:
-        return (self.path / "study.json").is_file()
+        """Whether there is a manifest; a damaged one is said, and counts as absent."""
+        try:
+            self.manifest()
+        except FileNotFoundError:
+            return False
+        except Damaged as error:
+            say(str(error))
+            return False
+        return True
+
+    def is_being_run(self) -> bool:
+        """Whether a process on this machine is running the study."""
+        return is_being_run(self.path)
 
     def write_manifest(self, manifest: Manifest) -> None:
         write_atomically(self.path / "study.json", json.dumps(asdict(manifest), indent=1) + "\n")
 
     def manifest(self) -> Manifest:
-        raw = json.loads((self.path / "study.json").read_text(encoding="utf-8"))
-        return Manifest(**{**raw, "trials": [TrialSpec(**trial) for trial in raw["trials"]]})
+        """Raises FileNotFoundError where there is none, and Damaged, naming the file, if it cannot be made out."""
+        path = self.path / "study.json"
+        try:
+            raw = checked(Manifest, json.loads(path.read_text(encoding="utf-8")))
+            if not {"name", "goal"} <= set(raw["metric"]):
+                raise ValueError("metric has no name or no goal")
+            return Manifest(**{**raw, "trials": [TrialSpec(**checked(TrialSpec, trial)) for trial in raw["trials"]]})
+        except FileNotFoundError:
+            raise
+        except UNREADABLE as error:
+            message = f"is damaged ({error}); `ablate run` with the study's grid writes it again, and keeps the trials"
+            raise Damaged([Problem(str(path), "", message)]) from None
 
     def trial_path(self, trial: str) -> Path:
         return self.path / trial
 
-    def write_config(self, spec: TrialSpec, config: dict[str, Any]) -> None:
-        head = {"trial": spec.trial, "arm": spec.arm, "levels": spec.levels, "seed": spec.seed, "key": spec.key}
-        text = yaml.safe_dump({**head, "config": config}, sort_keys=False, allow_unicode=True)
-        write_atomically(self.trial_path(spec.trial) / "config.yaml", text)
+    def write_config(self, spec: TrialSpec, config: Mapping[str, Any]) -> None:
+        write_atomically(self.trial_path(spec.trial) / "config.yaml", config_text(spec, config))
 
     def append_record(self, trial: str, record: dict[str, Any]) -> None:
         path = self.trial_path(trial) / "metrics.jsonl"
@@ -124,29 +151,93 @@ class RunFolder:
         write_atomically(self.trial_path(trial) / "metrics.jsonl", text)
 
     def records(self, trial: str) -> list[dict[str, Any]]:
-        path = self.trial_path(trial) / "metrics.jsonl"
-        if not path.is_file():
-            return []
-        records = []
-        for line in path.read_text(encoding="utf-8").split("\n")[:-1]:  # a torn last line has no newline
-            records.append(json.loads(line))
+        """The records, up to the first that is damaged."""
+        records, why = self._records(trial)
+        if why:
+            say(f"{self.trial_path(trial) / 'metrics.jsonl'}: {why}; `ablate run` makes the file again, and until then the rest is missing")
         return records
 
     def write_outcome(self, trial: str, outcome: Outcome) -> None:
-        text = json.dumps(asdict(outcome), indent=1) + "\n"
+        """To be written when the trial's other files have their final content."""
+        sums = {name: digest(self.trial_path(trial) / name) for name in SUMMED}
+        text = json.dumps({**asdict(outcome), SUMS: sums}, indent=1) + "\n"
         write_atomically(self.trial_path(trial) / "outcome.json", text)
 
     def outcome(self, trial: str) -> Outcome | None:
-        path = self.trial_path(trial) / "outcome.json"
-        return Outcome(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+        """None where there is none, or a damaged one, which is said."""
+        return self._told_ending(trial)[0]
 
     def ending(self, spec: TrialSpec) -> Outcome | None:
-        """The outcome of this very trial, by its key."""
-        outcome = self.outcome(spec.trial)
-        return outcome if outcome is not None and outcome.key == spec.key else None
+        """The outcome of this very trial, by its key; that of a complete trial counts with its records alone."""
+        outcome, sums = self._told_ending(spec.trial)
+        if outcome is None or outcome.key != spec.key:
+            return None
+        path = self.trial_path(spec.trial) / "metrics.jsonl"
+        if outcome.state == "COMPLETE" and sums.get(path.name) not in (None, digest(path)):
+            say(f"{path} is not what the trial left; `ablate run` makes it again")
+            return None
+        return outcome
 
-    def state(self, spec: TrialSpec, outcome: Outcome | None) -> str:
-        """COMPLETE, FAILED, RUNNING (some records) or WAITING, given what `outcome` read; that of another key is not this trial's."""
+    def damage(self, trial: str) -> dict[str, str]:
+        """File -> what is wrong with it, of those that cannot be read, or are not what they were when the trial ended."""
+        _, sums, why = self._ending(trial)
+        path = self.trial_path(trial)
+        changed = {name: "is not what the trial left" for name in SUMMED if sums.get(name) not in (None, digest(path / name))}
+        found = {"outcome.json": why, "metrics.jsonl": self._records(trial)[1]}
+        return changed | {name: what for name, what in found.items() if what}
+
+    def state(self, spec: TrialSpec, outcome: Outcome | None, is_running: bool = True) -> str:
+        """COMPLETE, FAILED, RUNNING (some records) or WAITING, given what `outcome` read; that of another key is not this trial's.
+
+        is_running: whether any process runs the study; if none does, a trial with some records was interrupted, and waits.
+        """
         if outcome is not None:
             return outcome.state if outcome.key in ("", spec.key) else "WAITING"
-        return "RUNNING" if (self.trial_path(spec.trial) / "metrics.jsonl").is_file() else "WAITING"
+        return "RUNNING" if is_running and (self.trial_path(spec.trial) / "metrics.jsonl").is_file() else "WAITING"
+
+    def _records(self, trial: str) -> tuple[list[dict[str, Any]], str]:
+        """The records up to the first that is damaged, and what is wrong with that."""
+        records: list[dict[str, Any]] = []
+        try:
+            lines = (self.trial_path(trial) / "metrics.jsonl").read_bytes().split(b"\n")[:-1]  # a torn last line has no newline
+            for line in lines:
+                records.append(checked_record(line))
+        except FileNotFoundError:
+            pass
+        except UNREADABLE as error:
+            return records, f"line {len(records) + 1} is damaged ({error})"
+        return records, ""
+
+    def _told_ending(self, trial: str) -> tuple[Outcome | None, dict[str, str | None]]:
+        outcome, sums, why = self._ending(trial)
+        if why:
+            say(f"{self.trial_path(trial) / 'outcome.json'} {why}, and counts as absent; `ablate run` closes the trial again")
+        return outcome, sums
+
+    def _ending(self, trial: str) -> tuple[Outcome | None, dict[str, str | None], str]:
+        """The outcome, the sums of the files beside it when it was written ({} if before they were kept), and what is wrong."""
+        try:
+            raw = json.loads((self.trial_path(trial) / "outcome.json").read_text(encoding="utf-8"))
+            sums = raw.pop(SUMS, {}) if isinstance(raw, dict) else {}
+            outcome = Outcome(**checked(Outcome, raw))
+            checked_metrics(outcome.metrics)
+            if outcome.state not in ("COMPLETE", "FAILED") or not isinstance(sums, dict):
+                raise ValueError("it tells of no trial's end")
+            if outcome.error is not None and not (ERROR <= set(outcome.error) and all(isinstance(text, str) for text in outcome.error.values())):
+                raise ValueError("its error is none")
+        except FileNotFoundError:
+            return None, {}, ""
+        except UNREADABLE as error:
+            return None, {}, f"is damaged ({error})"
+        return outcome, sums, ""
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace `path` by `text`, whole or not at all."""
+    replace(path, text.encode())
+
+
+def config_text(spec: TrialSpec, config: Mapping[str, Any]) -> str:
+    """What a trial's config.yaml says."""
+    head = {"trial": spec.trial, "arm": spec.arm, "levels": spec.levels, "seed": spec.seed, "key": spec.key}
+    return yaml.safe_dump({**head, "config": dict(config)}, sort_keys=False, allow_unicode=True)

@@ -8,15 +8,17 @@ one key write the same thing, and what is evicted costs time and never a result.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ablation.errors import InputError, Problem
 from ablation.files import replace
 from ablation.subject import Record
 
@@ -25,6 +27,7 @@ MAGIC = b"ablate-2"
 KINDS = ("record", "state", "latents", "images")
 KEPT = ("record",)  # a few hundred bytes each, and all that reports are made of: never evicted
 ALONE = "alone"  # folder of the stores of trials that share nothing
+NO_ENTRY = {errno.EISDIR, errno.EACCES, errno.ELOOP, errno.EIO}  # a folder, unreadable, a link to itself, a bad sector
 
 
 class Entry(NamedTuple):
@@ -55,22 +58,28 @@ class DiskStore:
         return self.path(kind, key).is_file()
 
     def load(self, kind: str, key: str) -> bytes | None:
+        """Raises InputError if something that is no entry stands in its place and cannot be removed."""
+        return self._load(kind, key, remove)
+
+    def peek(self, kind: str, key: str) -> bytes | None:
+        """As `load`; what is damaged stays."""
+        return self._load(kind, key, lambda path: None)
+
+    def _load(self, kind: str, key: str, on_damage: Callable[[Path], None]) -> bytes | None:
         path = self.path(kind, key)
         try:
-            data = path.read_bytes()
-        except FileNotFoundError:
+            content = _content(path)
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        content = data[HEADER.size :]
-        if len(data) >= HEADER.size:
-            magic, seconds, checksum = HEADER.unpack_from(data)
-            if magic == MAGIC and checksum == _checksum(seconds, content):
-                return content
-        path.unlink(missing_ok=True)
-        return None
+        if content is None:
+            on_damage(path)
+        return content
 
     def save(self, kind: str, key: str, data: bytes, seconds: float = 0.0) -> None:
-        header = HEADER.pack(MAGIC, seconds, _checksum(seconds, data))
-        replace(self.path(kind, key), header, data)
+        header, path = HEADER.pack(MAGIC, seconds, _checksum(seconds, data)), self.path(kind, key)
+        if path.is_dir():
+            remove(path)
+        replace(path, header, data)
 
     def record(self, key: str) -> Record | None:
         """The record of a finished link."""
@@ -89,6 +98,20 @@ class DiskStore:
                 entry = None if name.startswith(".") else _entry(Path(folder, name), kind)  # hidden: being written
                 if entry is not None:
                     yield entry
+
+    def damaged(self) -> Iterator[Path]:
+        """Whatever stands in an entry's place and is none, in no particular order; reads the whole cache."""
+        for folder, folders, names in os.walk(self.root):
+            if Path(folder).parent.name not in KINDS or len(Path(folder).name) > 2:
+                continue
+            yield from (Path(folder, name) for name in folders)
+            folders.clear()
+            for path in (Path(folder, name) for name in names if not name.startswith(".")):
+                try:
+                    if _content(path) is None:
+                        yield path
+                except FileNotFoundError:
+                    pass
 
     def trim(self, limit: int) -> list[Entry]:
         """Evict what saves the least time per byte until at most `limit` bytes are left; returns what went.
@@ -120,10 +143,37 @@ def _entry(path: Path, kind: str) -> Entry | None:
         with path.open("rb") as file:
             header = file.read(HEADER.size)
             n_bytes = os.fstat(file.fileno()).st_size
-    except FileNotFoundError:
+    except OSError:
         return None
     is_whole = len(header) == HEADER.size and header.startswith(MAGIC)
     return Entry(path, kind, n_bytes, HEADER.unpack(header)[1]) if is_whole else None
+
+
+def _content(path: Path) -> bytes | None:
+    """What an entry holds; None if it is damaged, or something else stands in its place. Raises FileNotFoundError."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        if error.errno not in NO_ENTRY:  # such as too many open files: nothing is said against the entry
+            raise
+        return None
+    content = data[HEADER.size :]
+    if len(data) >= HEADER.size:
+        magic, seconds, checksum = HEADER.unpack_from(data)
+        if magic == MAGIC and checksum == _checksum(seconds, content):
+            return content
+    return None
+
+
+def remove(path: Path) -> None:
+    """Remove what stands in an entry's place. Raises InputError if it cannot be removed."""
+    try:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+    except FileNotFoundError:  # another process was faster
+        pass
+    except OSError as error:
+        message = f"is damaged, and cannot be removed: {error.strerror}; remove it, and run the same command again"
+        raise InputError([Problem(str(path), "", message)]) from None
 
 
 def _checksum(seconds: float, content: bytes) -> bytes:

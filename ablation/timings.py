@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ablation.damage import UNREADABLE
 from ablation.execution import Listener
 from ablation.runs import TrialSpec, write_atomically
 from ablation.subject import Record
@@ -55,4 +56,14 @@ class Timings(Listener):
         return f"{self.experiment} {hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     def _all(self) -> dict[str, dict[str, float]]:
-        return json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
+        """What was remembered; nothing if the file is absent or damaged: it is written again after the next pass."""
+        try:
+            found = json.loads(self.path.read_bytes())
+        except UNREADABLE:
+            return {}
+        return found if _is_whole(found) else {}
+
+
+def _is_whole(found: Any) -> bool:
+    phases = list(found.values()) if isinstance(found, dict) else [None]
+    return all(isinstance(phase, dict) and all(isinstance(seconds, (int, float)) for seconds in phase.values()) for phase in phases)

@@ -1,6 +1,7 @@
 """MLflow as the record of a study: imports the files of `runs/<study>/`, as often as one likes.
 
-One experiment per study; in it one parent run for the study, and below it one run per trial that has begun.
+One experiment per study; in it one parent run for the study, and below it one run per trial that has begun. A run
+that was interrupted is KILLED until it goes on; one of a trial that is in the grid no more is tagged so.
 MLflow itself is the only memory of what has been imported (a run's `key`, its status, and the number of its
 records in a tag), so that nothing is logged twice, whatever was lost or interrupted, and whoever imports.
 """
@@ -29,6 +30,7 @@ from ablation.tracking_content import (
 from ablation.tracking_store import ARTIFACTS, N_RECORDS, PARENT, Store, StoredRun, default_uri, is_server, reaching
 
 REPORT = "ablate.report"  # tag: a digest of the report's files
+IN_GRID = "ablate.in_grid"  # tag: `no` of trials that have left the grid, absent of others
 STATUS = {"COMPLETE": "FINISHED", "FAILED": "FAILED"}
 Outcomes = Mapping[str, Outcome | None]
 
@@ -66,8 +68,10 @@ class Tracker:
         self._artifact_root = artifact_root or (None if is_server(self.uri) else Path(ARTIFACTS).absolute())
         self._studies: dict[str, _Study] = {}
 
-    def sync(self, folder: RunFolder, reports: Path | None = None) -> Synced:
+    def sync(self, folder: RunFolder, reports: Path | None = None, is_running: bool = True) -> Synced:
         """Bring MLflow up to the files of a study, and of its report in the folder `reports`.
+
+        is_running: whether any process runs the study; if none does, no run stays RUNNING.
 
         Raises:
             TrackingUnavailable: nothing is lost; a later call delivers the rest.
@@ -82,14 +86,17 @@ class Tracker:
             for spec in manifest.trials:
                 if known and spec.trial not in study.trials and folder.state(spec, outcomes[spec.trial]) != "WAITING":
                     study.trials |= _trials(study.store, f"tags.key = '{spec.key}'")  # another import may be at work
-                synced = synced.plus(_bring_trial(study, folder, spec, outcomes[spec.trial], labels[spec.trial]))
-            _bring_study(study, manifest, outcomes, reports)
+                synced = synced.plus(_bring_trial(study, folder, spec, outcomes[spec.trial], labels[spec.trial], is_running))
+            _leave(study, manifest)
+            _bring_study(study, manifest, outcomes, reports, is_running)
         self._studies[manifest.study] = study
         return synced
 
     def _open(self, manifest: Manifest, outcomes: Outcomes) -> _Study:
         store = Store(self.uri, self._artifact_root, manifest.study)
-        parent = next(store.runs("tags.kind = 'study'"), None)
+        parent, *surplus = list(store.runs("tags.kind = 'study'")) or [None]
+        for run in surplus:  # of two imports at once; their trials get the first one as parent
+            store.delete(run)
         if parent is None:
             starts = [milliseconds(outcome.started) for outcome in outcomes.values() if outcome and outcome.started]
             tags = study_tags(manifest, outcomes)
@@ -107,47 +114,61 @@ def _trials(store: Store, filter_string: str = "") -> dict[str, StoredRun]:
     return trials
 
 
-def _bring_trial(study: _Study, folder: RunFolder, spec: TrialSpec, outcome: Outcome | None, labels: Labels) -> Synced:
+def _bring_trial(study: _Study, folder: RunFolder, spec: TrialSpec, outcome: Outcome | None, labels: Labels, is_running: bool) -> Synced:
     """Bring one trial's run up to its files."""
     run = study.trials.get(spec.trial)
-    continues = run is not None and _continues(run, spec, outcome, labels)
+    labels = labels._replace(tags={PARENT: study.parent.run_id, **labels.tags})
+    continues = run is not None and _continues(run, spec, outcome, labels, is_running)
+    if continues:
+        study.store.untag(run, IN_GRID)
     if continues and run.end is not None:
         study.store.log(run, (), labels.params, labels.tags)  # nothing, unless the study has grown
         return Synced()
     records = folder.records(spec.trial)
-    replaces = run is not None and not (continues and run.n_records <= len(records))
+    replaces = run is not None and not (continues and (outcome is None or run.n_records <= len(records)))
     if replaces:
         study.store.delete(study.trials.pop(spec.trial))
-    if not records and outcome is None:
-        return Synced(n_replaced=replaces)
     creates = spec.trial not in study.trials
+    if creates and not records and outcome is None:
+        return Synced(n_replaced=replaces)
     if creates:
-        tags = {PARENT: study.parent.run_id, **labels.tags}
-        run = study.trials[spec.trial] = study.store.create(spec.trial, _start(folder, spec, outcome), tags)
+        run = study.trials[spec.trial] = study.store.create(spec.trial, _start(folder, spec, outcome), labels.tags)
     n_points = _log_records(study.store, run, records, outcome, labels)
     if outcome is not None:
         _attach_files(study.store, run, folder.trial_path(spec.trial), outcome)
-        study.store.finish(run, STATUS[outcome.state], _end(run, outcome))  # last: an ended run has everything
+        study.store.finish(run, STATUS[outcome.state], ended_at(run, outcome))  # last: an ended run has everything
+    elif records or not is_running:
+        study.store.show_whether_running(run, is_running)
     return Synced(creates, replaces, n_points, outcome is not None)
 
 
-def _continues(run: StoredRun, spec: TrialSpec, outcome: Outcome | None, labels: Labels) -> bool:
+def _continues(run: StoredRun, spec: TrialSpec, outcome: Outcome | None, labels: Labels, is_running: bool) -> bool:
     """Whether the run is of this trial with these settings, and, if it has ended, of this outcome and no earlier one.
 
-    MLflow never lets a param change, so a run with another value under one of the names cannot be kept either.
+    MLflow never lets a param change, so a run with another value under one of the names cannot be kept either. Where
+    the files have no outcome (any more), a run that has ended is kept until the trial is run again.
     """
     if run.tags["key"] != spec.key or any(run.params.get(key, value) != value for key, value in labels.params.items()):
         return False
-    return run.end is None or (outcome is not None and run.end == _end(run, outcome))
+    return run.end is None or (not is_running if outcome is None else run.end == ended_at(run, outcome))
+
+
+def _leave(study: _Study, manifest: Manifest) -> None:
+    """Tell the runs of trials that are in the grid no more; they stay."""
+    left = study.trials.keys() - {spec.trial for spec in manifest.trials}
+    for run in (study.trials[trial] for trial in sorted(left)):
+        study.store.log(run, tags={PARENT: study.parent.run_id, IN_GRID: "no"})
+        if run.end is None:
+            study.store.show_whether_running(run, is_running=False)
 
 
 def _log_records(
     store: Store, run: StoredRun, records: list[dict[str, Any]], outcome: Outcome | None, labels: Labels
 ) -> int:
     points = list(record_points(records, run.start, run.n_records))
-    tags = {**labels.tags, N_RECORDS: str(len(records))}
+    tags = {**labels.tags, N_RECORDS: str(max(len(records), run.n_records))}  # an interrupted trial may begin with fewer
     if outcome is not None:
-        points += outcome_points(records, outcome, _end(run, outcome))
+        points += outcome_points(records, outcome, ended_at(run, outcome))
         tags |= outcome_tags(outcome)
     store.log(run, points, labels.params, tags)
     return len(points)
@@ -161,10 +182,10 @@ def _attach_files(store: Store, run: StoredRun, path: Path, outcome: Outcome) ->
         store.attach_text(run, outcome.error["traceback"], "error.txt")
 
 
-def _bring_study(study: _Study, manifest: Manifest, outcomes: Outcomes, reports: Path | None) -> None:
+def _bring_study(study: _Study, manifest: Manifest, outcomes: Outcomes, reports: Path | None, is_running: bool) -> None:
     """Bring the parent run up to the manifest, the outcomes and the report."""
     store, parent = study.store, study.parent
-    ends = [_end(study.trials[trial], outcome) for trial, outcome in outcomes.items() if outcome]
+    ends = [ended_at(study.trials[trial], outcome) for trial, outcome in outcomes.items() if outcome]
     end = max(ends, default=parent.start)
     points = [point for point in study_points(manifest, outcomes, end) if parent.metrics.get(point.name) != point.value]
     store.log(parent, points, tags=study_tags(manifest, outcomes))
@@ -178,8 +199,8 @@ def _bring_study(study: _Study, manifest: Manifest, outcomes: Outcomes, reports:
     if len(ends) == len(manifest.trials):
         if parent.end != end:
             store.finish(parent, "FINISHED", end)
-    elif parent.end is not None:
-        store.reopen(parent)
+    else:
+        store.show_whether_running(parent, is_running)
 
 
 def _start(folder: RunFolder, spec: TrialSpec, outcome: Outcome | None) -> int:
@@ -189,7 +210,8 @@ def _start(folder: RunFolder, spec: TrialSpec, outcome: Outcome | None) -> int:
     return min((round(1000 * path.stat().st_mtime) for path in folder.trial_path(spec.trial).iterdir()), default=_now())
 
 
-def _end(run: StoredRun, outcome: Outcome) -> int:
+def ended_at(run: StoredRun, outcome: Outcome) -> int:
+    """When a trial of this outcome ended, as MLflow counts."""
     return milliseconds(outcome.finished) or run.start + round(1000 * outcome.wall_seconds)
 
 

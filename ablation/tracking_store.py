@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -22,13 +23,17 @@ from mlflow.entities import Metric, Param, Run, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
+from ablation.database import first_line, require_usable, sqlite_file  # noqa: E402
 from ablation.tracking_content import Point  # noqa: E402
+
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what it logs, with its traceback, it also raises
 
 DATABASE = "mlflow.db"  # MLflow's own default, so that a plain `mlflow ui` in the same folder shows the study
 ARTIFACTS = "mlartifacts"
 PARENT = "mlflow.parentRunId"  # MLflow's own tag
 MAX_POINTS = 800  # in one batch, which holds 1,000 metrics, params and tags
 N_RECORDS = "ablate.records"
+ENDED = ("FINISHED", "FAILED")
 PAGE = 200  # runs that MLflow is asked for at once; it takes 30 KiB for each
 
 
@@ -62,7 +67,8 @@ class StoredRun:
 
     run_id: str
     start: int  # times are milliseconds since 1970, as MLflow counts
-    end: int | None  # None while it runs
+    end: int | None  # None while it runs, and of one that was interrupted
+    status: str = "RUNNING"  # RUNNING | KILLED (interrupted) | FINISHED | FAILED
     n_records: int = 0  # of metrics.jsonl that have been logged
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
@@ -71,10 +77,10 @@ class StoredRun:
     @classmethod
     def of(cls, run: Run) -> StoredRun:
         info, data = run.info, run.data
-        end = None if info.status == "RUNNING" else info.end_time
+        end = info.end_time if info.status in ENDED else None
         n_records = int(data.tags.get(N_RECORDS, 0))
         metrics = {} if PARENT in data.tags else dict(data.metrics)
-        return cls(info.run_id, info.start_time, end, n_records, _shared(data.params), _shared(data.tags), metrics)
+        return cls(info.run_id, info.start_time, end, info.status, n_records, _shared(data.params), _shared(data.tags), metrics)
 
 
 class Store:
@@ -93,14 +99,7 @@ class Store:
 
     def runs(self, filter_string: str = "") -> Iterator[StoredRun]:
         """The experiment's runs, oldest first; deleted ones are left out."""
-        token = None
-        while True:
-            order = ["attributes.start_time ASC"]
-            page = self._client.search_runs([self._experiment_id], filter_string, max_results=PAGE, order_by=order, page_token=token)
-            yield from map(StoredRun.of, page)
-            token = page.token
-            if not token:
-                return
+        return _runs(self._client, self._experiment_id, filter_string)
 
     def create(self, name: str, start: int, tags: Mapping[str, str]) -> StoredRun:
         return StoredRun.of(self._client.create_run(self._experiment_id, start, dict(tags), name))
@@ -141,11 +140,23 @@ class Store:
 
     def finish(self, run: StoredRun, status: str, end: int) -> None:
         self._client.set_terminated(run.run_id, status, end)
-        run.end = end
+        run.end, run.status = end, status
 
-    def reopen(self, run: StoredRun) -> None:
-        self._client.update_run(run.run_id, status="RUNNING")
-        run.end = None
+    def show_whether_running(self, run: StoredRun, is_running: bool) -> None:
+        """RUNNING, or, if it has not ended and nobody runs it, KILLED."""
+        status = "RUNNING" if is_running else "KILLED"
+        if run.status == status:
+            return
+        if is_running:
+            self._client.update_run(run.run_id, status)
+        else:
+            self._client.set_terminated(run.run_id, status)
+        run.end, run.status = None, status
+
+    def untag(self, run: StoredRun, tag: str) -> None:
+        if tag in run.tags:
+            self._client.delete_tag(run.run_id, tag)
+            del run.tags[tag]
 
     def delete(self, run: StoredRun) -> None:
         """Out of sight; MLflow can restore it."""
@@ -156,9 +167,30 @@ class Store:
 def reaching(uri: str) -> Iterator[None]:
     """Turns whatever MLflow, its database or its artifact store raises into `TrackingUnavailable`."""
     try:
+        require_usable(uri)
         yield
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # the last: no driver for the database
-        raise TrackingUnavailable(uri, error) from None  # the cause's own traceback can hold credentials
+        raise TrackingUnavailable(uri, first_line(error)) from None  # the cause's own traceback can hold credentials
+
+
+def look_up(uri: str, experiment: str) -> tuple[MlflowClient, list[StoredRun]]:
+    """The active runs of an experiment, oldest first; [] if there is none, and nothing is made. Raises what MLflow raises."""
+    client, path = MlflowClient(uri), sqlite_file(uri)
+    if path is not None and not path.exists():
+        return client, []
+    found = client.get_experiment_by_name(experiment)
+    return client, [] if found is None else list(_runs(client, found.experiment_id, ""))
+
+
+def _runs(client: MlflowClient, experiment_id: str, filter_string: str) -> Iterator[StoredRun]:
+    token = None
+    while True:
+        order = ["attributes.start_time ASC"]
+        page = client.search_runs([experiment_id], filter_string, max_results=PAGE, order_by=order, page_token=token)
+        yield from map(StoredRun.of, page)
+        token = page.token
+        if not token:
+            return
 
 
 def experiments(uri: str, n: int) -> list[tuple[str, str]]:

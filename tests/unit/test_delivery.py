@@ -30,11 +30,11 @@ def looked(project, monkeypatch) -> list[str]:
     studies = []
 
     class Tracker:
-        def sync(self, folder, reports):
+        def sync(self, folder, reports, is_running=True):
             studies.append(folder.path.name)
             (project.root / "mlflow.db").touch()
 
-    monkeypatch.setattr(ledger_import, "update_ledger", lambda url, folder: (project.root / ".ablate" / "optuna.db").touch())
+    monkeypatch.setattr(ledger_import, "update_ledger", lambda url, folder, is_running=True: (project.root / ".ablate" / "optuna.db").touch())
     monkeypatch.setattr(tracking, "Tracker", Tracker)
     return studies
 
@@ -92,7 +92,7 @@ def test_studies_are_delivered_each_for_itself(project, looked):
 def test_what_could_not_be_delivered_is_tried_again(project, looked, monkeypatch):
     with monkeypatch.context() as down:
 
-        def refuse(self, folder, reports):
+        def refuse(self, folder, reports, is_running=True):
             raise TrackingUnavailable("http://localhost:5000", "it is down")
 
         down.setattr(tracking.Tracker, "sync", refuse)

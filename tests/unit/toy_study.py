@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ class Toy:
     def advance(self, settings, seed, until, store, report):
         records = DiskStore(store.root).record
         links = self.chain(settings, seed, records)
-        done = max((i + 1 for i, link in enumerate(links) if store.holds("state", link.key) and store.holds("record", link.key)), default=0)
+        whole = list(takewhile(lambda link: store.load("record", link.key) is not None, links))
+        done = max((i + 1 for i, link in enumerate(whole) if store.load("state", link.key) is not None), default=0)
         while done < len(links) and not (done and links[done - 1].key == until):
             link = links[done]
             metrics = {"top1": float(10 * link.epoch + seed), "settled": float(link.epoch == self.settles_after.get(seed))}
@@ -107,6 +109,11 @@ class ToyStudy:
         after: Callable[[dict], None] = lambda request: None, listener: Listener | None = None,
     ) -> Plan:  # fmt: skip
         """Execute the plan; `after` is called when a segment has been run and before the harness hears of it."""
+        self.work_here(monkeypatch, after)
+        return Execution(self.study(), self.plan(), self.store, self.folder, listener or Listener(), share).run(jobs)
+
+    def work_here(self, monkeypatch: pytest.MonkeyPatch, after: Callable[[dict], None] = lambda request: None) -> None:
+        """Let workers be none of their own processes."""
         owner = self
 
         class Workers:
@@ -126,7 +133,6 @@ class ToyStudy:
                 return [event for worker in self.workers if worker.task is not None for event in owner._serve(worker, after)]
 
         monkeypatch.setattr(execution, "Workers", Workers)
-        return Execution(self.study(), self.plan(), self.store, self.folder, listener or Listener(), share).run(jobs)
 
     def _serve(self, worker: Worker, after: Callable[[dict], None]) -> list[Event]:
         request, events = worker.request, []

@@ -1,0 +1,43 @@
+"""Whether a SQLite file can be used, asked before Optuna or MLflow do: those wait long, and say much, if it cannot."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+PATIENCE_SECONDS = 5.0  # with another program that has locked it; training waits as long
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file of a `sqlite:///` URL; None if the database is no file."""
+    backend, _, path = url.partition(":///")
+    is_file = backend.partition("+")[0] == "sqlite" and path not in ("", ":memory:") and not path.startswith("file:")
+    return Path(path.partition("?")[0]) if is_file else None
+
+
+def why_unusable(path: Path) -> str | None:
+    """Why nobody can write to the file now: it is locked, or no database. None if one can, or if there is no file yet."""
+    if not path.exists():
+        return None
+    try:
+        with closing(sqlite3.connect(path, timeout=PATIENCE_SECONDS, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("SELECT count(*) FROM sqlite_master")
+            connection.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        return str(error)
+    return None
+
+
+def require_usable(url: str) -> None:
+    """Raises OSError saying why the database cannot be used now, if it is a file."""
+    path = sqlite_file(url)
+    why = why_unusable(path) if path else None
+    if why:
+        raise OSError(why)
+
+
+def first_line(error: BaseException) -> str:
+    """What a database or its library says, without the statement, its values, and hints on where to read on."""
+    return str(getattr(error, "orig", None) or error).strip().split("\n")[0]

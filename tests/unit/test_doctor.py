@@ -1,0 +1,348 @@
+"""The doctor finds each seeded corruption by its name, changes nothing by looking, and mends it: results are as they were."""
+
+import json
+import os
+import shutil
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from toy_project import ToyProject
+
+from ablation import doctor as module
+from ablation.doctor import doctor, examined, examined_project
+from ablation.doctor_databases import database_checks
+from ablation.errors import InputError
+from ablation.ledger import Ledger
+from ablation.lock import only_one
+from ablation.runs import Outcome
+from ablation.tracking import IN_GRID
+
+pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")  # inside MLflow
+
+TRIAL, SHARED = "warmup=settling+rate=fast--s0", "reference--s0"
+HIDDEN = ".0123456789abcdef"
+
+
+def database_lines(toy: ToyProject) -> dict[str, tuple[str, str]]:
+    return read(*examined("this project", database_checks(toy.places, ()), repair=False))
+
+
+def lines(toy: ToyProject, repair: bool = False) -> dict[str, tuple[str, str]]:
+    return read(*examined_project(toy.places, ["toy"], repair))
+
+
+def read(said: list[str], is_well: bool) -> dict[str, tuple[str, str]]:
+    """Check -> result and text; asserts that the verdict follows from the results."""
+    found = [line.split(maxsplit=1) for line in said if line.startswith("  ")]
+    assert is_well == all(result in ("ok", "mended") for result, _ in found)
+    return {text[:26].strip(): (result, text[26:].strip()) for result, text in found}
+
+
+def path(toy: ToyProject, name: str, trial: str = TRIAL) -> Path:
+    return toy.folder.trial_path(trial) / name
+
+
+def entry(toy: ToyProject, kind: str, i: int, trial: str = TRIAL) -> Path:
+    return toy.store.path(kind, toy.plan().trials[trial].links[i].key)
+
+
+def put(file: Path, content: bytes = b"half writ") -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-3])
+
+
+def rewrite(file: Path, **values) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+def in_optuna(toy: ToyProject, statement: str, *values) -> None:
+    with sqlite3.connect(toy.root / ".ablate" / "optuna.db") as connection:
+        assert connection.execute(statement, values).rowcount > 0
+
+
+def in_mlflow(toy: ToyProject, statement: str, *values) -> None:
+    with sqlite3.connect(toy.root / "mlflow.db") as connection:
+        assert connection.execute(statement, values).rowcount > 0
+
+
+OF_TRIAL = "trial_id = (SELECT trial_id FROM trial_user_attributes WHERE key = 'trial' AND value_json = ?)"
+
+
+def enroll_again(toy: ToyProject, state: optuna.trial.TrialState) -> None:
+    """As two machines do at once."""
+    trial = next(trial for trial in toy.trials() if trial.user_attrs["trial"] == TRIAL)
+    trial.state, ledger = state, Ledger(toy.url, "toy", "maximize")
+    trial.values = trial.values if state.name == "COMPLETE" else None
+    ledger._storage.create_new_trial(ledger._study_id, trial)
+
+
+def run_of(toy: ToyProject, name: str = TRIAL) -> str:
+    return toy.runs()[name].info.run_id
+
+
+def copy_run(toy: ToyProject, name: str) -> None:
+    run = toy.runs()[name]
+    client = MlflowClient(toy.uri)
+    made = client.create_run(run.info.experiment_id, run.info.start_time + 1, run.data.tags, name)
+    client.set_terminated(made.info.run_id, "FINISHED", run.info.end_time)
+
+
+def consistently_other(toy: ToyProject) -> None:
+    """Files that agree with each other, and not with the cache."""
+    records = toy.folder.records(TRIAL)
+    records[-1]["metrics"]["top1"] = 99.0
+    outcome = toy.folder.outcome(TRIAL)
+    toy.folder.write_records(TRIAL, records)
+    toy.folder.write_outcome(TRIAL, replace(outcome, metrics={**outcome.metrics, "top1": 99.0, "best/top1": 99.0}))
+
+
+CORRUPTIONS = {  # what is done -> how, the check that finds it, what is said
+    "a cached record": (lambda toy: cut(entry(toy, "record", 1)), "cache", "damaged entries, 1: .ablate/cache/record/se/seed0 w2"),
+    "a checkpoint": (lambda toy: cut(entry(toy, "state", 3)), "cache", "damaged entries, 1: .ablate/cache/state/se/seed0 "),
+    "a folder in the cache": (lambda toy: put(toy.store.path("latents", "abcd") / "inside"), "cache", "damaged entries, 1: .ablate/cache/latents/ab/abcd"),
+    "temporary in the cache": (lambda toy: put(toy.store.path("state", "ab").with_name(HIDDEN)), "temporary files", f"left behind, 1: .ablate/cache/state/ab/{HIDDEN}"),
+    "temporary in runs": (lambda toy: put(path(toy, HIDDEN)), "temporary files", f"left behind, 1: runs/toy/{TRIAL}/{HIDDEN}"),
+    "temporary in reports": (lambda toy: put(toy.places.report("toy") / ".probe-a1"), "temporary files", "1: reports/toy/.probe-a1"),
+    "a store of its own": (lambda toy: toy.store.alone("toy", TRIAL).save("record", "ab12", b"{}"), "stores of finished trials", f"1: .ablate/cache/alone/toy/{TRIAL}"),
+    "timings": (lambda toy: put(toy.places.timings), "notes", "damaged or left behind, 1: .ablate/timings.json"),
+    "progress": (lambda toy: put(toy.places.progress("toy")), "notes", "damaged or left behind, 1: .ablate/progress/toy.json"),
+    "delivered": (lambda toy: put(toy.root / ".ablate/delivered/toy", b"\xff\xfe"), "notes", "damaged or left behind, 1: .ablate/delivered/toy"),
+    "an outcome": (lambda toy: cut(path(toy, "outcome.json")), "files", f"damaged, 1: {TRIAL}/outcome.json"),
+    "an outcome that is a folder": (lambda toy: (path(toy, "outcome.json").unlink(), path(toy, "outcome.json").mkdir()), "files", f"1: {TRIAL}/outcome.json"),
+    "records": (lambda toy: put(path(toy, "metrics.jsonl"), b"\0" * 99), "files", f"damaged, 1: {TRIAL}/metrics.jsonl"),
+    "a record's digit": (lambda toy: put(path(toy, "metrics.jsonl"), path(toy, "metrics.jsonl").read_bytes().replace(b"20.0", b"21.0")), "files", f"1: {TRIAL}/metrics.jsonl"),
+    "no records": (lambda toy: path(toy, "metrics.jsonl").unlink(), "files", f"1: {TRIAL}/metrics.jsonl"),
+    "a configuration": (lambda toy: put(path(toy, "config.yaml")), "files", f"damaged, 1: {TRIAL}/config.yaml"),
+    "several files": (lambda toy: [put(path(toy, name, trial), b"half a record\n") for name in ("outcome.json", "metrics.jsonl") for trial in (TRIAL, SHARED)], "files", "damaged, 4: reference--s0/"),
+    "an outcome's digit": (lambda toy: rewrite(path(toy, "outcome.json"), metrics={"top1": 41.0}), "outcomes", f"contradict, 1: {TRIAL} has not the outcome that follows from its records"),
+    "other results": (consistently_other, "outcomes", f"contradict, 1: {TRIAL} has other records than the cache"),
+    "RUNNING in Optuna": (lambda toy: (toy.folder.path / TRIAL / "outcome.json").unlink() or in_optuna(toy, f"UPDATE trials SET state = 'RUNNING' WHERE {OF_TRIAL}", f'"{TRIAL}"'), "Optuna", f"RUNNING, and nobody runs them, 1: {TRIAL}"),
+    "WAITING in Optuna": (lambda toy: in_optuna(toy, f"UPDATE trials SET state = 'WAITING' WHERE {OF_TRIAL}", f'"{TRIAL}"'), "Optuna", f"WAITING, and COMPLETE by the files, 1: {TRIAL}"),
+    "failed in Optuna": (lambda toy: in_optuna(toy, f"UPDATE trials SET state = 'FAIL' WHERE {OF_TRIAL}", f'"{TRIAL}"'), "Optuna", f"FAILED, and COMPLETE by the files, 1: {TRIAL}"),
+    "not in Optuna": (lambda toy: in_optuna(toy, f"DELETE FROM trials WHERE {OF_TRIAL}", f'"{TRIAL}"'), "Optuna", f"not enrolled, 1: {TRIAL}"),
+    "another value in Optuna": (lambda toy: in_optuna(toy, f"UPDATE trial_values SET value = 7 WHERE {OF_TRIAL}", f'"{TRIAL}"'), "Optuna", f"COMPLETE with another result than the files', 1: {TRIAL}"),
+    "in Optuna, not in runs": (lambda toy: shutil.rmtree(toy.folder.path / TRIAL), "Optuna", f"COMPLETE without files, 1: {TRIAL}"),
+    "enrolled twice": (lambda toy: enroll_again(toy, optuna.trial.TrialState.WAITING), "Optuna", f"enrolled twice, 1: {TRIAL}"),
+    "enrolled and complete twice": (lambda toy: enroll_again(toy, optuna.trial.TrialState.COMPLETE), "Optuna", f"enrolled twice, 1: {TRIAL}"),
+    "enrolled and running twice": (lambda toy: enroll_again(toy, optuna.trial.TrialState.RUNNING), "Optuna", f"enrolled twice, 1: {TRIAL}"),
+    "no ledger": (lambda toy: (toy.root / ".ablate/optuna.db").unlink(), "Optuna", "not enrolled, 8: reference--s0"),
+    "a run": (lambda toy: MlflowClient(toy.uri).delete_run(run_of(toy)), "MLflow", f"runs that are missing, 1: {TRIAL}"),
+    "the study's run": (lambda toy: MlflowClient(toy.uri).delete_run(run_of(toy, "toy on nothing")), "MLflow", "runs that are missing, 1: the study's own"),
+    "no MLflow": (lambda toy: (toy.root / "mlflow.db").unlink(), "MLflow", "runs that are missing, 9: the study's own"),
+    "a run twice": (lambda toy: copy_run(toy, TRIAL), "MLflow", f"runs that are there twice, 1: {TRIAL}"),
+    "the study's run twice": (lambda toy: copy_run(toy, "toy on nothing"), "MLflow", "runs that are there twice, 1: the study's own"),
+    "a point in the middle": (lambda toy: in_mlflow(toy, "DELETE FROM metrics WHERE run_uuid = ? AND key = 'top1' AND step = 2", run_of(toy)), "MLflow", f"runs with fewer points than the files, 1: {TRIAL}"),
+    "the best value": (lambda toy: in_mlflow(toy, "DELETE FROM metrics WHERE run_uuid = ? AND key = 'best/top1'", run_of(toy)), "MLflow", f"runs with fewer points than the files, 1: {TRIAL}"),
+    "RUNNING in MLflow": (lambda toy: MlflowClient(toy.uri).update_run(run_of(toy), "RUNNING"), "MLflow", f"runs with the status RUNNING, and FINISHED is right, 1: {TRIAL}"),
+    "KILLED in MLflow": (lambda toy: MlflowClient(toy.uri).set_terminated(run_of(toy), "KILLED"), "MLflow", f"runs with the status KILLED, and FINISHED is right, 1: {TRIAL}"),
+    "a study RUNNING in MLflow": (lambda toy: MlflowClient(toy.uri).update_run(run_of(toy, "toy on nothing"), "RUNNING"), "MLflow", "with the status RUNNING, and FINISHED is right, 1: the study's own"),
+    "left by MLflow": (lambda toy: MlflowClient(toy.uri).set_tag(run_of(toy), IN_GRID, "no"), "MLflow", f"runs said to have left the grid, 1: {TRIAL}"),
+    "another key in MLflow": (lambda toy: MlflowClient(toy.uri).set_tag(run_of(toy), "key", "other"), "MLflow", f"runs of what the trial was before, 1: {TRIAL}"),
+    "another end in MLflow": (lambda toy: MlflowClient(toy.uri).set_terminated(run_of(toy), "FINISHED", 12345), "MLflow", f"runs of what the trial was before, 1: {TRIAL}"),
+    "Optuna's database": (lambda toy: put(toy.root / ".ablate/optuna.db", b"text\n" * 999), "Optuna's database", "optuna.db: file is not a database"),
+    "MLflow's database": (lambda toy: put(toy.root / "mlflow.db", b"text\n" * 999), "MLflow's database", "mlflow.db: file is not a database"),
+    "a page of a database": (lambda toy: (toy.root / "mlflow.db").write_bytes((data := (toy.root / "mlflow.db").read_bytes())[:4096] + b"\xff" * 8192 + data[12288:]), "MLflow's database", "malformed"),
+}  # fmt: skip
+
+
+def contents(toy: ToyProject) -> dict[Path, bytes | None]:
+    """Every file, but what SQLite keeps beside its databases."""
+    paths = (path for path in toy.root.rglob("*") if not path.name.endswith(("-wal", "-shm", ".lock", ".db")))
+    return {path: path.read_bytes() if path.is_file() else None for path in paths}
+
+
+@pytest.mark.parametrize(("corrupt", "check", "said"), CORRUPTIONS.values(), ids=CORRUPTIONS.keys())
+def test_a_corruption_is_found_by_name_and_repaired(toy, corrupt, check, said):
+    before = toy.tables()
+    corrupt(toy)
+    corrupted = contents(toy)
+    found = lines(toy) if check != "MLflow's database" else database_lines(toy)  # MLflow keeps what it has opened open
+    assert found[check][0] == "found" and said in found[check][1] and "--repair" in found[check][1]
+    assert contents(toy) == corrupted
+    repaired = lines(toy, repair=True)
+    assert repaired[check][0] == "mended" and {result for result, _ in repaired.values()} <= {"ok", "mended"}
+    assert {result for result, _ in lines(toy).values()} == {"ok"}
+    for bring_up in (toy.go,) if "nobody runs" in said else (toy.report, toy.go):
+        bring_up()
+        for table, was in zip(toy.tables(), before):
+            pd.testing.assert_frame_equal(table, was, check_exact=True)
+    toy.deliver()
+    assert {states[-1] for states in toy.states().values()} | {states[0] for states in toy.states().values()} <= {"COMPLETE", "FAIL"}
+    assert all(states.count("COMPLETE") == 1 for states in toy.states().values())
+    assert set(toy.statuses().values()) == {"FINISHED"} and len(toy.statuses()) == 9
+
+
+def test_a_sound_project_is_found_well_and_repairing_it_changes_nothing(toy):
+    before = contents(toy)
+    for repair in (False, True):
+        assert {result for result, _ in lines(toy, repair).values()} == {"ok"}
+    assert contents(toy) == before
+
+
+TOGETHER = [
+    "a cached record", "temporary in reports", "a store of its own", "timings", "a configuration", "an outcome's digit",
+    "another value in Optuna", "a point in the middle", "a study RUNNING in MLflow", "a run twice",
+]  # fmt: skip
+
+
+def test_corruptions_of_all_kinds_at_once_are_repaired(toy):
+    before = toy.tables()
+    for name in TOGETHER:
+        CORRUPTIONS[name][0](toy)
+    found = lines(toy)
+    assert {CORRUPTIONS[name][1] for name in TOGETHER} == {check for check, (result, _) in found.items() if result == "found"}
+    assert {result for result, _ in lines(toy, repair=True).values()} <= {"ok", "mended"}
+    toy.go()
+    for table, was in zip(toy.tables(), before):
+        pd.testing.assert_frame_equal(table, was, check_exact=True)
+
+
+@pytest.mark.parametrize("name", ["outcome.json", "metrics.jsonl"])
+def test_what_neither_cache_nor_files_have_is_left_to_the_next_run(toy, name):
+    before = toy.tables()
+    toy.store.clear()
+    put(path(toy, "metrics.jsonl"))
+    put(path(toy, name))
+    repaired = lines(toy, repair=True)
+    assert repaired["files"][0] == "mended" and "1 left to `ablate run`" in repaired["files"][1]
+    assert repaired["Optuna"][0] == "mended" and "COMPLETE without files" in repaired["Optuna"][1]
+    assert {result for result, _ in lines(toy).values()} == {"ok"}
+    assert toy.states()[TRIAL] == ["FAIL", "WAITING"]
+    assert toy.go().n_trained == 4
+    toy.deliver()
+    assert toy.states()[TRIAL] == ["FAIL", "COMPLETE"]
+    for table, was in zip(toy.tables(), before):
+        pd.testing.assert_frame_equal(table, was, check_exact=True)
+
+
+def test_an_outcome_is_made_of_whole_records_where_the_cache_has_nothing(toy):
+    toy.store.clear()
+    before = path(toy, "outcome.json").read_text()
+    rewrite(path(toy, "outcome.json"), metrics={"top1": 41.0})
+    assert "has not the outcome" in lines(toy, repair=True)["outcomes"][1]
+    assert path(toy, "outcome.json").read_text() == before
+
+
+def test_records_of_an_interrupted_study_are_mended_and_none_stays_running(toy):
+    shutil.rmtree(toy.folder.path)
+    toy.store.clear()
+    toy.go(stop_after=5)
+    toy.deliver(is_running=True)
+    trial = next(spec.trial for spec in toy.folder.manifest().trials if len(toy.folder.records(spec.trial)) > 1)
+    kept = toy.folder.records(trial)
+    put(path(toy, "metrics.jsonl", trial), b"\0" * 50 + b"\n")
+    found = lines(toy)
+    assert f"{trial}/metrics.jsonl" in found["files"][1] and found["Optuna"][0] == found["MLflow"][0] == "found"
+    assert {result for result, _ in lines(toy, repair=True).values()} <= {"ok", "mended"}
+    assert toy.folder.records(trial) == kept
+    assert "RUNNING" not in [states[-1] for states in toy.states().values()] and "RUNNING" not in toy.statuses().values()
+
+
+def test_a_failed_trial_stays_failed(toy):
+    error = {"type": "ArithmeticError", "message": "it diverged", "traceback": ""}
+    toy.folder.write_outcome(TRIAL, Outcome("FAILED", {}, 3.0, error, key=toy.folder.outcome(TRIAL).key))
+    put(path(toy, "metrics.jsonl"))
+    assert {result for result, _ in lines(toy, repair=True).values()} <= {"ok", "mended"}
+    assert toy.folder.outcome(TRIAL).error == error and toy.states()[TRIAL] == ["FAIL"] and toy.statuses()[TRIAL] == "FAILED"
+
+
+def test_a_damaged_manifest_is_named_and_left_to_the_next_run(toy):
+    put(toy.folder.path / "study.json")
+    for repair, result in ((False, "found"), (True, "left")):
+        found = lines(toy, repair)
+        assert found["study.json"][0] == result and "`ablate run` with the study's grid writes it again" in found["study.json"][1]
+        assert "MLflow" not in found
+
+
+def test_trials_that_left_the_grid_are_told_and_are_no_fault(toy):
+    toy.edit("[0, 1]", "[0]")
+    toy.go()
+    assert lines(toy)["MLflow"][0] == "found" and "left the grid, and are not said to" in lines(toy)["MLflow"][1]
+    toy.deliver()
+    found = lines(toy)
+    assert {result for result, _ in found.values()} == {"ok"}
+    assert found["folders"][1].startswith("of trials that have left the grid, 4: ")
+
+
+def test_a_trial_that_waits_though_it_left_the_grid_is_found(toy):
+    toy.edit("[0, 1]", "[0, 1, 2]")
+    toy.go(stop_after=1)
+    toy.deliver()
+    toy.edit("[0, 1, 2]", "[0, 1]")
+    toy.go()
+    assert "to be run, though they left the grid, 4: reference--s2" in lines(toy)["Optuna"][1]
+    assert lines(toy, repair=True)["Optuna"][0] == "mended"
+
+
+def test_a_study_that_is_being_run_is_not_touched(toy):
+    for corrupt in ("an outcome", "RUNNING in MLflow", "a run twice", "temporary in the cache", "a store of its own", "progress"):
+        CORRUPTIONS[corrupt][0](toy)
+    with only_one(toy.folder.path):
+        before, runs = contents(toy), MlflowClient(toy.uri).search_runs(["1"])
+        found = lines(toy, repair=True)
+        assert found["all"] == ("ok", "not looked at: it is being run")
+        assert "while a study is being run: toy" in found["temporary files"][1]
+        assert contents(toy) == before and len(MlflowClient(toy.uri).search_runs(["1"])) == len(runs)
+
+
+def test_a_database_that_another_program_holds_is_left_and_named(toy, monkeypatch):
+    monkeypatch.setattr("ablation.database.PATIENCE_SECONDS", 0.05)
+    other = sqlite3.connect(toy.root / "mlflow.db", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    found = lines(toy, repair=True)
+    assert found["MLflow's database"] == ("left", "mlflow.db: database is locked; end the program that holds it, or let it be written to, and look again")
+    assert found["MLflow"][0] == "left" and "is not available" in found["MLflow"][1] and found["Optuna"][0] == "ok"
+
+
+def test_a_database_that_is_moved_aside_is_kept(toy):
+    put(toy.root / "mlflow.db", b"text\n" * 999)
+    lines(toy, repair=True)
+    assert (toy.root / "mlflow.db.damaged1").read_bytes() == b"text\n" * 999
+
+
+def test_a_study_whose_code_has_changed_is_not_compared_with_the_cache(toy):
+    manifest = toy.folder.manifest()
+    toy.folder.write_manifest(replace(manifest, subject="no.such.module:SUBJECT"))
+    put(path(toy, "config.yaml"))
+    found = lines(toy, repair=True)
+    assert found["files"][0] == "left" and "1 left: code or data have changed since, or cannot be loaded" in found["files"][1]
+    assert path(toy, "config.yaml").read_bytes() == b"half writ"
+
+
+def test_files_that_are_being_written_are_no_litter(toy, monkeypatch):
+    file = toy.folder.path / HIDDEN
+    put(file)
+    monkeypatch.setattr("ablation.doctor_cache.time.sleep", lambda seconds: file.unlink())
+    assert lines(toy)["temporary files"] == ("ok", "none left behind")
+
+
+def test_the_doctor_looks_at_every_study_or_at_one_and_tells_whether_all_is_well(toy, monkeypatch):
+    monkeypatch.setattr(module, "environment_checks", lambda places: [])
+    monkeypatch.setattr(module, "torch_checks", lambda: [])
+    shutil.copytree(toy.folder.path, toy.root / "runs" / "other")
+    manifest = toy.folder.manifest()
+    toy.places.runs("other").write_manifest(replace(manifest, study="other"))
+    text, is_well = doctor(None, repair=False)
+    assert "study other" in text and "study toy" in text and not is_well  # other was never delivered
+    text, is_well = doctor("toy", repair=False)
+    assert "study other" not in text and is_well
+    assert doctor(None, repair=True)[1] and doctor(None, repair=False)[1]
+    with pytest.raises(InputError, match="no such study; did you mean 'other'"):
+        doctor("othr", repair=False)
+
+
+def test_without_a_project_there_is_nothing_to_mend_and_nothing_is_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(module, "torch_checks", lambda: [])
+    _, is_well = doctor(None, repair=False)
+    assert os.listdir(tmp_path) == [] and isinstance(is_well, bool)

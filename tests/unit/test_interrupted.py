@@ -1,0 +1,132 @@
+"""After a study was interrupted nothing says that it runs, and what goes on is the same record."""
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
+from toy_project import ToyProject
+
+from ablation.errors import InputError
+from ablation.ledger import Ledger
+from ablation.lock import being_run, is_being_run, only_one
+
+pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")  # inside MLflow
+
+
+@pytest.fixture
+def toy(uri, tmp_path, monkeypatch) -> ToyProject:
+    return ToyProject(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def killed(toy) -> ToyProject:
+    """Interrupted with some trials begun, and last delivered while it ran."""
+    toy.go(stop_after=3)
+    toy.deliver(is_running=True)
+    assert "RUNNING" in toy.statuses().values() and ["RUNNING"] in toy.states().values()
+    return toy
+
+
+def begun(toy) -> set[str]:
+    return {spec.trial for spec in toy.folder.manifest().trials if toy.folder.records(spec.trial)}
+
+
+def test_no_record_of_a_study_that_nobody_runs_stays_running(killed):
+    killed.deliver()
+    assert set(map(tuple, killed.states().values())) == {("WAITING",)}  # the same trials, enrolled once
+    assert killed.statuses() == dict.fromkeys([*begun(killed), "toy on nothing"], "KILLED")
+
+
+def test_saying_so_twice_changes_nothing(killed):
+    killed.deliver()
+    before = {name: (run.info.end_time, run.data.tags, run.data.metrics) for name, run in killed.runs().items()}
+    states = [(trial.number, trial.state, trial.user_attrs) for trial in killed.trials()]
+    killed.deliver()
+    assert {name: (run.info.end_time, run.data.tags, run.data.metrics) for name, run in killed.runs().items()} == before
+    assert [(trial.number, trial.state, trial.user_attrs) for trial in killed.trials()] == states
+
+
+def test_what_goes_on_is_the_same_run(killed):
+    killed.deliver()
+    before = {name: run.info.run_id for name, run in killed.runs().items()}
+    killed.deliver(is_running=True)
+    assert {killed.statuses()[name] for name in before} == {"RUNNING"}
+    assert {state for (state,) in killed.states().values()} == {"RUNNING"}
+    killed.go()
+    killed.deliver()
+    assert before.items() <= {name: run.info.run_id for name, run in killed.runs(ViewType.ALL).items()}.items()
+    assert set(killed.statuses().values()) == {"FINISHED"} and set(map(tuple, killed.states().values())) == {("COMPLETE",)}
+
+
+def test_a_trial_that_goes_on_from_fewer_records_than_were_delivered_keeps_its_run_and_has_each_point_once(killed):
+    """As when a checkpoint was lost with the record after it."""
+    killed.deliver()
+    name = next(name for name in sorted(begun(killed)) if len(killed.folder.records(name)) > 1)
+    run = killed.runs()[name]
+    killed.folder.write_records(name, killed.folder.records(name)[:1])
+    killed.deliver()
+    killed.deliver(is_running=True)
+    assert killed.runs()[name].data.tags["ablate.records"] == run.data.tags["ablate.records"]
+    killed.go()
+    killed.deliver()
+    assert killed.runs(ViewType.ALL)[name].info.run_id == run.info.run_id
+    client = MlflowClient(killed.uri)
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "top1")] == [1, 2, 3, 4]
+
+
+def test_a_trial_that_has_to_begin_anew_waits_again_even_while_the_study_runs(killed):
+    name = min(begun(killed))
+    (killed.folder.trial_path(name) / "metrics.jsonl").unlink()
+    assert killed.states()[name] == ["RUNNING"]
+    killed.deliver(is_running=True)
+    assert killed.states()[name] == ["WAITING"]
+
+
+def test_a_finished_trial_that_lost_its_outcome_keeps_its_run_until_it_is_run_again(toy):
+    toy.go()
+    toy.deliver()
+    run = toy.runs()["reference--s0"].info.run_id
+    (toy.folder.trial_path("reference--s0") / "outcome.json").unlink()
+    toy.deliver()
+    assert toy.runs()["reference--s0"].info.run_id == run
+    toy.go()
+    toy.deliver()
+    assert toy.runs(ViewType.ALL)["reference--s0"].info.run_id == run and set(toy.statuses().values()) == {"FINISHED"}
+
+
+def test_results_say_waiting_of_what_nobody_runs(killed):
+    spec = next(spec for spec in killed.folder.manifest().trials if spec.trial in begun(killed))
+    assert killed.folder.state(spec, None) == "RUNNING"
+    assert killed.folder.state(spec, None, is_running=False) == "WAITING"
+
+
+def test_a_trial_that_was_enrolled_and_started_twice_is_not_left_running(toy):
+    toy.go(stop_after=3)
+    toy.deliver(is_running=True)
+    trial = next(trial for trial in toy.trials() if trial.state.name == "RUNNING")
+    ledger = Ledger(toy.url, "toy", "maximize")
+    ledger._storage.create_new_trial(ledger._study_id, trial)  # as two machines do at once
+    toy.deliver()
+    assert toy.states()[trial.user_attrs["trial"]] == ["WAITING", "FAIL"]
+
+
+def test_the_lock_tells_whether_a_study_is_being_run(toy):
+    folder = toy.folder.path
+    assert not is_being_run(folder)
+    with only_one(folder):
+        assert is_being_run(folder) and toy.folder.is_being_run() and being_run(folder.parent) == ["toy"]
+        with pytest.raises(InputError, match="another process is running"), only_one(folder):
+            pass
+    assert not is_being_run(folder) and being_run(folder.parent) == []
+
+
+def test_whoever_looks_whether_a_study_is_being_run_does_not_keep_it_from_running(toy, monkeypatch):
+    import fcntl
+
+    from ablation import lock
+
+    toy.folder.path.mkdir(parents=True)
+    with (toy.folder.path / lock.LOCK).open("w") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        monkeypatch.setattr(lock.time, "sleep", lambda seconds: fcntl.flock(looking, fcntl.LOCK_UN))
+        with only_one(toy.folder.path):
+            pass

@@ -1,0 +1,123 @@
+"""A whole project around a toy study: run, reported and delivered as `ablate` does, in the test's own process."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+from toy_study import Toy, ToyStudy
+
+from ablation.doctor_files import TrialFiles
+from ablation.execution import Listener
+from ablation.grid import Study, load_study
+from ablation.ledger_import import update_ledger
+from ablation.lock import only_one
+from ablation.places import Places
+from ablation.plan import Plan, build_plan
+from ablation.results import load, write_csv
+from ablation.runs import Manifest, TrialSpec
+from ablation.study import Done, manifest_of, refuse_mixture, run_study
+from ablation.subject import Record
+from ablation.tracking import Tracker
+
+SUBJECT = Toy(settles_after={0: 1, 1: 2})  # importable, as `toy_project:SUBJECT`
+
+
+class Killed(BaseException):
+    """As by Ctrl-C, or worse."""
+
+
+class StopAfter(Listener):
+    """Kills the study when so many epochs have been recorded."""
+
+    def __init__(self, n_epochs: float):
+        self.n_left = n_epochs
+
+    def recorded(self, specs: Sequence[TrialSpec], record: Record) -> None:
+        self.n_left -= 1
+        if self.n_left <= 0:
+            raise Killed
+
+
+class ToyProject(ToyStudy):
+    """`root` is the working directory of the project. Every method works on its files alone."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch):
+        super().__init__(root, SUBJECT)
+        monkeypatch.chdir(root)
+        (root / "nothing.yaml").write_text("title: Nothing\nsubject: toy_project:SUBJECT\n")
+        self.monkeypatch, self.places = monkeypatch, Places(root)
+        self.store, self.folder = self.places.store, self.places.runs("toy")
+        self.url, self.uri = self.places.ledger_url, f"sqlite:///{root / 'mlflow.db'}"
+
+    def edit(self, before: str, after: str) -> None:
+        """Change the grid file."""
+        text = (self.root / "grid.yaml").read_text()
+        assert before in text
+        (self.root / "grid.yaml").write_text(text.replace(before, after))
+
+    def go(
+        self, seeds: str | None = None, overrides: Sequence[str] = (), stop_after: float = math.inf, share: bool = True,
+    ) -> Done | None:  # fmt: skip
+        """`ablate run --offline`: the manifest, the trials that are missing, the report. Killed after some epochs: None."""
+        study = load_study(self.root / "grid.yaml", None, list(overrides), seeds, lambda name: self.subject)
+        plan, manifest = self._planned(study)
+        refuse_mixture(manifest, self.folder)
+        self.restored = TrialFiles(self.folder, self.store, manifest, self.subject).restore()
+        if self.restored:  # what undecided chains came to is known again
+            plan, manifest = self._planned(study)
+        self.ran.clear()
+        self.work_here(self.monkeypatch)
+        try:
+            with only_one(self.folder.path):
+                done = run_study(study, plan, manifest, self.places, 2, StopAfter(stop_after), share)
+        except Killed:
+            return None
+        self.report()
+        return done
+
+    def _planned(self, study: Study) -> tuple[Plan, Manifest]:
+        plan = build_plan(study, self.store, self.folder)
+        return plan, replace(manifest_of(study, "toy", plan, Path("published.yaml")), subject="toy_project:SUBJECT")
+
+    def report(self) -> None:
+        results = load(self.folder)
+        write_csv(results.trials, self.places.report("toy") / "results.csv")
+        write_csv(results.history, self.places.report("toy") / "history.csv")
+
+    def tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """results.csv and history.csv, as they stand."""
+        return tuple(pd.read_csv(self.places.report("toy") / f"{name}.csv") for name in ("results", "history"))
+
+    def deliver(self, is_running: bool = False) -> None:
+        """`ablate sync`."""
+        update_ledger(self.url, self.folder, is_running)
+        Tracker(self.uri).sync(self.folder, self.places.report("toy"), is_running)
+
+    def trials(self) -> list[optuna.trial.FrozenTrial]:
+        return optuna.load_study(study_name="toy", storage=self.url).trials
+
+    def states(self) -> dict[str, list[str]]:
+        """Trial -> states of its Optuna trials, oldest first."""
+        found: dict[str, list[str]] = {}
+        for trial in self.trials():
+            found.setdefault(trial.user_attrs["trial"], []).append(trial.state.name)
+        return found
+
+    def runs(self, view: int = ViewType.ACTIVE_ONLY) -> dict[str, Run]:
+        """Name -> MLflow run; fails if two have one name."""
+        client = MlflowClient(self.uri)
+        found = client.search_runs([client.get_experiment_by_name("toy").experiment_id], run_view_type=view)
+        names = {run.info.run_name: run for run in found}
+        assert len(names) == len(found)
+        return names
+
+    def statuses(self) -> dict[str, str]:
+        return {name: run.info.status for name, run in self.runs().items()}
