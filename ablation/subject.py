@@ -90,5 +90,6 @@ class Subject(Protocol):
 
         Saves a record (kind "record", JSON) for each link and a checkpoint at the last; calls
         `report(key, record)` after each link. Returns, with a checkpoint, where the chain turns out not to
-        lead to `until`.
+        lead to `until`. What it raises is the trial's failure; of exceptions called `Diverged`, the report counts them
+        by arm, as a result.
         """
