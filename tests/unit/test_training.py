@@ -2,6 +2,7 @@
 
 import math
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -205,6 +206,21 @@ def test_a_finite_loss_has_exploded_when_its_mean_is_thousands_of_times_what_kno
         steps([2e4] * EVERY)
     steps([2e4] * (EVERY - 1))
     assert steps([2e4] + [1.0] * 9).read() == {"train/real_loss": pytest.approx(2000.9)}  # a spike that it recovers from
+
+
+def test_a_gpu_is_not_waited_for_and_its_sums_are_judged_once_they_are_there(monkeypatch):
+    is_there, empty = [False], torch.empty
+    monkeypatch.setattr(torch.cuda, "Event", lambda: SimpleNamespace(record=lambda: None, query=lambda: is_there[0]))
+    monkeypatch.setattr(torch, "empty", lambda n, pin_memory: empty(n))
+    means = epochs.Means(MLP)
+    means.sums, means.n = {"train/real_loss": torch.tensor(1.0)}, EVERY  # as on a GPU, where `add` but looks
+    means._look()
+    means.sums["train/real_loss"], means.n = torch.tensor(math.nan), 2 * EVERY
+    means._look()  # the first copy is not there yet: nothing to judge, and no second one
+    is_there[0] = True
+    means._look()  # the first was fine; the second is taken
+    with pytest.raises(Diverged, match="^train/real_loss is nan"):
+        means._look()
 
 
 def test_a_loss_that_is_weighted_by_snr_may_be_larger_and_the_geometry_of_a_collapsed_encoder_as_large_as_it_likes():
