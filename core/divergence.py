@@ -13,9 +13,10 @@ from core.config import Config
 EVERY = 50  # steps between two looks at the sums on a GPU, and on any device between two at whether a loss has exploded
 
 EXPLODED = 1e4
-"""A loss has exploded that is above it in the mean over the epoch so far and in its last step: thousands of times what a model costs that knows nothing (ln C for a classifier,
-about 1 for a denoiser). Absolute: a loss that rises a thousandfold from almost nothing, as on memorised latents, is fine. So is a
-spike that it recovers from, as where a latent dimension that was constant comes alive."""
+"""A loss has exploded that is above it in the mean over the epoch so far and in its last step: thousands of times what
+a model costs that knows nothing (ln C for a classifier, about 1 for a denoiser). Absolute: a loss that rises a
+thousandfold from almost nothing, as on memorised latents, is fine. So is a spike that it recovers from, as where a
+latent dimension that was constant comes alive."""
 EXPLODED_BY_SNR = 1e6  # the same of a diffusion loss weighted by SNR, whose weights are 86 on average and up to 24,000
 CAN_EXPLODE = ("pretrain/loss", "train/real_loss", "train/generated_loss", "train/diffusion_loss")
 # not the geometry's terms: they compare with tracked radii, and grow where the encoder collapses, which is a result
