@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ablation import effects as judged
-from ablation.contrasts import Contrast, difference_name, level_effect, simple_effects
+from ablation.contrasts import Contrast, difference_name, level_effect, seeds_of, simple_effects
 from ablation.effects import ALPHA
 from ablation.formatting import effect, listed
 from ablation.results import Results
@@ -60,9 +60,10 @@ def judge_claims(results: Results, effects: pd.DataFrame) -> pd.DataFrame:
 def _expectations(claim: Mapping[str, Any], results: Results) -> list[_Expectation]:
     compared = _contrast(claim["contrast"], results)
     is_dead = judged.is_dead(compared, results)
+    found = [_estimate(compared, one["metric"], results) for one in claim["expects"]]
     return [
-        _Expectation(claim, compared, one["metric"], one["direction"], _estimate(compared, one["metric"], results), is_dead)
-        for one in claim["expects"]
+        _Expectation(claim, compared, one["metric"], one["direction"], judged.nothing(estimate) if is_dead else estimate, is_dead)
+        for one, estimate in zip(claim["expects"], found)
     ]
 
 
@@ -78,8 +79,7 @@ def _estimate(compared: Contrast, metric: str, results: Results) -> Estimate:
     if metric not in results.metrics:
         return Estimate(np.nan, np.nan, np.nan, np.nan, 0, np.nan, np.nan)
     cells = results.cells(metric)
-    finished = set(cells.columns[cells.notna().any()])
-    return contrast(cells, compared.weights(list(cells.columns), finished))
+    return contrast(cells, compared.weights(seeds_of(cells)))
 
 
 def _verdict(direction: str, found: Estimate, p_holm: float, is_dead: bool) -> str:
