@@ -93,6 +93,7 @@ def _context(study: Results, effects: pd.DataFrame, claims: pd.DataFrame, drawn:
         "simple_effects_table": tables.simple_effects_table(interacting(study, headline), study.headline),
         "claims": claim_texts(claims),
         "n_expectations": len(claims),
+        "has_margins": bool(claims["direction"].str.contains(" within ").any()),
         "published_table": tables.published_table(study),
         "factors_table": tables.factors_table(study),
         "baselines_table": tables.baselines_table(study),

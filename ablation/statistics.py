@@ -157,6 +157,18 @@ def smallest_detectable(sd: float, n: int, power: float = 0.8, alpha: float = 0.
     return sd * float(optimize.brentq(lambda effect_size: power_of(effect_size, n, alpha) - power, 0.0, above))
 
 
+def margin_p(found: Estimate, margin: float) -> float:
+    """The p of deciding whether a true difference lies within `margin` of 0, on the side that the estimate lies on.
+
+    Inside: of the two one-sided t-tests against the bounds the larger p (TOST), so that a small one says "within".
+    Outside: two-sided, against the nearer bound, so that a small one says "beyond". NaN where the interval is.
+    """
+    if not found.sd > 0:
+        return float("nan")
+    t = (abs(found.mean) - margin) / (found.sd / np.sqrt(found.n))  # against the nearer bound
+    return float(stats.t.cdf(t, found.n - 1) if t < 0 else 2 * stats.t.sf(t, found.n - 1))
+
+
 def image_bootstrap(strata: Sequence[np.ndarray], weights: np.ndarray, confidence: float = 0.95) -> np.ndarray:
     """Percentile intervals of contrasts of accuracies, by resampling test images within strata, the same for all cells.
 
