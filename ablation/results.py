@@ -19,6 +19,7 @@ from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec, write_atomica
 
 PER_CLASS = "test/per_class"
 MARKS = ("accumulation", "encoding_batch")  # how an epoch made do with little memory, see `ablation.subject.Record`
+DIVERGED = "Diverged"  # type of the error of a trial whose training diverged: a result of its arm, as no other failure is
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,12 @@ def load(folder: RunFolder) -> Results:
         hits=hits,
         digests=digests,
     )
+
+
+def diverged(trials: pd.DataFrame) -> pd.Series:
+    """Which trials failed since their training diverged. trials: `Results.trials`, or results.csv."""
+    told = trials["error"].map(lambda error: isinstance(error, str) and error.startswith(f"{DIVERGED}:")).astype(bool)
+    return told & (trials["state"] == "FAILED")
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
