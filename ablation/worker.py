@@ -18,6 +18,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from ablation.redaction import redacted
 from ablation.store import DiskStore
 from ablation.subjects import load_subject
 
@@ -39,8 +40,8 @@ def serve(requests: Any, replies: Any) -> None:
                 lambda key, record: reply({"event": "record", "key": key, "record": record}),
             )  # fmt: skip
         except Exception as error:  # the trial boundary: it becomes a recorded failure, and the others go on
-            traceback.print_exc()
-            text = traceback.format_exc()
+            text = redacted(traceback.format_exc())
+            print(text, file=sys.stderr)
             reply({"event": "failed", "error": {"type": type(error).__name__, "message": str(error), "traceback": text}})
         else:
             reply({"event": "done"})
