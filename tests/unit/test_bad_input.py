@@ -34,6 +34,10 @@ def left(root: Path) -> dict[str, bytes | None]:
     return {name: path.read_bytes() if path.is_file() else None for name, path in found.items() if not path.is_dir() or f"{name}/".removeprefix("project/").startswith(kept) and name.count("/") > 1}
 
 
+def train(n_jobs: int) -> None:
+    raise RuntimeError("something is being trained")
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A sound project, inside a folder that must stay as it is, and no worker to train anything in it."""
@@ -41,7 +45,7 @@ def project(tmp_path, monkeypatch):
     write(root, PROJECT)
     monkeypatch.chdir(root)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(execution, "Workers", lambda n: pytest.fail("something is being trained"))
+    monkeypatch.setattr(execution, "Workers", train)
     monkeypatch.setattr(inputs, "_ask", inputs.inspect)  # here, where torch is loaded
     say.cache_clear()
     return root
