@@ -27,6 +27,7 @@ from ablation.redaction import redacted  # noqa: E402
 from ablation.tracking_content import Point  # noqa: E402
 
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what it logs, with its traceback, it also raises
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its warnings quote addresses with the tokens in them
 
 DATABASE = "mlflow.db"  # MLflow's own default, so that a plain `mlflow ui` in the same folder shows the study
 ARTIFACTS = "mlartifacts"
