@@ -23,7 +23,7 @@ MEANING = {
 
 def parse_size(text: str, option: str) -> int:
     """`500MB` or `20 GiB` in bytes. Raises InputError naming the option."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([A-Za-z]*)\s*", text, re.ASCII)
     unit = match and UNITS.get((match[2] or "B").upper())
     if not unit:
         raise InputError([Problem(option, text, "is not a size, such as 500MB or 20GB")])

@@ -13,9 +13,10 @@ import yaml
 
 from ablation import results
 from ablation.errors import InputError, Problem, nearest
-from ablation.headline import headline_of, known_studies, read_effects, read_table
+from ablation.headline import known_studies
 from ablation.places import Places
 from ablation.published import published
+from ablation.report_tables import headline_of, read_effects, read_trials
 from ablation.runs import RunFolder, studies
 from ablation.tables import flatten
 
@@ -93,8 +94,9 @@ def known_names(places: Places) -> list[str]:
 
 def source(places: Places, study: str) -> Source:
     """A study that is among `known_names`: from runs/ where it is there, else from reports/."""
-    folder = places.runs(study)
-    return _from_runs(folder) if folder.exists() else _from_report(places.root, places.report(study))
+    folder, report = places.runs(study), places.report(study)
+    is_reported = (report / "results.csv").is_file()
+    return _from_report(places.root, report) if is_reported and not folder.exists() else _from_runs(folder)
 
 
 def _from_runs(folder: RunFolder) -> Source:
@@ -112,9 +114,8 @@ def _from_runs(folder: RunFolder) -> Source:
 
 
 def _from_report(root: Path, folder: Path) -> Source:
-    trials = read_table(folder / "results.csv")
-    trials = trials.astype({"seed": int})
-    headline = headline_of(trials, read_effects(folder / "effects.csv"))
+    trials = read_trials(folder)
+    headline = headline_of(trials, read_effects(folder))
     factors = list(trials.columns[trials.columns.get_loc("state") + 1 : trials.columns.get_loc(headline)])
     levels = trials.drop_duplicates("arm").set_index("arm")[factors].to_dict("index")
     text = (folder / "report.md").read_text(encoding="utf-8") if (folder / "report.md").is_file() else ""

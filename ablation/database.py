@@ -33,7 +33,8 @@ def why_unusable(path: Path) -> str | None:
 
 
 def require_usable(url: str) -> None:
-    """Raises OSError saying why the database cannot be used now, if it is a file."""
+    """Raises OSError saying why the database cannot be used now: it is a file that cannot be, or its address cannot be read."""
+    _require_address(url)
     path = sqlite_file(url)
     why = why_unusable(path) if path else None
     if why:
@@ -51,6 +52,19 @@ def making(url: str) -> Iterator[None]:
     with path.with_name(f"{path.name}.making").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # the system lets go of it when the process ends, however it ends
         yield
+
+
+def _require_address(url: str) -> None:
+    """SQLAlchemy says what it stumbled over, which may be a part of the password."""
+    if "://" not in url or url.startswith(("http://", "https://")):
+        return
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        make_url(url)
+    except (ValueError, ArgumentError):
+        raise OSError("its address cannot be read; special characters in a password are written as %40 (@), %2F (/) and so on") from None
 
 
 def first_line(error: BaseException) -> str:

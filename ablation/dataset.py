@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import lzma
 import tarfile
-import zlib
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ablation.errors import InputError, Problem
 from ablation.grid import experiment_settings
-
-DAMAGED = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
-"""What reading a damaged archive raises, whichever way it is compressed."""
 
 
 def describe_data(experiment: Path, overrides: Sequence[str]) -> str:
@@ -46,22 +41,25 @@ def verify_data(experiment: Path, overrides: Sequence[str]) -> tuple[str, bool]:
 
 
 def unpack_data(archive: Path, folder: Path) -> str:
-    """Unpack train/<class>/* and test/<class>/* of a tar archive into `folder`; nothing else, and nothing outside it."""
+    """Unpack train/<class>/* and test/<class>/* of a tar archive into `folder`; nothing else, and nothing outside it.
+
+    Raises InputError for an archive that cannot be read, or holds what is no image's; then nothing has been unpacked.
+    """
+    from core.data.counting import DAMAGED, members, read_to_checksum
+
     if not archive.is_file():
         raise InputError([Problem("", str(archive), "is not a file")])
-    n_files = 0
     try:
+        with tarfile.open(archive) as tar:  # once to its end, before anything is written
+            n_files = sum(1 for _ in members(tar))
+            read_to_checksum(tar)
         with tarfile.open(archive) as tar:
-            for member in tar:
-                parts = PurePosixPath(member.name).parts
-                if not member.isfile() or len(parts) < 3 or parts[-3] not in ("train", "test") or ".." in parts:
-                    continue
-                _write(folder, parts[-3:], tar.extractfile(member).read())
-                n_files += 1
-            while tar.fileobj.read(2**20):  # to the checksum: garbled members end the loop above, as if there were no more
-                pass
+            for member, place in members(tar):
+                _write(folder, place, tar.extractfile(member).read())
     except DAMAGED as error:
         raise InputError([Problem("", str(archive), f"is not a tar archive that can be read ({_line(error)})")]) from None
+    except ValueError as error:
+        raise InputError([Problem("", str(archive), f"is not unpacked: {error}")]) from None
     if not n_files:
         raise InputError([Problem("", str(archive), "holds no train/<class>/* or test/<class>/* files")])
     return f"{n_files} images in {folder}"
@@ -78,6 +76,7 @@ def _write(folder: Path, parts: Sequence[str], content: bytes) -> None:
 
 def _load(experiment: Path, overrides: Sequence[str]):
     """The experiment's configuration and its images."""
+    from core.data.counting import DAMAGED
     from core.data.inspection import load
     from core.parsing import parse
     from core.subject import SUBJECT
@@ -88,7 +87,7 @@ def _load(experiment: Path, overrides: Sequence[str]):
         return config, load(config)
     except ValueError as error:
         raise InputError([Problem(experiment.name, "settings.data", _line(error))]) from None
-    except (RuntimeError, SyntaxError, *DAMAGED) as error:  # torchvision's of what is not CIFAR, Pillow's of a broken PNG
+    except (RuntimeError, *DAMAGED) as error:  # torchvision's of what is not CIFAR
         raise InputError([Problem(experiment.name, "settings.data.path", f"'{config.data.path}' cannot be read: {_line(error)}")]) from None
 
 

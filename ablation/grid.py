@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +43,11 @@ class Study:
     subject: Subject
     variants: tuple[Variant, ...]  # arms (reference first), extra arms, baselines
     common: dict[str, Any]  # settings of all variants, before any level: experiment, grid, -S
+    layers: Mapping[str, _Stack] = field(default_factory=dict)  # variant -> where its settings stand
+
+    def located(self, variant: Variant, key: str, message: str) -> Problem:
+        """A fault in a variant's settings, where its key was last set."""
+        return _located(Fault(key, message), self.layers[variant.name])
 
 
 def load_study(
@@ -87,6 +92,7 @@ def load_study(
             continue
         stacks.append((*common, _Layer(grid.file, f"baselines.{name}", dict(settings))))
         variants.append(Variant(name, "baseline", {}, _merged(stacks[-1])))
+    layers = {variant.name: stack for variant, stack in zip(variants, stacks)}
     # Each level alone, too: the design may have no arm for it, or hide its fault behind another one's.
     stacks += [(*common, *_layers(grid, arm)) for arm in arms(grid.factors, ["one-factor"])]
     faults = [[_located(fault, stack) for fault in subject.check(_merged(stack))] for stack in stacks]
@@ -95,7 +101,7 @@ def load_study(
     problems += unreported_metrics(grid, cells, _reported(subject, sound))
     if problems:
         raise InputError(dict.fromkeys(problems))
-    return Study(grid, found, subject, tuple(variants), _merged(common))
+    return Study(grid, found, subject, tuple(variants), _merged(common), layers)
 
 
 def experiment_settings(path: Path, overrides: Sequence[str], subject: Subject) -> dict[str, Any]:

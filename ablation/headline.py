@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from ablation import effects as judged
 from ablation.claims_text import claims_table
 from ablation.contrasts import difference_name
 from ablation.errors import InputError, Problem, nearest
 from ablation.formatting import MISSING, label, table, value
+from ablation.report_tables import headline_of, read_claims, read_effects, read_trials
 from ablation.tables import effect_cell, mean_and_sd, seeds_cell
 
 PARTS = ("arms", "claims")
-_NAMES = ("arm", "state", "effect", "metric", "claim", "says", "contrast", "direction", "verdict", "claim_verdict", "level_by_level")
 
 
 def headline_tables(reports: Path, study: str | None, parts: Sequence[str] = ()) -> str:
@@ -25,7 +24,7 @@ def headline_tables(reports: Path, study: str | None, parts: Sequence[str] = ())
         study: may be None where there is only one
 
     Raises:
-        InputError: no such study or part
+        InputError: no such study or part, or a table that cannot be read
     """
     known = known_studies(reports)
     study = known[0] if study is None and len(known) == 1 else study
@@ -35,9 +34,9 @@ def headline_tables(reports: Path, study: str | None, parts: Sequence[str] = ())
     folder = reports / study
     texts = []
     if not parts or "arms" in parts:
-        texts.append(_arms_table(read_table(folder / "results.csv"), read_effects(folder / "effects.csv")))
+        texts.append(_arms_table(read_trials(folder), read_effects(folder)))
     if (folder / "claims.csv").is_file() and (not parts or "claims" in parts):
-        texts.append(claims_table(read_table(folder / "claims.csv").astype({"n_seeds": int})))
+        texts.append(claims_table(read_claims(folder)))
     return "\n\n".join(texts)
 
 
@@ -80,34 +79,5 @@ def _arms_table(trials: pd.DataFrame, effects: pd.DataFrame) -> str:
     return table(header, [row(name) for name in names], "l" + "r" * (len(header) - 1))
 
 
-def headline_of(trials: pd.DataFrame, effects: pd.DataFrame) -> str:
-    """The metric that effects.csv has first; without effects, the first column that can be no factor's."""
-    if len(effects):
-        return effects["metric"].iloc[0]
-    after = list(trials.columns[trials.columns.get_loc("state") + 1 :])
-    return next((name for name in after if "/" in name), after[0])
-
-
 def _difference(differences: pd.DataFrame, name: str) -> str:
     return effect_cell(next(differences.loc[[name]].itertuples())) if name in differences.index else MISSING
-
-
-def read_effects(path: Path) -> pd.DataFrame:
-    return read_table(path) if path.is_file() else pd.DataFrame({name: pd.Series(dtype=object) for name in judged.CSV_COLUMNS})
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A table with its floats to the bit, and names that read as numbers, or as nothing, left as they are.
-
-    pandas' own reading of floats may be off by the last bit, which turns the rounding of a number that ends in 5 around.
-    """
-    written = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-    return written.apply(lambda column: column if column.name in _NAMES else _numbers(column))
-
-
-def _numbers(column: pd.Series) -> pd.Series:
-    """Floats, NaN where a cell is empty; the column as it is where one is no number."""
-    try:
-        return column.map(lambda cell: float(cell or "nan")).astype(float)
-    except ValueError:
-        return column

@@ -43,10 +43,10 @@ class Seen(NamedTuple):
 
 def open_storage(url: str) -> optuna.storages.RDBStorage:
     """The storage at `url`; on SQLite, one that several processes can write to."""
+    require_usable(url)
     address = sqlalchemy.make_url(url)
     if address.get_backend_name() != "sqlite":
         return _storage(url)
-    require_usable(url)
     with making(url):
         storage = _storage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_TIMEOUT_SECONDS}})
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 
+from ablation.redaction import redacted
 from ablation.runs import Outcome, TrialSpec
 from ablation.subject import Record
 
@@ -37,7 +38,8 @@ def outcome_of(spec: TrialSpec, records: Sequence[Record], metric: dict[str, str
 def failure_of(spec: TrialSpec, records: Sequence[Record], error: dict[str, str]) -> Outcome:
     """The outcome of a trial that left these records and then failed."""
     finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return Outcome("FAILED", {}, sum(record["seconds"] for record in records), error, finished=finished, key=spec.key)
+    told = {name: redacted(text) for name, text in error.items()}  # a library's messages may quote the URL of a database
+    return Outcome("FAILED", {}, sum(record["seconds"] for record in records), told, finished=finished, key=spec.key)
 
 
 def reason(outcome: Outcome) -> str:

@@ -123,6 +123,8 @@ def _leaves(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 def _text(path: Path, file: str) -> str:
     try:
+        if not path.is_file() and path.exists() and not path.is_dir():
+            raise OSError("is no file")  # to open a pipe would wait for somebody to write to it
         with path.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ablation.damage import UNREADABLE
 from ablation.execution import Listener
 from ablation.forecast import forecast, unrecorded
 from ablation.formatting import duration
@@ -90,12 +91,14 @@ class Remaining(Listener):
 
 
 def read_left(file: Path) -> Left | None:
-    """What a running study wrote last; None if it has written nothing."""
+    """What a running study wrote last; None if it has written nothing, or what it wrote is damaged."""
     try:
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        left = Left(**found)
+        is_whole = isinstance(left.seconds, int | float | None) and isinstance(left.at, int | float) and isinstance(left.in_hand, list)
+    except (*UNREADABLE, TypeError):  # TypeError: not these keys
         return None
-    return Left(**found)
+    return left if is_whole and isinstance(left.jobs, int) else None
 
 
 def about(seconds: float | None, since: float) -> str:

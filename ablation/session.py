@@ -16,6 +16,8 @@ from ablation.delivery import Delivery
 from ablation.errors import InputError, Problem
 from ablation.formatting import duration
 from ablation.grid import Study, load_study
+from ablation.grid_file import FILE_NAME
+from ablation.inputs import require_usable_inputs
 from ablation.limits import Limits
 from ablation.live import progress
 from ablation.lock import only_one
@@ -24,7 +26,6 @@ from ablation.plan import Plan, build_plan, expected
 from ablation.plan_view import show_plan
 from ablation.reading import read_yaml
 from ablation.remaining import Remaining
-from ablation.section import NAME
 from ablation.study import Bound, Done, Listeners, forget_failures, manifest_of, refuse_mixture, run_study
 from ablation.subjects import load_subject
 from ablation.timings import Timings
@@ -54,8 +55,8 @@ class Opened:
 def open_study(grid: Path, experiment: str | None, overrides: Sequence[str], seeds: str | None, alias: str | None) -> Opened:
     """Check everything and plan; nothing is run. Raises InputError with all problems."""
     study = load_study(grid, experiment, overrides, seeds, load_subject)
-    if alias and not re.fullmatch(NAME[0], alias):
-        raise InputError([Problem("--as", alias, f"must be {NAME[1]}")])
+    if alias is not None and not re.fullmatch(FILE_NAME[0], alias):
+        raise InputError([Problem("--as", alias, f"must be {FILE_NAME[1]}")])
     places = Places()
     name = alias or study_name(study, home=str(read_yaml(grid).get("experiment", study.experiment.name)))
     return Opened(study, name, build_plan(study, places.store, places.runs(name)), places, grid.parent / "published.yaml")
@@ -83,6 +84,7 @@ def run(
     folder = opened.places.runs(opened.name)
     manifest = manifest_of(opened.study, opened.name, opened.plan, opened.published_file)
     refuse_mixture(manifest, folder)
+    require_usable_inputs(opened.study, opened.plan, opened.places.store, folder)
     if retry_failed:
         forget_failures(folder, opened.plan)
     timings, bound = opened.timings, Bound(opened.places.store, cache_limit)

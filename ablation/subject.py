@@ -55,13 +55,20 @@ class Store(Protocol):
 
 
 class Subject(Protocol):
-    """Code that can be ablated. All methods but `advance` are cheap and import no torch.
+    """Code that can be ablated. All methods but `advance` and `inspect` are cheap and import no torch.
 
-    A subject may do without `metrics` and `alternatives`; then less can be told before anything runs.
+    A subject may do without `metrics`, `alternatives`, and `reads_files` with `inspect`; then less can be told before
+    anything runs.
     """
 
     def check(self, settings: Mapping[str, Any]) -> list[Fault]:
         """All that is wrong with a trial's settings (dotted key -> value); [] if they can be run."""
+
+    def reads_files(self, settings: Mapping[str, Any]) -> bool:
+        """Whether a trial reads files that `check` has not read whole, such as images; then `inspect` is asked, too."""
+
+    def inspect(self, settings: Mapping[str, Any], store: Store) -> list[Fault]:
+        """All that is wrong with those files, for settings without fault; `store` may keep what trials need of them."""
 
     def resolve(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The full nested configuration, defaults filled in."""

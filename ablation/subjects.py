@@ -30,8 +30,9 @@ def load_subject(name: str) -> Subject:
     _search_here_last()
     try:
         module = importlib.import_module(module_name)
-    except (ImportError, SyntaxError) as error:
-        raise InputError([Problem("", "subject", f"cannot import '{module_name}': {error}")]) from None
+    except Exception as error:  # of the user's code, which may raise anything
+        what = str(error) if isinstance(error, (ImportError, SyntaxError)) else f"{type(error).__name__}: {error}"
+        raise InputError([Problem("", "subject", f"cannot import '{module_name}': {what}")]) from None
     found = getattr(module, attribute, None)
     if found is None:
         raise InputError([Problem("", "subject", f"module '{module_name}' has no '{attribute}'")])

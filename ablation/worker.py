@@ -13,6 +13,7 @@ When nobody listens any more, because the study was killed, the epoch in hand is
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -24,6 +25,7 @@ from typing import Any
 from ablation import interruption
 from ablation.files import describe_full, is_full
 from ablation.interruption import Interrupted
+from ablation.redaction import redacted
 from ablation.store import DiskStore
 from ablation.subjects import load_subject
 
@@ -54,9 +56,10 @@ def serve(requests: Any, replies: Any) -> None:
             if is_full(error):
                 reply({"event": "blocked", "message": describe_full(error)})
                 continue
-            text = traceback.format_exc()
+            text = redacted(traceback.format_exc())
             reply({"event": "failed", "error": {"type": type(error).__name__, "message": str(error), "traceback": text}})
-            print(text, file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # the log
+                print(text, file=sys.stderr, flush=True)
         else:
             reply({"event": "stopped" if interruption.requested() else "done"})
         finally:

@@ -14,7 +14,7 @@ from typing import Any
 
 from core.config import Config
 
-PLANNING = {"config.py", "parsing.py", "fingerprint.py", "trajectory.py", "subject.py", "__init__.py"}
+PLANNING = {"config.py", "parsing.py", "fingerprint.py", "trajectory.py", "subject.py", "inputs.py", "__init__.py"}
 """Modules that decide what to compute, not how: their effect is in the settings that are hashed."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Union
 from core.config import ALTERNATIVES, Config
 
 SWITCH = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
-
+LARGEST = 2**63  # whole numbers are below it, as those of files are: larger ones fit into no tensor
 
 _hints = functools.cache(typing.get_type_hints)  # resolving annotations is slow, and a grid has many cells
 
@@ -125,16 +126,21 @@ def _convert(value: Any, annotation: Any, limits: Mapping[str, Any]) -> tuple[An
             return SWITCH[value.lower()], ""
         return None, f"{value!r} is not a switch; write true or false"
     if annotation is int:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not float(value).is_integer():
-            return None, f"{value!r} is not a whole number"
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not (abs(value) < LARGEST and float(value).is_integer()):
+            return None, f"{_short(value)} is not a whole number"
         return _limit(int(value), limits)
     if annotation is float:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return None, f"{value!r} is not a number"
-        if not abs(float(value)) < float("inf"):
-            return None, f"{value!r} is not a finite number"
+        if not (math.isfinite(value) if isinstance(value, float) else abs(value) < LARGEST):
+            return None, f"{_short(value)} is not a finite number"
         return _limit(float(value), limits)
     return (value, "") if isinstance(value, str) else (None, f"{value!r} is not a text")
+
+
+def _short(value: Any) -> str:
+    """A number as a message quotes it; Python refuses to print very long ones."""
+    return f"{value:#x}"[:20] + "..." if isinstance(value, int) and abs(value) >= LARGEST else repr(value)
 
 
 def _limit(value: float, limits: Mapping[str, Any]) -> tuple[Any, str]:

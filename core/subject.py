@@ -1,6 +1,6 @@
 """Strategy A and its baselines as a subject of the harness; the protocol is described in `ablation.subject`.
 
-Only `advance` imports torch.
+Only `advance` and `inspect` import torch.
 """
 
 from __future__ import annotations
@@ -36,6 +36,16 @@ class StrategyA:
 
     def resolve(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         return to_tree(_config(settings))
+
+    def reads_files(self, settings: Mapping[str, Any]) -> bool:
+        config = _config(settings)
+        return config.data.source != "digits" or config.encoder.checkpoint is not None
+
+    def inspect(self, settings: Mapping[str, Any], store: Any) -> list[Fault]:
+        from core.inputs import faults
+
+        config = _config(settings)
+        return faults(config, len(_class_counts(config)), store)
 
     def baselines(self) -> Mapping[str, Mapping[str, Any]]:
         return BASELINES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import io
+import struct
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +13,15 @@ from typing import NamedTuple
 import numpy as np
 import safetensors.torch
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from core.config import Data
-from core.data.counting import DAMAGED, IMAGE_ENDINGS, read_to_checksum
+from core.data.counting import DAMAGED, PARTS, Place, class_folders, class_names, members, read_to_checksum
 from core.data.profile import exponential_counts, held_out_counts
 from core.randomness import generator
+
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")  # by content: others, such as EPS, would start programs to be read
 
 
 class Split(NamedTuple):
@@ -149,53 +152,58 @@ def _cifar(data: Data) -> Dataset:
 
 def _folder(path: Path, data: Data) -> Dataset:
     """train/<class>/* and test/<class>/*, a folder or a .tar.gz archive; classes in sorted folder order."""
-    found: dict[str, dict[str, list[Tensor]]] = {"train": {}, "test": {}}
+    found: dict[tuple[str, str], list[Tensor]] = {}
     mode = "L" if data.channels == "gray" else "RGB"
     shape = None
-    for part, name, label, content in _archive(path) if path.is_file() else _tree(path):
-        try:
-            image = Image.open(io.BytesIO(content)).convert(mode)
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:  # SyntaxError: Pillow's of a broken PNG
-            raise ValueError(f"{path.name}: {name}: not an image that can be read ({error})") from None
-        if data.size:
-            image = image.resize((data.size, data.size), Image.Resampling.BILINEAR)
-        pixels = torch.from_numpy(np.array(image))
-        pixels = pixels[None] if mode == "L" else pixels.permute(2, 0, 1)
-        if shape is not None and pixels.shape != shape:
-            raise ValueError(f"{path.name}: {name}: {tuple(pixels.shape[1:])} pixels where the others have {tuple(shape[1:])}; set data.size")
-        shape = pixels.shape
-        found[part].setdefault(label, []).append(pixels)
-    names = sorted(found["train"])
-    if not names:
-        raise ValueError(f"{path.name}: no images under train/<class>/")
-    if sorted(found["test"]) != names:
-        odd = sorted(set(names) ^ set(found["test"]))
-        raise ValueError(f"{path.name}: train and test have different classes; '{odd[0]}' is in one alone")
+    try:
+        for place, content in _archive(path) if path.is_file() else _tree(path):
+            pixels = _pixels(place, content, mode, data.size)
+            if shape is not None and pixels.shape != shape:
+                raise ValueError(f"{place}: {tuple(pixels.shape[1:])} pixels where the others have {tuple(shape[1:])}; set data.size")
+            shape = pixels.shape
+            found.setdefault((place.part, place.label), []).append(pixels)
+        names = class_names(found, [] if path.is_file() else class_folders(path))
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from None
     parts = []
-    for part in ("train", "test"):
-        labels = torch.tensor([c for c, name in enumerate(names) for _ in found[part][name]])
-        parts.append(Split(torch.stack([image for name in names for image in found[part][name]]), labels))
+    for part in PARTS:
+        labels = torch.tensor([c for c, name in enumerate(names) for _ in found[part, name]])
+        parts.append(Split(torch.stack([image for name in names for image in found[part, name]]), labels))
     return Dataset(*parts, names)
 
 
-def _tree(path: Path) -> Iterator[tuple[str, str, str, bytes]]:
-    """(train | test, name, class, content) of every image below a folder, in sorted order."""
+def _pixels(place: Place, content: bytes, mode: str, size: int | None) -> Tensor:
+    """(channels, H, W) uint8 of an image file."""
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"mode {image.mode}, and pixels of 8 bits a channel are needed")
+            image = image.convert(mode)
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:  # Pillow's of broken files
+        raise ValueError(f"{place}: not an image that can be read ({error})") from None
+    if size:
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(image))
+    return pixels[None] if mode == "L" else pixels.permute(2, 0, 1)
+
+
+def _tree(path: Path) -> Iterator[tuple[Place, bytes]]:
+    """Place and content of every image below a folder, in sorted order."""
     for file in sorted(path.glob("*/*/*")):
-        part, label = file.parts[-3:-1]
-        if part in ("train", "test") and file.suffix.lower() in IMAGE_ENDINGS:
-            yield part, f"{part}/{label}/{file.name}", label, file.read_bytes()
+        place = Place(*file.parts[-3:])
+        if place.part in PARTS and place.is_image and file.is_file():
+            yield place, file.read_bytes()
 
 
-def _archive(path: Path) -> Iterator[tuple[str, str, str, bytes]]:
-    """The same for a tar archive, read in memory: nothing is unpacked, so no name in it can leave a folder."""
+def _archive(path: Path) -> Iterator[tuple[Place, bytes]]:
+    """The same for a tar archive, read in memory: nothing is unpacked."""
     images = []
     try:
         with tarfile.open(path) as archive:
-            for member in archive:
-                parts = Path(member.name).parts
-                if member.isfile() and len(parts) >= 3 and parts[-3] in ("train", "test") and Path(member.name).suffix.lower() in IMAGE_ENDINGS:
-                    images.append((parts[-3], "/".join(parts[-3:]), parts[-2], archive.extractfile(member).read()))
+            for member, place in members(archive):
+                if place.is_image:
+                    images.append((place, archive.extractfile(member).read()))
             read_to_checksum(archive)
     except DAMAGED as error:
-        raise ValueError(f"{path.name}: not a tar archive that can be read ({' '.join(str(error).split())})") from None
-    yield from sorted(images, key=lambda image: image[1])
+        raise ValueError(f"not a tar archive that can be read ({' '.join(str(error).split())})") from None
+    yield from sorted(images, key=lambda image: str(image[0]))

@@ -1,0 +1,64 @@
+"""Files that trials read, such as images and checkpoints: read whole before anything is run.
+
+What reads them may need what `ablation` never imports, so it is done in a process of its own:
+`python -m ablation.inputs`, with {"subject", "settings": [...], "cache"} on standard input, a list of {key: message}
+for each of the settings on standard output.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ablation.damage import say
+from ablation.errors import InputError
+from ablation.grid import Study
+from ablation.plan import Plan
+from ablation.runs import RunFolder
+from ablation.store import DiskStore
+from ablation.subjects import load_subject
+from ablation.workers import OURS
+
+
+def require_usable_inputs(study: Study, plan: Plan, store: DiskStore, folder: RunFolder) -> None:
+    """Raise InputError with every problem of the files that trials would read. Nothing is run, and nothing kept but what they need.
+
+    An arm of which an epoch is known has read its files: keys follow from their content.
+    """
+    reads_files = getattr(study.subject, "reads_files", lambda settings: False)
+    left = {trial.spec.arm for trial in plan.unfinished(folder).trials.values()}
+    begun = {trial.spec.arm for trial in plan.trials.values() if store.holds("record", trial.links[0].key)}
+    new = [variant for variant in study.variants if variant.name in left - begun and reads_files(variant.settings)]
+    if not new:
+        return
+    request = {"subject": study.experiment.subject, "settings": [variant.settings for variant in new], "cache": str(store.root)}
+    answers = _ask(request)
+    problems = [study.located(variant, key, message) for variant, found in zip(new, answers) for key, message in found.items()]
+    if problems:
+        raise InputError(dict.fromkeys(problems))
+
+
+def inspect(request: dict[str, Any]) -> list[dict[str, str]]:
+    """Key -> message of the faults, for each of the settings."""
+    subject, store = load_subject(request["subject"]), DiskStore(Path(request["cache"]))
+    return [dict(subject.inspect(settings, store)) for settings in request["settings"]]
+
+
+def _ask(request: dict[str, Any]) -> list[dict[str, str]]:
+    """What a process of its own says of them; nothing if it fails, which then the trials will, and tell."""
+    path = os.pathsep.join(filter(None, [str(OURS), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-P", "-m", "ablation.inputs"]
+    done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        say(f"images and checkpoints could not be looked at before the trials ({last})")
+        return []
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    print("\n" + json.dumps(inspect(json.load(sys.stdin))))  # a line of its own, whatever libraries have printed
