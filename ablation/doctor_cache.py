@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Collection, Iterator
@@ -15,7 +16,7 @@ from ablation.files import TEMPORARY
 from ablation.places import FOLDERS, Places
 from ablation.store import ALONE, remove
 
-PAUSE_SECONDS = 0.5  # a file that is younger may be being written: it is looked at again
+YOUNG_SECONDS = 60.0  # a file that is younger may be being written
 
 
 def cache_checks(places: Places, running: Collection[str]) -> list[Check]:
@@ -40,29 +41,20 @@ def _entries(places: Places) -> Found:
 def _temporary(places: Places, running: Collection[str]) -> Found:
     if running:
         return Found(f"not looked for while a study is being run: {', '.join(sorted(running))}")
-    found = {path: _look(path) for path in _hidden(places)}
-    if any(look and time.time() - look[0] < PAUSE_SECONDS for look in found.values()):
-        time.sleep(PAUSE_SECONDS)
-    left = sorted(path for path, look in found.items() if look and _look(path) == look)
+    left = sorted(_temporaries(places))
     if not left:
         return Found("none left behind")
     return Found(f"left behind, {named(_relative(places, left))}", False, "removes them", lambda: _remove(left))
 
 
-def _hidden(places: Places) -> Iterator[Path]:
-    """Files as they are while they are written."""
+def _temporaries(places: Places) -> Iterator[Path]:
+    """Files as they are while they are written, that nobody can be writing any more."""
     for folder in FOLDERS:
         for path in (places.root / folder).rglob(".*"):
             if TEMPORARY.fullmatch(path.name) or path.name.startswith(".probe-"):
-                yield path
-
-
-def _look(path: Path) -> tuple[float, int] | None:
-    try:
-        status = path.lstat()
-    except FileNotFoundError:
-        return None
-    return status.st_mtime, status.st_size
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - path.lstat().st_mtime > YOUNG_SECONDS:
+                        yield path
 
 
 def _alone(places: Places, running: Collection[str]) -> Found:

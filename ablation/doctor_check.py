@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import NamedTuple
+
+from ablation.database import sqlite_file
 
 SHOWN = 3  # names in a line
 
@@ -28,3 +31,13 @@ def named(names: Collection[str]) -> str:
     """`2: a, b`; `5: a, b, c and 2 more`."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{len(names)}: {', '.join(list(names)[:SHOWN])}{more}"
+
+
+def place(url: str) -> str:
+    """Where a database is: its file, as seen from here, or its address without credentials."""
+    from ablation.tracking_store import redacted  # MLflow is slow to import
+
+    path = sqlite_file(url)
+    if path is None:
+        return redacted(url)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

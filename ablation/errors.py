@@ -26,6 +26,10 @@ class InputError(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
+class Unavailable(Exception):
+    """A database or a server cannot be reached, read or written; results are safe in the study's files."""
+
+
 def nearest(value: object, choices: Iterable[str]) -> str:
     """A hint towards the choice meant: `did you mean 'warmup'?`, else all the choices."""
     choices = sorted(str(choice) for choice in choices)

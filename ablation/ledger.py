@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from ablation.database import first_line
-from ablation.errors import InputError, Problem
+from ablation.errors import InputError, Problem, Unavailable
 from ablation.ledger_storage import open_storage, read_trials
 from ablation.runs import TrialSpec
 
@@ -39,8 +39,8 @@ STATES = {
 }
 
 
-class LedgerUnavailable(Exception):
-    """Optuna's database cannot be opened, read or written; results are safe in the study's files."""
+class LedgerUnavailable(Unavailable):
+    """Optuna's database cannot be opened, read or written."""
 
     def __init__(self, url: str, error: BaseException):
         from ablation.tracking_store import redacted  # MLflow is slow to import

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
 from ablation.delivery import Delivery
+from ablation.doctor_files import TrialFiles
 from ablation.errors import InputError, Problem
 from ablation.formatting import duration
 from ablation.grid import Study, load_study
@@ -21,6 +22,7 @@ from ablation.plan import Plan, build_plan, expected
 from ablation.plan_view import show_plan
 from ablation.reading import read_yaml
 from ablation.remaining import Remaining
+from ablation.runs import Manifest
 from ablation.section import NAME
 from ablation.study import Bound, Done, Listeners, forget_failures, manifest_of, refuse_mixture, run_study
 from ablation.subjects import load_subject
@@ -68,15 +70,22 @@ def run(opened: Opened, jobs: int, share: bool, retry_failed: bool, cache_limit:
     folder = opened.places.runs(opened.name)
     manifest = manifest_of(opened.study, opened.name, opened.plan, opened.published_file)
     refuse_mixture(manifest, folder)
-    if retry_failed:
-        forget_failures(folder, opened.plan)
+    with only_one(folder.path):
+        opened, manifest = _restored(opened, manifest, console)
+        if retry_failed:
+            forget_failures(folder, opened.plan)
     timings, bound = opened.timings, Bound(opened.places.store, cache_limit)
     deliveries = [] if offline else [Delivery(opened.places, opened.name, console)]
     store, file = opened.places.store, opened.places.progress(opened.name)
     remaining = Remaining(opened.study, opened.plan, store, folder, timings, jobs, file) if share else None
     heard = [timings, bound, *([remaining] if remaining else [])]
-    with only_one(folder.path), remaining or nullcontext(), progress(manifest.metric["name"], opened.plan, console, remaining) as shown:
-        done = run_study(opened.study, opened.plan, manifest, opened.places, jobs, Listeners([*heard, shown, *deliveries]), share)
+    try:
+        with only_one(folder.path), remaining or nullcontext(), progress(manifest.metric["name"], opened.plan, console, remaining) as shown:
+            done = run_study(opened.study, opened.plan, manifest, opened.places, jobs, Listeners([*heard, shown, *deliveries]), share)
+    except KeyboardInterrupt:
+        for delivery in deliveries if folder.exists() else ():  # no record stays RUNNING of what nobody runs any more
+            delivery.deliver()
+        raise
     timings.save()
     opened.places.store.trim(cache_limit)
     if done.n_trained or done.failed:
@@ -94,6 +103,18 @@ def run(opened: Opened, jobs: int, share: bool, retry_failed: bool, cache_limit:
         console.print(f"FAILED {trial}: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {path}", highlight=False, soft_wrap=True)
     return done
+
+
+def _restored(opened: Opened, manifest: Manifest, console: Console) -> tuple[Opened, Manifest]:
+    """The study once damaged files of its ended trials have been made again, as far as can be known without training."""
+    folder, store = opened.places.runs(opened.name), opened.places.store
+    restored = TrialFiles(folder, store, manifest, opened.study.subject).restore()
+    for said in restored:
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
+    if not restored:
+        return opened, manifest
+    plan = build_plan(opened.study, store, folder)  # what chains of undecided length came to is known again
+    return replace(opened, plan=plan), replace(manifest, trials=plan.specs)
 
 
 def sync(name: str) -> str | None:
