@@ -183,7 +183,7 @@ def ui(port: int) -> None:
 @click.argument("study", required=False)
 @click.option("--repair", is_flag=True, help="Mend what can be mended; without it, nothing is changed.")
 def doctor(study: str | None, repair: bool) -> None:
-    """Look for what is wrong with this machine, this project, and one study or all: databases, cache, files, results."""
+    """Find, and with --repair mend, what is wrong with this machine and this project."""
     from ablation.doctor import doctor as is_all_well
 
     sys.exit(0 if is_all_well(_existing(study) if study else None, repair, click.echo) else 1)

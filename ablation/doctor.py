@@ -30,6 +30,7 @@ ENDS = {
 }
 """What the last line says of the worst result."""
 
+WIDTH = 26  # of the names of checks
 Say = Callable[[str], object]
 
 
@@ -66,9 +67,6 @@ def examine(title: str, checks: Sequence[Check], repair: bool, say: Say) -> list
         say(f"  {result:6}  {check.name:{WIDTH}}  {text}")
         results.append(result)
     return results
-
-
-WIDTH = 26  # of the names of checks
 
 
 def _result(check: Check, repair: bool) -> tuple[str, str]:
@@ -115,7 +113,7 @@ def _study_checks(places: Places, name: str, running: Collection[str]) -> list[C
         return [Check("study.json", lambda: Found(message, False, "nothing else of the study was looked at"))]
     subject, why = _subject_of(manifest)
     files = TrialFiles(folder, places.store, manifest, subject)
-    code = Check("code", lambda: Found(why or manifest.subject or "core", not why, "without it, files are compared with each other alone"))
+    code = Check("code", lambda: Found(why or manifest.subject or "core", not why, "call `ablate` where its module is; without it, files are compared with each other alone"))
     try:
         from ablation.doctor_ledger import ledger_check
         from ablation.doctor_tracking import tracking_check

@@ -1,7 +1,8 @@
 """Whether the files of a study's trials are whole and agree with each other and with the cache, and how they are made again.
 
 The cache has the last word where it has all of a trial's records: they are checksummed. Without it, a trial's outcome
-follows from its records. Where neither is there the trial loses its outcome, and `ablate run` runs it again.
+follows from its records. Where neither is there, `ablate run` runs the trial again. A file whose content may be nowhere
+else is put aside, never removed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ablation.doctor_check import Check, Found, named
+from ablation.doctor_check import Check, Found, here, named
 from ablation.files import put_aside
 from ablation.outcome import expanded, outcome_of
 from ablation.plan import trial_key
@@ -72,7 +73,7 @@ class TrialFiles:
         if self._is_known(spec):
             self.folder.write_config(spec, self.subject.resolve(spec.settings))
         elif "config.yaml" in wrong:
-            return "left as they are: code or data have changed since, or cannot be loaded"
+            return "left as it is: code or data have changed since, or cannot be loaded"
         if set(wrong) <= {"config.yaml"}:
             return self._rewrite(spec, kept, outcome)
         if outcome is not None and outcome.state == "FAILED":
@@ -96,7 +97,7 @@ class TrialFiles:
         damage = [(spec, wrong) for spec in self.manifest.trials if (wrong := self._damage(spec))]
         if not damage:
             return Found("of all trials are whole")
-        what = named([f"{self.folder.trial_path(spec.trial) / name} {why}" for spec, wrong in damage for name, why in wrong.items()])
+        what = named([f"{here(self.folder.trial_path(spec.trial) / name)} {why}" for spec, wrong in damage for name, why in wrong.items()])
         remedy = "closes the trials again, from the cache or from their records; `ablate run` runs what neither has"
         return Found(what, False, remedy, lambda: self._mend_all(damage))
 
@@ -111,7 +112,7 @@ class TrialFiles:
         found = [(spec, why) for spec in self.manifest.trials if (why := self.contradiction(spec))]
         if not found:
             return Found("agree with the records and with the cache")
-        what = named([f"{self.folder.trial_path(spec.trial)} {why}" for spec, why in found])
+        what = named([f"{here(self.folder.trial_path(spec.trial))} {why}" for spec, why in found])
         remedy = "takes what the cache has, else what the records say"
         return Found(what, False, remedy, lambda: self._mend_all([(spec, ["outcome.json"]) for spec, _ in found]))
 

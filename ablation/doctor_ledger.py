@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from ablation.doctor_check import Check, Found, named, place
+from ablation.doctor_check import Check, Found, here, named, place
 from ablation.doctor_files import TrialFiles
 from ablation.ledger import STATES, TWICE, LedgerUnavailable, reaching_ledger
 from ablation.ledger_import import LEFT, shown, update_ledger
@@ -39,7 +39,7 @@ def _look(places: Places, files: TrialFiles) -> Found:
     if not found.trials:
         return Found(f"{place(url)} has all {len(files.manifest.trials)} trials as the files have them")
     what = "; ".join(f"{kind}, {named(trials)}" for kind, trials in found.trials.items())
-    remedy = f"brings it up to the files in {files.folder.path}"
+    remedy = f"brings it up to the files in {here(files.folder.path)}"
     return Found(f"in {place(url)}: {what}", False, remedy, lambda: _mend(url, files, found))
 
 

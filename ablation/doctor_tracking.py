@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ablation.doctor_check import Check, Found, named, place
+from ablation.doctor_check import Check, Found, here, named, place
 from ablation.places import Places
 from ablation.runs import Manifest, Outcome, RunFolder
 from ablation.tracking import IN_GRID, STATUS, Tracker, ended_at
@@ -39,7 +39,7 @@ def _look(places: Places, folder: RunFolder, manifest: Manifest) -> Found:
     if not found.runs:
         return Found(f"{place(uri)} has every run, with its status and all points")
     what = "; ".join(f"runs {kind}, {named(runs)}" for kind, runs in found.runs.items())
-    remedy = f"brings it up to the files in {folder.path}"
+    remedy = f"brings it up to the files in {here(folder.path)}"
     return Found(f"in {place(uri)}: {what}", False, remedy, lambda: _mend(uri, places, folder, manifest, found))
 
 

@@ -18,6 +18,7 @@ from ablation.doctor_files import TrialFiles
 from ablation.execution import Listener
 from ablation.grid import Study, load_study
 from ablation.ledger_import import update_ledger
+from ablation.ledger_storage import look_up
 from ablation.lock import only_one
 from ablation.places import Places
 from ablation.plan import Plan, build_plan
@@ -107,8 +108,8 @@ class ToyProject(ToyStudy):
     def states(self) -> dict[str, list[str]]:
         """Trial -> states of its Optuna trials, oldest first."""
         found: dict[str, list[str]] = {}
-        for trial in self.trials():
-            found.setdefault(trial.user_attrs["trial"], []).append(trial.state.name)
+        for trial in look_up(self.url, "toy"):  # optuna.load_study takes ten times as long
+            found.setdefault(trial.trial, []).append(trial.state.name)
         return found
 
     def runs(self, view: int = ViewType.ACTIVE_ONLY) -> dict[str, Run]:
