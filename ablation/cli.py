@@ -11,6 +11,8 @@ from typing import Any
 import click
 
 from ablation.caching import DEFAULT_SIZE, parse_size
+from ablation.cli_cache import cache
+from ablation.cli_data import data
 from ablation.errors import InputError, Problem, Stuck
 from ablation.files import describe_full, is_full
 
@@ -195,76 +197,18 @@ def ui(port: int) -> None:
         sys.exit(1)
 
 
-@main.group(invoke_without_command=True)
-@click.pass_context
-def cache(context: click.Context) -> None:
-    """Show the cache of epochs; trim or clear it."""
-    from ablation.caching import describe_cache
-    from ablation.places import Places
+@main.command()
+@click.argument("study", required=False)
+@click.option("--repair", is_flag=True, help="Mend what can be mended; without it, nothing is changed.")
+def doctor(study: str | None, repair: bool) -> None:
+    """Find, and with --repair mend, what is wrong with this machine and this project."""
+    from ablation.doctor import doctor as is_all_well
 
-    if context.invoked_subcommand is None:
-        click.echo(describe_cache(Places().store))
-
-
-@cache.command()
-@click.option("--size", required=True, help="What to leave at most, e.g. 1GB.")
-def trim(size: str) -> None:
-    """Evict what saves the least time per byte. Records of finished epochs stay."""
-    from ablation.caching import trim_cache
-    from ablation.places import Places
-
-    click.echo(trim_cache(Places().store, parse_size(size, "--size")))
+    sys.exit(0 if is_all_well(_existing(study) if study else None, repair, click.echo) else 1)
 
 
-@cache.command()
-@click.option("--yes", is_flag=True, help="Do not ask.")
-def clear(yes: bool) -> None:
-    """Remove everything, records of finished epochs too. Finished trials keep their results in runs/."""
-    from ablation.caching import clear_cache, describe_clearing
-    from ablation.places import Places
-
-    places, runs = Places(), Places().root / "runs"
-    what = describe_clearing(places.store, runs)
-    if not yes:
-        click.confirm(f"{what}. Remove?", abort=True)
-    click.echo(clear_cache(places.store, runs))
-
-
-@main.group()
-def data() -> None:
-    """Look at data sets: describe, verify, unpack."""
-
-
-@data.command()
-@click.argument("experiment", type=click.Path(path_type=Path))
-@click.option("-S", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
-def describe(experiment: Path, overrides: tuple[str, ...]) -> None:
-    """Class counts, image shape, channel order and fingerprint of an experiment's data."""
-    from ablation.dataset import describe_data
-
-    click.echo(describe_data(experiment, overrides))
-
-
-@data.command()
-@click.argument("experiment", type=click.Path(path_type=Path))
-@click.option("-S", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
-def verify(experiment: Path, overrides: tuple[str, ...]) -> None:
-    """Load every image and look for what would spoil a study: leaks, empty classes, unbalanced tests."""
-    from ablation.dataset import verify_data
-
-    text, is_sound = verify_data(experiment, overrides)
-    click.echo(text)
-    sys.exit(0 if is_sound else 1)
-
-
-@data.command()
-@click.argument("archive", type=click.Path(path_type=Path))
-@click.argument("folder", type=click.Path(path_type=Path))
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a .tar.gz of train/<class>/* and test/<class>/* images into a folder."""
-    from ablation.dataset import unpack_data
-
-    click.echo(unpack_data(archive, folder))
+main.add_command(cache)
+main.add_command(data)
 
 
 def n_processors() -> int:

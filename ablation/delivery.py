@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ablation.errors import Unavailable
 from ablation.execution import Listener
 from ablation.places import Places, report_files
 from ablation.runs import write_atomically
@@ -33,21 +34,20 @@ class Delivery(Listener):
 
     def deliver(self) -> bool:
         """Bring both up to date; a store that cannot be reached costs nothing but a message."""
-        from ablation.ledger import LedgerUnavailable
         from ablation.ledger_import import update_ledger
         from ablation.tracking import Tracker
-        from ablation.tracking_store import TrackingUnavailable
 
         self.last = time.monotonic()
         folder = self.places.runs(self.name)
+        is_running = folder.is_being_run()  # by this process, or another; if by none, no record may stay RUNNING
         try:
-            update_ledger(self.places.ledger_url, folder)
+            update_ledger(self.places.ledger_url, folder, is_running)
             self.tracker = self.tracker or Tracker()
-            self.tracker.sync(folder, self.places.report(self.name))
-        except (LedgerUnavailable, TrackingUnavailable) as error:
+            self.tracker.sync(folder, self.places.report(self.name), is_running)
+        except Unavailable as error:
             self.console.print(f"{error}; the files are complete, `ablate sync {self.name}` delivers them later", markup=False, soft_wrap=True)
             return False
-        write_atomically(self._note, self._digest())
+        write_atomically(self._note, self._digest(is_running))
         return True
 
     def deliver_news(self) -> bool:
@@ -55,7 +55,8 @@ class Delivery(Listener):
 
         What others have changed since in a database that is no file here is not seen; `deliver` mends it.
         """
-        is_known = self._note.is_file() and self._note.read_text(encoding="utf-8") == self._digest()
+        digest = self._digest(self.places.runs(self.name).is_being_run())
+        is_known = self._note.is_file() and self._note.read_text(encoding="utf-8") == digest
         return is_known or self.deliver()
 
     @property
@@ -63,13 +64,13 @@ class Delivery(Listener):
         """Holds the digest of the last delivery."""
         return self.places.root / ".ablate" / "delivered" / self.name
 
-    def _digest(self) -> str:
-        """Of the databases, and of manifest and report, which hold every result."""
+    def _digest(self, is_running: bool) -> str:
+        """Of the databases, of whether any process runs the study, and of manifest and report, which hold every result."""
         uri = os.environ.get("MLFLOW_TRACKING_URI") or str(self.places.root / "mlflow.db")
         database, ledger = Path(uri.removeprefix("sqlite:///")), self.places.root / ".ablate" / "optuna.db"
         changed = database.stat().st_mtime_ns if database.is_file() else None
         which = ledger.stat().st_ino if ledger.is_file() else None
-        digest = hashlib.sha256(repr((uri, changed, which)).encode())
+        digest = hashlib.sha256(repr((uri, changed, which, is_running)).encode())
         for file in [self.places.runs(self.name).path / "study.json", *report_files(self.places.report(self.name))]:
             digest.update(file.read_bytes())
         return digest.hexdigest()

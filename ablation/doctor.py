@@ -6,64 +6,70 @@ A look changes nothing. A study that is being run is not looked at, and none can
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from ablation.doctor_cache import cache_checks
 from ablation.doctor_check import Check, Found
-from ablation.doctor_databases import database_checks
 from ablation.doctor_environment import environment_checks
 from ablation.doctor_files import TrialFiles
-from ablation.doctor_ledger import ledger_check
 from ablation.doctor_torch import torch_checks
-from ablation.doctor_tracking import tracking_check
-from ablation.errors import InputError, Problem, nearest
-from ablation.ledger import LedgerUnavailable
+from ablation.errors import InputError, Unavailable
 from ablation.lock import being_run, only_one
 from ablation.places import Places
 from ablation.runs import Damaged, Manifest, studies
 from ablation.subject import Subject
 from ablation.subjects import load_subject
-from ablation.tracking_store import TrackingUnavailable
 
-UNAVAILABLE = (LedgerUnavailable, TrackingUnavailable, InputError, OSError)
+UNAVAILABLE = (Unavailable, InputError, OSError)
+ENDS = {
+    "found": "Nothing was changed. `ablate doctor --repair` mends what is marked --repair; the other lines say what to do.",
+    "left": "What is marked `left` could not be mended; its lines say what to do.",
+    "mended": "All is well again.",
+    "ok": "All is well.",
+}
+"""What the last line says of the worst result."""
+
+WIDTH = 26  # of the names of checks
+Say = Callable[[str], object]
 
 
-def doctor(study: str | None, repair: bool) -> tuple[str, bool]:
+def doctor(study: str | None, repair: bool, say: Say) -> bool:
     """Look at the machine, the project, and one study or all; mend what can be, if asked to.
 
-    Returns a table with a line per check, and whether all is well or was mended. Raises InputError if there is no such study.
+    say: is told a line per check as soon as it is made, and a last one on the whole.
+
+    Returns whether all is well or was mended.
     """
     places = Places()
-    known = studies(places.root / "runs")
-    if study is not None and study not in known:
-        raise InputError([Problem("runs", study, f"no such study; {nearest(study, known) if known else 'there is none yet'}")])
-    machine, is_sound = examined("this machine", [*environment_checks(places), *torch_checks()], repair)
-    project, is_well = examined_project(places, [study] if study else known, repair)
-    return "\n".join([*machine, *project]), is_sound and is_well
+    results = examine("this machine", [*environment_checks(places), *torch_checks()], repair, say)
+    results += examine_project(places, [study] if study else studies(places.root / "runs"), repair, say)
+    worst = next(result for result in ENDS if result in results)
+    say(f"\n{ENDS[worst]}")
+    return worst in ("ok", "mended")
 
 
-def examined_project(places: Places, names: Sequence[str], repair: bool) -> tuple[list[str], bool]:
-    """The lines on databases, cache and these studies, and whether all is well or was mended."""
+def examine_project(places: Places, names: Sequence[str], repair: bool, say: Say) -> list[str]:
+    """Look at databases, cache and these studies; returns the result of each check."""
     with _held(places, repair) as running, _quiet():
-        lines, is_well = examined("this project", [*database_checks(places, running), *cache_checks(places, running)], repair)
+        results = examine("this project", [*_database_checks(places, running), *cache_checks(places, running)], repair, say)
         for name in names:
-            more, well = examined(f"study {name}", _study_checks(places, name, running), repair)
-            lines, is_well = lines + more, is_well and well
-    return lines, is_well
+            results += examine(f"study {name}", _study_checks(places, name, running), repair, say)
+    return results
 
 
-def examined(title: str, checks: Sequence[Check], repair: bool) -> tuple[list[str], bool]:
-    """A line per check, and whether all is well or was mended."""
-    lines, is_well = ["", title], True
+def examine(title: str, checks: Sequence[Check], repair: bool, say: Say) -> list[str]:
+    """Look at each, and say in a line what was found; returns the results: ok, found, mended or left."""
+    say(f"\n{title}")
+    results = []
     for check in checks:
-        result, text = _line(check, repair)
-        lines.append(f"  {result:6}  {check.name:26}  {text}")
-        is_well &= result in ("ok", "mended")
-    return lines, is_well
+        result, text = _result(check, repair)
+        say(f"  {result:6}  {check.name:{WIDTH}}  {text}")
+        results.append(result)
+    return results
 
 
-def _line(check: Check, repair: bool) -> tuple[str, str]:
+def _result(check: Check, repair: bool) -> tuple[str, str]:
     """(ok | found | mended | left, what and why)."""
     found = _look(check)
     if found.is_well:
@@ -87,6 +93,15 @@ def _look(check: Check) -> Found:
         return Found(f"cannot be looked at: {error}", False, "see what it says")
 
 
+def _database_checks(places: Places, running: Collection[str]) -> list[Check]:
+    try:
+        from ablation.doctor_databases import database_checks  # a machine without Optuna or MLflow has a doctor, too
+    except ImportError as error:
+        message = str(error)
+        return [Check("databases", lambda: Found(f"not looked at: {message}", False, "see `packages` above"))]
+    return database_checks(places, running)
+
+
 def _study_checks(places: Places, name: str, running: Collection[str]) -> list[Check]:
     folder = places.runs(name)
     if name in running:
@@ -96,16 +111,23 @@ def _study_checks(places: Places, name: str, running: Collection[str]) -> list[C
     except Damaged as error:
         message = error.problems[0].message
         return [Check("study.json", lambda: Found(message, False, "nothing else of the study was looked at"))]
-    files = TrialFiles(folder, places.store, manifest, subject_of(manifest))
-    return [*files.checks(), ledger_check(places, files), tracking_check(places, folder, manifest)]
-
-
-def subject_of(manifest: Manifest) -> Subject | None:
-    """The code that a study ablates; None if it cannot be loaded."""
+    subject, why = _subject_of(manifest)
+    files = TrialFiles(folder, places.store, manifest, subject)
+    code = Check("code", lambda: Found(why or manifest.subject or "core", not why, "call `ablate` where its module is; without it, files are compared with each other alone"))
     try:
-        return load_subject(manifest.subject or "core")  # the built-in one, of manifests of before it was kept
-    except InputError:
-        return None
+        from ablation.doctor_ledger import ledger_check
+        from ablation.doctor_tracking import tracking_check
+    except ImportError:
+        return [code, *files.checks()]
+    return [code, *files.checks(), ledger_check(places, files), tracking_check(places, folder, manifest)]
+
+
+def _subject_of(manifest: Manifest) -> tuple[Subject | None, str]:
+    """The code that a study ablates, or why it cannot be loaded."""
+    try:
+        return load_subject(manifest.subject or "core"), ""  # the built-in one, of manifests of before it was kept
+    except InputError as error:
+        return None, error.problems[0].message
 
 
 @contextmanager

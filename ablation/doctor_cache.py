@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Collection, Iterator
@@ -10,12 +11,12 @@ from typing import Any
 
 from ablation.caching import show_size
 from ablation.damage import UNREADABLE
-from ablation.doctor_check import Check, Found, named
+from ablation.doctor_check import Check, Found, here, named
 from ablation.files import TEMPORARY
 from ablation.places import FOLDERS, Places
 from ablation.store import ALONE, remove
 
-PAUSE_SECONDS = 0.5  # a file that is younger may be being written: it is looked at again
+YOUNG_SECONDS = 60.0  # a file that is younger may be being written
 
 
 def cache_checks(places: Places, running: Collection[str]) -> list[Check]:
@@ -32,7 +33,7 @@ def _entries(places: Places) -> Found:
     damaged = sorted(places.store.damaged())
     if damaged:
         remedy = "removes them, and what needs them computes it again"
-        return Found(f"damaged entries, {named(_relative(places, damaged))}", False, remedy, lambda: _remove(damaged))
+        return Found(f"damaged entries, {named(map(here, damaged))}", False, remedy, lambda: _remove(damaged))
     entries = list(places.store.entries())
     return Found(f"{len(entries)} entries, {show_size(sum(entry.n_bytes for entry in entries))}, all whole")
 
@@ -40,29 +41,20 @@ def _entries(places: Places) -> Found:
 def _temporary(places: Places, running: Collection[str]) -> Found:
     if running:
         return Found(f"not looked for while a study is being run: {', '.join(sorted(running))}")
-    found = {path: _look(path) for path in _hidden(places)}
-    if any(look and time.time() - look[0] < PAUSE_SECONDS for look in found.values()):
-        time.sleep(PAUSE_SECONDS)
-    left = sorted(path for path, look in found.items() if look and _look(path) == look)
+    left = sorted(_temporaries(places))
     if not left:
         return Found("none left behind")
-    return Found(f"left behind, {named(_relative(places, left))}", False, "removes them", lambda: _remove(left))
+    return Found(f"left behind, {named(map(here, left))}", False, "removes them", lambda: _remove(left))
 
 
-def _hidden(places: Places) -> Iterator[Path]:
-    """Files as they are while they are written."""
+def _temporaries(places: Places) -> Iterator[Path]:
+    """Files as they are while they are written, that nobody can be writing any more."""
     for folder in FOLDERS:
         for path in (places.root / folder).rglob(".*"):
             if TEMPORARY.fullmatch(path.name) or path.name.startswith(".probe-"):
-                yield path
-
-
-def _look(path: Path) -> tuple[float, int] | None:
-    try:
-        status = path.lstat()
-    except FileNotFoundError:
-        return None
-    return status.st_mtime, status.st_size
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - path.lstat().st_mtime > YOUNG_SECONDS:
+                        yield path
 
 
 def _alone(places: Places, running: Collection[str]) -> Found:
@@ -77,7 +69,7 @@ def _alone(places: Places, running: Collection[str]) -> Found:
     if not finished:
         return Found("none left behind")
     remedy = "removes them; the trials keep their results"
-    return Found(f"left behind, {named(_relative(places, finished))}", False, remedy, lambda: _remove(finished))
+    return Found(f"left behind, {named(map(here, finished))}", False, remedy, lambda: _remove(finished))
 
 
 def _notes(places: Places, running: Collection[str]) -> Found:
@@ -88,7 +80,7 @@ def _notes(places: Places, running: Collection[str]) -> Found:
     wrong += [path for path in sorted(delivered.glob("*")) if not TEMPORARY.fullmatch(path.name) and not _is_digest(path)]
     if not wrong:
         return Found("as they should be")
-    return Found(f"damaged or left behind, {named(_relative(places, wrong))}", False, "removes them", lambda: _remove(wrong))
+    return Found(f"damaged or left behind, {named(map(here, wrong))}", False, "removes them", lambda: _remove(wrong))
 
 
 def _json(path: Path) -> Any:
@@ -103,10 +95,6 @@ def _is_digest(path: Path) -> bool:
         return len(path.read_bytes()) == 64 and path.read_bytes().isalnum()
     except OSError:
         return False
-
-
-def _relative(places: Places, paths: Collection[Path]) -> list[str]:
-    return [path.relative_to(places.root).as_posix() for path in paths]
 
 
 def _remove(paths: Collection[Path]) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NamedTuple
+
+from ablation.database import sqlite_file
 
 SHOWN = 3  # names in a line
 
@@ -24,7 +27,21 @@ class Check(NamedTuple):
     look: Callable[[], Found]
 
 
-def named(names: Collection[str]) -> str:
+def named(names: Iterable[str]) -> str:
     """`2: a, b`; `5: a, b, c and 2 more`."""
+    names = list(names)
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{len(names)}: {', '.join(list(names)[:SHOWN])}{more}"
+    return f"{len(names)}: {', '.join(names[:SHOWN])}{more}"
+
+
+def here(path: Path) -> str:
+    """A path as seen from the working directory."""
+    return path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def place(url: str) -> str:
+    """Where a database is: its file, or its address without credentials."""
+    from ablation.tracking_store import redacted  # MLflow is slow to import
+
+    path = sqlite_file(url)
+    return redacted(url) if path is None else here(path)

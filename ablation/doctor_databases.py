@@ -11,16 +11,16 @@ from contextlib import closing
 from pathlib import Path
 
 from ablation.database import PATIENCE_SECONDS, sqlite_file, why_unusable
-from ablation.doctor_check import Check, Found
+from ablation.doctor_check import Check, Found, place
+from ablation.files import put_aside
 from ablation.ledger import LedgerUnavailable, reaching_ledger
 from ablation.ledger_storage import open_storage
 from ablation.places import Places
-from ablation.redaction import redacted
 from ablation.tracking_store import TrackingUnavailable, default_uri, experiments
 
 HOPELESS = ("file is not a database", "malformed")
 NONE = Found("none yet")
-BESIDE = ("", "-wal", "-shm", "-journal")  # files of one SQLite database
+BESIDE = ("-wal", "-shm", "-journal")  # files that belong to a SQLite database
 
 
 def database_checks(places: Places, running: Collection[str]) -> list[Check]:
@@ -38,14 +38,14 @@ def _look(url: str, reach: Callable[[str], object], running: Collection[str]) ->
     why = (why_unusable(path) or _unsound(path)) if path else None
     if why and any(cause in why for cause in HOPELESS):
         mend = None if running else lambda: _move_aside(path)
-        return Found(f"{path.name}: {why}", False, "moves it aside, and fills another from runs/", mend)
+        return Found(f"{place(url)}: {why}", False, "moves it aside, and fills another from runs/", mend)
     if why:
-        return Found(f"{path.name}: {why}", False, "end the program that holds it, or let it be written to, and look again")
+        return Found(f"{place(url)}: {why}", False, "end the program that holds it, or let it be written to, and look again")
     try:
         reach(url)
     except (LedgerUnavailable, TrackingUnavailable) as error:
         return Found(str(error), False, "see what it says")
-    return Found(f"{path.name} can be written to, and is sound" if path else f"{redacted(url)} answers")
+    return Found(f"{place(url)} {'can be written to, and is sound' if path else 'answers'}")
 
 
 def _open_ledger(url: str) -> None:
@@ -63,8 +63,9 @@ def _unsound(path: Path) -> str | None:
 
 
 def _move_aside(path: Path) -> str:
-    n = next(n for n in range(1, 10**6) if not path.with_name(f"{path.name}.damaged{n}").exists())
-    for file in (path.with_name(path.name + suffix) for suffix in BESIDE):
-        if file.exists():
-            file.rename(file.with_name(f"{file.name}.damaged{n}"))
-    return f"moved to {path.name}.damaged{n}"
+    aside = put_aside(path)
+    for suffix in BESIDE:
+        beside = path.with_name(path.name + suffix)
+        if beside.exists():
+            beside.rename(aside.with_name(aside.name + suffix))
+    return f"moved to {aside.name}"

@@ -1,21 +1,24 @@
 """Whether the files of a study's trials are whole and agree with each other and with the cache, and how they are made again.
 
 The cache has the last word where it has all of a trial's records: they are checksummed. Without it, a trial's outcome
-follows from its records. Where neither is there the trial loses its outcome, and `ablate run` runs it again.
+follows from its records. Where neither is there, `ablate run` runs the trial again. A file whose content may be nowhere
+else is put aside, never removed.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ablation.doctor_check import Check, Found, named
+from ablation.doctor_check import Check, Found, here, named
+from ablation.files import put_aside
 from ablation.outcome import expanded, outcome_of
-from ablation.plan import _key as trial_key
+from ablation.plan import trial_key
 from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec
 from ablation.store import DiskStore
 from ablation.subject import Record, Subject
@@ -70,7 +73,7 @@ class TrialFiles:
         if self._is_known(spec):
             self.folder.write_config(spec, self.subject.resolve(spec.settings))
         elif "config.yaml" in wrong:
-            return "left: code or data have changed since, or cannot be loaded"
+            return "left as it is: code or data have changed since, or cannot be loaded"
         if set(wrong) <= {"config.yaml"}:
             return self._rewrite(spec, kept, outcome)
         if outcome is not None and outcome.state == "FAILED":
@@ -91,10 +94,10 @@ class TrialFiles:
         return [f"{spec.trial}: {', '.join(wrong)} {'was' if len(wrong) == 1 else 'were'} damaged: {self.mend(spec, wrong)}" for spec, wrong in damage if wrong]
 
     def _damaged(self) -> Found:
-        damage = [(spec, list(wrong)) for spec in self.manifest.trials if (wrong := self._damage(spec))]
+        damage = [(spec, wrong) for spec in self.manifest.trials if (wrong := self._damage(spec))]
         if not damage:
             return Found("of all trials are whole")
-        what = f"damaged, {named([f'{spec.trial}/{name}' for spec, wrong in damage for name in wrong])}"
+        what = named([f"{here(self.folder.trial_path(spec.trial) / name)} {why}" for spec, wrong in damage for name, why in wrong.items()])
         remedy = "closes the trials again, from the cache or from their records; `ablate run` runs what neither has"
         return Found(what, False, remedy, lambda: self._mend_all(damage))
 
@@ -109,7 +112,7 @@ class TrialFiles:
         found = [(spec, why) for spec in self.manifest.trials if (why := self.contradiction(spec))]
         if not found:
             return Found("agree with the records and with the cache")
-        what = f"contradict, {named([f'{spec.trial} {why}' for spec, why in found])}"
+        what = named([f"{here(self.folder.trial_path(spec.trial))} {why}" for spec, why in found])
         remedy = "takes what the cache has, else what the records say"
         return Found(what, False, remedy, lambda: self._mend_all([(spec, ["outcome.json"]) for spec, _ in found]))
 
@@ -124,16 +127,20 @@ class TrialFiles:
         return Found(f"of trials that have left the grid, {named(strays)}; they may come back" if strays else "all of trials in the grid")
 
     def _rewrite(self, spec: TrialSpec, records: list[Record], outcome: Outcome | None) -> str:
-        path = self.folder.trial_path(spec.trial)
+        """Files of this content. A file that said something else, which the cache may not have, is put aside."""
+        path, damage = self.folder.trial_path(spec.trial), self.folder.damage(spec.trial)
+        is_in_cache = damage and self.cached(spec)[1]
+        stays = {
+            "metrics.jsonl": "metrics.jsonl" not in damage and records == self.folder.records(spec.trial),
+            "outcome.json": "outcome.json" not in damage and outcome == self.folder.outcome(spec.trial),
+        }
+        asides = [put_aside(path / name).name for name, same in stays.items() if not (same or is_in_cache) and os.path.lexists(path / name)]
         if records:
             self.folder.write_records(spec.trial, records)
-        else:
-            (path / "metrics.jsonl").unlink(missing_ok=True)
         if outcome is not None:
             self.folder.write_outcome(spec.trial, outcome)
-            return "made again, without training"
-        (path / "outcome.json").unlink(missing_ok=True)
-        return "left to `ablate run`, which computes what neither the cache nor the files have"
+        done = "made again, without training" if outcome is not None else "to be run again by `ablate run`"
+        return f"{done} (what it said is kept in {', '.join(asides)})" if asides else done
 
     def _is_known(self, spec: TrialSpec) -> bool:
         """Whether the subject, as it is now, makes this very trial of its settings."""

@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from ablation.doctor_check import Check, Found, named
+from ablation.doctor_check import Check, Found, here, named, place
 from ablation.doctor_files import TrialFiles
 from ablation.ledger import STATES, TWICE, LedgerUnavailable, reaching_ledger
 from ablation.ledger_import import LEFT, shown, update_ledger
@@ -35,11 +35,12 @@ def _look(places: Places, files: TrialFiles) -> Found:
         with reaching_ledger(url):
             found = _difference(look_up(url, files.manifest.study), files)
     except LedgerUnavailable as error:
-        return Found(str(error), False, "see `databases`; then `ablate sync`")
+        return Found(str(error), False, f"see Optuna's database above; then `ablate sync {files.manifest.study}`")
     if not found.trials:
-        return Found(f"has all {len(files.manifest.trials)} trials as the files have them")
+        return Found(f"{place(url)} has all {len(files.manifest.trials)} trials as the files have them")
     what = "; ".join(f"{kind}, {named(trials)}" for kind, trials in found.trials.items())
-    return Found(what, False, "brings Optuna up to the files", lambda: _mend(url, files, found))
+    remedy = f"brings it up to the files in {here(files.folder.path)}"
+    return Found(f"in {place(url)}: {what}", False, remedy, lambda: _mend(url, files, found))
 
 
 def _difference(seen: list[Seen], files: TrialFiles) -> _Difference:
@@ -84,4 +85,4 @@ def _mend(url: str, files: TrialFiles, difference: _Difference) -> str:
             overrule(url, overruled)
     update_ledger(url, files.folder, is_running=False)
     back = [spec for spec in lost if files.folder.ending(spec) is not None]
-    return "Optuna is up to the files" + (f"; {len(back)} of {len(lost)} trials have their files again, from the cache" if lost else "")
+    return "now as the files have it" + (f"; {len(back)} of {len(lost)} trials have their files again, from the cache" if lost else "")

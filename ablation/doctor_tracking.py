@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ablation.doctor_check import Check, Found, named
+from ablation.doctor_check import Check, Found, here, named, place
 from ablation.places import Places
 from ablation.runs import Manifest, Outcome, RunFolder
 from ablation.tracking import IN_GRID, STATUS, Tracker, ended_at
@@ -35,11 +35,12 @@ def _look(places: Places, folder: RunFolder, manifest: Manifest) -> Found:
         with reaching(uri):
             found = _difference(uri, folder, manifest)
     except TrackingUnavailable as error:
-        return Found(str(error), False, "see `databases`; then `ablate sync`")
+        return Found(str(error), False, f"see MLflow's database above; then `ablate sync {manifest.study}`")
     if not found.runs:
-        return Found("has every run, with its status and all points")
+        return Found(f"{place(uri)} has every run, with its status and all points")
     what = "; ".join(f"runs {kind}, {named(runs)}" for kind, runs in found.runs.items())
-    return Found(what, False, "brings MLflow up to the files", lambda: _mend(uri, places, folder, manifest, found))
+    remedy = f"brings it up to the files in {here(folder.path)}"
+    return Found(f"in {place(uri)}: {what}", False, remedy, lambda: _mend(uri, places, folder, manifest, found))
 
 
 def _difference(uri: str, folder: RunFolder, manifest: Manifest) -> _Difference:
@@ -49,7 +50,8 @@ def _difference(uri: str, folder: RunFolder, manifest: Manifest) -> _Difference:
         by_trial[run.tags.get("trial", "")].append(run)
     outcomes = {spec.trial: folder.outcome(spec.trial) for spec in manifest.trials}
     parents = [run for run in by_trial.pop("", []) if run.tags.get("kind") == "study"]
-    _compare_parent(difference, manifest, parents, all(outcomes.values()))
+    damaged = {spec.trial for spec in manifest.trials if folder.damage(spec.trial)}  # not known what MLflow should hold of them
+    _compare_parent(difference, manifest, parents, all(outcome or trial in damaged for trial, outcome in outcomes.items()))
     for spec in manifest.trials:
         found, outcome = by_trial.pop(spec.trial, []), outcomes[spec.trial]
         records = folder.records(spec.trial)
@@ -68,7 +70,7 @@ def _difference(uri: str, folder: RunFolder, manifest: Manifest) -> _Difference:
             difference.runs[f"with the status {run.status}, and {expected} is right"].append(spec.trial)
         if IN_GRID in run.tags:
             difference.runs["said to have left the grid"].append(spec.trial)
-        if run.end is not None and outcome and _lacks_points(client, run, records, outcome):
+        if run.end is not None and outcome and spec.trial not in damaged and _lacks_points(client, run, records, outcome):
             difference.runs[FEWER].append(spec.trial)
             difference.incomplete.append(run)
     for trial, left in by_trial.items():
@@ -105,4 +107,4 @@ def _mend(uri: str, places: Places, folder: RunFolder, manifest: Manifest, diffe
             store.log(run, tags={N_RECORDS: "0"})
             store.show_whether_running(run, is_running=True)
     tracker.sync(folder, places.report(manifest.study), is_running=False)
-    return "MLflow is up to the files"
+    return "now as the files have it"

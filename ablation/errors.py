@@ -30,6 +30,10 @@ class Stuck(Exception):
     """The study cannot go on until somebody has made room; nothing that was finished is lost. The command line exits with 1."""
 
 
+class Unavailable(Exception):
+    """A database or a server cannot be reached, read or written; results are safe in the study's files."""
+
+
 def nearest(value: object, choices: Iterable[str]) -> str:
     """A hint towards the choice meant: `did you mean 'warmup'?`, else all the choices."""
     choices = sorted(str(choice) for choice in choices)

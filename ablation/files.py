@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import secrets
@@ -25,8 +26,7 @@ def describe_full(error: OSError) -> str:
 def replace(path: Path, *parts: bytes) -> None:
     """Replace `path` by `parts`, one after another, whole or not at all, even if the machine stops in between.
 
-    The temporary file beside it is hidden: its name begins with a dot. A folder that stands in the way is moved aside,
-    to a name of its own beside it.
+    The temporary file beside it is hidden: its name begins with a dot. A folder that stands in the way is put aside.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{secrets.token_hex(8)}"
@@ -38,10 +38,18 @@ def replace(path: Path, *parts: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         if path.is_dir() and not path.is_symlink():
-            os.replace(path, path.with_name(f"{path.name}.aside{temporary.name}"))
+            put_aside(path)
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if is_full(error):  # says which file: writing to one that is open names none
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
+
+
+def put_aside(path: Path) -> Path:
+    """Rename what is damaged, and may yet hold what nothing else does, to `<name>.damaged<n>` beside it; returns that."""
+    asides = (path.with_name(f"{path.name}.damaged{n}") for n in itertools.count(1))
+    aside = next(aside for aside in asides if not os.path.lexists(aside))
+    os.replace(path, aside)
+    return aside

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from ablation.database import first_line
-from ablation.errors import InputError, Problem
+from ablation.errors import InputError, Problem, Unavailable
 from ablation.ledger_storage import open_storage, read_trials
 from ablation.redaction import redacted
 from ablation.runs import TrialSpec
@@ -40,8 +40,8 @@ STATES = {
 }
 
 
-class LedgerUnavailable(Exception):
-    """Optuna's database cannot be opened, read or written; results are safe in the study's files."""
+class LedgerUnavailable(Unavailable):
+    """Optuna's database cannot be opened, read or written."""
 
     def __init__(self, url: str, error: BaseException):
         cause = first_line(error.__cause__ or error)  # Optuna says only that something was raised

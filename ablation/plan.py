@@ -65,7 +65,7 @@ def build_plan(study: Study, store: DiskStore, folder: RunFolder) -> Plan:
             name = f"{variant.name}--s{seed}"
             spec = TrialSpec(
                 trial=name, arm=variant.name, kind=variant.kind, levels=dict(variant.levels), seed=seed,
-                key=_key(name, longest, study.subject.resolve(variant.settings)), settings=dict(variant.settings),
+                key=trial_key(name, longest, study.subject.resolve(variant.settings)), settings=dict(variant.settings),
                 epochs_planned=len(links), epochs_trained=0, epochs_shared=0,
             )  # fmt: skip
             if undecided and folder.ending(spec) is not None:
@@ -118,7 +118,7 @@ def _by_place(links: Sequence[Link], records: Iterable[Record], known: LookUp = 
     return lambda key: known(key) or found.get(places.get(key))
 
 
-def _key(name: str, links: Sequence[Link], config: Mapping) -> str:
+def trial_key(name: str, links: Sequence[Link], config: Mapping) -> str:
     """A trial's identity: its name, its chain at its longest, which no record changes, and its configuration,
     which may say where the chain ends (a plateau's tolerance) without being in any link."""
     text = json.dumps([name, links[-1].key, config], sort_keys=True, default=str)

@@ -1,6 +1,6 @@
 """`reports/<study>/` from `runs/<study>/`: the report, its tables as CSV, its figures.
 
-A pure function of the run folder: the same folder gives the same bytes.
+A pure function of the run folder, and of whether a process runs the study: the same gives the same bytes.
 """
 
 from __future__ import annotations

@@ -76,11 +76,11 @@ def load(folder: RunFolder) -> Results:
     Raises:
         FileNotFoundError: it holds no study.json
     """
-    manifest = folder.manifest()
+    manifest, is_running = folder.manifest(), folder.is_being_run()
     trials, history, per_class, hits, digests = [], [], [], {}, {}
     for spec in manifest.trials:
         outcome, records = folder.outcome(spec.trial), folder.records(spec.trial)
-        state = folder.state(spec, outcome)
+        state = folder.state(spec, outcome, is_running)
         if outcome is not None and outcome.key not in ("", spec.key):  # of a trial of that name before it changed
             outcome, records, state = None, [], "WAITING"
         trials.append(_trial_row(spec, state, outcome))

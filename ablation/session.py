@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from rich.console import Console
 
 from ablation import interruption
 from ablation.delivery import Delivery
+from ablation.doctor_files import TrialFiles
 from ablation.errors import InputError, Problem
 from ablation.formatting import duration
 from ablation.grid import Study, load_study
@@ -26,6 +27,7 @@ from ablation.plan import Plan, build_plan, expected
 from ablation.plan_view import show_plan
 from ablation.reading import read_yaml
 from ablation.remaining import Remaining
+from ablation.runs import Manifest
 from ablation.study import Bound, Done, Listeners, forget_failures, manifest_of, refuse_mixture, run_study
 from ablation.subjects import load_subject
 from ablation.timings import Timings
@@ -85,17 +87,24 @@ def run(
     manifest = manifest_of(opened.study, opened.name, opened.plan, opened.published_file)
     refuse_mixture(manifest, folder)
     require_usable_inputs(opened.study, opened.plan, opened.places.store, folder)
-    if retry_failed:
-        forget_failures(folder, opened.plan)
+    with only_one(folder.path):
+        opened, manifest = _restored(opened, manifest, console)
+        if retry_failed:
+            forget_failures(folder, opened.plan)
     timings, bound = opened.timings, Bound(opened.places.store, cache_limit)
     deliveries = [] if offline else [Delivery(opened.places, opened.name, console)]
     store, file = opened.places.store, opened.places.progress(opened.name)
     remaining = Remaining(opened.study, opened.plan, store, folder, timings, jobs, file) if share else None
     heard = [timings, bound, *([remaining] if remaining else [])]
     shows = progress(manifest.metric["name"], opened.plan, console, remaining)
-    with only_one(folder.path), interruption.heeded(), remaining or nullcontext(), shows as shown:
-        listeners, workers = Listeners([*heard, shown, *deliveries]), partial(Workers, gpus=gpus) if gpus else None
-        done = run_study(opened.study, opened.plan, manifest, opened.places, jobs, listeners, share, limits, workers)
+    try:
+        with only_one(folder.path), interruption.heeded(), remaining or nullcontext(), shows as shown:
+            listeners, workers = Listeners([*heard, shown, *deliveries]), partial(Workers, gpus=gpus) if gpus else None
+            done = run_study(opened.study, opened.plan, manifest, opened.places, jobs, listeners, share, limits, workers)
+    except KeyboardInterrupt:
+        for delivery in deliveries if folder.exists() else ():  # no record stays RUNNING of what nobody runs any more
+            delivery.deliver()
+        raise
     timings.save()
     opened.places.store.trim(cache_limit)
     if done.n_open:
@@ -118,6 +127,18 @@ def run(
         console.print(f"FAILED {trial}: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {path}", highlight=False, soft_wrap=True)
     return done
+
+
+def _restored(opened: Opened, manifest: Manifest, console: Console) -> tuple[Opened, Manifest]:
+    """The study once damaged files of its ended trials have been made again, as far as can be known without training."""
+    folder, store = opened.places.runs(opened.name), opened.places.store
+    restored = TrialFiles(folder, store, manifest, opened.study.subject).restore()
+    for said in restored:
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
+    if not restored:
+        return opened, manifest
+    plan = build_plan(opened.study, store, folder)  # what chains of undecided length came to is known again
+    return replace(opened, plan=plan), replace(manifest, trials=plan.specs)
 
 
 def sync(name: str) -> str | None:

@@ -47,6 +47,7 @@ def manifest_of(study: Study, name: str, plan: Plan, published_file: Path) -> Ma
         trials=plan.specs,
         published=published(published_file, experiment.dataset) if published_file.is_file() else [],
         facts=study.subject.describe(study.common), provenance=provenance(), config=study.subject.resolve(study.common),
+        subject=experiment.subject,
     )  # fmt: skip
 
 

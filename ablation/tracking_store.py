@@ -23,6 +23,7 @@ from mlflow.exceptions import MlflowException  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 from ablation.database import first_line, making, require_usable, sqlite_file  # noqa: E402
+from ablation.errors import Unavailable  # noqa: E402
 from ablation.redaction import redacted  # noqa: E402
 from ablation.tracking_content import Point  # noqa: E402
 
@@ -38,8 +39,8 @@ ENDED = ("FINISHED", "FAILED")
 PAGE = 200  # runs that MLflow is asked for at once; it takes 30 KiB for each
 
 
-class TrackingUnavailable(Exception):
-    """MLflow cannot be reached or does not take the results, which are safe in the study's files."""
+class TrackingUnavailable(Unavailable):
+    """MLflow cannot be reached or does not take the results."""
 
     def __init__(self, url: str, cause: object):
         self.url, self.cause = redacted(url), redacted(str(cause), url)

@@ -1,18 +1,48 @@
 """What several unit test files need."""
 
+import functools
+import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 
 @pytest.fixture(scope="session")
-def migrated(tmp_path_factory) -> Path:
-    """An empty MLflow database: making its tables takes a second."""
+def latest_schemas() -> Iterator[None]:
+    """Optuna and MLflow read all their migrations, at each database that they open, to learn the latest one: once will do."""
+    from mlflow.store.db import utils
+    from optuna.storages._rdb.storage import _VersionManager
+
+    head, known = _VersionManager.get_head_version, {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "_get_latest_schema_revision", functools.cache(utils._get_latest_schema_revision))
+        patch.setattr(_VersionManager, "get_head_version", lambda manager: known.get("head") or known.setdefault("head", head(manager)))
+        yield
+
+
+@pytest.fixture(scope="session")
+def migrated(latest_schemas, tmp_path_factory) -> Iterator[Path]:
+    """An empty MLflow database. Making its tables takes seconds: others that are begun are copies."""
     from mlflow import MlflowClient
+
+    from mlflow.store.db import utils
 
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     MlflowClient(f"sqlite:///{path}").search_experiments()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "_initialize_tables", lambda engine: shutil.copyfile(path, engine.url.database))
+        yield path
+
+
+@pytest.fixture(scope="session")
+def empty_ledger(latest_schemas, tmp_path_factory) -> Path:
+    """An Optuna database without studies."""
+    from ablation.ledger_storage import open_storage
+
+    path = tmp_path_factory.mktemp("optuna") / "optuna.db"
+    open_storage(f"sqlite:///{path}").engine.dispose()
     return path
 
 
@@ -25,26 +55,51 @@ def uri(migrated, tmp_path, monkeypatch) -> str:
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
-@pytest.fixture(scope="session")
-def finished_toy(migrated, tmp_path_factory) -> Path:
-    """The folder of a toy project whose study is complete, reported and delivered. Copy it before it changes."""
+def made_toy(root: Path, migrated: Path, empty_ledger: Path, stop_after: float, is_running: bool) -> Path:
+    """`root` as a toy project whose study was run, killed after so many epochs, and delivered."""
     from toy_project import ToyProject
 
-    root = tmp_path_factory.mktemp("finished")
     shutil.copy(migrated, root / "mlflow.db")
+    (root / ".ablate").mkdir()
+    shutil.copy(empty_ledger, root / ".ablate" / "optuna.db")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         toy = ToyProject(root, patch)
-        toy.go()
-        toy.deliver()
+        toy.go(stop_after=stop_after)
+        toy.deliver(is_running)
     return root
 
 
+@pytest.fixture(scope="session")
+def killed_toys(migrated, empty_ledger, tmp_path_factory) -> Path:
+    return made_toy(tmp_path_factory.mktemp("killed"), migrated, empty_ledger, 3, True)
+
+
+@pytest.fixture(scope="session")
+def finished_toys(migrated, empty_ledger, tmp_path_factory) -> Path:
+    return made_toy(tmp_path_factory.mktemp("finished"), migrated, empty_ledger, math.inf, False)
+
+
 @pytest.fixture
-def toy(finished_toy, tmp_path, monkeypatch):
-    """A project of its own whose toy study is complete, reported and delivered."""
+def copied_toy(tmp_path, monkeypatch):
+    """Makes a project of the test's own of one that tests share."""
     from toy_project import ToyProject
 
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    shutil.copytree(finished_toy, tmp_path, dirs_exist_ok=True)
-    return ToyProject(tmp_path, monkeypatch)
+    def copy(root: Path) -> ToyProject:
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+        return ToyProject(tmp_path, monkeypatch)
+
+    return copy
+
+
+@pytest.fixture
+def killed(killed_toys, copied_toy):
+    """A project whose toy study was interrupted with some trials begun, and last delivered while it ran."""
+    return copied_toy(killed_toys)
+
+
+@pytest.fixture
+def toy(finished_toys, copied_toy):
+    """One whose study is complete, reported and delivered."""
+    return copied_toy(finished_toys)

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from ablation import doctor
 from ablation.cli import main
 from ablation.errors import InputError
 from ablation.places import Places
@@ -115,3 +116,19 @@ def test_a_report_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     (tmp_path / "runs" / "own" / "study.json").touch()
     (tmp_path / "reports").touch()
     assert said("report") == "reports: is a file, and a folder is needed"
+
+
+@pytest.mark.parametrize(("is_well", "code"), [(True, 0), (False, 1)])
+def test_the_doctor_exits_with_whether_all_is_well(tmp_path, monkeypatch, is_well, code):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    monkeypatch.setattr(doctor, "doctor", lambda *arguments: asked.append(arguments[:2]) or is_well)
+    assert CliRunner().invoke(main, ["doctor"]).exit_code == CliRunner().invoke(main, ["doctor", "--repair"]).exit_code == code
+    assert asked == [(None, False), (None, True)]
+
+
+def test_the_doctor_does_not_know_a_study_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "fixes").mkdir(parents=True)
+    (tmp_path / "runs" / "fixes" / "study.json").touch()
+    assert said("doctor", "fixs") == "runs: fixs: no such study; did you mean 'fixes'?"

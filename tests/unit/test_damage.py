@@ -112,13 +112,19 @@ def test_nobody_stumbles_over_a_damaged_file_before_it_is_made_again(toy, name, 
     path = break_(toy, name, how)
     toy.report()
     status_of(toy.folder, None)
-    toy.deliver()
     if name == "outcome.json":
         row = toy.tables()[0].set_index("trial").loc[TRIAL]
         assert row["state"] != "COMPLETE" and pd.isna(row["top1"])
         assert f"{path} is damaged" in caplog.text and "`ablate run` closes the trial again" in caplog.text
     if name == "metrics.jsonl" and how(b"") != b"" or how is HOW["NUL bytes"] and name == "metrics.jsonl":
         assert f"{path}: line 1 is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["outcome.json", "metrics.jsonl", "config.yaml"])
+@pytest.mark.parametrize("how", ["torn", "something else"])
+def test_a_damaged_file_takes_nothing_from_optuna_and_mlflow(toy, name, how):
+    break_(toy, name, HOW[how])
+    toy.deliver()
     assert toy.states()[TRIAL] == ["COMPLETE"] and set(toy.statuses().values()) <= {"FINISHED", "KILLED"}
     toy.go()
     toy.deliver()
@@ -143,7 +149,7 @@ def test_a_folder_in_the_place_of_a_file_is_moved_aside(toy, name):
     (path / "inside").mkdir(parents=True)
     toy.report()
     assert toy.go().n_trained == 0
-    assert path.is_file() and list(path.parent.glob(f"{name}.aside.*/inside"))
+    assert path.is_file() and list(path.parent.glob(f"{name}.damaged1/inside"))
     assert_as_before(toy, before)
 
 

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from ablation import ledger_import, tracking
 from ablation.delivery import Delivery
+from ablation.lock import only_one
 from ablation.places import Places
 from ablation.tracking_store import TrackingUnavailable
 
@@ -80,6 +81,12 @@ def test_any_change_is_delivered(project, looked, change, monkeypatch):
     change(project, monkeypatch)
     assert deliver(project) and len(looked) == 2
     assert deliver(project) and len(looked) == 2
+
+
+def test_that_nobody_runs_the_study_any_more_is_delivered(project, looked):
+    with only_one(project.runs("fixes").path):
+        deliver(project)
+    assert deliver(project) and looked == ["fixes", "fixes"]
 
 
 def test_studies_are_delivered_each_for_itself(project, looked):

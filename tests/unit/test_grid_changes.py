@@ -3,7 +3,6 @@
 import pandas as pd
 import pytest
 from mlflow.entities import ViewType
-from toy_project import ToyProject
 
 from ablation.errors import InputError
 from ablation.tracking import IN_GRID
@@ -14,18 +13,12 @@ LEVEL = ", fast: {rate: 2}"
 FACTOR = "\n  width: {narrow: {width: 1}, wide: {width: 2}}"
 
 
-@pytest.fixture
-def toy(uri, tmp_path, monkeypatch) -> ToyProject:
-    return ToyProject(tmp_path, monkeypatch)
-
-
 def rows(toy) -> pd.DataFrame:
     return toy.tables()[0].set_index("trial")
 
 
 @pytest.mark.parametrize(("before", "after", "n_new"), [("[0, 1]", "[0, 1, 2]", 4), (LEVEL, LEVEL + ", faster: {rate: 3}", 4), ("rate:", "rate:", 0)])
 def test_what_is_added_runs_only_what_is_new(toy, before, after, n_new):
-    toy.go()
     known, there = rows(toy), {entry.path.name for entry in toy.store.entries()}
     toy.edit(before, after)
     done = toy.go()
@@ -36,8 +29,6 @@ def test_what_is_added_runs_only_what_is_new(toy, before, after, n_new):
 
 
 def test_a_factor_that_is_added_keeps_the_trials_of_before_and_their_record(toy):
-    toy.go()
-    toy.deliver()
     known, run = rows(toy), toy.runs()["rate=fast--s1"].info.run_id
     toy.edit("\n  rate:", FACTOR.replace("{width: 1}", "{}") + "\n  rate:")
     toy.go()
@@ -53,8 +44,6 @@ def contents(toy, trial: str) -> dict[str, bytes]:
 
 
 def test_what_is_removed_drops_out_of_the_report_and_stays_on_record(toy):
-    toy.go()
-    toy.deliver()
     before, files = rows(toy), contents(toy, "rate=fast--s1")
     toy.edit(LEVEL, ", faster: {rate: 3}")
     toy.edit("[0, 1]", "[1]")
@@ -69,8 +58,6 @@ def test_what_is_removed_drops_out_of_the_report_and_stays_on_record(toy):
 
 
 def test_what_comes_back_is_not_run_again_and_is_the_same_record(toy):
-    toy.go()
-    toy.deliver()
     before, ids = rows(toy), {name: run.info.run_id for name, run in toy.runs().items()}
     toy.edit(LEVEL, ", faster: {rate: 3}")
     toy.go()
@@ -85,8 +72,8 @@ def test_what_comes_back_is_not_run_again_and_is_the_same_record(toy):
 
 
 @pytest.mark.parametrize("is_running", [True, False])
-def test_what_is_removed_unfinished_neither_waits_nor_runs_until_it_comes_back(toy, is_running):
-    toy.go(stop_after=3)
+def test_what_is_removed_unfinished_neither_waits_nor_runs_until_it_comes_back(killed, is_running):
+    toy = killed
     toy.deliver(is_running)
     begun = toy.statuses().keys() - {"toy on nothing"}
     assert any("fast" in trial for trial in begun)
@@ -112,7 +99,6 @@ def test_what_is_removed_unfinished_neither_waits_nor_runs_until_it_comes_back(t
 
 @pytest.mark.parametrize("how", ["a setting", "the metric"])
 def test_a_changed_experiment_under_the_same_name_is_refused_and_nothing_changes(toy, how):
-    toy.go()
     before = {path: path.read_bytes() for path in toy.root.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match="--as NAME"):
         if how == "a setting":
@@ -125,7 +111,6 @@ def test_a_changed_experiment_under_the_same_name_is_refused_and_nothing_changes
 
 
 def test_a_level_that_means_something_else_now_is_never_mixed_with_what_it_meant(toy):
-    toy.go()
     before = rows(toy)
     toy.edit("fast: {rate: 2}", "fast: {rate: 3}")
     toy.go(stop_after=1)

@@ -3,7 +3,6 @@
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
-from toy_project import ToyProject
 
 from ablation.errors import InputError
 from ablation.ledger import Ledger
@@ -12,25 +11,12 @@ from ablation.lock import being_run, is_being_run, only_one
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")  # inside MLflow
 
 
-@pytest.fixture
-def toy(uri, tmp_path, monkeypatch) -> ToyProject:
-    return ToyProject(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def killed(toy) -> ToyProject:
-    """Interrupted with some trials begun, and last delivered while it ran."""
-    toy.go(stop_after=3)
-    toy.deliver(is_running=True)
-    assert "RUNNING" in toy.statuses().values() and ["RUNNING"] in toy.states().values()
-    return toy
-
-
 def begun(toy) -> set[str]:
     return {spec.trial for spec in toy.folder.manifest().trials if toy.folder.records(spec.trial)}
 
 
 def test_no_record_of_a_study_that_nobody_runs_stays_running(killed):
+    assert "RUNNING" in killed.statuses().values() and ["RUNNING"] in killed.states().values()
     killed.deliver()
     assert set(map(tuple, killed.states().values())) == {("WAITING",)}  # the same trials, enrolled once
     assert killed.statuses() == dict.fromkeys([*begun(killed), "toy on nothing"], "KILLED")
@@ -82,8 +68,6 @@ def test_a_trial_that_has_to_begin_anew_waits_again_even_while_the_study_runs(ki
 
 
 def test_a_finished_trial_that_lost_its_outcome_keeps_its_run_until_it_is_run_again(toy):
-    toy.go()
-    toy.deliver()
     run = toy.runs()["reference--s0"].info.run_id
     (toy.folder.trial_path("reference--s0") / "outcome.json").unlink()
     toy.deliver()
@@ -99,14 +83,12 @@ def test_results_say_waiting_of_what_nobody_runs(killed):
     assert killed.folder.state(spec, None, is_running=False) == "WAITING"
 
 
-def test_a_trial_that_was_enrolled_and_started_twice_is_not_left_running(toy):
-    toy.go(stop_after=3)
-    toy.deliver(is_running=True)
-    trial = next(trial for trial in toy.trials() if trial.state.name == "RUNNING")
-    ledger = Ledger(toy.url, "toy", "maximize")
+def test_a_trial_that_was_enrolled_and_started_twice_is_not_left_running(killed):
+    trial = next(trial for trial in killed.trials() if trial.state.name == "RUNNING")
+    ledger = Ledger(killed.url, "toy", "maximize")
     ledger._storage.create_new_trial(ledger._study_id, trial)  # as two machines do at once
-    toy.deliver()
-    assert toy.states()[trial.user_attrs["trial"]] == ["WAITING", "FAIL"]
+    killed.deliver()
+    assert killed.states()[trial.user_attrs["trial"]] == ["WAITING", "FAIL"]
 
 
 def test_the_lock_tells_whether_a_study_is_being_run(toy):
@@ -124,7 +106,6 @@ def test_whoever_looks_whether_a_study_is_being_run_does_not_keep_it_from_runnin
 
     from ablation import lock
 
-    toy.folder.path.mkdir(parents=True)
     with (toy.folder.path / lock.LOCK).open("w") as looking:
         fcntl.flock(looking, fcntl.LOCK_SH)
         monkeypatch.setattr(lock.time, "sleep", lambda seconds: fcntl.flock(looking, fcntl.LOCK_UN))

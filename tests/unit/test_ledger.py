@@ -3,6 +3,7 @@
 import json
 import math
 import multiprocessing
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -27,7 +28,9 @@ BASELINE = TrialSpec("ce--s7", "ce", "baseline", {}, 7, "key-ce-7", {}, 1, 1, 0)
 
 
 @pytest.fixture
-def url(tmp_path):
+def url(empty_ledger, tmp_path):
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_ledger, tmp_path / "runs" / "optuna.db")
     return f"sqlite:///{tmp_path}/runs/optuna.db"
 
 
@@ -204,7 +207,6 @@ def unavailable(call, *arguments) -> str:
 
 
 def test_damaged_database_is_said_to_be_unavailable(url):
-    database(url).parent.mkdir()
     database(url).write_bytes(b"this is no database\n" * 1000)
     assert unavailable(Ledger, url, "fixes", "maximize") == f"Optuna's ledger at {url} is not available: file is not a database"
 

@@ -10,6 +10,7 @@ from fabricate import FACTORS, study
 from ablation.claims import judge_claims
 from ablation.effects import judge
 from ablation.formatting import decimals, effect, table, value
+from ablation.lock import only_one
 from ablation.report import render, write_report
 from ablation.results import load
 from ablation.statistics import paired_difference
@@ -19,8 +20,9 @@ SHORTEST = {"lr_split": FACTORS["lr_split"]}
 
 
 def text_of(folder) -> str:
-    """The report without its figures, which take seconds."""
-    results = load(folder)
+    """The report, as of a study that is being run, without its figures, which take seconds."""
+    with only_one(folder.path):
+        results = load(folder)
     effects = judge(results)
     return render(results, effects, judge_claims(results, effects), [])
 
@@ -36,7 +38,8 @@ def rows_of(text: str, section: str) -> dict[str, list[str]]:
 def written(tmp_path_factory):
     path = tmp_path_factory.mktemp("study")
     folder = study(path / "runs", factors=SHORTEST, detail=True, state=lambda s: STATES.get(s.trial, "COMPLETE"))
-    return write_report(folder, path / "reports")
+    with only_one(folder.path):  # as the process that runs it does
+        return write_report(folder, path / "reports")
 
 
 def test_the_table_is_what_results_csv_says(written):

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from fabricate import N_EPOCHS, study
 
+from ablation.lock import only_one
 from ablation.results import load, write_csv
 from ablation.runs import RunFolder
 
@@ -17,8 +18,14 @@ STATES = {"warmup--s1": "FAILED", "reference--s0": "RUNNING", "ldmlr--s2": "WAIT
 
 
 @pytest.fixture
-def results(tmp_path):
-    return load(study(tmp_path, state=lambda spec: STATES.get(spec.trial, "COMPLETE"), detail=True))
+def folder(tmp_path):
+    return study(tmp_path, state=lambda spec: STATES.get(spec.trial, "COMPLETE"), detail=True)
+
+
+@pytest.fixture
+def results(folder):
+    with only_one(folder.path):  # as the process that runs it does
+        return load(folder)
 
 
 def written(table: pd.DataFrame, path) -> list[dict[str, str]]:
@@ -34,6 +41,11 @@ def test_every_trial_is_a_row_whatever_became_of_it(results, tmp_path):
     assert rows["warmup--s1"]["error"] == "ValueError: the loss is NaN at epoch 3"
     for trial in STATES:
         assert rows[trial]["test/top1"] == rows[trial]["epochs_trained"] == ""
+
+
+def test_a_trial_that_has_begun_and_that_nobody_runs_waits(folder):
+    states = load(folder).trials.set_index("trial")["state"]
+    assert states["reference--s0"] == "WAITING" and "RUNNING" not in set(states)
 
 
 def test_columns_are_those_of_the_contract(results):

@@ -1,0 +1,45 @@
+"""`ablate data`: look at data sets before a study is run on them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.group()
+def data() -> None:
+    """Look at data sets: describe, verify, unpack."""
+
+
+@data.command()
+@click.argument("experiment", type=click.Path(path_type=Path))
+@click.option("-S", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
+def describe(experiment: Path, overrides: tuple[str, ...]) -> None:
+    """Class counts, image shape, channel order and fingerprint of an experiment's data."""
+    from ablation.dataset import describe_data
+
+    click.echo(describe_data(experiment, overrides))
+
+
+@data.command()
+@click.argument("experiment", type=click.Path(path_type=Path))
+@click.option("-S", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
+def verify(experiment: Path, overrides: tuple[str, ...]) -> None:
+    """Load every image and look for what would spoil a study: leaks, empty classes, unbalanced tests."""
+    from ablation.dataset import verify_data
+
+    text, is_sound = verify_data(experiment, overrides)
+    click.echo(text)
+    sys.exit(0 if is_sound else 1)
+
+
+@data.command()
+@click.argument("archive", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a .tar.gz of train/<class>/* and test/<class>/* images into a folder."""
+    from ablation.dataset import unpack_data
+
+    click.echo(unpack_data(archive, folder))

@@ -1,0 +1,76 @@
+"""What `ablate run` does around its trials: damaged files are made again first, and nothing says RUNNING of what nobody runs."""
+
+import pytest
+
+from ablation import delivery, figures, session
+from ablation.lock import only_one
+from ablation.runs import Damaged
+
+pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")  # inside MLflow
+
+TRIAL = "rate=fast--s0"
+
+
+@pytest.fixture
+def run(toy, monkeypatch):
+    """`ablate run`, with workers in this process; `after` is called when one has run a segment."""
+    monkeypatch.setattr(figures, "draw", lambda *arguments: [])
+    monkeypatch.setattr(delivery, "SYNC_SECONDS", -1.0)  # at every tick
+
+    def run(after=lambda request: None, retry_failed=False):
+        opened = session.open_study(toy.root / "grid.yaml", None, [], None, None)
+        toy.work_here(monkeypatch, after)
+        return session.run(opened, 2, share=True, retry_failed=retry_failed, cache_limit=10**9, offline=False)
+
+    return run
+
+
+def test_damaged_files_are_made_again_without_training_and_said(toy, run, capsys):
+    path = toy.folder.trial_path(TRIAL) / "outcome.json"
+    content = path.read_bytes()
+    path.write_bytes(content[:-9])
+    assert run().n_trained == 0 and toy.ran == [] and path.read_bytes() == content
+    assert f"{TRIAL}: outcome.json was damaged: made again, without training" in capsys.readouterr().out
+
+
+def test_a_study_that_another_process_runs_is_neither_restored_nor_are_its_failures_forgotten(toy, run):
+    path = toy.folder.trial_path(TRIAL) / "outcome.json"
+    path.write_bytes(b"half writ")
+    with only_one(toy.folder.path), pytest.raises(session.InputError, match="another process is running this study"):
+        run(retry_failed=True)
+    assert path.read_bytes() == b"half writ"
+
+
+def test_what_is_interrupted_was_running_and_is_not_any_more(toy, run):
+    toy.edit("[0, 1]", "[0, 1, 2]")
+    seen = []
+
+    def interrupt(request):
+        seen.append((toy.statuses()["toy on nothing"], [states for states in toy.states().values() if states[-1] == "RUNNING"]))
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(interrupt)
+    assert seen[-1][0] == "RUNNING" and seen[-1][1]
+    assert "RUNNING" not in toy.statuses().values() and not [states for states in toy.states().values() if "RUNNING" in states]
+    assert toy.statuses()["toy on nothing"] == "KILLED"
+    run()
+    assert set(toy.statuses().values()) == {"FINISHED"} and set(map(tuple, toy.states().values())) == {("COMPLETE",)}
+
+
+def test_a_study_that_was_killed_is_set_right_by_sync(killed):
+    session.sync("toy")
+    assert set(killed.statuses().values()) == {"KILLED"} and set(map(tuple, killed.states().values())) == {("WAITING",)}
+
+
+def test_a_study_that_another_process_runs_is_said_to_run_by_sync(killed):
+    with only_one(killed.folder.path):
+        session.sync("toy")
+    assert "RUNNING" in killed.statuses().values() and ("RUNNING",) in map(tuple, killed.states().values())
+
+
+def test_a_damaged_manifest_is_named_by_sync(killed):
+    (killed.folder.path / "study.json").write_text("half writ")
+    with pytest.raises(Damaged, match="study.json: is damaged"):
+        session.sync("toy")
