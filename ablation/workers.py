@@ -112,10 +112,10 @@ class Workers:
             self._selector.unregister(worker.replies)
             self._workers.remove(worker)
             worker.end()
-            events.append(Event(worker, {"event": "died", "error": _death(worker.close())}))
+            events.append(Event(worker, {"event": "died", "error": death(worker.close())}))
         return events
 
 
-def _death(code: int) -> dict[str, str]:
+def death(code: int) -> dict[str, str]:
     how = f"killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"exit code {code}"
     return {"type": "WorkerDied", "message": f"the worker process ended: {how}", "traceback": ""}

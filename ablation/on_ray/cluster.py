@@ -1,0 +1,124 @@
+"""An existing Ray cluster: connecting to it, how many workers it has room for, and which nodes can run them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ablation.errors import InputError, Problem
+from ablation.on_ray import node
+from ablation.on_ray.node import Site
+from ablation.workers import OURS
+
+CHECK_SECONDS = 120.0  # for a node to say whether it can run workers
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a worker asks of its node."""
+
+    cpus: int = 1
+    gpus: float = 0.0  # a fraction: so many share one
+
+    def __str__(self) -> str:
+        gpus = f" and {self.gpus:.3g} GPU" if self.gpus else ""
+        return f"{self.cpus} CPU{'s' if self.cpus > 1 else ''}{gpus}"
+
+    def times_in(self, resources: dict[str, float]) -> int:
+        """How many workers a node with these resources has room for."""
+        needs = {"CPU": self.cpus, "GPU": self.gpus}
+        return int(min(round(resources.get(kind, 0.0) / need, 3) for kind, need in needs.items() if need))
+
+
+@contextlib.contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Be connected to the cluster at `address`, else RAY_ADDRESS, else the one that runs on this machine; starts none.
+
+    Raises InputError if there is none.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or "auto"
+    if address == "local":
+        raise InputError([Problem("", "--ray-address", "'local' is no cluster; without --executor ray, --jobs run on this machine")])
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise InputError([Problem("", "--executor", "ray is not installed; pip install 'ablate-lt[ray]'")]) from None
+    ray.cloudpickle.register_pickle_by_value(node)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        cause = str(error).strip().splitlines()[0]
+        raise InputError([Problem("", "--ray-address", f"no Ray cluster at {address}: {cause}")]) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def room(share: Share) -> int:
+    """How many workers the cluster has room for, whatever else it runs. Raises InputError if it is none."""
+    n = sum(n for _, _, n in _nodes(share))
+    if n:
+        return n
+    import ray
+
+    has = {kind: total for kind, total in ray.cluster_resources().items() if kind in ("CPU", "GPU")}
+    message = f"no node of the cluster has {share} for a worker; together they have {', '.join(f'{v:g} {k}' for k, v in has.items()) or 'none'}"
+    raise InputError([Problem("", "--executor", message)])
+
+
+@contextlib.contextmanager
+def site_of(folder: Path, sample: dict[str, Any]) -> Iterator[Site]:
+    """The project folder, marked so that nodes can tell it from another at its path."""
+    mark = folder.resolve() / ".ablate" / f"shared-{secrets.token_hex(8)}"
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    try:
+        path = os.pathsep.join(filter(None, [str(OURS), os.environ.get("PYTHONPATH")]))
+        yield Site(str(folder.resolve()), str(mark), path, json.dumps(sample))
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def require_fit(site: Site, share: Share) -> list[str]:
+    """Ids of the nodes that have room for a worker. Raises InputError naming each that cannot run one."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes, look = _nodes(share), ray.remote(node.fault_of)
+    answers = [
+        look.options(num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(identity, soft=False)).remote(site)
+        for identity, _, _ in nodes
+    ]
+    ray.wait(answers, num_returns=len(answers), timeout=CHECK_SECONDS)
+    problems, fit = [], []
+    for (identity, name, _), answer in zip(nodes, answers):
+        try:
+            fault = ray.get(answer, timeout=0)
+        except ray.exceptions.GetTimeoutError:
+            fault = f"has not answered within {CHECK_SECONDS:.0f} seconds"
+        except ray.exceptions.RayError as error:
+            fault = f"cannot run a task: {str(error).strip().splitlines()[-1].strip()}"
+        if fault is None:
+            fit.append(identity)
+        else:
+            problems.append(Problem("", f"node {name}", fault))
+    if problems:
+        raise InputError(problems)
+    return fit
+
+
+def _nodes(share: Share) -> list[tuple[str, str, int]]:
+    """(id, name, workers it has room for) of each node that has room for one."""
+    import ray
+
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    found = [(node["NodeID"], f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})", share.times_in(node["Resources"])) for node in alive]
+    return [entry for entry in found if entry[2] > 0]
