@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from ablation.caching import DEFAULT_SIZE, parse_size
-from ablation.errors import InputError, Problem
+from ablation.errors import InputError, Problem, Stuck
+from ablation.files import describe_full, is_full
 
 STUDY_OPTIONS = (
     click.option("--grid", required=True, type=click.Path(path_type=Path), help="Grid file, e.g. experiments/fixes.yaml."),
@@ -39,6 +40,11 @@ class Commands(click.Group):
             for problem in error.problems:
                 click.echo(str(problem), err=True)
             context.exit(2)
+        except (Stuck, OSError) as error:
+            if isinstance(error, OSError) and not is_full(error):
+                raise
+            click.echo(str(error) if isinstance(error, Stuck) else describe_full(error), err=True)
+            context.exit(1)
         except KeyboardInterrupt:
             click.echo("interrupted; the same command goes on from the last checkpoints", err=True)
             context.exit(130)
@@ -57,20 +63,37 @@ def main() -> None:
 @click.option("--no-share", is_flag=True, help="Compute every trial alone, sharing no epoch (a check; slow).")
 @click.option("--retry-failed", is_flag=True, help="Run failed trials again.")
 @click.option("--cache-size", default=DEFAULT_SIZE, show_default=True, metavar="SIZE", help="Bound of the cache of epochs, e.g. 500MB.")
+@click.option("--time-limit", metavar="TIME", help="Fail a trial whose epochs take longer, e.g. 90s, 45min or 1.5h.")
+@click.option("--memory-limit", metavar="SIZE", help="Fail a trial whose worker holds more memory, e.g. 8GB.")
+@click.option("--gpus", metavar="LIST", help="GPUs to share among the workers, e.g. 0,1; default with device cuda: all.")
+@click.option("--trials-per-gpu", type=click.IntRange(min=1), help="Trials that share a GPU at a time; default: 4.")
+@click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Workers are processes here, or on a Ray cluster.")
+@click.option("--ray-address", metavar="ADDRESS", help="Of the cluster; default: RAY_ADDRESS, or the one that this machine belongs to.")
+@click.option("--cpus-per-trial", type=click.IntRange(min=1), help="CPUs that a worker asks of a Ray cluster; default: 1.")
 @click.option("--offline", is_flag=True, help="Write files only; `ablate sync` brings them to Optuna and MLflow later.")
 def run(
-    dry_run: bool, jobs: int | None, no_share: bool, retry_failed: bool, cache_size: str, offline: bool, **which: Any
-) -> None:
+    dry_run: bool, jobs: int | None, no_share: bool, retry_failed: bool, cache_size: str, offline: bool,
+    time_limit: str | None, memory_limit: str | None, gpus: str | None, trials_per_gpu: int | None, executor: str,
+    ray_address: str | None, cpus_per_trial: int | None, **which: Any,
+) -> None:  # fmt: skip
     """Run every trial of a study that is missing, track it, and write its report."""
     from ablation import session
+    from ablation.limits import Limits, parse_duration
+    from ablation.placement import Asked, placement
 
-    limit = parse_size(cache_size, "--cache-size")
+    size = parse_size(cache_size, "--cache-size")
+    limits = Limits(
+        None if time_limit is None else parse_duration(time_limit, "--time-limit"),
+        None if memory_limit is None else parse_size(memory_limit, "--memory-limit"),
+    )
     opened = session.open_study(**which)
-    if dry_run:
-        session.describe_plan(opened, jobs or n_processors())
-        return
-    done = session.run(opened, jobs or n_processors(), share=not no_share, retry_failed=retry_failed, cache_limit=limit, offline=offline)
-    sys.exit(1 if done.failed else 0)
+    asked = Asked(executor, jobs, gpus, trials_per_gpu, ray_address, cpus_per_trial)
+    with placement(opened, asked, n_processors()) as placed:
+        if dry_run:
+            session.describe_plan(opened, placed.jobs)
+            return
+        done = session.run(opened, placed.jobs, not no_share, retry_failed, size, offline, limits, placed.make_workers)
+    sys.exit(130 if done.n_open else 1 if done.failed else 0)
 
 
 @main.command()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ablation import limits
 from ablation.errors import InputError, Problem
 from ablation.on_ray import node
 from ablation.on_ray.node import Site
@@ -50,7 +51,8 @@ def connected(address: str | None) -> Iterator[None]:
         import ray
     except ImportError:
         raise InputError([Problem("", "--executor", "ray is not installed; pip install 'ablate-lt[ray]'")]) from None
-    ray.cloudpickle.register_pickle_by_value(node)
+    for module in (node, limits):
+        ray.cloudpickle.register_pickle_by_value(module)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -88,7 +90,10 @@ def site_of(folder: Path, sample: dict[str, Any]) -> Iterator[Site]:
 
 
 def require_fit(site: Site, share: Share) -> list[str]:
-    """Ids of the nodes that have room for a worker. Raises InputError naming each that cannot run one."""
+    """Ids of the nodes that have room for a worker and can run one. Raises InputError naming each that cannot.
+
+    A node that does not answer, because it has just been lost, is left out; if none answers, all are named.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -98,21 +103,27 @@ def require_fit(site: Site, share: Share) -> list[str]:
         for identity, _, _ in nodes
     ]
     ray.wait(answers, num_returns=len(answers), timeout=CHECK_SECONDS)
-    problems, fit = [], []
+    faults, silent, fit = [], [], []
     for (identity, name, _), answer in zip(nodes, answers):
         try:
             fault = ray.get(answer, timeout=0)
         except ray.exceptions.GetTimeoutError:
-            fault = f"has not answered within {CHECK_SECONDS:.0f} seconds"
+            silent.append(Problem("", f"node {name}", f"has not answered within {CHECK_SECONDS:.0f} seconds"))
         except ray.exceptions.RayError as error:
-            fault = f"cannot run a task: {str(error).strip().splitlines()[-1].strip()}"
-        if fault is None:
-            fit.append(identity)
+            silent.append(Problem("", f"node {name}", f"cannot run a task: {last_line(error)}"))
         else:
-            problems.append(Problem("", f"node {name}", fault))
-    if problems:
-        raise InputError(problems)
+            if fault is None:
+                fit.append(identity)
+            else:
+                faults.append(Problem("", f"node {name}", fault))
+    if faults or not fit:
+        raise InputError(faults or silent)
     return fit
+
+
+def last_line(error: Exception) -> str:
+    """Of what Ray says of an error: the cause, after the ids of all concerned."""
+    return str(error).strip().splitlines()[-1].strip()
 
 
 def _nodes(share: Share) -> list[tuple[str, str, int]]:

@@ -1,7 +1,7 @@
 """What runs on the nodes, around worker processes.
 
-It is sent there by value and imports the standard library alone: Ray's processes search the folder in which the
-study was started first, where a folder `ablation` may not be ours.
+It is sent there by value, as are the functions that it has from `ablation.limits`; all else is the standard library:
+Ray's processes search the folder in which the study was started first, where a folder `ablation` may not be ours.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from ablation.limits import n_killed_for_memory, resident_bytes
 
 # A worker must not outlive its actor, however that ends. Asked for by the process itself: between fork and exec, in
 # a process with Ray's threads, nothing should be run.
@@ -89,14 +91,14 @@ class Relay:
 
     def resident_bytes(self) -> int:
         """What the worker holds in memory; 0 if it is gone."""
-        return _number(f"/proc/{self._process.pid}/statm", 1) * os.sysconf("SC_PAGE_SIZE")
+        return resident_bytes(self._process.pid)
 
     def _serve(self) -> None:
         fault = None if self._is_fit() else fault_of(self._site)
         if fault is not None:
             self._say(event="unfit", node=platform.node(), error=fault)
             return
-        n_killed = _killed_for_memory()
+        n_killed_before = n_killed_for_memory()
         request_end, self._requests = os.pipe()
         replies, reply_end = os.pipe()
         worker = [sys.executable, "-P", "-m", "ablation.worker", str(request_end), str(reply_end)]
@@ -111,7 +113,7 @@ class Relay:
             for line in lines:
                 if line.endswith("\n"):  # else it died in the middle of it
                     self._messages.put(line)
-        self._say(event="exited", code=self._process.wait(), n_killed_for_memory=_killed_for_memory() - n_killed)
+        self._say(event="exited", code=self._process.wait(), n_killed_for_memory=n_killed_for_memory() - n_killed_before)
 
     def _is_fit(self) -> bool:
         if not self._fit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Collection
@@ -12,13 +13,13 @@ import ray
 from ray.exceptions import RayError
 
 from ablation.errors import InputError, Problem
-from ablation.on_ray.cluster import Share
+from ablation.on_ray.cluster import Share, last_line
 from ablation.on_ray.node import Relay, Site
 from ablation.store import DiskStore
 from ablation.workers import Event, death
 
 ROOM_SECONDS = 60.0  # between complaints that the cluster has no room
-STILLBORN = 3  # workers lost in a row before one of them was ready
+STILLBORN = 3  # workers that may be lost in a row before one is ready, for each that was asked for
 
 
 class RayWorker:
@@ -30,11 +31,28 @@ class RayWorker:
         self.task: Any = None  # what it is doing, None if idle
         self.is_new = True  # has not been sent anything yet
         self.is_ready = False  # it has a place on a node, and its process is there
+        self.node = ""  # which that is
+        self.fate: dict[str, str] | None = None  # the error for which it was killed
         self.cache: Path  # of what it is doing
+        self._n_bytes, self._answer = 0, None
 
     def send(self, request: dict[str, Any], task: Any) -> None:
         self.task, self.is_new, self.cache = task, False, Path(request["cache"])
         self.actor.send.remote(json.dumps(request))
+
+    def kill(self, error: dict[str, str]) -> None:
+        """End the process at once; it then counts as having died of `error`."""
+        self.fate = self.fate or error
+        ray.kill(self.actor)
+
+    def resident_bytes(self) -> int:
+        """What the process held in memory when its node last told."""
+        if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
+            with contextlib.suppress(RayError):  # it is gone, which `next` tells
+                self._n_bytes = ray.get(self._answer)
+            self._answer = None
+        self._answer = self._answer or self.actor.resident_bytes.remote()
+        return self._n_bytes
 
 
 class RayWorkers:
@@ -48,7 +66,7 @@ class RayWorkers:
         self.n, self.site, self.fit, self.say = n, site, list(fit), say
         self._new_actor = ray.remote(Relay).options(
             num_cpus=share.cpus, num_gpus=share.gpus, scheduling_strategy="SPREAD", max_restarts=0, max_task_retries=0,
-            max_concurrency=3,  # `next` waits while others are called
+            max_concurrency=4,  # `next` waits while others are called
         )  # fmt: skip
         self._workers: list[RayWorker] = []
         self._unfit: list[RayWorker] = []  # keep their places, so that no other is put there
@@ -70,6 +88,14 @@ class RayWorkers:
             self._workers.append(RayWorker(self._new_actor.remote(self.site, self.fit)))
         return next((worker for worker in self._workers if worker.is_ready and worker.task is None), None)
 
+    def busy(self) -> list[RayWorker]:
+        return [worker for worker in self._workers if worker.task is not None]
+
+    def stop(self) -> None:
+        """Ask all that are busy to finish the epoch in hand and leave a checkpoint."""
+        for worker in self.busy():
+            worker.actor.stop.remote()
+
     def wait(self, timeout: float) -> list[Event]:
         """What the workers have to say, after at most `timeout` seconds."""
         self._complain_of_room()
@@ -86,14 +112,14 @@ class RayWorkers:
         try:
             messages = [json.loads(message) for message in ray.get(worker.next)]
         except RayError as error:
-            return [self._lost(worker, str(error).strip().splitlines()[-1].strip())]
+            return [self._lost(worker, last_line(error))]
         worker.next = worker.actor.next.remote()
         return [event for message in messages for event in self._understand(worker, message)]
 
     def _understand(self, worker: RayWorker, message: dict[str, Any]) -> list[Event]:
         kind = message["event"]
         if kind == "ready":
-            worker.is_ready, self._n_stillborn = True, 0
+            worker.is_ready, worker.node, self._n_stillborn = True, message["node"], 0
             return []
         if kind == "unfit":
             self.say(f"node {message['node']} is not used: it {message['error']}")
@@ -102,18 +128,21 @@ class RayWorkers:
             return []
         if kind == "exited":
             self._remove(worker)
-            return [Event(worker, {"event": "died", "error": death(message["code"])})]
+            return [Event(worker, death(message["code"], message["n_killed_for_memory"], worker.fate))]
         if kind == "record":
             _require_record(DiskStore(worker.cache), message)
         return [Event(worker, message)]
 
     def _lost(self, worker: RayWorker, cause: str) -> Event:
         self._remove(worker)
+        if worker.fate is not None:
+            return Event(worker, {"event": "died", "error": worker.fate})
         if not worker.is_ready:
             self._n_stillborn += 1
-            if self._n_stillborn >= STILLBORN:
+            if self._n_stillborn > STILLBORN * self.n:
                 raise InputError([Problem("", "--executor", f"workers are lost before they have begun: {cause}")])
-        self.say(f"a worker is lost, and what it did is done again: {cause}")
+        elif worker.task is not None:
+            self.say(f"a worker on node {worker.node} is lost, and what it did is done again: {cause}")
         return Event(worker, {"event": "lost", "error": {"type": "WorkerLost", "message": f"the worker was lost: {cause}", "traceback": ""}})
 
     def _remove(self, worker: RayWorker) -> None:
