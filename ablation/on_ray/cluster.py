@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from ablation.on_ray import node
 from ablation.on_ray.node import Site
 from ablation.workers import OURS
 
-CHECK_SECONDS = 120.0  # for a node to say whether it can run workers
+CHECK_SECONDS = 300.0  # for a node to say whether it can run workers
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,10 @@ def connected(address: str | None) -> Iterator[None]:
     address = address or os.environ.get("RAY_ADDRESS") or "auto"
     if address == "local":
         raise InputError([Problem("", "--ray-address", "'local' is no cluster; without --executor ray, --jobs run on this machine")])
+    if address != "auto":
+        _require_answer(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # of 50 seconds each, to connect
     try:
         import ray
     except ImportError:
@@ -56,8 +60,7 @@ def connected(address: str | None) -> Iterator[None]:
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
-        cause = str(error).strip().splitlines()[0]
-        raise InputError([Problem("", "--ray-address", f"no Ray cluster at {address}: {cause}")]) from None
+        raise _no_cluster(address, str(error).strip().splitlines()[0]) from None
     try:
         yield
     finally:
@@ -124,6 +127,20 @@ def require_fit(site: Site, share: Share) -> list[str]:
 def last_line(error: Exception) -> str:
     """Of what Ray says of an error: the cause, after the ids of all concerned."""
     return str(error).strip().splitlines()[-1].strip()
+
+
+def _require_answer(address: str) -> None:
+    """Raise InputError if nobody listens at `host:port` or `ray://host:port`: Ray itself would try for a long time."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise _no_cluster(address, str(error)) from None
+
+
+def _no_cluster(address: str, cause: str) -> InputError:
+    where = "on this machine" if address == "auto" else f"at {address}"
+    return InputError([Problem("", "--ray-address", f"no Ray cluster {where}: {cause}")])
 
 
 def _nodes(share: Share) -> list[tuple[str, str, int]]:

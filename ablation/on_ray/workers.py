@@ -51,7 +51,8 @@ class RayWorker:
             with contextlib.suppress(RayError):  # it is gone, which `next` tells
                 self._n_bytes = ray.get(self._answer)
             self._answer = None
-        self._answer = self._answer or self.actor.resident_bytes.remote()
+        if self._answer is None:
+            self._answer = self.actor.resident_bytes.remote()
         return self._n_bytes
 
 
