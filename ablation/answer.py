@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -10,7 +11,7 @@ from ablation import effects as judged
 from ablation.claims_text import claims_counted
 from ablation.contrasts import difference_name, simple_effects
 from ablation.formatting import effect, label, listed, points, value
-from ablation.results import Results
+from ablation.results import Results, diverged
 from ablation.statistics import N_RESAMPLES, paired_difference, pooled_sd, smallest_detectable
 
 
@@ -29,6 +30,7 @@ def answer(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) -> str
         sentences.append(f"This is the answer of {n_complete} of {n_trials} trials ({_counts(states)}).")
     if is_conditional(headline):
         sentences.append("One seed: every interval is over test images and conditional on this one training run; another seed may turn the order around.")
+    sentences += _divergence(results)
     depending = interacting(results, headline)
     sentences += _main_effects(results, headline[headline["kind"] == "main"], bool(depending))
     sentences += _interactions(headline, depending)
@@ -54,16 +56,24 @@ def one_seed_limits(effects: pd.DataFrame) -> list[str]:
     return [f"{run} {how}", f"{what}, for which they are too narrow. So no p-value is given, no claim is decided by them, and nothing is bold."]
 
 
-def detectable(rows: pd.DataFrame) -> tuple[float, int]:
-    """The smallest difference found with 80 % probability, by the pooled standard deviation, and its n of seeds.
+class Detectable(NamedTuple):
+    """The smallest true difference that a study finds with 80 % probability, before any correction."""
 
-    The n is the smallest among the rows that have a standard deviation; (NaN, 0) where none has.
-    """
+    n_seeds: int  # the fewest among the rows that have a standard deviation; 0 where none has, and the rest is NaN
+    pooled: float  # by the standard deviation pooled over the rows: what to expect of rows that vary alike
+    least: float  # by that of the row that varies least
+    most: float
+    corrected: float  # as `pooled`, at the first step of Holm's correction
+
+
+def detectable(rows: pd.DataFrame, n_tests: int = 1) -> Detectable:
+    """rows: of one metric, from `effects.judge`; n_tests: of Holm's family."""
     rows = rows[rows["sd"] > 0]
     if rows.empty:
-        return float("nan"), 0
-    n_seeds = int(rows["n_seeds"].min())
-    return smallest_detectable(pooled_sd(rows["sd"]), n_seeds), n_seeds
+        return Detectable(0, *[math.nan] * 4)
+    n_seeds, pooled = int(rows["n_seeds"].min()), pooled_sd(rows["sd"])
+    found = [smallest_detectable(sd, n_seeds) for sd in (pooled, rows["sd"].min(), rows["sd"].max())]
+    return Detectable(n_seeds, *found, smallest_detectable(pooled, n_seeds, alpha=judged.ALPHA / n_tests))
 
 
 def interacting(results: Results, headline: pd.DataFrame) -> list[pd.DataFrame]:
@@ -77,6 +87,12 @@ def interacting(results: Results, headline: pd.DataFrame) -> list[pd.DataFrame]:
         names = [one.name for one in simple_effects(results.arms, {factor: levels[factor] for factor in pair})]
         found.append(headline[headline["effect"].isin(names)])
     return found
+
+
+def _divergence(results: Results) -> list[str]:
+    of_arms = diverged(results.trials).groupby(results.trials["arm"], sort=False)
+    told = [f"{own.sum()} of {len(own)} trials of `{arm}`" for arm, own in of_arms if own.any()]
+    return [f"Training diverged in {listed(told)}; what follows is of the trials that did not."] if told else []
 
 
 def _main_effects(results: Results, rows: pd.DataFrame, is_mean_of_unlike: bool) -> list[str]:
@@ -143,8 +159,8 @@ def _against_reference(results: Results, rows: pd.DataFrame) -> list[str]:
             if (verdicts == verdict).any()
         ]
         of_arms = f"of {len(verdicts)} arm{'s' * (len(verdicts) > 1)}"
-        on_run = ", on this one training run" * is_conditional(rows)
-        sentences.append(f"Compared with {measured}{on_run}, {of_arms}: {', '.join(counted)}.")
+        how = "on this one training run" if is_conditional(rows) else "each by its own 95 % interval"
+        sentences.append(f"Compared with {measured}, {how}, {of_arms}: {', '.join(counted)}.")
     else:
         sentences.append(f"Against {measured} no interval can be given.")
     return sentences
@@ -162,13 +178,15 @@ def _ranking(results: Results) -> list[str]:
     if ranking is None:
         return []
     cells = results.cells(results.headline)
-    best = f"`{ranking.best}` ({value(*cells[ranking.best].agg(['mean', 'std']))})"
+    n, planned = int(cells[ranking.best].count()), len(cells)
+    best = f"`{ranking.best}` ({value(*cells[ranking.best].agg(['mean', 'std']))}{f', {n} of {planned} seeds' * (n < planned)})"
+    mean = f"mean{', adjusted for the seeds that arms lack' * ranking.is_adjusted}"
     if ranking.rivals:
         tied_with_all = len(ranking.rivals) == cells[list(results.arms)].notna().any().sum() - 1
         rivals = "any other" if tied_with_all else listed([f"`{arm}`" for arm in ranking.rivals])
-        sentences = [f"No arm can be called the best: {best} has the best mean, but is not separable from {rivals}."]
+        sentences = [f"No arm can be called the best: {best} has the best {mean}, but is not separable from {rivals}."]
     else:
-        sentences = [f"The best arm is {best}, separable from all others."]
+        sentences = [f"The best arm is {best}, separable from all others that finished."]
     strongest = judged.rank(results, results.baselines)
     if strongest is not None and strongest.best != results.manifest.reference:
         difference = paired_difference(cells[ranking.best], cells[strongest.best])
@@ -178,11 +196,12 @@ def _ranking(results: Results) -> list[str]:
 
 
 def _power(results: Results, rows: pd.DataFrame) -> list[str]:
-    smallest, n_seeds = detectable(rows)
-    if not math.isfinite(smallest):
+    found = detectable(rows)
+    if not found.n_seeds:
         return []
-    size = f"{smallest:.2g}{points(results.headline)}"
-    return [f"With {n_seeds} seeds, an effect smaller than {size} had less than an 80 % chance to be found."]
+    size = f"{found.pooled:.2g}{points(results.headline)}"
+    spread = " (by the spread pooled over these effects)" * (len(rows) > 1)
+    return [f"With {found.n_seeds} seeds, an effect smaller than {size}{spread} had less than an 80 % chance to be found."]
 
 
 def _counts(states: pd.Series) -> str:
@@ -191,7 +210,7 @@ def _counts(states: pd.Series) -> str:
 
 def _n_seeds(rows: pd.DataFrame) -> str:
     ns = sorted({n for n in rows["n_seeds"] if n > 1})
-    return f"Over {ns[0]} seeds, " if len(ns) == 1 else ""
+    return f"Over {' to '.join(map(str, ns[:: len(ns) - 1 or 1]))} seeds, " if ns else ""
 
 
 def _size(row: tuple) -> str:

@@ -2,7 +2,8 @@
 
 Each expectation of a claim is one two-sided test of its contrast on its metric, by the machinery of the effects:
 taken within each seed, then estimated across seeds. All expectations of all claims of a study are one family for
-Holm's correction. That no effect was found never supports "none": only trials that agree bit by bit do.
+Holm's correction. That no effect was found never supports "none": only trials that agree bit by bit do, or, where the
+claim says within which margin a metric should stay, a test that it does (`statistics.margin_p`).
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import numpy as np
 import pandas as pd
 
 from ablation import effects as judged
-from ablation.contrasts import Contrast, difference_name, level_effect, simple_effects
+from ablation.contrasts import Contrast, difference_name, level_effect, seeds_of, simple_effects
 from ablation.effects import ALPHA
 from ablation.formatting import effect, listed
 from ablation.results import Results
-from ablation.statistics import Estimate, contrast, holm
+from ablation.statistics import Estimate, contrast, holm, margin_p
 
 SUPPORTED, REFUTED, NOT_DECIDED = "supported", "refuted", "not decided"
 
@@ -36,7 +37,8 @@ class _Expectation(NamedTuple):
     compared: Contrast
     metric: str
     direction: str  # "up" | "down" | "none"
-    found: Estimate  # its interval and p are uncorrected
+    within: float | None  # how far "none" may be from 0
+    found: Estimate  # its interval and p are uncorrected; with `within`, the p is that of `margin_p`
     is_dead: bool  # the trials compared agree bit by bit
 
 
@@ -47,12 +49,13 @@ def judge_claims(results: Results, effects: pd.DataFrame) -> pd.DataFrame:
     """
     expectations = [one for claim in results.manifest.claims for one in _expectations(claim, results)]
     corrected = holm([one.found.p for one in expectations])
-    verdicts = [_verdict(one.direction, one.found, p, one.is_dead) for one, p in zip(expectations, corrected)]
+    verdicts = [_verdict(one, p) for one, p in zip(expectations, corrected)]
     rows = []
     for one, p_holm, verdict in zip(expectations, corrected, verdicts):
         whole = _of_claim([own for other, own in zip(expectations, verdicts) if other.claim is one.claim])
         mean, low, high, p, n_seeds, *_ = one.found
-        what = (one.claim["id"], one.claim["says"], one.compared.name, one.metric, one.direction)
+        direction = one.direction if one.within is None else f"{one.direction} within {one.within:g}"
+        what = (one.claim["id"], one.claim["says"], one.compared.name, one.metric, direction)
         rows.append((*what, mean, low, high, p, p_holm, n_seeds, verdict, whole, _level_by_level(one, results, effects)))
     return pd.DataFrame(rows, columns=CSV_COLUMNS)
 
@@ -60,10 +63,15 @@ def judge_claims(results: Results, effects: pd.DataFrame) -> pd.DataFrame:
 def _expectations(claim: Mapping[str, Any], results: Results) -> list[_Expectation]:
     compared = _contrast(claim["contrast"], results)
     is_dead = judged.is_dead(compared, results)
-    return [
-        _Expectation(claim, compared, one["metric"], one["direction"], _estimate(compared, one["metric"], results), is_dead)
-        for one in claim["expects"]
-    ]
+    expectations = []
+    for one in claim["expects"]:
+        found, within = _estimate(compared, one["metric"], results), one.get("within")
+        if is_dead:
+            found = judged.nothing(found)
+        elif within is not None:
+            found = found._replace(p=margin_p(found, within))
+        expectations.append(_Expectation(claim, compared, one["metric"], one["direction"], within, found, is_dead))
+    return expectations
 
 
 def _contrast(sides: Mapping[str, str], results: Results) -> Contrast:
@@ -78,17 +86,18 @@ def _estimate(compared: Contrast, metric: str, results: Results) -> Estimate:
     if metric not in results.metrics:
         return Estimate(np.nan, np.nan, np.nan, np.nan, 0, np.nan, np.nan)
     cells = results.cells(metric)
-    finished = set(cells.columns[cells.notna().any()])
-    return contrast(cells, compared.weights(list(cells.columns), finished))
+    return contrast(cells, compared.weights(seeds_of(cells)))
 
 
-def _verdict(direction: str, found: Estimate, p_holm: float, is_dead: bool) -> str:
-    """By the corrected p and the sign of the estimate."""
-    if is_dead and found.n:
-        return SUPPORTED if direction == "none" else REFUTED
+def _verdict(one: _Expectation, p_holm: float) -> str:
+    """By the corrected p and the estimate's sign, or the side of the margin that it lies on."""
+    if one.is_dead and one.found.n:
+        return SUPPORTED if one.direction == "none" else REFUTED
     if not p_holm < ALPHA:  # also where it is not defined: one seed, no seed, seeds that agree exactly
         return NOT_DECIDED
-    return SUPPORTED if direction == ("up" if found.mean > 0 else "down") else REFUTED
+    if one.within is not None:
+        return SUPPORTED if abs(one.found.mean) < one.within else REFUTED
+    return SUPPORTED if one.direction == ("up" if one.found.mean > 0 else "down") else REFUTED
 
 
 def _of_claim(verdicts: list[str]) -> str:

@@ -27,7 +27,7 @@ def claim_texts(claims: pd.DataFrame) -> list[ClaimText]:
     told = []
     for name, rows in claims.groupby("claim", sort=False):
         first = rows.iloc[0]
-        lines = [f"{label(row.metric)} {_EXPECTED[row.direction]}: {row.verdict}, {_found(row)}" for row in rows.itertuples()]
+        lines = [f"{label(row.metric)} {_expected(row)}: {row.verdict}, {_found(row)}" for row in rows.itertuples()]
         told.append(ClaimText(name, first["says"].strip(), first["claim_verdict"], first["contrast"], lines))
     return told
 
@@ -58,6 +58,11 @@ def claims_table(claims: pd.DataFrame) -> str:
         shown = verdict if verdict == NOT_DECIDED else f"**{verdict}**"
         rows.append([first["says"].strip(), shown, f"`{first['contrast']}`: {numbers}"])
     return table(["claim", "verdict", "difference [95 %]"], rows, "lll")
+
+
+def _expected(row: tuple) -> str:
+    direction, _, margin = row.direction.partition(" within ")
+    return f"{_EXPECTED[direction]}{f' by {margin}{points(row.metric)} or more' if margin else ''}"
 
 
 def _found(row: tuple) -> str:

@@ -18,9 +18,11 @@ from scipy import stats
 from ablation.compare_sources import Side, Source, find_sides
 from ablation.errors import InputError, Problem
 from ablation.formatting import label, listed
+from ablation.one_run import difference_over_images
 from ablation.places import Places
 from ablation.statistics import RELATIVE_RESOLUTION, contrast, paired_difference
 
+ON_RUN = "one seed: over test images, on this one training run"
 MORE_METRICS = ["test/top1_compensated", "test/balanced_accuracy", "test/many", "test/medium", "test/few"]
 
 
@@ -30,8 +32,9 @@ class Difference(NamedTuple):
     mean: float
     low: float  # 95 % interval
     high: float
-    p: float  # two-sided
+    p: float  # two-sided; NaN beside an interval: that is of one training run
     how: str  # e.g. "paired, 3 seeds"
+    correlation: float = math.nan  # of pairs, over seeds
 
 
 class Row(NamedTuple):
@@ -80,7 +83,8 @@ def difference(left: pd.Series, right: pd.Series, may_pair: bool) -> Difference:
     shared = left.index.intersection(right.index)
     if may_pair and len(shared) > 1:
         found = paired_difference(left[shared], right[shared])
-        return Difference(*found[:4], f"paired, {found.n} seeds" if math.isfinite(found.p) else f"{found.n} seeds that agree exactly")
+        how = f"paired, {found.n} seeds" if math.isfinite(found.p) else f"{found.n} seeds that agree exactly"
+        return Difference(*found[:4], how, found.correlation)
     mean = float(left.mean() - right.mean())
     if min(len(left), len(right)) < 2:
         return Difference(mean, math.nan, math.nan, math.nan, "one seed")
@@ -127,7 +131,18 @@ def _row(what: str, metric: str, left: Side, right: Side) -> Iterator[Row]:
     """Where both have finished trials with the metric."""
     values = [side.study.values(side.arm).get(metric, pd.Series(dtype=float)).dropna() for side in (left, right)]
     if min(map(len, values)):
-        yield Row(what, metric, *values, difference(*values, may_pair=_may_pair(left.study, right.study)))
+        may_pair = _may_pair(left.study, right.study)
+        found = difference(*values, may_pair)
+        yield Row(what, metric, *values, _over_images(found, metric, left, right) if may_pair else found)
+
+
+def _over_images(found: Difference, metric: str, left: Side, right: Side) -> Difference:
+    """Of one trial each, under the same seed: with its interval over test images, where they tell which were right."""
+    trials = [side.study.values(side.arm) for side in (left, right)]
+    if [len(own) for own in trials] != [1, 1] or trials[0].index[0] != trials[1].index[0]:
+        return found
+    low, high = difference_over_images(metric, *(side.study.hits.get(own["trial"].iloc[0], "") for side, own in zip((left, right), trials)))
+    return found if math.isnan(low) else found._replace(low=low, high=high, how=ON_RUN)
 
 
 def _published_rows(left: Side, right: Side) -> Iterator[Row]:

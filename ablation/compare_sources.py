@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +34,7 @@ class Source:
     facts: Mapping[str, Any]  # fingerprints and more; those that are known
     dataset: str  # "" where not known
     published: list[dict[str, Any]]  # numbers of others on the same dataset
+    hits: Mapping[str, str] = field(default_factory=dict)  # trial -> which test images it is right about; reports/ do not tell
 
     @property
     def arms(self) -> list[str]:
@@ -107,7 +108,7 @@ def _from_runs(folder: RunFolder) -> Source:
             return dict(flatten(manifest.config)) | specs[arm].settings
         return dict(flatten(yaml.safe_load(file.read_text(encoding="utf-8"))["config"]))
 
-    return Source(manifest.study, study.headline, study.trials, settings, manifest.facts, manifest.dataset, manifest.published)
+    return Source(manifest.study, study.headline, study.trials, settings, manifest.facts, manifest.dataset, manifest.published, study.hits)
 
 
 def _from_report(root: Path, folder: Path) -> Source:

@@ -13,11 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, permutations, product
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ablation.design import Factor, Level
+
+if TYPE_CHECKING:
+    import pandas as pd  # which a plan's power does without
 
 _SIGNS = {2: (1, -1), 4: (1, -1, -1, 1)}
 
@@ -29,14 +32,33 @@ class Contrast(NamedTuple):
     kind: str  # "main" | "interaction" | "simple" | "add-one-in" | "leave-one-out" | "difference"
     replicas: list[tuple[str, ...]]  # arms: (treated, control), or (both, second only, first only, neither)
 
-    def weights(self, cells: Sequence[str], finished: set[str]) -> np.ndarray:
-        """(n_cells,) float: the mean over the replicas whose arms all have a finished trial."""
-        replicas = [replica for replica in self.replicas if finished.issuperset(replica)]
-        total = dict.fromkeys(cells, 0.0)
+    def weights(self, n_seeds: Mapping[str, int]) -> np.ndarray:
+        """(n_cells,) float: the mean over the replicas whose arms all have finished under two seeds; else, under one.
+
+        A seed counts for a contrast where it has all its arms. So that an arm that finished once does not leave every
+        mean that it belongs to with that one seed, and without an interval, those means do without the arm.
+
+        Args:
+            n_seeds: arm or baseline -> seeds under which it has finished, see `seeds_of`
+        """
+        replicas = enough(self.replicas, n_seeds)
+        total = dict.fromkeys(n_seeds, 0.0)
         for replica in replicas:
             for arm, sign in zip(replica, _SIGNS[len(replica)]):
                 total[arm] += sign / len(replicas)
-        return np.array([total[cell] for cell in cells])
+        return np.array(list(total.values()))
+
+
+def seeds_of(cells: pd.DataFrame) -> dict[str, int]:
+    """Arm or baseline -> under how many seeds it has a value. cells: (seeds, arms and baselines), NaN where there is none."""
+    return cells.notna().sum().to_dict()
+
+
+def enough(groups: Sequence[Sequence[str]], n_seeds: Mapping[str, int]) -> list[Sequence[str]]:
+    """The groups of arms of which all have finished under two seeds; where there is none, under one."""
+    counts = [min(n_seeds[arm] for arm in group) for group in groups]
+    least = min(2, max(counts, default=0))
+    return [group for group, n in zip(groups, counts) if n >= least > 0]
 
 
 def main_effects(arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Sequence[str]]) -> Iterator[Contrast]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 PATIENCE_SECONDS = 5.0  # with another program that has locked it; training waits as long
@@ -36,6 +38,19 @@ def require_usable(url: str) -> None:
     why = why_unusable(path) if path else None
     if why:
         raise OSError(why)
+
+
+@contextmanager
+def making(url: str) -> Iterator[None]:
+    """Hold while a library may make its tables in the file: both do so in steps, and stumble over another process at it."""
+    path = sqlite_file(url)
+    if path is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.making").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # the system lets go of it when the process ends, however it ends
+        yield
 
 
 def first_line(error: BaseException) -> str:

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ablation.contrasts import Contrast, differences, interactions, main_effects, simple_effects, single_effects
+from ablation.contrasts import Contrast, differences, interactions, main_effects, seeds_of, simple_effects, single_effects
 from ablation.one_run import over_images
 from ablation.results import Results
-from ablation.statistics import Estimate, contrast, holm, paired_difference
+from ablation.statistics import Estimate, adjusted_means, contrast, holm, paired_difference
 
 ALPHA = 0.05
 
@@ -49,6 +49,7 @@ def judge(results: Results) -> pd.DataFrame:
     rows = []
     for metric in results.metrics:
         estimates = _estimates(contrasts, results, metric, names)
+        estimates = [nothing(estimate) if one.name in dead else estimate for one, estimate in zip(contrasts, estimates)]
         p_holm = np.full(len(contrasts), np.nan)
         if metric == results.headline:
             p_holm[: len(family)] = holm([estimate.p for estimate in estimates[: len(family)]])
@@ -65,9 +66,14 @@ def judge(results: Results) -> pd.DataFrame:
 
 def _estimates(contrasts: Sequence[Contrast], results: Results, metric: str, names: Sequence[str]) -> list[Estimate]:
     cells = results.cells(metric)[names]
-    finished = set(cells.columns[cells.notna().any()])
-    weights = [one.weights(names, finished) for one in contrasts]
+    n_seeds = seeds_of(cells)
+    weights = [one.weights(n_seeds) for one in contrasts]
     return over_images(results, metric, names, weights, [contrast(cells, row) for row in weights])
+
+
+def nothing(estimate: Estimate) -> Estimate:
+    """That of a contrast which `is_dead`: exactly 0, where means of equal numbers may leave a rounding error."""
+    return estimate._replace(mean=0.0 if estimate.n else estimate.mean, low=np.nan, high=np.nan, p=np.nan)
 
 
 def is_dead(one: Contrast, results: Results) -> bool:
@@ -110,13 +116,14 @@ class Ranking(NamedTuple):
     """Which of some arms has the best mean, and which are not separable from it."""
 
     best: str
-    rivals: list[str]  # arms whose difference to `best` is not separable from 0, best mean first
+    rivals: list[str]  # arms that `best` is not separable from, best mean first
+    is_adjusted: bool  # whether arms lack seeds, so that means are `statistics.adjusted_means`
 
 
 def rank(results: Results, arms: Sequence[str]) -> Ranking | None:
     """Rank arms (or baselines) by the headline metric; None where fewer than two of them have finished.
 
-    Each other arm is compared with it at ALPHA / (number of others). That the best was picked after looking
+    Each other arm is compared with it, paired by seed, at ALPHA / (number of others); the best has to be the better one. That the best was picked after looking
     is paid for: to miss the truly best arm, that very arm would have to fall behind some other, and those
     are as many comparisons (Hsu, "Constrained simultaneous confidence intervals for multiple comparisons
     with the best", Annals of Statistics 1984; with Bonferroni in place of Dunnett).
@@ -124,10 +131,12 @@ def rank(results: Results, arms: Sequence[str]) -> Ranking | None:
     cells = results.cells(results.headline)[arms].dropna(axis="columns", how="all")
     if cells.shape[1] < 2:
         return None
-    order = cells.mean().sort_values(ascending=results.manifest.metric["goal"] == "minimize", kind="stable").index
-    best, *others = order
-    p_values = {arm: paired_difference(cells[best], cells[arm]).p for arm in others}
-    return Ranking(best, [arm for arm in others if not p_values[arm] < ALPHA / len(others)])
+    sign = -1 if results.manifest.metric["goal"] == "minimize" else 1
+    means = pd.Series(sign * adjusted_means(cells), cells.columns)
+    best, *others = means.sort_values(ascending=False, kind="stable").index
+    found = {arm: paired_difference(cells[best], cells[arm]) for arm in others}
+    rivals = [arm for arm in others if not (found[arm].p < ALPHA / len(others) and sign * found[arm].mean > 0)]
+    return Ranking(best, rivals, bool(cells.isna().any(axis=None)))
 
 
 def _verdict(estimate: Estimate, p: float) -> str:

@@ -83,6 +83,11 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
+def correlation(r: float) -> str:
+    """Two decimals; without a sign where they are 0."""
+    return f"{r:z.2f}" if math.isfinite(r) else MISSING
+
+
 def compared_p(p: float) -> str:
     """`= 0.03`, `< 0.001`: what stands after a p in a sentence."""
     return text if (text := p_value(p)).startswith("<") else f"= {text}"

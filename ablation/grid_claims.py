@@ -69,12 +69,24 @@ def _level(contrast: Section, side: str, levels: Any) -> str | None:
     return names[0]
 
 
-def _expectations(claim: Section) -> list[dict[str, str | None]]:
+def _expectations(claim: Section) -> list[dict[str, Any]]:
     expectations = []
     for section in claim.sections("expects"):
-        section.allow("metric", "direction")
+        section.allow("metric", "direction", "within")
         metric = section.text("metric", None, *METRIC_NAME)
-        expectations.append({"metric": metric, "direction": section.choice("direction", DIRECTIONS)})
+        expectations.append({"metric": metric, "direction": section.choice("direction", DIRECTIONS), **_within(section)})
     if not claim.values.get("expects"):
         claim.note("expects", "is missing; it must list {metric, direction} once or more")
     return expectations
+
+
+def _within(section: Section) -> dict[str, float]:
+    """How far a metric may change that should not, in its unit; without, "none" means not by a bit."""
+    margin = section.values.get("within")
+    if margin is None:
+        return {}
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not margin > 0:
+        section.note("within", f"{show(margin)} is not a number above 0")
+    elif section.values.get("direction") != "none":
+        section.note("within", "goes with direction: none alone")
+    return {"within": margin}

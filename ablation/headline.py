@@ -12,7 +12,7 @@ from ablation.claims_text import claims_table
 from ablation.contrasts import difference_name
 from ablation.errors import InputError, Problem, nearest
 from ablation.formatting import MISSING, label, table, value
-from ablation.tables import effect_cell, mean_and_sd
+from ablation.tables import effect_cell, mean_and_sd, seeds_cell
 
 PARTS = ("arms", "claims")
 _NAMES = ("arm", "state", "effect", "metric", "claim", "says", "contrast", "direction", "verdict", "claim_verdict", "level_by_level")
@@ -69,7 +69,7 @@ def _arms_table(trials: pd.DataFrame, effects: pd.DataFrame) -> str:
     def row(name: str) -> list[str]:
         own = trials[trials["arm"] == name]
         finished = own[own["state"] == "COMPLETE"]
-        cells = [f"`{name}`", f"{len(finished)}/{len(own)}", value(*mean_and_sd(finished[headline]))]
+        cells = [f"`{name}`", seeds_cell(own), value(*mean_and_sd(finished[headline]))]
         if reference is not None:
             cells.append("reference" if name == reference else _difference(differences, difference_name(name, reference)))
         return [*cells, *(value(*mean_and_sd(finished[metric]), show_sd=False) for metric in details)]

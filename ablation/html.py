@@ -44,9 +44,9 @@ code { padding: .1em .3em; overflow-wrap: anywhere }
 pre { padding: .7rem; overflow-x: auto }
 pre code { padding: 0 }
 .table { overflow-x: auto; margin: 1rem 0 }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums }
-th, td { padding: .3rem .5rem; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line) }
-th, td:last-child { white-space: normal }
+table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums }
+th, td { padding: .3rem .4rem; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line) }
+th, td:last-child:not([style*=right]) { white-space: normal }
 td code { background: none; padding: 0 }
 th { background: var(--soft) }
 tbody tr:hover { background: var(--soft) }

@@ -19,7 +19,7 @@ from ablation.claims_text import claim_texts
 from ablation.figures.curves import MAX_ARMS
 from ablation.figures.mechanism import MAX_LINES
 from ablation.html import to_html
-from ablation.formatting import is_percent, label, points
+from ablation.formatting import correlation, is_percent, label, p_value, points
 from ablation.results import Results
 from ablation.runs import Manifest, RunFolder, write_atomically
 from ablation.statistics import smallest_permutation_p
@@ -86,18 +86,22 @@ def _context(study: Results, effects: pd.DataFrame, claims: pd.DataFrame, drawn:
         "points": points(study.headline),
         "class_counts": manifest.facts.get("class_counts") or [],
         "epochs": _epochs(manifest),
+        "correlations": _correlations(differences, manifest.reference),
         "accuracy_table": tables.accuracy_table(study, effects),
         "effects_table": tables.effects_table(effects, study.headline),
         "alone_table": tables.alone_table(headline, study.headline),
         "simple_effects_table": tables.simple_effects_table(interacting(study, headline), study.headline),
         "claims": claim_texts(claims),
         "n_expectations": len(claims),
+        "has_margins": bool(claims["direction"].str.contains(" within ").any()),
         "published_table": tables.published_table(study),
         "factors_table": tables.factors_table(study),
         "baselines_table": tables.baselines_table(study),
+        "divergence_table": tables.divergence_table(study),
         "failures_table": tables.failures_table(study),
+        "split": tables.split_for_memory(study),
         "unfinished": list(unfinished[["trial", "state"]].itertuples(index=False)),
-        "unfinished_arms": [arm for arm in study.arms if study.complete(arm).empty],
+        "left_out": _left_out(study, main),
         "has_best": f"best/{study.headline}" in study.metrics,
         "has_compensated": "test/top1_compensated" in study.metrics,
         "figures": drawn,
@@ -105,11 +109,30 @@ def _context(study: Results, effects: pd.DataFrame, claims: pd.DataFrame, drawn:
         "shown_inside": _shown(len(study.arms), MAX_LINES),
         "conditional": is_conditional(headline),
         "one_seed_limits": one_seed_limits(headline),
-        "detectable_effect": detectable(main),
+        "detectable_effect": detectable(main, n_tests := int(headline["kind"].isin(["main", "interaction"]).sum())),
+        "n_tests": n_tests,
+        "smallest_p": p_value(headline["p"].min()) if headline["p"].notna().any() else "",
         "detectable_difference": detectable(differences),
         "permutation_p": smallest_permutation_p(len(manifest.seeds)),
         "facts": list(tables.flatten({**manifest.provenance, "versions": versions, **facts})),
     }
+
+
+def _correlations(differences: pd.DataFrame, reference: str | None) -> str:
+    """What pairing by seed had to work with; "" where two seeds or equal results tell nothing."""
+    known = differences["correlation"].dropna()
+    if known.empty:
+        return ""
+    ends = f"{correlation(known.min())} to {correlation(known.max())} (median {correlation(known.median())})" if len(known) > 1 else correlation(known.iloc[0])
+    return f"Correlation over seeds with `{reference}`: {ends}. Pairing narrows a difference where it is above 0, and buys nothing elsewhere."
+
+
+def _left_out(study: Results, main: pd.DataFrame) -> str:
+    """Arms that means over arms may do without, see `contrasts.Contrast.weights`; "" where there are none."""
+    least = 2 if (main["n_seeds"] > 1).any() else 1
+    arms = [f"`{arm}`" for arm in study.arms if len(study.complete(arm)) < least]
+    which = "a finished trial" if least == 1 else "two finished trials"
+    return f"Arms without {which} are left out of the means: {', '.join(arms)}." if arms else ""
 
 
 def _shown(n_arms: int, most: int) -> str:

@@ -78,6 +78,26 @@ def paired_difference(treated: ArrayLike, control: ArrayLike, confidence: float 
     return contrast(np.stack([treated, control], axis=1), [1.0, -1.0], confidence)
 
 
+def adjusted_means(cells: ArrayLike) -> np.ndarray:
+    """(n_cells,) mean of each cell with what its seeds share taken out; where no seed lacks a cell, the plain mean.
+
+    Plain means of cells that lack seeds are not to be compared: one may miss the seed that is hard for all. These are
+    the least-squares means of cell plus seed, at the average seed.
+
+    Args:
+        cells: (n_seeds, n_cells) float, NaN where a trial has no result; each cell has one
+    """
+    cells = np.asarray(cells, dtype=float)
+    if np.isfinite(cells).all():
+        return cells.mean(axis=0)
+    (n_seeds, n_cells), (seeds, own) = cells.shape, np.nonzero(np.isfinite(cells))
+    design = np.zeros((len(seeds), n_cells + n_seeds))
+    rows = np.arange(len(seeds))
+    design[rows, own] = design[rows, n_cells + seeds] = 1.0
+    fitted = np.linalg.lstsq(design, cells[seeds, own])[0]
+    return fitted[:n_cells] + fitted[n_cells:][np.unique(seeds)].mean()
+
+
 def holm(p_values: ArrayLike) -> np.ndarray:
     """Holm's step-down adjustment, controlling the family-wise error under any dependence.
 
@@ -135,6 +155,18 @@ def smallest_detectable(sd: float, n: int, power: float = 0.8, alpha: float = 0.
     while power_of(above, n, alpha) < power:
         above *= 2
     return sd * float(optimize.brentq(lambda effect_size: power_of(effect_size, n, alpha) - power, 0.0, above))
+
+
+def margin_p(found: Estimate, margin: float) -> float:
+    """The p of deciding whether a true difference lies within `margin` of 0, on the side that the estimate lies on.
+
+    Inside: of the two one-sided t-tests against the bounds the larger p (TOST), so that a small one says "within".
+    Outside: two-sided, against the nearer bound, so that a small one says "beyond". NaN where the interval is.
+    """
+    if not found.sd > 0:
+        return float("nan")
+    t = (abs(found.mean) - margin) / (found.sd / np.sqrt(found.n))  # against the nearer bound
+    return float(stats.t.cdf(t, found.n - 1) if t < 0 else 2 * stats.t.sf(t, found.n - 1))
 
 
 def image_bootstrap(strata: Sequence[np.ndarray], weights: np.ndarray, confidence: float = 0.95) -> np.ndarray:

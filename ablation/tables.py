@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import pandas as pd
 
 from ablation import effects as judged
 from ablation.contrasts import difference_name
-from ablation.formatting import MISSING, duration, effect, label, p_value, points, table, value
-from ablation.results import Results
+from ablation.formatting import MISSING, correlation, duration, effect, label, p_value, points, table, value
+from ablation.results import Results, diverged
 
 # Shown beside the headline, where measured.
 DETAILS = ["test/many", "test/medium", "test/few", "test/top1_compensated"]
@@ -27,8 +26,7 @@ def accuracy_table(results: Results, effects: pd.DataFrame) -> str:
 
     def row(name: str, levels: dict[str, str]) -> list[str]:
         finished = results.complete(name)
-        planned = (results.trials["arm"] == name).sum()
-        cells = [f"`{name}`", " / ".join(levels.values()), f"{len(finished)}/{planned}"]
+        cells = [f"`{name}`", " / ".join(levels.values()), seeds_cell(results.trials[results.trials["arm"] == name])]
         cells.append(value(*mean_and_sd(finished[headline])))
         if reference:
             found = differences.loc[[difference_name(name, reference)]] if name != reference else None
@@ -57,7 +55,7 @@ def effects_table(effects: pd.DataFrame, metric: str) -> str:
             p_value(row.p),
             p_value(row.p_holm),
             str(row.n_seeds),
-            f"{row.correlation:.2f}" if math.isfinite(row.correlation) else MISSING,
+            correlation(row.correlation),
             row.verdict,
         ]
         for row in rows.itertuples()
@@ -120,11 +118,35 @@ def baselines_table(results: Results) -> str:
     return table(["baseline", "settings other than the experiment's"], rows, "ll") if rows else ""
 
 
+def divergence_table(results: Results) -> str:
+    """Per arm and baseline how many trials diverged, and how many failed for other reasons; "" where none diverged."""
+    trials = results.trials.assign(diverged=diverged(results.trials), failed=results.trials["state"] == "FAILED")
+    counts = trials.groupby("arm", sort=False)[["diverged", "failed"]].sum()
+    counts = counts[counts["failed"] > 0]
+    rows = [[f"`{arm}`", str(n), str(failed - n)] for arm, n, failed in counts.itertuples()]
+    return table(["arm", "diverged", "failed otherwise"], rows, "lrr") if counts["diverged"].any() else ""
+
+
 def failures_table(results: Results) -> str:
     """Each failed trial with its reason; "" where none failed."""
     failed = results.trials[results.trials["state"] == "FAILED"]
     rows = [[f"`{row.trial}`", row.error if isinstance(row.error, str) else MISSING] for row in failed.itertuples()]
     return table(["trial", "reason"], rows, "ll") if rows else ""
+
+
+def split_for_memory(results: Results) -> list[tuple[str, str, int]]:
+    """Trial, phase, and in how many chunks at most its batches were split, of those that ran out of memory."""
+    history = results.history
+    if "accumulation" not in history:
+        return []
+    most = history.groupby(["trial", "phase"], sort=False)["accumulation"].max().dropna()
+    return [(trial, phase, int(n)) for (trial, phase), n in most.items()]
+
+
+def seeds_cell(trials: pd.DataFrame) -> str:
+    """Of one arm's trials, how many of those planned have finished, and how many diverged: `2/3`, `2/3, 1 diverged`."""
+    n = int(diverged(trials).sum())
+    return f"{(trials['state'] == 'COMPLETE').sum()}/{len(trials)}{f', {n} diverged' * (n > 0)}"
 
 
 def effect_cell(row: tuple) -> str:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ablation.compare import Comparison, Row
-from ablation.compare_text import is_separable
+from ablation.compare_text import is_on_run, is_separable
 from ablation.errors import InputError, Problem
 from ablation.figures.style import CONTEXT, GREY, INK, PALETTE, save_as, style
 from ablation.formatting import effect, is_percent, points
@@ -42,7 +42,7 @@ def comparison_figure(found: Comparison) -> Figure:
         values.set_xlabel(f"{'percent' if is_percent(rows[0].metric) else rows[0].metric}:\na dot per seed, a bar at the mean")
         differences.axvline(0, color=GREY, lw=1, zorder=0)
         unit = points(rows[0].metric).strip()
-        differences.set_xlabel(f"difference{f' ({unit})' if unit else ''}, 95 % interval;\nfilled: separable from 0")
+        differences.set_xlabel(f"difference{f' ({unit})' if unit else ''}, 95 % interval;\n{_filled(rows)}")
         for axes in (values, differences):
             axes.tick_params(axis="y", length=0)
             axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -51,6 +51,11 @@ def comparison_figure(found: Comparison) -> Figure:
         shown = dict(zip(names, handles))
         figure.legend(shown.values(), shown.keys(), loc="outside upper center", ncols=2)
     return figure
+
+
+def _filled(rows: list[Row]) -> str:
+    """What the intervals and their points say."""
+    return "over test images, of this one training run" if any(is_on_run(row.found) for row in rows) else "filled: separable from 0"
 
 
 def _draw_side(axes: Axes, y: float, values: pd.Series, colour: str, marker: str, name: str) -> None:

@@ -221,6 +221,10 @@ BROKEN = [
         "grid.yaml: claims[0].says: is missing; it must be a sentence",
         "grid.yaml: claims[0].expects[0].direction: 'higher' is not allowed; choose from down, none, up",
     ]),
+    ("claim margin", "", "claims: [{id: a, says: A., contrast: {arm: lr, minus: ldmlr}, expects: [{metric: m, direction: up, within: 1}, {metric: m, direction: none, within: 0}]}]\n", [
+        "grid.yaml: claims[0].expects[0].within: goes with direction: none alone",
+        "grid.yaml: claims[0].expects[1].within: 0 is not a number above 0",
+    ]),
     ("claim mixture", "", "claims: [{id: a, says: A., contrast: {arm: lr, from: on}, expects: [{metric: m, direction: up}]}]\n", [
         "grid.yaml: claims[0].contrast.from: unknown key 'from'; choose from arm, minus",
         "grid.yaml: claims[0].contrast.minus: is missing; it must be an arm or a baseline",

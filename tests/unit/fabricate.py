@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -20,6 +21,7 @@ EFFECTS = {"lr_split": 8.0, "warmup": 2.0, "gradient_decoupling": 0.0}  # points
 BASELINES = {"ce": 63.0, "ldmlr": 66.0, "ldmlr-no-generation": 65.0, "balanced-head": 66.5}
 CLASS_COUNTS = [122, 73, 44, 26, 16, 9, 6, 3, 2, 1]
 N_EPOCHS = 20
+N_TEST = [120, 80, 40]  # test images per class, of trials that tell their hits
 
 
 def planted(levels: dict[str, str]) -> float:
@@ -88,6 +90,33 @@ def study(
 def arm_name(levels: dict[str, str]) -> str:
     changed = [factor if level == "on" else f"{factor}={level}" for factor, level in levels.items() if level != "off"]
     return "+".join(changed) or "reference"
+
+
+def packed(hits):
+    """hits: per class (n_images,) bool."""
+    return " ".join(f"{len(own)}:{np.packbits(own).tobytes().hex()}" for own in hits)
+
+
+def with_hits(folder, accuracy, n_test=N_TEST):
+    """Give finished trials hits, and the metrics that follow: images are as hard for all arms alike.
+
+    accuracy: arm -> share.
+    """
+    hardness = [np.random.default_rng([7, label]).random(n) for label, n in enumerate(n_test)]
+    for i, spec in enumerate(folder.manifest().trials):
+        own = np.random.default_rng([11, i])
+        hits = [0.8 * hard + 0.2 * own.random(len(hard)) < accuracy(spec.arm) for hard in hardness]
+        metrics = {"test/top1": 100 * np.concatenate(hits).mean(), "test/balanced_accuracy": 100 * np.mean([one.mean() for one in hits])}
+        outcome = folder.outcome(spec.trial)
+        if outcome.state == "FAILED":
+            continue
+        with mock.patch("os.fsync"):
+            folder.write_outcome(spec.trial, replace(outcome, metrics={**outcome.metrics, **metrics}, hits=packed(hits)))
+    return folder
+
+
+def better(arm):
+    return 0.75 if arm == "lr_split" else 0.5
 
 
 def _write_trial(

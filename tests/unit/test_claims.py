@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from fabricate import FACTORS, study
+from scipy import stats
 
 from ablation import claims
 from ablation.claims import CSV_COLUMNS, judge_claims
@@ -14,7 +15,7 @@ from ablation.claims_text import claim_texts, claims_counted, claims_table
 from ablation.effects import judge
 from ablation.report import render, write_report
 from ablation.results import load
-from ablation.statistics import holm, paired_difference
+from ablation.statistics import contrast, holm, margin_p, paired_difference
 
 ONE = {"lr_split": FACTORS["lr_split"]}
 TWO = {**ONE, "gradient_decoupling": FACTORS["gradient_decoupling"]}
@@ -162,6 +163,36 @@ def test_equal_results_of_other_histories_do_not_support_no_effect(tmp_path):
     records[0]["metrics"]["train/diffusion_loss"] = 0.123
     folder.write_records("lr_split--s1", records)
     assert verdicts(folder) == ["not decided"]
+
+
+def within(margin):
+    return {**claim(OFF_ON), "expects": [{"metric": "test/top1", "direction": "none", "within": margin}]}
+
+
+@pytest.mark.parametrize("margin, verdict", [(3.0, "supported"), (1.05, "not decided"), (0.3, "refuted")])
+def test_no_effect_within_a_margin_is_supported_by_two_one_sided_tests(tmp_path, margin, verdict):
+    folder = study(tmp_path, factors=ONE, seeds=range(6), noise=0.2, top1=lambda v: 60.0 + (v["lr_split"] == "on"), claims=[within(margin)])
+    cells, (row,) = load(folder).cells("test/top1"), judged(folder).itertuples()
+    d = cells["lr_split"] - cells["reference"]
+    sides = [stats.ttest_1samp(d, -margin, alternative="greater").pvalue, stats.ttest_1samp(d, margin, alternative="less").pvalue]
+    expected = max(sides) if abs(d.mean()) < margin else stats.ttest_1samp(d, margin).pvalue
+    assert row.p == pytest.approx(expected) and row.verdict == verdict and row.direction == f"none within {margin:g}"
+    assert claim_texts(judged(folder))[0].expectations[0].startswith(f"top-1 should not change by {margin:g} points or more: {verdict}, ")
+
+
+def test_a_margin_decides_nothing_from_one_seed_and_is_needless_where_bits_agree(tmp_path):
+    assert verdicts(study(tmp_path / "one", factors=ONE, seeds=[0], claims=[within(50.0)])) == ["not decided"]
+    folder = study(tmp_path / "dead", factors=ONE, claims=[within(0.1)])
+    kill(folder, "lr_split", by="reference")
+    assert verdicts(folder) == ["supported"]
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_at_its_bound_a_margin_is_wrongly_kept_in_5_percent_of_studies(side):
+    differences = np.random.default_rng(8).normal(side * 1.0, 0.8, (4_000, 5))
+    kept = [abs(one.mean) < 1 and margin_p(one, 1.0) < 0.05 for one in (contrast(row[:, None], [1.0]) for row in differences)]
+    assert np.mean(kept) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 4_000)
+    assert np.mean(kept) > 0.02
 
 
 def with_p_values(folder, *p_values):

@@ -1,5 +1,6 @@
 """What is compared, how the difference is estimated, and what is said of it."""
 
+import math
 import re
 from dataclasses import replace
 from unittest import mock
@@ -8,15 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from fabricate import FACTORS, study
+from fabricate import FACTORS, better, study, with_hits
 from scipy import stats
 
 from ablation.cli import main
-from ablation.compare import compare, difference, difference_to_constant
+from ablation.compare import ON_RUN, compare, difference, difference_to_constant
 from ablation.compare_text import comparison_text
+from ablation.effects import judge
 from ablation.errors import InputError
 from ablation.places import Places
 from ablation.report import write_report
+from ablation.results import load
 
 SHORTEST = {"lr_split": FACTORS["lr_split"]}
 PUBLISHED = "published:LDMLR"
@@ -186,6 +189,50 @@ def test_what_has_no_spread_is_a_constant_in_welch_s_place():
     found, test = difference(values, same, may_pair=False), stats.ttest_1samp(values, 72.46)
     assert found[:4] == pytest.approx((values.mean() - 72.46, *(np.array(test.confidence_interval()) - 72.46), test.pvalue))
     assert difference(same, values, may_pair=False).low == pytest.approx(-found.high)
+
+
+def one_seeded(root, name="fixes", **what):
+    return with_hits(fabricated(root, name, seeds=[0], **what), better)
+
+
+def test_one_seed_of_each_is_compared_over_its_test_images_and_said_to_be(tmp_path):
+    expected = judge(load(one_seeded(tmp_path))).set_index(["effect", "metric"])
+    for arms, name in [(("lr_split", "ldmlr"), "lr_split - ldmlr"), (("ce", "ldmlr"), "ce - ldmlr")]:
+        found = compared(tmp_path, *arms, "fixes")
+        for row in found.rows:
+            if row.metric in ("test/top1", "test/balanced_accuracy"):
+                assert (row.found.low, row.found.high) == pytest.approx(tuple(expected.loc[(name, row.metric), ["low", "high"]]), abs=0.5)
+            else:
+                assert math.isnan(row.found.low) and row.found.how == "one seed"
+        text, is_apart = comparison_text(found), expected.loc[(name, "test/top1"), "low"] > 0
+        assert ("] points, separable from 0 on this one training run (one seed: over test images)." in text.split("\n")[0]) == is_apart
+        assert ("not separable from 0 on this one training run" in text) != is_apart
+        assert "paired bootstrap over test images" in text and "conditional on this one training run" in text
+        assert "**" not in text and all(math.isnan(row.found.p) for row in found.rows)
+
+
+def test_one_seed_is_compared_across_studies_of_the_same_data_and_seed_alone(tmp_path):
+    one_seeded(tmp_path)
+    one_seeded(tmp_path, "later")
+    one_seeded(tmp_path, "other-data", facts={"data_fingerprint": "d2"})
+    with_hits(fabricated(tmp_path, "other-seed", seeds=[1]), better)
+    hows = [compared(tmp_path, "fixes:lr_split", f"{name}:ce").rows[0].found.how for name in ("later", "other-data", "other-seed")]
+    assert hows == [ON_RUN, "one seed", "one seed"]
+
+
+def test_without_hits_one_seed_has_no_interval(tmp_path):
+    fabricated(tmp_path, seeds=[0])
+    text = comparison_text(compared(tmp_path, "lr_split", "ldmlr", "fixes"))
+    assert "no interval can be given (one seed)" in text and "bootstrap" not in text
+
+
+def test_the_correlation_of_pairs_stands_beside_their_difference(tmp_path):
+    fabricated(tmp_path)
+    found = compared(tmp_path, "lr_split", "ldmlr", "fixes")
+    left, right = (list(top1(tmp_path, arm).values()) for arm in ("lr_split", "ldmlr"))
+    assert found.rows[0].found.correlation == pytest.approx(np.corrcoef(left, right)[0, 1])
+    assert "| pair correlation |" in comparison_text(found)
+    assert "pair correlation" not in comparison_text(compared(tmp_path, "fixes:lr_split", PUBLISHED))
 
 
 @pytest.mark.parametrize("kind", ["png", "svg"])

@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fabricate import FACTORS, study
+from scipy import stats
 
 from ablation import effects as judged
+from ablation.combinations import pairs
 from ablation.contrasts import main_effects, simple_effects, single_effects
 from ablation.design import Factor, Level, arms
 from ablation.effects import judge, rank
@@ -224,6 +226,62 @@ def test_an_effect_that_no_seed_has_is_listed_all_the_same(tmp_path):
     table = headline(study(tmp_path, state=lambda spec: "FAILED" if spec.levels.get("warmup") == "on" else "COMPLETE"))
     assert table.loc["warmup: off -> on", "verdict"] == judged.NO_SEED
     assert table.loc["lr_split: off -> on", "n_seeds"] == 3
+
+
+def test_an_arm_that_finished_once_does_not_leave_means_with_one_seed(tmp_path):
+    states = {"lr_split+warmup--s1": "FAILED", "lr_split+warmup--s2": "FAILED"}
+    folder = study(tmp_path, state=lambda spec: states.get(spec.trial, "COMPLETE"))
+    cells, table = load(folder).cells("test/top1"), headline(folder)
+    pairs = [("lr_split", "reference"), ("lr_split+gradient_decoupling", "gradient_decoupling")]
+    pairs += [("lr_split+warmup+gradient_decoupling", "warmup+gradient_decoupling")]
+    within = np.mean([cells[on] - cells[off] for on, off in pairs], axis=0)
+    row = table.loc["lr_split: off -> on"]
+    assert row["n_seeds"] == 3 and row["estimate"] == pytest.approx(within.mean()) and row["p"] == pytest.approx(stats.ttest_1samp(within, 0).pvalue)
+    alone = table.loc["lr_split+warmup - ldmlr"]
+    assert alone["n_seeds"] == 1 and alone["verdict"] == judged.ONE_SEED and np.isfinite(alone["estimate"])
+
+
+def test_a_seed_that_one_arm_lacks_leaves_every_mean_that_the_arm_belongs_to(tmp_path):
+    """Else the arm's other pairs would bring that seed's own ease or hardness in on one side alone."""
+    folder = study(tmp_path, seeds=range(4), state=lambda spec: "FAILED" if spec.trial == "lr_split+warmup--s2" else "COMPLETE")
+    cells, table = load(folder).cells("test/top1"), headline(folder)
+    on, off = ([arm for arm, levels in load(folder).arms.items() if levels["lr_split"] == level] for level in ("on", "off"))
+    whole = cells.drop(index=2)
+    assert table.loc["lr_split: off -> on", "n_seeds"] == 3
+    assert table.loc["lr_split: off -> on", "estimate"] == pytest.approx((whole[on].mean(axis=1) - whole[off].mean(axis=1)).mean())
+    assert table.loc["lr_split: off -> on at warmup=off", "n_seeds"] == 4
+
+
+def test_the_means_of_an_interaction_plot_differ_by_the_interaction_also_where_a_trial_is_missing(tmp_path):
+    folder = study(tmp_path, noise=3.0, seeds=range(4), state=lambda spec: "FAILED" if spec.trial in ("warmup--s3", "lr_split--s1") else "COMPLETE")
+    results, table = load(folder), headline(folder)
+    for pair in pairs(results, "test/top1"):
+        m = {levels: found.mean for levels, found in pair.means.items()}
+        assert {found.n for found in pair.means.values()} == {2}
+        assert m["on", "on"] - m["on", "off"] - m["off", "on"] + m["off", "off"] == pytest.approx(table.loc[pair.interactions[0], "estimate"])
+
+
+def cells_study(path, **values):
+    """A study of arms x=<name> with these values by seed; NaN for a trial that failed."""
+    folder = study(path, factors={"x": {name: {} for name in values}}, baselines=[], seeds=range(len(next(iter(values.values())))))
+    for spec in folder.manifest().trials:
+        own, outcome = values[spec.levels["x"]][spec.seed], folder.outcome(spec.trial)
+        failed = {"state": "FAILED", "metrics": {}, "error": {"type": "Diverged", "message": "at epoch 2", "traceback": ""}}
+        folder.write_outcome(spec.trial, replace(outcome, **failed if np.isnan(own) else {"metrics": {"test/top1": own}}))
+    return load(folder)
+
+
+def test_an_arm_without_the_hard_seed_is_not_the_best_by_missing_it(tmp_path):
+    """`lucky` has the best mean, and in each seed that it has it is behind."""
+    results = cells_study(tmp_path, steady=[80.0, 80.2, 80.1, 50.0], lucky=[79.0, 79.1, 79.2, np.nan], low=[60.0, 60.1, 60.3, 31.0])
+    ranking = rank(results, list(results.arms))
+    assert (ranking.best, ranking.rivals, ranking.is_adjusted) == ("x=steady", [], True)
+
+
+def test_a_best_mean_that_is_behind_where_both_finished_is_not_crowned(tmp_path):
+    results = cells_study(tmp_path, a=[80.0, 80.1, np.nan, np.nan], b=[np.nan, np.nan, 70.0, 70.1], c=[80.9, 81.0, 60.0, 60.1])
+    ranking = rank(results, list(results.arms))
+    assert ranking.best == "x=b" and set(ranking.rivals) >= {"x=a"}  # b beats c by 10, a is 0.9 behind c: never met
 
 
 @pytest.mark.parametrize("noise, is_crowned", [(0.05, True), (5.0, False)])

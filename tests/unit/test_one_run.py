@@ -1,11 +1,10 @@
 """One seed: intervals over test images, said to be of that one training run, from what the trials recorded."""
 
 from dataclasses import replace
-from unittest import mock
 
 import numpy as np
 import pytest
-from fabricate import FACTORS, study
+from fabricate import FACTORS, N_TEST, better, study, with_hits
 from scipy import stats
 from tiny_trials import JOINT, STAGED, chain, run
 
@@ -19,35 +18,7 @@ from ablation.results import load
 from ablation.statistics import image_bootstrap
 
 ONE = {"lr_split": FACTORS["lr_split"]}
-N_TEST = [120, 80, 40]  # images per class
 ON_RUN = {judged.SEPARABLE_ON_RUN, judged.NOT_SEPARABLE_ON_RUN}
-
-
-def packed(hits):
-    """hits: per class (n_images,) bool."""
-    return " ".join(f"{len(own)}:{np.packbits(own).tobytes().hex()}" for own in hits)
-
-
-def with_hits(folder, accuracy, n_test=N_TEST):
-    """Give finished trials hits, and the metrics that follow: images are as hard for all arms alike.
-
-    accuracy: arm -> share.
-    """
-    hardness = [np.random.default_rng([7, label]).random(n) for label, n in enumerate(n_test)]
-    for i, spec in enumerate(folder.manifest().trials):
-        own = np.random.default_rng([11, i])
-        hits = [0.8 * hard + 0.2 * own.random(len(hard)) < accuracy(spec.arm) for hard in hardness]
-        metrics = {"test/top1": 100 * np.concatenate(hits).mean(), "test/balanced_accuracy": 100 * np.mean([one.mean() for one in hits])}
-        outcome = folder.outcome(spec.trial)
-        if outcome.state == "FAILED":
-            continue
-        with mock.patch("os.fsync"):
-            folder.write_outcome(spec.trial, replace(outcome, metrics={**outcome.metrics, **metrics}, hits=packed(hits)))
-    return folder
-
-
-def better(arm):
-    return 0.75 if arm == "lr_split" else 0.5
 
 
 def rows_of(folder, metric="test/top1"):

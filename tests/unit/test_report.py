@@ -101,6 +101,54 @@ def test_a_failed_trial_appears_with_its_reason(tmp_path):
     assert rows_of(text, "Accuracy")["warmup"][1] == "2/3"
 
 
+def test_trials_that_were_split_for_memory_are_named_among_the_limits(tmp_path):
+    folder = study(tmp_path, factors=SHORTEST)
+    assert "Too little memory" not in text_of(folder)
+    records = folder.records("lr_split--s1")
+    folder.write_records("lr_split--s1", [record | {"accumulation": 2 * n} for n, record in enumerate(records, start=1)])
+    assert f"`lr_split--s1` (joint, {2 * len(records)} chunks) passed each batch" in text_of(folder).partition("## Limits")[2]
+
+
+def diverge(folder, *trials):
+    """Let failed trials have failed since their training diverged."""
+    for trial in trials:
+        error = {"type": "Diverged", "message": "the loss is NaN at epoch 3", "traceback": ""}
+        folder.write_outcome(trial, replace(folder.outcome(trial), error=error))
+
+
+def test_diverged_trials_are_counted_per_arm_as_a_result(tmp_path):
+    failed = ["warmup--s0", "warmup--s1", "lr_split--s2", "ce--s1"]
+    folder = study(tmp_path, state=lambda spec: "FAILED" if spec.trial in failed else "COMPLETE")
+    diverge(folder, "warmup--s0", "warmup--s1", "ce--s1")
+    text = text_of(folder)
+    accuracy = rows_of(text, "Accuracy")
+    assert [accuracy[arm][1] for arm in ("warmup", "lr_split", "ce", "reference")] == ["1/3, 2 diverged", "2/3", "2/3, 1 diverged", "3/3"]
+    counts = re.search(r"## Failed trials\n\n(.*?)\n\n", text, re.S)[1].split("\n")
+    assert [re.findall(r"[\w_]+", line) for line in counts[2:]] == [["warmup", "2", "0"], ["lr_split", "0", "1"], ["ce", "1", "0"]]
+    assert "Training diverged in 2 of 3 trials of `warmup` and 1 of 3 trials of `ce`; what follows is of the trials that did not." in text
+    assert "the trials that did not diverge, and flatters it" in text and "Diverged: training broke down" in text
+
+
+def test_without_divergence_there_is_no_word_of_it(tmp_path):
+    text = text_of(study(tmp_path, state=lambda spec: STATES.get(spec.trial, "COMPLETE")))
+    assert "iverge" not in text and "## Failed trials" in text
+
+
+def test_the_correlation_of_pairs_is_told(tmp_path):
+    folder = study(tmp_path, seeds=range(4), factors=SHORTEST)
+    cells = load(folder).cells("test/top1")
+    known = [cells[arm].corr(cells["ldmlr"]) for arm in cells if arm != "ldmlr"]
+    assert f"Correlation over seeds with `ldmlr`: {min(known):.2f} to {max(known):.2f} (median {pd.Series(known).median():.2f})." in text_of(folder)
+    assert "Correlation over seeds" not in text_of(study(tmp_path / "two", seeds=[0, 1], factors=SHORTEST))
+
+
+def test_arms_that_finished_once_are_said_to_be_left_out_of_means(tmp_path):
+    states = {"lr_split+warmup--s1": "FAILED", "lr_split+warmup--s2": "FAILED"}
+    text = text_of(study(tmp_path, state=lambda spec: states.get(spec.trial, "COMPLETE")))
+    assert "Arms without two finished trials are left out of the means: `lr_split+warmup`." in text
+    assert "left out of the means" not in text_of(study(tmp_path / "whole"))
+
+
 @pytest.mark.parametrize("noise", [0.3, 4.0])
 def test_nothing_is_bold_whose_interval_contains_0(tmp_path, noise):
     text = text_of(study(tmp_path, noise=noise, top1=lambda levels: 66.0 + 3 * (levels["warmup"] == "on")))

@@ -24,7 +24,7 @@ LEVELS = {factor: ("off", "on") for factor in FACTORS}
 CELLS = [dict(zip(LEVELS, levels)) for levels in itertools.product(*LEVELS.values())]
 ARMS = {arm_name(levels): levels for levels in CELLS}
 FAMILY = [*main_effects(ARMS, LEVELS), *interactions(ARMS, LEVELS)]
-WEIGHTS = np.stack([one.weights(list(ARMS), set(ARMS)) for one in FAMILY])  # (6, 8)
+WEIGHTS = np.stack([one.weights(dict.fromkeys(ARMS, 5)) for one in FAMILY])  # (6, 8)
 N_SEEDS = 5
 
 

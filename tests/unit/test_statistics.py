@@ -3,12 +3,14 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import AnovaRM
 
 from ablation.statistics import (
+    adjusted_means,
     contrast,
     holm,
     paired_difference,
@@ -32,6 +34,17 @@ def test_paired_difference_is_scipys_paired_t_test(rng):
     assert (found.mean, found.n) == (pytest.approx((treated - control).mean()), 6)
     assert found.sd == pytest.approx((treated - control).std(ddof=1))
     assert found.correlation == pytest.approx(np.corrcoef(treated, control)[0, 1])
+
+
+def test_adjusted_means_are_those_of_least_squares_at_the_average_seed(rng):
+    cells = rng.normal(70, 1, (4, 3)) + [[0.0], [0.0], [0.0], [-30.0]]
+    assert adjusted_means(cells) == pytest.approx(cells.mean(axis=0))
+    cells[3, 1] = cells[0, 2] = np.nan
+    table = pd.DataFrame([{"y": cells[s, c], "seed": s, "cell": c} for s, c in np.ndindex(4, 3) if np.isfinite(cells[s, c])])
+    fit = ols("y ~ C(cell) + C(seed)", table).fit()
+    expected = [fit.predict(pd.DataFrame({"cell": c, "seed": range(4)})).mean() for c in range(3)]
+    assert adjusted_means(cells) == pytest.approx(expected)
+    assert abs(np.nanmean(cells[:, 1]) - expected[1]) > 5
 
 
 def test_paired_difference_agrees_with_pingouin(rng):
