@@ -74,8 +74,8 @@ def room(share: Share) -> int:
         return n
     import ray
 
-    has = {kind: total for kind, total in ray.cluster_resources().items() if kind in ("CPU", "GPU")}
-    message = f"no node of the cluster has {share} for a worker; together they have {', '.join(f'{v:g} {k}' for k, v in has.items()) or 'none'}"
+    has = ray.cluster_resources()
+    message = f"no node of the cluster has {share} for a worker; together they have {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs"
     raise InputError([Problem("", "--executor", message)])
 
 

@@ -131,7 +131,7 @@ class RayWorkers:
             self._remove(worker)
             return [Event(worker, death(message["code"], message["n_killed_for_memory"], worker.fate))]
         if kind == "record":
-            _require_record(DiskStore(worker.cache), message)
+            require_record(DiskStore(worker.cache), message)
         return [Event(worker, message)]
 
     def _lost(self, worker: RayWorker, cause: str) -> Event:
@@ -158,7 +158,7 @@ class RayWorkers:
             self.say("no worker has a place on the cluster yet; waiting for room")
 
 
-def _require_record(store: DiskStore, message: dict[str, Any]) -> None:
+def require_record(store: DiskStore, message: dict[str, Any]) -> None:
     """Have a record that a worker has left on shared storage: it may be seconds before this machine sees it there."""
     if not store.holds("record", message["key"]):
         record = message["record"]
