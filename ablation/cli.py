@@ -69,15 +69,19 @@ def main() -> None:
 @click.option("--memory-limit", metavar="SIZE", help="Fail a trial whose worker holds more memory, e.g. 8GB.")
 @click.option("--gpus", metavar="LIST", help="GPUs to share among the workers, e.g. 0,1; default with device cuda: all.")
 @click.option("--trials-per-gpu", type=click.IntRange(min=1), help="Trials that share a GPU at a time; default: 4.")
+@click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Workers are processes here, or on a Ray cluster.")
+@click.option("--ray-address", metavar="ADDRESS", help="Of the cluster; default: RAY_ADDRESS, or the one that this machine belongs to.")
+@click.option("--cpus-per-trial", type=click.IntRange(min=1), help="CPUs that a worker asks of a Ray cluster; default: 1.")
 @click.option("--offline", is_flag=True, help="Write files only; `ablate sync` brings them to Optuna and MLflow later.")
 def run(
     dry_run: bool, jobs: int | None, no_share: bool, retry_failed: bool, cache_size: str, offline: bool,
-    time_limit: str | None, memory_limit: str | None, gpus: str | None, trials_per_gpu: int | None, **which: Any,
+    time_limit: str | None, memory_limit: str | None, gpus: str | None, trials_per_gpu: int | None, executor: str,
+    ray_address: str | None, cpus_per_trial: int | None, **which: Any,
 ) -> None:  # fmt: skip
     """Run every trial of a study that is missing, track it, and write its report."""
     from ablation import session
-    from ablation.devices import share_gpus
     from ablation.limits import Limits, parse_duration
+    from ablation.placement import Asked, placement
 
     size = parse_size(cache_size, "--cache-size")
     limits = Limits(
@@ -85,11 +89,12 @@ def run(
         None if memory_limit is None else parse_size(memory_limit, "--memory-limit"),
     )
     opened = session.open_study(**which)
-    shared = share_gpus(opened.devices, gpus, trials_per_gpu, jobs, n_processors())
-    if dry_run:
-        session.describe_plan(opened, shared.jobs)
-        return
-    done = session.run(opened, shared.jobs, not no_share, retry_failed, size, offline, limits, shared.gpus)
+    asked = Asked(executor, jobs, gpus, trials_per_gpu, ray_address, cpus_per_trial)
+    with placement(opened, asked, n_processors()) as placed:
+        if dry_run:
+            session.describe_plan(opened, placed.jobs)
+            return
+        done = session.run(opened, placed.jobs, not no_share, retry_failed, size, offline, limits, placed.make_workers)
     sys.exit(130 if done.n_open else 1 if done.failed else 0)
 
 

@@ -24,10 +24,8 @@ def share_gpus(devices: Collection[str], gpus: str | None, trials_per_gpu: int |
 
     Raises InputError for a GPU that is not there, or options that fit no trial.
     """
-    asked = [(option, value) for option, value in (("--gpus", gpus), ("--trials-per-gpu", trials_per_gpu)) if value is not None]
-    if asked and set(devices) == {"cpu"}:
-        raise InputError([Problem(option, str(value), "no trial of this study is on a GPU; see the setting 'device'") for option, value in asked])
-    if "cuda" not in devices and not asked:
+    refuse_without_gpu(devices, gpus, trials_per_gpu)
+    if "cuda" not in devices and gpus is None and trials_per_gpu is None:
         return Shared(jobs or n_processors, [])
     known = visible_gpus()
     chosen = known if gpus is None else [name.strip() for name in gpus.split(",") if name.strip()]
@@ -38,6 +36,13 @@ def share_gpus(devices: Collection[str], gpus: str | None, trials_per_gpu: int |
         raise InputError([Problem("--jobs", str(jobs), f"are more than {trials_per_gpu} on each of {len(chosen)} GPUs (--trials-per-gpu)")])
     most = (trials_per_gpu or TRIALS_PER_GPU) * max(len(chosen), 1)
     return Shared(jobs or (most if trials_per_gpu is not None else min(n_processors, most)), chosen)
+
+
+def refuse_without_gpu(devices: Collection[str], gpus: str | None, trials_per_gpu: int | None) -> None:
+    """Raise InputError if options on GPUs are given for trials none of which is on one."""
+    asked = [(option, value) for option, value in (("--gpus", gpus), ("--trials-per-gpu", trials_per_gpu)) if value is not None]
+    if asked and set(devices) == {"cpu"}:
+        raise InputError([Problem(option, str(value), "no trial of this study is on a GPU; see the setting 'device'") for option, value in asked])
 
 
 def visible_gpus() -> list[str]:

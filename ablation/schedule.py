@@ -26,6 +26,7 @@ class Schedule:
         self._busy = frozenset(busy)  # keys of links (names of segments, where nothing is shared) that are being run
         self._order = {end: i for i, end in enumerate(self.segments)}
         self._ready: list[tuple[float, int, str]] = []
+        self._offered: set[str] = set()
         for segment in self.segments.values():
             if segment.parent is None:
                 self._offer(segment)
@@ -45,7 +46,10 @@ class Schedule:
             segment = waiting.pop()
             if self._is_there(segment):
                 waiting += [self.segments[child] for child in segment.children]
+            elif segment.end in self._offered:  # when its parent was seen to be there, and its parent's worker says so only now
+                continue
             elif segment.end not in self._busy and not any(link.key in self._busy for link in segment.links):
+                self._offered.add(segment.end)
                 heapq.heappush(self._ready, (-segment.critical, self._order[segment.end], segment.end))
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -75,11 +74,11 @@ def describe_plan(opened: Opened, jobs: int) -> None:
 
 def run(
     opened: Opened, jobs: int, share: bool, retry_failed: bool, cache_limit: int, offline: bool, limits: Limits = Limits(),
-    gpus: Sequence[str] = (),
+    make_workers: Callable[[int], Workers] | None = None,
 ) -> Done:  # fmt: skip
     """Run what is missing, track it, write the report; print what happened.
 
-    gpus: that the workers share; those of this machine, all to all of them, if none is named.
+    make_workers: default: processes of this machine, which see all of its GPUs.
     """
     console = output()
     opened.places.require_writable()
@@ -99,8 +98,8 @@ def run(
     shows = progress(manifest.metric["name"], opened.plan, console, remaining)
     try:
         with only_one(folder.path), interruption.heeded(), remaining or nullcontext(), shows as shown:
-            listeners, workers = Listeners([*heard, shown, *deliveries]), partial(Workers, gpus=gpus) if gpus else None
-            done = run_study(opened.study, opened.plan, manifest, opened.places, jobs, listeners, share, limits, workers)
+            listeners = Listeners([*heard, shown, *deliveries])
+            done = run_study(opened.study, opened.plan, manifest, opened.places, jobs, listeners, share, limits, make_workers)
     except KeyboardInterrupt:
         for delivery in deliveries if folder.exists() else ():  # no record stays RUNNING of what nobody runs any more
             delivery.deliver()

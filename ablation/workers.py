@@ -79,12 +79,7 @@ class Worker:
         """Wait for the process, which was asked to end or has died; returns the event of its death."""
         code = self.process.wait()
         os.close(self.replies)
-        if self._fate is not None:
-            return {"event": "died", "error": self._fate}
-        how = f"killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"exit code {code}"
-        if code == -signal.SIGKILL and n_killed_for_memory() > self._n_killed_before:
-            return _event("died", "OutOfMemory", "the system has killed the worker process for want of memory; use fewer --jobs")
-        return _event("lost" if -code in FROM_OUTSIDE else "died", "WorkerDied", f"the worker process ended: {how}")
+        return death(code, n_killed_for_memory() - self._n_killed_before, self._fate)
 
 
 @dataclass(frozen=True)
@@ -153,6 +148,17 @@ class Workers:
             self._gpus += [] if worker.gpu is None else [worker.gpu]
             events.append(Event(worker, worker.close()))
         return events
+
+
+def death(code: int, n_killed_for_memory: int, fate: dict[str, str] | None) -> dict[str, Any]:
+    """The event of the death of a process with this exit code; so many processes of its machine were killed for want of
+    memory while it ran. fate: the error for which the study has killed it."""
+    if fate is not None:
+        return {"event": "died", "error": fate}
+    how = f"killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"exit code {code}"
+    if code == -signal.SIGKILL and n_killed_for_memory:
+        return _event("died", "OutOfMemory", "the system has killed the worker process for want of memory; use fewer --jobs")
+    return _event("lost" if -code in FROM_OUTSIDE else "died", "WorkerDied", f"the worker process ended: {how}")
 
 
 def _event(name: str, error_type: str, message: str) -> dict[str, Any]:

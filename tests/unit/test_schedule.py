@@ -40,6 +40,13 @@ def test_what_is_there_is_passed_over():
     assert drained(Schedule(CHAINS, True, lambda segment: segment.end in ("b", "y"))) == ["l3", "s1"]
 
 
+def test_children_of_what_was_there_before_its_worker_said_so_are_handed_out_once():
+    schedule = Schedule(CHAINS, True, lambda segment: segment.end == "b")
+    first = schedule.next().end
+    schedule.done("b")
+    assert [first, *drained(schedule)] == ["l3", "y", "s1"]
+
+
 def test_segments_that_overlap_what_is_being_run_wait():
     schedule = Schedule({"long": CHAINS["long"], "other": CHAINS["other"]}, True, lambda segment: False, busy=["b"])
     assert drained(schedule) == ["y"]  # "long" is one segment now, and its links a and b are in another worker's hands
