@@ -15,7 +15,8 @@ from ablation.doctor_check import Check, Found
 from ablation.ledger import LedgerUnavailable, reaching_ledger
 from ablation.ledger_storage import open_storage
 from ablation.places import Places
-from ablation.tracking_store import TrackingUnavailable, default_uri, experiments, redacted
+from ablation.redaction import redacted
+from ablation.tracking_store import TrackingUnavailable, default_uri, experiments
 
 HOPELESS = ("file is not a database", "malformed")
 NONE = Found("none yet")

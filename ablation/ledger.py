@@ -25,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ablation.database import first_line
 from ablation.errors import InputError, Problem
 from ablation.ledger_storage import open_storage, read_trials
+from ablation.redaction import redacted
 from ablation.runs import TrialSpec
 
 TWICE = "enrolled twice"
@@ -43,8 +44,6 @@ class LedgerUnavailable(Exception):
     """Optuna's database cannot be opened, read or written; results are safe in the study's files."""
 
     def __init__(self, url: str, error: BaseException):
-        from ablation.tracking_store import redacted  # MLflow is slow to import
-
         cause = first_line(error.__cause__ or error)  # Optuna says only that something was raised
         super().__init__(f"Optuna's ledger at {redacted(url)} is not available: {redacted(cause)}")
 

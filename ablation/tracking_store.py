@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from mlflow.exceptions import MlflowException  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 from ablation.database import first_line, require_usable, sqlite_file  # noqa: E402
+from ablation.redaction import redacted  # noqa: E402
 from ablation.tracking_content import Point  # noqa: E402
 
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what it logs, with its traceback, it also raises
@@ -43,12 +43,6 @@ class TrackingUnavailable(Exception):
     def __init__(self, url: str, cause: object):
         self.url, self.cause = redacted(url), redacted(str(cause))
         super().__init__(f"MLflow at {self.url} is not available: {self.cause}")
-
-
-def redacted(text: str) -> str:
-    """The text without the credentials of the URLs in it."""
-    text = re.sub(r"://[^/\s]*@", "://***@", text)
-    return re.sub(r"([?&]password=)[^&\s]*", r"\1***", text)
 
 
 def default_uri() -> str:

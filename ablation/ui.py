@@ -12,7 +12,8 @@ import urllib.error
 import urllib.request
 
 from ablation.errors import InputError, Problem
-from ablation.tracking_store import TrackingUnavailable, default_uri, experiments, is_server, redacted
+from ablation.redaction import redacted
+from ablation.tracking_store import TrackingUnavailable, default_uri, experiments, is_server
 
 MAX_LINKS = 10
 VIEW = "workflowType=machine_learning"

@@ -48,3 +48,20 @@ def toy(finished_toy, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copytree(finished_toy, tmp_path, dirs_exist_ok=True)
     return ToyProject(tmp_path, monkeypatch)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def storage(request, tmp_path) -> str:
+    """The URL of an empty database that hosts can share."""
+    return f"sqlite:///{tmp_path / 'shared.db'}" if request.param == "sqlite" else request.getfixturevalue("cluster").database()
+
+
+@pytest.fixture
+def engine(storage):
+    """The same with our tables in it, and a study."""
+    from ablation.shared_database import enroll, open_database, storage_url
+
+    engine = open_database(storage_url(storage))
+    enroll(engine, "study")
+    yield engine
+    engine.dispose()
