@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from ablation.caching import DEFAULT_SIZE, parse_size
-from ablation.errors import InputError, Problem
+from ablation.errors import InputError, Problem, Stuck
+from ablation.files import describe_full, is_full
 
 STUDY_OPTIONS = (
     click.option("--grid", required=True, type=click.Path(path_type=Path), help="Grid file, e.g. experiments/fixes.yaml."),
@@ -39,6 +40,11 @@ class Commands(click.Group):
             for problem in error.problems:
                 click.echo(str(problem), err=True)
             context.exit(2)
+        except (Stuck, OSError) as error:
+            if isinstance(error, OSError) and not is_full(error):
+                raise
+            click.echo(str(error) if isinstance(error, Stuck) else describe_full(error), err=True)
+            context.exit(1)
         except KeyboardInterrupt:
             click.echo("interrupted; the same command goes on from the last checkpoints", err=True)
             context.exit(130)
@@ -57,20 +63,32 @@ def main() -> None:
 @click.option("--no-share", is_flag=True, help="Compute every trial alone, sharing no epoch (a check; slow).")
 @click.option("--retry-failed", is_flag=True, help="Run failed trials again.")
 @click.option("--cache-size", default=DEFAULT_SIZE, show_default=True, metavar="SIZE", help="Bound of the cache of epochs, e.g. 500MB.")
+@click.option("--time-limit", metavar="TIME", help="Fail a trial whose epochs take longer, e.g. 90s, 45min or 1.5h.")
+@click.option("--memory-limit", metavar="SIZE", help="Fail a trial whose worker holds more memory, e.g. 8GB.")
+@click.option("--gpus", metavar="LIST", help="GPUs to share among the workers, e.g. 0,1; default with device cuda: all.")
+@click.option("--trials-per-gpu", type=click.IntRange(min=1), help="Trials that share a GPU at a time; default: 4.")
 @click.option("--offline", is_flag=True, help="Write files only; `ablate sync` brings them to Optuna and MLflow later.")
 def run(
-    dry_run: bool, jobs: int | None, no_share: bool, retry_failed: bool, cache_size: str, offline: bool, **which: Any
-) -> None:
+    dry_run: bool, jobs: int | None, no_share: bool, retry_failed: bool, cache_size: str, offline: bool,
+    time_limit: str | None, memory_limit: str | None, gpus: str | None, trials_per_gpu: int | None, **which: Any,
+) -> None:  # fmt: skip
     """Run every trial of a study that is missing, track it, and write its report."""
     from ablation import session
+    from ablation.devices import share_gpus
+    from ablation.limits import Limits, parse_duration
 
-    limit = parse_size(cache_size, "--cache-size")
+    size = parse_size(cache_size, "--cache-size")
+    limits = Limits(
+        None if time_limit is None else parse_duration(time_limit, "--time-limit"),
+        None if memory_limit is None else parse_size(memory_limit, "--memory-limit"),
+    )
     opened = session.open_study(**which)
+    shared = share_gpus(opened.devices, gpus, trials_per_gpu, jobs, n_processors())
     if dry_run:
-        session.describe_plan(opened, jobs or n_processors())
+        session.describe_plan(opened, shared.jobs)
         return
-    done = session.run(opened, jobs or n_processors(), share=not no_share, retry_failed=retry_failed, cache_limit=limit, offline=offline)
-    sys.exit(1 if done.failed else 0)
+    done = session.run(opened, shared.jobs, not no_share, retry_failed, size, offline, limits, shared.gpus)
+    sys.exit(130 if done.n_open else 1 if done.failed else 0)
 
 
 @main.command()

@@ -26,6 +26,10 @@ class InputError(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
+class Stuck(Exception):
+    """The study cannot go on until somebody has made room; nothing that was finished is lost. The command line exits with 1."""
+
+
 def nearest(value: object, choices: Iterable[str]) -> str:
     """A hint towards the choice meant: `did you mean 'warmup'?`, else all the choices."""
     choices = sorted(str(choice) for choice in choices)

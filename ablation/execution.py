@@ -8,22 +8,26 @@ store.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from ablation import interruption
+from ablation.errors import Stuck
 from ablation.forest import Segment
 from ablation.grid import Study
+from ablation.limits import Limits
 from ablation.outcome import expanded, failure_of, outcome_of, reason
 from ablation.plan import Plan, revise
 from ablation.runs import Outcome, RunFolder, TrialSpec
 from ablation.schedule import Schedule, has_records, is_there
 from ablation.store import DiskStore
 from ablation.subject import Link, Record
+from ablation.supervision import Supervision, Task
 from ablation.workers import Worker, Workers
 
 TICK_SECONDS = 0.5
 LOOKS = 5  # for something to run, before it is said that there is nothing
+OF_A_PROCESS = ("WorkerDied", "OutOfMemory")
 CHANGED = {
     "type": "PlanChanged",
     "message": "the worker ran, and did not leave what was planned: data or source changed while the study ran; run it again",
@@ -41,18 +45,8 @@ class Listener:
     def recorded(self, specs: Sequence[TrialSpec], record: Record) -> None: ...
     def ran(self, is_first: bool, seconds: float) -> None: ...  # a segment, its worker's first or not; seconds apart from epochs
     def finished(self, spec: TrialSpec, outcome: Outcome) -> None: ...
+    def stopping(self, n_busy: int) -> None: ...  # nothing more is begun, and so many workers finish the epoch in hand
     def tick(self) -> None: ...
-
-
-@dataclass
-class Task:
-    """A segment in a worker's hands."""
-
-    segment: Segment
-    trial: str  # on whose behalf it runs
-    is_first: bool  # for which the worker was started
-    begun: float = field(default_factory=time.monotonic)
-    epoch_seconds: float = 0.0
 
 
 class Execution:
@@ -62,9 +56,12 @@ class Execution:
     complete: the check that sharing changes nothing.
     """
 
-    def __init__(self, study: Study, plan: Plan, store: DiskStore, folder: RunFolder, listener: Listener, share: bool = True):
+    def __init__(
+        self, study: Study, plan: Plan, store: DiskStore, folder: RunFolder, listener: Listener, share: bool = True,
+        limits: Limits = Limits(),
+    ):  # fmt: skip
         self.study, self.plan, self.shared_store, self.folder, self.listener = study, plan, store, folder, listener
-        self.share = share
+        self.share, self.supervision = share, Supervision(limits)
         self.open: set[str] = set()
         self.failed: dict[str, str] = {}  # trial -> reason, in this pass and in earlier ones
         for name, trial in plan.trials.items():
@@ -82,16 +79,26 @@ class Execution:
             if name in self.open:
                 self._start_over(name)
 
-    def run(self, jobs: int) -> Plan:
-        """Run to the end; returns the plan with every chain's final length."""
+    def run(self, jobs: int, make_workers: Callable[[int], Workers] | None = None) -> Plan:
+        """Run to the end, or until this process is asked to stop; returns the plan with every chain's length as known then.
+
+        Raises Stuck when a disk is full.
+        """
         if not self.open:
             return self.plan
         self._reschedule()
-        with Workers(jobs) as workers:
-            while self.open:
-                self._hand_out(workers)
+        is_stopping = False
+        with (make_workers or Workers)(jobs) as workers:
+            while self.open and (self.running or not is_stopping):
+                if not interruption.requested():
+                    self._hand_out(workers)
+                elif not is_stopping:
+                    is_stopping = True
+                    workers.stop()
+                    self.listener.stopping(len(self.running))
                 for event in workers.wait(TICK_SECONDS):
                     self._handle(event.worker, event.message)
+                self.supervision.enforce(workers.busy())
                 self.listener.tick()
         return self.plan
 
@@ -103,7 +110,7 @@ class Execution:
                 return
             self.running[segment.end] = segment
             trial = self._on_behalf_of(segment)
-            worker.send(self._request(segment, trial), Task(segment, trial, worker.is_new))
+            worker.send(self._request(segment, trial), Task(segment, trial, worker.is_new, self._seconds_before(segment, trial)))
             self.listener.began(self._specs(segment))
 
     def _next(self) -> Segment | None:
@@ -120,6 +127,7 @@ class Execution:
         if message["event"] == "record":
             self.n_trained += 1
             task.epoch_seconds += message["record"]["seconds"]
+            self.supervision.recorded(task)
             self._record(task.segment, message["record"])
             return
         worker.task = None
@@ -132,11 +140,20 @@ class Execution:
             self.listener.ran(task.is_first, time.monotonic() - task.begun - task.epoch_seconds)
             self._advance(segment)
             return
-        # a death takes the trial whose worker it was, and the others try again; an exception would meet all
-        struck = [task.trial] if message["event"] == "died" else segment.trials
-        for name in struck:
+        if message["event"] == "blocked":
+            raise Stuck(message["message"])
+        for name in self._struck(task, message):
             self._fail(name, message["error"])
         self._reschedule()
+
+    def _struck(self, task: Task, message: dict[str, Any]) -> Sequence[str]:
+        """The trials that fail by a message that a segment will not be finished; the others of the segment try again."""
+        if message["event"] == "stopped":
+            return []
+        if message["event"] == "lost":
+            return [task.trial] if not interruption.requested() and self.supervision.blames(task) else []
+        # a death takes the trial whose worker it was; an exception, or a limit, would meet all
+        return [task.trial] if message["error"]["type"] in OF_A_PROCESS else task.segment.trials
 
     def _advance(self, segment: Segment) -> None:
         """Go on after a segment: close what it completes, and make way for what waited for it."""
@@ -176,6 +193,13 @@ class Execution:
         """A trial whose length is undecided goes first: it leaves a checkpoint where it turns off."""
         candidates = [name for name in segment.trials if name in self.open]
         return next((name for name in candidates if self.plan.trials[name].undecided), candidates[0])
+
+    def _seconds_before(self, segment: Segment, trial: str) -> float:
+        """What the epochs that are there of a chain took, up to the end of a segment; 0 where no limit asks for it."""
+        if self.supervision.limits.seconds is None:
+            return 0.0
+        keys = [link.key for link in self.plan.trials[trial].links]
+        return sum(record["seconds"] for record in _known(self._store(trial), self.plan.trials[trial].links[: keys.index(segment.end) + 1]))
 
     def _request(self, segment: Segment, trial: str) -> dict[str, Any]:
         spec = self.plan.trials[trial].spec

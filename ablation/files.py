@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
 from pathlib import Path
 
 TEMPORARY = re.compile(r"\.[0-9a-f]{16}")  # names of files that are being written, or were when their writer was killed
+
+FULL = {errno.ENOSPC: "no space is left", errno.EDQUOT: "the quota is used up", errno.EROFS: "nothing can be written any more"}
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether it was raised because a disk is full or has become read-only: no trial is to blame."""
+    return isinstance(error, OSError) and error.errno in FULL
+
+
+def describe_full(error: OSError) -> str:
+    return f"{FULL[error.errno]} for {error.filename or 'a file'}; nothing that was finished is lost: make room, and run the same command again"
 
 
 def replace(path: Path, *parts: bytes) -> None:
@@ -28,6 +40,8 @@ def replace(path: Path, *parts: bytes) -> None:
         if path.is_dir() and not path.is_symlink():
             os.replace(path, path.with_name(f"{path.name}.aside{temporary.name}"))
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if is_full(error):  # says which file: writing to one that is open names none
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise

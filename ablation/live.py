@@ -66,7 +66,7 @@ class Progress(Listener):
     """A listener that counts; subclasses of it show."""
 
     def __init__(self, metric: str, plan: Plan, remaining: Remaining | None = None):
-        self.metric, self.remaining = metric, remaining
+        self.metric, self.remaining, self.told = metric, remaining, ""
         self.n_trials, self.n_before, self.n_trained, self.begun_at = len(plan.trials), 0, 0, time.monotonic()
         self.arms: dict[str, ArmProgress] = {}
         self.trials: dict[str, TrialProgress] = {}
@@ -106,7 +106,11 @@ class Progress(Listener):
         failed = f", {n_failed} failed" if n_failed else ""
         left = self.remaining.told() if self.remaining else ""
         seconds = time.monotonic() - self.begun_at
-        return f"{n_ended}/{self.n_trials} trials{before}{failed}, {self.n_trained} epochs trained, {duration(seconds)}{left and f', {left}'}"
+        counted = f"{n_ended}/{self.n_trials} trials{before}{failed}, {self.n_trained} epochs trained, {duration(seconds)}"
+        return counted + (f"; {self.told}" if self.told else left and f", {left}")
+
+    def stopping(self, n_busy: int) -> None:
+        self.told = f"stopping: {n_busy} workers finish the epoch in hand; once more stops at once"
 
 
 class PlainProgress(Progress):
@@ -130,10 +134,17 @@ class PlainProgress(Progress):
         self.console.print(f"{spec.trial}: {said}", markup=False, highlight=False, soft_wrap=True)
         self.last = time.monotonic()
 
+    def stopping(self, n_busy: int) -> None:
+        super().stopping(n_busy)
+        self._show()
+
     def tick(self) -> None:
         if time.monotonic() - self.last > PLAIN_SECONDS:
-            self.last = time.monotonic()
-            self.console.print(self.summary(), markup=False, highlight=False)
+            self._show()
+
+    def _show(self) -> None:
+        self.last = time.monotonic()
+        self.console.print(self.summary(), markup=False, highlight=False)
 
 
 class LiveProgress(Progress):

@@ -6,14 +6,17 @@ import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
+from ablation import interruption
 from ablation.delivery import Delivery
 from ablation.errors import InputError, Problem
 from ablation.formatting import duration
 from ablation.grid import Study, load_study
+from ablation.limits import Limits
 from ablation.live import progress
 from ablation.lock import only_one
 from ablation.places import Places, study_name
@@ -25,6 +28,7 @@ from ablation.section import NAME
 from ablation.study import Bound, Done, Listeners, forget_failures, manifest_of, refuse_mixture, run_study
 from ablation.subjects import load_subject
 from ablation.timings import Timings
+from ablation.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,11 @@ class Opened:
     @property
     def timings(self) -> Timings:
         return Timings(self.places.timings, self.study.experiment.name, self.study.common)
+
+    @property
+    def devices(self) -> set[str]:
+        """What trials compute on; "" of those whose settings do not tell."""
+        return {str(self.study.subject.resolve(variant.settings).get("device", "")) for variant in self.study.variants}
 
 
 def open_study(grid: Path, experiment: str | None, overrides: Sequence[str], seeds: str | None, alias: str | None) -> Opened:
@@ -61,8 +70,14 @@ def describe_plan(opened: Opened, jobs: int) -> None:
     show_plan(console, opened.study, plan, plan.unfinished(folder), store, opened.timings.known(), jobs)
 
 
-def run(opened: Opened, jobs: int, share: bool, retry_failed: bool, cache_limit: int, offline: bool) -> Done:
-    """Run what is missing, track it, write the report; print what happened."""
+def run(
+    opened: Opened, jobs: int, share: bool, retry_failed: bool, cache_limit: int, offline: bool, limits: Limits = Limits(),
+    gpus: Sequence[str] = (),
+) -> Done:  # fmt: skip
+    """Run what is missing, track it, write the report; print what happened.
+
+    gpus: that the workers share; those of this machine, all to all of them, if none is named.
+    """
     console = output()
     opened.places.require_writable()
     folder = opened.places.runs(opened.name)
@@ -75,10 +90,17 @@ def run(opened: Opened, jobs: int, share: bool, retry_failed: bool, cache_limit:
     store, file = opened.places.store, opened.places.progress(opened.name)
     remaining = Remaining(opened.study, opened.plan, store, folder, timings, jobs, file) if share else None
     heard = [timings, bound, *([remaining] if remaining else [])]
-    with only_one(folder.path), remaining or nullcontext(), progress(manifest.metric["name"], opened.plan, console, remaining) as shown:
-        done = run_study(opened.study, opened.plan, manifest, opened.places, jobs, Listeners([*heard, shown, *deliveries]), share)
+    shows = progress(manifest.metric["name"], opened.plan, console, remaining)
+    with only_one(folder.path), interruption.heeded(), remaining or nullcontext(), shows as shown:
+        listeners, workers = Listeners([*heard, shown, *deliveries]), partial(Workers, gpus=gpus) if gpus else None
+        done = run_study(opened.study, opened.plan, manifest, opened.places, jobs, listeners, share, limits, workers)
     timings.save()
     opened.places.store.trim(cache_limit)
+    if done.n_open:
+        for delivery in deliveries:
+            delivery.deliver()
+        console.print(f"interrupted with {done.n_open} trials to go; the same command goes on from their last epochs", soft_wrap=True)
+        return done
     if done.n_trained or done.failed:
         console.print(f"{done.n_trained} epochs trained, {done.n_reused} reused, {duration(done.seconds)}")
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from ablation.errors import InputError, Problem
 from ablation.execution import Execution, Listener
 from ablation.grid import Study
+from ablation.limits import Limits
 from ablation.places import Places
 from ablation.plan import Plan
 from ablation.provenance import provenance
@@ -18,6 +19,7 @@ from ablation.published import published
 from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec
 from ablation.store import DiskStore
 from ablation.subject import Record
+from ablation.workers import Workers
 
 TRIM_SECONDS = 60.0  # between looks at the cache's size while a study runs
 
@@ -31,6 +33,7 @@ class Done:
     failed: dict[str, str]  # trial -> reason, of this pass and of earlier ones
     n_failed_before: int  # trials that had failed before it, and were not run again
     seconds: float  # that it took, wall-clock
+    n_open: int = 0  # trials that have not ended: it was interrupted
 
 
 def manifest_of(study: Study, name: str, plan: Plan, published_file: Path) -> Manifest:
@@ -76,21 +79,24 @@ def forget_failures(folder: RunFolder, plan: Plan) -> list[TrialSpec]:
     return failed
 
 
-def run_study(study: Study, plan: Plan, manifest: Manifest, places: Places, jobs: int, listener: Listener, share: bool = True) -> Done:
+def run_study(
+    study: Study, plan: Plan, manifest: Manifest, places: Places, jobs: int, listener: Listener, share: bool = True,
+    limits: Limits = Limits(), make_workers: Callable[[int], Workers] | None = None,
+) -> Done:  # fmt: skip
     """Run what is missing. Leaves the manifest and the trials' folders in `runs/<study>/`."""
     folder = places.runs(manifest.study)
     n_reused = len(plan.unique()) - len(plan.missing(places.store)) if share else 0
-    execution = Execution(study, plan, places.store, folder, listener, share)
+    execution = Execution(study, plan, places.store, folder, listener, share, limits)
     if not execution.open and folder.exists():
         manifest = replace(manifest, provenance=folder.manifest().provenance)  # of the run that trained
     folder.write_manifest(manifest)  # while it runs, trials may already have been closed from the store
     begun = time.monotonic()
-    plan = execution.run(jobs)
+    plan = execution.run(jobs, make_workers)
     seconds = time.monotonic() - begun
     if plan.specs != manifest.trials:
         folder.write_manifest(replace(manifest, trials=plan.specs))
     failed = {name: execution.failed[name] for name in plan.trials if name in execution.failed}
-    return Done(execution.n_trained, n_reused, failed, execution.n_failed_before, seconds)
+    return Done(execution.n_trained, n_reused, failed, execution.n_failed_before, seconds, len(execution.open))
 
 
 @dataclass
@@ -126,6 +132,10 @@ class Listeners(Listener):
     def finished(self, spec: TrialSpec, outcome: Outcome) -> None:
         for listener in self.all:
             listener.finished(spec, outcome)
+
+    def stopping(self, n_busy: int) -> None:
+        for listener in self.all:
+            listener.stopping(n_busy)
 
     def tick(self) -> None:
         for listener in self.all:

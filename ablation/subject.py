@@ -19,6 +19,10 @@ floats, one per class). Optional: `hits`, which test images are right: a word pe
 of images and their bits (first image first) in hexadecimal, filled up with zeros to whole bytes."""
 
 
+Report = Callable[[str, Record], bool | None]
+"""Told of each finished link, its key and its record; True asks to stop after it."""
+
+
 class Link(NamedTuple):
     """One epoch of a trial, as planned."""
 
@@ -81,11 +85,11 @@ class Subject(Protocol):
         """
 
     def advance(
-        self, settings: Mapping[str, Any], seed: int, until: str | None, store: Store, report: Callable[[str, Record], None]
+        self, settings: Mapping[str, Any], seed: int, until: str | None, store: Store, report: Report
     ) -> None:
         """Run the chain from its last checkpoint in `store` to the link with key `until`, included (None: all of it).
 
         Saves a record (kind "record", JSON) for each link and a checkpoint at the last; calls
-        `report(key, record)` after each link. Returns, with a checkpoint, where the chain turns out not to
-        lead to `until`.
+        `report(key, record)` after each link, and if that answers True saves a checkpoint and returns: the study
+        is being stopped. Returns, with a checkpoint, where the chain turns out not to lead to `until`.
         """

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ablation import interruption
 from ablation.errors import InputError, Problem
-from ablation.subject import Fault, Link, Record, Store, Subject
+from ablation.subject import Fault, Link, Record, Report, Store, Subject
 
 BUILT_IN = {"core": "core.subject:SUBJECT"}
 
@@ -90,7 +91,7 @@ class FunctionSubject:
         return [Link(hashlib.sha256(text.encode()).hexdigest()[:32], "train", 1, 1.0)]
 
     def advance(
-        self, settings: Mapping[str, Any], seed: int, until: str | None, store: Store, report: Callable[[str, Record], None]
+        self, settings: Mapping[str, Any], seed: int, until: str | None, store: Store, report: Report
     ) -> None:
         key = self.chain(settings, seed, lambda _: None)[0].key
         if store.holds("record", key):
@@ -99,6 +100,8 @@ class FunctionSubject:
 
         def on_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
             history.append({"epoch": int(epoch), "metrics": {name: float(value) for name, value in metrics.items()}})
+            if interruption.requested():
+                raise interruption.Interrupted  # what a function has computed cannot be kept
 
         metrics = {name: float(value) for name, value in self.train(dict(settings), seed, on_epoch).items()}
         record = {

@@ -5,7 +5,10 @@ of their own, so that whatever the training code prints goes to the trial's log.
 
     -> {"subject", "settings", "seed", "until", "cache", "log"}
     <- {"event": "record", "key", "record"}, one per link, then
-       {"event": "done"} or {"event": "failed", "error": {type, message, traceback}}
+       {"event": "done"}; {"event": "stopped"} where it was asked to stop, by SIGTERM, and has left a checkpoint;
+       {"event": "failed", "error": {type, message, traceback}}; or {"event": "blocked", "message"}: the disk is full
+
+When nobody listens any more, because the study was killed, the epoch in hand is finished and kept, and the process ends.
 """
 
 from __future__ import annotations
@@ -18,6 +21,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from ablation import interruption
+from ablation.files import describe_full, is_full
+from ablation.interruption import Interrupted
 from ablation.store import DiskStore
 from ablation.subjects import load_subject
 
@@ -26,24 +32,35 @@ def serve(requests: Any, replies: Any) -> None:
     """Answer requests until the pipe closes."""
 
     def reply(message: dict[str, Any]) -> None:
-        replies.write(json.dumps(message) + "\n")
-        replies.flush()
+        try:
+            replies.write(json.dumps(message) + "\n")
+            replies.flush()
+        except BrokenPipeError:
+            interruption.request()
+
+    def report(key: str, record: dict[str, Any]) -> bool:
+        reply({"event": "record", "key": key, "record": record})
+        return interruption.requested()
 
     for line in requests:
         request = json.loads(line)
-        _redirect_output(Path(request["log"]))
-        store = DiskStore(Path(request["cache"]))
         try:
-            load_subject(request["subject"]).advance(
-                request["settings"], request["seed"], request["until"], store,
-                lambda key, record: reply({"event": "record", "key": key, "record": record}),
-            )  # fmt: skip
+            _redirect_output(Path(request["log"]))
+            store = DiskStore(Path(request["cache"]))
+            load_subject(request["subject"]).advance(request["settings"], request["seed"], request["until"], store, report)
+        except Interrupted:
+            reply({"event": "stopped"})
         except Exception as error:  # the trial boundary: it becomes a recorded failure, and the others go on
-            traceback.print_exc()
+            if is_full(error):
+                reply({"event": "blocked", "message": describe_full(error)})
+                continue
             text = traceback.format_exc()
             reply({"event": "failed", "error": {"type": type(error).__name__, "message": str(error), "traceback": text}})
+            print(text, file=sys.stderr, flush=True)
         else:
-            reply({"event": "done"})
+            reply({"event": "stopped" if interruption.requested() else "done"})
+        finally:
+            interruption.forget()
 
 
 def _redirect_output(log: Path) -> None:
@@ -57,5 +74,7 @@ def _redirect_output(log: Path) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the study, which then ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the study, which then asks its workers to stop
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, interruption.request)
     serve(open(int(sys.argv[1]), encoding="utf-8"), open(int(sys.argv[2]), "w", encoding="utf-8"))

@@ -8,25 +8,33 @@ import selectors
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ablation.limits import n_killed_for_memory, resident_bytes
+
+FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # signals that training code does not cause
 
 OURS = Path(__file__).parents[1]  # where this package stands
 
 
 class Worker:
-    """One process of `ablation.worker` and the two pipes to it."""
+    """One process of `ablation.worker` and the two pipes to it.
 
-    def __init__(self) -> None:
+    gpu: the one that it sees as its only one; None: all that this process sees.
+    """
+
+    def __init__(self, gpu: str | None = None) -> None:
         request_end, self._requests = os.pipe()
         self.replies, reply_end = os.pipe()
         # -P: a folder `core` or `ablation` where the study is started must not stand in for ours
         command = [sys.executable, "-P", "-m", "ablation.worker", str(request_end), str(reply_end)]
         path = os.pathsep.join(filter(None, [str(OURS), os.environ.get("PYTHONPATH")]))
-        self.process = subprocess.Popen(
-            command, pass_fds=(request_end, reply_end), stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path}
-        )
+        environment = {**os.environ, "PYTHONPATH": path} | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
+        self.gpu, self._fate, self._n_killed_before = gpu, None, n_killed_for_memory()
+        self.process = subprocess.Popen(command, pass_fds=(request_end, reply_end), stdin=subprocess.DEVNULL, env=environment)
         os.close(request_end)
         os.close(reply_end)
         self.task: Any = None  # what it is doing, None if idle
@@ -48,32 +56,54 @@ class Worker:
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         return [json.loads(line) for line in lines]
 
+    def stop(self) -> None:
+        """Ask the process to finish the epoch in hand, leave a checkpoint and say `stopped`."""
+        self.process.terminate()
+
+    def kill(self, error: dict[str, str]) -> None:
+        """End the process at once; it then counts as having died of `error`."""
+        self._fate = self._fate or error
+        self.process.kill()
+
+    def resident_bytes(self) -> int:
+        """What the process holds in memory."""
+        return resident_bytes(self.process.pid)
+
     def end(self, kill: bool = False) -> None:
         """Ask the process to end, at once if `kill`, else when it has finished what it is doing; see `close`."""
         if kill:
             self.process.kill()
         os.close(self._requests)
 
-    def close(self) -> int:
-        """Wait for the process, which was asked to end or has died, and return its exit code."""
+    def close(self) -> dict[str, Any]:
+        """Wait for the process, which was asked to end or has died; returns the event of its death."""
         code = self.process.wait()
         os.close(self.replies)
-        return code
+        if self._fate is not None:
+            return {"event": "died", "error": self._fate}
+        how = f"killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"exit code {code}"
+        if code == -signal.SIGKILL and n_killed_for_memory() > self._n_killed_before:
+            return _event("died", "OutOfMemory", "the system has killed the worker process for want of memory; use fewer --jobs")
+        return _event("lost" if -code in FROM_OUTSIDE else "died", "WorkerDied", f"the worker process ended: {how}")
 
 
 @dataclass(frozen=True)
 class Event:
-    """A worker's message, or its death."""
+    """A worker's message, or its death: `died` of what it did, or `lost` to somebody who killed it, or to its machine's end."""
 
     worker: Worker
-    message: dict[str, Any]  # {"event": "record" | "done" | "failed" | "died", ...}
+    message: dict[str, Any]  # {"event": "record" | "done" | "stopped" | "failed" | "blocked" | "died" | "lost", ...}
 
 
 class Workers:
-    """A fixed number of workers; a dead one is replaced when there is work for it."""
+    """A fixed number of workers; a dead one is replaced when there is work for it.
 
-    def __init__(self, n: int):
+    gpus: given to the workers in turn, so that none serves more of them than another by more than one.
+    """
+
+    def __init__(self, n: int, gpus: Sequence[str] = ()):
         self.n = n
+        self._gpus = [gpus[i % len(gpus)] for i in range(n)] if gpus else []  # that no worker has
         self._workers: list[Worker] = []
         self._selector = selectors.DefaultSelector()
 
@@ -95,10 +125,18 @@ class Workers:
                 return worker
         if len(self._workers) >= self.n:
             return None
-        worker = Worker()
+        worker = Worker(self._gpus.pop(0)) if self._gpus else Worker()
         self._workers.append(worker)
         self._selector.register(worker.replies, selectors.EVENT_READ, worker)
         return worker
+
+    def stop(self) -> None:
+        """Ask all that are busy to finish the epoch in hand and leave a checkpoint."""
+        for worker in self.busy():
+            worker.stop()
+
+    def busy(self) -> list[Worker]:
+        return [worker for worker in self._workers if worker.task is not None]
 
     def wait(self, timeout: float) -> list[Event]:
         """What the workers have to say, after at most `timeout` seconds."""
@@ -112,10 +150,10 @@ class Workers:
             self._selector.unregister(worker.replies)
             self._workers.remove(worker)
             worker.end()
-            events.append(Event(worker, {"event": "died", "error": _death(worker.close())}))
+            self._gpus += [] if worker.gpu is None else [worker.gpu]
+            events.append(Event(worker, worker.close()))
         return events
 
 
-def _death(code: int) -> dict[str, str]:
-    how = f"killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"exit code {code}"
-    return {"type": "WorkerDied", "message": f"the worker process ended: {how}", "traceback": ""}
+def _event(name: str, error_type: str, message: str) -> dict[str, Any]:
+    return {"event": name, "error": {"type": error_type, "message": message, "traceback": ""}}

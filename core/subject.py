@@ -68,7 +68,7 @@ class StrategyA:
         return trajectory.chain(_config(settings), seed, records)
 
     def advance(
-        self, settings: Mapping[str, Any], seed: int, until: str | None, store: Any, report: Callable[[str, dict[str, Any]], None]
+        self, settings: Mapping[str, Any], seed: int, until: str | None, store: Any, report: Callable[[str, dict[str, Any]], bool | None]
     ) -> None:
         from core.trial import advance
 

@@ -35,10 +35,11 @@ class Store(Protocol):
     def holds(self, kind: str, key: str) -> bool: ...
 
 
-def advance(config: Config, seed: int, until: str | None, store: Store, report: Callable[[str, dict[str, Any]], None]) -> None:
+def advance(config: Config, seed: int, until: str | None, store: Store, report: Callable[[str, dict[str, Any]], bool | None]) -> None:
     """Run the trial from its last checkpoint to the link with key `until` (None: to its end).
 
-    Stops before that where the chain turns out not to lead there.
+    Stops before that where the chain turns out not to lead there, and where `report`, called with key and record of each
+    finished link, answers True.
 
     Saves a record for each link, and a checkpoint at the last one, at the end of pre-training and of warm-up,
     and every half minute.
@@ -68,12 +69,12 @@ def advance(config: Config, seed: int, until: str | None, store: Store, report: 
             "metrics": found.metrics, "vectors": found.vectors, **({"hits": found.hits} if found.hits else {}),
         }  # fmt: skip
         store.save("record", link.key, json.dumps(record).encode(), seconds)
-        report(link.key, record)
+        is_to_stop = report(link.key, record)
         done += 1
         unsaved_seconds += seconds
         if config.warmup.plateau is not None and link.phase == WARMUP:
             links = trajectory.chain(config, seed, record_of)
-        last = done == len(links) or link.key == until or (leads_there and all(later.key != until for later in links[done:]))
+        last = is_to_stop or done == len(links) or link.key == until or (leads_there and all(later.key != until for later in links[done:]))
         if last or links[done].phase != link.phase or time.monotonic() - saved > CHECKPOINT_SECONDS:
             store.save("state", link.key, state.to_bytes(trial.state(link.phase)), unsaved_seconds)
             saved, unsaved_seconds = time.monotonic(), 0.0

@@ -126,11 +126,17 @@ class ToyStudy:
             def __exit__(self, *error):
                 pass
 
+            def stop(self) -> None:
+                pass
+
+            def busy(self) -> list[Worker]:
+                return [worker for worker in self.workers if worker.task is not None]
+
             def idle(self) -> Worker | None:
                 return next((worker for worker in self.workers if worker.task is None), None)
 
             def wait(self, timeout: float) -> list[Event]:
-                return [event for worker in self.workers if worker.task is not None for event in owner._serve(worker, after)]
+                return [event for worker in self.busy() for event in owner._serve(worker, after)]
 
         monkeypatch.setattr(execution, "Workers", Workers)
 

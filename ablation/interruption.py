@@ -1,0 +1,65 @@
+"""Stopping in good order: a first signal is a request, to be met when the epoch in hand is finished and kept.
+
+The study's process takes it from a terminal (Ctrl-C) or from whoever ends it (SIGTERM, as a cluster does before it
+takes a machine back); workers take it from the study, as SIGTERM. A second one interrupts the study at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_asked = False
+
+
+class Interrupted(BaseException):
+    """Leaves training code that has been asked to stop and cannot leave a checkpoint. Not an error of its own."""
+
+
+def requested() -> bool:
+    """Whether this process has been asked to stop."""
+    return _asked
+
+
+def request(*_: Any) -> None:
+    """Ask this process to stop. Can be a signal's handler."""
+    global _asked
+    _asked = True
+
+
+def forget() -> None:
+    """The request has been met."""
+    global _asked
+    _asked = False
+
+
+@contextmanager
+def heeded() -> Iterator[None]:
+    """Signals are requests while this lasts, and a second one raises KeyboardInterrupt.
+
+    One that this process was told to ignore, as a shell tells what it starts in the background of SIGINT, stays ignored.
+    """
+    forget()
+    if threading.current_thread() is not threading.main_thread():  # where Python takes no signals
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, _heed)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _heed(*_: Any) -> None:
+    if requested():
+        raise KeyboardInterrupt
+    request()
