@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,31 @@ STUDY_OPTIONS = (
     click.option("--seeds", help="Number of seeds, or a comma-separated list."),
     click.option("--as", "alias", metavar="NAME", help="Keep the study under another name."),
 )
+STORAGE_OPTIONS = (
+    click.option("--storage", metavar="URL", help="Share the study with other hosts through postgresql://user@host/database; or set ABLATE_STORAGE."),
+    click.option("--lease-timeout", type=float, hidden=True, help="Seconds after which a silent host's segments are taken over."),
+)
+WORKER_OPTIONS = (
+    click.option("--cache-size", default=DEFAULT_SIZE, show_default=True, metavar="SIZE", help="Bound of the cache of epochs, e.g. 500MB."),
+    click.option("--time-limit", metavar="TIME", help="Fail a trial whose epochs take longer, e.g. 90s, 45min or 1.5h."),
+    click.option("--memory-limit", metavar="SIZE", help="Fail a trial whose worker holds more memory, e.g. 8GB."),
+    click.option("--gpus", metavar="LIST", help="GPUs to share among the workers, e.g. 0,1; default with device cuda: all."),
+    click.option("--trials-per-gpu", type=click.IntRange(min=1), help="Trials that share a GPU at a time; default: 4."),
+    click.option("--offline", is_flag=True, help="Write files only; `ablate sync` brings them to Optuna and MLflow later."),
+)
 jobs_option = click.option("--jobs", type=click.IntRange(min=1), help="Worker processes; default: the processors.")
 
 
 def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(STUDY_OPTIONS):
+    return _with(STUDY_OPTIONS, command)
+
+
+def worker_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    return _with((*WORKER_OPTIONS, *STORAGE_OPTIONS), command)
+
+
+def _with(options: Sequence[Callable[..., Any]], command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(options):
         command = option(command)
     return command
 
@@ -62,33 +82,64 @@ def main() -> None:
 @jobs_option
 @click.option("--no-share", is_flag=True, help="Compute every trial alone, sharing no epoch (a check; slow).")
 @click.option("--retry-failed", is_flag=True, help="Run failed trials again.")
-@click.option("--cache-size", default=DEFAULT_SIZE, show_default=True, metavar="SIZE", help="Bound of the cache of epochs, e.g. 500MB.")
-@click.option("--time-limit", metavar="TIME", help="Fail a trial whose epochs take longer, e.g. 90s, 45min or 1.5h.")
-@click.option("--memory-limit", metavar="SIZE", help="Fail a trial whose worker holds more memory, e.g. 8GB.")
-@click.option("--gpus", metavar="LIST", help="GPUs to share among the workers, e.g. 0,1; default with device cuda: all.")
-@click.option("--trials-per-gpu", type=click.IntRange(min=1), help="Trials that share a GPU at a time; default: 4.")
-@click.option("--offline", is_flag=True, help="Write files only; `ablate sync` brings them to Optuna and MLflow later.")
-def run(
-    dry_run: bool, jobs: int | None, no_share: bool, retry_failed: bool, cache_size: str, offline: bool,
-    time_limit: str | None, memory_limit: str | None, gpus: str | None, trials_per_gpu: int | None, **which: Any,
-) -> None:  # fmt: skip
+@worker_options
+def run(dry_run: bool, jobs: int | None, no_share: bool, retry_failed: bool, **options: Any) -> None:
     """Run every trial of a study that is missing, track it, and write its report."""
     from ablation import session
-    from ablation.devices import share_gpus
+
+    sharing = _sharing(options)
+    if sharing and no_share:
+        raise InputError([Problem("", "--no-share", "computes every trial alone, and hosts that share a --storage do not")])
+    which = {name: options.pop(name) for name in ("grid", "experiment", "overrides", "seeds", "alias")}
+    opened = session.open_study(**which, sharing=sharing)
+    if dry_run:
+        session.describe_plan(opened, _shared_gpus(opened, jobs, options).jobs)
+        return
+    _run(opened, jobs, options, share=not no_share, retry_failed=retry_failed)
+
+
+@main.command()
+@click.option("--study", required=True, metavar="NAME", help="A study that `ablate run --storage URL` has begun.")
+@jobs_option
+@worker_options
+def worker(study: str, jobs: int | None, **options: Any) -> None:
+    """Help to run a study that another host has begun, until it is complete."""
+    from ablation import session
+
+    sharing = _sharing(options)
+    if sharing is None:
+        raise InputError([Problem("", "--storage", "is missing: the URL that the study was begun with; or set ABLATE_STORAGE")])
+    _run(session.open_shared(study, sharing), jobs, options, share=True, retry_failed=False, begins=False)
+
+
+def _run(opened: Any, jobs: int | None, options: dict[str, Any], **how: Any) -> None:
+    from ablation import session
     from ablation.limits import Limits, parse_duration
 
-    size = parse_size(cache_size, "--cache-size")
+    size = parse_size(options["cache_size"], "--cache-size")
     limits = Limits(
-        None if time_limit is None else parse_duration(time_limit, "--time-limit"),
-        None if memory_limit is None else parse_size(memory_limit, "--memory-limit"),
+        None if options["time_limit"] is None else parse_duration(options["time_limit"], "--time-limit"),
+        None if options["memory_limit"] is None else parse_size(options["memory_limit"], "--memory-limit"),
     )
-    opened = session.open_study(**which)
-    shared = share_gpus(opened.devices, gpus, trials_per_gpu, jobs, n_processors())
-    if dry_run:
-        session.describe_plan(opened, shared.jobs)
-        return
-    done = session.run(opened, shared.jobs, not no_share, retry_failed, size, offline, limits, shared.gpus)
+    shared = _shared_gpus(opened, jobs, options)
+    done = session.run(opened, shared.jobs, cache_limit=size, offline=options["offline"], limits=limits, gpus=shared.gpus, **how)
     sys.exit(130 if done.n_open else 1 if done.failed else 0)
+
+
+def _shared_gpus(opened: Any, jobs: int | None, options: dict[str, Any]) -> Any:
+    from ablation.devices import share_gpus
+
+    return share_gpus(opened.devices, options["gpus"], options["trials_per_gpu"], jobs, n_processors())
+
+
+def _sharing(options: dict[str, Any]) -> Any:
+    """The database of --storage or ABLATE_STORAGE; None where there is none."""
+    url = options.pop("storage") or os.environ.pop("ABLATE_STORAGE", None)  # no process that is started from here has it
+    if not url:
+        return None
+    from ablation.sharing import Sharing  # SQLAlchemy
+
+    return Sharing(url, options.pop("lease_timeout"))
 
 
 @main.command()

@@ -11,6 +11,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from ablation.redaction import redacted
+
 PACKAGES = ("ablate-lt", "torch", "torchvision", "mlflow", "optuna", "numpy", "scipy", "pandas")
 
 
@@ -23,7 +25,7 @@ def provenance() -> dict[str, Any]:
         "dirty": bool(status) if commit else None,
         "versions": {"python": platform.python_version(), **{name: version for name in PACKAGES if (version := _version(name))}},
         "platform": f"{platform.system()} {platform.machine()}",
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": redacted(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -15,7 +17,7 @@ from ablation import interruption
 from ablation.delivery import Delivery
 from ablation.errors import InputError, Problem
 from ablation.formatting import duration
-from ablation.grid import Study, load_study
+from ablation.grid import Study, experiment_path, load_study
 from ablation.limits import Limits
 from ablation.live import progress
 from ablation.lock import only_one
@@ -24,11 +26,17 @@ from ablation.plan import Plan, build_plan, expected
 from ablation.plan_view import show_plan
 from ablation.reading import read_yaml
 from ablation.remaining import Remaining
+from ablation.runs import Manifest
 from ablation.section import NAME
 from ablation.study import Bound, Done, Listeners, forget_failures, manifest_of, refuse_mixture, run_study
 from ablation.subjects import load_subject
 from ablation.timings import Timings
 from ablation.workers import Workers
+
+if TYPE_CHECKING:
+    from ablation.definition import Definition
+    from ablation.hosts import Hosts
+    from ablation.sharing import Sharing
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,8 @@ class Opened:
     plan: Plan
     places: Places
     published_file: Path
+    sharing: Sharing | None = None  # where several hosts run the study
+    define: Callable[[Manifest], Definition] | None = None
 
     @property
     def timings(self) -> Timings:
@@ -51,14 +61,32 @@ class Opened:
         return {str(self.study.subject.resolve(variant.settings).get("device", "")) for variant in self.study.variants}
 
 
-def open_study(grid: Path, experiment: str | None, overrides: Sequence[str], seeds: str | None, alias: str | None) -> Opened:
+def open_study(
+    grid: Path, experiment: str | None, overrides: Sequence[str], seeds: str | None, alias: str | None, sharing: Sharing | None = None,
+) -> Opened:  # fmt: skip
     """Check everything and plan; nothing is run. Raises InputError with all problems."""
     study = load_study(grid, experiment, overrides, seeds, load_subject)
     if alias and not re.fullmatch(NAME[0], alias):
         raise InputError([Problem("--as", alias, f"must be {NAME[1]}")])
-    places = Places()
+    places = Places(storage=sharing.url if sharing else None)
     name = alias or study_name(study, home=str(read_yaml(grid).get("experiment", study.experiment.name)))
-    return Opened(study, name, build_plan(study, places.store, places.runs(name)), places, grid.parent / "published.yaml")
+    define = None
+    if sharing:
+        from ablation.definition import define as define_study  # SQLAlchemy
+
+        sharing.open(name, places.store.root)
+        path = experiment_path(grid, study.grid.experiment, experiment)
+        define = partial(define_study, grid=grid, experiment=path, published=grid.parent / "published.yaml", overrides=list(overrides), seeds=seeds)
+    plan = build_plan(study, places.store, places.runs(name))
+    return Opened(study, name, plan, places, grid.parent / "published.yaml", sharing, define)
+
+
+def open_shared(name: str, sharing: Sharing) -> Opened:
+    """Open a study that another host has begun, by what it left in the storage."""
+    from ablation.definition import unpack
+
+    definition = sharing.definition(name)
+    return open_study(**unpack(definition, Places().root / ".ablate" / "studies" / name), alias=name, sharing=sharing)
 
 
 def describe_plan(opened: Opened, jobs: int) -> None:
@@ -72,28 +100,50 @@ def describe_plan(opened: Opened, jobs: int) -> None:
 
 def run(
     opened: Opened, jobs: int, share: bool, retry_failed: bool, cache_limit: int, offline: bool, limits: Limits = Limits(),
-    gpus: Sequence[str] = (),
+    gpus: Sequence[str] = (), begins: bool = True,
 ) -> Done:  # fmt: skip
     """Run what is missing, track it, write the report; print what happened.
 
     gpus: that the workers share; those of this machine, all to all of them, if none is named.
+    begins: of a study that hosts share, whether this host says what it is, or joins one that is there.
     """
     console = output()
     opened.places.require_writable()
     folder = opened.places.runs(opened.name)
     manifest = manifest_of(opened.study, opened.name, opened.plan, opened.published_file)
     refuse_mixture(manifest, folder)
-    if retry_failed:
-        forget_failures(folder, opened.plan)
-    timings, bound = opened.timings, Bound(opened.places.store, cache_limit)
-    deliveries = [] if offline else [Delivery(opened.places, opened.name, console)]
-    store, file = opened.places.store, opened.places.progress(opened.name)
-    remaining = Remaining(opened.study, opened.plan, store, folder, timings, jobs, file) if share else None
+    if opened.sharing is None:
+        if retry_failed:
+            forget_failures(folder, opened.plan)
+        deliveries = [] if offline else [Delivery(opened.places, opened.name, console)]
+        return _run(opened, manifest, jobs, share, cache_limit, deliveries, limits, gpus, console)
+
+    from ablation.sharing import SharedDelivery
+
+    definition = opened.define(manifest)
+    opened.sharing.agree(definition, begins)
+    opened.sharing.reconcile(opened.plan, folder, retry_failed)
+    deliveries = [] if offline else [SharedDelivery(opened.places, opened.name, console, opened.sharing)]
+    with opened.sharing.joined(opened.plan, console) as hosts:
+        done = _run(opened, manifest, jobs, share, cache_limit, deliveries, limits, gpus, console, hosts)
+        if not done.n_open:
+            opened.sharing.clean(definition)
+    return done
+
+
+def _run(
+    opened: Opened, manifest: Manifest, jobs: int, share: bool, cache_limit: int, deliveries: Sequence[Delivery], limits: Limits,
+    gpus: Sequence[str], console: Console, hosts: Hosts | None = None,
+) -> Done:  # fmt: skip
+    folder, store, timings = opened.places.runs(opened.name), opened.places.store, opened.timings
+    bound, file = Bound(store, cache_limit), opened.places.progress(opened.name)
+    alone = share and hosts is None  # else nothing is known of how fast it goes
+    remaining = Remaining(opened.study, opened.plan, store, folder, timings, jobs, file) if alone else None
     heard = [timings, bound, *([remaining] if remaining else [])]
     shows = progress(manifest.metric["name"], opened.plan, console, remaining)
     with only_one(folder.path), interruption.heeded(), remaining or nullcontext(), shows as shown:
         listeners, workers = Listeners([*heard, shown, *deliveries]), partial(Workers, gpus=gpus) if gpus else None
-        done = run_study(opened.study, opened.plan, manifest, opened.places, jobs, listeners, share, limits, workers)
+        done = run_study(opened.study, opened.plan, manifest, opened.places, jobs, listeners, share, limits, workers, hosts)
     timings.save()
     opened.places.store.trim(cache_limit)
     if done.n_open:
@@ -101,8 +151,9 @@ def run(
             delivery.deliver()
         console.print(f"interrupted with {done.n_open} trials to go; the same command goes on from their last epochs", soft_wrap=True)
         return done
-    if done.n_trained or done.failed:
-        console.print(f"{done.n_trained} epochs trained, {done.n_reused} reused, {duration(done.seconds)}")
+    if done.n_trained or done.failed or done.n_elsewhere:
+        elsewhere = f", {done.n_elsewhere} by other hosts" if done.n_elsewhere else ""
+        console.print(f"{done.n_trained} epochs trained{elsewhere}, {done.n_reused} reused, {duration(done.seconds)}")
     else:
         console.print(f"nothing to train: all {len(opened.plan.trials)} trials of {opened.name} are there already")
     if done.n_failed_before:
@@ -120,11 +171,20 @@ def run(
 
 def sync(name: str) -> str | None:
     """Bring a study's files to Optuna and MLflow, and say so; None if either could not be reached."""
-    places = Places()
+    places = Places(storage=_storage())
     folder = places.runs(name)
     if not Delivery(places, name, Console(stderr=True)).deliver():
         return None
     return f"{name}: Optuna and MLflow have {sum(folder.outcome(spec.trial) is not None for spec in folder.manifest().trials)} finished trials"
+
+
+def _storage() -> str | None:
+    """The database of ABLATE_STORAGE, in which the ledger then is."""
+    if not os.environ.get("ABLATE_STORAGE"):
+        return None
+    from ablation.shared_database import storage_url
+
+    return storage_url(os.environ["ABLATE_STORAGE"])
 
 
 def output() -> Console:

@@ -16,7 +16,7 @@ from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from ablation.database import first_line, let_several_write
-from ablation.errors import InputError, Problem
+from ablation.errors import InputError, Problem, Stuck
 from ablation.redaction import redacted
 
 OPTION = "--storage"
@@ -60,7 +60,7 @@ ENTRIES = Table(
 )  # fmt: skip
 
 
-class StorageUnavailable(Exception):
+class StorageUnavailable(Stuck):
     """The database cannot be opened, read or written; what has been computed is safe in the host's own files."""
 
     def __init__(self, url: str, error: BaseException):

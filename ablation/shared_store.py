@@ -48,7 +48,11 @@ class SharedStore(DiskStore):
         self._there: dict[str, set[str]] = {RECORD: set(), STATE: set(), FAILURE: set(), MARK: set()}
 
     def holds(self, kind: str, key: str) -> bool:
-        return super().holds(kind, key) or (kind == STATE and key in self._there[STATE])
+        return self.holds_here(kind, key) or (kind == STATE and key in self._there[STATE])
+
+    def holds_here(self, kind: str, key: str) -> bool:
+        """Whether the local cache has it."""
+        return super().holds(kind, key)
 
     def is_shared(self, kind: str, key: str) -> bool:
         """Whether the database has it, as far as this host knows."""
@@ -64,7 +68,7 @@ class SharedStore(DiskStore):
                 is_new = key not in self._there[kind]
                 if kind == FAILURE and is_new:
                     self._news.failures[key] = Outcome(**json.loads(data))
-                elif kind == RECORD and is_new and not super().holds(RECORD, key):
+                elif kind == RECORD and is_new and not self.holds_here(RECORD, key):
                     (self._news.records if self.adopt(RECORD, key, data) else damaged).append(key)
                 self._there[kind].add(key)
         news, self._news, self._seen = self._news, News([], {}), last
@@ -88,7 +92,7 @@ class SharedStore(DiskStore):
 
     def fetch(self, keys: Iterable[str]) -> bool:
         """Bring those checkpoints of these into the local cache which it lacks; False if one of them is no longer whole."""
-        missing = [key for key in keys if key in self._there[STATE] and not super(SharedStore, self).holds(STATE, key)]
+        missing = [key for key in keys if key in self._there[STATE] and not self.holds_here(STATE, key)]
         lost = []
         for key in missing:
             query = select(ENTRIES.c.data).where(self._mine, ENTRIES.c.kind == STATE, ENTRIES.c.key == key)

@@ -40,6 +40,19 @@ def test_what_is_there_is_passed_over():
     assert drained(Schedule(CHAINS, True, lambda segment: segment.end in ("b", "y"))) == ["l3", "s1"]
 
 
+def test_what_was_there_already_when_its_worker_says_that_it_is_done_is_followed_by_its_children_once():
+    schedule = Schedule(CHAINS, True, lambda segment: segment.end == "b", busy=["a", "b"])  # it ended, and had not yet said so
+    schedule.done("b")
+    assert drained(schedule) == ["l3", "y", "s1"]
+
+
+def test_a_segment_that_is_put_back_is_handed_out_again():
+    schedule = Schedule(CHAINS, True, lambda segment: False)
+    assert schedule.next().end == "b"
+    schedule.put_back("b")
+    assert drained(schedule) == ["b", "l3", "y", "s1"]
+
+
 def test_segments_that_overlap_what_is_being_run_wait():
     schedule = Schedule({"long": CHAINS["long"], "other": CHAINS["other"]}, True, lambda segment: False, busy=["b"])
     assert drained(schedule) == ["y"]  # "long" is one segment now, and its links a and b are in another worker's hands
