@@ -3,8 +3,10 @@ and how several processes write to one."""
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,6 +59,19 @@ def let_several_write(engine: Engine) -> None:
     def begin(connection) -> None:
         # SELECT ... FOR UPDATE locks nothing in SQLite, so whoever begins locks all: else two could start one trial.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+@contextmanager
+def making(url: str) -> Iterator[None]:
+    """Hold while a library may make its tables in the file: both do so in steps, and stumble over another process at it."""
+    path = sqlite_file(url)
+    if path is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.making").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # the system lets go of it when the process ends, however it ends
+        yield
 
 
 def first_line(error: BaseException) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import optuna
@@ -13,7 +12,7 @@ from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
-from ablation.database import let_several_write, require_usable, sqlite_file
+from ablation.database import let_several_write, making, require_usable, sqlite_file
 
 SQLITE_TIMEOUT_SECONDS = 60
 
@@ -47,10 +46,9 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     address = sqlalchemy.make_url(url)
     if address.get_backend_name() != "sqlite":
         return _storage(url)
-    Path(address.database).parent.mkdir(parents=True, exist_ok=True)
     require_usable(url)
-    storage = _storage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_TIMEOUT_SECONDS}})
-
+    with making(url):
+        storage = _storage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_TIMEOUT_SECONDS}})
     let_several_write(storage.engine)
     storage.engine.dispose()  # the constructor has opened connections without these
     return storage

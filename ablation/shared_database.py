@@ -15,7 +15,7 @@ from sqlalchemy import Column, Float, Index, Integer, LargeBinary, MetaData, Str
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from ablation.database import first_line, let_several_write
+from ablation.database import first_line, let_several_write, making
 from ablation.errors import InputError, Problem, Stuck
 from ablation.redaction import redacted
 
@@ -90,10 +90,11 @@ def open_database(url: str) -> sqlalchemy.Engine:
     """The database of a `storage_url`, with our tables in it. Raises StorageUnavailable."""
     with reaching_storage(url):
         engine = _engine(url)
-        try:
-            METADATA.create_all(engine)
-        except SQLAlchemyError:  # another host may have made them at the same moment
-            METADATA.create_all(engine)
+        with making(url):
+            try:
+                METADATA.create_all(engine)
+            except SQLAlchemyError:  # another host may have made them at the same moment
+                METADATA.create_all(engine)
     return engine
 
 

@@ -22,7 +22,7 @@ from mlflow.entities import Metric, Param, Run, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
-from ablation.database import first_line, require_usable, sqlite_file  # noqa: E402
+from ablation.database import first_line, making, require_usable, sqlite_file  # noqa: E402
 from ablation.redaction import redacted  # noqa: E402
 from ablation.tracking_content import Point  # noqa: E402
 
@@ -81,7 +81,8 @@ class Store:
     """One experiment of an MLflow store. Its methods raise what MLflow raises: see `reaching`."""
 
     def __init__(self, uri: str, artifact_root: Path | str | None, experiment: str):
-        self._client = MlflowClient(uri)
+        with making(uri):
+            self._client = MlflowClient(uri)
         found = self._client.get_experiment_by_name(experiment)
         if found is None:
             location = f"{_as_uri(artifact_root)}/{experiment}" if artifact_root else None

@@ -4,8 +4,8 @@
 
 Runs CIFAR-10-LT trials of `--epochs` epochs, a quarter of them warm-up, as many at once as `--packed` says, each in a
 process of its own. Printed are mean seconds of a warm-up and of a joint epoch, evaluation and diagnostics included
-(the first ten of a warm-up and five of a joint phase aside, in which steps are recorded and the pool appears), what a 400-epoch trial takes at that rate,
-and the throughput against one alone. `--no-graphs` leaves out the recording of steps. Needs neither Optuna nor MLflow.
+(the first ten of a warm-up and five of a joint phase aside, in which steps are recorded and the pool appears; `nan` where no
+more are left), what a 400-epoch trial takes at that rate, and the throughput against one alone. `--no-graphs` leaves out the recording of steps. Needs neither Optuna nor MLflow.
 `--device cpu` runs the same script anywhere.
 """
 
@@ -13,9 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # where the package is not installed
 
 N_FIRST = {"warmup": 10, "joint": 5}  # what is left are whole periods of the pool's refreshing
 PLANNED = {"warmup": 100, "joint": 300}
@@ -38,7 +42,7 @@ def main() -> None:
         alone = None
         for n in options.packed:
             found = together(n, precision)
-            means = {phase: statistics.mean(f[phase] for f in found) for phase in PLANNED}
+            means = {phase: mean([f[phase] for f in found]) for phase in PLANNED}
             whole = sum(PLANNED[phase] * means[phase] for phase in PLANNED)
             alone = alone or whole
             top1 = statistics.mean(f["top1"] for f in found)
@@ -86,7 +90,11 @@ def trial(options: argparse.Namespace) -> None:
         last.update(record["metrics"])
 
     advance(config, options.trial, None, Memory(), report)
-    print(json.dumps({phase: statistics.mean(taken[N_FIRST[phase] :]) for phase, taken in seconds.items()} | {"top1": last["test/top1"]}))
+    print(json.dumps({phase: mean(taken[N_FIRST[phase] :]) for phase, taken in seconds.items()} | {"top1": last["test/top1"]}))
+
+
+def mean(values: list[float]) -> float:
+    return statistics.mean(values) if values else math.nan
 
 
 if __name__ == "__main__":
