@@ -134,7 +134,8 @@ def _shared_gpus(opened: Any, jobs: int | None, options: dict[str, Any]) -> Any:
 
 def _sharing(options: dict[str, Any]) -> Any:
     """The database of --storage or ABLATE_STORAGE; None where there is none."""
-    url = options.pop("storage") or os.environ.pop("ABLATE_STORAGE", None)  # no process that is started from here has it
+    from_environment = os.environ.pop("ABLATE_STORAGE", None)  # in any case: no process that is started from here has it
+    url = options.pop("storage") or from_environment
     if not url:
         return None
     from ablation.sharing import Sharing  # SQLAlchemy

@@ -21,13 +21,16 @@ from ablation.redaction import redacted
 
 OPTION = "--storage"
 DRIVERS = ("psycopg", "psycopg2")  # of PostgreSQL, the better one first
-CONNECT_SECONDS = 10
-SETTINGS = {
+CONNECTING = {  # seconds, but for the last (milliseconds): a network that is cut is noticed, and not waited for
+    "connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 30_000,
+}  # fmt: skip
+SETTINGS = {  # the same for the server's end, which would hold locks of a host that is gone
     "idle_in_transaction_session_timeout": "30s",  # a host that stops in the middle of a transaction holds nobody up for long
     "lock_timeout": "60s",
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "30s",
 }
 
 METADATA = MetaData()
@@ -129,7 +132,7 @@ def _engine(url: str) -> sqlalchemy.Engine:
         engine = sqlalchemy.create_engine(url, poolclass=NullPool, connect_args={"timeout": 60})
         let_several_write(engine)
         return engine
-    engine = sqlalchemy.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_SECONDS})
+    engine = sqlalchemy.create_engine(url, pool_pre_ping=True, connect_args=CONNECTING)
 
     @sqlalchemy.event.listens_for(engine, "connect")
     def configure(connection, _record) -> None:

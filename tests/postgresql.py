@@ -35,9 +35,7 @@ class Cluster:
         if os.getuid() == 0:
             os.chown(self.folder, _user().pw_uid, _user().pw_gid)
         self._run("initdb", "-D", str(self.folder / "data"), "-U", "ablate", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C")
-        with socket.socket() as probe:
-            probe.bind((self.host, 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port(self.host)
         options = [f"-c{setting}" for setting in [*SETTINGS.split(), f"listen_addresses={self.host}", f"unix_socket_directories={self.folder}"]]
         self.options = ["-D", str(self.folder / "data"), "-p", str(self.port), *options]
         self.start()
@@ -76,6 +74,12 @@ class Cluster:
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **user)  # fmt: skip
         assert done.returncode == 0, done.stdout
         return done.stdout
+
+
+def free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return probe.getsockname()[1]
 
 
 def _user() -> pwd.struct_passwd | None:
