@@ -31,8 +31,11 @@ class Delivery(Listener):
         if time.monotonic() - self.last > SYNC_SECONDS:
             self.deliver()
 
-    def deliver(self) -> bool:
-        """Bring both up to date; a store that cannot be reached costs nothing but a message."""
+    def deliver(self, is_running: bool = True) -> bool:
+        """Bring both up to date; a store that cannot be reached costs nothing but a message.
+
+        is_running: whether any process runs the study; if none does, no record stays RUNNING.
+        """
         from ablation.ledger import LedgerUnavailable
         from ablation.ledger_import import update_ledger
         from ablation.tracking import Tracker
@@ -41,9 +44,9 @@ class Delivery(Listener):
         self.last = time.monotonic()
         folder = self.places.runs(self.name)
         try:
-            update_ledger(self.places.ledger_url, folder)
+            update_ledger(self.places.ledger_url, folder, is_running)
             self.tracker = self.tracker or Tracker()
-            self.tracker.sync(folder, self.places.report(self.name))
+            self.tracker.sync(folder, self.places.report(self.name), is_running)
         except (LedgerUnavailable, TrackingUnavailable) as error:
             self.console.print(f"{error}; the files are complete, `ablate sync {self.name}` delivers them later", markup=False, soft_wrap=True)
             return False

@@ -118,7 +118,7 @@ def run(
         deliveries = [] if offline else [Delivery(opened.places, opened.name, console)]
         return _run(opened, manifest, jobs, share, cache_limit, deliveries, limits, gpus, console)
 
-    from ablation.sharing import SharedDelivery
+    from ablation.shared_delivery import SharedDelivery
 
     definition = opened.define(manifest)
     opened.sharing.agree(definition, begins)
@@ -148,7 +148,7 @@ def _run(
     opened.places.store.trim(cache_limit)
     if done.n_open:
         for delivery in deliveries:
-            delivery.deliver()
+            delivery.deliver(is_running=False)
         console.print(f"interrupted with {done.n_open} trials to go; the same command goes on from their last epochs", soft_wrap=True)
         return done
     if done.n_trained or done.failed or done.n_elsewhere:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +10,6 @@ import sqlalchemy
 from rich.console import Console
 
 from ablation.definition import Definition, known_studies, read_definition, refuse_difference, write_definition
-from ablation.delivery import Delivery
 from ablation.errors import InputError, Problem, nearest
 from ablation.forest import segments
 from ablation.hosts import Hosts
@@ -24,8 +21,6 @@ from ablation.shared_database import OPTION, StorageUnavailable, enroll, open_da
 from ablation.shared_store import FAILURE, MARK, STATE, SharedStore
 from ablation.study import refuse_change
 
-DELIVERY = "(delivery)"  # the lease of the one host that writes to Optuna and MLflow
-WAIT_SECONDS = 1.0
 
 
 class Sharing:
@@ -82,6 +77,7 @@ class Sharing:
                     message = f"{', '.join(others)} would not hear of it; stop them first, or wait until they have ended"
                     raise InputError([Problem("--retry-failed", "", message)])
                 self.store.withdraw(FAILURE, [spec.key for spec in plan.specs])
+                self.store.withdraw(MARK)  # what was delivered is not how it will have ended
                 self.failures = {}
         endings = {spec.key: folder.ending(spec) for spec in plan.specs}
         failed = {key: ending for key, ending in endings.items() if ending is not None and ending.state == "FAILED"}
@@ -115,47 +111,3 @@ class Sharing:
             yield
         except StorageUnavailable as error:
             raise InputError([Problem(OPTION, "", str(error))]) from None
-
-
-class SharedDelivery(Delivery):
-    """Delivers while it has the lease for that: one host at a time writes to Optuna and MLflow."""
-
-    def __init__(self, places, name: str, console: Console, sharing: Sharing):
-        super().__init__(places, name, console)
-        self.sharing = sharing
-
-    def deliver(self) -> bool:
-        try:
-            is_ours = self.sharing.leases.take([DELIVERY])
-        except StorageUnavailable:
-            is_ours = False
-        if is_ours:
-            return super().deliver()
-        self.last = time.monotonic()
-        return True
-
-    def deliver_news(self) -> bool:
-        """Deliver the end of the study, unless another host does."""
-        leases, store = self.sharing.leases, self.sharing.store
-        try:
-            while True:
-                is_ours = leases.take([DELIVERY])
-                store.pull()
-                if store.is_shared(MARK, self._ending()):
-                    return True
-                if is_ours:
-                    break
-                time.sleep(WAIT_SECONDS)
-            if not super().deliver():
-                return False
-            store.mark(self._ending())
-        except StorageUnavailable as error:
-            self.console.print(f"{error}; `ablate sync {self.name}` delivers later", markup=False, soft_wrap=True)
-            return False
-        return True
-
-    def _ending(self) -> str:
-        """A digest of how all trials have ended, the same on every host."""
-        folder = self.places.runs(self.name)
-        ends = [(spec.key, folder.state(spec, folder.outcome(spec.trial))) for spec in folder.manifest().trials]
-        return hashlib.sha256(repr(sorted(ends)).encode()).hexdigest()[:32]

@@ -25,6 +25,7 @@ from ablation.shared_database import storage_url
 sys.path.insert(0, str(Path(__file__).parent))
 from chains import WARMUP, Chains  # noqa: E402
 from chains_project import WAIT_SECONDS, Project, workers_of  # noqa: E402
+from hosts import Host, twice  # noqa: E402
 from network import Network  # noqa: E402
 from test_study import EXPERIMENT, GRID  # noqa: E402
 
@@ -68,42 +69,6 @@ def tracking(network, tmp_path_factory):
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-class Host(Project):
-    """A project folder of its own, in which a study is begun or helped with."""
-
-    def __init__(self, root: Path, prefix: list[str], storage: str, tracking: str, **options):
-        super().__init__(root, **options)
-        self.prefix, self.storage, self.tracking, self.jobs = prefix, storage, tracking, "2"
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return super().environment | {"MLFLOW_TRACKING_URI": self.tracking, "ABLATE_STORAGE": self.storage}
-
-    def start(self, *arguments: str, study: str | None = None) -> subprocess.Popen:
-        grid = self.root / f"{self.study}.grid.yaml"
-        which = ["run", "--grid", grid.name] if grid.exists() else ["worker", "--study", study or self.study]
-        command = [*self.prefix, sys.executable, "-P", "-m", "ablation", *which, "--jobs", self.jobs, *arguments]
-        self.log = (self.root / "said.txt").open("w")
-        return subprocess.Popen(command, cwd=self.root, env=self.environment, stdout=self.log, stderr=self.log, start_new_session=True)
-
-    def run(self, *arguments: str, expect: int = 0, study: str | None = None) -> str:
-        return self.end(self.start(*arguments, study=study), expect)
-
-    def end(self, process: subprocess.Popen, expect: int = 0) -> str:
-        code = process.wait(timeout=2 * WAIT_SECONDS)
-        assert code == expect, self.said
-        return self.said
-
-    @property
-    def said(self) -> str:
-        return (self.root / "said.txt").read_text()
-
-    def trained(self) -> list[str]:
-        """Keys of the epochs that this host's workers have trained, in no particular order."""
-        logs = (self.root / "runs" / self.study).glob("*/stdout.log")
-        return [line.split()[1] for log in logs for line in log.read_text().splitlines() if line.startswith("trained ")]
 
 
 @pytest.fixture
@@ -167,11 +132,6 @@ def wait_until(is_so: Callable[[], bool], host: Host, process: subprocess.Popen)
 
 def has_begun(host: Host) -> bool:
     return (host.root / "runs" / host.study / "study.json").exists()
-
-
-def twice(*hosts: Host) -> set[str]:
-    """Keys of the epochs that were trained more than once."""
-    return {key for key, n in Counter(key for host in hosts for key in host.trained()).items() if n > 1}
 
 
 def test_a_host_that_is_killed_in_the_middle_is_missed_by_nobody(hosts, alone, server, tracking):
