@@ -96,6 +96,8 @@ def _context(study: Results, effects: pd.DataFrame, claims: pd.DataFrame, drawn:
         "factors_table": tables.factors_table(study),
         "baselines_table": tables.baselines_table(study),
         "failures_table": tables.failures_table(study),
+        "divergence": tables.divergence(study),
+        "split": tables.split_for_memory(study),
         "unfinished": list(unfinished[["trial", "state"]].itertuples(index=False)),
         "unfinished_arms": [arm for arm in study.arms if study.complete(arm).empty],
         "has_best": f"best/{study.headline}" in study.metrics,

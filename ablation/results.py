@@ -18,6 +18,7 @@ import pandas as pd
 from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec, write_atomically
 
 PER_CLASS = "test/per_class"
+MARKS = ("accumulation", "encoding_batch")  # how an epoch made do with little memory, see `ablation.subject.Record`
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Results:
 
     manifest: Manifest
     trials: pd.DataFrame  # trial, arm, kind, seed, state, <factors>, <metrics>, epochs_*, wall_seconds, error
-    history: pd.DataFrame  # trial, arm, seed, phase, epoch, <metrics>
+    history: pd.DataFrame  # trial, arm, seed, phase, epoch, <metrics>, and of MARKS those that any epoch has
     per_class: pd.DataFrame  # trial, arm, seed, class, n_train, accuracy in percent
     hits: dict[str, str]  # complete trial -> which test images are right, as in ablation.subject.Record; where known
     digests: dict[str, str]  # complete trial -> hash of all it measured, times aside; equal means bit-identical
@@ -85,7 +86,7 @@ def load(folder: RunFolder) -> Results:
         identity = {"trial": spec.trial, "arm": spec.arm, "seed": spec.seed}
         for record in records:
             position = {"phase": record["phase"], "epoch": record["epoch"]}
-            history.append({**identity, **position, **record.get("metrics", {})})
+            history.append({**identity, **position, **record.get("metrics", {}), **{name: record[name] for name in MARKS if name in record}})
         if outcome is not None and outcome.state == "COMPLETE":
             digests[spec.trial] = _digest(records, outcome)
             hits |= {spec.trial: outcome.hits} if outcome.hits else {}
@@ -94,12 +95,13 @@ def load(folder: RunFolder) -> Results:
                 n_train = counts[label] if label < len(counts) else None
                 per_class.append({**identity, "class": label, "n_train": n_train, "accuracy": accuracy})
     headline = manifest.metric["name"]
+    marks = [name for name in MARKS if any(name in row for row in history)]
     lead = ["trial", "arm", "kind", "seed", "state", *manifest.factors]
     tail = ["epochs_trained", "epochs_shared", "wall_seconds", "error"]
     return Results(
         manifest=manifest,
         trials=_frame(trials, lead, tail, headline).astype({"epochs_trained": "Int64", "epochs_shared": "Int64"}),
-        history=_frame(history, ["trial", "arm", "seed", "phase", "epoch"], [], headline),
+        history=_frame(history, ["trial", "arm", "seed", "phase", "epoch"], marks, headline).astype(dict.fromkeys(marks, "Int64")),
         per_class=pd.DataFrame(per_class, columns=["trial", "arm", "seed", "class", "n_train", "accuracy"]),
         hits=hits,
         digests=digests,

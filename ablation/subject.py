@@ -16,7 +16,10 @@ Record = dict[str, Any]
 `phase` (e.g. pretrain, warmup, joint), `epoch` (from 1, counted on within the trial; pre-training has a
 count of its own), `seconds`, `metrics` (name -> float; accuracies in percent), `vectors` (name -> list of
 floats, one per class). Optional: `hits`, which test images are right: a word per class, `36:ffff7fefe0`, its number
-of images and their bits (first image first) in hexadecimal, filled up with zeros to whole bytes."""
+of images and their bits (first image first) in hexadecimal, filled up with zeros to whole bytes; where a device had too
+little memory, `accumulation`, in how many chunks the encoder met each batch of a phase (gradients accumulated to the
+same effective batch; batch normalisation that trains took its statistics chunk by chunk), and `encoding_batch`, how many
+images were encoded at once for evaluation. Neither is a setting: no key depends on them."""
 
 
 Report = Callable[[str, Record], bool | None]
@@ -91,5 +94,6 @@ class Subject(Protocol):
 
         Saves a record (kind "record", JSON) for each link and a checkpoint at the last; calls
         `report(key, record)` after each link, and if that answers True saves a checkpoint and returns: the study
-        is being stopped. Returns, with a checkpoint, where the chain turns out not to lead to `until`.
+        is being stopped. Returns, with a checkpoint, where the chain turns out not to lead to `until`. What it raises
+        is the trial's failure; of exceptions called `Diverged`, the report counts them by arm, as a result.
         """

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ablation import effects as judged
 from ablation.contrasts import difference_name
-from ablation.formatting import MISSING, duration, effect, label, p_value, points, table, value
+from ablation.formatting import MISSING, duration, effect, label, listed, p_value, points, table, value
 from ablation.results import Results
 
 # Shown beside the headline, where measured.
@@ -125,6 +125,22 @@ def failures_table(results: Results) -> str:
     failed = results.trials[results.trials["state"] == "FAILED"]
     rows = [[f"`{row.trial}`", row.error if isinstance(row.error, str) else MISSING] for row in failed.itertuples()]
     return table(["trial", "reason"], rows, "ll") if rows else ""
+
+
+def divergence(results: Results) -> str:
+    """How many of an arm's trials diverged, for each of which any did; "" where none."""
+    diverged = results.trials["error"].astype(str).str.startswith("Diverged:")
+    by_arm = diverged.groupby(results.trials["arm"], sort=False)
+    return listed([f"`{arm}` {own.sum()} of {len(own)}" for arm, own in by_arm if own.any()])
+
+
+def split_for_memory(results: Results) -> list[tuple[str, str, int]]:
+    """Trial, phase, and in how many chunks at most its batches were split, of those that ran out of memory."""
+    history = results.history
+    if "accumulation" not in history:
+        return []
+    most = history.groupby(["trial", "phase"], sort=False)["accumulation"].max().dropna()
+    return [(trial, phase, int(n)) for (trial, phase), n in most.items()]
 
 
 def effect_cell(row: tuple) -> str:

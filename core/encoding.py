@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import safetensors.torch
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from core.batches import batches
 from core.config import Config
 from core.data.augment import crop_and_flip, normalise
+from core.memory import is_out_of_memory, release
 from core.networks.encoders import drop_first_relu
 from core.randomness import generator
 
@@ -28,13 +30,36 @@ class Latents(NamedTuple):
 
 @torch.no_grad()
 def encode(encoder: nn.Module, images: Tensor, config: Config) -> Tensor:
-    """(N, channels, H, W) uint8 -> (N, D) float32, in eval mode; the encoder's mode is put back."""
+    """(N, channels, H, W) uint8 -> (N, D) float32, in eval mode; the encoder's mode is put back.
+
+    Out of memory, it goes on with half as many images at a time, down to one, and keeps to that with this encoder. In
+    eval mode no image knows of the others in its batch: this changes nothing but rounding.
+    """
     was_training = encoder.training
     encoder.eval()
-    with autocast(config):
-        parts = [encoder(normalise(batch, config.data.mean, config.data.std)).float() for batch in images.split(BATCH[config.device])]
+    parts: list[Tensor] = []
+    while (done := sum(map(len, parts))) < len(images):
+        n_at_once = fitting_batch(encoder) or BATCH[config.device]
+        try:
+            with autocast(config):
+                parts.append(encoder(normalise(images[done : done + n_at_once], config.data.mean, config.data.std)).float())
+        except RuntimeError as error:
+            if n_at_once == 1 or not is_out_of_memory(error):
+                raise
+            _fitting[encoder] = n_at_once // 2
+        else:
+            continue
+        release()  # here, where no traceback keeps the tensors of the failed pass
     encoder.train(was_training)
     return torch.cat(parts)
+
+
+def fitting_batch(encoder: nn.Module) -> int | None:
+    """How many images at once memory had room for, where it had not for as many as usual; None where nothing ran out."""
+    return _fitting.get(encoder)
+
+
+_fitting: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -11,38 +10,14 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from core.batches import balanced_batches, batches
+from core.chunks import Passes
 from core.data.sources import Split
-from core.encoding import augmented, autocast
+from core.divergence import Means
+from core.encoding import augmented
 from core.learner import Learner
 from core.losses import Semantic, standardised
 from core.randomness import generator, mixing_shares
 from core.routing import combine, conflict
-
-
-class Means:
-    """Running sums on the device; read once, at the end of the epoch, so that no step waits for the device."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.n = 0
-
-    def add(self, values: Mapping[str, Tensor]) -> None:
-        """values: (), the same names at every step; they may be overwritten afterwards."""
-        if self.n:
-            torch._foreach_add_(list(self.sums.values()), [values[name] for name in self.sums])
-        else:
-            self.sums = {name: value.clone() for name, value in values.items()}
-        self.n += 1
-
-    def read(self) -> dict[str, float]:
-        """Raises FloatingPointError, naming the metric, if anything is not finite."""
-        if not self.n:
-            return {}
-        values = dict(zip(self.sums, (torch.stack(list(self.sums.values())) / self.n).tolist()))
-        for name, value in values.items():
-            if value != value or abs(value) == float("inf"):
-                raise FloatingPointError(f"{name} is {value}: the training diverged")
-        return values
 
 
 class Trained(NamedTuple):
@@ -55,7 +30,7 @@ class Trained(NamedTuple):
 
 def warmup_epoch(learner: Learner, latents: Tensor, labels: Tensor, epoch: int) -> Trained:
     """Train head and denoiser on the frozen encoder's latents (N, D), encoded once."""
-    means, streams = Means(), Streams(learner, epoch)
+    means, streams = Means(learner.config), Streams(learner, epoch)
     learner.head.train()
     learner.denoiser.train()
     step = learner.repeated(warmup_step)
@@ -82,7 +57,7 @@ def warmup_step(learner: Learner, z: Tensor, y: Tensor, t: Tensor, noise: Tensor
 
 def joint_epoch(learner: Learner, train: Split, epoch: int) -> Trained:
     """Train all three modules on images; one encoder backward per batch, whatever the routing rule."""
-    config, means, streams = learner.config, Means(), Streams(learner, epoch)
+    config, means, streams = learner.config, Means(learner.config), Streams(learner, epoch)
     learner.encoder.train(config.batchnorm == "updating")
     learner.head.train()
     learner.denoiser.train()
@@ -128,9 +103,8 @@ def joint_step(
     of an image of class y and the rest of one of y_minor (B,).
     """
     config = learner.config
-    with autocast(config):
-        z = learner.encoder(images)
-    leaf = z.detach().float().requires_grad_()  # losses are taken here; the encoder is walked once, below
+    passes = Passes(learner.encoder, images, config, learner.n_chunks)
+    leaf = passes.latents.detach().float().requires_grad_()  # losses are taken here; the encoder is walked once, below
     logits = learner.head(leaf) + learner.adjustment
     real = F.cross_entropy(logits, y)
     if share is not None:
@@ -145,7 +119,7 @@ def joint_step(
     semantic = learner.semantic(standard, y, t, noise)
     (config.losses.semantic * semantic.total).backward()
     semantic_gradient = leaf.grad
-    z.backward(combine(config.routing, real_gradient, semantic_gradient).to(z.dtype))
+    passes.backward(combine(config.routing, real_gradient, semantic_gradient))
     at_latent = conflict(real_gradient, semantic_gradient)
     norms = {f"grad/{name}": gradient_norm(learner, name) for name in ("encoder", "head", "denoiser")}
     norms |= {

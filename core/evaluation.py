@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from core import diagnostics, metrics
+from core.divergence import require_finite
 from core.learner import Learner
 
 
@@ -29,6 +30,7 @@ def test_report(learner: Learner, latents: Tensor, labels: Tensor, pretrained: T
     """
     learner.head.eval()
     logits = learner.head(latents)
+    require_finite("a test image's logit", logits)
     scalars, vectors = metrics.evaluate(logits, labels, learner.class_counts)
     scalars["diag/latent_drift"] = float(diagnostics.drift(latents, pretrained))
     scalars["diag/cka"] = float(diagnostics.linear_cka(latents, pretrained))

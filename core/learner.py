@@ -51,6 +51,7 @@ class Learner:
         }
         self.levels = alpha_bars(config.diffusion.schedule, config.diffusion.steps).to(self.device)  # (T,)
         self.pool = Pool.empty(self.n_latents, self.device)
+        self.n_chunks = 1  # in which joint batches pass through the encoder; set before any step is recorded
         self.diffusion_loss_at_thaw = float("nan")  # of the last warm-up epoch so far
         self.record: Recorder | None = cuda_graph if self.device == "cuda" else None
         self._repeated: dict[Callable[..., Any], Repeated] = {}

@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.batches import batches
+from core.chunks import chunks, one_update
 from core.config import Config, Optim
 from core.data.sources import Split
+from core.divergence import Means
 from core.encoding import augmented, autocast
-from core.epochs import Means
 from core.networks.encoders import build_encoder
 from core.randomness import generator, initialised, mixing_shares
 from core.state import State, build_optimiser, load_module, load_optimiser, module_state, optimiser_state, set_rate
@@ -19,8 +20,9 @@ from core.state import State, build_optimiser, load_module, load_optimiser, modu
 class Pretraining:
     """Encoder and linear head `fc`, and their optimiser."""
 
-    def __init__(self, config: Config, seed: int, n_channels: int, n_classes: int):
-        self.config, self.seed, p = config, seed, config.pretraining
+    def __init__(self, config: Config, seed: int, n_channels: int, n_classes: int, n_chunks: int = 1):
+        """n_chunks: in which a batch passes through the encoder, see `core.chunks`."""
+        self.config, self.seed, self.n_chunks, p = config, seed, n_chunks, config.pretraining
         encoder = initialised(lambda: build_encoder(config.encoder.name, n_channels), seed, "encoder")
         self.encoder = encoder.to(config.device, memory_format=torch.channels_last)
         self.fc = initialised(lambda: nn.Linear(encoder.n_latents, n_classes), seed, "fc").to(config.device)
@@ -29,7 +31,7 @@ class Pretraining:
 
     def epoch(self, train: Split, epoch: int, lr: float) -> dict[str, float]:
         """One pass over the training images; returns the mean loss and training accuracy (percent)."""
-        config, p, means = self.config, self.config.pretraining, Means()
+        config, p, means = self.config, self.config.pretraining, Means(self.config)
         set_rate(self.optimiser, lr)
         order, augmentation = (generator(self.seed, f"pretrain {name}", epoch, config.device) for name in ("order", "augmentation"))
         chosen_batches = batches(len(train.labels), p.batch_size, order)
@@ -42,13 +44,19 @@ class Pretraining:
                 share = shares[i]
                 partner = torch.randperm(len(y), generator=augmentation, device=y.device)
                 images = share * images + (1 - share) * images[partner]
-            with autocast(config):
-                logits = self.fc(self.encoder(images)).float()
-            loss = share * F.cross_entropy(logits, y) + (1 - share) * F.cross_entropy(logits, y[partner])
-            loss.backward()
+            losses, hits = [], []
+            for chunk in chunks(len(y), p.batch_size, self.n_chunks, training=True):
+                own, other = y[chunk.rows], y[partner[chunk.rows]]
+                with autocast(config), one_update(self.encoder, chunk):
+                    logits = self.fc(self.encoder(images[chunk.rows])).float()
+                loss = share * F.cross_entropy(logits, own) + (1 - share) * F.cross_entropy(logits, other)
+                loss = chunk.share * loss
+                loss.backward()
+                losses.append(loss.detach())
+                hits.append(logits.argmax(1) == own)
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
-            means.add({"pretrain/loss": loss.detach(), "pretrain/train_top1": 100 * (logits.argmax(1) == y).float().mean()})
+            means.add({"pretrain/loss": torch.stack(losses).sum(), "pretrain/train_top1": 100 * torch.cat(hits).float().mean()})
         return means.read()
 
     def head(self) -> dict[str, Tensor]:

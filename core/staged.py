@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.batches import balanced_batches, batches
-from core.epochs import Means, Streams, gradient_norm, update
+from core.divergence import Means
+from core.epochs import Streams, gradient_norm, update
 from core.learner import Learner
 from core.losses import diffusion_loss
 from core.diffusion import add_noise
@@ -16,7 +17,7 @@ from core.diffusion import add_noise
 
 def diffusion_epoch(learner: Learner, latents: Tensor, labels: Tensor, epoch: int) -> dict[str, float]:
     """Train the denoiser alone on the latents (N, D) of the frozen encoder."""
-    means, streams = Means(), Streams(learner, epoch)
+    means, streams = Means(learner.config), Streams(learner, epoch)
     learner.denoiser.train()
     step = learner.repeated(diffusion_step)
     for chosen in batches(len(labels), learner.config.batch_size, streams.order):
@@ -40,7 +41,7 @@ def head_epoch(learner: Learner, latents: Tensor, labels: Tensor, epoch: int) ->
 
     epoch: from 1, of the head's training.
     """
-    config, means, streams = learner.config, Means(), Streams(learner, epoch)  # the same with and without generation
+    config, means, streams = learner.config, Means(learner.config), Streams(learner, epoch)  # the same with and without generation
     pool = learner.pool
     x = torch.cat([latents, pool.latents * learner.std + learner.mean])
     y = torch.cat([labels, pool.labels])

@@ -4,35 +4,32 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from itertools import takewhile
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from core import evaluation, metrics, state, trajectory
+from core.checkpoints import Checkpoints, Store, last_checkpoints
 from core.config import Config
 from core.data import sources
 from core.data.sources import Dataset, Split
-from core.encoding import Latents, encode, encode_for_training, latents_from_bytes, latents_to_bytes
+from core.divergence import Diverged, require_finite, require_finite_modules
+from core.encoding import Latents, encode, encode_for_training, fitting_batch, latents_from_bytes, latents_to_bytes
 from core.epochs import Trained, joint_epoch, warmup_epoch
 from core.fingerprint import data_fingerprint, digest, root_key, source_fingerprint, versions
 from core.learner import Learner
+from core.memory import release
 from core.networks.encoders import load_checkpoint
 from core.pretraining import Pretraining
+from core.splitting import Splitting
 from core.staged import diffusion_epoch, head_epoch
 from core.trajectory import DIFFUSION, EVALUATE, HEAD, JOINT, PRETRAIN, WARMUP, Link
 
 CHECKPOINT_SECONDS = 30.0  # at most so much work is lost when a process dies
-
-
-class Store(Protocol):
-    """Bytes under a kind and a key, and the seconds that they took; what `load` returns was saved, whole, or is None."""
-
-    def load(self, kind: str, key: str) -> bytes | None: ...
-    def save(self, kind: str, key: str, data: bytes, seconds: float = 0.0) -> None: ...
-    def holds(self, kind: str, key: str) -> bool: ...
 
 
 def advance(config: Config, seed: int, until: str | None, store: Store, report: Callable[[str, dict[str, Any]], bool | None]) -> None:
@@ -42,7 +39,7 @@ def advance(config: Config, seed: int, until: str | None, store: Store, report: 
     finished link, answers True.
 
     Saves a record for each link, and a checkpoint at the last one, at the end of pre-training and of warm-up,
-    and every half minute.
+    and every half minute. Out of the device's memory, goes on from the last checkpoint, batches in chunks (`core.splitting`).
     """
     torch.set_num_threads(config.threads)
 
@@ -58,18 +55,29 @@ def advance(config: Config, seed: int, until: str | None, store: Store, report: 
     done = start.done
     if done == len(links) or (done and links[done - 1].key == until):
         return
-    trial = Trial(config, seed, store, links, start)
-    saved, unsaved_seconds = time.monotonic(), 0.0
+    splitting = Splitting(config, takewhile(lambda record: record is not None, (record_of(link.key) for link in links)))
+    trial: Trial | None = Trial(config, seed, store, links, start, splitting.n_chunks)
+    saved, unsaved_seconds, reported = time.monotonic(), 0.0, set()
     while done < len(links):
         link, started = links[done], time.perf_counter()
-        found = trial.run(link)
+        found = splitting.run(trial, link)
+        if found is None:
+            trial = None  # and with it its recordings
+            release()
+            start = last_checkpoints(links, until, store)
+            done, trial = start.done, Trial(config, seed, store, links, start, splitting.n_chunks)
+            saved, unsaved_seconds = time.monotonic(), 0.0
+            continue
         seconds = time.perf_counter() - started
         record = {
             "phase": link.phase, "epoch": link.epoch, "seconds": seconds, "time": time.time(),
-            "metrics": found.metrics, "vectors": found.vectors, **({"hits": found.hits} if found.hits else {}),
+            "metrics": found.metrics, "vectors": found.vectors, **({"hits": found.hits} if found.hits else {}), **trial.marks(link.phase),
         }  # fmt: skip
         store.save("record", link.key, json.dumps(record).encode(), seconds)
-        is_to_stop = report(link.key, record)
+        is_to_stop = False
+        if link.key not in reported:  # one that was, before memory ran out, is replaced in the store
+            is_to_stop = report(link.key, record)
+            reported.add(link.key)
         done += 1
         unsaved_seconds += seconds
         if config.warmup.plateau is not None and link.phase == WARMUP:
@@ -82,44 +90,15 @@ def advance(config: Config, seed: int, until: str | None, store: Store, report: 
             return
 
 
-class Checkpoints(NamedTuple):
-    """What a trial goes on from. The bytes are in hand: a bounded store may lose them at any time."""
-
-    done: int  # links that need not be run
-    last: bytes | None  # the state after them
-    pretrained: bytes | None  # the state at the end of pre-training, if that is before `last`
-
-
-def last_checkpoints(links: list[Link], until: str | None, store: Store) -> Checkpoints:
-    """The last whole checkpoint before which no record is missing.
-
-    A trial that goes on after pre-training starts from that checkpoint and from the one at its end.
-    """
-    stop = next((i for i, link in enumerate(links) if link.key == until), len(links) - 1)
-    n_pretrain = sum(link.phase == PRETRAIN for link in links)
-    checkpoints = []
-    for i, link in enumerate(links[: stop + 1]):
-        if store.load("record", link.key) is None:  # missing or damaged
-            break
-        if store.holds("state", link.key):
-            checkpoints.append(i + 1)
-    for done in reversed(checkpoints):
-        needs_pretrained = 0 < n_pretrain < done <= stop
-        last = store.load("state", links[done - 1].key)  # None: missing or damaged
-        pretrained = store.load("state", links[n_pretrain - 1].key) if needs_pretrained else None
-        if last is not None and (pretrained is not None or not needs_pretrained):
-            return Checkpoints(done, last, pretrained)
-    return Checkpoints(0, None, None)
-
-
 class Trial:
     """The modules of one trial, brought to where the chain stands."""
 
-    def __init__(self, config: Config, seed: int, store: Store, links: list[Link], start: Checkpoints):
-        self.config, self.seed, self.store = config, seed, store
+    def __init__(self, config: Config, seed: int, store: Store, links: list[Link], start: Checkpoints, n_chunks: Mapping[str, int] | None = None):
+        """n_chunks: phase -> in how many chunks its batches pass through the encoder, where that is not 1."""
+        self.config, self.seed, self.store, self.n_chunks = config, seed, store, dict(n_chunks or {})
         self.first = sum(link.phase == PRETRAIN for link in links)  # links before the main phases
         self.base_key = links[self.first - 1].key if self.first else digest("base", root_key(config, seed))
-        self.pretraining = Pretraining(config, seed, self.dataset.train.images.shape[1], len(self.dataset.class_names))
+        self.pretraining = Pretraining(config, seed, self.dataset.train.images.shape[1], len(self.dataset.class_names), self.n_chunks.get(PRETRAIN, 1))
         self.checkpoint_head: dict[str, Tensor] = {}
         if config.encoder.checkpoint:
             head = load_checkpoint(config.encoder.checkpoint, self.pretraining.encoder)
@@ -145,7 +124,9 @@ class Trial:
         if data is None:
             started = time.perf_counter()
             latents = encode(encoder, train, self.config) if encoding is None else encode_for_training(encoder, train, self.config, self.seed)
-            data = latents_to_bytes(Latents(latents, encode(encoder, self.dataset.test.images, self.config)))
+            test = encode(encoder, self.dataset.test.images, self.config)
+            require_finite("the pretrained latent", torch.cat([latents, test]))
+            data = latents_to_bytes(Latents(latents, test))
             self.store.save("latents", key, data, time.perf_counter() - started)
         return latents_from_bytes(data, self.config.device)
 
@@ -154,20 +135,32 @@ class Trial:
         """Made when pre-training is over."""
         latents = self.latents
         learner = Learner(self.config, self.seed, self.pretraining.encoder, self.pretrained_head, self.dataset.class_counts)
+        learner.n_chunks = self.n_chunks.get(JOINT, 1)
         learner.start(latents.train, self.dataset.train.labels)
         return learner
 
     def run(self, link: Link) -> evaluation.Report:
-        """One epoch; returns what it reports."""
+        """One epoch; returns what it reports. Raises Diverged."""
+        try:
+            return self._run(link)
+        except Diverged as error:
+            error.phase, error.epoch = link.phase, link.epoch
+            raise
+
+    def _run(self, link: Link) -> evaluation.Report:
         rates = trajectory.rates(self.config, link.phase, link.epoch) if link.phase != EVALUATE else {}
         if link.phase == PRETRAIN:
-            return evaluation.Report(self.pretraining.epoch(self.dataset.train, link.epoch, rates["encoder"]), {})
+            found = self.pretraining.epoch(self.dataset.train, link.epoch, rates["encoder"])
+            require_finite_modules(encoder=self.pretraining.encoder, fc=self.pretraining.fc)
+            return evaluation.Report(found, {})
         if link.phase == EVALUATE:
             return self._evaluate_pretrained()
         self.learner.set_rates(rates)
         train_labels = self.dataset.train.labels
         if link.phase == DIFFUSION:
-            return evaluation.Report(diffusion_epoch(self.learner, self.latents.train, train_labels, link.epoch), {})
+            found = diffusion_epoch(self.learner, self.latents.train, train_labels, link.epoch)
+            require_finite_modules(denoiser=self.learner.denoiser)
+            return evaluation.Report(found, {})
         if link.phase == HEAD:
             if self.config.staged.generation and link.epoch == self.config.diffusion_epochs + 1:
                 self.learner.refresh_pool(link.epoch)
@@ -185,17 +178,20 @@ class Trial:
         return self._report(link, trained)
 
     def _report(self, link: Link, trained: Trained) -> evaluation.Report:
-        found = evaluation.latent_report(self.learner, trained.latents, trained.labels)
+        learner = self.learner
+        require_finite_modules(encoder=learner.encoder, head=learner.head, denoiser=learner.denoiser)
+        found = evaluation.latent_report(learner, trained.latents, trained.labels)
         if trajectory.evaluates(self.config, link.phase, link.epoch):
             test = self.dataset.test
-            latents = encode(self.learner.encoder, test.images, self.config) if link.phase == JOINT else self.latents.test
-            more = evaluation.test_report(self.learner, latents, test.labels, self.latents.test)
+            latents = encode(learner.encoder, test.images, self.config) if link.phase == JOINT else self.latents.test
+            more = evaluation.test_report(learner, latents, test.labels, self.latents.test)
             found = evaluation.Report(found.metrics | more.metrics, found.vectors | more.vectors, more.hits)
         return found._replace(metrics=trained.metrics | found.metrics)
 
     def _evaluate_pretrained(self) -> evaluation.Report:
         """The pretrained encoder under its own linear head, nothing trained."""
         logits = torch.nn.functional.linear(self.latents.test, *(self.pretrained_head[name] for name in ("weight", "bias")))
+        require_finite("the pretrained encoder's logit", logits)
         labels, class_counts = self.dataset.test.labels, self.dataset.class_counts.to(logits.device)
         scalars, vectors = metrics.evaluate(logits, labels, class_counts)
         return evaluation.Report(scalars, vectors, metrics.packed_hits(logits, labels, len(class_counts)))
@@ -204,6 +200,11 @@ class Trial:
     def pretrained_head(self) -> dict[str, Tensor]:
         """The linear head that was trained with the encoder, by our pre-training or in the checkpoint."""
         return self.pretraining.head() if self.first else self.checkpoint_head
+
+    def marks(self, phase: str) -> dict[str, int]:
+        """How this trial makes do with the memory that there is, for the record of an epoch; {} where it need not."""
+        n_chunks, n_at_once = self.n_chunks.get(phase, 1), fitting_batch(self.pretraining.encoder)
+        return ({"accumulation": n_chunks} if n_chunks > 1 else {}) | ({"encoding_batch": n_at_once} if n_at_once and phase != PRETRAIN else {})
 
     def state(self, phase: str) -> state.State:
         """What the keys up to an epoch of this phase determine; trials that share them differ in the rest."""

@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from core import epochs, learner
+from core import chunks, epochs, learner
 from core.data.sources import Split
 from core.diffusion import generate
 from core.losses import Geometry
@@ -73,17 +73,18 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_repeated_recordings_train_as_plain_steps_do(name):
-    plain, recorded = (whole_trial(SETTINGS[name], record) for record in (None, tape))
+@pytest.mark.parametrize(("name", "n_chunks"), [*((name, 1) for name in SETTINGS), ("joint", 3)])
+def test_repeated_recordings_train_as_plain_steps_do(name, n_chunks):
+    plain, recorded = (whole_trial(SETTINGS[name], record, n_chunks) for record in (None, tape))
     assert plain.keys() == recorded.keys()
     for key, value in plain.items():
         assert torch.allclose(value, recorded[key], rtol=0, atol=0, equal_nan=True), key
 
 
-def whole_trial(settings, record):
+def whole_trial(settings, record, n_chunks):
     links, store = chain(settings), MemoryStore()
     trial = trial_at(settings, 0, store, 0)
+    trial.n_chunks = {"joint": n_chunks}
     metrics = {}
     for link in links:
         if link.phase != "pretrain":
@@ -172,7 +173,7 @@ def test_every_tensor_of_an_epoch_is_on_the_device(augmentation, monkeypatch):
     for module in (epochs, learner):
         monkeypatch.setattr(module, "generator", lambda *_: None)
     monkeypatch.setattr(epochs, "batches", lambda n, size, _: torch.randperm(n, device="meta").split(size))
-    monkeypatch.setattr(epochs, "autocast", lambda _: nullcontext())
+    monkeypatch.setattr(chunks, "autocast", lambda _: nullcontext())
     monkeypatch.setattr(epochs.Means, "read", lambda means: {})
     with torch.device("meta"):
         trained = learner.Learner(config, 0, build_encoder("small-cnn", 1), {}, torch.zeros(10, dtype=torch.int64))

@@ -101,6 +101,26 @@ def test_a_failed_trial_appears_with_its_reason(tmp_path):
     assert rows_of(text, "Accuracy")["warmup"][1] == "2/3"
 
 
+def test_divergence_is_counted_by_arm_as_a_result(tmp_path):
+    failing = {"warmup--s0": "Diverged", "warmup--s1": "Diverged", "ce--s2": "Diverged", "lr_split--s2": "ValueError"}
+    folder = study(tmp_path, state=lambda spec: "FAILED" if spec.trial in failing else "COMPLETE")
+    for spec in folder.manifest().trials:
+        if spec.trial in failing:
+            error = {"type": failing[spec.trial], "message": "train/real_loss is nan in joint epoch 3: the training diverged", "traceback": ""}
+            folder.write_outcome(spec.trial, replace(folder.outcome(spec.trial), error=error))
+    failed = text_of(folder).partition("## Failed trials")[2]
+    assert "Diverged: `warmup` 2 of 3 and `ce` 1 of 3 trials." in failed
+    assert "Diverged:" not in text_of(study(tmp_path / "others", state=lambda spec: STATES.get(spec.trial, "COMPLETE")))
+
+
+def test_trials_that_were_split_for_memory_are_named_among_the_limits(tmp_path):
+    folder = study(tmp_path, factors=SHORTEST)
+    assert "Too little memory" not in text_of(folder)
+    records = folder.records("lr_split--s1")
+    folder.write_records("lr_split--s1", [record | {"accumulation": 2 * n} for n, record in enumerate(records, start=1)])
+    assert f"`lr_split--s1` (joint, {2 * len(records)} chunks) passed each batch" in text_of(folder).partition("## Limits")[2]
+
+
 @pytest.mark.parametrize("noise", [0.3, 4.0])
 def test_nothing_is_bold_whose_interval_contains_0(tmp_path, noise):
     text = text_of(study(tmp_path, noise=noise, top1=lambda levels: 66.0 + 3 * (levels["warmup"] == "on")))

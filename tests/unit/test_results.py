@@ -54,6 +54,16 @@ def test_numbers_are_those_of_the_outcomes_to_the_bit(results, tmp_path):
             assert float(rows[trial][name]) == value
 
 
+def test_history_says_which_epochs_made_do_with_little_memory(tmp_path):
+    folder = study(tmp_path, detail=True, seeds=[0])
+    assert not {"accumulation", "encoding_batch"} & set(load(folder).history.columns)
+    records = folder.records("warmup--s0")
+    folder.write_records("warmup--s0", [record | ({"accumulation": 4} if record["phase"] == "joint" else {}) for record in records])
+    rows = [row for row in written(load(folder).history, tmp_path / "history.csv")]
+    assert [row["accumulation"] for row in rows if row["trial"] == "warmup--s0"] == [""] * 5 + ["4"] * (N_EPOCHS - 5)
+    assert not any(row["accumulation"] for row in rows if row["trial"] != "warmup--s0") and "encoding_batch" not in rows[0]
+
+
 def test_history_has_a_row_per_record(results, tmp_path):
     history = written(results.history, tmp_path / "history.csv")
     rows = [row for row in history if row["trial"] == "lr_split--s1"]

@@ -1,14 +1,17 @@
 """What an epoch does and does not do: frozen modules, paired randomness, divergence, baselines, every option."""
 
 import math
+import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from core.trial import require_head
-from core import epochs, pretraining, staged, state
+from core import epochs, pretraining, staged, state, trial
 from core.config import BASELINES
 from core.data import sources
+from core.divergence import EVERY, Diverged
 from core.networks.encoders import build_encoder
 from core.state import part
 
@@ -157,19 +160,119 @@ def test_mixup_changes_the_pretraining():
 
 
 @pytest.mark.parametrize(
-    ("changes", "metric", "finished"),
+    ("changes", "metric", "where", "finished"),
     [
-        ({"pretraining.lr": 1e30}, "pretrain/loss", 0),
-        ({"optim.lr.head": 1e38, "head.name": "linear"}, r"(grad/head|train/real_loss)", 2),
-        ({"optim.lr.denoiser": 1e30}, r"(grad/denoiser|train/diffusion_loss)", 2),
-        ({"optim.lr.encoder": 1e30}, r"(grad/\w+|train/\w+_loss)", 4),
+        ({"pretraining.lr": 1e30}, "pretrain/loss", "pretrain epoch 1", 0),
+        ({"optim.lr.head": 1e38, "head.name": "linear"}, r"(grad/head|train/real_loss)", "warmup epoch 1", 2),
+        ({"optim.lr.denoiser": 1e30}, r"(grad/denoiser|train/diffusion_loss)", "warmup epoch 1", 2),
+        ({"optim.lr.encoder": 1e30}, r"(grad/\w+|train/\w+_loss)", "joint epoch 3", 4),
+        ({"method": "staged", "optim.lr.denoiser": 1e30}, r"(grad/denoiser|train/diffusion_loss)", "diffusion epoch 1", 2),
+        ({"method": "staged", "optim.lr.head": 1e38, "head.name": "linear"}, r"(grad/head|train/real_loss)", "head epoch 6", 7),
     ],
 )
-def test_a_diverged_epoch_is_an_error_that_names_a_metric_and_leaves_no_record(changes, metric, finished):
+def test_a_diverged_epoch_is_an_error_that_says_what_and_where_and_leaves_no_record(changes, metric, where, finished):
     settings, store = JOINT | {"optim.name": "sgd"} | changes, MemoryStore()
-    with pytest.raises(FloatingPointError, match=rf"^{metric} is (nan|-?inf): the training diverged$"):
+    with pytest.raises(Diverged, match=rf"^{metric} is (nan|-?inf) in {where}: the training diverged$") as caught:
         advance(settings, store)
-    assert [store.holds("record", link.key) for link in chain(settings)].count(True) == finished
+    assert f"{caught.value.phase} epoch {caught.value.epoch}" == where and re.fullmatch(metric, caught.value.metric) and not math.isfinite(caught.value.value)
+    held = [(store.holds("record", link.key), store.holds("state", link.key)) for link in chain(settings)]
+    assert [record for record, _ in held].count(True) == finished and not any(state for _, state in held[finished:])
+
+
+def test_on_a_cpu_no_step_is_taken_after_the_first_that_diverges(monkeypatch):
+    settings, losses = JOINT | {"batch_size": 8, "optim.name": "sgd", "optim.lr.denoiser": 1e30}, []
+    monkeypatch.setattr(epochs.Means, "add", lambda means, values, add=epochs.Means.add: (losses.append(values), add(means, values)))
+    with pytest.raises(Diverged):
+        advance(settings, MemoryStore())
+    warmup = [float(values["train/diffusion_loss"]) for values in losses if "train/diffusion_loss" in values]
+    assert len(warmup) < 5 < len(trial_at(settings, 0, MemoryStore(), 0).dataset.train.labels) // 8
+
+
+MLP = config_of(JOINT)
+
+
+def steps(values, config=MLP, name="train/real_loss"):
+    means = epochs.Means(config)
+    for value in values:
+        means.add({name: torch.tensor(float(value))})
+    return means
+
+
+def test_a_finite_loss_has_exploded_when_its_mean_is_thousands_of_times_what_knowing_nothing_costs():
+    for values in ([3e4] * 3, [0.5] * 10 + [1e7]):  # at the end of the epoch
+        with pytest.raises(Diverged, match=r"^train/real_loss is \S+, above 10000: the training diverged$"):
+            steps(values).read()
+    with pytest.raises(Diverged, match="above 10000"):  # in the midst of it
+        steps([2e4] * EVERY)
+    steps([2e4] * (EVERY - 1))
+    assert steps([2e4] + [1.0] * 9).read() == {"train/real_loss": pytest.approx(2000.9)}  # a spike that it recovers from
+
+
+def test_a_gpu_is_not_waited_for_and_its_sums_are_judged_once_they_are_there(monkeypatch):
+    is_there, empty = [False], torch.empty
+    monkeypatch.setattr(torch.cuda, "Event", lambda: SimpleNamespace(record=lambda: None, query=lambda: is_there[0]))
+    monkeypatch.setattr(torch, "empty", lambda n, pin_memory: empty(n))
+    means = epochs.Means(MLP)
+    means.sums, means.n = {"train/real_loss": torch.tensor(1.0)}, EVERY  # as on a GPU, where `add` but looks
+    means._look()
+    means.sums["train/real_loss"], means.n = torch.tensor(math.nan), 2 * EVERY
+    means._look()  # the first copy is not there yet: nothing to judge, and no second one
+    is_there[0] = True
+    means._look()  # the first was fine; the second is taken
+    with pytest.raises(Diverged, match="^train/real_loss is nan"):
+        means._look()
+
+
+def test_a_loss_that_is_weighted_by_snr_may_be_larger_and_the_geometry_of_a_collapsed_encoder_as_large_as_it_likes():
+    by_snr = config_of(JOINT | {"diffusion.weighting": "snr"})
+    assert steps([2e4], by_snr, "train/diffusion_loss").read() and steps([1e30], name="train/radius_loss").read() and steps([1e30], name="grad/encoder").read()
+    for config, value in ((MLP, 2e4), (by_snr, 2e6)):
+        with pytest.raises(Diverged):
+            steps([value], config, "train/diffusion_loss").read()
+
+
+def test_a_last_step_that_breaks_the_weights_leaves_no_record_though_every_loss_was_finite(monkeypatch):
+    settings, store, links = PRETRAIN_AND_DATA | {"method": "ce"}, MemoryStore(), chain(PRETRAIN_AND_DATA | {"method": "ce"})
+    epoch = pretraining.Pretraining.epoch
+
+    def break_one(self, *args):
+        found = epoch(self, *args)
+        self.encoder.convs[1].weight.data[3, 2, 1, 1] = float("nan")
+        return found
+
+    monkeypatch.setattr(pretraining.Pretraining, "epoch", break_one)
+    with pytest.raises(Diverged, match=r"^encoder.convs.1.weight is nan in pretrain epoch 1: the training diverged$"):
+        advance(settings, store)
+    assert not any(store.holds(kind, link.key) for kind in ("record", "state") for link in links)
+
+
+@pytest.mark.parametrize(("settings", "n_done"), [(JOINT, 4), (STAGED | {"staged.generation": False}, 2), (JOINT | {"method": "ce"}, 2)])
+def test_latents_that_are_not_finite_are_never_scored(settings, n_done, monkeypatch):
+    store, links = MemoryStore(), chain(settings)
+    advance(settings, store, until=links[n_done - 1].key)
+    broken = trial_at(settings, 0, store, n_done)
+    broken.latents.test[2, 5] = float("nan")  # of a frozen encoder
+    monkeypatch.setattr(trial, "encode", lambda *_: broken.latents.test)  # of a thawed one
+    with pytest.raises(Diverged, match=rf"logit is nan in {links[n_done].phase} epoch {links[n_done].epoch}"):
+        broken.run(links[n_done])
+    monkeypatch.undo()
+    for kind, key in [entry for entry in store if entry[0] == "latents"]:
+        del store[kind, key]
+    monkeypatch.setattr(trial, "encode", lambda *args: torch.full((3, 64), float("nan")))
+    with pytest.raises(Diverged, match="the pretrained latent is nan"):
+        trial_at(settings, 0, store, 2).latents
+
+
+def test_an_encoder_that_collapses_is_a_result():
+    settings, store = JOINT | {"optim.lr.encoder": 0}, MemoryStore()
+    links = chain(settings)
+    advance(settings, store, until=links[3].key)
+    collapsed = trial_at(settings, 0, store, 4)
+    for parameter in collapsed.learner.encoder.norms[-1].parameters():
+        torch.nn.init.zeros_(parameter)
+    found = [collapsed.run(link).metrics for link in links[4:]]
+    assert found[-1]["diag/effective_rank"] == pytest.approx(1) and found[-1]["diag/total_variance"] == 0
+    assert found[-1]["test/top1"] == 10  # one class of ten
 
 
 # --- baselines

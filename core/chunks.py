@@ -1,0 +1,119 @@
+"""A batch's way through the encoder in chunks, where a GPU's memory does not hold the activations of the whole.
+
+The effective batch is the same: losses are means over it, and one step is taken with the sum of its chunks'
+gradients. With frozen batch normalisation that is the gradient of the whole batch, up to rounding. In training
+mode each chunk is normalised by its own mean and variance ("ghost" batch normalisation, Hoffer et al. 2017), as
+with any gradient accumulation: the whole batch's would need all activations at once in the backward pass, and to
+hold them constant there instead lets weights grow without bound (Ioffe & Szegedy 2015, section 2). Running
+statistics are updated once a batch, by the mean of its chunks' statistics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from core.config import Config
+from core.encoding import autocast
+
+FEWEST = 2  # images that batch normalisation can take a variance of
+
+
+class Chunk(NamedTuple):
+    """Neighbouring images of a batch."""
+
+    rows: slice
+    share: float  # of the batch's images
+    later: float  # share of those that come after
+
+
+def chunks(n: int, batch_size: int, n_chunks: int, training: bool) -> list[Chunk]:
+    """A batch of n images in chunks no larger than those of `n_chunks` to a batch of `batch_size`, and as even as can be.
+
+    training: of an encoder in training mode; no chunk is then of one image, where that can be helped.
+    """
+    if n_chunks > 1:
+        n_chunks = math.ceil(n / math.ceil(batch_size / n_chunks))
+        n_chunks = min(n_chunks, max(1, n // FEWEST)) if training else n_chunks
+    ends = [n * (i + 1) // n_chunks for i in range(n_chunks)]
+    return [Chunk(slice(start, end), (end - start) / n, (n - end) / n) for start, end in zip([0, *ends], ends)]
+
+
+def most_chunks(batch_size: int, training: bool) -> int:
+    """The most chunks that a batch can be walked in."""
+    return max(1, batch_size // FEWEST if training else batch_size)
+
+
+class Passes:
+    """The encoder's forward pass over a batch, and the backward pass with the gradient that losses have at the latents.
+
+    Of several chunks, the forward pass keeps the latents alone and is run again, chunk by chunk, for the backward one.
+    """
+
+    def __init__(self, encoder: nn.Module, images: Tensor, config: Config, n_chunks: int):
+        self.encoder, self.images, self.config = encoder, images, config
+        self.chunks = chunks(len(images), config.batch_size, n_chunks, encoder.training)
+        if len(self.chunks) == 1:
+            with autocast(config):
+                self.latents = encoder(images)  # (B, D), of the precision that the encoder computes in
+            return
+        parts = []
+        for chunk in self.chunks:
+            with torch.no_grad(), autocast(config), one_update(encoder, chunk):
+                parts.append(encoder(images[chunk.rows]))
+        self.latents = torch.cat(parts)
+
+    def backward(self, gradient: Tensor) -> None:
+        """Adds to the parameters' gradients. gradient: (B, D)."""
+        gradient = gradient.to(self.latents.dtype)
+        if len(self.chunks) == 1:
+            self.latents.backward(gradient)
+            return
+        with no_update(self.encoder):
+            for chunk in self.chunks:
+                with autocast(self.config):
+                    latents = self.encoder(self.images[chunk.rows])
+                latents.backward(gradient[chunk.rows])
+
+
+@contextmanager
+def one_update(encoder: nn.Module, chunk: Chunk) -> Iterator[None]:
+    """Passes of all chunks of a batch move running statistics as one of the whole batch would, by the chunks' mean.
+
+    With momentum m, a chunk of share w of which a share v comes after takes m w / (1 - m v): what the later ones leave
+    of it is m w.
+    """
+    norms = _tracking(encoder)
+    momenta = [norm.momentum for norm in norms]
+    for norm, m in zip(norms, momenta):
+        norm.momentum = m * chunk.share / (1 - m * chunk.later)
+    try:
+        yield
+    finally:
+        for norm, m in zip(norms, momenta):
+            norm.momentum = m
+            if chunk.later:
+                norm.num_batches_tracked.sub_(1)
+
+
+@contextmanager
+def no_update(encoder: nn.Module) -> Iterator[None]:
+    """Passes normalise as they did, and leave running statistics alone."""
+    norms = _tracking(encoder)
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+def _tracking(encoder: nn.Module) -> list[_BatchNorm]:
+    return [module for module in encoder.modules() if isinstance(module, _BatchNorm) and module.training and module.track_running_stats]

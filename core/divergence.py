@@ -1,0 +1,110 @@
+"""A training that has diverged: told as soon as it can be known without making a GPU wait, and never scored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from core.config import Config
+
+EVERY = 50  # steps between two looks at the sums on a GPU, and over which at least a loss must have exploded
+
+EXPLODED = 1e4
+"""A mean loss above it has exploded: thousands of times what a model costs that knows nothing (ln C for a classifier,
+about 1 for a denoiser). Absolute: a loss that rises a thousandfold from almost nothing, as on memorised latents, is fine."""
+EXPLODED_BY_SNR = 1e6  # the same of a diffusion loss weighted by SNR, whose weights are 86 on average and up to 24,000
+CAN_EXPLODE = ("pretrain/loss", "train/real_loss", "train/generated_loss", "train/diffusion_loss")
+# not the geometry's terms: they compare with tracked radii, and grow where the encoder collapses, which is a result
+
+
+class Diverged(FloatingPointError):
+    """Something of an epoch is not finite, or a loss has exploded. Of a trial that failed so, the harness records the class's name.
+
+    phase, epoch: of the record that would have been; `Trial.run` fills them in.
+    """
+
+    def __init__(self, metric: str, value: float, limit: float | None = None):
+        super().__init__(metric, value, limit)
+        self.metric, self.value, self.limit = metric, value, limit
+        self.phase, self.epoch = "", 0
+
+    def __str__(self) -> str:
+        above = f", above {self.limit:g}" if self.limit is not None else ""
+        where = f" in {self.phase} epoch {self.epoch}" if self.phase else ""
+        return f"{self.metric} is {self.value:.4g}{above}{where}: the training diverged"
+
+
+class Means:
+    """Running sums on the device, over the steps of an epoch.
+
+    Each raises Diverged, naming the metric, where a sum is not finite, or the mean so far of a loss is above its limit.
+    On a CPU the former is seen at once. A GPU is not waited for: every `EVERY` steps the sums are copied beside its
+    work, and looked at once the copy is there. All is looked at when the epoch's means are read.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.limits = dict.fromkeys(CAN_EXPLODE, EXPLODED)
+        if config.diffusion.weighting == "snr":
+            self.limits["train/diffusion_loss"] = EXPLODED_BY_SNR
+        self.sums: dict[str, Tensor] = {}
+        self.n = 0
+        self._copy: tuple[Tensor, torch.cuda.Event, int] | None = None  # sums, when they are there, of how many steps
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """values: (), the same names at every step; they may be overwritten afterwards."""
+        if self.n:
+            torch._foreach_add_(list(self.sums.values()), [values[name] for name in self.sums])
+        else:
+            self.sums = {name: value.clone() for name, value in values.items()}
+        self.n += 1
+        device = next(iter(self.sums.values())).device.type
+        if device == "cpu":
+            self._judge(self._stacked().tolist(), self.n, self.n % EVERY == 0)
+        elif device == "cuda":
+            self._look()
+
+    def read(self) -> dict[str, float]:
+        if not self.n:
+            return {}
+        self._judge(self._stacked().tolist(), self.n)
+        return dict(zip(self.sums, (self._stacked() / self.n).tolist()))
+
+    def _stacked(self) -> Tensor:
+        return torch.stack(list(self.sums.values()))
+
+    def _look(self) -> None:
+        if self._copy is not None and self._copy[1].query():
+            sums, _, n = self._copy
+            self._copy = None
+            self._judge(sums.tolist(), n)
+        if self._copy is None and self.n % EVERY == 0:
+            there = torch.cuda.Event()
+            sums = torch.empty(len(self.sums), pin_memory=True).copy_(self._stacked(), non_blocking=True)
+            there.record()
+            self._copy = sums, there, self.n
+
+    def _judge(self, sums: Sequence[float], n: int, may_have_exploded: bool = True) -> None:
+        for name, total in zip(self.sums, sums):
+            limit = self.limits.get(name, math.inf)
+            if not math.isfinite(total):
+                raise Diverged(name, total)
+            if may_have_exploded and total / n > limit:
+                raise Diverged(name, total / n, limit)
+
+
+def require_finite(name: str, tensor: Tensor) -> None:
+    """Raises Diverged where a value is NaN or infinite."""
+    if not tensor.isfinite().all():
+        raise Diverged(name, float(tensor[~tensor.isfinite()][0]))
+
+
+def require_finite_modules(**modules: nn.Module) -> None:
+    """Raises Diverged, naming the first parameter or running statistic that is not finite: the last step's loss does not tell."""
+    tensors = {f"{name}.{key}": t for name, module in modules.items() for key, t in module.state_dict().items() if t.is_floating_point()}
+    largest = torch.stack(torch._foreach_norm(list(tensors.values()), math.inf)).tolist()  # of magnitudes; NaN where there is one
+    for name, value in zip(tensors, largest):
+        if not math.isfinite(value):
+            raise Diverged(name, value)
