@@ -100,13 +100,14 @@ def run(dry_run: bool, jobs: int | None, no_share: bool, retry_failed: bool, **o
 
 @main.command()
 @click.option("--study", required=True, metavar="NAME", help="A study that `ablate run --storage URL` has begun.")
+@click.option("--folder", type=click.Path(path_type=Path), default=".", help="Where this host keeps runs, cache and report; each needs its own.")
 @jobs_option
 @worker_options
-def worker(study: str, jobs: int | None, **options: Any) -> None:
+def worker(study: str, folder: Path, jobs: int | None, **options: Any) -> None:
     """Help to run a study that another host has begun, until it is complete."""
     from ablation import session
 
-    sharing = _sharing(options)
+    sharing = _sharing(options, folder)
     if sharing is None:
         raise InputError([Problem("", "--storage", "is missing: the URL that the study was begun with; or set ABLATE_STORAGE")])
     _run(session.open_shared(study, sharing), jobs, options, share=True, retry_failed=False, begins=False)
@@ -132,7 +133,7 @@ def _shared_gpus(opened: Any, jobs: int | None, options: dict[str, Any]) -> Any:
     return share_gpus(opened.devices, options["gpus"], options["trials_per_gpu"], jobs, n_processors())
 
 
-def _sharing(options: dict[str, Any]) -> Any:
+def _sharing(options: dict[str, Any], folder: Path = Path(".")) -> Any:
     """The database of --storage or ABLATE_STORAGE; None where there is none."""
     from_environment = os.environ.pop("ABLATE_STORAGE", None)  # in any case: no process that is started from here has it
     url = options.pop("storage") or from_environment
@@ -140,7 +141,7 @@ def _sharing(options: dict[str, Any]) -> Any:
         return None
     from ablation.sharing import Sharing  # SQLAlchemy
 
-    return Sharing(url, options.pop("lease_timeout"))
+    return Sharing(url, options.pop("lease_timeout"), folder)
 
 
 @main.command()

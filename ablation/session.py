@@ -68,13 +68,13 @@ def open_study(
     study = load_study(grid, experiment, overrides, seeds, load_subject)
     if alias and not re.fullmatch(NAME[0], alias):
         raise InputError([Problem("--as", alias, f"must be {NAME[1]}")])
-    places = Places(storage=sharing.url if sharing else None)
+    places = sharing.places if sharing else Places()
     name = alias or study_name(study, home=str(read_yaml(grid).get("experiment", study.experiment.name)))
     define = None
     if sharing:
         from ablation.definition import define as define_study  # SQLAlchemy
 
-        sharing.open(name, places.store.root)
+        sharing.open(name)
         path = experiment_path(grid, study.grid.experiment, experiment)
         define = partial(define_study, grid=grid, experiment=path, published=grid.parent / "published.yaml", overrides=list(overrides), seeds=seeds)
     plan = build_plan(study, places.store, places.runs(name))
@@ -85,8 +85,8 @@ def open_shared(name: str, sharing: Sharing) -> Opened:
     """Open a study that another host has begun, by what it left in the storage."""
     from ablation.definition import unpack
 
-    definition = sharing.definition(name)
-    return open_study(**unpack(definition, Places().root / ".ablate" / "studies" / name), alias=name, sharing=sharing)
+    options = unpack(sharing.definition(name), sharing.places.root / ".ablate" / "studies" / name)
+    return open_study(**options, alias=name, sharing=sharing)
 
 
 def describe_plan(opened: Opened, jobs: int) -> None:

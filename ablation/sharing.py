@@ -14,6 +14,7 @@ from ablation.errors import InputError, Problem, nearest
 from ablation.forest import segments
 from ablation.hosts import Hosts
 from ablation.leases import TIMEOUT_SECONDS, Leases, this_host
+from ablation.places import Places
 from ablation.plan import Plan
 from ablation.redaction import redacted
 from ablation.runs import RunFolder
@@ -24,10 +25,14 @@ from ablation.study import refuse_change
 
 
 class Sharing:
-    """A study in the database at `url`. Raises InputError if that cannot be used or reached."""
+    """A study in the database at `url`, of which this host keeps its files below `root`.
 
-    def __init__(self, url: str, lease_seconds: float | None = None):
+    Raises InputError if the database cannot be used or reached.
+    """
+
+    def __init__(self, url: str, lease_seconds: float | None = None, root: Path = Path(".")):
         self.url, self.lease_seconds = storage_url(url), lease_seconds or TIMEOUT_SECONDS
+        self.places = Places(root, self.url)
         with self._reaching():
             self.engine = open_database(self.url)
 
@@ -41,12 +46,12 @@ class Sharing:
             raise InputError([Problem("--study", study, f"no such study at {redacted(self.url)}; {hint}")])
         return found
 
-    def open(self, study: str, cache: Path) -> None:
+    def open(self, study: str) -> None:
         """Bring into the cache what there is of a study."""
         with self._reaching():
             enroll(self.engine, study)
             self.leases = Leases(self.engine, study, this_host(), self.lease_seconds)
-            self.store = SharedStore(cache, self.engine, study)
+            self.store = SharedStore(self.places.store.root, self.engine, study)
             self.failures = self.store.pull().failures
 
     def agree(self, mine: Definition, may_change: bool) -> None:

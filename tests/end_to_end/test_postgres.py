@@ -204,7 +204,7 @@ def test_core_trains_the_same_bits_on_two_hosts(tmp_path, network, server):
     for root in (hosts[0].root, tmp_path):
         (root / "tiny.grid.yaml").write_text(GRID.replace("seeds: 2", "seeds: 1"))
         (root / "tiny-digits.yaml").write_text(EXPERIMENT)
-    single = Project(tmp_path)
+    single = Host(tmp_path, [], "", "")
     single.study = "tiny"
     single.run("--offline")
     running = hosts[0].start("--offline")

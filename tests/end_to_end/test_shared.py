@@ -36,6 +36,14 @@ def test_a_host_that_comes_when_all_is_done_says_so(hosts):
     assert "nothing to train: all 4 trials of chains are there already" in hosts[1].run("--offline")
 
 
+def test_hosts_can_start_in_one_folder_if_they_keep_their_files_apart(hosts):
+    here = {path.name for path in hosts[1].root.iterdir()}
+    said = hosts[1].run("--offline", "--folder", "apart")
+    assert "0 epochs trained" in said or "nothing to train" in said
+    assert (hosts[1].root / "apart" / "reports" / "chains" / "results.csv").exists()
+    assert {path.name for path in hosts[1].root.iterdir()} == here | {"apart"}
+
+
 def test_a_host_with_other_code_is_refused_before_it_trains_anything(hosts, tmp_path):
     other = Host(tmp_path, [], hosts[0].storage, "")
     (other.root / "chains.grid.yaml").unlink()

@@ -43,8 +43,8 @@ def definition(project):
 
 
 def host(url: str, tmp_path: Path, study: str = "toy") -> Sharing:
-    sharing = Sharing(url)
-    sharing.open(study, tmp_path / "cache")
+    sharing = Sharing(url, root=tmp_path)
+    sharing.open(study)
     return sharing
 
 
