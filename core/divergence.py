@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from core.config import Config
 
-EVERY = 50  # steps between two looks at the sums on a GPU, and over which at least a loss must have exploded
+EVERY = 50  # steps between two looks at the sums on a GPU, and on any device between two at whether a loss has exploded
 
 EXPLODED = 1e4
-"""A mean loss above it has exploded: thousands of times what a model costs that knows nothing (ln C for a classifier,
-about 1 for a denoiser). Absolute: a loss that rises a thousandfold from almost nothing, as on memorised latents, is fine."""
+"""A loss has exploded that is above it in the mean over the epoch so far and in its last step: thousands of times what
+a model costs that knows nothing (ln C for a classifier, about 1 for a denoiser). Absolute: a loss that rises a
+thousandfold from almost nothing, as on memorised latents, is fine. So is a spike that it recovers from, as where a
+latent dimension that was constant comes alive."""
 EXPLODED_BY_SNR = 1e6  # the same of a diffusion loss weighted by SNR, whose weights are 86 on average and up to 24,000
 CAN_EXPLODE = ("pretrain/loss", "train/real_loss", "train/generated_loss", "train/diffusion_loss")
 # not the geometry's terms: they compare with tracked radii, and grow where the encoder collapses, which is a result
@@ -40,7 +42,7 @@ class Diverged(FloatingPointError):
 class Means:
     """Running sums on the device, over the steps of an epoch.
 
-    Each raises Diverged, naming the metric, where a sum is not finite, or the mean so far of a loss is above its limit.
+    Each raises Diverged, naming the metric, where a sum is not finite, or a loss has exploded.
     On a CPU the former is seen at once. A GPU is not waited for: every `EVERY` steps the sums are copied beside its
     work, and looked at once the copy is there. All is looked at when the epoch's means are read.
     """
@@ -50,48 +52,50 @@ class Means:
         if config.diffusion.weighting == "snr":
             self.limits["train/diffusion_loss"] = EXPLODED_BY_SNR
         self.sums: dict[str, Tensor] = {}
+        self.last: Mapping[str, Tensor] = {}  # of the last step
         self.n = 0
-        self._copy: tuple[Tensor, torch.cuda.Event, int] | None = None  # sums, when they are there, of how many steps
+        self._copy: tuple[Tensor, torch.cuda.Event, int] | None = None  # as `_seen`, when they are there, of how many steps
 
     def add(self, values: Mapping[str, Tensor]) -> None:
-        """values: (), the same names at every step; they may be overwritten afterwards."""
+        """values: (), the same names at every step; they may be overwritten by the next."""
         if self.n:
             torch._foreach_add_(list(self.sums.values()), [values[name] for name in self.sums])
         else:
             self.sums = {name: value.clone() for name, value in values.items()}
-        self.n += 1
+        self.n, self.last = self.n + 1, values
         device = next(iter(self.sums.values())).device.type
         if device == "cpu":
-            self._judge(self._stacked().tolist(), self.n, self.n % EVERY == 0)
+            self._judge(self._seen().tolist(), self.n, self.n % EVERY == 0)
         elif device == "cuda":
             self._look()
 
     def read(self) -> dict[str, float]:
         if not self.n:
             return {}
-        self._judge(self._stacked().tolist(), self.n)
-        return dict(zip(self.sums, (self._stacked() / self.n).tolist()))
+        self._judge(self._seen().tolist(), self.n)
+        return dict(zip(self.sums, (torch.stack(list(self.sums.values())) / self.n).tolist()))
 
-    def _stacked(self) -> Tensor:
-        return torch.stack(list(self.sums.values()))
+    def _seen(self) -> Tensor:
+        """(2 K,) the sums, and what the last step added to each."""
+        return torch.stack([*self.sums.values(), *(self.last[name] for name in self.sums)])
 
     def _look(self) -> None:
         if self._copy is not None and self._copy[1].query():
-            sums, _, n = self._copy
+            seen, _, n = self._copy
             self._copy = None
-            self._judge(sums.tolist(), n)
+            self._judge(seen.tolist(), n)
         if self._copy is None and self.n % EVERY == 0:
             there = torch.cuda.Event()
-            sums = torch.empty(len(self.sums), pin_memory=True).copy_(self._stacked(), non_blocking=True)
+            seen = torch.empty(2 * len(self.sums), pin_memory=True).copy_(self._seen(), non_blocking=True)
             there.record()
-            self._copy = sums, there, self.n
+            self._copy = seen, there, self.n
 
-    def _judge(self, sums: Sequence[float], n: int, may_have_exploded: bool = True) -> None:
-        for name, total in zip(self.sums, sums):
+    def _judge(self, seen: Sequence[float], n: int, may_have_exploded: bool = True) -> None:
+        for name, total, last in zip(self.sums, seen, seen[len(self.sums) :]):
             limit = self.limits.get(name, math.inf)
             if not math.isfinite(total):
                 raise Diverged(name, total)
-            if may_have_exploded and total / n > limit:
+            if may_have_exploded and min(total / n, last) > limit:
                 raise Diverged(name, total / n, limit)
 
 
