@@ -1,5 +1,7 @@
 """A host of a study that several share, run by the command line."""
 
+import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -14,6 +16,7 @@ class Host(Project):
     def __init__(self, root: Path, prefix: list[str], storage: str, tracking: str, **options):
         super().__init__(root, **options)
         self.prefix, self.storage, self.tracking, self.jobs = prefix, storage, tracking, "2"
+        self.started: list[subprocess.Popen] = []
 
     @property
     def environment(self) -> dict[str, str]:
@@ -23,8 +26,11 @@ class Host(Project):
         grid = self.root / f"{self.study}.grid.yaml"
         which = ["run", "--grid", grid.name] if grid.exists() else ["worker", "--study", study or self.study]
         command = [*self.prefix, sys.executable, "-P", "-m", "ablation", *which, "--jobs", self.jobs, *arguments]
-        self.log = (self.root / "said.txt").open("w")
-        return subprocess.Popen(command, cwd=self.root, env=self.environment, stdout=self.log, stderr=self.log, start_new_session=True)
+        log = (self.root / "said.txt").open("w")
+        self.started.append(
+            subprocess.Popen(command, cwd=self.root, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+        )  # fmt: skip
+        return self.started[-1]
 
     def run(self, *arguments: str, expect: int = 0, study: str | None = None) -> str:
         return self.end(self.start(*arguments, study=study), expect)
@@ -33,6 +39,13 @@ class Host(Project):
         code = process.wait(timeout=2 * WAIT_SECONDS)
         assert code == expect, self.said
         return self.said
+
+    def clear(self) -> None:
+        """End what a test that failed has left running: it would wait for its storage for ever."""
+        for process in self.started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
     @property
     def said(self) -> str:
