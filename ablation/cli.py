@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ablation.caching import DEFAULT_SIZE, parse_size
 from ablation.cli_cache import cache
 from ablation.cli_data import data
+from ablation.cli_run import plan, run, worker
 from ablation.errors import InputError, Problem, Stuck
 from ablation.files import describe_full, is_full
-
-STUDY_OPTIONS = (
-    click.option("--grid", required=True, type=click.Path(path_type=Path), help="Grid file, e.g. experiments/fixes.yaml."),
-    click.option("--experiment", help="Experiment in place of the grid's: a name beside the grid file, or a path."),
-    click.option("-S", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting in all arms and baselines."),
-    click.option("--seeds", help="Number of seeds, or a comma-separated list."),
-    click.option("--as", "alias", metavar="NAME", help="Keep the study under another name."),
-)
-jobs_option = click.option("--jobs", type=click.IntRange(min=1), help="Worker processes; default: the processors.")
-
-
-def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(STUDY_OPTIONS):
-        command = option(command)
-    return command
 
 
 class Commands(click.Group):
@@ -56,56 +39,6 @@ class Commands(click.Group):
 @click.version_option(package_name="ablate-lt")
 def main() -> None:
     """Ablation studies that say which change matters, by how much, and how sure we are."""
-
-
-@main.command()
-@study_options
-@click.option("--dry-run", is_flag=True, help="Show what would be run, and stop.")
-@jobs_option
-@click.option("--no-share", is_flag=True, help="Compute every trial alone, sharing no epoch (a check; slow).")
-@click.option("--retry-failed", is_flag=True, help="Run failed trials again.")
-@click.option("--cache-size", default=DEFAULT_SIZE, show_default=True, metavar="SIZE", help="Bound of the cache of epochs, e.g. 500MB.")
-@click.option("--time-limit", metavar="TIME", help="Fail a trial whose epochs take longer, e.g. 90s, 45min or 1.5h.")
-@click.option("--memory-limit", metavar="SIZE", help="Fail a trial whose worker holds more memory, e.g. 8GB.")
-@click.option("--gpus", metavar="LIST", help="GPUs to share among the workers, e.g. 0,1; default with device cuda: all.")
-@click.option("--trials-per-gpu", type=click.IntRange(min=1), help="Trials that share a GPU at a time; default: 4.")
-@click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Workers are processes here, or on a Ray cluster.")
-@click.option("--ray-address", metavar="ADDRESS", help="Of the cluster; default: RAY_ADDRESS, or the one that this machine belongs to.")
-@click.option("--cpus-per-trial", type=click.IntRange(min=1), help="CPUs that a worker asks of a Ray cluster; default: 1.")
-@click.option("--offline", is_flag=True, help="Write files only; `ablate sync` brings them to Optuna and MLflow later.")
-def run(
-    dry_run: bool, jobs: int | None, no_share: bool, retry_failed: bool, cache_size: str, offline: bool,
-    time_limit: str | None, memory_limit: str | None, gpus: str | None, trials_per_gpu: int | None, executor: str,
-    ray_address: str | None, cpus_per_trial: int | None, **which: Any,
-) -> None:  # fmt: skip
-    """Run every trial of a study that is missing, track it, and write its report."""
-    from ablation import session
-    from ablation.limits import Limits, parse_duration
-    from ablation.placement import Asked, placement
-
-    size = parse_size(cache_size, "--cache-size")
-    limits = Limits(
-        None if time_limit is None else parse_duration(time_limit, "--time-limit"),
-        None if memory_limit is None else parse_size(memory_limit, "--memory-limit"),
-    )
-    opened = session.open_study(**which)
-    asked = Asked(executor, jobs, gpus, trials_per_gpu, ray_address, cpus_per_trial)
-    with placement(opened, asked, n_processors()) as placed:
-        if dry_run:
-            session.describe_plan(opened, placed.jobs)
-            return
-        done = session.run(opened, placed.jobs, not no_share, retry_failed, size, offline, limits, placed.make_workers)
-    sys.exit(130 if done.n_open else 1 if done.failed else 0)
-
-
-@main.command()
-@study_options
-@jobs_option
-def plan(jobs: int | None, **which: Any) -> None:
-    """Show a study's arms, epochs and forks, what is left to train, and how long it will take."""
-    from ablation import session
-
-    session.describe_plan(session.open_study(**which), jobs or n_processors())
 
 
 @main.command()
@@ -212,13 +145,11 @@ def doctor(study: str | None, repair: bool) -> None:
     sys.exit(0 if is_all_well(_existing(study) if study else None, repair, click.echo) else 1)
 
 
+main.add_command(run)
+main.add_command(worker)
+main.add_command(plan)
 main.add_command(cache)
 main.add_command(data)
-
-
-def n_processors() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _existing(study: str | None) -> str:

@@ -1,4 +1,5 @@
-"""Whether a SQLite file can be used, asked before Optuna or MLflow do: those wait long, and say much, if it cannot."""
+"""SQLite files: whether one can be used, asked before Optuna or MLflow do, which wait long, and say much, if it cannot;
+and how several processes write to one."""
 
 from __future__ import annotations
 
@@ -7,6 +8,10 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 PATIENCE_SECONDS = 5.0  # with another program that has locked it; training waits as long
 
@@ -39,6 +44,22 @@ def require_usable(url: str) -> None:
     why = why_unusable(path) if path else None
     if why:
         raise OSError(why)
+
+
+def let_several_write(engine: Engine) -> None:
+    """Configure an engine on a SQLite file, before it connects, so that the transactions of several processes wait for each other."""
+    from sqlalchemy import event
+
+    @event.listens_for(engine, "connect")
+    def configure(connection, _record) -> None:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")  # a power cut loses the last commits, never the file
+        connection.isolation_level = None  # begin explicitly, below
+
+    @event.listens_for(engine, "begin")
+    def begin(connection) -> None:
+        # SELECT ... FOR UPDATE locks nothing in SQLite, so whoever begins locks all: else two could start one trial.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 @contextmanager

@@ -39,7 +39,7 @@ class Delivery(Listener):
 
         self.last = time.monotonic()
         folder = self.places.runs(self.name)
-        is_running = folder.is_being_run()  # by this process, or another; if by none, no record may stay RUNNING
+        is_running = self.is_running()  # if by nobody, no record may stay RUNNING
         try:
             update_ledger(self.places.ledger_url, folder, is_running)
             self.tracker = self.tracker or Tracker()
@@ -55,9 +55,13 @@ class Delivery(Listener):
 
         What others have changed since in a database that is no file here is not seen; `deliver` mends it.
         """
-        digest = self._digest(self.places.runs(self.name).is_being_run())
+        digest = self._digest(self.is_running())
         is_known = self._note.is_file() and self._note.read_text(encoding="utf-8") == digest
         return is_known or self.deliver()
+
+    def is_running(self) -> bool:
+        """Whether this process, or any other, runs the study."""
+        return self.places.runs(self.name).is_being_run()
 
     @property
     def _note(self) -> Path:

@@ -99,8 +99,11 @@ class Execution:
                 for event in workers.wait(TICK_SECONDS):
                     self._handle(event.worker, event.message)
                 self.supervision.enforce(workers.busy())
+                self._hear_of_others()
                 self.listener.tick()
         return self.plan
+
+    def _hear_of_others(self) -> None: ...  # of other hosts: see `ablation.shared_execution`
 
     def _hand_out(self, workers: Workers) -> None:
         """Give every idle worker the most urgent segment that can run."""
@@ -116,11 +119,17 @@ class Execution:
     def _next(self) -> Segment | None:
         """The most urgent segment that can run; None if all must wait for others, or no trial is open."""
         for _ in range(LOOKS):
-            segment = self.schedule.next()
-            if segment is not None or self.running or not self.open:
+            segment = self._take()
+            if segment is not None or self._must_wait():
                 return segment
             self._reschedule()  # another study may have left what was missing when trials were last closed
         raise RuntimeError(f"nothing can run, and {len(self.open)} trials are not finished: {', '.join(sorted(self.open)[:3])}")
+
+    def _take(self) -> Segment | None:
+        return self.schedule.next()
+
+    def _must_wait(self) -> bool:
+        return bool(self.running) or not self.open
 
     def _handle(self, worker: Worker, message: dict[str, Any]) -> None:
         task: Task | None = worker.task

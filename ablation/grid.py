@@ -21,7 +21,7 @@ from ablation.grid_metrics import unreported_metrics
 from ablation.reading import dotted, flatten, overlap, read_value
 from ablation.subject import Fault, Subject
 
-__all__ = ["Arm", "Experiment", "Factor", "Grid", "Level", "Study", "Variant", "load_study", "merge"]
+__all__ = ["Arm", "Experiment", "Factor", "Grid", "Level", "Study", "Variant", "experiment_path", "load_study", "merge"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def load_study(
     if grid is None:
         raise InputError(problems)
     cells = grid_arms(grid, problems)
-    found = read_experiment(_experiment_path(path, grid.experiment, experiment), problems) if grid.experiment else None
+    found = read_experiment(experiment_path(path, grid.experiment, experiment), problems) if grid.experiment else None
     subject = _subject(found, subject_loader, problems) if found else None
     alternatives = subject.alternatives() if hasattr(subject, "alternatives") else ()
     problems += _undone(options, grid, alternatives)
@@ -199,7 +199,7 @@ def _or_alternative(key: str, factor: Factor) -> str:
     return "" if all(any(overlap(key, other) for other in level.overrides) for level in factor.levels) else ", or an alternative to it"
 
 
-def _experiment_path(grid_path: Path, name: str, option: str | None) -> Path:
+def experiment_path(grid_path: Path, name: str, option: str | None) -> Path:
     """A name stands for a file beside the grid; a path counts from the grid's folder, or, as an option, from here."""
     if "/" not in name and os.sep not in name and not name.endswith((".yaml", ".yml")):
         return grid_path.parent / f"{name}.yaml"

@@ -107,6 +107,11 @@ class Ledger:
         self._distributions: dict[str, BaseDistribution] = {}
         self._reload()
 
+    def close(self) -> None:
+        """Let go of the database; the ledger is of no use afterwards."""
+        self._storage.remove_session()
+        self._storage.engine.dispose()
+
     @_reaching
     def enroll(self, specs: Sequence[TrialSpec]) -> int:
         """Add a WAITING trial for every key that the study does not have; returns how many."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import closing
 
 from ablation.ledger import Ledger
 from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec
@@ -18,7 +19,11 @@ def update_ledger(storage_url: str, folder: RunFolder, is_running: bool = True) 
     is_running: whether any process runs the study; if none does, no trial stays RUNNING.
     """
     manifest = folder.manifest()
-    ledger = Ledger(storage_url, manifest.study, manifest.metric["goal"])
+    with closing(Ledger(storage_url, manifest.study, manifest.metric["goal"])) as ledger:
+        _update(ledger, manifest, folder, is_running)
+
+
+def _update(ledger: Ledger, manifest: Manifest, folder: RunFolder, is_running: bool) -> None:
     ledger.enroll(manifest.trials)
     if not is_running:
         ledger.recover()

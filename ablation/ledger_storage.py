@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
-from ablation.database import making, require_usable, sqlite_file
+from ablation.database import let_several_write, making, require_usable, sqlite_file
 
 SQLITE_TIMEOUT_SECONDS = 60
 
@@ -49,18 +49,7 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
         return _storage(url)
     with making(url):
         storage = _storage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_TIMEOUT_SECONDS}})
-
-    @sqlalchemy.event.listens_for(storage.engine, "connect")
-    def configure(connection, _record) -> None:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")  # a power cut loses the last commits, never the file
-        connection.isolation_level = None  # begin explicitly, below
-
-    @sqlalchemy.event.listens_for(storage.engine, "begin")
-    def begin(connection) -> None:
-        # Optuna locks a row with SELECT ... FOR UPDATE, which SQLite ignores: two processes could start one trial.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
+    let_several_write(storage.engine)
     storage.engine.dispose()  # the constructor has opened connections without these
     return storage
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Asked(NamedTuple):
     """Options of `ablate run`, None where they were not given."""
 
-    executor: str  # "local" | "ray"
+    executor: str | None  # "local" | "ray"; None: local
     jobs: int | None
     gpus: str | None
     trials_per_gpu: int | None

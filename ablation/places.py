@@ -19,6 +19,7 @@ class Places:
     """Folders and databases of a project. Optuna's ledger and MLflow's records are separate databases."""
 
     root: Path = Path(".")
+    storage: str | None = None  # URL of the database that the hosts of a study share
 
     @property
     def store(self) -> DiskStore:
@@ -26,6 +27,8 @@ class Places:
 
     @property
     def ledger_url(self) -> str:
+        if self.storage:
+            return self.storage
         (self.root / ".ablate").mkdir(parents=True, exist_ok=True)
         return f"sqlite:///{(self.root / '.ablate' / 'optuna.db').resolve()}"
 

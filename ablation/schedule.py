@@ -26,7 +26,7 @@ class Schedule:
         self._busy = frozenset(busy)  # keys of links (names of segments, where nothing is shared) that are being run
         self._order = {end: i for i, end in enumerate(self.segments)}
         self._ready: list[tuple[float, int, str]] = []
-        self._offered: set[str] = set()
+        self._offered: set[str] = set()  # once: what was there when this was made may be said to be done later, too
         for segment in self.segments.values():
             if segment.parent is None:
                 self._offer(segment)
@@ -34,6 +34,10 @@ class Schedule:
     def next(self) -> Segment | None:
         """The most urgent segment that can run; it is not handed out again. None if all must wait."""
         return self.segments[heapq.heappop(self._ready)[2]] if self._ready else None
+
+    def put_back(self, end: str) -> None:
+        """A segment that was handed out is not being run: it is handed out again."""
+        heapq.heappush(self._ready, (-self.segments[end].critical, self._order[end], end))
 
     def done(self, end: str) -> None:
         """A segment is there: its children can run."""
@@ -46,11 +50,11 @@ class Schedule:
             segment = waiting.pop()
             if self._is_there(segment):
                 waiting += [self.segments[child] for child in segment.children]
-            elif segment.end in self._offered:  # when its parent was seen to be there, and its parent's worker says so only now
+            elif segment.end in self._offered:
                 continue
             elif segment.end not in self._busy and not any(link.key in self._busy for link in segment.links):
                 self._offered.add(segment.end)
-                heapq.heappush(self._ready, (-segment.critical, self._order[segment.end], segment.end))
+                self.put_back(segment.end)
 
 
 def is_there(segment: Segment, store: DiskStore) -> bool:

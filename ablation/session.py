@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -15,7 +18,7 @@ from ablation.delivery import Delivery
 from ablation.doctor_files import TrialFiles
 from ablation.errors import InputError, Problem
 from ablation.formatting import duration
-from ablation.grid import Study, load_study
+from ablation.grid import Study, experiment_path, load_study
 from ablation.grid_file import FILE_NAME
 from ablation.inputs import require_usable_inputs
 from ablation.limits import Limits
@@ -32,6 +35,11 @@ from ablation.subjects import load_subject
 from ablation.timings import Timings
 from ablation.workers import Workers
 
+if TYPE_CHECKING:
+    from ablation.definition import Definition
+    from ablation.hosts import Hosts
+    from ablation.sharing import Sharing
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -42,6 +50,8 @@ class Opened:
     plan: Plan
     places: Places
     published_file: Path
+    sharing: Sharing | None = None  # where several hosts run the study
+    define: Callable[[Manifest], Definition] | None = None
 
     @property
     def timings(self) -> Timings:
@@ -53,14 +63,32 @@ class Opened:
         return {str(self.study.subject.resolve(variant.settings).get("device", "")) for variant in self.study.variants}
 
 
-def open_study(grid: Path, experiment: str | None, overrides: Sequence[str], seeds: str | None, alias: str | None) -> Opened:
+def open_study(
+    grid: Path, experiment: str | None, overrides: Sequence[str], seeds: str | None, alias: str | None, sharing: Sharing | None = None,
+) -> Opened:  # fmt: skip
     """Check everything and plan; nothing is run. Raises InputError with all problems."""
     study = load_study(grid, experiment, overrides, seeds, load_subject)
     if alias is not None and not re.fullmatch(FILE_NAME[0], alias):
         raise InputError([Problem("--as", alias, f"must be {FILE_NAME[1]}")])
-    places = Places()
+    places = sharing.places if sharing else Places()
     name = alias or study_name(study, home=str(read_yaml(grid).get("experiment", study.experiment.name)))
-    return Opened(study, name, build_plan(study, places.store, places.runs(name)), places, grid.parent / "published.yaml")
+    define = None
+    if sharing:
+        from ablation.definition import define as define_study  # SQLAlchemy
+
+        sharing.open(name)
+        path = experiment_path(grid, study.grid.experiment, experiment)
+        define = partial(define_study, grid=grid, experiment=path, published=grid.parent / "published.yaml", overrides=list(overrides), seeds=seeds)
+    plan = build_plan(study, places.store, places.runs(name))
+    return Opened(study, name, plan, places, grid.parent / "published.yaml", sharing, define)
+
+
+def open_shared(name: str, sharing: Sharing) -> Opened:
+    """Open a study that another host has begun, by what it left in the storage."""
+    from ablation.definition import unpack
+
+    options = unpack(sharing.definition(name), sharing.places.root / ".ablate" / "studies" / name)
+    return open_study(**options, alias=name, sharing=sharing)
 
 
 def describe_plan(opened: Opened, jobs: int) -> None:
@@ -74,11 +102,12 @@ def describe_plan(opened: Opened, jobs: int) -> None:
 
 def run(
     opened: Opened, jobs: int, share: bool, retry_failed: bool, cache_limit: int, offline: bool, limits: Limits = Limits(),
-    make_workers: Callable[[int], Workers] | None = None,
+    make_workers: Callable[[int], Workers] | None = None, begins: bool = True,
 ) -> Done:  # fmt: skip
     """Run what is missing, track it, write the report; print what happened.
 
     make_workers: default: processes of this machine, which see all of its GPUs.
+    begins: of a study that hosts share, whether this host says what it is, or joins one that is there.
     """
     console = output()
     opened.places.require_writable()
@@ -88,18 +117,39 @@ def run(
     require_usable_inputs(opened.study, opened.plan, opened.places.store, folder)
     with only_one(folder.path):
         opened, manifest = _restored(opened, manifest, console)
-        if retry_failed:
+        if retry_failed and opened.sharing is None:
             forget_failures(folder, opened.plan)
-    timings, bound = opened.timings, Bound(opened.places.store, cache_limit)
-    deliveries = [] if offline else [Delivery(opened.places, opened.name, console)]
-    store, file = opened.places.store, opened.places.progress(opened.name)
-    remaining = Remaining(opened.study, opened.plan, store, folder, timings, jobs, file) if share else None
+    if opened.sharing is None:
+        deliveries = [] if offline else [Delivery(opened.places, opened.name, console)]
+        return _run(opened, manifest, jobs, share, cache_limit, deliveries, limits, make_workers, console)
+
+    from ablation.shared_delivery import SharedDelivery
+
+    definition = opened.define(manifest)
+    opened.sharing.agree(definition, begins)
+    opened.sharing.reconcile(opened.plan, folder, retry_failed)
+    deliveries = [] if offline else [SharedDelivery(opened.places, opened.name, console, opened.sharing)]
+    with opened.sharing.joined(opened.plan, console) as hosts:
+        done = _run(opened, manifest, jobs, share, cache_limit, deliveries, limits, make_workers, console, hosts)
+        if not done.n_open:
+            opened.sharing.clean(definition)
+    return done
+
+
+def _run(
+    opened: Opened, manifest: Manifest, jobs: int, share: bool, cache_limit: int, deliveries: Sequence[Delivery], limits: Limits,
+    make_workers: Callable[[int], Workers] | None, console: Console, hosts: Hosts | None = None,
+) -> Done:  # fmt: skip
+    folder, store, timings = opened.places.runs(opened.name), opened.places.store, opened.timings
+    bound, file = Bound(store, cache_limit), opened.places.progress(opened.name)
+    alone = share and hosts is None  # else nothing is known of how fast it goes
+    remaining = Remaining(opened.study, opened.plan, store, folder, timings, jobs, file) if alone else None
     heard = [timings, bound, *([remaining] if remaining else [])]
     shows = progress(manifest.metric["name"], opened.plan, console, remaining)
     try:
         with only_one(folder.path), interruption.heeded(), remaining or nullcontext(), shows as shown:
             listeners = Listeners([*heard, shown, *deliveries])
-            done = run_study(opened.study, opened.plan, manifest, opened.places, jobs, listeners, share, limits, make_workers)
+            done = run_study(opened.study, opened.plan, manifest, opened.places, jobs, listeners, share, limits, make_workers, hosts)
     except KeyboardInterrupt:
         for delivery in deliveries if folder.exists() else ():  # no record stays RUNNING of what nobody runs any more
             delivery.deliver()
@@ -111,8 +161,9 @@ def run(
             delivery.deliver()
         console.print(f"interrupted with {done.n_open} trials to go; the same command goes on from their last epochs", soft_wrap=True)
         return done
-    if done.n_trained or done.failed:
-        console.print(f"{done.n_trained} epochs trained, {done.n_reused} reused, {duration(done.seconds)}")
+    if done.n_trained or done.failed or done.n_elsewhere:
+        elsewhere = f", {done.n_elsewhere} by other hosts" if done.n_elsewhere else ""
+        console.print(f"{done.n_trained} epochs trained{elsewhere}, {done.n_reused} reused, {duration(done.seconds)}")
     else:
         console.print(f"nothing to train: all {len(opened.plan.trials)} trials of {opened.name} are there already")
     if done.n_failed_before:
@@ -142,11 +193,20 @@ def _restored(opened: Opened, manifest: Manifest, console: Console) -> tuple[Ope
 
 def sync(name: str) -> str | None:
     """Bring a study's files to Optuna and MLflow, and say so; None if either could not be reached."""
-    places = Places()
+    places = Places(storage=_storage())
     folder = places.runs(name)
     if not Delivery(places, name, Console(stderr=True)).deliver():
         return None
     return f"{name}: Optuna and MLflow have {sum(folder.outcome(spec.trial) is not None for spec in folder.manifest().trials)} finished trials"
+
+
+def _storage() -> str | None:
+    """The database of ABLATE_STORAGE, in which the ledger then is."""
+    if not os.environ.get("ABLATE_STORAGE"):
+        return None
+    from ablation.shared_database import storage_url
+
+    return storage_url(os.environ["ABLATE_STORAGE"])
 
 
 def output() -> Console:

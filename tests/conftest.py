@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import postgresql
 import pytest
 
 
@@ -12,3 +13,12 @@ def shared() -> Path:
     if not (folder / "golden").is_dir():
         pytest.skip(f"needs the reference data of {folder}, which are not there")
     return folder
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A running PostgreSQL server."""
+    if postgresql.programs() is None:
+        pytest.skip("needs the programs of a PostgreSQL server (Debian: postgresql), which are not here")
+    with postgresql.Cluster() as running:
+        yield running

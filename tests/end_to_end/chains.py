@@ -69,6 +69,7 @@ class Chains:
                 "metrics": {"test/top1": top1, "train/loss": state[1] / 256}, "vectors": {},
             }  # fmt: skip
             store.save("record", link.key, json.dumps(record).encode(), record["seconds"])
+            print("trained", link.key, flush=True)
             is_to_stop = report(link.key, record)
             done += 1
             if is_to_stop or done == len(links) or link.key == until or done % 2 == 0:

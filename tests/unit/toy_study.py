@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from itertools import takewhile
 from pathlib import Path
@@ -114,10 +115,14 @@ class ToyStudy:
 
     def work_here(self, monkeypatch: pytest.MonkeyPatch, after: Callable[[dict], None] = lambda request: None) -> None:
         """Let workers be none of their own processes."""
+        monkeypatch.setattr(execution, "Workers", lambda n: self.make_workers(n, after))
+
+    def make_workers(self, n: int, after: Callable[[dict], None] = lambda request: None) -> Any:
+        """Workers that are none of their own processes."""
         owner = self
 
         class Workers:
-            def __init__(self, n: int):
+            def __init__(self):
                 self.workers = [Worker() for _ in range(n)]
 
             def __enter__(self):
@@ -136,9 +141,11 @@ class ToyStudy:
                 return next((worker for worker in self.workers if worker.task is None), None)
 
             def wait(self, timeout: float) -> list[Event]:
+                if not self.busy():
+                    time.sleep(0.005)
                 return [event for worker in self.busy() for event in owner._serve(worker, after)]
 
-        monkeypatch.setattr(execution, "Workers", Workers)
+        return Workers()
 
     def _serve(self, worker: Worker, after: Callable[[dict], None]) -> list[Event]:
         request, events = worker.request, []

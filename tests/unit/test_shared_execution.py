@@ -1,0 +1,217 @@
+"""Several hosts run one study: each segment once, every outcome everywhere, whoever falls silent.
+
+Each host is a thread with a cache and a folder of its own, and runs its segments itself.
+"""
+
+import threading
+import time
+
+import pytest
+from sqlalchemy import update
+from toy_study import Toy, ToyStudy
+
+from ablation import hosts as hosts_module
+from ablation.execution import Listener
+from ablation.forest import segments
+from ablation.hosts import Hosts, worth_giving
+from ablation.leases import Leases
+from ablation.runs import Outcome
+from ablation.shared_database import HOSTS
+from ablation.shared_execution import SharedExecution
+from ablation.shared_store import SharedStore
+from ablation.store import DiskStore
+from ablation.subject import Link
+
+
+class Host:
+    """One host of the study `study`, in a folder of its own."""
+
+    def __init__(self, engine, root, subject, name):
+        root.mkdir()
+        self.toy, self.said = ToyStudy(root, subject), []
+        self.store = SharedStore(self.toy.store.root, engine, "study")
+        self.leases = Leases(engine, "study", name)
+        self.listener, self.error, self.execution = Heard(), None, None
+
+    def run(self) -> None:
+        try:
+            self.store.pull()
+            plan = self.toy.plan()
+            with Hosts(self.store, self.leases, self.said.append) as together:
+                together.offer(list(segments({name: trial.links for name, trial in plan.trials.items()}).values()))
+                self.execution = SharedExecution(self.toy.study(), plan, self.store, self.toy.folder, self.listener, hosts=together)
+                self.plan = self.execution.run(2, self.toy.make_workers)
+        except BaseException as error:
+            self.error = error
+
+    @property
+    def outcomes(self) -> dict[str, tuple]:
+        found = {spec.trial: self.toy.folder.outcome(spec.trial) for spec in self.plan.specs}
+        return {trial: outcome and (outcome.state, outcome.metrics, outcome.error) for trial, outcome in found.items()}
+
+
+class Heard(Listener):
+    def __init__(self):
+        self.records = []
+
+    def recorded(self, specs, record):
+        self.records += [(spec.trial, record["epoch"]) for spec in specs]
+
+
+@pytest.fixture
+def make(engine, tmp_path, monkeypatch):
+    monkeypatch.setattr(hosts_module, "LOOK_SECONDS", 0.1)
+    made = []
+
+    def make_host(subject: Toy | None = None) -> Host:
+        made.append(Host(engine, tmp_path / f"host{len(made)}", subject or Toy(), f"host{len(made)}"))
+        return made[-1]
+
+    return make_host
+
+
+def together(*hosts: Host) -> None:
+    threads = [threading.Thread(target=host.run) for host in hosts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    for host in hosts:
+        if host.error is not None:
+            raise host.error
+    assert not any(thread.is_alive() for thread in threads)
+
+
+class Slow(Toy):
+    """Leaves the others time to come in between."""
+
+    def advance(self, settings, seed, until, store, report):
+        def slowly(key, record):
+            time.sleep(0.01)
+            return report(key, record)
+
+        super().advance(settings, seed, until, store, slowly)
+
+
+@pytest.mark.parametrize("settles_after", [{}, {0: 1, 1: 3}])
+def test_every_epoch_is_trained_once_and_every_host_has_all_outcomes(make, tmp_path, monkeypatch, settles_after):
+    alone = make(Toy(settles_after))
+    plan = alone.toy.run(monkeypatch)
+    expected = {spec.trial: alone.toy.folder.outcome(spec.trial).metrics for spec in plan.specs}
+    hosts = [make(Slow(settles_after)) for _ in range(3)]
+    together(*hosts)
+    trained = [key for host in hosts for _, key in host.toy.ran]
+    assert len(trained) == len(set(trained)) and set(trained) == {key for _, key in alone.toy.ran}
+    for host in hosts:
+        assert {trial: metrics for trial, (_, metrics, _) in host.outcomes.items()} == expected
+        for spec in plan.specs:
+            assert host.toy.folder.records(spec.trial) == alone.toy.folder.records(spec.trial)
+
+
+def test_a_host_that_comes_late_trains_nothing_and_has_everything(make):
+    first, late = make(), make()
+    together(first)
+    together(late)
+    assert late.toy.ran == [] and late.outcomes == first.outcomes and len(late.outcomes) == 8
+
+
+def test_a_trial_that_fails_on_one_host_has_failed_on_all_and_the_others_go_on(make):
+    class Brittle(Slow):
+        def advance(self, settings, seed, until, store, report):
+            if settings["rate"] == 2 and seed == 1 and until.endswith("2"):
+                raise ArithmeticError("planted")
+            super().advance(settings, seed, until, store, report)
+
+    hosts = [make(Brittle()) for _ in range(2)]
+    together(*hosts)
+    assert hosts[0].outcomes == hosts[1].outcomes
+    states = {trial: state for trial, (state, _, _) in hosts[0].outcomes.items()}
+    assert [trial for trial, state in states.items() if state == "FAILED"] == [trial for trial in states if "fast" in trial and trial.endswith("s1")]
+    raised = [host.execution.failed for host in hosts]
+    assert raised[0] == raised[1] and set(raised[0].values()) == {"ArithmeticError: planted"}
+
+
+def test_what_a_silent_host_had_in_hand_is_taken_over_from_its_newest_checkpoint(make, engine):
+    """The lost host has trained two of three epochs of a segment."""
+    lost, heir = make(), make()
+    plan = lost.toy.plan()
+    chain = plan.trials["reference--s0"].links
+    lost.leases.take([link.key for link in chain])
+    ran = []
+    lost.toy.subject.advance({"warmup": 2, "rate": 1}, 0, chain[1].key, DiskStore(lost.store.root), lambda key, record: ran.append(key))
+    lost.store.push("record", ran)
+    lost.store.push("state", ran)
+    thread = threading.Thread(target=heir.run)
+    thread.start()
+    while heir.execution is None or not heir.execution.elsewhere or len(heir.execution.open) > 6:
+        time.sleep(0.01)  # all that is not in the lost host's hands, nor needs it, is being done
+    assert not any(key in ran or key in {link.key for link in chain} for _, key in heir.toy.ran)
+    with engine.begin() as connection:
+        connection.execute(update(HOSTS).where(HOSTS.c.host == lost.leases.host).values(beat=0.0))
+    thread.join(timeout=60)
+    assert heir.error is None and {state for state, *_ in heir.outcomes.values()} == {"COMPLETE"}
+    assert not set(ran) & {key for _, key in heir.toy.ran}
+
+
+def test_an_interrupted_host_lets_go_at_once(make):
+    first, second = make(Slow()), make()
+    raising = threading.Event()
+
+    class Impatient(Listener):
+        def recorded(self, specs, record):
+            if record["epoch"] == 2:
+                raising.set()
+                raise KeyboardInterrupt
+
+    first.listener = Impatient()
+    first.run()
+    assert isinstance(first.error, KeyboardInterrupt) and first.leases.others() == [] and second.leases.held_elsewhere() == set()
+    together(second)
+    assert {state for state, *_ in second.outcomes.values()} == {"COMPLETE"}
+
+
+def test_records_of_others_are_written_and_heard_as_they_come(make):
+    hosts, begun = [make(Slow()) for _ in range(2)], threading.Barrier(2)
+    for host in hosts:
+        make_workers = host.toy.make_workers
+        host.toy.make_workers = lambda n, make_workers=make_workers: (begun.wait(30), make_workers(n))[1]
+    together(*hosts)
+    n_elsewhere = [host.execution.n_elsewhere for host in hosts]
+    assert sum(n_elsewhere) > 0 and all(n <= len(other.toy.ran) for n, other in zip(n_elsewhere, reversed(hosts)))
+
+
+def test_a_trial_that_failed_elsewhere_meanwhile_is_not_begun(make):
+    first, second = make(), make()
+    plan = first.toy.plan()
+    spec = plan.specs[0]
+    failure = Outcome("FAILED", {}, 1.0, {"type": "Planted", "message": "elsewhere", "traceback": ""}, key=spec.key)
+    make_workers = second.toy.make_workers
+
+    def make_workers_late(n):
+        first.store.push_failures({spec.key: failure})  # the second host has begun, and has looked
+        return make_workers(n)
+
+    second.toy.make_workers = make_workers_late
+    together(second)
+    assert second.execution.failed == {spec.trial: "Planted: elsewhere"} and second.outcomes[spec.trial] == ("FAILED", {}, failure.error)
+    of_others = {link.key for trial in plan.trials.values() if trial.spec is not spec for link in trial.links}
+    assert {key for _, key in second.toy.ran} == of_others
+
+
+LINKS = [Link(f"{i}", "warmup" if i < 3 else "joint", i, 1.0) for i in range(6)]
+
+
+@pytest.mark.parametrize(
+    "children, is_here, expected",
+    [
+        (["c"], "111111", [2, 5]),  # the last of a phase, and where trials part
+        ([], "111111", [2]),  # nobody goes on from the end of a trial
+        (["c"], "111110", [2, 4]),  # it has not come to its end
+        ([], "110000", [1]),
+        ([], "000000", []),
+    ],
+)
+def test_checkpoints_that_others_may_need(children, is_here, expected):
+    from ablation.forest import Segment
+
+    assert worth_giving(Segment("5", LINKS, ["t"], None, children), [c == "1" for c in is_here]) == expected
