@@ -7,6 +7,7 @@ change lasting tensors in place only, draws no random numbers, and never asks fo
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +32,6 @@ class Repeated:
         self.step, self.record = step, record
         self.n_calls: Counter[Any] = Counter()
         self.recordings: dict[Any, Recording] = {}
-        self.aside: torch.cuda.Stream | None = None
 
     def __call__(self, *inputs: Tensor | None) -> Any:
         if self.record is None:
@@ -48,13 +48,18 @@ class Repeated:
         """A plain call; on a GPU on a stream of its own, as a recording needs it of the calls before."""
         if not any(x is not None and x.is_cuda for x in inputs):
             return self.step(*inputs)
-        self.aside = self.aside or torch.cuda.Stream()  # memory is kept by stream, so one for all calls
-        main = torch.cuda.current_stream()
-        self.aside.wait_stream(main)
-        with torch.cuda.stream(self.aside):
+        main, aside = torch.cuda.current_stream(), side_stream()
+        aside.wait_stream(main)
+        with torch.cuda.stream(aside):
             outputs = self.step(*inputs)
-        main.wait_stream(self.aside)
+        main.wait_stream(aside)
         return outputs
+
+
+@functools.cache
+def side_stream() -> torch.cuda.Stream:
+    """One for all calls in this process: memory is kept by stream, and cuBLAS keeps 32 MiB for each that it has met."""
+    return torch.cuda.Stream()
 
 
 class Recording:

@@ -66,7 +66,7 @@ def test_a_diverging_sum_is_seen_beside_the_work_of_the_gpu():
     with pytest.raises(Diverged, match="^grad/head is nan: the training diverged$"):
         for i in range(4 * EVERY):
             value = torch.full((), float("nan") if i == EVERY + 10 else 1.0, device="cuda")
-            means.add({"train/real_loss": value * 0 + 1, "grad/head": value})
+            means.add({"train/real_loss": torch.ones((), device="cuda"), "grad/head": value})
             torch.cuda.synchronize()
     assert means.n == 2 * EVERY + 1
 
