@@ -1,5 +1,6 @@
 """Tables in README.md, and in any text, are those of the reports."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,12 @@ CLOSE = "<!-- /ablate table -->"
 def test_the_tables_of_the_readme_are_those_of_the_reports():
     done = refresh((ROOT / "README.md").read_bytes().decode(), "README.md", ROOT / "reports")
     assert done.stale == [], "ablate table --into README.md"
+
+
+def test_the_tests_that_the_readme_names_are_there():
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "README.md").read_text()))
+    defined = {name for path in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())}
+    assert len(named) > 20 and named <= defined, named - defined
 
 
 @pytest.fixture(scope="module")
