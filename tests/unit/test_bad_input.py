@@ -9,7 +9,7 @@ import pytest
 from bad_inputs import CANARY, CASES, IN_A_PROCESS_OF_ITS_OWN, PROJECT, Case
 from click.testing import CliRunner
 
-from ablation import execution, inputs
+from ablation import inputs, placement
 from ablation.cli import main
 from ablation.damage import say
 
@@ -34,7 +34,7 @@ def left(root: Path) -> dict[str, bytes | None]:
     return {name: path.read_bytes() if path.is_file() else None for name, path in found.items() if not path.is_dir() or f"{name}/".removeprefix("project/").startswith(kept) and name.count("/") > 1}
 
 
-def train(n_jobs: int) -> None:
+def train(n_jobs: int, gpus: object) -> None:
     raise RuntimeError("something is being trained")
 
 
@@ -45,7 +45,7 @@ def project(tmp_path, monkeypatch):
     write(root, PROJECT)
     monkeypatch.chdir(root)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(execution, "Workers", train)
+    monkeypatch.setattr(placement, "Workers", train)
     monkeypatch.setattr(inputs, "_ask", inputs.inspect)  # here, where torch is loaded
     say.cache_clear()
     return root
