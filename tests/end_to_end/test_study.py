@@ -182,6 +182,7 @@ baselines: [{baselines}]
 """
 
 
+@pytest.mark.parallel
 def test_two_studies_at_once_that_evict_each_other_s_checkpoints_get_the_results_that_each_gets_alone(finished, tmp_path):
     """On one cache, which is too small for a single checkpoint and trimmed all the time."""
     folder = project(tmp_path / "crowded")

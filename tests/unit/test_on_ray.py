@@ -126,7 +126,7 @@ def test_a_node_without_the_subject_says_so(site):
 
 def test_a_node_without_ablate_says_so(site, tmp_path):
     (tmp_path / "elsewhere" / "ablation").mkdir(parents=True)
-    (tmp_path / "elsewhere" / "ablation" / "__init__.py").touch()
+    (tmp_path / "elsewhere" / "ablation" / "__init__.py").write_text("raise ImportError('not what was installed')\n")
     assert "cannot run ablate with" in fault_of(site._replace(import_path=str(tmp_path / "elsewhere")))
 
 

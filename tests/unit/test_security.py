@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from toy_project import ToyProject
 
-from ablation import delivery, ui
+from ablation import delivery, provenance, study, ui
 from ablation.cli import main
 from ablation.damage import say
 from ablation.ledger import Ledger, LedgerUnavailable
@@ -119,11 +119,11 @@ def everything_left(root: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("url", URLS.values(), ids=URLS.keys())
-def test_no_password_of_a_store_is_shown(finished_toy, monkeypatch, tmp_path, caplog, url):
+def test_no_password_of_a_store_is_shown(finished_toys, monkeypatch, tmp_path, caplog, url):
     """Whatever the URL leads to: nothing, or an error of who knows which library."""
     toy = ToyProject(tmp_path, monkeypatch)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
-    folder = Places(finished_toy).runs("toy")
+    folder = Places(finished_toys).runs("toy")
     with pytest.raises(TrackingUnavailable) as tracking:
         Tracker().sync(folder)
     if not url.startswith(("http", "nonsense")):
@@ -141,6 +141,7 @@ def test_a_run_leaves_no_password_behind(toy, monkeypatch, capfd, caplog):
     url = URLS["PostgreSQL"]
     arguments = ["run", "--grid", "grid.yaml", "--as", "secret", "--storage", url, "-S", f"note={url}?sslpassword={SECRET}"]
     monkeypatch.setattr(sys, "argv", ["/usr/bin/ablate", *arguments])
+    monkeypatch.setattr(study, "provenance", provenance.provenance)  # which records it
     monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
     monkeypatch.setattr(delivery, "SYNC_SECONDS", 0.0)
     say.cache_clear()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ablation import execution
+from ablation import execution, placement
 from ablation.execution import Execution, Listener
 from ablation.grid import Study, load_study
 from ablation.plan import Plan, build_plan
@@ -115,7 +115,8 @@ class ToyStudy:
 
     def work_here(self, monkeypatch: pytest.MonkeyPatch, after: Callable[[dict], None] = lambda request: None) -> None:
         """Let workers be none of their own processes."""
-        monkeypatch.setattr(execution, "Workers", lambda n: self.make_workers(n, after))
+        for module in (execution, placement):
+            monkeypatch.setattr(module, "Workers", lambda n, gpus=(): self.make_workers(n, after))
 
     def make_workers(self, n: int, after: Callable[[dict], None] = lambda request: None) -> Any:
         """Workers that are none of their own processes."""
