@@ -115,6 +115,9 @@ def run(
     manifest = manifest_of(opened.study, opened.name, opened.plan, opened.published_file)
     refuse_mixture(manifest, folder)
     require_usable_inputs(opened.study, opened.plan, opened.places.store, folder)
+    if opened.sharing is not None:
+        definition = opened.define(manifest)
+        opened.sharing.agree(definition, begins)
     with only_one(folder.path):
         opened, manifest = _restored(opened, manifest, console)
         if retry_failed and opened.sharing is None:
@@ -125,8 +128,6 @@ def run(
 
     from ablation.shared_delivery import SharedDelivery
 
-    definition = opened.define(manifest)
-    opened.sharing.agree(definition, begins)
     opened.sharing.reconcile(opened.plan, folder, retry_failed)
     deliveries = [] if offline else [SharedDelivery(opened.places, opened.name, console, opened.sharing)]
     with opened.sharing.joined(opened.plan, console) as hosts:
