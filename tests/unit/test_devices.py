@@ -1,0 +1,85 @@
+"""GPUs are shared out evenly to workers, and what cannot be is refused by name."""
+
+import subprocess
+
+import pytest
+
+from ablation import devices
+from ablation.devices import Shared, share_gpus, visible_gpus
+from ablation.errors import InputError
+from ablation.workers import Workers
+
+
+@pytest.fixture(autouse=True)
+def two_gpus(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0, 3")
+
+
+@pytest.mark.parametrize(
+    ("which", "gpus", "per_gpu", "jobs", "shared"),
+    [
+        ({"cpu"}, None, None, None, Shared(16, [])),
+        ({"cpu"}, None, None, 3, Shared(3, [])),
+        ({"", "cpu"}, None, None, None, Shared(16, [])),  # settings do not tell, nobody asks
+        ({"cuda"}, None, None, None, Shared(8, ["0", "3"])),  # four to each
+        ({"cuda", "cpu"}, "3", None, None, Shared(4, ["3"])),
+        ({"cuda"}, None, 1, None, Shared(2, ["0", "3"])),
+        ({"cuda"}, None, 20, None, Shared(40, ["0", "3"])),  # asked for, so not bounded by the processors
+        ({"cuda"}, "0,3", 2, 3, Shared(3, ["0", "3"])),
+        ({""}, "0", 2, None, Shared(2, ["0"])),
+    ],
+)
+def test_options_come_to_so_many_workers_on_these_gpus(which, gpus, per_gpu, jobs, shared):
+    assert share_gpus(which, gpus, per_gpu, jobs, 16) == shared
+
+
+def test_few_processors_bound_the_workers_that_nobody_asked_for():
+    assert share_gpus({"cuda"}, None, None, None, 2) == Shared(2, ["0", "3"])
+
+
+@pytest.mark.parametrize(
+    ("which", "gpus", "per_gpu", "jobs", "said"),
+    [
+        ({"cpu"}, "0", None, None, "--gpus: 0: no trial of this study is on a GPU"),
+        ({"cpu"}, None, 2, None, "--trials-per-gpu: 2: no trial"),
+        ({"cuda"}, "0,1", None, None, "--gpus: 1: there is no such GPU; choose from 0, 3"),
+        ({"cuda"}, ",", None, None, "--gpus: ,: names no GPU"),
+        ({"cuda"}, None, 2, 5, "--jobs: 5: are more than 2 on each of 2 GPUs"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(which, gpus, per_gpu, jobs, said):
+    with pytest.raises(InputError) as refused:
+        share_gpus(which, gpus, per_gpu, jobs, 16)
+    assert said in str(refused.value)
+
+
+def test_gpus_are_those_that_the_driver_lists_where_no_variable_chooses(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(devices.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, "0\n1\n"))
+    assert visible_gpus() == ["0", "1"]
+
+
+def test_a_machine_without_a_driver_has_none(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setenv("PATH", "")
+    assert visible_gpus() == []
+
+
+def test_workers_are_given_gpus_in_turn_and_a_dead_one_s_goes_to_the_next():
+    def gpu_of(worker) -> str:
+        text = open(f"/proc/{worker.process.pid}/environ").read()
+        return dict(line.split("=", 1) for line in text.split("\0") if "=" in line)["CUDA_VISIBLE_DEVICES"]
+
+    with Workers(3, gpus=["0", "3"]) as workers:
+        crew = []
+        for _ in range(3):
+            worker = workers.idle()
+            worker.task = "busy"
+            crew.append(worker)
+        assert [gpu_of(worker) for worker in crew] == ["0", "3", "0"] and workers.idle() is None
+        crew[1].kill({"type": "TimeLimit", "message": "planted", "traceback": ""})
+        events = []
+        while not events:
+            events = workers.wait(5)
+        assert [(event.worker, event.message["error"]["type"]) for event in events] == [(crew[1], "TimeLimit")]
+        assert gpu_of(workers.idle()) == "3"

@@ -1,0 +1,62 @@
+"""Limits on time and memory: what they are written as, and who is blamed when a worker is lost."""
+
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from ablation.errors import InputError
+from ablation.limits import Limits, n_killed_for_memory, parse_duration, resident_bytes
+from ablation.supervision import MAX_LOSSES, Supervision, Task
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("45min", 2700), ("1.5h", 5400), (" 2 d ", 172_800)])
+def test_times_have_units(text, seconds):
+    assert parse_duration(text, "--time-limit") == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "5 years", "-1h", "0", "1e3s", "nan"])
+def test_what_is_no_time_is_named(text):
+    with pytest.raises(InputError, match="--time-limit: .*is not a time, such as 90s"):
+        parse_duration(text, "--time-limit")
+
+
+def test_the_system_tells_what_a_process_holds_and_nothing_of_one_that_is_gone():
+    assert resident_bytes(os.getpid()) > 10**6
+    assert resident_bytes(2**30) == 0
+    assert n_killed_for_memory() >= 0
+
+
+class Worker:
+    def __init__(self, task, n_bytes=0):
+        self.task, self.n_bytes, self.killed = task, n_bytes, None
+
+    def resident_bytes(self):
+        return self.n_bytes
+
+    def kill(self, error):
+        self.killed = error["type"]
+
+
+def task(seconds_before=0.0, trial="a--s0"):
+    return Task(SimpleNamespace(), trial, False, seconds_before)
+
+
+def test_a_chain_past_its_time_and_a_worker_past_its_memory_are_ended_and_no_others():
+    workers = [Worker(task(3601.0)), Worker(task(3500.0)), Worker(task(), 2 * 10**9), Worker(task(), 10**8)]
+    Supervision(Limits(3600.0, 10**9)).enforce(workers)
+    assert [worker.killed for worker in workers] == ["TimeLimit", None, "MemoryLimit", None]
+
+
+def test_without_limits_nobody_is_ended():
+    worker = Worker(task(10**9), 10**15)
+    Supervision(Limits()).enforce([worker])
+    assert worker.killed is None
+
+
+def test_a_trial_is_blamed_for_lost_workers_only_when_it_finishes_no_epoch_between_too_many():
+    supervision = Supervision(Limits())
+    assert [supervision.blames(task()) for _ in range(MAX_LOSSES)] == [False] * MAX_LOSSES
+    assert supervision.blames(task())
+    supervision.recorded(task())
+    assert not supervision.blames(task()) and not supervision.blames(task(trial="b--s0"))
