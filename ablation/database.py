@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+BEGUN = "begun\n"  # beside a file that was not there before
 PATIENCE_SECONDS = 5.0  # with another program that has locked it; training waits as long
 
 
@@ -64,15 +65,27 @@ def let_several_write(engine: Engine) -> None:
 
 @contextmanager
 def making(url: str) -> Iterator[None]:
-    """Hold while a library may make its tables in the file: both do so in steps, and stumble over another process at it."""
+    """Hold while a library may make its tables in the file: it does so in steps, and stumbles over another process at it,
+    and for ever over the tables of one that was killed at it. Such a file, which held nothing yet, is put aside.
+    """
     path = sqlite_file(url)
     if path is None:
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f"{path.name}.making").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # the system lets go of it when the process ends, however it ends
+    with path.with_name(f"{path.name}.making").open("a+") as note:
+        fcntl.flock(note, fcntl.LOCK_EX)  # the system lets go of it when the process ends, however it ends
+        note.seek(0)
+        if note.read() == BEGUN:
+            for file in (path, *(path.with_name(path.name + suffix) for suffix in ("-journal", "-wal", "-shm"))):
+                if file.exists():
+                    put_aside(file)
+        note.truncate(0)
+        if not path.exists():
+            note.write(BEGUN)
+            note.flush()
         yield
+        note.truncate(0)
 
 
 def _require_address(url: str) -> None:

@@ -85,7 +85,7 @@ class Store:
     def __init__(self, uri: str, artifact_root: Path | str | None, experiment: str):
         with making(uri):
             self._client = MlflowClient(uri)
-        found = self._client.get_experiment_by_name(experiment)
+            found = self._client.get_experiment_by_name(experiment)
         if found is None:
             location = f"{_as_uri(artifact_root)}/{experiment}" if artifact_root else None
             self._experiment_id = self._client.create_experiment(experiment, location)

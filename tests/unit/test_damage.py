@@ -6,6 +6,8 @@ import logging
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -18,6 +20,7 @@ from toy_project import ToyProject
 
 from ablation import database
 from ablation.damage import say
+from ablation.database import making
 from ablation.ledger import LedgerUnavailable
 from ablation.ledger_import import update_ledger
 from ablation.places import Places
@@ -27,6 +30,8 @@ from ablation.store import KINDS, DiskStore
 from ablation.timings import Timings
 from ablation.tracking import Tracker
 from ablation.tracking_store import TrackingUnavailable, reaching
+
+ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")  # inside MLflow
 
@@ -380,6 +385,24 @@ def test_what_mlflow_says_is_told_in_a_line():
 
 def test_what_mlflow_raises_it_does_not_log_with_a_traceback_too():
     assert not logging.getLogger("mlflow.store.db.utils").isEnabledFor(logging.ERROR)
+
+
+def test_a_database_whose_maker_was_killed_is_made_anew_and_one_that_was_there_before_stays(tmp_path):
+    path = tmp_path / "some.db"
+    code = (
+        "import os, sqlite3, sys; from ablation.database import making\n"
+        "with making(f'sqlite:///{sys.argv[1]}'):\n"
+        "    connection = sqlite3.connect(sys.argv[1]); connection.execute(f'CREATE TABLE t{sys.argv[2]} (x)'); connection.commit(); os._exit(9)"
+    )
+    for n in range(3):  # each finds no file, and the last one leaves half of one
+        assert subprocess.run([sys.executable, "-c", code, path, str(n)], cwd=ROOT).returncode == 9
+    with making(f"sqlite:///{path}"):
+        assert not path.exists()
+        sqlite3.connect(path).execute("CREATE TABLE whole (x)")
+    assert len(list(tmp_path.glob("some.db.damaged*"))) == 3
+    assert subprocess.run([sys.executable, "-c", code, path, "3"], cwd=ROOT).returncode == 9
+    with making(f"sqlite:///{path}"):
+        assert path.exists()
 
 
 def test_urls_of_sqlite_are_files_and_others_are_not():
