@@ -10,6 +10,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ablation.files import put_aside
+
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
