@@ -142,22 +142,28 @@ class Execution:
         worker.task = None
         if task is None:  # an idle worker died: another takes its place
             return
-        segment = task.segment
-        del self.running[segment.end]
-        self.listener.left(self._specs(segment))
-        if message["event"] == "done":
-            self.listener.ran(task.is_first, time.monotonic() - task.begun - task.epoch_seconds)
-            self._advance(segment)
-            return
+        self.listener.left(self._specs(task.segment))
         if message["event"] == "blocked":
             raise Stuck(message["message"])
-        for name in self._struck(task, message):
-            self._fail(name, message["error"])
-        self._reschedule()
+        if message["event"] == "done":
+            self.listener.ran(task.is_first, time.monotonic() - task.begun - task.epoch_seconds)
+        failures = {name: self._failure(name, message["error"]) for name in self._struck(task, message) if name in self.open}
+        self._ended(task.segment, message["event"] == "done", failures)
+
+    def _ended(self, segment: Segment, is_done: bool, failures: dict[str, Outcome]) -> None:
+        """A segment is in no worker's hands any more: it is done, or the rest of it is to be tried again by those that have not failed."""
+        del self.running[segment.end]
+        for name, outcome in failures.items():
+            if name in self.open:
+                self._close(self.plan.trials[name].spec, outcome)
+        if is_done:
+            self._advance(segment)
+        else:
+            self._reschedule()
 
     def _struck(self, task: Task, message: dict[str, Any]) -> Sequence[str]:
-        """The trials that fail by a message that a segment will not be finished; the others of the segment try again."""
-        if message["event"] == "stopped":
+        """The trials that fail by the last message of a segment; if it was not finished, the others of it try again."""
+        if message["event"] in ("done", "stopped"):
             return []
         if message["event"] == "lost":
             return [task.trial] if not interruption.requested() and self.supervision.blames(task) else []
@@ -173,13 +179,18 @@ class Execution:
         reached = [name for name in segment.trials if self.plan.trials[name].links[-1].key == segment.links[-1].key]
         unclosed = [name for name in reached if not self._complete_if_whole(name)]
         if self.plan is before and not is_recorded:  # its checkpoint may be evicted by now; who needs it makes it again
-            for name in segment.trials:
-                self._fail(name, CHANGED)
+            self._changed(segment)
             self._reschedule()
         elif self.plan is not before or unclosed or self.schedule.segments.get(segment.end) != segment:
             self._reschedule()
         else:
             self.schedule.done(segment.end)
+
+    def _changed(self, segment: Segment) -> None:
+        """A worker has run a segment, and left something else."""
+        for name in segment.trials:
+            if name in self.open:
+                self._close(self.plan.trials[name].spec, self._failure(name, CHANGED))
 
     def _reschedule(self) -> None:
         in_hand = {name for segment in self.running.values() for name in segment.trials}  # closed when their worker says so
@@ -249,10 +260,9 @@ class Execution:
         self._close(trial.spec, outcome_of(trial.spec, records, self.study.grid.metric))
         return True
 
-    def _fail(self, name: str, error: dict[str, str]) -> None:
-        if name in self.open:
-            trial = self.plan.trials[name]
-            self._close(trial.spec, failure_of(trial.spec, _known(self._store(name), trial.links), error))
+    def _failure(self, name: str, error: dict[str, str]) -> Outcome:
+        trial = self.plan.trials[name]
+        return failure_of(trial.spec, _known(self._store(name), trial.links), error)
 
     def _close(self, spec: TrialSpec, outcome: Outcome) -> None:
         self.open.discard(spec.trial)

@@ -2,42 +2,65 @@
 
 What this host has to give is queued, and given when the database answers; while it does not, segments in hand go on
 and no other is begun. Checkpoints of a segment are given when it has ended, and the newest one while it runs, so that
-who takes it over goes on from there.
+who takes it over goes on from there. What a segment has come to counts if it was this host's when it was given: one
+that another has taken over meanwhile is lost, and what only this host has of it is forgotten.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
 
 from ablation.forest import Segment
 from ablation.leases import Heart, Leases
 from ablation.runs import Outcome
 from ablation.shared_database import StorageUnavailable
-from ablation.shared_store import RECORD, STATE, SharedStore
+from ablation.shared_store import RECORD, STATE, News, SharedStore
 from ablation.subject import Link
 
 LOOK_SECONDS = 1.0  # between looks at what others have done
 RETRY_SECONDS = 10.0  # between tries of a database that is out of reach
 
 
-class Hosts:
-    """This host's dealings with the others. Not for several threads.
+class Left(NamedTuple):
+    """A segment that is in this host's hands no more, and how trials failed by it (key -> outcome)."""
 
-    records: keys of what others have brought, oldest first; failures: key of a trial -> how it failed elsewhere. Both
-    grow with every look, and whoever reads them empties them.
-    """
+    segment: Segment
+    failures: Mapping[str, Outcome] = {}
+    is_doubted: bool = False  # the failures may be this host's fault: they count if others have met them, or there are no others
+
+
+class Given(NamedTuple):
+    """What became of a segment that was left."""
+
+    segment: Segment
+    is_lost: bool  # it was another host's by then, and what this one had done counts for nothing
+    has_failed: bool  # the failures count
+
+
+class Look(NamedTuple):
+    """What there is to know of the other hosts, and of what was given to them, since the last look."""
+
+    news: News
+    given: list[Given]
+    lost: list[Segment]  # in hand, and another host's by now
+    held: set[str] | None  # keys that others have in hand; None if it was too early to ask, or the database is out of reach
+
+
+class Hosts:
+    """This host's dealings with the others. Not for several threads."""
 
     def __init__(self, store: SharedStore, leases: Leases, say: Callable[[str], None]):
         self.store, self.leases, self._say = store, leases, say
-        self.records: list[str] = []
-        self.failures: dict[str, Outcome] = {}
-        self._failed: dict[str, Outcome] = {}
+        self.is_out_of_reach = False  # the database, when last tried
         self._in_hand: dict[str, Segment] = {}
-        self._left: list[Segment] = []
+        self._left: list[Left] = []
+        self._look = Look(News([], {}, []), [], [], None)  # what is to be told
+        self._lost: set[str] = set()  # ends of segments that were found to be
         self._looked = time.monotonic()
-        self._is_out_of_reach = False
 
     def __enter__(self) -> Hosts:
         self._heart = Heart(self.leases)
@@ -47,25 +70,29 @@ class Hosts:
     def __exit__(self, *_: object) -> None:
         """Give what there is to give, and let go of everything."""
         self._heart.__exit__()
-        self._left += self._in_hand.values()
+        self._left += map(Left, self._in_hand.values())
         self._in_hand.clear()
         with self._reaching():
             self._give()
             self.leases.leave()
 
-    def take(self, segment: Segment) -> bool:
-        """Have a segment, unless another host has a part of it. All that others did before is then in the cache."""
-        if self._is_out_of_reach:  # only `look` tries again: each try can take long
-            return False
+    def take(self, segment: Segment) -> News | None:
+        """Have a segment, and all that others did before in the cache; returns what that was.
+
+        None if another host has a part of the segment, or the database is out of reach.
+        """
+        if self.is_out_of_reach:  # only `look` tries again: each try can take long
+            return None
         with self._reaching():
             self._give()  # first: what this host has let go of is released, and may be had again
             if not self.leases.take([link.key for link in segment.links]):
-                return False
+                return None
             self._in_hand[segment.end] = segment
             self._pull()
-            return True
+            news, self._look = self._look.news, self._look._replace(news=News([], {}, []))
+            return news
         self.left(segment)
-        return False
+        return None
 
     def bring(self, links: Collection[Link]) -> bool:
         """Have the checkpoints that there are of a chain's links in the local cache; False if one was lost on the way."""
@@ -73,67 +100,81 @@ class Hosts:
             return self.store.fetch([link.key for link in links])
         return False
 
-    def failed(self, key: str, outcome: Outcome) -> None:
-        """A trial has failed here."""
-        self._failed[key] = outcome
-
-    def left(self, segment: Segment) -> None:
-        """A segment is in this host's hands no more, whether it came to its end or not."""
+    def left(self, segment: Segment, failures: Mapping[str, Outcome] = {}, is_doubted: bool = False) -> None:
+        """A segment is in this host's hands no more, whether it came to its end or not. A look tells when it was given."""
         if self._in_hand.pop(segment.end, None) is not None:
-            self._left.append(segment)
+            self._left.append(Left(segment, failures, is_doubted))
 
-    def look(self) -> set[str] | None:
-        """See what others have done, and give what this host has; returns the keys that others have in hand.
-
-        None if it is too early to look again, or the database is out of reach.
-        """
-        is_due = time.monotonic() - self._looked > (RETRY_SECONDS if self._is_out_of_reach else LOOK_SECONDS)
-        if not is_due and (self._is_out_of_reach or not (self._left or self._failed)):
-            return None
+    def look(self) -> Look:
+        """See what others have done, and give what this host has."""
+        is_due = time.monotonic() - self._looked > (RETRY_SECONDS if self.is_out_of_reach else LOOK_SECONDS)
+        if not is_due and (self.is_out_of_reach or not self._left):
+            return self._told()
+        held = None
         with self._reaching():
             self._give()
-            if not is_due:  # others wait for what has ended, so that is given at once
-                return None
+            if is_due:  # what has ended is given at once: others wait for it
+                for segment in self._in_hand.values():
+                    if segment.end not in self._lost and not self._give_segment(segment):
+                        self._lost.add(segment.end)
+                        self._look.lost.append(segment)
+                held = self.leases.held_elsewhere()  # before the pull: who lets go of something has given all of it before
+                self._pull()
+        if is_due:
             self._looked = time.monotonic()
-            for segment in self._in_hand.values():
-                self._give_segment(segment)
-            held = self.leases.held_elsewhere()  # before the pull: who lets go of something has given all of it before
-            self._pull()
-            return held
-        self._looked = time.monotonic()
-        return None
+        return self._told(None if self.is_out_of_reach else held)
 
     def offer(self, segments: Collection[Segment]) -> None:
-        """Give what the local cache has of these from earlier runs."""
-        with self._reaching():
-            self.store.push(RECORD, [link.key for segment in segments for link in segment.links])
-            for segment in segments:
-                self._give_segment(segment)
+        """Give what the local cache has of these from earlier runs. Raises StorageUnavailable."""
+        self.store.push(RECORD, [link.key for segment in segments for link in segment.links])
+        for segment in segments:
+            self.store.push(STATE, self._worth(segment))
+
+    def _told(self, held: set[str] | None = None) -> Look:
+        look, self._look = self._look._replace(held=held), Look(News([], {}, []), [], [], None)
+        return look
 
     def _give(self) -> None:
-        self.store.push_failures(self._failed)
-        self._failed.clear()
         while self._left:
-            self._give_segment(self._left[0])
-            self.leases.release([link.key for link in self._left[0].links])
+            given = self._given(self._left[0])
+            keys = [link.key for link in given.segment.links]
+            if given.is_lost:
+                self._pull()
+                self.store.forsake(keys, (RECORD, STATE))
+            self.leases.release(keys)
+            self._lost.discard(given.segment.end)
+            self._look.given.append(given)
             del self._left[0]
 
-    def _give_segment(self, segment: Segment) -> None:
-        """What workers have left of a segment."""
-        keys = [link.key for link in segment.links]
-        is_here = [self.store.holds_here(STATE, key) for key in keys]
-        worth = [keys[i] for i in worth_giving(segment, is_here)]
-        self.store.push(RECORD, keys)  # first: a checkpoint is of no use where a record before it is missing
-        self.store.push(STATE, worth)
-        newest = max((i for i, there in enumerate(is_here) if there), default=0)
+    def _given(self, left: Left) -> Given:
+        counts = not left.is_doubted or self.store.doubt(left.failures.keys(), self.leases.host) or not self.leases.others()
+        is_ours = left.segment.end not in self._lost and self._give_segment(left.segment, left.failures if counts else {}, whole=True)
+        return Given(left.segment, not is_ours, is_ours and counts and bool(left.failures))
+
+    def _give_segment(self, segment: Segment, failures: Mapping[str, Outcome] = {}, whole: bool = False) -> bool:
+        """What workers have left of a segment; returns whether it is still this host's.
+
+        whole: records that were there before are compared, too: a link may have been run again for its checkpoint.
+        """
+        keys, worth = [link.key for link in segment.links], self._worth(segment)
+        records = [key for key in keys if whole or not self.store.is_shared(RECORD, key)]
+        if not self.store.hand_in(records, worth, failures, partial(self.leases.has, keys=keys)):
+            return False
+        newest = max((i for i, key in enumerate(keys) if self.store.holds_here(STATE, key)), default=0)
         superseded = [key for key in keys[:newest] if key not in worth and self.store.is_shared(STATE, key)]
         if superseded:
             self.store.withdraw(STATE, superseded)
+        return True
+
+    def _worth(self, segment: Segment) -> list[str]:
+        keys = [link.key for link in segment.links]
+        return [keys[i] for i in worth_giving(segment, [self.store.holds_here(STATE, key) for key in keys])]
 
     def _pull(self) -> None:
         news = self.store.pull()
-        self.records += news.records
-        self.failures |= news.failures
+        self._look.news.records.extend(news.records)
+        self._look.news.failures.update(news.failures)
+        self._look.news.replaced.extend(news.replaced)
 
     @contextlib.contextmanager
     def _reaching(self) -> Iterator[None]:
@@ -141,13 +182,13 @@ class Hosts:
         try:
             yield
         except StorageUnavailable as error:
-            if not self._is_out_of_reach:
+            if not self.is_out_of_reach:
                 self._say(f"{error}; what is in hand goes on, and the rest waits for it")
-            self._is_out_of_reach = True
+            self.is_out_of_reach = True
         else:
-            if self._is_out_of_reach:
+            if self.is_out_of_reach:
                 self._say("the storage answers again")
-            self._is_out_of_reach = False
+            self.is_out_of_reach = False
 
 
 def worth_giving(segment: Segment, is_here: Sequence[bool]) -> list[int]:

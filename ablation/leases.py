@@ -30,11 +30,11 @@ def this_host() -> str:
 
 
 class Leases:
-    """The leases of one host on one study. Every method is one transaction, and can raise StorageUnavailable.
+    """The leases of one host on one study. Every method but `has` is one transaction, and can raise StorageUnavailable.
 
     `beat` may be called by another thread. Of several hosts that `take` a key at once, one gets it. A host whose beat is
     older than `timeout` (seconds; the same on every host, or each judges the others by its own) may lose its keys to
-    others, and does no harm if it goes on: equal keys mean equal results.
+    others; what it has done by then under those keys counts no more, and whoever records it asks `has` first.
     """
 
     def __init__(self, engine: Engine, study: str, host: str, timeout: float = TIMEOUT_SECONDS):
@@ -62,6 +62,11 @@ class Leases:
         with reaching_storage(self._url), changing(self.engine, self.study) as (connection, _):
             mine = and_(LEASES.c.study == self.study, LEASES.c.host == self.host)
             connection.execute(LEASES.delete().where(mine, LEASES.c.key.in_(keys)))
+
+    def has(self, connection: sqlalchemy.Connection, keys: Collection[str]) -> bool:
+        """Whether all of these are this host's, until the end of a transaction that is `changing` the study."""
+        mine = and_(LEASES.c.study == self.study, LEASES.c.host == self.host, LEASES.c.key.in_(keys))
+        return connection.execute(select(func.count()).select_from(LEASES).where(mine)).scalar_one() == len(keys)
 
     def held_elsewhere(self) -> set[str]:
         """The keys that other living hosts have."""

@@ -1,27 +1,29 @@
 """The cache of a host that shares a study with others: the one on disk, and what all have in the database.
 
 Records (which all hosts have of all trials), failures of trials, and the checkpoints that segments start from.
-Entries travel sealed, as they stand in the cache, so that their checksums are of what was computed.
+Entries travel sealed, as they stand in the cache, so that their checksums are of what was computed. Of two records of
+one key, the one that was first in the database is the study's: whoever has another takes it, so all reports are the same.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from sqlalchemy import Engine, case, null, select
+from sqlalchemy import Engine
 
-from ablation.damage import say
+from ablation.damage import checked, say
 from ablation.runs import Outcome
-from ablation.shared_database import ENTRIES, changing, reaching_storage
-from ablation.store import DiskStore
+from ablation.shared_entries import ARRIVING, Entries, Fence, always, batches
+from ablation.store import HEADER, DiskStore
+from ablation.subject import Link
 
 RECORD, STATE, FAILURE, MARK = "record", "state", "failure", "mark"
+DOUBT = "doubt"  # a trial failed on a host that had nothing to show that the fault is not its own; holds the host's name
 MAX_STATE_BYTES = 1 << 28  # of a checkpoint that travels; a larger one is computed again by whoever needs it
-BATCH = 500  # rows of a query
 
 
 class News(NamedTuple):
@@ -29,6 +31,7 @@ class News(NamedTuple):
 
     records: list[str]  # keys of records that were not in the local cache, oldest first
     failures: dict[str, Outcome]  # key of a trial -> how it failed
+    replaced: list[str]  # keys of records of which the local cache had others until now
 
 
 class SharedStore(DiskStore):
@@ -40,12 +43,10 @@ class SharedStore(DiskStore):
 
     def __init__(self, root: Path, engine: Engine, study: str):
         super().__init__(root)
-        self.engine, self.study = engine, study
-        self._url = engine.url.render_as_string(hide_password=True)
-        self._mine = ENTRIES.c.study == study
-        self._seen = 0  # number of the last change that was pulled
-        self._news = News([], {})  # of a pull that did not come to its end
-        self._there: dict[str, set[str]] = {RECORD: set(), STATE: set(), FAILURE: set(), MARK: set()}
+        self.entries = Entries(engine, study)
+        self._seen = ARRIVING  # number of the last change that was pulled
+        self._news = News([], {}, [])  # of a pull that did not come to its end
+        self._there: dict[str, set[str]] = {kind: set() for kind in (RECORD, STATE, FAILURE, MARK, DOUBT)}
 
     def holds(self, kind: str, key: str) -> bool:
         return self.holds_here(kind, key) or (kind == STATE and key in self._there[STATE])
@@ -61,81 +62,164 @@ class SharedStore(DiskStore):
     def pull(self) -> News:
         """Bring the others' records into the local cache, and learn which checkpoints and failures there are."""
         damaged, last = [], self._seen
-        content = case((ENTRIES.c.kind == STATE, null()), else_=ENTRIES.c.data)
-        query = select(ENTRIES.c.kind, ENTRIES.c.key, ENTRIES.c.sequence, content).where(self._mine, ENTRIES.c.sequence > self._seen)
-        with reaching_storage(self._url), self.engine.connect() as connection:
-            for kind, key, last, data in connection.execution_options(yield_per=BATCH).execute(query.order_by(ENTRIES.c.sequence)):
-                is_new = key not in self._there[kind]
-                if kind == FAILURE and is_new:
-                    self._news.failures[key] = Outcome(**json.loads(data))
-                elif kind == RECORD and is_new and not self.holds_here(RECORD, key):
-                    (self._news.records if self.adopt(RECORD, key, data) else damaged).append(key)
-                self._there[kind].add(key)
-        news, self._news, self._seen = self._news, News([], {}), last
+        for kind, key, last, data in self.entries.changes(self._seen, without=STATE):
+            is_new = key not in self._there[kind]
+            if kind == FAILURE and is_new and (failure := _failure(key, data)) is not None:
+                self._news.failures[key] = failure
+            elif kind == RECORD and is_new and not self._receive(key, data, self._news):
+                damaged.append(key)
+            self._there[kind].add(key)
+        news, self._news, self._seen = self._news, News([], {}, []), last
+        self.forsake(news.replaced)
         if damaged:
             self.withdraw(RECORD, damaged)
         return news
 
     def push(self, kind: str, keys: Iterable[str]) -> None:
-        """Give the others what the local cache has of these keys and the database has not."""
-        missing = [key for key in dict.fromkeys(keys) if key not in self._there[kind]]
-        for some in _batches(missing, BATCH if kind == RECORD else 1):
-            self._insert(kind, [(key, data) for key in some if (data := self._to_travel(kind, key)) is not None])
+        """Give the others what the local cache has of these keys and the database has not.
 
-    def push_failures(self, failures: dict[str, Outcome]) -> None:
+        A record of which they have another is replaced by theirs, and its checkpoint goes unless it is theirs.
+        """
+        missing = [key for key in dict.fromkeys(keys) if key not in self._there[kind]]
+        if kind == RECORD:
+            self._add_records(missing, always, self._news)
+            self.forsake(self._news.replaced)
+        else:
+            self._add_states(missing, always)
+
+    def hand_in(self, records: Sequence[str], states: Sequence[str], failures: Mapping[str, Outcome], fence: Fence) -> bool:
+        """Give the others a segment's records, then its checkpoints, then how trials failed by it (key -> outcome).
+
+        Each only while the fence says that the segment is this host's, in the transaction that gives it; returns whether
+        it was. A record of which they have another is replaced by theirs; its checkpoint stays, as nobody else makes one.
+        """
+        return (
+            self._add_records(records, fence, News([], {}, []))
+            and self._add_states([key for key in states if key not in self._there[STATE]], fence)
+            and self._add(FAILURE, [(key, json.dumps(asdict(outcome)).encode()) for key, outcome in failures.items()], fence) is not None
+        )
+
+    def push_failures(self, failures: Mapping[str, Outcome]) -> None:
         """Key of a trial -> how it failed."""
-        self._insert(FAILURE, [(key, json.dumps(asdict(outcome)).encode()) for key, outcome in failures.items()])
+        self.hand_in([], [], failures, always)
 
     def mark(self, name: str) -> None:
         """Leave a mark for the others."""
-        self._insert(MARK, [(name, b"")])
+        self._add(MARK, [(name, b"")])
+
+    def doubt(self, keys: Collection[str], host: str) -> bool:
+        """Note that these trials failed on a host, maybe by its own fault; whether all of them had on another before."""
+        self._add(DOUBT, [(key, host.encode()) for key in keys])
+        return host.encode() not in self.entries.read(DOUBT, keys).values()
 
     def fetch(self, keys: Iterable[str]) -> bool:
-        """Bring those checkpoints of these into the local cache which it lacks; False if one of them is no longer whole."""
-        missing = [key for key in keys if key in self._there[STATE] and not self.holds_here(STATE, key)]
-        lost = []
-        for key in missing:
-            query = select(ENTRIES.c.data).where(self._mine, ENTRIES.c.kind == STATE, ENTRIES.c.key == key)
-            with reaching_storage(self._url), self.engine.connect() as connection:
-                data = connection.execute(query).scalar_one_or_none()
+        """Bring those checkpoints of these that are shared into the local cache, in the place of others that it has.
+
+        False if one of them is no longer whole.
+        """
+        shared, gone = [key for key in keys if key in self._there[STATE]], []
+        seals = self.entries.seals(STATE, shared)
+        for key in shared:
+            mine = self._seal(STATE, key)
+            if mine is not None and seals.get(key, mine) == mine:  # of one that was withdrawn, ours will do
+                continue
+            data = self.entries.read(STATE, [key]).get(key)
             if data is None or not self.adopt(STATE, key, data):
-                lost.append(key)
-        if lost:
-            self.withdraw(STATE, lost)
-        return not lost
+                gone.append(key)
+        if gone:
+            self.withdraw(STATE, gone)
+        return all(self.holds_here(STATE, key) for key in gone)
+
+    def forsake(self, keys: Iterable[str], kinds: Collection[str] = (STATE,)) -> None:
+        """Remove what the local cache has of these keys and the database has not."""
+        for key in keys:
+            for kind in kinds:
+                if key not in self._there[kind]:
+                    self.path(kind, key).unlink(missing_ok=True)
+
+    def forsake_after(self, keys: Collection[str], chains: Mapping[str, Sequence[Link]]) -> list[str]:
+        """Remove the checkpoints from these links on that are this host's alone: they follow from records that count no more.
+
+        Returns the trials whose chains pass through one of them.
+        """
+        passing, changed = [], frozenset(keys)
+        for trial, links in chains.items() if changed else ():
+            first = next((i for i, link in enumerate(links) if link.key in changed), None)
+            if first is not None:
+                self.forsake(link.key for link in links[first:])
+                passing.append(trial)
+        return passing
 
     def withdraw(self, kind: str, keys: Collection[str] | None = None) -> None:
         """Remove these from the database (default: all of the kind); the local cache keeps them."""
         self._there[kind] -= self._there[kind] if keys is None else set(keys)
-        which = [None] if keys is None else list(_batches(list(keys), BATCH))
-        for some in which:
-            among = () if some is None else (ENTRIES.c.key.in_(some),)
-            with reaching_storage(self._url), changing(self.engine, self.study) as (connection, _):
-                connection.execute(ENTRIES.delete().where(self._mine, ENTRIES.c.kind == kind, *among))
+        self.entries.remove(kind, keys)
 
-    def _to_travel(self, kind: str, key: str) -> bytes | None:
-        data = self.sealed(kind, key)
-        if data is not None and len(data) > MAX_STATE_BYTES:
-            say(f"{self.path(kind, key)} has {len(data) >> 20} MiB, too many for the storage; hosts that need it compute it again")
+    def _receive(self, key: str, sealed: bytes, news: News) -> bool:
+        """Let the record that all share be this host's too; False, and nothing is done, if it was damaged on the way."""
+        mine = self.sealed(RECORD, key)
+        if mine == sealed:
+            return True
+        is_whole = self.adopt(RECORD, key, sealed)
+        if is_whole:
+            (news.records if mine is None else news.replaced).append(key)
+        return is_whole
+
+    def _add(self, kind: str, rows: Sequence[tuple[str, bytes]], fence: Fence = always) -> set[str] | None:
+        before = self.entries.add(kind, rows, fence)
+        if before is not None:
+            self._there[kind].update(key for key, _ in rows)
+        return before
+
+    def _add_records(self, keys: Sequence[str], fence: Fence, news: News) -> bool:
+        for some in batches(keys):
+            rows = {key: data for key in some if (data := self.sealed(RECORD, key)) is not None}
+            before = self._add(RECORD, list(rows.items()), fence)
+            if before is None:
+                return False
+            seals = self.entries.seals(RECORD, before)
+            others = self.entries.read(RECORD, [key for key, seal in seals.items() if seal != rows[key][: HEADER.size]])
+            damaged = [key for key, data in others.items() if not self._receive(key, data, news)]
+            if damaged:
+                self.withdraw(RECORD, damaged)
+        return True
+
+    def _add_states(self, keys: Iterable[str], fence: Fence) -> bool:
+        for key in keys:
+            data = self._to_travel(key)
+            if data is not None:
+                if not self.entries.add_large(STATE, key, data, fence):
+                    return False
+                self._there[STATE].add(key)
+        return True
+
+    def _to_travel(self, key: str) -> bytes | None:
+        """A checkpoint as it goes to the database; None if there is none, or it is too large."""
+        try:
+            n_bytes = self.path(STATE, key).stat().st_size  # first: one that is too large would be read at every look
+        except OSError:
             return None
-        return data
+        if n_bytes > MAX_STATE_BYTES:
+            say(f"{self.path(STATE, key)} has {n_bytes >> 20} MiB, too many for the storage; hosts that need it compute it again")
+            return None
+        return self.sealed(STATE, key)
 
-    def _insert(self, kind: str, rows: Sequence[tuple[str, bytes]]) -> None:
-        """Add rows that are not there; whoever was first is right."""
-        if not rows:
-            return
-        with reaching_storage(self._url), changing(self.engine, self.study) as (connection, sequence):
-            known = select(ENTRIES.c.key).where(self._mine, ENTRIES.c.kind == kind, ENTRIES.c.key.in_([key for key, _ in rows]))
-            there = set(connection.execute(known).scalars())
-            added = [
-                {"study": self.study, "kind": kind, "key": key, "sequence": sequence, "data": data} for key, data in rows if key not in there
-            ]
-            if added:
-                connection.execute(ENTRIES.insert(), added)
-        self._there[kind].update(key for key, _ in rows)
+    def _seal(self, kind: str, key: str) -> bytes | None:
+        """The header of an entry of the local cache."""
+        try:
+            with self.path(kind, key).open("rb") as file:
+                return file.read(HEADER.size)
+        except OSError:
+            return None
 
 
-def _batches(keys: Sequence[str], n: int) -> Iterator[Sequence[str]]:
-    return (keys[i : i + n] for i in range(0, len(keys), n))
-
-
+def _failure(key: str, data: bytes) -> Outcome | None:
+    """How a trial has failed elsewhere; None, and it is said, if what is there does not tell."""
+    try:
+        outcome = Outcome(**checked(Outcome, json.loads(data)))
+        if outcome.state != "FAILED" or not {"type", "message", "traceback"} <= (outcome.error or {}).keys():
+            raise ValueError("it is of no failure")
+    except (ValueError, RecursionError) as error:
+        say(f"the failure of trial {key} in the storage is damaged ({error}), and is passed over")
+        return None
+    return outcome

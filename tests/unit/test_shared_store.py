@@ -23,7 +23,7 @@ def record(n: int) -> bytes:
 
 
 def test_records_of_one_host_reach_the_caches_of_all_in_order(hosts, monkeypatch):
-    monkeypatch.setattr("ablation.shared_store.BATCH", 5)  # fewer than there are
+    monkeypatch.setattr("ablation.shared_entries.BATCH", 5)  # fewer than there are
     first, second, third = hosts
     for n in range(12):
         first.save("record", f"r{n}", record(n), seconds=float(n))
