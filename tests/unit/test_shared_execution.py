@@ -3,6 +3,7 @@
 Each host is a thread with a cache and a folder of its own, and runs its segments itself.
 """
 
+import json
 import threading
 import time
 
@@ -11,8 +12,9 @@ from sqlalchemy import update
 from toy_study import Toy, ToyStudy
 
 from ablation import hosts as hosts_module
+from ablation.errors import Stuck
 from ablation.execution import Listener
-from ablation.forest import segments
+from ablation.forest import Segment, segments
 from ablation.hosts import Hosts, worth_giving
 from ablation.leases import Leases
 from ablation.runs import Outcome
@@ -31,7 +33,7 @@ class Host:
         self.toy, self.said = ToyStudy(root, subject), []
         self.store = SharedStore(self.toy.store.root, engine, "study")
         self.leases = Leases(engine, "study", name)
-        self.listener, self.error, self.execution = Heard(), None, None
+        self.listener, self.error, self.execution = Heard(self.toy.folder), None, None
 
     def run(self) -> None:
         try:
@@ -51,11 +53,14 @@ class Host:
 
 
 class Heard(Listener):
-    def __init__(self):
-        self.records = []
+    """`records`: (trial, epoch), as they were heard; `written`: the epochs that the trial's file had then."""
+
+    def __init__(self, folder):
+        self.folder, self.records, self.written = folder, [], []
 
     def recorded(self, specs, record):
         self.records += [(spec.trial, record["epoch"]) for spec in specs]
+        self.written += [[each["epoch"] for each in self.folder.records(spec.trial)] for spec in specs]
 
 
 @pytest.fixture
@@ -176,8 +181,12 @@ def test_records_of_others_are_written_and_heard_as_they_come(make):
         make_workers = host.toy.make_workers
         host.toy.make_workers = lambda n, make_workers=make_workers: (begun.wait(30), make_workers(n))[1]
     together(*hosts)
-    n_elsewhere = [host.execution.n_elsewhere for host in hosts]
-    assert sum(n_elsewhere) > 0 and all(n <= len(other.toy.ran) for n, other in zip(n_elsewhere, reversed(hosts)))
+    assert any(host.execution.n_elsewhere for host in hosts)
+    for host, other in zip(hosts, reversed(hosts)):
+        assert host.execution.n_elsewhere <= len(other.toy.ran)
+        epochs = [(spec.trial, epoch) for spec in host.plan.specs for epoch in range(1, 5)]
+        assert sorted(host.listener.records) == sorted(epochs)  # each once, whoever trained it
+        assert all(written == list(range(1, epoch + 1)) for (_, epoch), written in zip(host.listener.records, host.listener.written))
 
 
 def test_a_trial_that_failed_elsewhere_meanwhile_is_not_begun(make):
@@ -198,6 +207,215 @@ def test_a_trial_that_failed_elsewhere_meanwhile_is_not_begun(make):
     assert {key for _, key in second.toy.ran} == of_others
 
 
+def silence(host: Host) -> None:
+    """Let the others take over what the host has in hand."""
+    with host.store.entries.engine.begin() as connection:
+        connection.execute(update(HOSTS).where(HOSTS.c.host == host.leases.host).values(beat=0.0))
+
+
+class Overtaken(Toy):
+    """The host's first segment takes so long that the other host takes it over and completes it; then `end` is called."""
+
+    def __init__(self, end, hosts: list[Host]):
+        super().__init__()
+        self.end, self.hosts, self.begun = end, hosts, threading.Event()
+
+    def advance(self, settings, seed, until, store, report):
+        if not self.begun.is_set():
+            silence(self.hosts[0])
+            self.begun.set()
+            wait_until(lambda: self.hosts[1].store.is_shared("record", until))
+            self.end()
+        super().advance(settings, seed, until, store, report)
+
+
+def wait_until(is_so) -> None:
+    end = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def run_overtaken(make, end, subject: Toy) -> list[Host]:
+    """Two hosts, of which the second overtakes the first in its first segment."""
+    hosts = []
+    hosts += [make(Overtaken(end, hosts)), make(subject)]
+    threads = [threading.Thread(target=host.run) for host in hosts]
+    threads[0].start()
+    hosts[0].toy.subject.begun.wait(30)
+    threads[1].start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert [host.error for host in hosts] == [None, None]
+    return hosts
+
+
+def test_a_host_that_lost_its_segment_cannot_fail_what_another_has_completed(make):
+    def fails():
+        raise ArithmeticError("this host was short of memory")
+
+    hosts = run_overtaken(make, fails, Slow())
+    fresh = make()
+    together(fresh)
+    assert {state for state, *_ in hosts[0].outcomes.values()} == {"COMPLETE"}
+    assert hosts[0].outcomes == hosts[1].outcomes == fresh.outcomes
+
+
+class Other(Slow):
+    """Computes the same, and comes to other results, as GPUs may."""
+
+    def advance(self, settings, seed, until, store, report):
+        class Store(DiskStore):
+            def save(self, kind, key, data, seconds=0.0):
+                if kind == "record":
+                    record = json.loads(data)
+                    record["metrics"]["top1"] += 0.5
+                    data = json.dumps(record).encode()
+                super().save(kind, key, data, seconds)
+
+        super().advance(settings, seed, until, Store(store.root), report)
+
+
+def test_of_two_results_of_one_key_all_hosts_have_the_one_that_came_first(make):
+    """The lost host goes on with what it had in hand, and then hands in another result."""
+    hosts = run_overtaken(make, lambda: None, Other())
+    fresh = make()
+    together(fresh)
+    assert hosts[0].outcomes == hosts[1].outcomes == fresh.outcomes
+    for spec in hosts[0].plan.specs:
+        assert hosts[0].toy.folder.records(spec.trial) == hosts[1].toy.folder.records(spec.trial) == fresh.toy.folder.records(spec.trial)
+    assert {metrics["top1"] % 1 for _, metrics, _ in fresh.outcomes.values()} == {0.0, 0.5}  # they did differ
+
+
+def test_a_trial_that_ended_by_other_records_than_the_shared_ones_ends_again_by_those(make, monkeypatch):
+    """Results of an earlier run of its own, that another host brings otherwise while this one is at work."""
+    first, second = make(), make()
+    plan = first.toy.run(monkeypatch)
+    (key,) = {trial.links[-1].key for name, trial in plan.trials.items() if name == "reference--s0"}
+    record = first.store.record(key)
+    second.store.save("record", key, json.dumps(record | {"metrics": {"top1": -1.0}}).encode())
+    make_workers = first.toy.make_workers
+    (first.toy.folder.trial_path("reference--s1") / "outcome.json").unlink()
+    links = plan.trials["reference--s1"].links
+    first.store.path("record", links[-1].key).unlink()  # something is left to do
+
+    def make_workers_late(n):
+        second.store.push("record", [key])
+        return make_workers(n)
+
+    first.toy.make_workers = make_workers_late
+    monkeypatch.setattr(Hosts, "offer", lambda hosts, segments: None)
+    together(first)
+    assert first.outcomes["reference--s0"][1]["top1"] == -1.0
+    assert first.toy.folder.records("reference--s0")[-1]["metrics"] == {"top1": -1.0}
+
+
+class Broken(Toy):
+    def advance(self, settings, seed, until, store, report):
+        raise ArithmeticError("libcudnn.so: cannot open shared object file")
+
+
+def test_a_host_on_which_nothing_runs_stops_and_fails_nothing_for_the_others(make):
+    good, broken = make(Slow()), make(Broken())
+    thread = threading.Thread(target=good.run)
+    thread.start()
+    wait_until(lambda: good.execution is not None and good.toy.ran)
+    broken.run()
+    thread.join(timeout=60)
+    assert isinstance(broken.error, Stuck) and "libcudnn.so" in str(broken.error) and "it stops, and leaves the trial to the others" in str(broken.error)
+    assert good.error is None and len(good.outcomes) == 8 and {state for state, *_ in good.outcomes.values()} == {"COMPLETE"}
+    assert broken.leases.others() == [] and good.leases.held_elsewhere() == set()
+
+
+def test_a_trial_that_fails_first_on_a_host_that_then_proves_itself_has_failed(make):
+    class FirstFails(Toy):
+        def advance(self, settings, seed, until, store, report):
+            if seed == 0 and settings["warmup"] == 2:
+                raise ArithmeticError("planted")
+            super().advance(settings, seed, until, store, report)
+
+    host, other = make(FirstFails()), make()
+    other.leases.beat()  # there is another host, that does nothing
+    together(host)
+    assert host.execution.failed and set(host.execution.failed.values()) == {"ArithmeticError: planted"}
+    assert set(other.store.pull().failures) == {host.plan.trials[name].spec.key for name in host.execution.failed}
+
+
+def test_a_trial_that_fails_on_every_host_has_failed_when_the_second_meets_it(make):
+    first, second, idle = make(Broken()), make(Broken()), make()
+    idle.leases.beat()
+    for host in (first, second):
+        host.run()
+    assert isinstance(first.error, Stuck) and first.store.pull().failures
+    idle.leases.leave()
+
+
+def test_a_host_that_is_alone_fails_what_fails(make):
+    host = make(Broken())
+    together(host)
+    assert {state for state, *_ in host.outcomes.values()} == {"FAILED"} and len(host.outcomes) == 8
+
+
+def test_a_host_whose_source_has_changed_stops_and_fails_nothing(make):
+    class Changed(Toy):
+        def advance(self, settings, seed, until, store, report):
+            """Leaves nothing of what was planned."""
+
+    host = make(Changed())
+    host.run()
+    assert isinstance(host.error, Stuck) and "data or source changed while the study ran" in str(host.error)
+    assert host.store.pull().failures == {} and host.leases.held_elsewhere() == set()
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_whole_records_count_more_than_a_failure_on_hosts_old_and_new(make, monkeypatch, is_known):
+    """Another host fails a trial of which a third one then brings all records. `is_known`: the failure, before."""
+    late = make()
+    plan = late.toy.run(monkeypatch)
+    spec = plan.trials["reference--s0"].spec
+    failure = Outcome("FAILED", {}, 1.0, {"type": "Planted", "message": "elsewhere", "traceback": ""}, key=spec.key)
+    late.store.push_failures({spec.key: failure})
+    old = make(Slow())
+    if is_known:
+        old.toy.folder.write_outcome(spec.trial, failure)
+    make_workers = old.toy.make_workers
+
+    def make_workers_late(n):
+        late.store.push("record", [link.key for link in plan.trials["reference--s0"].links])
+        return make_workers(n)
+
+    old.toy.make_workers = make_workers_late
+    together(old)
+    fresh = make()
+    together(fresh)
+    assert old.outcomes["reference--s0"][0] == "COMPLETE" and old.outcomes == fresh.outcomes
+
+
+def test_what_a_host_did_of_a_segment_that_another_has_by_now_is_given_to_nobody_and_forgotten(make):
+    lost, heir = make(), make()
+    chain = lost.toy.plan().trials["reference--s0"].links
+    segment = Segment(chain[-1].key, list(chain), ["reference--s0"], None)
+    with Hosts(lost.store, lost.leases, lost.said.append) as hosts:
+        assert hosts.take(segment) is not None
+        lost.store.save("record", chain[0].key, b"{}")
+        wait_until(lambda: hosts.look().held is not None)
+        silence(lost)
+        assert heir.leases.take([segment.end])
+        for kind in ("record", "state"):
+            lost.store.save(kind, chain[1].key, b"{}")
+        looks = [hosts.look()]
+        while looks[-1].held is None or len(looks) < 2:
+            looks.append(hosts.look())
+        assert [segment for look in looks for segment in look.lost] == [segment]  # so that its worker can be ended
+        failure = Outcome("FAILED", {}, 1.0, {"type": "Planted", "message": "late", "traceback": ""}, key="trial")
+        hosts.left(segment, {"trial": failure})
+        (given,) = hosts.look().given
+    assert given.is_lost and not given.has_failed
+    news = heir.store.pull()
+    assert news.records == [chain[0].key] and news.failures == {} and not heir.store.is_shared("state", chain[1].key)
+    assert [lost.store.holds("record", link.key) for link in chain[:2]] == [True, False] and not lost.store.holds("state", chain[1].key)
+
+
 LINKS = [Link(f"{i}", "warmup" if i < 3 else "joint", i, 1.0) for i in range(6)]
 
 
@@ -212,6 +430,4 @@ LINKS = [Link(f"{i}", "warmup" if i < 3 else "joint", i, 1.0) for i in range(6)]
     ],
 )
 def test_checkpoints_that_others_may_need(children, is_here, expected):
-    from ablation.forest import Segment
-
     assert worth_giving(Segment("5", LINKS, ["t"], None, children), [c == "1" for c in is_here]) == expected
