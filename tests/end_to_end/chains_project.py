@@ -65,6 +65,13 @@ class Project:
         assert process.returncode == expect, said
         return said
 
+    def command(self, *arguments: str) -> str:
+        """`ablate` with these; it must end well."""
+        command = [sys.executable, "-P", "-m", "ablation", *arguments]
+        done = subprocess.run(command, cwd=self.root, env=self.environment, capture_output=True, text=True, timeout=WAIT_SECONDS)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
     def n_records(self) -> int:
         """Epochs in the cache."""
         return sum(1 for _ in (self.root / ".ablate" / "cache" / "record").glob("*/[0-9a-f]*"))

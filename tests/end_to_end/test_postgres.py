@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from chains import WARMUP, Chains  # noqa: E402
 from chains_project import WAIT_SECONDS, Project, workers_of  # noqa: E402
 from hosts import Host, twice  # noqa: E402
+from mlflow_server import MlflowServer  # noqa: E402
 from network import Network  # noqa: E402
 from test_study import EXPERIMENT  # noqa: E402
 
@@ -53,22 +54,8 @@ def server(network):
 @pytest.fixture(scope="module")
 def tracking(network, tmp_path_factory):
     """The URI of an MLflow server, and the folder where it keeps everything."""
-    folder, port = tmp_path_factory.mktemp("mlflow"), postgresql.free_port(network.address)
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", network.address, "--port", str(port), "--workers", "1", "--allowed-hosts", "*",
-        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/artifacts",
-    ]  # fmt: skip
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
-    try:
-        uri, end = f"http://{network.address}:{port}", time.monotonic() + WAIT_SECONDS
-        while "startup complete" not in (folder / "log").read_text():
-            assert process.poll() is None and time.monotonic() < end, (folder / "log").read_text()
-            time.sleep(0.2)
-        yield uri, folder
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    with MlflowServer(tmp_path_factory.mktemp("mlflow"), network.address) as server:
+        yield server.uri, server.folder
 
 
 @pytest.fixture
