@@ -105,7 +105,7 @@ def workers_of(process: subprocess.Popen) -> list[int]:
     """Process ids of a study's workers."""
     try:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    except FileNotFoundError:
+    except OSError:
         return []
     return [int(child) for child in children if "ablation.worker" in _command(int(child))]
 
@@ -120,5 +120,5 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
 def _command(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_text()
-    except FileNotFoundError:
+    except OSError:  # it has ended, before or while it is read
         return ""
