@@ -121,7 +121,7 @@ def run(
     with only_one(folder.path):
         opened, manifest = _restored(opened, manifest, console)
         if retry_failed and opened.sharing is None:
-            forget_failures(folder, opened.plan)
+            forget_failures(folder, opened.plan, opened.places.store, opened.study.grid.metric["name"])
     if opened.sharing is None:
         deliveries = [] if offline else [Delivery(opened.places, opened.name, console)]
         return _run(opened, manifest, jobs, share, cache_limit, deliveries, limits, make_workers, console)

@@ -75,7 +75,7 @@ class SharedExecution(Execution):
             segment = self._segments.get(key)
             if segment is not None:
                 self.n_elsewhere += 1
-                self._record(segment, self.shared_store.record(key))
+                self._record(segment, key, self.shared_store.record(key))
         if held is None:
             return
         for segment in list(self.elsewhere.values()):

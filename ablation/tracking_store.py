@@ -34,7 +34,7 @@ DATABASE = "mlflow.db"  # MLflow's own default, so that a plain `mlflow ui` in t
 ARTIFACTS = "mlartifacts"
 PARENT = "mlflow.parentRunId"  # MLflow's own tag
 MAX_POINTS = 800  # in one batch, which holds 1,000 metrics, params and tags
-N_RECORDS = "ablate.records"
+N_RECORDS, DIGEST = "ablate.records", "ablate.digest"  # how many of a trial's records are logged, and which they were
 ENDED = ("FINISHED", "FAILED")
 PAGE = 200  # runs that MLflow is asked for at once; it takes 30 KiB for each
 

@@ -73,7 +73,11 @@ def advance(config: Config, seed: int, until: str | None, store: Store, report: 
             "phase": link.phase, "epoch": link.epoch, "seconds": seconds, "time": time.time(),
             "metrics": found.metrics, "vectors": found.vectors, **({"hits": found.hits} if found.hits else {}), **trial.marks(link.phase),
         }  # fmt: skip
-        store.save("record", link.key, json.dumps(record).encode(), seconds)
+        known = record_of(link.key)
+        if known is not None and known.get("accumulation") == record.get("accumulation"):
+            record = known  # repeated from a checkpoint; others may have it, and a GPU does not give the same bits twice
+        else:
+            store.save("record", link.key, json.dumps(record).encode(), seconds)
         is_to_stop = False
         if link.key not in reported:  # one that was, before memory ran out, is replaced in the store
             is_to_stop = report(link.key, record)

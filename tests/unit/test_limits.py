@@ -1,6 +1,7 @@
 """Limits on time and memory: what they are written as, and who is blamed when a worker is lost."""
 
 import os
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -39,13 +40,28 @@ class Worker:
 
 
 def task(seconds_before=0.0, trial="a--s0"):
-    return Task(SimpleNamespace(), trial, False, seconds_before)
+    return Task(SimpleNamespace(), trial, False, {"k1": seconds_before}, 1)
 
 
 def test_a_chain_past_its_time_and_a_worker_past_its_memory_are_ended_and_no_others():
     workers = [Worker(task(3601.0)), Worker(task(3500.0)), Worker(task(), 2 * 10**9), Worker(task(), 10**8)]
     Supervision(Limits(3600.0, 10**9)).enforce(workers)
     assert [worker.killed for worker in workers] == ["TimeLimit", None, "MemoryLimit", None]
+
+
+def test_an_epoch_that_is_repeated_counts_once(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    chain = Task(SimpleNamespace(), "a--s0", False, {"k1": 10.0, "k2": 20.0, "k3": 30.0}, n_done=1, begun=now)  # a checkpoint after the first
+    assert chain.seconds() == 10
+    now += 20
+    assert chain.seconds() == 30
+    chain.recorded("k2", 20.0)
+    assert chain.seconds() == 30
+    now += 31
+    chain.recorded("k3", 31.0)
+    chain.recorded("k4", 5.0)
+    assert chain.seconds() == 66 and chain.epoch_seconds == 56
 
 
 def test_without_limits_nobody_is_ended():
@@ -58,5 +74,7 @@ def test_a_trial_is_blamed_for_lost_workers_only_when_it_finishes_no_epoch_betwe
     supervision = Supervision(Limits())
     assert [supervision.blames(task()) for _ in range(MAX_LOSSES)] == [False] * MAX_LOSSES
     assert supervision.blames(task())
-    supervision.recorded(task())
+    supervision.recorded(task(), "k1", 1.0, is_new=False)  # that it had finished before
+    assert supervision.blames(task())
+    supervision.recorded(task(), "k2", 1.0, is_new=True)
     assert not supervision.blames(task()) and not supervision.blames(task(trial="b--s0"))

@@ -190,12 +190,33 @@ def test_running_trial_gets_only_its_new_records(uri, folder, is_new_process):
 
 def test_points_that_were_logged_but_not_counted_are_not_logged_twice(uri, folder):
     folder.write_config(NONE, {})
+    folder.write_records(NONE.trial, RECORDS[:1])
+    Tracker().sync(folder)
+    tags = {name: text for name, text in runs(uri)["none--s0"].data.tags.items() if name.startswith("ablate.")}
     folder.write_records(NONE.trial, RECORDS)
     Tracker().sync(folder)
     run = runs(uri)["none--s0"]
-    MlflowClient(uri).set_tag(run.info.run_id, "ablate.records", "1")  # as if killed between points and tag
-    Tracker().sync(folder)
+    for name, text in tags.items():  # as if killed between points and tags
+        MlflowClient(uri).set_tag(run.info.run_id, name, text)
+    assert Tracker().sync(folder).n_replaced == 0
     assert len(history(uri, run, "test/top1")) == 2
+
+
+@pytest.mark.parametrize("is_finished", [False, True])
+def test_a_run_whose_epochs_were_replaced_is_made_anew(uri, folder, is_finished):
+    """As after a trial has gone back to a checkpoint to go on with gradient accumulation; times alone are no difference."""
+    folder.write_config(NONE, {})
+    folder.write_records(NONE.trial, RECORDS[:2])
+    tracker = Tracker()
+    tracker.sync(folder)
+    folder.write_records(NONE.trial, [{**RECORDS[0], "seconds": 9.0}, *RECORDS[1:]])
+    assert tracker.sync(folder).n_replaced == 0
+    folder.write_records(NONE.trial, [RECORDS[0], record("warmup", 1, 51.0), RECORDS[2]])
+    if is_finished:
+        folder.write_outcome(NONE.trial, COMPLETE)
+    assert tracker.sync(folder).n_replaced == 1
+    run = runs(uri)["none--s0"]
+    assert [value for _, value, _ in history(uri, run, "test/top1")] == [51.0, 60.0]
 
 
 def test_failed_trial_shows_its_error(uri, folder, tmp_path):
