@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ablation.devices import only
 from ablation.limits import n_killed_for_memory, resident_bytes
 
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # signals that training code does not cause
@@ -32,7 +33,7 @@ class Worker:
         # -P: a folder `core` or `ablation` where the study is started must not stand in for ours
         command = [sys.executable, "-P", "-m", "ablation.worker", str(request_end), str(reply_end)]
         path = os.pathsep.join(filter(None, [str(OURS), os.environ.get("PYTHONPATH")]))
-        environment = {**os.environ, "PYTHONPATH": path} | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
+        environment = {**os.environ, "PYTHONPATH": path} | ({} if gpu is None else only(gpu))
         self.gpu, self._fate, self._n_killed_before = gpu, None, n_killed_for_memory()
         self.process = subprocess.Popen(command, pass_fds=(request_end, reply_end), stdin=subprocess.DEVNULL, env=environment)
         os.close(request_end)
