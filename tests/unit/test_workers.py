@@ -63,7 +63,7 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-def test_what_a_trial_leaves_behind_reaches_the_next_only_if_it_did_not_fail():
+def test_nothing_that_a_failed_trial_leaves_behind_meets_the_next():
     with Workers(1) as workers:
         first = workers.idle()
         assert heard(workers, first, "trains")[0]["record"]["metrics"] == {"top1": 0.0}
@@ -71,7 +71,7 @@ def test_what_a_trial_leaves_behind_reaches_the_next_only_if_it_did_not_fail():
         assert heard(workers, first, "raises")[-1]["error"]["message"] == "planted"
         second = workers.idle()
         assert second is not first
-        assert heard(workers, second, "starts a thread")[0]["record"]["metrics"] == {"top1": 0.0}
+        assert heard(workers, second, "trains again")[0]["record"]["metrics"] == {"top1": 0.0}
 
 
 def test_the_log_of_a_failed_trial_is_whole_when_its_failure_is_told():
@@ -80,7 +80,7 @@ def test_the_log_of_a_failed_trial_is_whole_when_its_failure_is_told():
         assert "ArithmeticError: planted" in Path("log").read_text()
 
 
-def test_a_worker_s_death_is_noticed_and_told_as_it_was_though_a_process_that_it_has_started_lives_and_that_ends_with_it():
+def test_a_death_is_told_as_it_was_though_a_process_that_the_worker_has_started_lives():
     with Workers(1) as workers:
         (told,) = heard(workers, workers.idle(), "starts a process and segfaults")
         assert told["event"] == "died" and "killed by signal 11" in told["error"]["message"]
