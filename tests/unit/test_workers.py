@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,17 @@ def test_a_thread_that_training_code_leaves_does_not_keep_a_study_from_ending(mo
         worker = workers.idle()
         assert heard(workers, worker, "starts a thread")[-1]["event"] == "done"
     assert is_gone(worker.process.pid) and not Path("outlived").exists()
+
+
+def test_a_worker_that_does_not_end_is_killed(monkeypatch):
+    monkeypatch.setattr(module, "END_SECONDS", 0.2)
+    with Workers(1) as workers:
+        worker = workers.idle()
+        os.kill(worker.process.pid, signal.SIGSTOP)
+        wake = threading.Timer(15, os.kill, (worker.process.pid, signal.SIGCONT))  # it would end in good order then
+        wake.start()
+    wake.cancel()
+    assert worker.process._process.returncode == -signal.SIGKILL
 
 
 def test_nor_does_it_keep_the_worker_of_a_study_that_was_killed():
