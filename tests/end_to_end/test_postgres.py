@@ -3,7 +3,6 @@
 Each host is in a network namespace of its own where the machine lets the test make them.
 """
 
-import os
 import re
 import subprocess
 import sys
