@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -151,9 +151,10 @@ def _run(
         with only_one(folder.path), interruption.heeded(), remaining or nullcontext(), shows as shown:
             listeners = Listeners([*heard, shown, *deliveries])
             done = run_study(opened.study, opened.plan, manifest, opened.places, jobs, listeners, share, limits, make_workers, hosts)
-    except KeyboardInterrupt:
+    except BaseException:
         for delivery in deliveries if folder.exists() else ():  # no record stays RUNNING of what nobody runs any more
-            delivery.deliver()
+            with suppress(OSError):  # of a full disk, or a terminal that is gone; what has ended the study is to be told
+                delivery.deliver()
         raise
     timings.save()
     opened.places.store.trim(cache_limit)

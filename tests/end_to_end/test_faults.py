@@ -1,5 +1,7 @@
 """What may befall a study, each once; `test_chaos.py` does it at a hundred random moments."""
 
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -93,6 +95,26 @@ def test_a_second_signal_stops_at_once(tmp_path):
     process.send_signal(signal.SIGINT)
     said = process.communicate()[0]
     assert process.returncode == 130 and "interrupted" in said
+
+
+def test_a_closed_terminal_finishes_the_epochs_in_hand_and_nothing_is_lost(project, undisturbed):
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(project.root)
+        command = [sys.executable, "-P", "-m", "ablation", "run", "--grid", "chains.grid.yaml", "--jobs", "2"]
+        os.execve(sys.executable, command, project.environment)
+    shown = b""
+    while b"test/top1 so far" not in shown or project.n_records() < 10:
+        shown += os.read(terminal, 1 << 16)
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 130
+    n_before = project.n_records()
+    ledger, runs = project.states_elsewhere()
+    assert "RUNNING" not in ledger and "RUNNING" not in runs
+    said = project.run()
+    assert f"{undisturbed.n_records() - n_before} epochs trained, {n_before} reused" in said, said
+    assert project.tables() == undisturbed.tables()
 
 
 FAULTS = {

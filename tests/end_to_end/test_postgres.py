@@ -3,9 +3,7 @@
 Each host is in a network namespace of its own where the machine lets the test make them.
 """
 
-import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -24,7 +22,7 @@ from ablation.shared_database import storage_url
 
 sys.path.insert(0, str(Path(__file__).parent))
 from chains import WARMUP, Chains  # noqa: E402
-from chains_project import WAIT_SECONDS, Project, workers_of  # noqa: E402
+from chains_project import WAIT_SECONDS, Project, kill, workers_of  # noqa: E402
 from hosts import Host, twice  # noqa: E402
 from mlflow_server import MlflowServer  # noqa: E402
 from network import Network  # noqa: E402
@@ -137,7 +135,8 @@ def test_a_host_that_is_killed_in_the_middle_is_missed_by_nobody(hosts, alone, s
     wait_until(lambda: all(host.trained() for host in others) and has_given_a_checkpoint_of_what_it_has_in_hand(), first, lost)
     for pid in workers_of(lost):
         assert SECRET not in Path(f"/proc/{pid}/cmdline").read_text() and SECRET not in Path(f"/proc/{pid}/environ").read_text()
-    os.killpg(lost.pid, signal.SIGKILL)
+    for pid in (lost.pid, *workers_of(lost)):
+        kill(pid)
     records, given = (in_storage(server, first.storage, kind) for kind in ("record", "state"))
     mine = set(first.trained())
     in_hand = [keys for keys in segments if mine & set(keys) and not set(keys) <= records]

@@ -1,14 +1,17 @@
 """Limits on time and memory: what they are written as, and who is blamed when a worker is lost."""
 
 import os
+import signal
 import time
 from types import SimpleNamespace
 
 import pytest
 
+from ablation import limits
 from ablation.errors import InputError
-from ablation.limits import Limits, n_killed_for_memory, parse_duration, resident_bytes
+from ablation.limits import RECENT_SECONDS, Limits, MemoryKills, n_killed_for_memory, parse_duration, resident_bytes
 from ablation.supervision import MAX_LOSSES, Supervision, Task
+from ablation.workers import death
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("45min", 2700), ("1.5h", 5400), (" 2 d ", 172_800)])
@@ -26,6 +29,41 @@ def test_the_system_tells_what_a_process_holds_and_nothing_of_one_that_is_gone()
     assert resident_bytes(os.getpid()) > 10**6
     assert resident_bytes(2**30) == 0
     assert n_killed_for_memory() >= 0
+
+
+def test_kills_for_want_of_memory_are_those_of_the_own_control_group_where_it_tells(tmp_path, monkeypatch):
+    events = tmp_path / "memory.events"
+    monkeypatch.setattr(limits, "_events_of_own_group", lambda: [events])
+    of_the_machine = n_killed_for_memory()
+    events.write_text("low 0\noom 9\noom_kill 1234567\n")
+    assert n_killed_for_memory() == 1234567 != of_the_machine
+
+
+def test_a_kill_for_want_of_memory_is_soon_no_explanation_any_more(monkeypatch):
+    n, now = 3, 1000.0
+    monkeypatch.setattr(limits, "n_killed_for_memory", lambda: n)
+    monkeypatch.setattr(limits.time, "monotonic", lambda: now)
+    kills = MemoryKills()
+    assert not kills.are_recent()  # they were before anybody looked
+    n = 4
+    kills.look()
+    now += RECENT_SECONDS - 1
+    assert kills.are_recent()
+    now += 2
+    assert not kills.are_recent()
+
+
+@pytest.mark.parametrize(
+    ("code", "for_memory", "event", "error"),
+    [
+        (-signal.SIGKILL, True, "died", "OutOfMemory"),
+        (-signal.SIGKILL, False, "lost", "WorkerDied"),
+        (-signal.SIGSEGV, True, "died", "WorkerDied"),
+    ],
+)
+def test_a_killed_worker_has_died_for_want_of_memory_only_if_there_was_none(code, for_memory, event, error):
+    told = death(code, for_memory, None)
+    assert (told["event"], told["error"]["type"]) == (event, error)
 
 
 class Worker:
