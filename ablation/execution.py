@@ -260,11 +260,15 @@ class Execution:
 
     def _fail(self, name: str, error: dict[str, str]) -> None:
         if name in self.open:
-            trial = self.plan.trials[name]
-            records = _known(self._store(name), trial.links)
-            if records:
-                self.folder.write_records(name, list(expanded(records)))
-            self._close(trial.spec, failure_of(trial.spec, records, error))
+            self._close(self.plan.trials[name].spec, self._failure(name, error))
+
+    def _failure(self, name: str, error: dict[str, str]) -> Outcome:
+        """How a trial has failed; its folder then has what was recorded of it."""
+        trial = self.plan.trials[name]
+        records = _known(self._store(name), trial.links)
+        if records:
+            self.folder.write_records(name, list(expanded(records)))
+        return failure_of(trial.spec, records, error)
 
     def _close(self, spec: TrialSpec, outcome: Outcome) -> None:
         self.open.discard(spec.trial)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 
 from ablation.forest import Segment
 from ablation.leases import Heart, Leases
@@ -33,7 +34,6 @@ class Hosts:
         self.store, self.leases, self._say = store, leases, say
         self.records: list[str] = []
         self.failures: dict[str, Outcome] = {}
-        self._failed: dict[str, Outcome] = {}
         self._in_hand: dict[str, Segment] = {}
         self._left: list[Segment] = []
         self._looked = time.monotonic()
@@ -73,9 +73,24 @@ class Hosts:
             return self.store.fetch([link.key for link in links])
         return False
 
-    def failed(self, key: str, outcome: Outcome) -> None:
-        """A trial has failed here."""
-        self._failed[key] = outcome
+    def catch_up(self) -> bool:
+        """Have all records of the others in the local cache; False if the database is out of reach."""
+        with self._reaching():
+            self._pull()
+            return True
+        return False
+
+    def fail(self, segment: Segment, key: str, outcome: Outcome) -> bool:
+        """Let a trial have failed for all; False if the segment is another host's by now, or the database out of reach."""
+        with self._reaching():
+            return self.store.push_failures({key: outcome}, partial(self.leases.owns, [link.key for link in segment.links]))
+        return False
+
+    def others(self) -> list[str]:
+        """The other living hosts; [] where the database is out of reach."""
+        with self._reaching():
+            return self.leases.others()
+        return []
 
     def left(self, segment: Segment) -> None:
         """A segment is in this host's hands no more, whether it came to its end or not."""
@@ -88,7 +103,7 @@ class Hosts:
         None if it is too early to look again, or the database is out of reach.
         """
         is_due = time.monotonic() - self._looked > (RETRY_SECONDS if self._is_out_of_reach else LOOK_SECONDS)
-        if not is_due and (self._is_out_of_reach or not (self._left or self._failed)):
+        if not is_due and (self._is_out_of_reach or not self._left):
             return None
         with self._reaching():
             self._give()
@@ -111,8 +126,8 @@ class Hosts:
                 self._give_segment(segment)
 
     def _give(self) -> None:
-        self.store.push_failures(self._failed)
-        self._failed.clear()
+        if self._left:
+            self._pull()  # of two records of a key, that of the others counts: no checkpoint that belongs to another is given
         while self._left:
             self._give_segment(self._left[0])
             self.leases.release([link.key for link in self._left[0].links])

@@ -63,6 +63,11 @@ class Leases:
             mine = and_(LEASES.c.study == self.study, LEASES.c.host == self.host)
             connection.execute(LEASES.delete().where(mine, LEASES.c.key.in_(keys)))
 
+    def owns(self, keys: Collection[str], connection: sqlalchemy.Connection) -> bool:
+        """Whether all of these are still this host's, and stay so until the transaction ends if it is one of `changing`."""
+        mine = and_(LEASES.c.study == self.study, LEASES.c.host == self.host, LEASES.c.key.in_(keys))
+        return connection.execute(select(func.count()).select_from(LEASES).where(mine)).scalar_one() == len(set(keys))
+
     def held_elsewhere(self) -> set[str]:
         """The keys that other living hosts have."""
         with reaching_storage(self._url), self.engine.connect() as connection:

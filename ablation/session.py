@@ -197,6 +197,12 @@ def sync(name: str) -> str | None:
     """Bring a study's files to Optuna and MLflow, and say so; None if either could not be reached."""
     places = Places(storage=_storage())
     folder = places.runs(name)
+    if os.environ.get("ABLATE_STORAGE"):
+        from ablation.sharing import Sharing
+
+        others = Sharing(os.environ["ABLATE_STORAGE"]).living_hosts(name)
+        if others:
+            raise InputError([Problem("", name, f"{', '.join(others)} run it, and deliver what there is; wait until they have ended")])
     if not Delivery(places, name, Console(stderr=True)).deliver():
         return None
     return f"{name}: Optuna and MLflow have {sum(folder.outcome(spec.trial) is not None for spec in folder.manifest().trials)} finished trials"

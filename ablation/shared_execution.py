@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ablation.execution import Execution
+from ablation.errors import Stuck
+from ablation.execution import CHANGED, Execution
 from ablation.forest import Segment
 from ablation.plan import revise
-from ablation.runs import Outcome, TrialSpec
 from ablation.workers import Worker
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class SharedExecution(Execution):
         self.hosts = hosts
         self.elsewhere: dict[str, Segment] = {}  # segments that this host could run, had another not taken them
         self.n_elsewhere = 0  # links that others have run in this pass
-        self._adopting = False
+        self._ended: Segment | None = None  # whose worker's last message is being handled
         super().__init__(*args, **kwargs)
         self.names = {trial.spec.key: name for name, trial in self.plan.trials.items()}
 
@@ -61,6 +61,7 @@ class SharedExecution(Execution):
 
     def _handle(self, worker: Worker, message: dict[str, Any]) -> None:
         task = worker.task
+        self._ended = task.segment if task is not None else None
         super()._handle(worker, message)
         if task is not None and worker.task is None:
             self.hosts.left(task.segment)
@@ -93,16 +94,26 @@ class SharedExecution(Execution):
         found = {self.names[key]: outcome for key, outcome in self.hosts.failures.items() if key in self.names}
         self.hosts.failures.clear()
         adopted = [name for name in found if name in self.open]
-        self._adopting = True
         for name in adopted:
-            self._close(self.plan.trials[name].spec, found[name])
-        self._adopting = False
+            if not self._complete_if_whole(name):  # which counts more than a failure
+                self._close(self.plan.trials[name].spec, found[name])
         return bool(adopted)
 
-    def _close(self, spec: TrialSpec, outcome: Outcome) -> None:
-        super()._close(spec, outcome)
-        if outcome.state == "FAILED" and not self._adopting:
-            self.hosts.failed(spec.key, outcome)
+    def _fail(self, name: str, error: dict[str, str]) -> None:
+        """Let a trial have failed for all hosts, if the segment was still this one's; else it stays open.
+
+        Raises Stuck where the fault may be the host's: a broken installation would fail whatever it gets hold of.
+        """
+        if name not in self.open:
+            return
+        if error["type"] == CHANGED["type"] or (not self.n_trained and self.hosts.others()):
+            what = "data or source have changed here" if error["type"] == CHANGED["type"] else "it has finished no epoch yet"
+            raise Stuck(f"this host stops, and leaves {name} to the others: {what}, and {error['type']}: {error['message']}")
+        if self.hosts.catch_up() and self._complete_if_whole(name):
+            return
+        outcome = self._failure(name, error)
+        if self.hosts.fail(self._ended, self.plan.trials[name].spec.key, outcome):
+            self._close(self.plan.trials[name].spec, outcome)
 
     def _reschedule(self) -> None:
         super()._reschedule()

@@ -7,17 +7,17 @@ Entries travel sealed, as they stand in the cache, so that their checksums are o
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from sqlalchemy import Engine, case, null, select
+from sqlalchemy import Connection, Engine, case, null, select
 
-from ablation.damage import say
+from ablation.damage import checked, say
 from ablation.runs import Outcome
 from ablation.shared_database import ENTRIES, changing, reaching_storage
-from ablation.store import DiskStore
+from ablation.store import DiskStore, remove
 
 RECORD, STATE, FAILURE, MARK = "record", "state", "failure", "mark"
 MAX_STATE_BYTES = 1 << 28  # of a checkpoint that travels; a larger one is computed again by whoever needs it
@@ -45,6 +45,7 @@ class SharedStore(DiskStore):
         self._mine = ENTRIES.c.study == study
         self._seen = 0  # number of the last change that was pulled
         self._news = News([], {})  # of a pull that did not come to its end
+        self._too_large: set[str] = set()
         self._there: dict[str, set[str]] = {RECORD: set(), STATE: set(), FAILURE: set(), MARK: set()}
 
     def holds(self, kind: str, key: str) -> bool:
@@ -67,24 +68,36 @@ class SharedStore(DiskStore):
             for kind, key, last, data in connection.execution_options(yield_per=BATCH).execute(query.order_by(ENTRIES.c.sequence)):
                 is_new = key not in self._there[kind]
                 if kind == FAILURE and is_new:
-                    self._news.failures[key] = Outcome(**json.loads(data))
-                elif kind == RECORD and is_new and not self.holds_here(RECORD, key):
-                    (self._news.records if self.adopt(RECORD, key, data) else damaged).append(key)
+                    self._news.failures[key] = Outcome(**checked(Outcome, json.loads(data)))
+                elif kind == RECORD and is_new:
+                    self._take_over(key, data, damaged)
                 self._there[kind].add(key)
         news, self._news, self._seen = self._news, News([], {}), last
         if damaged:
             self.withdraw(RECORD, damaged)
         return news
 
+    def _take_over(self, key: str, sealed: bytes, damaged: list[str]) -> None:
+        """A record that was not known to be in the database. It counts also where this host has another, whose checkpoint then goes."""
+        own = self.sealed(RECORD, key)
+        if own == sealed:
+            return
+        if not self.adopt(RECORD, key, sealed):
+            damaged.append(key)
+        elif own is None:
+            self._news.records.append(key)
+        else:
+            remove(self.path(STATE, key))
+
     def push(self, kind: str, keys: Iterable[str]) -> None:
         """Give the others what the local cache has of these keys and the database has not."""
-        missing = [key for key in dict.fromkeys(keys) if key not in self._there[kind]]
+        missing = [key for key in dict.fromkeys(keys) if key not in self._there[kind] and key not in self._too_large]
         for some in _batches(missing, BATCH if kind == RECORD else 1):
             self._insert(kind, [(key, data) for key in some if (data := self._to_travel(kind, key)) is not None])
 
-    def push_failures(self, failures: dict[str, Outcome]) -> None:
-        """Key of a trial -> how it failed."""
-        self._insert(FAILURE, [(key, json.dumps(asdict(outcome)).encode()) for key, outcome in failures.items()])
+    def push_failures(self, failures: dict[str, Outcome], fence: Callable[[Connection], bool] = lambda connection: True) -> bool:
+        """Key of a trial -> how it failed. Nothing is given, and False returned, if `fence` says no in the same transaction."""
+        return self._insert(FAILURE, [(key, json.dumps(asdict(outcome)).encode()) for key, outcome in failures.items()], fence)
 
     def mark(self, name: str) -> None:
         """Leave a mark for the others."""
@@ -114,17 +127,21 @@ class SharedStore(DiskStore):
                 connection.execute(ENTRIES.delete().where(self._mine, ENTRIES.c.kind == kind, *among))
 
     def _to_travel(self, kind: str, key: str) -> bytes | None:
-        data = self.sealed(kind, key)
-        if data is not None and len(data) > MAX_STATE_BYTES:
-            say(f"{self.path(kind, key)} has {len(data) >> 20} MiB, too many for the storage; hosts that need it compute it again")
+        path = self.path(kind, key)
+        n_bytes = path.stat().st_size if path.is_file() else 0
+        if n_bytes > MAX_STATE_BYTES:
+            say(f"{path} has {n_bytes >> 20} MiB, too many for the storage; hosts that need it compute it again")
+            self._too_large.add(key)
             return None
-        return data
+        return self.sealed(kind, key)
 
-    def _insert(self, kind: str, rows: Sequence[tuple[str, bytes]]) -> None:
-        """Add rows that are not there; whoever was first is right."""
+    def _insert(self, kind: str, rows: Sequence[tuple[str, bytes]], fence: Callable[[Connection], bool] = lambda connection: True) -> bool:
+        """Add rows that are not there; whoever was first is right. False if the fence says that nothing may be added."""
         if not rows:
-            return
+            return True
         with reaching_storage(self._url), changing(self.engine, self.study) as (connection, sequence):
+            if not fence(connection):
+                return False
             known = select(ENTRIES.c.key).where(self._mine, ENTRIES.c.kind == kind, ENTRIES.c.key.in_([key for key, _ in rows]))
             there = set(connection.execute(known).scalars())
             added = [
@@ -133,6 +150,7 @@ class SharedStore(DiskStore):
             if added:
                 connection.execute(ENTRIES.insert(), added)
         self._there[kind].update(key for key, _ in rows)
+        return True
 
 
 def _batches(keys: Sequence[str], n: int) -> Iterator[Sequence[str]]:

@@ -60,7 +60,7 @@ def connected(address: str | None) -> Iterator[None]:
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise _no_cluster(address, str(error).strip().splitlines()[0]) from None
+        raise _no_cluster(address, " ".join(str(error).split())) from None
     try:
         yield
     finally:

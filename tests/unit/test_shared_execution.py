@@ -11,6 +11,7 @@ from sqlalchemy import update
 from toy_study import Toy, ToyStudy
 
 from ablation import hosts as hosts_module
+from ablation.errors import Stuck
 from ablation.execution import Listener
 from ablation.forest import segments
 from ablation.hosts import Hosts, worth_giving
@@ -129,6 +130,48 @@ def test_a_trial_that_fails_on_one_host_has_failed_on_all_and_the_others_go_on(m
     assert [trial for trial, state in states.items() if state == "FAILED"] == [trial for trial in states if "fast" in trial and trial.endswith("s1")]
     raised = [host.execution.failed for host in hosts]
     assert raised[0] == raised[1] and set(raised[0].values()) == {"ArithmeticError: planted"}
+
+
+def test_what_has_failed_on_a_host_that_had_fallen_silent_counts_for_nothing(make, engine):
+    """The others have finished everything by the time its worker dies."""
+
+    class Late(Toy):
+        def advance(self, settings, seed, until, store, report):
+            if heir.execution is None:
+                with engine.begin() as connection:
+                    connection.execute(update(HOSTS).where(HOSTS.c.host == late.leases.host).values(beat=0.0))
+                heir.run()
+            raise ArithmeticError("planted")
+
+    late, heir, third = make(Late()), make(), make()
+    together(late)
+    together(third)
+    assert {state for state, *_ in heir.outcomes.values()} == {"COMPLETE"}
+    assert late.outcomes == heir.outcomes == third.outcomes and third.toy.ran == [] and late.execution.failed == {}
+
+
+def test_a_host_that_can_do_nothing_stops_and_leaves_the_trials_to_the_others(make):
+    class Broken(Toy):
+        def advance(self, settings, seed, until, store, report):
+            raise ArithmeticError("no CUDA driver")
+
+    broken, sound, begun = make(Broken()), make(Slow()), threading.Barrier(2)
+    for host in (broken, sound):
+        make_workers = host.toy.make_workers
+        host.toy.make_workers = lambda n, make_workers=make_workers: (begun.wait(30), make_workers(n))[1]
+    with pytest.raises(Stuck, match="this host stops, and leaves .* to the others: it has finished no epoch yet, and ArithmeticError: no CUDA driver"):
+        together(broken, sound)
+    assert sound.error is None and {state for state, *_ in sound.outcomes.values()} == {"COMPLETE"} and len(sound.outcomes) == 8
+
+
+def test_the_last_host_says_that_trials_fail_on_every_one(make):
+    class Broken(Toy):
+        def advance(self, settings, seed, until, store, report):
+            raise ArithmeticError("no CUDA driver")
+
+    host = make(Broken())
+    together(host)
+    assert {state for state, *_ in host.outcomes.values()} == {"FAILED"}
 
 
 def test_what_a_silent_host_had_in_hand_is_taken_over_from_its_newest_checkpoint(make, engine):

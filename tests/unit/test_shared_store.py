@@ -44,6 +44,36 @@ def test_what_two_hosts_have_computed_is_there_once_and_no_news_to_either(hosts,
         assert len(connection.execute(select(ENTRIES.c.key)).all()) == 1
 
 
+def test_of_two_records_of_a_key_the_first_in_the_database_is_everybody_s(hosts):
+    """As two GPUs leave them; a checkpoint that belongs to the other record is of no use any more."""
+    first, second, third = hosts
+    for n, host in enumerate((first, second)):
+        host.save("record", "r", record(n))
+        host.save("state", "r", b"weights %d" % n)
+    first.push("record", ["r"])
+    assert second.pull().records == [] and third.pull().records == ["r"]
+    assert [host.load("record", "r") for host in hosts] == [record(0)] * 3
+    assert DiskStore(first.root).holds("state", "r") and not DiskStore(second.root).holds("state", "r")
+
+
+def test_failures_are_given_if_nothing_has_happened_meanwhile(hosts):
+    first, second, _ = hosts
+    assert not first.push_failures({"trial": FAILURE}, lambda connection: False) and second.pull().failures == {}
+    assert first.push_failures({"trial": FAILURE}, lambda connection: True) and second.pull().failures == {"trial": FAILURE}
+
+
+def test_a_checkpoint_too_large_to_travel_is_looked_at_once(hosts, monkeypatch):
+    first, second, _ = hosts
+    monkeypatch.setattr("ablation.shared_store.MAX_STATE_BYTES", 10)
+    first.save("state", "s", b"weights of a large network")
+    looked = []
+    monkeypatch.setattr(SharedStore, "path", lambda store, kind, key: looked.append(key) or DiskStore.path(store, kind, key))
+    for _ in range(3):
+        first.push("state", ["s"])
+    second.pull()
+    assert len(looked) == 1 and not second.holds("state", "s")
+
+
 def test_checkpoints_count_as_held_where_they_are_not_and_come_when_they_are_needed(hosts):
     first, second, _ = hosts
     first.save("state", "s", b"weights", seconds=9.0)
