@@ -12,7 +12,7 @@ from ablation.claims_text import claims_counted
 from ablation.contrasts import difference_name, simple_effects
 from ablation.formatting import effect, label, listed, points, value
 from ablation.results import Results, diverged
-from ablation.statistics import N_RESAMPLES, paired_difference, pooled_sd, smallest_detectable
+from ablation.statistics import N_RESAMPLES, pooled_sd, smallest_detectable
 
 
 def answer(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) -> str:
@@ -180,18 +180,22 @@ def _ranking(results: Results) -> list[str]:
     cells = results.cells(results.headline)
     n, planned = int(cells[ranking.best].count()), len(cells)
     best = f"`{ranking.best}` ({value(*cells[ranking.best].agg(['mean', 'std']))}{f', {n} of {planned} seeds' * (n < planned)})"
-    mean = f"mean{', adjusted for the seeds that arms lack' * ranking.is_adjusted}"
-    if ranking.rivals:
-        tied_with_all = len(ranking.rivals) == cells[list(results.arms)].notna().any().sum() - 1
-        rivals = "any other" if tied_with_all else listed([f"`{arm}`" for arm in ranking.rivals])
-        sentences = [f"No arm can be called the best: {best} has the best {mean}, but is not separable from {rivals}."]
+    mean = label(results.headline) if planned == 1 else f"mean{', adjusted for the seeds that arms lack' * ranking.is_adjusted}"
+    tied_with_all = len(ranking.rivals) == cells[list(results.arms)].notna().any().sum() - 1
+    rivals = "any other" if tied_with_all else listed([f"`{arm}`" for arm in ranking.rivals])
+    separable = f"is not separable from {rivals}" if ranking.rivals else "is separable from all others that finished"
+    if planned == 1:
+        over_images = f"; on this one training run, over test images, it {separable}" * bool(results.hits)
+        sentences = [f"One seed can call no arm the best: {best} has the best {mean}{over_images}."]
+    elif ranking.rivals:
+        sentences = [f"No arm can be called the best: {best} has the best {mean}, but {separable}."]
     else:
         sentences = [f"The best arm is {best}, separable from all others that finished."]
     strongest = judged.rank(results, results.baselines)
     if strongest is not None and strongest.best != results.manifest.reference:
-        difference = paired_difference(cells[ranking.best], cells[strongest.best])
+        difference = judged.minus_others(results, ranking.best, [strongest.best])[0]
         size = effect(difference.mean, difference.low, difference.high)
-        sentences.append(f"Its difference to the baseline with the best mean, `{strongest.best}`, is {size}.")
+        sentences.append(f"Its difference to the baseline with the best {mean}, `{strongest.best}`, is {size}.")
     return sentences
 
 

@@ -86,9 +86,11 @@ def unpack(definition: Definition, folder: Path) -> dict[str, Any]:
 
 
 def refuse_difference(theirs: Definition, mine: Definition, where: str) -> None:
-    """Raise InputError if the trials that both have are not the same, naming what differs."""
+    """Raise InputError if the trials that both have, or what is known of code, data and versions, are not the same, naming what differs."""
     common = theirs.keys.keys() & mine.keys.keys()
-    if common and all(theirs.keys[trial] == mine.keys[trial] for trial in common):
+    if not common:
+        raise InputError([Problem(where, "", "no trial of it is one of those that the others run")])
+    if all(theirs.keys[trial] == mine.keys[trial] for trial in common) and theirs.facts == mine.facts:
         return
     before, now = (flat({**definition.facts, "settings": definition.config}) for definition in (theirs, mine))
     differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]

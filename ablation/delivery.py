@@ -15,6 +15,7 @@ from ablation.places import Places, report_files
 from ablation.runs import write_atomically
 
 SYNC_SECONDS = 20.0  # between deliveries while a study runs
+LONGEST_SECONDS = 1280.0  # between attempts while they fail
 
 
 class Delivery(Listener):
@@ -27,17 +28,23 @@ class Delivery(Listener):
         self.places, self.name, self.console = places, name, console
         self.tracker = None
         self.last = time.monotonic()
+        self.interval = SYNC_SECONDS  # doubled by each failure: an attempt holds up all workers for as long as a server is silent
 
     def tick(self) -> None:
-        if time.monotonic() - self.last > SYNC_SECONDS:
+        if time.monotonic() - self.last > self.interval:
             self.deliver()
 
     def deliver(self) -> bool:
         """Bring both up to date; a store that cannot be reached costs nothing but a message."""
+        is_delivered = self._deliver()
+        self.interval = SYNC_SECONDS if is_delivered else min(2 * self.interval, LONGEST_SECONDS)
+        self.last = time.monotonic()
+        return is_delivered
+
+    def _deliver(self) -> bool:
         from ablation.ledger_import import update_ledger
         from ablation.tracking import Tracker
 
-        self.last = time.monotonic()
         folder = self.places.runs(self.name)
         is_running = self.is_running()  # if by nobody, no record may stay RUNNING
         try:

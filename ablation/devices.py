@@ -45,6 +45,13 @@ def refuse_without_gpu(devices: Collection[str], gpus: str | None, trials_per_gp
         raise InputError([Problem(option, str(value), "no trial of this study is on a GPU; see the setting 'device'") for option, value in asked])
 
 
+def only(gpu: str) -> dict[str, str]:
+    """Variables of a process that sees one GPU alone: by the name that it has in `visible_gpus`."""
+    # CUDA counts from the fastest, nvidia-smi by the bus; the names of a variable that chooses are already CUDA's
+    order = {} if "CUDA_VISIBLE_DEVICES" in os.environ else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    return {**order, "CUDA_VISIBLE_DEVICES": gpu}
+
+
 def visible_gpus() -> list[str]:
     """Names, as CUDA_VISIBLE_DEVICES takes them, of the GPUs that this process may use; [] if none can be told."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")

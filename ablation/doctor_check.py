@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ablation.database import sqlite_file
+from ablation.redaction import redacted
 
 SHOWN = 3  # names in a line
 
@@ -41,7 +42,5 @@ def here(path: Path) -> str:
 
 def place(url: str) -> str:
     """Where a database is: its file, or its address without credentials."""
-    from ablation.tracking_store import redacted  # MLflow is slow to import
-
     path = sqlite_file(url)
     return redacted(url) if path is None else here(path)

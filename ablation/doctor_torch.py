@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -69,10 +70,7 @@ def _contents(store: DiskStore) -> Iterator[tuple[tuple[str, str], Any]]:
 @functools.cache
 def _probed() -> dict[str, Any] | str:
     """What torch tells, or why it cannot be asked."""
-    try:
-        done = _python(PROBE)
-    except subprocess.TimeoutExpired:
-        return f"took more than {TIMEOUT_SECONDS} s to import"
+    done = _python(PROBE)
     return json.loads(done.stdout) if done.returncode == 0 else f"cannot be imported: {_last_line(done.stderr)}"
 
 
@@ -90,10 +88,14 @@ def _devices() -> Found:
 
 
 def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """What became of the code in a process of its own. One that takes too long has failed, too."""
     # -P: a folder `core` or `ablation` where the doctor is called must not stand in for ours
     path = os.pathsep.join(filter(None, [str(OURS), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-P", "-c", code, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env={**os.environ, "PYTHONPATH": path}, check=False)
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env={**os.environ, "PYTHONPATH": path}, check=False)
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, -signal.SIGKILL, "", f"it took more than {TIMEOUT_SECONDS} s")
 
 
 def _last_line(text: str) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 from ablation.contrasts import Contrast, differences, interactions, main_effects, seeds_of, simple_effects, single_effects
 from ablation.one_run import over_images
 from ablation.results import Results
-from ablation.statistics import Estimate, adjusted_means, contrast, holm, paired_difference
+from ablation.statistics import Estimate, adjusted_means, contrast, holm
 
 ALPHA = 0.05
 
@@ -123,10 +123,10 @@ class Ranking(NamedTuple):
 def rank(results: Results, arms: Sequence[str]) -> Ranking | None:
     """Rank arms (or baselines) by the headline metric; None where fewer than two of them have finished.
 
-    Each other arm is compared with it, paired by seed, at ALPHA / (number of others); the best has to be the better one. That the best was picked after looking
-    is paid for: to miss the truly best arm, that very arm would have to fall behind some other, and those
-    are as many comparisons (Hsu, "Constrained simultaneous confidence intervals for multiple comparisons
-    with the best", Annals of Statistics 1984; with Bonferroni in place of Dunnett).
+    Each other arm is compared with it at ALPHA / (number of others); the best has to be the better one. That the best was
+    picked after looking is paid for: to miss the truly best arm, that very arm would have to fall behind some other, and
+    those are as many comparisons (Hsu, "Constrained simultaneous confidence intervals for multiple comparisons with the
+    best", Annals of Statistics 1984; with Bonferroni in place of Dunnett). Of one seed, that is so for its test images alone.
     """
     cells = results.cells(results.headline)[arms].dropna(axis="columns", how="all")
     if cells.shape[1] < 2:
@@ -134,9 +134,16 @@ def rank(results: Results, arms: Sequence[str]) -> Ranking | None:
     sign = -1 if results.manifest.metric["goal"] == "minimize" else 1
     means = pd.Series(sign * adjusted_means(cells), cells.columns)
     best, *others = means.sort_values(ascending=False, kind="stable").index
-    found = {arm: paired_difference(cells[best], cells[arm]) for arm in others}
-    rivals = [arm for arm in others if not (found[arm].p < ALPHA / len(others) and sign * found[arm].mean > 0)]
+    found = minus_others(results, best, others, confidence=1 - ALPHA / len(others))
+    rivals = [arm for arm, one in zip(others, found) if not (one.low > 0 or one.high < 0) or sign * one.mean < 0]
     return Ranking(best, rivals, bool(cells.isna().any(axis=None)))
+
+
+def minus_others(results: Results, arm: str, others: Sequence[str], confidence: float = 0.95) -> list[Estimate]:
+    """`arm` minus each of the others on the headline metric, paired by seed; of one seed, over test images where they are known."""
+    cells = results.cells(results.headline)[[arm, *others]]
+    weights = [np.eye(len(cells.columns))[0] - np.eye(len(cells.columns))[i] for i in range(1, len(cells.columns))]
+    return over_images(results, results.headline, list(cells), weights, [contrast(cells, row, confidence) for row in weights], confidence)
 
 
 def _verdict(estimate: Estimate, p: float) -> str:

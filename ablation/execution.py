@@ -8,6 +8,7 @@ store.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -75,6 +76,7 @@ class Execution:
         self.n_failed_before = len(self.failed)
         self.running: dict[str, Segment] = {}
         self.n_trained = 0  # links run in this pass
+        self._written: defaultdict[str, set[str]] = defaultdict(set)  # open trial -> keys of the links in its metrics.jsonl
         for name in list(self.plan.trials):
             if name in self.open:
                 self._start_over(name)
@@ -113,7 +115,7 @@ class Execution:
                 return
             self.running[segment.end] = segment
             trial = self._on_behalf_of(segment)
-            worker.send(self._request(segment, trial), Task(segment, trial, worker.is_new, self._seconds_before(segment, trial)))
+            worker.send(self._request(segment, trial), Task(segment, trial, worker.is_new, *self._seconds_known(segment, trial)))
             self.listener.began(self._specs(segment))
 
     def _next(self) -> Segment | None:
@@ -135,9 +137,8 @@ class Execution:
         task: Task | None = worker.task
         if message["event"] == "record":
             self.n_trained += 1
-            task.epoch_seconds += message["record"]["seconds"]
-            self.supervision.recorded(task)
-            self._record(task.segment, message["record"])
+            is_new = self._record(task.segment, message["key"], message["record"])
+            self.supervision.recorded(task, message["key"], message["record"]["seconds"], is_new)
             return
         worker.task = None
         if task is None:  # an idle worker died: another takes its place
@@ -214,12 +215,15 @@ class Execution:
         candidates = [name for name in segment.trials if name in self.open]
         return next((name for name in candidates if self.plan.trials[name].undecided), candidates[0])
 
-    def _seconds_before(self, segment: Segment, trial: str) -> float:
-        """What the epochs that are there of a chain took, up to the end of a segment; 0 where no limit asks for it."""
+    def _seconds_known(self, segment: Segment, trial: str) -> tuple[dict[str, float], int]:
+        """What the epochs of a chain that are there took, by key and in order, up to the end of a segment; and after how many
+        of them a checkpoint lets it go on. Nothing where no limit asks for it."""
         if self.supervision.limits.seconds is None:
-            return 0.0
-        keys = [link.key for link in self.plan.trials[trial].links]
-        return sum(record["seconds"] for record in _known(self._store(trial), self.plan.trials[trial].links[: keys.index(segment.end) + 1]))
+            return {}, 0
+        links, store = self.plan.trials[trial].links, self._store(trial)
+        links = links[: [link.key for link in links].index(segment.end) + 1]
+        seconds = {link.key: record["seconds"] for link, record in zip(links, _known(store, links))}
+        return seconds, max((i for i, key in enumerate(seconds, 1) if store.holds("state", key)), default=0)
 
     def _request(self, segment: Segment, trial: str) -> dict[str, Any]:
         spec = self.plan.trials[trial].spec
@@ -237,16 +241,21 @@ class Execution:
         self.folder.write_config(trial.spec, self.study.subject.resolve(trial.spec.settings))
         if not self._complete_if_whole(name):
             known = _known(self._store(name), trial.links)
+            self._written[name] = {link.key for link, _ in zip(trial.links, known)}
             if known:
                 self.folder.write_records(name, list(expanded(known)))
                 self.listener.resumed(trial.spec, known)
 
-    def _record(self, segment: Segment, record: Record) -> None:
-        names = [name for name in segment.trials if name in self.open]
+    def _record(self, segment: Segment, key: str, record: Record) -> bool:
+        """Write an epoch to the trials that have none of it yet; whether there are any. A worker that goes on from a checkpoint
+        repeats those after it."""
+        names = [name for name in segment.trials if name in self.open and key not in self._written[name]]
         for name in names:
+            self._written[name].add(key)
             for entry in expanded([record]):
                 self.folder.append_record(name, entry)
         self.listener.recorded([self.plan.trials[name].spec for name in names], record)
+        return bool(names)
 
     def _complete_if_whole(self, name: str) -> bool:
         """Close the trial if all its records are there."""
@@ -261,11 +270,16 @@ class Execution:
         return True
 
     def _failure(self, name: str, error: dict[str, str]) -> Outcome:
+        """How a trial has failed; its folder then has what was recorded of it."""
         trial = self.plan.trials[name]
-        return failure_of(trial.spec, _known(self._store(name), trial.links), error)
+        records = _known(self._store(name), trial.links)
+        if records:
+            self.folder.write_records(name, list(expanded(records)))
+        return failure_of(trial.spec, records, error)
 
     def _close(self, spec: TrialSpec, outcome: Outcome) -> None:
         self.open.discard(spec.trial)
+        self._written.pop(spec.trial, None)
         self.folder.write_outcome(spec.trial, outcome)
         if outcome.state == "FAILED":
             self.failed[spec.trial] = reason(outcome)

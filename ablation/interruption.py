@@ -1,18 +1,21 @@
 """Stopping in good order: a first signal is a request, to be met when the epoch in hand is finished and kept.
 
 The study's process takes it from a terminal (Ctrl-C) or from whoever ends it (SIGTERM, as a cluster does before it
-takes a machine back); workers take it from the study, as SIGTERM. A second one interrupts the study at once.
+takes a machine back); workers take it from the study, as SIGTERM. A second one interrupts the study at once. A terminal
+that is closed (SIGHUP) asks once, however often its shell and the system say so, and nothing is written to it any more.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STREAMS = (1, 2)  # standard output and error
 
 _asked = False
 
@@ -49,9 +52,20 @@ def heeded() -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    shown = [stream for stream in STREAMS if os.isatty(stream)]
+
+    def heed(number: int, _: Any) -> None:
+        if number == signal.SIGHUP:
+            before[number] = signal.SIG_IGN  # later, too
+            signal.signal(number, signal.SIG_IGN)
+            _discard(shown)
+        elif requested():
+            raise KeyboardInterrupt
+        request()
+
     for number in SIGNALS:
         if before[number] is not signal.SIG_IGN:
-            signal.signal(number, _heed)
+            signal.signal(number, heed)
     try:
         yield
     finally:
@@ -59,7 +73,9 @@ def heeded() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _heed(*_: Any) -> None:
-    if requested():
-        raise KeyboardInterrupt
-    request()
+def _discard(streams: Sequence[int]) -> None:
+    """Have what is written to these from now on go nowhere: a terminal that is closed refuses it with an error."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        os.dup2(nowhere, stream)
+    os.close(nowhere)

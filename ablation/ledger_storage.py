@@ -13,6 +13,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from ablation.database import let_several_write, making, require_usable, sqlite_file
+from ablation.shared_database import CONNECTING
 
 SQLITE_TIMEOUT_SECONDS = 60
 
@@ -103,6 +104,8 @@ def overrule(url: str, reasons: Mapping[int, str]) -> None:
 
 
 def _storage(url: str, **options: Any) -> optuna.storages.RDBStorage:
+    if url.startswith("postgresql"):
+        options["engine_kwargs"] = {"pool_pre_ping": True, "connect_args": CONNECTING}
     try:
         return optuna.storages.RDBStorage(url, **options)
     except RuntimeError as error:  # another version of Optuna has made the tables

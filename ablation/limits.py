@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from pathlib import Path
 from typing import NamedTuple
 
 from ablation.errors import InputError, Problem
 
+RECENT_SECONDS = 5.0  # that a process may take to end when the system has killed it: its memory is given back first
 UNITS = {"": 1.0, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -36,13 +38,38 @@ def resident_bytes(pid: int) -> int:
         return 0
 
 
+class MemoryKills:
+    """The system's kills for want of memory: looked for time and again, so that it is known when they were."""
+
+    def __init__(self) -> None:
+        self._n, self._last = n_killed_for_memory(), -float("inf")
+
+    def look(self) -> None:
+        n = n_killed_for_memory()
+        if n > self._n:
+            self._n, self._last = n, time.monotonic()
+
+    def are_recent(self) -> bool:
+        """Whether there were any in the last seconds: a process that ends now may be the one that was killed."""
+        self.look()
+        return time.monotonic() - self._last < RECENT_SECONDS
+
+
 def n_killed_for_memory() -> int:
-    """How many processes the system has killed for want of memory so far; 0 where it does not tell."""
-    for line in _lines(Path("/proc/vmstat")):
-        name, _, number = line.partition(" ")
-        if name == "oom_kill":
-            return int(number)
+    """How many processes the system has killed for want of memory so far: of this one's control group where that is
+    told, else of the machine; 0 where nothing is."""
+    for file in (*_events_of_own_group(), Path("/proc/vmstat")):
+        for line in _lines(file):
+            name, _, number = line.partition(" ")
+            if name == "oom_kill":
+                return int(number)
     return 0
+
+
+def _events_of_own_group() -> list[Path]:
+    """The file of its control group (version 2) that counts what has befallen its memory."""
+    groups = [line.removeprefix("0::/") for line in _lines(Path("/proc/self/cgroup")) if line.startswith("0::/")]
+    return [Path("/sys/fs/cgroup", group, "memory.events") for group in groups]
 
 
 def _lines(path: Path) -> list[str]:

@@ -16,7 +16,9 @@ from ablation.statistics import Estimate, image_bootstrap
 METRICS = ("test/top1", "test/balanced_accuracy")  # means of hits: over images, and over classes of images
 
 
-def over_images(results: Results, metric: str, names: Sequence[str], weights: Sequence[np.ndarray], estimates: Sequence[Estimate]) -> list[Estimate]:
+def over_images(
+    results: Results, metric: str, names: Sequence[str], weights: Sequence[np.ndarray], estimates: Sequence[Estimate], confidence: float = 0.95
+) -> list[Estimate]:
     """The estimates of a study of exactly one seed, with intervals where its trials tell which images were right.
 
     Args:
@@ -29,7 +31,7 @@ def over_images(results: Results, metric: str, names: Sequence[str], weights: Se
     rows = [i for i, one in enumerate(estimates) if one.n == 1 and not weights[i][~known].any()]
     if not rows or not hits:
         return list(estimates)
-    intervals = dict(zip(rows, _intervals(metric, list(hits.values()), np.stack([weights[i][known] for i in rows])).tolist()))
+    intervals = dict(zip(rows, _intervals(metric, list(hits.values()), np.stack([weights[i][known] for i in rows]), confidence).tolist()))
     return [one._replace(low=intervals[i][0], high=intervals[i][1]) if i in intervals else one for i, one in enumerate(estimates)]
 
 
@@ -51,11 +53,11 @@ def unpacked(hits: str) -> list[np.ndarray]:
     return found
 
 
-def _intervals(metric: str, hits: Sequence[list[np.ndarray]], weights: np.ndarray) -> np.ndarray:
+def _intervals(metric: str, hits: Sequence[list[np.ndarray]], weights: np.ndarray, confidence: float = 0.95) -> np.ndarray:
     """(n_contrasts, 2) in points. hits: of each cell, per class; weights: (n_contrasts, n_cells)"""
     classes = [np.stack(of_class, axis=1) for of_class in zip(*hits)]  # (n_images of the class, n_cells)
     strata = [np.concatenate(classes)] if metric == "test/top1" else classes
-    return 100 * image_bootstrap([stratum for stratum in strata if len(stratum)], weights)
+    return 100 * image_bootstrap([stratum for stratum in strata if len(stratum)], weights, confidence)
 
 
 def _hits(results: Results, names: Sequence[str]) -> dict[str, list[np.ndarray]]:

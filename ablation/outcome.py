@@ -11,6 +11,9 @@ from ablation.runs import Outcome, TrialSpec
 from ablation.subject import Record
 
 
+UNSCORED = ("MissingMetric", "NotFinite")  # failures of trials of which every epoch is there
+
+
 def outcome_of(spec: TrialSpec, records: Sequence[Record], metric: dict[str, str]) -> Outcome:
     """What a complete chain of records amounts to: the last epoch, and the best one of the headline metric."""
     own = [record for record in expanded(records) if record["phase"] != "pretrain"]

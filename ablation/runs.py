@@ -163,9 +163,6 @@ class RunFolder:
         text = json.dumps({**asdict(outcome), SUMS: sums}, indent=1) + "\n"
         write_atomically(self.trial_path(trial) / "outcome.json", text)
 
-    def forget_outcome(self, trial: str) -> None:
-        (self.trial_path(trial) / "outcome.json").unlink(missing_ok=True)
-
     def outcome(self, trial: str) -> Outcome | None:
         """None where there is none, or a damaged one, which is said."""
         return self._told_ending(trial)[0]

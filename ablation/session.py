@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -121,7 +121,7 @@ def run(
     with only_one(folder.path):
         opened, manifest = _restored(opened, manifest, console)
         if retry_failed and opened.sharing is None:
-            forget_failures(folder, opened.plan)
+            forget_failures(folder, opened.plan, opened.places.store, opened.study.grid.metric["name"])
     if opened.sharing is None:
         deliveries = [] if offline else [Delivery(opened.places, opened.name, console)]
         return _run(opened, manifest, jobs, share, cache_limit, deliveries, limits, make_workers, console)
@@ -151,9 +151,10 @@ def _run(
         with only_one(folder.path), interruption.heeded(), remaining or nullcontext(), shows as shown:
             listeners = Listeners([*heard, shown, *deliveries])
             done = run_study(opened.study, opened.plan, manifest, opened.places, jobs, listeners, share, limits, make_workers, hosts)
-    except KeyboardInterrupt:
+    except BaseException:
         for delivery in deliveries if folder.exists() else ():  # no record stays RUNNING of what nobody runs any more
-            delivery.deliver()
+            with suppress(OSError):  # of a full disk, or a terminal that is gone; what has ended the study is to be told
+                delivery.deliver()
         raise
     timings.save()
     opened.places.store.trim(cache_limit)
@@ -196,6 +197,12 @@ def sync(name: str) -> str | None:
     """Bring a study's files to Optuna and MLflow, and say so; None if either could not be reached."""
     places = Places(storage=_storage())
     folder = places.runs(name)
+    if os.environ.get("ABLATE_STORAGE"):
+        from ablation.sharing import Sharing
+
+        others = Sharing(os.environ["ABLATE_STORAGE"]).living_hosts(name)
+        if others:
+            raise InputError([Problem("", name, f"{', '.join(others)} run it, and deliver what there is; wait until they have ended")])
     if not Delivery(places, name, Console(stderr=True)).deliver():
         return None
     return f"{name}: Optuna and MLflow have {sum(folder.outcome(spec.trial) is not None for spec in folder.manifest().trials)} finished trials"

@@ -67,15 +67,17 @@ class StorageUnavailable(Stuck):
     """The database cannot be opened, read or written; what has been computed is safe in the host's own files."""
 
     def __init__(self, url: str, error: BaseException):
-        super().__init__(f"the storage at {redacted(url)} is not available: {redacted(first_line(error))}")
+        super().__init__(f"the storage at {redacted(url)} is not available: {redacted(first_line(error), url)}")
 
 
 def storage_url(text: str) -> str:
     """The URL with the driver that is installed. Raises InputError if it is none that hosts can share."""
     try:
         url = sqlalchemy.make_url(text)
-    except ArgumentError:  # whose text holds the URL
+    except (ArgumentError, ValueError):  # whose text holds the URL, or a part of the password
         raise InputError([Problem(OPTION, redacted(text), "is no database URL; write postgresql://user@host/database")]) from None
+    if "@" in f"{url.host}{url.database}":
+        raise InputError([Problem(OPTION, redacted(text), "special characters in a password are written as %40 (@), %2F (/) and so on")])
     if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
         return text
     if url.get_backend_name() not in ("postgresql", "postgres"):

@@ -160,13 +160,11 @@ class SharedExecution(Execution):
             super()._ended(segment, ended.is_done and not is_lost, failures)
         if refused:
             name, outcome = refused[0]
-            raise Stuck(
-                f"this host has finished no epoch, and {name} failed on it: {reason(outcome)}; that may be the host, so it stops, and leaves "
-                f"the trial to the others"
-            )  # fmt: skip
+            raise Stuck(f"this host stops, and leaves {name} to the others: it has finished no epoch yet, and {reason(outcome)}")
 
     def _changed(self, segment: Segment) -> None:
-        raise Stuck(f"this host stops, and leaves {segment.trials[0]} to the others: {CHANGED['message']}")
+        what = f"data or source have changed here, and {CHANGED['type']}: {CHANGED['message']}"
+        raise Stuck(f"this host stops, and leaves {segment.trials[0]} to the others: {what}")
 
     def _adopt(self, news: News) -> bool:
         """Take over what others have done; returns whether trials were closed, or opened again, by it."""
@@ -175,7 +173,7 @@ class SharedExecution(Execution):
             segment = self._segments.get(key)
             if segment is not None:
                 self.n_elsewhere += 1
-                self._record(segment, self.shared_store.record(key))
+                self._record(segment, key, self.shared_store.record(key))
         chains = {name: trial.links for name, trial in self.plan.trials.items()} if news.replaced else {}
         again = set(self.shared_store.forsake_after(news.replaced, chains)) - self.open - self._without_records
         if news.records:
@@ -194,8 +192,7 @@ class SharedExecution(Execution):
         self._without_records.discard(name)
         self.open.add(name)
         self.plan = revise(self.study, self.plan, self.shared_store, name)
-        if not self._complete_if_whole(name):
-            self.folder.forget_outcome(name)
+        self._start_over(name)
 
     def _is_whole(self, name: str) -> bool:
         return all(self.shared_store.holds_here(RECORD, link.key) for link in self.plan.trials[name].links)

@@ -46,6 +46,11 @@ class Sharing:
             raise InputError([Problem("--study", study, f"no such study at {redacted(self.url)}; {hint}")])
         return found
 
+    def living_hosts(self, study: str) -> list[str]:
+        """The hosts that run a study now."""
+        with self._reaching():
+            return Leases(self.engine, study, this_host(), self.lease_seconds).others()
+
     def open(self, study: str) -> None:
         """Bring into the cache what there is of a study."""
         with self._reaching():
@@ -64,6 +69,9 @@ class Sharing:
             theirs, others = read_definition(self.engine, study), self.leases.others()
             if theirs is not None:
                 refuse_change(theirs, mine, f"{study} in the storage")
+                if others and may_change and theirs.keys.keys() != mine.keys.keys():
+                    message = f"{', '.join(others)} would not hear of the trials that are new; stop them first, or wait until they have ended"
+                    raise InputError([Problem("--grid", study, message)])
                 if others or not may_change:
                     refuse_difference(theirs, mine, study)
             if may_change and theirs != mine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,13 +13,14 @@ from ablation.errors import InputError, Problem
 from ablation.execution import Execution, Listener
 from ablation.grid import Study
 from ablation.limits import Limits
+from ablation.outcome import UNSCORED
 from ablation.places import Places
 from ablation.plan import Plan
 from ablation.provenance import provenance
 from ablation.published import published
 from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec
 from ablation.shared_execution import SharedExecution
-from ablation.store import DiskStore
+from ablation.store import DiskStore, remove
 from ablation.subject import Record
 from ablation.workers import Workers
 
@@ -81,12 +83,26 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def forget_failures(folder: RunFolder, plan: Plan) -> list[TrialSpec]:
-    """Failed trials lose their outcome, so that they are run again; returns them."""
+def forget_failures(folder: RunFolder, plan: Plan, store: DiskStore, metric: str) -> list[TrialSpec]:
+    """Failed trials lose their outcome, so that they are run again; returns them.
+
+    Of one whose epochs are all there and give no score, they go too, from the first that shows it: else nothing would be run.
+    """
     failed = [spec for spec in plan.specs if (outcome := folder.ending(spec)) is not None and outcome.state == "FAILED"]
     for spec in failed:
+        if folder.outcome(spec.trial).error["type"] in UNSCORED:
+            for own in (store, store.alone(folder.path.name, spec.trial)):
+                _forget_unscored(own, [link.key for link in plan.trials[spec.trial].links], metric)
         (folder.trial_path(spec.trial) / "outcome.json").unlink()
     return failed
+
+
+def _forget_unscored(store: DiskStore, keys: list[str], metric: str) -> None:
+    values = [(store.record(key) or {"metrics": {}})["metrics"].get(metric, 0.0) for key in keys]
+    first = next((i for i, value in enumerate(values) if not math.isfinite(value)), len(keys) - 1)
+    for kind in ("state", "record"):
+        for key in keys[first:]:
+            remove(store.path(kind, key))
 
 
 def run_study(

@@ -14,6 +14,7 @@ from typing import Any
 
 from ablation import interruption
 from ablation.errors import InputError, Problem
+from ablation.imported import library_versions, project_sources
 from ablation.subject import Fault, Link, Record, Report, Store, Subject
 
 BUILT_IN = {"core": "core.subject:SUBJECT"}
@@ -62,15 +63,16 @@ class FunctionSubject:
 
     config: dict, dotted keys as the experiment and the levels give them. report(epoch, metrics) may be called
     as training goes on; the returned metrics are the trial's result. Nothing is known of its settings, so
-    none is refused. A change anywhere in the function's module makes its trials new; changes in what that
-    module imports are not seen.
+    none is refused. A change in the function's module, in those of the project that it imports, or of the version of
+    a library that one of these imports makes its trials new (see `ablation.imported`). Data are not looked at.
     """
 
     def __init__(self, train: Callable[..., Mapping[str, float]]):
         self.train = train
-        module = inspect.getsource(sys.modules[train.__module__])
-        text = f"{train.__module__}:{train.__qualname__}\n{module}"
-        self.source_fingerprint = hashlib.sha256(text.encode()).hexdigest()[:32]
+        sources = project_sources(train.__module__)
+        self.versions = library_versions(sources)
+        named = [f"{train.__module__}:{train.__qualname__}", *(part for name, text in sources.items() for part in (name, hashlib.sha256(text).hexdigest()))]
+        self.source_fingerprint = hashlib.sha256("\n".join(named).encode()).hexdigest()[:32]
 
     def check(self, settings: Mapping[str, Any]) -> list[Fault]:
         return []
@@ -85,10 +87,10 @@ class FunctionSubject:
         return None
 
     def describe(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        return {"source_fingerprint": self.source_fingerprint}
+        return {"source_fingerprint": self.source_fingerprint, "versions": self.versions}
 
     def chain(self, settings: Mapping[str, Any], seed: int, records: Callable[[str], Record | None]) -> list[Link]:
-        text = json.dumps([self.source_fingerprint, dict(sorted(settings.items())), seed], default=str)
+        text = json.dumps([self.source_fingerprint, self.versions, dict(sorted(settings.items())), seed], default=str)
         return [Link(hashlib.sha256(text.encode()).hexdigest()[:32], "train", 1, 1.0)]
 
     def advance(

@@ -13,7 +13,7 @@ from ablation.formatting import duration
 from ablation.limits import Limits
 from ablation.workers import Worker
 
-MAX_LOSSES = 3  # of a trial's workers in a row, without a finished epoch in between, before the trial is blamed
+MAX_LOSSES = 3  # of a trial's workers in a row, without a new epoch in between, before the trial is blamed
 
 
 @dataclass
@@ -23,9 +23,25 @@ class Task:
     segment: Segment
     trial: str  # on whose behalf it runs
     is_first: bool  # for which the worker was started
-    seconds_before: float = 0.0  # that the chain had taken when it was handed out
+    known: dict[str, float] = field(default_factory=dict)  # seconds by the key of each epoch of the chain that is there, in order
+    n_done: int = 0  # of these, the ones that need not be repeated
     begun: float = field(default_factory=time.monotonic)
-    epoch_seconds: float = 0.0
+    epoch_seconds: float = 0.0  # of epochs finished since then
+
+    def __post_init__(self) -> None:
+        self._last = self.begun  # when the chain had taken `_before`
+        self._before = sum(list(self.known.values())[: self.n_done])
+
+    def recorded(self, key: str, seconds: float) -> None:
+        """An epoch is finished; it may repeat one that was there already."""
+        self.epoch_seconds += seconds
+        self.known[key] = seconds
+        keys = list(self.known)
+        self._last, self._before = time.monotonic(), sum(self.known[one] for one in keys[: keys.index(key) + 1])
+
+    def seconds(self) -> float:
+        """What the chain has taken, each of its epochs once."""
+        return self._before + time.monotonic() - self._last
 
 
 class Supervision:
@@ -42,9 +58,11 @@ class Supervision:
             if error is not None:
                 worker.kill(error)
 
-    def recorded(self, task: Task) -> None:
-        """An epoch of the task is finished."""
-        del self._losses[task.trial]
+    def recorded(self, task: Task, key: str, seconds: float, is_new: bool) -> None:
+        """An epoch of the task is finished, one that was not there before if it `is_new`: else nothing has come of it."""
+        task.recorded(key, seconds)
+        if is_new:
+            del self._losses[task.trial]
 
     def blames(self, task: Task) -> bool:
         """Whether the trial fails because its worker was lost once more."""
@@ -53,8 +71,7 @@ class Supervision:
 
     def _beyond(self, worker: Worker) -> dict[str, str] | None:
         seconds, n_bytes = self.limits
-        taken = worker.task.seconds_before + time.monotonic() - worker.task.begun
-        if seconds is not None and taken > seconds:
+        if seconds is not None and worker.task.seconds() > seconds:
             return _error("TimeLimit", f"ran past its limit of {duration(seconds)}")
         if n_bytes is not None and (held := worker.resident_bytes()) > n_bytes:
             return _error("MemoryLimit", f"held {show_size(held)} of memory, and {show_size(n_bytes)} are allowed")

@@ -9,6 +9,7 @@ records in a tag), so that nothing is logged twice, whatever was lost or interru
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from ablation.tracking_content import (
     study_tags,
     trial_labels,
 )
-from ablation.tracking_store import ARTIFACTS, N_RECORDS, PARENT, Store, StoredRun, default_uri, is_server, reaching
+from ablation.tracking_store import ARTIFACTS, DIGEST, N_RECORDS, PARENT, Store, StoredRun, default_uri, is_server, reaching
 
 REPORT = "ablate.report"  # tag: a digest of the report's files
 IN_GRID = "ablate.in_grid"  # tag: `no` of trials that have left the grid, absent of others
@@ -125,7 +126,7 @@ def _bring_trial(study: _Study, folder: RunFolder, spec: TrialSpec, outcome: Out
         study.store.log(run, (), labels.params, labels.tags)  # nothing, unless the study has grown
         return Synced()
     records = folder.records(spec.trial)
-    replaces = run is not None and not (continues and (outcome is None or run.n_records <= len(records)))
+    replaces = run is not None and not (continues and (outcome is None or run.n_records <= len(records)) and _holds_the_same(run, records))
     if replaces:
         study.store.delete(study.trials.pop(spec.trial))
     creates = spec.trial not in study.trials
@@ -153,6 +154,18 @@ def _continues(run: StoredRun, spec: TrialSpec, outcome: Outcome | None, labels:
     return run.end is None or (not is_running if outcome is None else run.end == ended_at(run, outcome))
 
 
+def _holds_the_same(run: StoredRun, records: list[dict[str, Any]]) -> bool:
+    """Whether what the run holds of the epochs is what the files hold, as far as that can be told: an epoch may have been replaced."""
+    logged = records[: run.n_records]
+    return len(logged) < run.n_records or not logged or run.tags.get(DIGEST) in (None, _digest(logged))
+
+
+def _digest(records: list[dict[str, Any]]) -> str:
+    """Of which epochs they are and what was measured, times aside."""
+    told = [(record["phase"], record["epoch"], record["metrics"]) for record in records]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _leave(study: _Study, manifest: Manifest) -> None:
     """Tell the runs of trials that are in the grid no more; they stay."""
     left = study.trials.keys() - {spec.trial for spec in manifest.trials}
@@ -166,7 +179,9 @@ def _log_records(
     store: Store, run: StoredRun, records: list[dict[str, Any]], outcome: Outcome | None, labels: Labels
 ) -> int:
     points = list(record_points(records, run.start, run.n_records))
-    tags = {**labels.tags, N_RECORDS: str(max(len(records), run.n_records))}  # an interrupted trial may begin with fewer
+    tags = dict(labels.tags)
+    if len(records) >= run.n_records:  # an interrupted trial may begin with fewer
+        tags |= {N_RECORDS: str(len(records)), DIGEST: _digest(records)}
     if outcome is not None:
         points += outcome_points(records, outcome, ended_at(run, outcome))
         tags |= outcome_tags(outcome)

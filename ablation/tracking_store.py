@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 # Before MLflow is imported, and only where the user has not chosen: no usage statistics are sent to anyone; its
-# log and its links stay out of the progress table; a server that is down delays training by seconds, not minutes.
+# log and its links stay out of the progress table; a server that is down, or takes a call and never answers, delays training by seconds, not minutes.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # seconds
 
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Metric, Param, Run, RunTag  # noqa: E402
@@ -34,7 +35,7 @@ DATABASE = "mlflow.db"  # MLflow's own default, so that a plain `mlflow ui` in t
 ARTIFACTS = "mlartifacts"
 PARENT = "mlflow.parentRunId"  # MLflow's own tag
 MAX_POINTS = 800  # in one batch, which holds 1,000 metrics, params and tags
-N_RECORDS = "ablate.records"
+N_RECORDS, DIGEST = "ablate.records", "ablate.digest"  # how many of a trial's records are logged, and which they were
 ENDED = ("FINISHED", "FAILED")
 PAGE = 200  # runs that MLflow is asked for at once; it takes 30 KiB for each
 

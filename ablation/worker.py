@@ -18,6 +18,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from ablation.interruption import Interrupted
 from ablation.redaction import redacted
 from ablation.store import DiskStore
 from ablation.subjects import load_subject
+from ablation.worker_process import END_SECONDS
 
 
 def serve(requests: Any, replies: Any) -> None:
@@ -57,9 +59,10 @@ def serve(requests: Any, replies: Any) -> None:
                 reply({"event": "blocked", "message": describe_full(error)})
                 continue
             text = redacted(traceback.format_exc())
-            reply({"event": "failed", "error": {"type": type(error).__name__, "message": str(error), "traceback": text}})
-            with contextlib.suppress(OSError):  # the log
+            with contextlib.suppress(OSError):  # the log; written first, since the study ends a process that has failed
                 print(text, file=sys.stderr, flush=True)
+                sys.stdout.flush()
+            reply({"event": "failed", "error": {"type": type(error).__name__, "message": str(error), "traceback": text}})
         else:
             reply({"event": "stopped" if interruption.requested() else "done"})
         finally:
@@ -76,8 +79,17 @@ def _redirect_output(log: Path) -> None:
         os.dup2(file.fileno(), 2)
 
 
+def end_within(seconds: float) -> None:
+    """Kill this process and its group unless it has ended by then: threads and processes that training code has left
+    would keep it, and when the study was killed nobody else ends it."""
+    timer = threading.Timer(seconds, os.killpg, (os.getpid(), signal.SIGKILL))
+    timer.daemon = True
+    timer.start()
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the study, which then asks its workers to stop
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, interruption.request)
     serve(open(int(sys.argv[1]), encoding="utf-8"), open(int(sys.argv[2]), "w", encoding="utf-8"))
+    end_within(END_SECONDS)

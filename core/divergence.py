@@ -19,7 +19,10 @@ thousandfold from almost nothing, as on memorised latents, is fine. So is a spik
 latent dimension that was constant comes alive."""
 EXPLODED_BY_SNR = 1e6  # the same of a diffusion loss weighted by SNR, whose weights are 86 on average and up to 24,000
 CAN_EXPLODE = ("pretrain/loss", "train/real_loss", "train/generated_loss", "train/diffusion_loss")
-# not the geometry's terms: they compare with tracked radii, and grow where the encoder collapses, which is a result
+# not the geometry's terms: they compare with tracked radii, and grow where the encoder collapses, which is a result. Nor the
+# diffusion loss where the encoder moves and latents are standardised by tracked statistics: it is in units of a deviation
+# that vanishes with the encoder's, spikes at the collapse and comes back, so that of two collapsed arms one would count as
+# diverged and the other as a result
 
 
 class Diverged(FloatingPointError):
@@ -47,9 +50,11 @@ class Means:
     work, and looked at once the copy is there. All is looked at when the epoch's means are read.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, encoder_moves: bool = False) -> None:
         self.limits = dict.fromkeys(CAN_EXPLODE, EXPLODED)
-        if config.diffusion.weighting == "snr":
+        if encoder_moves and config.diffusion.scaling == "standardised":
+            del self.limits["train/diffusion_loss"]
+        elif config.diffusion.weighting == "snr":
             self.limits["train/diffusion_loss"] = EXPLODED_BY_SNR
         self.sums: dict[str, Tensor] = {}
         self.last: Mapping[str, Tensor] = {}  # of the last step

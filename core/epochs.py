@@ -57,7 +57,7 @@ def warmup_step(learner: Learner, z: Tensor, y: Tensor, t: Tensor, noise: Tensor
 
 def joint_epoch(learner: Learner, train: Split, epoch: int) -> Trained:
     """Train all three modules on images; one encoder backward per batch, whatever the routing rule."""
-    config, means, streams = learner.config, Means(learner.config), Streams(learner, epoch)
+    config, means, streams = learner.config, Means(learner.config, encoder_moves=True), Streams(learner, epoch)
     learner.encoder.train(config.batchnorm == "updating")
     learner.head.train()
     learner.denoiser.train()

@@ -32,6 +32,10 @@ from core.trajectory import DIFFUSION, EVALUATE, HEAD, JOINT, PRETRAIN, WARMUP, 
 CHECKPOINT_SECONDS = 30.0  # at most so much work is lost when a process dies
 
 
+class PlanChanged(RuntimeError):
+    """What a trial is to compute is not what was planned. The harness takes it, by the class's name, for the machine's fault and not the trial's."""
+
+
 def advance(config: Config, seed: int, until: str | None, store: Store, report: Callable[[str, dict[str, Any]], bool | None]) -> None:
     """Run the trial from its last checkpoint to the link with key `until` (None: to its end).
 
@@ -50,7 +54,7 @@ def advance(config: Config, seed: int, until: str | None, store: Store, report: 
     links = trajectory.chain(config, seed, record_of)
     leads_there = any(link.key == until for link in links)
     if until is not None and not leads_there and config.warmup.plateau is None:
-        raise RuntimeError("the data, the checkpoint or the source changed while the study ran: its plan no longer holds; run it again")
+        raise PlanChanged("the data, the checkpoint or the source changed while the study ran: its plan no longer holds; run it again")
     start = last_checkpoints(links, until, store)
     done = start.done
     if done == len(links) or (done and links[done - 1].key == until):
@@ -73,7 +77,11 @@ def advance(config: Config, seed: int, until: str | None, store: Store, report: 
             "phase": link.phase, "epoch": link.epoch, "seconds": seconds, "time": time.time(),
             "metrics": found.metrics, "vectors": found.vectors, **({"hits": found.hits} if found.hits else {}), **trial.marks(link.phase),
         }  # fmt: skip
-        store.save("record", link.key, json.dumps(record).encode(), seconds)
+        known = record_of(link.key)
+        if known is not None and known.get("accumulation") == record.get("accumulation"):
+            record = known  # repeated from a checkpoint; others may have it, and a GPU does not give the same bits twice
+        else:
+            store.save("record", link.key, json.dumps(record).encode(), seconds)
         is_to_stop = False
         if link.key not in reported:  # one that was, before memory ran out, is replaced in the store
             is_to_stop = report(link.key, record)

@@ -1,6 +1,6 @@
 """What runs on the nodes, around worker processes.
 
-It is sent there by value, as are the functions that it has from `ablation.limits`; all else is the standard library:
+It is sent there by value, as is what it has from `ablation`; all else is the standard library:
 Ray's processes search the folder in which the study was started first, where a folder `ablation` may not be ours.
 """
 
@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import queue
+import select
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,10 @@ import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ablation.limits import n_killed_for_memory, resident_bytes
+from ablation.limits import MemoryKills, resident_bytes
+from ablation.worker_process import END_SECONDS, WorkerProcess
+
+TICK_SECONDS = 0.5  # between looks at whether the worker lives
 
 # A worker must not outlive its actor, however that ends. Asked for by the process itself: between fork and exec, in
 # a process with Ray's threads, nothing should be run.
@@ -62,7 +66,8 @@ class Relay:
     """An actor: a worker process on its node, and what it says.
 
     {"event": "ready", "node"} comes first, or {"event": "unfit", "node", "error"} and nothing more; what the worker
-    says follows, and {"event": "exited", "code", "n_killed_for_memory"} when the process has ended: on its node, meanwhile.
+    says follows, and {"event": "exited", "code", "for_memory"} when the process has ended: whether the node has just
+    killed processes for want of memory.
     """
 
     def __init__(self, site: Site, fit: Sequence[str] = ()):
@@ -80,14 +85,11 @@ class Relay:
 
     def send(self, request: str) -> None:
         """Hand a request, as JSON, to a worker that is ready and idle."""
-        try:
-            os.write(self._requests, request.encode() + b"\n")
-        except BrokenPipeError:
-            pass  # it died; `next` tells
+        self._process.send(request)
 
     def stop(self) -> None:
         """Ask the worker to finish the epoch in hand."""
-        self._process.terminate()
+        self._process.stop()
 
     def resident_bytes(self) -> int:
         """What the worker holds in memory; 0 if it is gone."""
@@ -98,22 +100,18 @@ class Relay:
         if fault is not None:
             self._say(event="unfit", node=platform.node(), error=fault)
             return
-        n_killed_before = n_killed_for_memory()
-        request_end, self._requests = os.pipe()
-        replies, reply_end = os.pipe()
-        worker = [sys.executable, "-P", "-m", "ablation.worker", str(request_end), str(reply_end)]
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", DIE_WITH_PARENT, *worker], pass_fds=(request_end, reply_end), stdin=subprocess.DEVNULL,
-            cwd=self._site.folder, env=_environment(self._site),
-        )  # fmt: skip
-        os.close(request_end)
-        os.close(reply_end)
+        kills = MemoryKills()
+        process = self._process = WorkerProcess(_environment(self._site), [sys.executable, "-c", DIE_WITH_PARENT], self._site.folder)
         self._say(event="ready", node=platform.node())
-        with open(replies, encoding="utf-8") as lines:
-            for line in lines:
-                if line.endswith("\n"):  # else it died in the middle of it
-                    self._messages.put(line)
-        self._say(event="exited", code=self._process.wait(), n_killed_for_memory=n_killed_for_memory() - n_killed_before)
+        has_ended = False
+        while not (has_ended or process.is_silent):
+            select.select([process.replies], [], [], TICK_SECONDS)
+            kills.look()
+            has_ended = process.has_ended()  # asked first: then all is read that it had to say
+            for line in process.read():
+                self._messages.put(line)
+        code = process.close(END_SECONDS)
+        self._say(event="exited", code=code, for_memory=kills.are_recent())
 
     def _is_fit(self) -> bool:
         if not self._fit:

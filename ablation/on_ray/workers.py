@@ -129,9 +129,11 @@ class RayWorkers:
             return []
         if kind == "exited":
             self._remove(worker)
-            return [Event(worker, death(message["code"], message["n_killed_for_memory"], worker.fate))]
+            return [Event(worker, death(message["code"], message["for_memory"], worker.fate))]
         if kind == "record":
             require_record(DiskStore(worker.cache), message)
+        if kind == "failed":  # what has failed may have left anything behind: another takes its place
+            self._remove(worker)
         return [Event(worker, message)]
 
     def _lost(self, worker: RayWorker, cause: str) -> Event:

@@ -67,7 +67,8 @@ def _available(data: Data, files: Sequence[Path]) -> list[int]:
         counts = [labels[c] - data.n_test for c in range(10)]
     elif data.source == "folder":
         images, folders = _listed(Path(data.path).expanduser())
-        counts = [Counter(label for part, label in images if part == "train")[name] for name in class_names(images, folders)]
+        labels = Counter(label for part, label in images if part == "train")
+        counts = [labels[name] for name in class_names(images, folders)]
     else:
         counts = [5000] * 10 if data.source == "cifar10" else [500] * 100
     if not counts or min(counts) < 1:

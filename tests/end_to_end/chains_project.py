@@ -40,7 +40,7 @@ class Project:
         self.root, self.study = root, "chains"
         root.mkdir(exist_ok=True)
         shutil.copy(HERE / "chains.py", root)
-        levels = {"none": {"fault": None}} | {fault: {"fault": fault, "at": 5} for fault in faults}
+        levels = {"none": {"fault": None}} | {fault: {"fault": fault, "at": 6} for fault in faults}
         self.grid("chains", seeds, "  fault: " + json.dumps(levels) if faults else FACTORS)
         (root / "chains.yaml").write_text(EXPERIMENT.format(pause=pause, epochs=epochs))
 
@@ -64,6 +64,13 @@ class Project:
         said = process.communicate(timeout=WAIT_SECONDS)[0]
         assert process.returncode == expect, said
         return said
+
+    def command(self, *arguments: str) -> str:
+        """`ablate` with these; it must end well."""
+        command = [sys.executable, "-P", "-m", "ablation", *arguments]
+        done = subprocess.run(command, cwd=self.root, env=self.environment, capture_output=True, text=True, timeout=WAIT_SECONDS)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def n_records(self) -> int:
         """Epochs in the cache."""
@@ -94,11 +101,29 @@ class Project:
         return ledger, [run.info.status for run in runs]
 
 
+    def points(self) -> dict[str, dict[str, list[tuple[int, float]]]]:
+        """Steps and values of the metrics of each run in MLflow, timings aside."""
+        client = MlflowClient(self.environment.get("MLFLOW_TRACKING_URI", f"sqlite:///{self.root}/mlflow.db"))
+        runs = client.search_runs([client.get_experiment_by_name(self.study).experiment_id])
+        return {
+            run.info.run_name: {
+                name: [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, name)]
+                for name in run.data.metrics if name != "study/wall_seconds"
+            } for run in runs
+        }  # fmt: skip
+
+    def epochs_written(self) -> dict[str, list[tuple[str, int]]]:
+        """Phase and number of the epochs in each trial's metrics.jsonl."""
+        files = (self.root / "runs" / self.study).glob("*/metrics.jsonl")
+        entries = {file.parent.name: [json.loads(line) for line in file.read_text().splitlines()] for file in files}
+        return {trial: [(entry["phase"], entry["epoch"]) for entry in found] for trial, found in entries.items()}
+
+
 def workers_of(process: subprocess.Popen) -> list[int]:
     """Process ids of a study's workers."""
     try:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    except FileNotFoundError:
+    except OSError:
         return []
     return [int(child) for child in children if "ablation.worker" in _command(int(child))]
 
@@ -113,5 +138,5 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
 def _command(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_text()
-    except FileNotFoundError:
+    except OSError:  # it has ended, before or while it is read
         return ""

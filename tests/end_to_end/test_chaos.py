@@ -51,4 +51,5 @@ def test_a_hundred_kills_change_nothing(tmp_path):
     print(f"{n_killed} kills in {n_rounds} runs of the command")
     assert project.tables() == undisturbed.tables()
     assert project.states_elsewhere() == undisturbed.states_elsewhere()
+    assert project.points() == undisturbed.points()
     assert "FAILED" not in said

@@ -3,9 +3,7 @@
 Each host is in a network namespace of its own where the machine lets the test make them.
 """
 
-import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -24,8 +22,9 @@ from ablation.shared_database import storage_url
 
 sys.path.insert(0, str(Path(__file__).parent))
 from chains import WARMUP, Chains  # noqa: E402
-from chains_project import WAIT_SECONDS, Project, workers_of  # noqa: E402
+from chains_project import WAIT_SECONDS, Project, kill, workers_of  # noqa: E402
 from hosts import Host, twice  # noqa: E402
+from mlflow_server import MlflowServer  # noqa: E402
 from network import Network  # noqa: E402
 from test_study import EXPERIMENT  # noqa: E402
 
@@ -53,22 +52,8 @@ def server(network):
 @pytest.fixture(scope="module")
 def tracking(network, tmp_path_factory):
     """The URI of an MLflow server, and the folder where it keeps everything."""
-    folder, port = tmp_path_factory.mktemp("mlflow"), postgresql.free_port(network.address)
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", network.address, "--port", str(port), "--workers", "1", "--allowed-hosts", "*",
-        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/artifacts",
-    ]  # fmt: skip
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
-    try:
-        uri, end = f"http://{network.address}:{port}", time.monotonic() + WAIT_SECONDS
-        while "startup complete" not in (folder / "log").read_text():
-            assert process.poll() is None and time.monotonic() < end, (folder / "log").read_text()
-            time.sleep(0.2)
-        yield uri, folder
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    with MlflowServer(tmp_path_factory.mktemp("mlflow"), network.address) as server:
+        yield server.uri, server.folder
 
 
 @pytest.fixture
@@ -150,7 +135,8 @@ def test_a_host_that_is_killed_in_the_middle_is_missed_by_nobody(hosts, alone, s
     wait_until(lambda: all(host.trained() for host in others) and has_given_a_checkpoint_of_what_it_has_in_hand(), first, lost)
     for pid in workers_of(lost):
         assert SECRET not in Path(f"/proc/{pid}/cmdline").read_text() and SECRET not in Path(f"/proc/{pid}/environ").read_text()
-    os.killpg(lost.pid, signal.SIGKILL)
+    for pid in (lost.pid, *workers_of(lost)):
+        kill(pid)
     records, given = (in_storage(server, first.storage, kind) for kind in ("record", "state"))
     mine = set(first.trained())
     in_hand = [keys for keys in segments if mine & set(keys) and not set(keys) <= records]

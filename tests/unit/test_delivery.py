@@ -6,8 +6,9 @@ import fabricate
 import pytest
 from rich.console import Console
 
+from ablation import delivery as module
 from ablation import ledger_import, tracking
-from ablation.delivery import Delivery
+from ablation.delivery import LONGEST_SECONDS, SYNC_SECONDS, Delivery
 from ablation.lock import only_one
 from ablation.places import Places
 from ablation.tracking_store import TrackingUnavailable
@@ -96,12 +97,36 @@ def test_studies_are_delivered_each_for_itself(project, looked):
     assert looked == ["fixes", "other"]
 
 
+def refuse(self, folder, reports, is_running=True):
+    raise TrackingUnavailable("http://localhost:5000", "it is down")
+
+
 def test_what_could_not_be_delivered_is_tried_again(project, looked, monkeypatch):
     with monkeypatch.context() as down:
-
-        def refuse(self, folder, reports, is_running=True):
-            raise TrackingUnavailable("http://localhost:5000", "it is down")
-
         down.setattr(tracking.Tracker, "sync", refuse)
         assert not deliver(project)
     assert deliver(project) and looked == ["fixes"]
+
+
+def test_attempts_become_rarer_while_they_fail_and_are_as_frequent_as_before_after_a_success(project, monkeypatch):
+    delivery, intervals = Delivery(project, "fixes", Console(quiet=True)), []
+    with monkeypatch.context() as down:
+        down.setattr(tracking.Tracker, "sync", refuse)
+        for _ in range(9):
+            delivery.deliver()
+            intervals.append(delivery.interval)
+    assert intervals == [40.0, 80.0, 160.0, 320.0, 640.0, *[LONGEST_SECONDS] * 4]
+    delivery.deliver()
+    assert delivery.interval == SYNC_SECONDS
+
+
+@pytest.mark.parametrize("interval", [SYNC_SECONDS, 2 * SYNC_SECONDS])
+def test_what_happens_in_between_is_delivered_when_the_interval_is_over(project, looked, monkeypatch, interval):
+    delivery = Delivery(project, "fixes", Console(quiet=True))
+    delivery.interval = interval
+    now = delivery.last
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    for now in (now + interval - 1, now + interval + 1):
+        looked.append(f"{now - delivery.last - interval:+.0f}")
+        delivery.tick()
+    assert looked == ["-1", "+1", "fixes"]

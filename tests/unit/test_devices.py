@@ -65,10 +65,27 @@ def test_a_machine_without_a_driver_has_none(monkeypatch):
     assert visible_gpus() == []
 
 
+def variables(worker) -> dict[str, str]:
+    while not (text := open(f"/proc/{worker.process.pid}/environ").read()):  # the system is still starting it
+        pass
+    return dict(line.split("=", 1) for line in text.split("\0") if "=" in line)
+
+
+@pytest.mark.parametrize(("allowed", "order"), [(None, "PCI_BUS_ID"), ("0,3", "FASTEST_FIRST")])
+def test_a_worker_counts_gpus_as_they_were_counted_when_it_was_given_one(monkeypatch, allowed, order):
+    """By the bus, as nvidia-smi does, unless a variable has chosen among them as CUDA counts."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    if allowed is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
+    with Workers(1, gpus=["3"]) as workers:
+        seen = variables(workers.idle())
+    assert (seen["CUDA_VISIBLE_DEVICES"], seen["CUDA_DEVICE_ORDER"]) == ("3", order)
+
+
 def test_workers_are_given_gpus_in_turn_and_a_dead_one_s_goes_to_the_next():
     def gpu_of(worker) -> str:
-        text = open(f"/proc/{worker.process.pid}/environ").read()
-        return dict(line.split("=", 1) for line in text.split("\0") if "=" in line)["CUDA_VISIBLE_DEVICES"]
+        return variables(worker)["CUDA_VISIBLE_DEVICES"]
 
     with Workers(3, gpus=["0", "3"]) as workers:
         crew = []

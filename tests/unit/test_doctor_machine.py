@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from ablation.doctor_environment import environment_checks, required
 from ablation.doctor_torch import determinism, torch_checks
 from ablation.places import Places
 from ablation.store import DiskStore
+
+ROOT = Path(__file__).parents[2]
 
 
 def looked(root, name: str):
@@ -76,6 +79,12 @@ def test_a_file_system_whose_clock_is_another_is_found(tmp_path, monkeypatch):
     assert not found.is_well and "+60 s off" in found.what
 
 
+def test_a_database_is_named_without_loading_mlflow():
+    code = "import sys; from ablation.doctor_check import place; print(place('http://me:secret@host/'), 'mlflow' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert said == "http://***@host/ False\n"
+
+
 @pytest.fixture
 def python(monkeypatch):
     """Let another Python answer."""
@@ -107,6 +116,13 @@ def test_a_torch_that_cannot_be_imported_is_found_and_the_rest_is_still_looked_a
     assert not said("torch").is_well and said("torch").what.endswith("libcudart.so.13: cannot open shared object file")
     assert said("devices").is_well
     assert determinism().what == "a short trial failed: ImportError: libcudart.so.13: cannot open shared object file"
+
+
+def test_a_machine_too_slow_for_torch_is_found_and_the_rest_is_still_looked_at(python, monkeypatch):
+    monkeypatch.setattr(doctor_torch, "TIMEOUT_SECONDS", 0.001)
+    assert said("torch").what == "cannot be imported: it took more than 0.001 s" and not said("torch").is_well
+    assert said("devices").is_well
+    assert said("determinism").what == "a short trial failed: it took more than 0.001 s"
 
 
 def leave(other: dict, **record):

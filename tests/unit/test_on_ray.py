@@ -73,7 +73,7 @@ def test_a_relay_tells_what_its_worker_says_and_how_it_ends(site):
     assert DiskStore(Path(site.folder) / "cache").holds("record", record["key"])
     assert relay.resident_bytes() > 2**20
     relay.send(request(site, 1))
-    assert heard(relay, "exited") == [{"event": "exited", "code": 7, "n_killed_for_memory": 0}]
+    assert heard(relay, "exited") == [{"event": "exited", "code": 7, "for_memory": False}]
     relay.send(request(site, 0))  # nobody is there any more
 
 

@@ -1,5 +1,6 @@
 """One seed: intervals over test images, said to be of that one training run, from what the trials recorded."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -28,6 +29,11 @@ def rows_of(folder, metric="test/top1"):
 
 def hits_of(folder, arm, seed=0):
     return unpacked(folder.outcome(f"{arm}--s{seed}").hits)
+
+
+def said_of(results):
+    effects = judge(results)
+    return answer(results, effects, judge_claims(results, effects))
 
 
 def test_top1_intervals_are_scipys_paired_bootstrap(tmp_path):
@@ -130,14 +136,36 @@ def test_studies_of_two_seeds_are_judged_by_seeds(tmp_path, state):
 
 def test_the_answer_says_that_intervals_are_over_images_of_one_run(tmp_path):
     results = load(with_hits(study(tmp_path, seeds=[0]), better))
-    effects = judge(results)
-    text = answer(results, effects, judge_claims(results, effects))
+    effects, text = judge(results), said_of(results)
     assert "over test images and conditional on this one training run" in text
     assert "eparable from 0 on this one training run: `lr_split: off -> on` (" in text
     assert "on this one training run, of 8 arms: 1 higher, 7 not separable" in text
-    assert not {"raises", "lowers", "Holm's", "With 1 seeds"} & set(text.split()) and "No arm can be called the best" in text
+    assert not {"raises", "lowers", "Holm's", "With 1 seeds"} & set(text.split()) and "The best arm is" not in text
+    over_images = "on this one training run, over test images, it is separable from all others that finished."
+    assert f"One seed can call no arm the best: `lr_split` (80.0) has the best top-1; {over_images}" in text
     limits = " ".join(one_seed_limits(effects))
     assert "conditional on this one training run" in limits and "bootstrap over test images" in limits and "No interval" not in limits
+
+
+def test_ranks_of_one_run_are_separable_where_scipys_bootstrap_of_their_images_says_so(tmp_path):
+    """At a confidence that pays for as many comparisons as there are other arms."""
+    shares = {"warmup": 0.75, "lr_split": 0.73, "gradient_decoupling": 0.6}
+    folder = with_hits(study(tmp_path, seeds=[0]), lambda arm: shares.get(arm, 0.5))
+    results, others = load(folder), ["lr_split", "gradient_decoupling"]
+    best = 100.0 * np.concatenate(hits_of(folder, "warmup"))
+    lows = {}
+    for other in others:
+        gaps = (best - 100.0 * np.concatenate(hits_of(folder, other)),)
+        lows[other] = stats.bootstrap(gaps, np.mean, n_resamples=9_999, confidence_level=1 - 0.05 / 7, method="percentile", rng=1).confidence_interval.low
+    ranking = judged.rank(results, list(results.arms))
+    assert ranking.best == "warmup" and ranking.rivals == [other for other in others if lows[other] <= 0] == ["lr_split"]
+    assert [one.low for one in judged.minus_others(results, "warmup", others, 1 - 0.05 / 7)] == pytest.approx(list(lows.values()), abs=0.6)
+
+
+def test_ranks_of_one_run_that_does_not_tell_its_hits_are_left_open(tmp_path):
+    results = load(study(tmp_path, seeds=[0]))
+    assert len(judged.rank(results, list(results.arms)).rivals) == 7
+    assert re.search(r"has the best top-1\. Its difference to the baseline with the best top-1, `balanced-head`, is \+[\d.]+\.", said_of(results))
 
 
 def test_without_hits_the_limits_say_that_there_is_no_interval(tmp_path):

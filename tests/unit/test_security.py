@@ -11,8 +11,10 @@ from toy_project import ToyProject
 from ablation import delivery, provenance, study, ui
 from ablation.cli import main
 from ablation.damage import say
+from ablation.errors import InputError
 from ablation.ledger import Ledger, LedgerUnavailable
 from ablation.places import Places
+from ablation.shared_database import StorageUnavailable, open_database, storage_url
 from ablation.tracking import Tracker
 from ablation.tracking_store import TrackingUnavailable
 
@@ -102,6 +104,7 @@ URLS = {
     "a password in the query": f"postgresql://127.0.0.1:9/db?user=ada&password={SECRET}",
     "a password with a slash": f"http://ada:{SECRET}/x@127.0.0.1:9",
     "a password with an at sign": f"postgresql://ada:x@{SECRET}@127.0.0.1:9/db",
+    "a password with an at sign and a slash": f"postgresql://ada:x@/{SECRET}@127.0.0.1:9/db",
     "a port that is none": f"postgresql://ada:x@127.0.0.1:{SECRET}@h/db",
     "a scheme that is none": f"nonsense://ada:{SECRET}@127.0.0.1/db",
     "a token": f"https://127.0.0.1:9/?access_token={SECRET}",
@@ -130,6 +133,9 @@ def test_no_password_of_a_store_is_shown(finished_toys, monkeypatch, tmp_path, c
         with pytest.raises(LedgerUnavailable) as ledger:
             Ledger(url, "toy", "maximize")
         assert SECRET not in str(ledger.value)
+    with pytest.raises((InputError, StorageUnavailable)) as shared:
+        open_database(storage_url(url))
+    assert SECRET not in str(shared.value)
     done = CliRunner().invoke(main, ["ui", "--port", "45874"])
     assert done.exit_code in (0, 1) and isinstance(done.exception, SystemExit | None), done.exc_info
     assert SECRET not in str(tracking.value) + done.output + caplog.text

@@ -41,16 +41,17 @@ def test_a_study_that_another_process_runs_is_neither_restored_nor_are_its_failu
     assert path.read_bytes() == b"half writ"
 
 
-def test_what_is_interrupted_was_running_and_is_not_any_more(toy, run):
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(5, "Input/output error")])
+def test_what_is_interrupted_was_running_and_is_not_any_more(toy, run, error):
     toy.edit("[0, 1]", "[0, 1, 2]")
     seen = []
 
     def interrupt(request):
         seen.append((toy.statuses()["toy on nothing"], [states for states in toy.states().values() if states[-1] == "RUNNING"]))
         if len(seen) == 4:
-            raise KeyboardInterrupt
+            raise error
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(type(error)):
         run(interrupt)
     assert seen[-1][0] == "RUNNING" and seen[-1][1]
     assert "RUNNING" not in toy.statuses().values() and not [states for states in toy.states().values() if "RUNNING" in states]

@@ -136,6 +136,48 @@ def test_a_trial_that_fails_on_one_host_has_failed_on_all_and_the_others_go_on(m
     assert raised[0] == raised[1] and set(raised[0].values()) == {"ArithmeticError: planted"}
 
 
+def test_what_has_failed_on_a_host_that_had_fallen_silent_counts_for_nothing(make, engine):
+    """The others have finished everything by the time its worker dies."""
+
+    class Late(Toy):
+        def advance(self, settings, seed, until, store, report):
+            if heir.execution is None:
+                with engine.begin() as connection:
+                    connection.execute(update(HOSTS).where(HOSTS.c.host == late.leases.host).values(beat=0.0))
+                heir.run()
+            raise ArithmeticError("planted")
+
+    late, heir, third = make(Late()), make(), make()
+    together(late)
+    together(third)
+    assert {state for state, *_ in heir.outcomes.values()} == {"COMPLETE"}
+    assert late.outcomes == heir.outcomes == third.outcomes and third.toy.ran == [] and late.execution.failed == {}
+
+
+def test_a_host_that_can_do_nothing_stops_and_leaves_the_trials_to_the_others(make):
+    class Broken(Toy):
+        def advance(self, settings, seed, until, store, report):
+            raise ArithmeticError("no CUDA driver")
+
+    broken, sound, begun = make(Broken()), make(Slow()), threading.Barrier(2)
+    for host in (broken, sound):
+        make_workers = host.toy.make_workers
+        host.toy.make_workers = lambda n, make_workers=make_workers: (begun.wait(30), make_workers(n))[1]
+    with pytest.raises(Stuck, match="this host stops, and leaves .* to the others: it has finished no epoch yet, and ArithmeticError: no CUDA driver"):
+        together(broken, sound)
+    assert sound.error is None and {state for state, *_ in sound.outcomes.values()} == {"COMPLETE"} and len(sound.outcomes) == 8
+
+
+def test_the_last_host_says_that_trials_fail_on_every_one(make):
+    class Broken(Toy):
+        def advance(self, settings, seed, until, store, report):
+            raise ArithmeticError("no CUDA driver")
+
+    host = make(Broken())
+    together(host)
+    assert {state for state, *_ in host.outcomes.values()} == {"FAILED"}
+
+
 def test_what_a_silent_host_had_in_hand_is_taken_over_from_its_newest_checkpoint(make, engine):
     """The lost host has trained two of three epochs of a segment."""
     lost, heir = make(), make()
@@ -250,17 +292,6 @@ def run_overtaken(make, end, subject: Toy) -> list[Host]:
     return hosts
 
 
-def test_a_host_that_lost_its_segment_cannot_fail_what_another_has_completed(make):
-    def fails():
-        raise ArithmeticError("this host was short of memory")
-
-    hosts = run_overtaken(make, fails, Slow())
-    fresh = make()
-    together(fresh)
-    assert {state for state, *_ in hosts[0].outcomes.values()} == {"COMPLETE"}
-    assert hosts[0].outcomes == hosts[1].outcomes == fresh.outcomes
-
-
 class Other(Slow):
     """Computes the same, and comes to other results, as GPUs may."""
 
@@ -315,18 +346,6 @@ class Broken(Toy):
         raise ArithmeticError("libcudnn.so: cannot open shared object file")
 
 
-def test_a_host_on_which_nothing_runs_stops_and_fails_nothing_for_the_others(make):
-    good, broken = make(Slow()), make(Broken())
-    thread = threading.Thread(target=good.run)
-    thread.start()
-    wait_until(lambda: good.execution is not None and good.toy.ran)
-    broken.run()
-    thread.join(timeout=60)
-    assert isinstance(broken.error, Stuck) and "libcudnn.so" in str(broken.error) and "it stops, and leaves the trial to the others" in str(broken.error)
-    assert good.error is None and len(good.outcomes) == 8 and {state for state, *_ in good.outcomes.values()} == {"COMPLETE"}
-    assert broken.leases.others() == [] and good.leases.held_elsewhere() == set()
-
-
 def test_a_trial_that_fails_first_on_a_host_that_then_proves_itself_has_failed(make):
     class FirstFails(Toy):
         def advance(self, settings, seed, until, store, report):
@@ -348,12 +367,6 @@ def test_a_trial_that_fails_on_every_host_has_failed_when_the_second_meets_it(ma
         host.run()
     assert isinstance(first.error, Stuck) and first.store.pull().failures
     idle.leases.leave()
-
-
-def test_a_host_that_is_alone_fails_what_fails(make):
-    host = make(Broken())
-    together(host)
-    assert {state for state, *_ in host.outcomes.values()} == {"FAILED"} and len(host.outcomes) == 8
 
 
 def test_a_host_whose_source_has_changed_stops_and_fails_nothing(make):

@@ -151,13 +151,50 @@ def test_a_study_of_another_experiment_is_never_mixed_in(url, tmp_path, definiti
     assert "toy in the storage: epochs: was None, is 9; keep this study under another name with --as NAME" in problems(second.agree, mine, True)
 
 
-def test_a_study_that_grows_is_the_new_one_from_then_on(url, tmp_path, definition):
+def test_a_host_whose_facts_differ_is_refused_though_its_trials_are_called_the_same(url, tmp_path, definition):
+    first, second = host(url, tmp_path), host(url, tmp_path)
+    first.agree(replace(definition, facts={"versions": {"torch": "2.11"}}), may_change=True)
+    assert "toy: versions.torch: 2.11 where the study was begun, 2.12 here" in problems(second.agree, replace(definition, facts={"versions": {"torch": "2.12"}}), False)
+    assert problems(second.agree, replace(definition, keys={"reference--s7": "k"}), False) == ["toy: no trial of it is one of those that the others run"]
+
+
+def test_a_study_that_grows_waits_for_the_others_and_is_the_new_one_from_then_on(url, tmp_path, definition):
     first, second = host(url, tmp_path), host(url, tmp_path)
     first.agree(definition, may_change=True)
     first.leases.beat()  # at work
     grown = replace(definition, seeds="3", keys={**definition.keys, "reference--s2": "new"})
+    assert problems(second.agree, grown, True) == [
+        f"--grid: toy: {first.leases.host} would not hear of the trials that are new; stop them first, or wait until they have ended"
+    ]
+    first.leases.leave()
     second.agree(grown, may_change=True)
     assert read_definition(second.engine, "toy") == grown
+
+
+def test_a_host_with_another_mlflow_delivers_to_its_own_and_marks_nothing_for_the_others(url, tmp_path, definition, project, monkeypatch):
+    delivered = []
+    monkeypatch.setattr(Delivery, "deliver", lambda self: delivered.append(self.sharing.leases.host) or True)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://theirs")
+    with_it = SharedDelivery(project.places, "toy", Console(), host(url, tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    without = SharedDelivery(project.places, "toy", Console(), host(url, tmp_path))
+    project.folder.write_manifest(manifest_of(project.study(), "toy", project.plan(), Path("published.yaml")))
+    assert without.deliver_news() and with_it.deliver_news() and with_it.deliver_news()
+    assert delivered == [without.sharing.leases.host, with_it.sharing.leases.host]
+
+
+def test_no_record_stays_running_when_the_others_leave_during_the_last_delivery(url, tmp_path, definition, project, monkeypatch):
+    first, second = (SharedDelivery(project.places, "toy", Console(), host(url, tmp_path)) for _ in range(2))
+    delivered = []
+
+    def deliver(self):
+        delivered.append(self.is_running())
+        second.sharing.leases.leave()
+        return True
+
+    monkeypatch.setattr(Delivery, "deliver", deliver)
+    second.sharing.leases.beat()
+    assert first.deliver() and delivered == [True, False]
 
 
 def test_the_same_trials_have_failed_on_every_host(url, tmp_path, definition, project):

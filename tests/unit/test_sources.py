@@ -14,7 +14,7 @@ from PIL import Image
 
 from core import trial
 from core.config import Config, Data
-from core.data import sources
+from core.data import counting, sources
 from core.data.counting import class_counts
 from core.data.profile import exponential_counts
 from core.fingerprint import data_files, data_fingerprint
@@ -186,6 +186,23 @@ def test_files_that_are_no_images_by_name_are_passed_over(tmp_path):
     for path in (written(tmp_path / "extra", extra), packed(tmp_path / "extra.tar.gz", extra)):
         assert_equal(expected, sources.load(folder(path)))
         assert counted(folder(path)) == [2, 5, 3]
+
+
+def test_images_are_counted_in_as_many_passes_for_many_classes_as_for_few(monkeypatch):
+    class Images(list):
+        n_passes = 0
+
+        def __iter__(self):
+            self.n_passes += 1
+            return super().__iter__()
+
+    def passes(n_classes: int) -> int:
+        images = Images((part, f"{c:03d}") for part in ("train", "test") for c in range(n_classes) for _ in range(c + 1))
+        monkeypatch.setattr(counting, "_listed", lambda path: (images, []))
+        assert class_counts(folder("images"), []) == list(range(1, n_classes + 1))
+        return images.n_passes
+
+    assert passes(30) == passes(3)
 
 
 def test_a_profile_is_applied_to_a_folder(tmp_path):

@@ -1,6 +1,7 @@
 """Finding what to ablate by name, and a plain training function as a subject."""
 
-import inspect
+import importlib
+import importlib.metadata
 import json
 import math
 import subprocess
@@ -186,11 +187,55 @@ def test_its_key_follows_settings_seed_and_source(module):
     assert key({"lr": 0.5, "epochs": 3}, subject=load_subject(f"{changed}:train")) != same
 
 
-def test_its_key_follows_the_helpers_in_its_module(module, monkeypatch):
-    name, real = f"{module()}:train", inspect.getsource
-    before = load_subject(name).chain({}, 0, None)[0].key
-    monkeypatch.setattr(inspect, "getsource", lambda found: real(found) + ("\n# a helper changed" if inspect.ismodule(found) else ""))
-    assert load_subject(name).chain({}, 0, None)[0].key != before
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Writes files of a package of somebody's own onto the import path; returns the key of the trial of its `train`."""
+    name = f"own_package_{tmp_path.name.replace('-', '_')}"
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def key(**texts):
+        for path, text in texts.items():
+            file = tmp_path / name / f"{path.replace('__', '/')}.py"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+        for loaded in [loaded for loaded in sys.modules if loaded.partition(".")[0] == name]:
+            del sys.modules[loaded]  # as a new process finds it
+        importlib.invalidate_caches()
+        return load_subject(f"{name}.main:train").chain({}, 0, None)[0].key
+
+    return key
+
+
+IMPORTS = {
+    "a module": ("from {package}.helper import scale", "helper"),
+    "a module, relatively": ("from .helper import scale", "helper"),
+    "a module, by its package": ("from . import helper", "helper"),
+    "a module of a package within": ("from .parts.helper import scale", "parts__helper"),
+    "a module that a module imports": ("from .between import scale", "helper"),
+    "a module above": ("from .parts.between import scale", "helper"),
+}
+
+
+@pytest.mark.parametrize("line, helper", IMPORTS.values(), ids=IMPORTS)
+@pytest.mark.parametrize("where", ["", "    "], ids=["at the top", "in the function"])
+def test_its_key_follows_the_modules_of_the_project_that_it_imports(package, tmp_path, line, helper, where):
+    line = line.format(package=f"own_package_{tmp_path.name.replace('-', '_')}")
+    function = "def train(config, seed, report):\n{}\n    return {{'accuracy': 1}}\n"
+    main = function.format(f"    {line}") if where else f"{line}\n" + function.format("    pass")
+    others = {"between": "from .helper import scale", "parts__between": "from ..helper import scale", "unused": "scale = 1\n"}
+    before = package(main=main, helper="scale = 1\n", parts__helper="scale = 1\n", **others)
+    assert package(unused="scale = 2\n") == before
+    assert package(**{helper: "scale = 2\n"}) != before
+    assert package(**{helper: "scale = 1\n"}) == before
+
+
+def test_its_key_follows_the_versions_of_the_libraries_that_these_import(package, monkeypatch):
+    before = package(main="from .helper import f\n\n\ndef train(config, seed, report):\n    return {'accuracy': 1}\n", helper="def f():\n    import yaml\n")
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: real(name) + ".post1" if name == "optuna" else real(name))
+    assert package() == before
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: real(name) + ".post1" if name == "PyYAML" else real(name))
+    assert package() != before
 
 
 def test_its_metrics_are_the_record_and_its_reports_the_history(module):

@@ -3,7 +3,10 @@
 import math
 import os
 import shutil
+import socket
 import sqlite3
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWar
 STARTED, FINISHED = "2026-03-01T10:00:00+00:00", "2026-03-01T10:01:00+00:00"
 START = 1772359200000  # STARTED in milliseconds
 NOTHING = Synced(0, 0, 0, 0)
+ROOT = Path(__file__).parents[2]
 
 
 def spec(arm: str, seed: int, levels: dict[str, str], settings: dict, kind: str = "arm") -> TrialSpec:
@@ -190,12 +194,33 @@ def test_running_trial_gets_only_its_new_records(uri, folder, is_new_process):
 
 def test_points_that_were_logged_but_not_counted_are_not_logged_twice(uri, folder):
     folder.write_config(NONE, {})
+    folder.write_records(NONE.trial, RECORDS[:1])
+    Tracker().sync(folder)
+    tags = {name: text for name, text in runs(uri)["none--s0"].data.tags.items() if name.startswith("ablate.")}
     folder.write_records(NONE.trial, RECORDS)
     Tracker().sync(folder)
     run = runs(uri)["none--s0"]
-    MlflowClient(uri).set_tag(run.info.run_id, "ablate.records", "1")  # as if killed between points and tag
-    Tracker().sync(folder)
+    for name, text in tags.items():  # as if killed between points and tags
+        MlflowClient(uri).set_tag(run.info.run_id, name, text)
+    assert Tracker().sync(folder).n_replaced == 0
     assert len(history(uri, run, "test/top1")) == 2
+
+
+@pytest.mark.parametrize("is_finished", [False, True])
+def test_a_run_whose_epochs_were_replaced_is_made_anew(uri, folder, is_finished):
+    """As after a trial has gone back to a checkpoint to go on with gradient accumulation; times alone are no difference."""
+    folder.write_config(NONE, {})
+    folder.write_records(NONE.trial, RECORDS[:2])
+    tracker = Tracker()
+    tracker.sync(folder)
+    folder.write_records(NONE.trial, [{**RECORDS[0], "seconds": 9.0}, *RECORDS[1:]])
+    assert tracker.sync(folder).n_replaced == 0
+    folder.write_records(NONE.trial, [RECORDS[0], record("warmup", 1, 51.0), RECORDS[2]])
+    if is_finished:
+        folder.write_outcome(NONE.trial, COMPLETE)
+    assert tracker.sync(folder).n_replaced == 1
+    run = runs(uri)["none--s0"]
+    assert [value for _, value, _ in history(uri, run, "test/top1")] == [51.0, 60.0]
 
 
 def test_failed_trial_shows_its_error(uri, folder, tmp_path):
@@ -352,6 +377,21 @@ def test_server_that_is_down_is_one_clear_error_without_credentials(folder):
     assert "refused" in str(raised.value)
     assert "secret" not in str(raised.value) and "ada" not in str(raised.value)
     assert raised.value.__cause__ is None and raised.value.__suppress_context__
+
+
+@pytest.mark.parametrize(("chosen", "seconds"), [({}, 10), ({"MLFLOW_HTTP_REQUEST_TIMEOUT": "7"}, 7)])
+def test_a_server_is_waited_for_ten_seconds_unless_the_user_says_otherwise(chosen, seconds):
+    code = "import ablation.tracking_store; from mlflow import environment_variables as known; print(known.MLFLOW_HTTP_REQUEST_TIMEOUT.get())"
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_HTTP_REQUEST_TIMEOUT"} | chosen
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env=environment).stdout
+    assert said == f"{seconds}\n"
+
+
+def test_a_server_that_takes_the_call_and_never_answers_is_given_up(folder, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(TrackingUnavailable, match="timed out"):
+        Tracker(f"http://127.0.0.1:{silent.getsockname()[1]}").sync(folder)
 
 
 def test_more_runs_than_mlflow_gives_at_once_are_all_found(uri, folder, monkeypatch):

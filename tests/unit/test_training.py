@@ -231,6 +231,24 @@ def test_a_loss_that_is_weighted_by_snr_may_be_larger_and_the_geometry_of_a_coll
             steps([value], config, "train/diffusion_loss").read()
 
 
+@pytest.mark.parametrize(("scaling", "is_result"), [("standardised", True), ("unit", False)])
+def test_a_diffusion_loss_in_units_of_a_collapsed_encoder_is_a_result(scaling, is_result, monkeypatch):
+    """And comes back where the units do; what is not finite is none."""
+    settings = JOINT | {"diffusion.scaling": scaling}
+    store = MemoryStore()
+    advance(settings, store, until=chain(settings)[3].key)
+    epoch = trial_at(settings, 0, store, 4)
+    monkeypatch.setattr(epochs.Means, "add", lambda means, values, add=epochs.Means.add: add(means, values | {"train/diffusion_loss": torch.tensor(3e4)}))
+    if is_result:
+        assert epoch.run(chain(settings)[4]).metrics["train/diffusion_loss"] == pytest.approx(3e4)
+    else:
+        with pytest.raises(Diverged, match=r"^train/diffusion_loss is 3e\+04, above 10000 in joint epoch 3"):
+            epoch.run(chain(settings)[4])
+    monkeypatch.undo()
+    with pytest.raises(Diverged):
+        epochs.Means(config_of(settings), encoder_moves=True).add({"train/diffusion_loss": torch.tensor(math.inf)})
+
+
 def test_a_last_step_that_breaks_the_weights_leaves_no_record_though_every_loss_was_finite(monkeypatch):
     settings, store, links = PRETRAIN_AND_DATA | {"method": "ce"}, MemoryStore(), chain(PRETRAIN_AND_DATA | {"method": "ce"})
     epoch = pretraining.Pretraining.epoch
