@@ -12,7 +12,7 @@ from rich.console import Console
 from ablation.errors import Unavailable
 from ablation.execution import Listener
 from ablation.places import Places, report_files
-from ablation.runs import write_atomically
+from ablation.runs import RunFolder, write_atomically
 
 SYNC_SECONDS = 20.0  # between deliveries while a study runs
 LONGEST_SECONDS = 1280.0  # between attempts while they fail
@@ -42,13 +42,12 @@ class Delivery(Listener):
         return is_delivered
 
     def _deliver(self) -> bool:
-        from ablation.ledger_import import update_ledger
         from ablation.tracking import Tracker
 
         folder = self.places.runs(self.name)
         is_running = self.is_running()  # if by nobody, no record may stay RUNNING
         try:
-            update_ledger(self.places.ledger_url, folder, is_running)
+            self._update_ledger(folder, is_running)
             self.tracker = self.tracker or Tracker()
             self.tracker.sync(folder, self.places.report(self.name), is_running)
         except Unavailable as error:
@@ -56,6 +55,11 @@ class Delivery(Listener):
             return False
         write_atomically(self._note, self._digest(is_running))
         return True
+
+    def _update_ledger(self, folder: RunFolder, is_running: bool) -> None:
+        from ablation.ledger_import import update_ledger
+
+        update_ledger(self.places.ledger_url, folder, is_running)
 
     def deliver_news(self) -> bool:
         """`deliver`, unless all this was delivered before: to look through ten thousand runs takes MLflow seconds.

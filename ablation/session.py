@@ -116,8 +116,7 @@ def run(
     refuse_mixture(manifest, folder)
     require_usable_inputs(opened.study, opened.plan, opened.places.store, folder)
     if opened.sharing is not None:
-        definition = opened.define(manifest)
-        opened.sharing.agree(definition, begins)
+        opened.sharing.agree(opened.define(manifest), begins)
     with only_one(folder.path):
         opened, manifest = _restored(opened, manifest, console)
         if retry_failed and opened.sharing is None:
@@ -130,10 +129,16 @@ def run(
 
     opened.sharing.reconcile(opened.plan, folder, retry_failed)
     deliveries = [] if offline else [SharedDelivery(opened.places, opened.name, console, opened.sharing)]
-    with opened.sharing.joined(opened.plan, console) as hosts:
-        done = _run(opened, manifest, jobs, share, cache_limit, deliveries, limits, make_workers, console, hosts)
-        if not done.n_open:
-            opened.sharing.clean(definition)
+    done = None
+    try:
+        with opened.sharing.joined(opened.plan, console) as hosts:
+            done = _run(opened, manifest, jobs, share, cache_limit, deliveries, limits, make_workers, console, hosts)
+            if not done.n_open:
+                opened.sharing.clean(build_plan(opened.study, hosts.store, folder))  # chains as long as they came to be
+    finally:
+        if (done is None or done.n_open) and folder.exists():
+            for delivery in deliveries:
+                delivery.deliver_if_last()
     return done
 
 

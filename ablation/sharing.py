@@ -14,12 +14,13 @@ from ablation.errors import InputError, Problem, nearest
 from ablation.forest import segments
 from ablation.hosts import Hosts
 from ablation.leases import TIMEOUT_SECONDS, Leases, this_host
+from ablation.outcome import UNSCORED
 from ablation.places import Places
 from ablation.plan import Plan
 from ablation.redaction import redacted
 from ablation.runs import RunFolder
 from ablation.shared_database import OPTION, StorageUnavailable, enroll, open_database, storage_url
-from ablation.shared_store import FAILURE, MARK, STATE, SharedStore
+from ablation.shared_store import DOUBT, FAILURE, MARK, RECORD, STATE, SharedStore
 from ablation.study import refuse_change
 
 
@@ -57,7 +58,8 @@ class Sharing:
             enroll(self.engine, study)
             self.leases = Leases(self.engine, study, this_host(), self.lease_seconds)
             self.store = SharedStore(self.places.store.root, self.engine, study)
-            self.failures = self.store.pull().failures
+            self.news = self.store.pull()
+        self.agreed: Definition | None = None
 
     def agree(self, mine: Definition, may_change: bool) -> None:
         """Compare this host's idea of the study with that of the others. Raises InputError where they would be mixed.
@@ -76,11 +78,19 @@ class Sharing:
                     refuse_difference(theirs, mine, study)
             if may_change and theirs != mine:
                 write_definition(self.engine, study, mine)
-        self.is_new = theirs is None
+        self.is_new, self.agreed = theirs is None, mine
+
+    def has_grown(self) -> bool:
+        """Whether the study's trials are others by now than this host has agreed to run. Raises StorageUnavailable."""
+        if self.agreed is None:
+            return False
+        now = read_definition(self.engine, self.leases.study)
+        return now is not None and now.keys != self.agreed.keys
 
     def reconcile(self, plan: Plan, folder: RunFolder, retry: bool) -> None:
-        """Let the same trials have failed here as elsewhere; none of them, to be run again, with `retry`.
+        """Let the same trials have ended here as elsewhere; with `retry`, none that failed, so that they are run again.
 
+        Whole records count more than a failure, and records that all share more than what this host had in their place.
         Raises InputError if they cannot be run again now.
         """
         with self._reaching():
@@ -89,34 +99,41 @@ class Sharing:
                 if others:
                     message = f"{', '.join(others)} would not hear of it; stop them first, or wait until they have ended"
                     raise InputError([Problem("--retry-failed", "", message)])
-                self.store.withdraw(FAILURE, [spec.key for spec in plan.specs])
+                for kind in (FAILURE, DOUBT):
+                    self.store.withdraw(kind, [spec.key for spec in plan.specs])
                 self.store.withdraw(MARK)  # what was delivered is not how it will have ended
-                self.failures = {}
+                self.news.failures.clear()
+        chains = {name: trial.links for name, trial in plan.trials.items()}
+        stale = self.store.forsake_after(self.news.replaced, chains)
         endings = {spec.key: folder.ending(spec) for spec in plan.specs}
         failed = {key: ending for key, ending in endings.items() if ending is not None and ending.state == "FAILED"}
         if self.is_new and not retry:  # until now, this host was the only one
             with self._reaching():
                 self.store.push_failures(failed)
-            self.failures = failed | self.failures
+            self.news.failures.update(failed | self.news.failures)
         for spec in plan.specs:
-            ending, failure = endings[spec.key], self.failures.get(spec.key)
-            if failure is not None and ending is None:
+            ending, failure = endings[spec.key], self.news.failures.get(spec.key)
+            is_whole = all(self.store.holds_here(RECORD, link.key) for link in chains[spec.trial])
+            if is_whole and ending is not None and (ending.error or {}).get("type") in UNSCORED and spec.trial not in stale:
+                continue  # it failed by its records, as on every host
+            if ending is not None and (spec.trial in stale or (ending.state == "FAILED" and (failure is None or is_whole))):
+                (folder.trial_path(spec.trial) / "outcome.json").unlink()  # it is run again, or closed by its records
+            elif failure is not None and ending is None and not is_whole:
                 folder.write_outcome(spec.trial, failure)
-            elif failure is None and ending is not None and ending.state == "FAILED":
-                (folder.trial_path(spec.trial) / "outcome.json").unlink()
 
     @contextlib.contextmanager
     def joined(self, plan: Plan, console: Console) -> Iterator[Hosts]:
         """Be one of the hosts. They get what this one's cache has of the study."""
         with Hosts(self.store, self.leases, lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)) as hosts:
-            hosts.offer(list(segments({name: trial.links for name, trial in plan.trials.items()}).values()))
+            with self._reaching():
+                hosts.offer(list(segments({name: trial.links for name, trial in plan.trials.items()}).values()))
             yield hosts
 
-    def clean(self, mine: Definition) -> None:
-        """The study is complete: no checkpoint is needed any more, unless it has grown meanwhile."""
+    def clean(self, plan: Plan) -> None:
+        """The plan is complete: none of its checkpoints is needed any more, unless the study has grown meanwhile."""
         with contextlib.suppress(StorageUnavailable):
-            if read_definition(self.engine, self.leases.study) == mine:
-                self.store.withdraw(STATE)
+            if not self.has_grown():
+                self.store.withdraw(STATE, list(plan.unique()))
 
     @contextlib.contextmanager
     def _reaching(self) -> Iterator[None]:

@@ -103,6 +103,12 @@ def in_storage(server, storage: str, kind: str) -> set[str]:
     return {key for key, in server.execute(f"SELECT key FROM ablate_entries WHERE kind = '{kind}'", storage.rpartition("/")[2])}
 
 
+def leases(server, storage: str) -> list[tuple[str, str]]:
+    """(key of a link, host that has it in hand)."""
+    query = "SELECT key, host FROM ablate_leases WHERE key NOT LIKE '(%'"
+    return [(key, host) for key, host in server.execute(query, storage.rpartition("/")[2])]
+
+
 def segments_of(host: Host) -> list[list[str]]:
     """Keys of the epochs of each segment: warm-ups that trials share, and what each has of its own."""
     specs = RunFolder(host.root / "runs" / host.study).manifest().trials
@@ -164,10 +170,12 @@ def test_a_host_whose_network_is_cut_goes_on_when_it_is_back(hosts, alone, netwo
     helper = second.start(*LEASE)
     wait_until(lambda: bool(second.trained()), second, helper)
     network.connect(1, False)
-    names = f"SELECT host FROM ablate_hosts WHERE beat < extract(epoch from clock_timestamp()) - {LEASE[1]}"
-    wait_until(lambda: bool(server.execute(names, first.storage.rpartition("/")[2])), first, running)
+    had = {key for key, host in leases(server, first.storage) if f":{helper.pid}:" in host}
+    assert had
+    wait_until(lambda: any(key in had and f":{running.pid}:" in host for key, host in leases(server, first.storage)), first, running)
     network.connect(1, True)
     first.end(running), second.end(helper)
+    assert "is not available" in second.said and "the storage answers again" in second.said
     assert first.tables() == second.tables() == alone.tables()
     assert_each_trial_is_there_once(first)
 

@@ -1,5 +1,6 @@
 """How a host becomes one of those that share a study, or is refused; and which of them delivers."""
 
+import io
 import json
 import sys
 from dataclasses import asdict, replace
@@ -10,6 +11,7 @@ from rich.console import Console
 from sqlalchemy import update
 from toy_project import ToyProject
 
+from ablation import shared_delivery
 from ablation.definition import define, read_definition, unpack
 from ablation.delivery import Delivery
 from ablation.errors import InputError
@@ -19,7 +21,7 @@ from ablation.plan import build_plan
 from ablation.provenance import provenance
 from ablation.runs import Outcome
 from ablation.shared_database import STUDIES, storage_url
-from ablation.shared_delivery import SharedDelivery
+from ablation.shared_delivery import LEDGER, SharedDelivery
 from ablation.sharing import Sharing
 from ablation.study import manifest_of
 
@@ -183,18 +185,107 @@ def test_a_host_with_another_mlflow_delivers_to_its_own_and_marks_nothing_for_th
     assert delivered == [without.sharing.leases.host, with_it.sharing.leases.host]
 
 
-def test_no_record_stays_running_when_the_others_leave_during_the_last_delivery(url, tmp_path, definition, project, monkeypatch):
-    first, second = (SharedDelivery(project.places, "toy", Console(), host(url, tmp_path)) for _ in range(2))
+def test_of_hosts_that_stop_together_the_last_to_leave_lets_no_record_stay_running(url, tmp_path, monkeypatch, project):
+    """Each delivers, or leaves it to the other, while the other is still there."""
     delivered = []
+    monkeypatch.setattr(Delivery, "deliver", lambda self: delivered.append((self, self.is_running())) or True)
+    first, second = (SharedDelivery(project.places, "toy", Console(), host(url, tmp_path)) for _ in range(2))
+    first.sharing.leases.beat(), second.sharing.leases.beat()
+    assert first.deliver() and second.deliver() and delivered == [(first, True)]
+    first.sharing.leases.leave()
+    first.deliver_if_last()
+    assert len(delivered) == 1
+    second.sharing.leases.leave()
+    second.deliver_if_last()
+    assert delivered[1:] == [(second, False)] and first.sharing.leases.others() == []
+    second.deliver_if_last()
+    assert len(delivered) == 2
 
-    def deliver(self):
-        delivered.append(self.is_running())
-        second.sharing.leases.leave()
-        return True
 
-    monkeypatch.setattr(Delivery, "deliver", deliver)
-    second.sharing.leases.beat()
-    assert first.deliver() and delivered == [True, False]
+def test_a_host_without_the_studys_mlflow_says_so_and_shows_no_password(url, tmp_path, monkeypatch, project):
+    monkeypatch.setattr(Delivery, "deliver", lambda self: True)
+    said = []
+    for uri in ("http://me:s3cret@theirs", "http://you:other@theirs", ""):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        delivery = SharedDelivery(project.places, "toy", Console(file=io.StringIO()), host(url, tmp_path))
+        assert delivery.deliver() and delivery.deliver()
+        said.append(delivery.console.file.getvalue())
+    assert said[0] == said[1] == ""  # the same server
+    assert said[2].count("http://***@theirs; set MLFLOW_TRACKING_URI alike") == 1 and "mlflow.db" in said[2] and "s3cret" not in said[2]
+
+
+def test_hosts_with_different_mlflows_write_to_optuna_one_at_a_time(url, tmp_path, monkeypatch, project):
+    first, second = (host(url, tmp_path) for _ in range(2))
+    free = []
+    monkeypatch.setattr(Delivery, "_update_ledger", lambda self, folder, is_running: free.append(second.leases.take([LEDGER])))
+    SharedDelivery(project.places, "toy", Console(), first)._update_ledger(project.folder, True)
+    assert free == [False] and second.leases.take([LEDGER])
+
+
+def test_a_host_whose_study_has_grown_leaves_the_delivery_to_the_others(url, tmp_path, definition, project, monkeypatch):
+    """It had fallen silent, so that another could let the study grow."""
+    delivered, console = [], Console(file=io.StringIO())
+    monkeypatch.setattr(Delivery, "deliver", lambda self: delivered.append(self) or True)
+    project.folder.write_manifest(manifest_of(project.study(), "toy", project.plan(), Path("published.yaml")))
+    first, second = host(url, tmp_path), host(url, tmp_path)
+    first.agree(definition, may_change=True)
+    delivery = SharedDelivery(project.places, "toy", console, first)
+    assert delivery.deliver() and len(delivered) == 1
+    first.leases.leave()
+    second.agree(replace(definition, seeds="3", keys={**definition.keys, "reference--s2": "new"}), may_change=True)
+    assert delivery.deliver() and delivery.deliver_news() and len(delivered) == 1
+    assert console.file.getvalue().count("toy has other trials by now than when this host joined it") == 1
+
+
+def test_nobody_waits_for_ever_for_a_host_that_delivers(url, tmp_path, project, monkeypatch):
+    monkeypatch.setattr(shared_delivery, "PATIENCE_SECONDS", -1.0)
+    project.folder.write_manifest(manifest_of(project.study(), "toy", project.plan(), Path("published.yaml")))
+    first, second = (SharedDelivery(project.places, "toy", Console(file=io.StringIO()), host(url, tmp_path)) for _ in range(2))
+    assert first.sharing.leases.take([first._lease])
+    assert not second.deliver_news() and "`ablate sync toy` brings what it leaves" in second.console.file.getvalue()
+
+
+def test_a_trial_of_which_all_records_are_there_has_not_failed_whatever_a_host_says(url, tmp_path, definition, project):
+    """On a host that has heard of the failure before, and on one that has not."""
+    plan = project.run(project.monkeypatch)
+    whole, other = plan.specs[:2]
+    (project.folder.trial_path(other.trial) / "outcome.json").unlink()
+    project.store.path("record", plan.trials[other.trial].links[-1].key).unlink()
+    first = host(url, tmp_path)
+    first.agree(definition, may_change=True)
+    first.store.push_failures({spec.key: replace(FAILED, key=spec.key) for spec in (whole, other)})
+    old, new = project.places.runs("old"), project.places.runs("new")
+    old.write_outcome(whole.trial, replace(FAILED, key=whole.key))
+    for folder in (old, new):
+        sharing = host(url, project.root)
+        sharing.agree(definition, may_change=False)
+        sharing.reconcile(plan, folder, retry=False)
+        assert folder.ending(whole) is None and folder.ending(other).error == FAILED.error
+
+
+def test_a_trial_that_ended_by_records_that_others_have_otherwise_ends_again_by_theirs(url, tmp_path, definition, project):
+    plan = project.run(project.monkeypatch)
+    spec, key = plan.specs[0], plan.trials[plan.specs[0].trial].links[-1].key
+    first = host(url, tmp_path)
+    first.store.save("record", key, json.dumps(project.store.record(key) | {"metrics": {"top1": -1.0}}).encode())
+    first.store.push("record", [key])
+    second = host(url, project.root)
+    second.agree(definition, may_change=True)
+    second.reconcile(plan, project.folder, retry=False)
+    assert project.folder.ending(spec) is None and not project.store.holds("state", key)
+    assert all(project.folder.ending(other) is not None for other in plan.specs[1:])
+
+
+def test_who_has_completed_its_plan_withdraws_the_checkpoints_of_that(url, tmp_path, definition, project):
+    plan = project.run(project.monkeypatch)
+    first, second = host(url, project.root), host(url, tmp_path)
+    first.agree(definition, may_change=True)
+    ends = [trial.links[-1].key for trial in plan.trials.values()]
+    second.store.save("state", "another", b"checkpoint")
+    first.store.push("state", ends), second.store.push("state", ["another"])
+    first.clean(plan)
+    second.store.pull()
+    assert set(second.store.entries.read("state", [*ends, "another"])) == {"another"}
 
 
 def test_the_same_trials_have_failed_on_every_host(url, tmp_path, definition, project):
