@@ -6,6 +6,7 @@ Each host is a thread with a cache and a folder of its own, and runs its segment
 import json
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import update
@@ -15,14 +16,15 @@ from ablation import hosts as hosts_module
 from ablation.errors import Stuck
 from ablation.execution import Listener
 from ablation.forest import Segment, segments
-from ablation.hosts import Hosts, worth_giving
+from ablation.hosts import Hosts, Look, worth_giving
 from ablation.leases import Leases
 from ablation.runs import Outcome
 from ablation.shared_database import HOSTS
-from ablation.shared_execution import SharedExecution
-from ablation.shared_store import SharedStore
+from ablation.shared_execution import LOST, SharedExecution
+from ablation.shared_store import News, SharedStore
 from ablation.store import DiskStore
 from ablation.subject import Link
+from ablation.supervision import Task
 
 
 class Host:
@@ -427,6 +429,22 @@ def test_what_a_host_did_of_a_segment_that_another_has_by_now_is_given_to_nobody
     news = heir.store.pull()
     assert news.records == [chain[0].key] and news.failures == {} and not heir.store.is_shared("state", chain[1].key)
     assert [lost.store.holds("record", link.key) for link in chain[:2]] == [True, False] and not lost.store.holds("state", chain[1].key)
+
+
+def test_a_worker_whose_segment_another_host_has_by_now_is_ended_and_fails_nothing(make, monkeypatch):
+    host = make()
+    plan = host.toy.plan()
+    with Hosts(host.store, host.leases, host.said.append) as hosts:
+        execution = SharedExecution(host.toy.study(), plan, host.store, host.toy.folder, Listener(), hosts=hosts)
+        execution._reschedule()
+        lost, kept = list(execution.schedule.segments.values())[:2]
+        killed = {lost.end: [], kept.end: []}
+        workers = [SimpleNamespace(task=Task(segment, segment.trials[0], True), kill=killed[segment.end].append) for segment in (lost, kept)]
+        execution._workers = SimpleNamespace(busy=lambda: workers)
+        monkeypatch.setattr(hosts, "look", lambda: Look(News([], {}, []), [], [lost], None))
+        execution._hear_of_others()
+        assert killed == {lost.end: [LOST], kept.end: []}
+        assert execution._struck(workers[0].task, {"event": "died", "error": LOST}) == []
 
 
 LINKS = [Link(f"{i}", "warmup" if i < 3 else "joint", i, 1.0) for i in range(6)]
