@@ -46,6 +46,7 @@ class SharedStore(DiskStore):
         self.entries = Entries(engine, study)
         self._seen = ARRIVING  # number of the last change that was pulled
         self._news = News([], {}, [])  # of a pull that did not come to its end
+        self._replaced: set[str] = set()  # keys whose record here was another: so a checkpoint here may be of that
         self._there: dict[str, set[str]] = {kind: set() for kind in (RECORD, STATE, FAILURE, MARK, DOUBT)}
 
     def holds(self, kind: str, key: str) -> bool:
@@ -85,7 +86,7 @@ class SharedStore(DiskStore):
             self._add_records(missing, always, self._news)
             self.forsake(self._news.replaced)
         else:
-            self._add_states(missing, always)
+            self._add_states([key for key in missing if key not in self._replaced], always)
 
     def hand_in(self, records: Sequence[str], states: Sequence[str], failures: Mapping[str, Outcome], fence: Fence) -> bool:
         """Give the others a segment's records, then its checkpoints, then how trials failed by it (key -> outcome).
@@ -161,8 +162,11 @@ class SharedStore(DiskStore):
         if mine == sealed:
             return True
         is_whole = self.adopt(RECORD, key, sealed)
-        if is_whole:
-            (news.records if mine is None else news.replaced).append(key)
+        if is_whole and mine is None:
+            news.records.append(key)
+        elif is_whole:
+            news.replaced.append(key)
+            self._replaced.add(key)
         return is_whole
 
     def _add(self, kind: str, rows: Sequence[tuple[str, bytes]], fence: Fence = always) -> set[str] | None:

@@ -106,7 +106,9 @@ def test_of_two_records_of_one_key_the_first_in_the_database_is_everybodys(hosts
     first.push("record", ["r"])
     second.push("record", ["r"])
     assert not second.holds("state", "r")
+    second.save("state", "r", b"weights 1")  # by a worker that is still at it
     second.push("state", ["r"])
+    assert first.entries.read("state", ["r"]) == {}
     first.push("state", ["r"])
     assert second.pull() == ([], {}, ["r"]) and third.pull() == ([], {}, ["r"]) and first.pull() == ([], {}, [])
     for host in hosts:
