@@ -7,12 +7,14 @@ that is closed (SIGHUP) asks once, however often its shell and the system say so
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STREAMS = (1, 2)  # standard output and error
@@ -63,14 +65,51 @@ def heeded() -> Iterator[None]:
             raise KeyboardInterrupt
         request()
 
+    def hung_up() -> None:
+        _discard(shown)
+        request()
+
     for number in SIGNALS:
         if before[number] is not signal.SIG_IGN:
             signal.signal(number, heed)
+    written = {name: getattr(sys, name) for stream, name in zip(STREAMS, ("stdout", "stderr")) if stream in shown}
+    for name, file in written.items():
+        setattr(sys, name, _Terminal(file, hung_up))
     try:
         yield
     finally:
+        for name, file in written.items():
+            setattr(sys, name, file)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class _Terminal:
+    """A stream to a terminal. That it was closed is known by a failed write before the signal is handled, in any thread."""
+
+    def __init__(self, file: TextIO, hung_up: Callable[[], None]):
+        self._file, self._hung_up = file, hung_up
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, text: str) -> int:
+        with self._noticing():
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._noticing():
+            self._file.flush()
+
+    @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            self._hung_up()
 
 
 def _discard(streams: Sequence[int]) -> None:

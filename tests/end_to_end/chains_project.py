@@ -102,13 +102,13 @@ class Project:
 
 
     def points(self) -> dict[str, dict[str, list[tuple[int, float]]]]:
-        """Steps and values of the metrics of each run in MLflow, timings aside."""
+        """Steps and values of the metrics of each run in MLflow. Not of what the study's own run tells of its progress."""
         client = MlflowClient(self.environment.get("MLFLOW_TRACKING_URI", f"sqlite:///{self.root}/mlflow.db"))
         runs = client.search_runs([client.get_experiment_by_name(self.study).experiment_id])
         return {
             run.info.run_name: {
-                name: [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, name)]
-                for name in run.data.metrics if name != "study/wall_seconds"
+                name: sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, name))
+                for name in run.data.metrics if not name.startswith("study/")
             } for run in runs
         }  # fmt: skip
 

@@ -1,7 +1,9 @@
 """What signals come to while a study runs."""
 
 import os
+import pty
 import signal
+import sys
 
 import pytest
 
@@ -46,3 +48,22 @@ def test_what_a_closed_terminal_would_refuse_goes_nowhere_and_a_file_goes_on(tmp
             os.write(stream, b"said")
             os.close(stream)
     assert (tmp_path / "kept").read_text() == "said" and (tmp_path / "thrown").read_text() == ""
+
+
+def test_a_terminal_that_refuses_what_is_written_is_a_request_to_stop(monkeypatch):
+    """It may be known before the signal is handled, and in another thread."""
+    ours, theirs = pty.openpty()
+    shown = open(theirs, "w", buffering=1)
+    monkeypatch.setattr(interruption, "STREAMS", (theirs, -1))
+    monkeypatch.setattr(os, "isatty", lambda stream: stream == theirs)
+    monkeypatch.setattr(sys, "stdout", shown)
+    with interruption.heeded():
+        print("heard")
+        assert not interruption.requested()
+        os.close(ours)
+        print("refused")
+        assert interruption.requested()
+        print("goes nowhere")
+    assert sys.stdout is shown
+    interruption.forget()
+    shown.close()
