@@ -68,6 +68,16 @@ def test_epochs_that_are_repeated_from_a_checkpoint_are_written_once(tmp_path):
     assert not history.duplicated(["trial", "phase", "epoch"]).any()
 
 
+def assert_nothing_is_lost(project: Project, undisturbed: Project) -> None:
+    """Of a study that was asked to stop: nothing runs, and the same command trains what is left and no more."""
+    n_before = project.n_records()
+    ledger, runs = project.states_elsewhere()
+    assert "RUNNING" not in ledger and "RUNNING" not in runs
+    said = project.run()
+    assert f"{undisturbed.n_records() - n_before} epochs trained, {n_before} reused" in said, said
+    assert project.tables() == undisturbed.tables()
+
+
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.chaos), signal.SIGTERM])
 def test_a_first_signal_finishes_the_epochs_in_hand_and_nothing_is_lost(project, undisturbed, number):
     process = project.start()
@@ -75,12 +85,7 @@ def test_a_first_signal_finishes_the_epochs_in_hand_and_nothing_is_lost(project,
     process.send_signal(number)
     said = process.communicate()[0]
     assert process.returncode == 130 and "the same command goes on" in said, said
-    n_before = project.n_records()
-    ledger, runs = project.states_elsewhere()
-    assert "RUNNING" not in ledger and "RUNNING" not in runs
-    said = project.run()
-    assert f"{undisturbed.n_records() - n_before} epochs trained, {n_before} reused" in said, said
-    assert project.tables() == undisturbed.tables()
+    assert_nothing_is_lost(project, undisturbed)
 
 
 def test_a_second_signal_stops_at_once(tmp_path):
@@ -109,12 +114,7 @@ def test_a_closed_terminal_finishes_the_epochs_in_hand_and_nothing_is_lost(proje
     os.close(terminal)
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 130
-    n_before = project.n_records()
-    ledger, runs = project.states_elsewhere()
-    assert "RUNNING" not in ledger and "RUNNING" not in runs
-    said = project.run()
-    assert f"{undisturbed.n_records() - n_before} epochs trained, {n_before} reused" in said, said
-    assert project.tables() == undisturbed.tables()
+    assert_nothing_is_lost(project, undisturbed)
 
 
 FAULTS = {
