@@ -10,12 +10,13 @@ A marker stands alone on its line, at its beginning; the rest of the file is kep
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ablation.errors import InputError, Problem
 from ablation.files import replace
-from ablation.headline import headline_tables, mistake
+from ablation.headline import headline_tables, known_reports, mistake
 
 _OPEN = re.compile(r"<!-- ablate table\b(.*)-->\s*")
 _CLOSE = re.compile(r"<!-- /ablate table -->\s*")
@@ -36,15 +37,15 @@ class _Block(NamedTuple):
     end: int  # of that with the closing one
 
 
-def refresh_file(path: Path, reports: Path, check: bool = False) -> Refreshed:
-    """Renew every block of a file, whole or not at all; with `check` only see which are stale.
+def refresh_file(path: Path, folders: Sequence[Path], check: bool = False) -> Refreshed:
+    """Renew every block of a file, whole or not at all; with `check` only see which are stale. folders: that hold reports.
 
     Raises:
         InputError: the file cannot be used, or a block is unclosed or names no study; nothing has been written
     """
     try:
         before = path.read_bytes().decode()
-        after = refresh(before, str(path), reports)
+        after = refresh(before, str(path), folders)
         if after.text != before and not check:
             replace(path.resolve(), after.text.encode())
     except OSError as error:
@@ -54,7 +55,7 @@ def refresh_file(path: Path, reports: Path, check: bool = False) -> Refreshed:
     return after
 
 
-def refresh(text: str, file: str, reports: Path) -> Refreshed:
+def refresh(text: str, file: str, folders: Sequence[Path]) -> Refreshed:
     """A text with every block generated anew. `file` is its name, for messages.
 
     Raises:
@@ -62,15 +63,16 @@ def refresh(text: str, file: str, reports: Path) -> Refreshed:
     """
     lines = re.findall(r"[^\n]*\n|[^\n]+", text)
     blocks, problems = _blocks(lines, file)
+    known = known_reports(folders)
     for block in blocks:
-        wrong = mistake(reports, block.study, block.parts)
+        wrong = mistake(known, block.study, block.parts)
         if wrong:
             problems.append(Problem(file, f"line {block.start + 1}", f"{block.study}: {wrong}" if block.study else wrong))
     if problems:
         raise InputError(sorted(problems, key=lambda problem: int(problem.key.removeprefix("line "))))
     stale = []
     for block in reversed(blocks):  # from the end, so that the lines before stay where they are
-        body = _body(lines[block.start], headline_tables(reports, block.study, block.parts))
+        body = _body(lines[block.start], headline_tables(folders, block.study, block.parts))
         if "".join(lines[block.start + 1 : block.end]) != body:
             stale.insert(0, block.start + 1)
         lines[block.start + 1 : block.end] = [body]

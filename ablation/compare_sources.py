@@ -13,7 +13,7 @@ import yaml
 
 from ablation import results
 from ablation.errors import InputError, Problem, nearest
-from ablation.headline import known_studies
+from ablation.headline import known_reports
 from ablation.places import Places
 from ablation.published import published
 from ablation.report_tables import headline_of, read_effects, read_trials
@@ -69,7 +69,7 @@ def find_sides(left: str, right: str, study: str | None, places: Places) -> list
     problems: list[Problem] = []
     names, loaded = known_names(places), {}
     if study is not None and study not in names:
-        raise InputError([Problem("", "--study", f"no study '{study}' in runs/ or reports/; {_nearest(study, names)}")])
+        raise InputError([Problem("", "--study", f"no study '{study}' in runs/, reports/ or docs/results/; {_nearest(study, names)}")])
 
     def load(name: str) -> Source:
         loaded[name] = loaded.get(name) or source(places, name)
@@ -88,15 +88,14 @@ def find_sides(left: str, right: str, study: str | None, places: Places) -> list
 
 
 def known_names(places: Places) -> list[str]:
-    """Names of the studies in runs/ and reports/."""
-    return sorted({*studies(places.root / "runs"), *known_studies(places.root / "reports")})
+    """Names of the studies in runs/, reports/ and docs/results/."""
+    return sorted({*studies(places.root / "runs"), *known_reports(places.report_folders)})
 
 
 def source(places: Places, study: str) -> Source:
-    """A study that is among `known_names`: from runs/ where it is there, else from reports/."""
-    folder, report = places.runs(study), places.report(study)
-    is_reported = (report / "results.csv").is_file()
-    return _from_report(places.root, report) if is_reported and not folder.exists() else _from_runs(folder)
+    """A study that is among `known_names`: from runs/ where it is there, else from its report."""
+    folder, report = places.runs(study), known_reports(places.report_folders).get(study)
+    return _from_report(places.root, report) if report and not folder.exists() else _from_runs(folder)
 
 
 def _from_runs(folder: RunFolder) -> Source:
@@ -133,7 +132,7 @@ def _measured(text: str, study: str | None, names: list[str], load: Callable[[st
     if name not in names:
         whose = [] if colon else [f"'{study}:{text}'" for study in names if text in load(study).arms]
         hint = f"say {' or '.join(whose)}" if whose else _nearest(name, names)
-        problems.append(Problem("", text, f"no study '{name}' in runs/ or reports/; {hint}"))
+        problems.append(Problem("", text, f"no study '{name}' in runs/, reports/ or docs/results/; {hint}"))
         return None
     found = load(name)
     if arm and arm not in found.arms:

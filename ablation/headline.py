@@ -1,8 +1,8 @@
-"""A study's headline as Markdown tables, from the files of `reports/<study>/` alone: for READMEs, where runs/ is not at hand."""
+"""A study's headline as Markdown tables, from the files of its report alone: for READMEs, where runs/ is not at hand."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -17,21 +17,22 @@ from ablation.tables import effect_cell, mean_and_sd, seeds_cell
 PARTS = ("arms", "claims")
 
 
-def headline_tables(reports: Path, study: str | None, parts: Sequence[str] = ()) -> str:
+def headline_tables(folders: Sequence[Path], study: str | None, parts: Sequence[str] = ()) -> str:
     """The table of arms, and that of claims where there are any. `parts` picks among `PARTS`.
 
     Args:
+        folders: that hold reports, a folder a study; of two reports of one study, that in the first folder is taken
         study: may be None where there is only one
 
     Raises:
         InputError: no such study or part, or a table that cannot be read
     """
-    known = known_studies(reports)
-    study = known[0] if study is None and len(known) == 1 else study
-    wrong = mistake(reports, study, parts)
+    known = known_reports(folders)
+    study = next(iter(known)) if study is None and len(known) == 1 else study
+    wrong = mistake(known, study, parts)
     if wrong:
-        raise InputError([Problem(str(reports), study or "", wrong)])
-    folder = reports / study
+        raise InputError([Problem(" and ".join(map(str, folders)), study or "", wrong)])
+    folder = known[study]
     texts = []
     if not parts or "arms" in parts:
         texts.append(_arms_table(read_trials(folder), read_effects(folder)))
@@ -40,19 +41,20 @@ def headline_tables(reports: Path, study: str | None, parts: Sequence[str] = ())
     return "\n\n".join(texts)
 
 
-def known_studies(reports: Path) -> list[str]:
-    return sorted(path.parent.name for path in reports.glob("*/results.csv"))
+def known_reports(folders: Sequence[Path]) -> dict[str, Path]:
+    """Study -> the folder of its report; of two, that in the first of the folders."""
+    found = {path.parent.name: path.parent for folder in reversed(folders) for path in folder.glob("*/results.csv")}
+    return dict(sorted(found.items()))
 
 
-def mistake(reports: Path, study: str | None, parts: Sequence[str]) -> str:
-    """What is wrong with the names of a study and its parts; "" if nothing."""
-    known = known_studies(reports)
+def mistake(known: Mapping[str, Path], study: str | None, parts: Sequence[str]) -> str:
+    """What is wrong with the names of a study and its parts; "" if nothing. known: from `known_reports`."""
     if study not in known:
         return f"{'no such report' if study else 'name a study'}; {nearest(study or '', known) if known else 'there is none yet'}"
     for part in parts:
         if part not in PARTS:
             return f"no part of a report is called '{part}'; {nearest(part, PARTS)}"
-    if "claims" in parts and not (reports / study / "claims.csv").is_file():
+    if "claims" in parts and not (known[study] / "claims.csv").is_file():
         return "the study has no claims"
     return ""
 

@@ -46,6 +46,11 @@ class Places:
     def report(self, study: str) -> Path:
         return self.root / "reports" / study
 
+    @property
+    def report_folders(self) -> list[Path]:
+        """What holds reports: of one's own runs, and those that were committed as evidence."""
+        return [self.root / "reports", self.root / "docs" / "results"]
+
     def require_writable(self, *folders: str) -> None:
         """Make the folders (default: all of `FOLDERS`), and write to each. Raises InputError naming those that refuse."""
         problems = []

@@ -142,11 +142,11 @@ def test_without_runs_the_report_s_tables_say_the_same(tmp_path):
 @pytest.mark.parametrize(
     "names, says",
     [
-        (("fixe:ce", "fixes:cee"), ["fixe:ce: no study 'fixe' in runs/ or reports/; did you mean 'fixes'?", "fixes:cee: fixes has no arm 'cee'; did you mean 'ce'?"]),
-        (("lr_split", "fixes"), ["lr_split: no study 'lr_split' in runs/ or reports/; say 'fixes:lr_split' or 'later:lr_split'"]),
+        (("fixe:ce", "fixes:cee"), ["fixe:ce: no study 'fixe' in runs/, reports/ or docs/results/; did you mean 'fixes'?", "fixes:cee: fixes has no arm 'cee'; did you mean 'ce'?"]),
+        (("lr_split", "fixes"), ["lr_split: no study 'lr_split' in runs/, reports/ or docs/results/; say 'fixes:lr_split' or 'later:lr_split'"]),
         (("fixes:ce", "published:LDMLRR"), ["published:LDMLRR: nothing published on digits-lt by 'LDMLRR'; did you mean 'LDMLR'?"]),
         (("published:LDMLR", "published:LDMLR"), ["published:LDMLR: is compared with a STUDY or STUDY:ARM"]),
-        (("ce", "lr", "--study", "fixs"), ["--study: no study 'fixs' in runs/ or reports/; did you mean 'fixes'?"]),
+        (("ce", "lr", "--study", "fixs"), ["--study: no study 'fixs' in runs/, reports/ or docs/results/; did you mean 'fixes'?"]),
         (("fixes:ce", "fixes:lr_split", "--figure", "x.jpg"), ["--figure: x.jpg must end in .png or .svg"]),
     ],
 )

@@ -38,7 +38,7 @@ def cells(text):
 @pytest.mark.parametrize("what", [{}, {"noise": 4.0}, {"seeds": [0]}, {"state": lambda s: "FAILED" if s.trial == "warmup--s1" else "COMPLETE"}])
 def test_the_numbers_are_those_of_the_report(tmp_path, what):
     report = reported(tmp_path, **what).read_text()
-    shown, text = cells(report.split("\n## Accuracy\n")[1].split("\nTop-1 is")[0]), headline_tables(tmp_path / "reports", "fixes")
+    shown, text = cells(report.split("\n## Accuracy\n")[1].split("\nTop-1 is")[0]), headline_tables([tmp_path / "reports"], "fixes")
     header, *_ = text.split("\n")
     assert [cell.strip() for cell in header[1:-1].split("|")] == ["arm", "seeds", "top-1 (mean ± std)", "minus `ldmlr` [95 %]", "best on test"]
     table = cells(text)
@@ -52,7 +52,7 @@ def test_the_numbers_are_those_of_the_report(tmp_path, what):
 
 def test_only_differences_whose_interval_excludes_0_are_bold(tmp_path):
     reported(tmp_path, noise=2.0, top1=lambda levels: 66.0 + 9 * (levels["lr_split"] == "on"))
-    text = headline_tables(tmp_path / "reports", "fixes", ["arms"])
+    text = headline_tables([tmp_path / "reports"], "fixes", ["arms"])
     found = re.findall(r"(\*\*)?[-+][\d.]+ \[([-\d.]+), ([-\d.]+)\]", text)
     assert len(found) == 11 and {bool(bold) for bold, *_ in found} == {True, False}
     for bold, low, high in found:
@@ -62,7 +62,7 @@ def test_only_differences_whose_interval_excludes_0_are_bold(tmp_path):
 @pytest.mark.parametrize("what", [{"baselines": []}, {"baselines": [], "factors": {}}, {"state": lambda s: "WAITING"}])
 def test_what_is_not_there_is_left_out_or_blank(tmp_path, what):
     reported(tmp_path, **what)
-    text = headline_tables(tmp_path / "reports", "fixes")
+    text = headline_tables([tmp_path / "reports"], "fixes")
     assert ("minus" in text) == ("baselines" not in what)
     assert "`reference`" in text and "nan" not in text
 
@@ -71,15 +71,15 @@ def test_names_that_read_as_nothing_or_as_numbers_stay_names(tmp_path):
     reported(tmp_path, factors={}, baselines=[], claims=[{**CLAIMS[0], "id": "null", "says": "NA"}])
     file = tmp_path / "reports" / "fixes" / "results.csv"
     file.write_text(file.read_text().replace(",reference,", ",007,"))
-    text = headline_tables(tmp_path / "reports", "fixes")
+    text = headline_tables([tmp_path / "reports"], "fixes")
     assert "`007`" in text and "| NA " in text
 
 
 def test_claims_stand_with_their_verdict_and_numbers(tmp_path):
     reported(tmp_path, claims=CLAIMS)
-    whole = headline_tables(tmp_path / "reports", "fixes")
+    whole = headline_tables([tmp_path / "reports"], "fixes")
     arms, table = whole.split("\n\n")
-    assert headline_tables(tmp_path / "reports", "fixes", ["claims"]) == table and headline_tables(tmp_path / "reports", "fixes", ["arms"]) == arms
+    assert headline_tables([tmp_path / "reports"], "fixes", ["claims"]) == table and headline_tables([tmp_path / "reports"], "fixes", ["arms"]) == arms
     rows = cells(table)
     assert rows["It goes up."][0] == "not decided" and rows["It goes down."][0] == "**refuted**"
     size = r"top-1 \+[\d.]+ \[[\d., ]+\] points \(p .* after Holm's correction, 3 seeds\)"
@@ -99,7 +99,7 @@ def test_wrong_names_are_told_with_the_nearest_right_one(tmp_path, study_name, p
     reported(tmp_path, factors={})
     reported(tmp_path, "other", factors={})
     with pytest.raises(InputError) as error:
-        headline_tables(tmp_path / "reports", study_name, parts)
+        headline_tables([tmp_path / "reports"], study_name, parts)
     assert str(error.value) == f"{tmp_path}/reports: {says}"
 
 
@@ -107,5 +107,5 @@ def test_the_command_prints_the_only_study(tmp_path, monkeypatch):
     reported(tmp_path, factors={"lr_split": FACTORS["lr_split"]}, claims=CLAIMS)
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main, ["table"])
-    assert done.exit_code == 0 and done.stdout == headline_tables(tmp_path / "reports", "fixes") + "\n"
-    assert CliRunner().invoke(main, ["table", "fixes", "claims"]).stdout == headline_tables(tmp_path / "reports", "fixes", ["claims"]) + "\n"
+    assert done.exit_code == 0 and done.stdout == headline_tables([tmp_path / "reports"], "fixes") + "\n"
+    assert CliRunner().invoke(main, ["table", "fixes", "claims"]).stdout == headline_tables([tmp_path / "reports"], "fixes", ["claims"]) + "\n"

@@ -16,7 +16,7 @@ CLOSE = "<!-- /ablate table -->"
 
 
 def test_the_tables_of_the_readme_are_those_of_the_reports():
-    done = refresh((ROOT / "README.md").read_bytes().decode(), "README.md", ROOT / "reports")
+    done = refresh((ROOT / "README.md").read_bytes().decode(), "README.md", [ROOT / "docs" / "results"])
     assert done.stale == [], "ablate table --into README.md"
 
 
@@ -51,7 +51,7 @@ def test_blocks_are_renewed_and_the_rest_is_kept_byte_for_byte(root, file):
     file.write_bytes("".join([before, blocks[0], between, *blocks[1:], after]).encode())
     done = ablate("--into", file)
     assert (done.exit_code, done.stdout) == (0, f"{file}: 3 of 3 blocks renewed\n")
-    tables = [headline_tables(root / "reports", *which) for which in [("fixes",), ("claimed", ["arms"]), ("claimed", ["claims"])]]
+    tables = [headline_tables([root / "reports"], *which) for which in [("fixes",), ("claimed", ["arms"]), ("claimed", ["claims"])]]
     renewed = [block.replace("stale\n", "").replace("-->\n", f"-->\n\n{table}\n\n", 1) for block, table in zip(blocks, tables)]
     assert file.read_bytes().decode() == "".join([before, renewed[0], between, *renewed[1:], after])
 
@@ -67,7 +67,7 @@ def test_renewing_twice_changes_nothing(file):
 
 def test_line_endings_are_those_of_the_marker(root, file):
     file.write_bytes(f"<!-- ablate table fixes -->\r\n{CLOSE}\r\n".encode())
-    refresh_file(file, root / "reports")
+    refresh_file(file, [root / "reports"])
     content = file.read_bytes()
     assert content.count(b"\n") == content.count(b"\r\n") > 4
 
@@ -83,7 +83,7 @@ def test_a_stale_block_is_told_and_left(file):
     done = ablate("--into", file, "--check")
     assert (done.exit_code, done.stdout) == (1, f"{file}: 1 of 2 blocks not up to date\n")
     assert file.read_text() == stale
-    assert refresh(stale, "", Path("reports")).stale == [text[: len(text) // 2].count("\n") + 1]
+    assert refresh(stale, "", [Path("reports")]).stale == [text[: len(text) // 2].count("\n") + 1]
 
 
 def test_a_file_without_blocks_is_up_to_date(file):
@@ -138,5 +138,5 @@ def test_a_link_stays_a_link(root, file, tmp_path):
     file.write_text(GOOD)
     link = tmp_path / "link.md"
     link.symlink_to(file)
-    refresh_file(link, root / "reports")
+    refresh_file(link, [root / "reports"])
     assert link.is_symlink() and "`reference`" in file.read_text()
