@@ -11,7 +11,7 @@ import click
 from ablation.cli_cache import cache
 from ablation.cli_data import data
 from ablation.cli_run import plan, run, worker
-from ablation.errors import InputError, Problem, Stuck
+from ablation.errors import InputError, Problem, Stuck, Unavailable
 from ablation.files import describe_full, is_full
 
 
@@ -25,10 +25,13 @@ class Commands(click.Group):
             for problem in error.problems:
                 click.echo(str(problem), err=True)
             context.exit(2)
-        except (Stuck, OSError) as error:
-            if isinstance(error, OSError) and not is_full(error):
+        except (Stuck, Unavailable) as error:
+            click.echo(str(error), err=True)
+            context.exit(1)
+        except OSError as error:
+            if not is_full(error):
                 raise
-            click.echo(str(error) if isinstance(error, Stuck) else describe_full(error), err=True)
+            click.echo(describe_full(error), err=True)
             context.exit(1)
         except KeyboardInterrupt:
             click.echo("interrupted; the same command goes on from the last checkpoints", err=True)
@@ -39,6 +42,14 @@ class Commands(click.Group):
 @click.version_option(package_name="ablate-lt")
 def main() -> None:
     """Ablation studies that say which change matters, by how much, and how sure we are."""
+
+
+@main.command()
+def init() -> None:
+    """Write a project's first files: a study of the fixes on digits, and one of a training function of your own."""
+    from ablation.starter import write_starter
+
+    click.echo(write_starter(Path()))
 
 
 @main.command()
@@ -71,18 +82,23 @@ def report(study: str | None, as_html: bool) -> None:
 @click.option("--into", type=click.Path(path_type=Path), metavar="FILE", help="Renew each <!-- ablate table STUDY --> ... <!-- /ablate table --> in FILE.")
 @click.option("--check", is_flag=True, help="With --into: write nothing, and exit with 1 if FILE is not up to date.")
 def table(study: str | None, parts: tuple[str, ...], into: Path | None, check: bool) -> None:
-    """Print a study's arms and claims as Markdown, from the files of its report."""
+    """Print a study's arms and claims as Markdown, from the files of its report.
+
+    Reports are looked for in reports/ and docs/results/; for a FILE, the other way round, so that its tables are those of the
+    committed results wherever there are such.
+    """
     from ablation.blocks import refresh_file
     from ablation.headline import headline_tables
+    from ablation.places import Places
 
     if into is None and check:
         raise InputError([Problem("", "--check", "needs --into FILE")])
     if into is None:
-        click.echo(headline_tables(Path("reports"), study, parts))
+        click.echo(headline_tables(Places().report_folders, study, parts))
         return
     if study is not None:
         raise InputError([Problem("", "--into", f"takes no STUDY: the blocks of {into} name theirs")])
-    done = refresh_file(into, Path("reports"), check)
+    done = refresh_file(into, Places().report_folders[::-1], check)
     click.echo(f"{into}: {len(done.stale)} of {done.n_blocks} blocks {'not up to date' if check else 'renewed'}")
     sys.exit(1 if check and done.stale else 0)
 

@@ -10,7 +10,22 @@ import click
 
 @click.group()
 def data() -> None:
-    """Look at data sets: describe, verify, unpack."""
+    """Bring data sets and look at them: get, describe, verify, unpack."""
+
+
+@data.command()
+@click.argument("name", required=False)
+def get(name: str | None) -> None:
+    """Bring a data set of experiments/sources.yaml, with its encoder, from its authors' repository; without NAME, list them.
+
+    Files go below ABLATE_DATA or, where that is not set, below this folder: images into data/, encoders into pretrained/.
+    """
+    from ablation.dataset import get_data, list_data
+
+    if name is None:
+        click.echo(list_data())
+    else:
+        get_data(name)
 
 
 @data.command()

@@ -14,7 +14,7 @@ from ablation.caching import DEFAULT_SIZE, parse_size
 from ablation.errors import InputError, Problem
 
 STUDY_OPTIONS = (
-    click.option("--grid", required=True, type=click.Path(path_type=Path), help="Grid file, e.g. experiments/fixes.yaml."),
+    click.option("--grid", required=True, type=click.Path(path_type=Path), help="Grid file, or the name of one in experiments/, e.g. fixes."),
     click.option("--experiment", help="Experiment in place of the grid's: a name beside the grid file, or a path."),
     click.option("-S", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting in all arms and baselines."),
     click.option("--seeds", help="Number of seeds, or a comma-separated list."),
@@ -63,7 +63,8 @@ def run(dry_run: bool, no_share: bool, retry_failed: bool, **options: Any) -> No
         raise InputError([Problem("", "--no-share", "computes every trial alone, and hosts that share a --storage do not")])
     which = {name: options.pop(name) for name in ("grid", "experiment", "overrides", "seeds", "alias")}
     limits, size = _limits(options)
-    _run(session.open_study(**which, sharing=sharing), options, dry_run, limits=limits, cache_limit=size, share=not no_share, retry_failed=retry_failed)
+    opened = session.open_study(**which, sharing=sharing, may_be_absent=dry_run)
+    _run(opened, options, dry_run, limits=limits, cache_limit=size, share=not no_share, retry_failed=retry_failed)
 
 
 @click.command()
@@ -87,7 +88,7 @@ def plan(jobs: int | None, **which: Any) -> None:
     """Show a study's arms, epochs and forks, what is left to train, and how long it will take."""
     from ablation import session
 
-    session.describe_plan(session.open_study(**which), jobs or n_processors())
+    session.describe_plan(session.open_study(**which, may_be_absent=True), jobs or n_processors())
 
 
 def n_processors() -> int:
@@ -102,7 +103,7 @@ def _run(opened: Any, options: dict[str, Any], dry_run: bool = False, **how: Any
     with placement(opened, Asked(**{name: options.get(name) for name in Asked._fields}), n_processors()) as placed:
         if dry_run:
             session.describe_plan(opened, placed.jobs)
-            return
+            sys.exit(2 if opened.study.absent else 0)
         done = session.run(opened, placed.jobs, offline=options["offline"], make_workers=placed.make_workers, **how)
     sys.exit(130 if done.n_open else 1 if done.failed else 0)
 

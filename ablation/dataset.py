@@ -1,4 +1,4 @@
-"""`ablate data`: describe and verify an experiment's images, unpack an archive of them."""
+"""`ablate data`: bring data sets, describe and verify an experiment's images, unpack an archive of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,36 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ablation.errors import InputError, Problem
-from ablation.grid import experiment_settings
+from ablation.grid import experiment_settings, yaml_path
+
+
+def list_data() -> str:
+    """The data sets that can be brought, and which of their files are here."""
+    from ablation.data_get import described
+    from core.data.location import data_root
+
+    return described(data_root())
+
+
+def get_data(name: str) -> None:
+    """Bring a data set; show how far it has come as a bar on a terminal, and as lines elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from ablation.data_get import get
+    from core.data.location import data_root
+
+    console = Console(highlight=False, soft_wrap=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("files"), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"getting {name}", total=None)
+
+        def progress(n: int, n_all: int) -> None:
+            bar.update(task, completed=n, total=n_all)
+            if not console.is_terminal:
+                console.print(f"getting {name}: {n} of {n_all} files")
+
+        get(name, data_root(), Path(".ablate/downloads"), lambda text: console.print(text, markup=False), progress)
 
 
 def describe_data(experiment: Path, overrides: Sequence[str]) -> str:
@@ -81,7 +110,7 @@ def _load(experiment: Path, overrides: Sequence[str]):
     from core.parsing import parse
     from core.subject import SUBJECT
 
-    settings = experiment_settings(experiment, overrides, SUBJECT)
+    settings = experiment_settings(yaml_path(experiment), overrides, SUBJECT)
     config, _ = parse(settings)
     try:
         return config, load(config)

@@ -6,12 +6,14 @@ settings of a baseline; the last one to set a key wins.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ablation.data_sources import how_to_get
 from ablation.design import Arm, Factor, Level, arms
 from ablation.errors import InputError, Problem, nearest
 from ablation.grid_arms import grid_arms
@@ -21,7 +23,9 @@ from ablation.grid_metrics import unreported_metrics
 from ablation.reading import dotted, flatten, overlap, read_value
 from ablation.subject import Fault, Subject
 
-__all__ = ["Arm", "Experiment", "Factor", "Grid", "Level", "Study", "Variant", "experiment_path", "load_study", "merge"]
+EXPERIMENTS = Path("experiments")  # of a project
+
+__all__ = ["Arm", "Experiment", "Factor", "Grid", "Level", "Study", "Variant", "experiment_path", "load_study", "merge", "yaml_path"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Study:
     variants: tuple[Variant, ...]  # arms (reference first), extra arms, baselines
     common: dict[str, Any]  # settings of all variants, before any level: experiment, grid, -S
     layers: Mapping[str, _Stack] = field(default_factory=dict)  # variant -> where its settings stand
+    absent: tuple[Problem, ...] = ()  # files that trials read and that are not on this machine: it can be planned, not run
 
     def located(self, variant: Variant, key: str, message: str) -> Problem:
         """A fault in a variant's settings, where its key was last set."""
@@ -56,12 +61,14 @@ def load_study(
     overrides: Sequence[str],
     seeds: str | None,
     subject_loader: Callable[[str], Subject],
+    may_be_absent: bool = False,
 ) -> Study:
     """Read, check and merge everything; nothing is run.
 
     `experiment` (a name beside the grid file, or a path), `overrides` (`key=value`, the value in YAML) and
     `seeds` (`5`, or `0,3`) come from the command line. `subject_loader` finds a subject by its name and
-    raises InputError if it cannot. Raises InputError with every problem of all these together.
+    raises InputError if it cannot. Raises InputError with every problem of all these together; files that are not on
+    this machine are among them, unless they `may_be_absent`.
     """
     problems: list[Problem] = []
     options = _Layer("-S", "", _read_overrides(overrides, problems))
@@ -95,13 +102,20 @@ def load_study(
     layers = {variant.name: stack for variant, stack in zip(variants, stacks)}
     # Each level alone, too: the design may have no arm for it, or hide its fault behind another one's.
     stacks += [(*common, *_layers(grid, arm)) for arm in arms(grid.factors, ["one-factor"])]
-    faults = [[_located(fault, stack) for fault in subject.check(_merged(stack))] for stack in stacks]
-    problems += [problem for in_stack in faults for problem in in_stack]
-    sound = [variant for variant, faulty in zip(variants, faults) if not faulty]
+    absent: list[Problem] = []
+    sound = []
+    for stack, variant in itertools.zip_longest(stacks, variants):
+        faults = subject.check(_merged(stack))
+        wrong = [fault for fault in faults if not fault.absent]
+        problems += [_located(fault, stack) for fault in wrong]
+        absent += [_located(fault, stack) for fault in faults if fault.absent]
+        if variant is not None and not wrong:
+            sound.append(variant)
     problems += unreported_metrics(grid, cells, _reported(subject, sound))
+    problems += [] if may_be_absent else absent
     if problems:
         raise InputError(dict.fromkeys(problems))
-    return Study(grid, found, subject, tuple(variants), _merged(common), layers)
+    return Study(grid, found, subject, tuple(variants), _merged(common), layers, tuple(dict.fromkeys(absent)))
 
 
 def experiment_settings(path: Path, overrides: Sequence[str], subject: Subject) -> dict[str, Any]:
@@ -158,7 +172,8 @@ def _located(fault: Fault, stack: _Stack) -> Problem:
     setters = [layer for layer in stack if fault.key in layer.settings]
     related = [layer for layer in stack if any(overlap(fault.key, key) for key in layer.settings)]
     layer = (setters or related or stack[:1])[-1]
-    return Problem(layer.file, dotted(layer.place, fault.key), fault.message)
+    hint = how_to_get(fault.absent) if fault.absent else ""
+    return Problem(layer.file, dotted(layer.place, fault.key), f"{fault.message}{hint}")
 
 
 def _read_overrides(texts: Iterable[str], problems: list[Problem]) -> dict[str, Any]:
@@ -197,6 +212,23 @@ def _undone(options: _Layer, grid: Grid, alternatives: Alternatives) -> list[Pro
 
 def _or_alternative(key: str, factor: Factor) -> str:
     return "" if all(any(overlap(key, other) for other in level.overrides) for level in factor.levels) else ", or an alternative to it"
+
+
+def yaml_path(name: Path | str) -> Path:
+    """The file that a grid or an experiment is named by: a path, or the name of a file in `experiments/`, its ending left out or not.
+
+    Raises InputError if there is none, naming the nearest.
+    """
+    path = Path(name)
+    if path.exists() or len(path.parts) > 1:
+        return path
+    ending = "" if path.suffix in (".yaml", ".yml") else ".yaml"
+    found = EXPERIMENTS / f"{path}{ending}"
+    if found.is_file():
+        return found
+    known = sorted(file.name for folder in (Path(), EXPERIMENTS) for file in folder.glob("*.yaml"))
+    hint = nearest(f"{path}{ending}", known) if known else "there is no YAML file in either; `ablate init` writes examples"
+    raise InputError([Problem("", str(path), f"no such file in '{Path.cwd()}' or its {EXPERIMENTS}/; {hint}")])
 
 
 def experiment_path(grid_path: Path, name: str, option: str | None) -> Path:

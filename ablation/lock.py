@@ -15,8 +15,11 @@ TRIES, PAUSE_SECONDS = 10, 0.02  # whoever looks whether a study is being run ho
 
 
 @contextlib.contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Hold the study for this process; the system lets go of it when the process ends, however it ends."""
+def only_one(folder: Path, doing: str = "running this study; see `ablate status`") -> Iterator[None]:
+    """Hold the folder for this process; the system lets go of it when the process ends, however it ends.
+
+    doing: what another process that holds it is doing. Raises InputError if one does.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("w") as file:
         for _ in range(TRIES):
@@ -25,7 +28,7 @@ def only_one(folder: Path) -> Iterator[None]:
                 break
             time.sleep(PAUSE_SECONDS)
         else:
-            raise InputError([Problem(str(folder), "", "another process is running this study; see `ablate status`")])
+            raise InputError([Problem(str(folder), "", f"another process is {doing}")])
         yield
 
 

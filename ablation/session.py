@@ -18,7 +18,7 @@ from ablation.delivery import Delivery
 from ablation.doctor_files import TrialFiles
 from ablation.errors import InputError, Problem
 from ablation.formatting import duration
-from ablation.grid import Study, experiment_path, load_study
+from ablation.grid import Study, experiment_path, load_study, yaml_path
 from ablation.grid_file import FILE_NAME
 from ablation.inputs import require_usable_inputs
 from ablation.limits import Limits
@@ -65,9 +65,14 @@ class Opened:
 
 def open_study(
     grid: Path, experiment: str | None, overrides: Sequence[str], seeds: str | None, alias: str | None, sharing: Sharing | None = None,
+    may_be_absent: bool = False,
 ) -> Opened:  # fmt: skip
-    """Check everything and plan; nothing is run. Raises InputError with all problems."""
-    study = load_study(grid, experiment, overrides, seeds, load_subject)
+    """Check everything and plan; nothing is run. Raises InputError with all problems.
+
+    may_be_absent: files that trials read; a study without them can be planned.
+    """
+    grid = yaml_path(grid)
+    study = load_study(grid, experiment, overrides, seeds, load_subject, may_be_absent)
     if alias is not None and not re.fullmatch(FILE_NAME[0], alias):
         raise InputError([Problem("--as", alias, f"must be {FILE_NAME[1]}")])
     places = sharing.places if sharing else Places()
@@ -98,6 +103,10 @@ def describe_plan(opened: Opened, jobs: int) -> None:
     console = output()
     console.print(f"study {opened.name}", style="italic")
     show_plan(console, opened.study, plan, plan.unfinished(folder), store, opened.timings.known(), jobs)
+    if opened.study.absent:
+        console.print("the study cannot be run yet:", style="bold")
+    for problem in opened.study.absent:
+        console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
 
 
 def run(

@@ -40,6 +40,9 @@ class Fault(NamedTuple):
 
     key: str  # dotted, e.g. "optim.lr.encodre"
     message: str
+    # The path as the settings name it, where nothing is wrong but that a file is not on this machine: the study
+    # can then be planned and not run.
+    absent: str = ""
 
 
 class Store(Protocol):

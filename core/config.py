@@ -25,7 +25,7 @@ Encoders = Literal[
 @dataclass(frozen=True)
 class Data:
     source: Literal["digits", "folder", "cifar10", "cifar100"] = setting("digits", "where the images come from")
-    path: str | None = setting(None, "folder or .tar.gz archive holding train/<class>/* and test/<class>/*; for cifar10 and cifar100 torchvision's root folder")
+    path: str | None = setting(None, "folder or .tar.gz archive holding train/<class>/* and test/<class>/*; for cifar10 and cifar100 torchvision's root folder. A relative path is looked for below ABLATE_DATA, then below the working directory")
     download: bool = setting(False, "let torchvision download cifar10 or cifar100")
     imbalance_factor: float | None = setting(None, "n_max / n_min of the exponential profile; none: the counts are what the files hold", minimum=1)
     n_max: int | None = setting(None, "images of the largest class; none: all it has", minimum=1)
@@ -43,7 +43,7 @@ class Data:
 @dataclass(frozen=True)
 class Encoder:
     name: Encoders = setting("resnet32", "architecture")
-    checkpoint: str | None = setting(None, "pretrained weights: .safetensors, or a PyTorch file that weights_only can load")
+    checkpoint: str | None = setting(None, "pretrained weights: .safetensors, or a PyTorch file that weights_only can load; found as data.path is")
     channels: Literal["rgb", "bgr", "gray"] | None = setting(None, "channel order the checkpoint was trained on; required with a checkpoint")
 
 

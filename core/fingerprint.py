@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from core.config import Config
+from core.data.counting import archived_images, folder_images
+from core.data.location import locate, places
+from core.parsing import Fault
 
-PLANNING = {"config.py", "parsing.py", "fingerprint.py", "trajectory.py", "subject.py", "inputs.py", "__init__.py"}
+PLANNING = {"config.py", "parsing.py", "fingerprint.py", "trajectory.py", "subject.py", "inputs.py", "location.py", "__init__.py"}
 """Modules that decide what to compute, not how: their effect is in the settings that are hashed."""
 
 
@@ -48,7 +51,7 @@ def versions() -> dict[str, str]:
 
 
 def file_hash(path: Path) -> str:
-    """Hash of a file's bytes; remembered within the process for as long as size and time stay the same."""
+    """SHA-256 (hex) of a file; remembered within the process for as long as size and time stay the same."""
     status = path.stat()
     return _file_hash(str(path), status.st_size, status.st_mtime_ns)
 
@@ -56,61 +59,91 @@ def file_hash(path: Path) -> str:
 @functools.cache
 def _file_hash(path: str, size: int, modified: int) -> str:
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def data_files(config: Config) -> list[Path]:
     """The files that the images come from, in a fixed order.
 
-    Raises FileNotFoundError with a message fit for the user.
+    Raises FileNotFoundError where there are none, and NotADirectoryError where something else is in their place, with a
+    message fit for the user.
     """
     data = config.data
     if data.source == "digits":
         spec = importlib.util.find_spec("sklearn")  # not imported: planning stays light
         return [Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"]
-    path = Path(data.path).expanduser()
+    path = locate(data.path)
     if data.source == "folder":
         if path.is_file():
             return [path]
         files = sorted(p for p in path.glob("*/*/*") if p.is_file())
+        if not files and path.exists():
+            raise NotADirectoryError(f"'{data.path}' is neither an archive nor a folder with train/<class>/ and test/<class>/ images")
         if not files:
-            raise FileNotFoundError(f"'{data.path}' is neither an archive nor a folder with train/<class>/ and test/<class>/ images")
+            raise FileNotFoundError(f"'{data.path}' is not there; looked for {places(data.path)}")
         return files
     folder = path / {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}[data.source]
     files = sorted(p for p in folder.glob("*") if p.suffix != ".html" and p.is_file())
     if not files and not data.download:
-        raise FileNotFoundError(f"'{folder}' holds no {data.source}; set data.download: true to fetch it there")
+        raise FileNotFoundError(f"'{folder}' holds no {data.source}; set data.download: true and torchvision fetches it there")
     return files
 
 
 def data_fingerprint(config: Config) -> str:
-    """Hash of the images' files by relative name and content, and of the settings that select from them.
+    """Hash of the images by place and content, and of the settings that select from them: the same for a folder and for an
+    archive of it.
 
     CIFAR's name stands for its files: torchvision checks their MD5 sums whenever it reads them, and a study that
-    is to download them is planned before they are there.
+    is to download them is planned before they are there. So does the path of files that are not there, in the plan of a
+    study that cannot be run yet.
     """
     data = config.data
-    files = [] if data.source.startswith("cifar") else data_files(config)
     selection = [data.source, data.imbalance_factor, data.n_max, data.n_test, data.validation, data.channels, data.flip_channels, data.size, data.mean, data.std]
-    names = ["/".join(path.parts[-3:]) for path in files] if len(files) > 1 else []
-    return digest(selection, names, [file_hash(path) for path in files])
+    return digest(selection, _content(config))
+
+
+def _content(config: Config) -> list[Any]:
+    if config.data.source.startswith("cifar"):
+        return []
+    try:
+        files = data_files(config)
+    except FileNotFoundError:
+        return ["absent", config.data.path]
+    if config.data.source == "digits":
+        return [file_hash(path) for path in files]
+    path = locate(config.data.path)
+    if path.is_file():
+        return [[str(place), sha256] for place, sha256 in archived_images(path)]
+    return [[str(place), file_hash(file)] for place, file in folder_images(path)]
 
 
 def root_key(config: Config, seed: int) -> str:
     """The key before a trial's first epoch: all that every epoch depends on."""
-    checkpoint = file_hash(Path(config.encoder.checkpoint).expanduser()) if config.encoder.checkpoint else None
     return digest(
-        "root", seed, data_fingerprint(config), source_fingerprint(), config.encoder.name, checkpoint,
+        "root", seed, data_fingerprint(config), source_fingerprint(), config.encoder.name, _checkpoint(config),
         config.device, config.precision, config.threads, versions(),
     )  # fmt: skip
 
 
-def missing_inputs(config: Config) -> Iterable[tuple[str, str]]:
-    """(key, message) for every file that the settings name and that is not there."""
+def _checkpoint(config: Config) -> Any:
+    """What stands for the pretrained weights: their hash, or the path of a file that is not there; None without one."""
+    path = config.encoder.checkpoint
+    if not path:
+        return None
+    return file_hash(locate(path)) if locate(path).is_file() else ["absent", path]
+
+
+def missing_inputs(config: Config) -> Iterable[Fault]:
+    """A fault for each file that the settings name and that is not there."""
+    path = config.data.path or ""
     try:
         data_files(config)
     except FileNotFoundError as error:
-        yield "data.path", str(error)
-    checkpoint = config.encoder.checkpoint
-    if checkpoint and not Path(checkpoint).expanduser().is_file():
-        yield "encoder.checkpoint", f"'{checkpoint}' is not a file"
+        yield Fault("data.path", str(error), path)
+    except NotADirectoryError as error:
+        yield Fault("data.path", str(error))
+    path = config.encoder.checkpoint
+    if path and locate(path).exists() and not locate(path).is_file():
+        yield Fault("encoder.checkpoint", f"'{path}' is not a file")
+    elif path and not locate(path).exists():
+        yield Fault("encoder.checkpoint", f"'{path}' is not there; looked for {places(path)}", path)

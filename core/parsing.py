@@ -22,6 +22,7 @@ _hints = functools.cache(typing.get_type_hints)  # resolving annotations is slow
 class Fault(NamedTuple):
     key: str
     message: str
+    absent: str = ""  # see `ablation.subject.Fault`
 
 
 def parse(settings: Mapping[str, Any]) -> tuple[Config, list[Fault]]:

@@ -31,8 +31,8 @@ class StrategyA:
         config, faults = parse(settings)
         if faults:
             return faults
-        faults = [Fault(key, message) for key, message in fingerprint.missing_inputs(config)]
-        return faults or _data_faults(config)
+        missing = list(fingerprint.missing_inputs(config))
+        return missing if any(fault.key == "data.path" for fault in missing) else [*missing, *_data_faults(config)]
 
     def resolve(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         return to_tree(_config(settings))
@@ -53,9 +53,12 @@ class StrategyA:
     def alternatives(self) -> list[tuple[str, ...]]:
         return [tuple(f"{section}.{key}" for key in keys) for section, keys in ALTERNATIVES.items()]
 
-    def metrics(self, settings: Mapping[str, Any]) -> frozenset[str]:
+    def metrics(self, settings: Mapping[str, Any]) -> frozenset[str] | None:
         config = _config(settings)
-        return frozenset(_last_metrics(config, _class_counts(config)))
+        try:
+            return frozenset(_last_metrics(config, _class_counts(config)))
+        except FileNotFoundError:  # which classes are large and small is not known
+            return None
 
     def describe(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         config = _config(settings)

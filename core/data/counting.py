@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
+import hashlib
 import lzma
 import tarfile
 import zlib
@@ -12,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from core.config import Data
+from core.data.location import locate
 from core.data.profile import exponential_counts, held_out_counts
 
 DAMAGED = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
@@ -66,7 +69,7 @@ def _available(data: Data, files: Sequence[Path]) -> list[int]:
             labels = Counter(int(float(line.rsplit(",", 1)[1])) for line in file)
         counts = [labels[c] - data.n_test for c in range(10)]
     elif data.source == "folder":
-        images, folders = _listed(Path(data.path).expanduser())
+        images, folders = _listed(locate(data.path))
         labels = Counter(label for part, label in images if part == "train")
         counts = [labels[name] for name in class_names(images, folders)]
     else:
@@ -126,18 +129,43 @@ def members(archive: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, Place]]
 
 def _listed(path: Path) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """(train | test, class) of every image in a folder or an archive, and of every class's folder."""
-    if not path.is_file():
-        files = (Place(*file.parts[-3:]) for part in PARTS for file in (path / part).glob("*/*") if file.is_file())
-        return [place[:2] for place in files if place.is_image], class_folders(path)
+    if path.is_file():
+        return [place[:2] for place, _ in archived_images(path)], []
+    return [place[:2] for place, _ in folder_images(path)], class_folders(path)
+
+
+def folder_images(path: Path) -> list[tuple[Place, Path]]:
+    """Place and file of every image of a folder, sorted by place."""
+    files = (file for part in PARTS for file in (path / part).glob("*/*"))
+    placed = [(Place(*file.parts[-3:]), file) for file in files]
+    return sorted((place, file) for place, file in placed if place.is_image and file.is_file())
+
+
+def archived_images(path: Path) -> list[tuple[Place, str]]:
+    """Place and SHA-256 (hex) of every image of a tar archive, sorted by place.
+
+    Raises ValueError, with the archive's path, for one that cannot be read to its end. Remembered within the process
+    for as long as size and time of the file stay the same.
+    """
+    status = path.stat()
+    return _archived_images(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _archived_images(path: Path, size: int, modified: int) -> list[tuple[Place, str]]:
+    found = []
     try:
         with tarfile.open(path) as archive:
-            places = [place for _, place in members(archive)]
+            for member, place in members(archive):
+                if place.is_image:
+                    content = archive.extractfile(member).read()
+                    found.append((place, hashlib.sha256(content).hexdigest()))
             read_to_checksum(archive)
     except DAMAGED as error:
         raise ValueError(f"'{path}' is not a tar archive that can be read ({' '.join(str(error).split())})") from None
     except ValueError as error:
         raise ValueError(f"'{path}' is not read: {error}") from None
-    return [place[:2] for place in places if place.is_image], []
+    return sorted(found)
 
 
 def read_to_checksum(archive: tarfile.TarFile) -> None:

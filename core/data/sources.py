@@ -18,6 +18,7 @@ from torch import Tensor
 
 from core.config import Data
 from core.data.counting import DAMAGED, PARTS, Place, class_folders, class_names, members, read_to_checksum
+from core.data.location import locate
 from core.data.profile import exponential_counts, held_out_counts
 from core.randomness import generator
 
@@ -49,7 +50,7 @@ def load(data: Data) -> Dataset:
     if data.source == "digits":
         dataset = _digits(data.n_test)
     elif data.source == "folder":
-        dataset = _folder(Path(data.path).expanduser(), data)
+        dataset = _folder(locate(data.path), data)
     else:
         dataset = _cifar(data)
     if data.imbalance_factor is not None or data.n_max is not None:
@@ -135,7 +136,7 @@ def _cifar(data: Data) -> Dataset:
     import torchvision
 
     cls = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[data.source]
-    root = Path(data.path).expanduser()
+    root = locate(data.path)
     if data.download:
         root.mkdir(parents=True, exist_ok=True)
         with (root / ".downloading").open("w") as lock:  # workers take turns; all but the first find it there

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.data.location import locate
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions with a parameter-free (option A) shortcut: stride by slicing, channels by zeros."""
@@ -120,7 +122,7 @@ def load_checkpoint(path: str, encoder: nn.Module) -> dict[str, Tensor]:
     Returns {"weight": (C, D), "bias": (C,)}, or {} if the file holds no head (`fc.*`).
     Raises ValueError if the file cannot be read so, or the weights are not this encoder's.
     """
-    weights = _read_weights(Path(path).expanduser())
+    weights = _read_weights(locate(path))
     head = {name.removeprefix("fc."): value for name, value in weights.items() if name.startswith("fc.")}
     body = {name: value for name, value in weights.items() if not name.startswith("fc.")}
     if isinstance(encoder, TorchvisionResNet):

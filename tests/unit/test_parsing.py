@@ -241,7 +241,7 @@ def test_every_default_lies_within_its_limits():
     ],
 )
 def test_normalisation_must_fit_the_channels(settings, key, message):
-    assert parse(settings)[1] == [(key, message)]
+    assert parse(settings)[1] == [Fault(key, message)]
 
 
 def test_a_plateau_that_nobody_waits_for_is_no_fault():

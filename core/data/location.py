@@ -1,0 +1,35 @@
+"""Where the files that settings name are on this machine. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+VARIABLE = "ABLATE_DATA"
+
+
+def data_root() -> Path:
+    """The folder below which data sets and encoders are kept: `ABLATE_DATA`, else the working directory."""
+    return Path(os.environ.get(VARIABLE, "").strip() or ".").expanduser()
+
+
+def locate(path: str) -> Path:
+    """The file or folder that a setting names: relative to `data_root`, else to the working directory.
+
+    The file need not exist: one that is in neither place is taken to belong below `data_root`.
+    """
+    given = Path(path).expanduser()
+    below_root = data_root() / given
+    return given if given.exists() and not below_root.exists() else below_root
+
+
+def places(path: str) -> str:
+    """Where `locate` looks, as a message says it."""
+    given = Path(path).expanduser()
+    if given.is_absolute():
+        return f"'{given}'"
+    root, here = data_root(), Path.cwd()
+    looked = [f"'{here / given}'"]
+    if root.resolve() != here:
+        looked.insert(0, f"'{root / given}' ({VARIABLE})")
+    return " and ".join(looked)
