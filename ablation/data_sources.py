@@ -14,7 +14,7 @@ from ablation.section import Section
 PROJECT_FILE = Path("experiments/sources.yaml")
 SHIPPED_FILE = Path(__file__).parent / "shipped" / "experiments" / "sources.yaml"
 ADDRESS = (
-    r"(https|ssh|git|file)://[^\s]+",
+    r"(https?|ssh|git|file)://[^\s]+",
     "the address of a git repository, such as https://host/owner/name",
 )
 HASH = r"[0-9a-f]{64}"

@@ -4,11 +4,12 @@ and how several processes write to one."""
 from __future__ import annotations
 
 import fcntl
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from ablation.files import put_aside
 
@@ -75,19 +76,43 @@ def making(url: str) -> Iterator[None]:
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f"{path.name}.making").open("a+") as note:
-        fcntl.flock(note, fcntl.LOCK_EX)  # the system lets go of it when the process ends, however it ends
+    with _held(path.with_name(f"{path.name}.making")) as note:
         note.seek(0)
         if note.read() == BEGUN:
             for file in (path, *(path.with_name(path.name + suffix) for suffix in ("-journal", "-wal", "-shm"))):
                 if file.exists():
                     put_aside(file)
         note.truncate(0)
-        if not path.exists():
+        is_new = not path.exists()
+        if is_new:
             note.write(BEGUN)
             note.flush()
-        yield
-        note.truncate(0)
+        try:
+            yield
+        except BaseException:
+            if not is_new:
+                os.unlink(note.name)
+            raise
+        os.unlink(note.name)
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[TextIO]:
+    """Hold a file that whoever held it before may have removed; the system lets go of it when the process ends, however it ends."""
+    while True:
+        with path.open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(file, path):
+                continue
+            yield file
+            return
+
+
+def _is_at(file: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _require_address(url: str) -> None:

@@ -30,9 +30,10 @@ def write_starter(root: Path) -> str:
             with target.open("xb") as file:
                 file.write(shipped.read_bytes())
             lines.append(f"wrote {target}")
-        except FileExistsError:
-            lines.append(f"kept  {target}, which was there")
         except OSError as error:
+            if target.is_file():
+                lines.append(f"kept  {target}, which was there")
+                continue
             raise InputError([Problem("", str(target), f"cannot be written: {error.strerror or error}")]) from None
     return "\n".join([*lines, NEXT])
 

@@ -18,9 +18,10 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 
 
-def test_the_shipped_cifar10_encoder_reaches_the_accuracy_measured_with_the_original_code(shared, monkeypatch, tmp_path):
+@pytest.mark.data
+def test_the_shipped_cifar10_encoder_reaches_the_accuracy_measured_with_the_original_code(reference_data, monkeypatch, tmp_path):
     """On all 10,000 test images: 72.49 % top-1 and 80.86 % with label shift compensated."""
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(tmp_path)
     settings = experiment_settings(ROOT / "experiments" / "cifar10-lt-if100.yaml", ["method=ce", "threads=2"], SUBJECT)
     records = []
     SUBJECT.advance(settings, 0, None, DiskStore(tmp_path), lambda key, record: records.append(record))

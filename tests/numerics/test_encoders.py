@@ -33,13 +33,14 @@ def archived_images(archive, names):
     return torch.stack([found[f"test/{name}"] for name in names])
 
 
+@pytest.mark.data
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_golden_latents_and_logits_of_the_shipped_encoder(shared, name):
-    golden = np.load(shared / "golden" / f"encoder_{name}_if100.npz")
-    images = archived_images(shared / "data" / f"{name}-lt-if100.tar.gz", golden["image"].tolist())
+def test_golden_latents_and_logits_of_the_shipped_encoder(reference_data, name):
+    golden = np.load(reference_data / "golden" / f"encoder_{name}_if100.npz")
+    images = archived_images(reference_data / "data" / f"{name}-lt-if100.tar.gz", golden["image"].tolist())
     encoder = build_encoder("resnet32", 3).eval()
-    head = load_checkpoint(str(shared / "pretrained" / f"resnet32_{name}_lt001.checkpoint"), encoder)
+    head = load_checkpoint(str(reference_data / "pretrained" / f"resnet32_{name}_lt001.checkpoint"), encoder)
     latents = encoder(normalise(images, MEAN, STD))
     torch.testing.assert_close(latents, torch.from_numpy(golden["latent"]), rtol=0, atol=GOLDEN)
     logits = latents @ head["weight"].T + head["bias"]

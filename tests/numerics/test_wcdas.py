@@ -88,10 +88,11 @@ def test_high_concentration_stays_finite_and_peaks_where_it_should(concentration
     assert logits.isfinite().all() and (logits.diag() > 1000).all()
 
 
+@pytest.mark.data
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("their_pi", [False, True])
-def test_golden_logits_loss_and_gradients(shared, setting, their_pi):
-    golden = np.load(shared / "golden" / "wcdas.npz")
+def test_golden_logits_loss_and_gradients(reference_data, setting, their_pi):
+    golden = np.load(reference_data / "golden" / "wcdas.npz")
     part = {name.split("/")[1]: torch.from_numpy(golden[name]) for name in golden if name.startswith(f"{setting}/")}
     scale = 250.0 if setting == "fixed_scale" else F.softplus(part["scale_raw"]) + 1
     weight, concentration_logit = part["weight"].requires_grad_(), part["concentration_logit"].requires_grad_()

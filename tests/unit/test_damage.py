@@ -405,6 +405,37 @@ def test_a_database_whose_maker_was_killed_is_made_anew_and_one_that_was_there_b
         assert path.exists()
 
 
+def test_nothing_is_left_beside_a_database_that_was_made(tmp_path):
+    path = tmp_path / "some.db"
+    for _ in range(2):
+        with making(f"sqlite:///{path}"):
+            sqlite3.connect(path).close()
+    with pytest.raises(ZeroDivisionError), making(f"sqlite:///{path}"):
+        raise ZeroDivisionError
+    assert [file.name for file in tmp_path.iterdir()] == ["some.db"]
+
+
+def test_one_process_at_a_time_makes_a_database_though_each_removes_what_it_held(tmp_path):
+    path, log = tmp_path / "some.db", tmp_path / "log"
+    log.touch()
+
+    def make():
+        for _ in range(20):
+            with making(f"sqlite:///{path}"):
+                with log.open("a") as file:
+                    file.write("in ")
+                time.sleep(0.0005)
+                with log.open("a") as file:
+                    file.write("out\n")
+
+    threads = [threading.Thread(target=make) for _ in range(8)]  # flock holds between open files, of one process too
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert log.read_text() == "in out\n" * 160
+
+
 def test_urls_of_sqlite_are_files_and_others_are_not():
     assert database.sqlite_file("sqlite:////tmp/a.db") == Path("/tmp/a.db")
     assert database.sqlite_file("sqlite:///a.db?timeout=3") == Path("a.db")

@@ -327,11 +327,9 @@ def test_the_profile_of_cifar10_lt():
     assert exponential_counts(7, 1, 100) == [7]
 
 
-def test_the_counts_of_the_long_tailed_cifar10_archive():
-    path = Path(__file__).parents[3] / "shared" / "data" / "cifar10-lt-if100.tar.gz"
-    if not path.is_file():
-        pytest.skip("the archive of CIFAR-10-LT is not here")
-    assert counted(folder(path)) == CIFAR10_LT
+@pytest.mark.data
+def test_the_counts_of_the_long_tailed_cifar10_archive(reference_data):
+    assert counted(folder(Path("data/cifar10-lt-if100.tar.gz"))) == CIFAR10_LT
 
 
 # --- bytes, cache, fingerprint
