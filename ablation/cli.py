@@ -34,7 +34,7 @@ class Commands(click.Group):
             click.echo(describe_full(error), err=True)
             context.exit(1)
         except KeyboardInterrupt:
-            click.echo("interrupted; the same command goes on from the last checkpoints", err=True)
+            click.echo("interrupted; the same command goes on where it stopped", err=True)
             context.exit(130)
 
 
