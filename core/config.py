@@ -134,13 +134,13 @@ class Warmup:
 class Losses:
     """Weights; 0 switches a term off."""
 
-    real: float = setting(1.0, "cross-entropy on real latents", minimum=0)
+    real: float = setting(1.0, "weight of a real latent in the classification loss", minimum=0)
     semantic: float = setting(1.0, "diffusion, prototype and radius terms together", minimum=0)
-    generated: float = setting(1.0, "cross-entropy on generated latents", minimum=0)
-    prototype: float = setting(0.1, "distance to the class prototype (eta_p), within semantic", minimum=0)
+    generated: float = setting(1.0, "weight of a generated latent in the classification loss where that of a real one is losses.real: at 1, the loss is the mean over training images and pool together", minimum=0)
+    prototype: float = setting(0.1, "distance of real latents to their class prototype (eta_p), within semantic", minimum=0)
     radius: float = setting(0.1, "equal-radius constraint (eta_r), within semantic", minimum=0)
     momentum: float = setting(0.9, "of the moving averages of prototypes and radii, per batch", minimum=0, maximum=1)
-    logit_adjustment: float = setting(0.0, "tau: real latents are classified with tau log(prior) added to their logits (Menon et al. 2021)", minimum=0)
+    logit_adjustment: float = setting(0.0, "tau: heads are trained with tau log(prior) added to their logits (Menon et al. 2021); the prior is that of training images and pool together", minimum=0)
     common_radius: Literal["all", "many"] = setting("all", "classes whose mean radius is the common one: all, or those with more than 100 images, whose radius is not that of memorised ones")
 
 
@@ -177,7 +177,7 @@ class Staged:
 
 @dataclass(frozen=True)
 class Config:
-    method: Literal["joint", "staged", "ce"] = setting("joint", "Strategy A, the staged baseline, or the pretrained network as it is")
+    method: Literal["joint", "staged", "ce", "ce-adjusted"] = setting("joint", "Strategy A, the staged baseline, the pretrained network as it is, or that with the log of the class prior subtracted from its logits")
     epochs: int = setting(400, "epochs, warm-up included, pre-training not", minimum=1)
     batch_size: int = setting(128, "images per step", minimum=2)
     evaluate_every: int = setting(1, "epochs between evaluations on the test set; the last epoch always is", minimum=1)
@@ -239,6 +239,7 @@ _BALANCED_HEAD = {"method": "staged", "head.name": "linear", "head.start": "pret
 
 BASELINES: dict[str, dict[str, Any]] = {
     "ce": {"method": "ce"},
+    "ce-adjusted": {"method": "ce-adjusted"},
     "ldmlr": {"method": "staged", "head.name": "linear", "head.start": "pretrained", "generation.quota": "ldmlr"},
     "ldmlr-no-generation": {"method": "staged", "head.name": "linear", "head.start": "pretrained", "staged.generation": False},
     "frozen-encoder": {"method": "joint", "end_to_end": False},

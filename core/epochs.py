@@ -43,12 +43,9 @@ def warmup_step(learner: Learner, z: Tensor, y: Tensor, t: Tensor, noise: Tensor
     """One update of head and denoiser. z: (B, D) latents; y: (B,); the rest from `draws`."""
     config = learner.config
     real = F.cross_entropy(learner.head(z) + learner.adjustment, y)
-    generated = None if g is None else F.cross_entropy(learner.head(g), y_g)
+    generated = None if g is None else F.cross_entropy(learner.head(g) + learner.adjustment, y_g)
     semantic = learner.semantic(learner.standardise(z), y, t, noise)
-    total = config.losses.real * real + config.losses.semantic * semantic.total
-    if generated is not None:
-        total = total + config.losses.generated * generated
-    total.backward()
+    (classification(learner, real, generated) + config.losses.semantic * semantic.total).backward()
     norms = {"grad/head": gradient_norm(learner, "head"), "grad/denoiser": gradient_norm(learner, "denoiser")}
     update(learner, "head", "denoiser")
     learner.track_estimates(semantic)
@@ -109,12 +106,11 @@ def joint_step(
     real = F.cross_entropy(logits, y)
     if share is not None:
         real = share * real + (1 - share) * F.cross_entropy(logits, y_minor)
-    generated = None if g is None else F.cross_entropy(learner.head(g), y_g)
-    classification = config.losses.real * real
-    if generated is not None:
-        classification = classification + config.losses.generated * generated
-    classification.backward()
-    real_gradient, leaf.grad = leaf.grad, None
+    generated = None if g is None else F.cross_entropy(learner.head(g) + learner.adjustment, y_g)
+    classification(learner, real, generated).backward()
+    # The head learns from the mean over images and pool, the encoder from the mean over images: a pool would otherwise lower
+    # its rate by as much as it is large.
+    real_gradient, leaf.grad = leaf.grad * learner.n_per_image, None
     standard = learner.standardise(leaf) if config.standardisation == "tracked" else standardised(leaf)
     semantic = learner.semantic(standard, y, t, noise)
     (config.losses.semantic * semantic.total).backward()
@@ -131,6 +127,11 @@ def joint_step(
     learner.track_latents(leaf.detach(), y)
     learner.track_estimates(semantic)
     return norms | losses(real, generated, semantic), leaf.detach()
+
+
+def classification(learner: Learner, real: Tensor, generated: Tensor | None) -> Tensor:
+    """The classification loss (): the mean over training images and pool, of which a batch has drawn some of either."""
+    return learner.shares[0] * real if generated is None else learner.shares[0] * real + learner.shares[1] * generated
 
 
 class Streams:

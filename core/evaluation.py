@@ -11,6 +11,7 @@ from torch import Tensor
 from core import diagnostics, metrics
 from core.divergence import require_finite
 from core.learner import Learner
+from core.priors import uncorrected_prior
 
 
 class Report(NamedTuple):
@@ -31,7 +32,8 @@ def test_report(learner: Learner, latents: Tensor, labels: Tensor, pretrained: T
     learner.head.eval()
     logits = learner.head(latents)
     require_finite("a test image's logit", logits)
-    scalars, vectors = metrics.evaluate(logits, labels, learner.class_counts)
+    left = uncorrected_prior(learner.config, learner.training_prior())
+    scalars, vectors = metrics.evaluate(logits, labels, learner.class_counts, None if left is None else torch.tensor(left))
     scalars["diag/latent_drift"] = float(diagnostics.drift(latents, pretrained))
     scalars["diag/cka"] = float(diagnostics.linear_cka(latents, pretrained))
     rank, variance = diagnostics.spectrum(latents)
@@ -61,7 +63,7 @@ def latent_report(learner: Learner, latents: Tensor, labels: Tensor) -> Report:
         scalars["head/concentration"] = float(concentrations.mean())
         vectors["head/concentration"] = concentrations.tolist()
     if len(learner.pool.labels):
-        generated = learner.pool.latents * learner.std + learner.mean
+        generated = learner.destandardise(learner.pool.latents)
         found = diagnostics.generated_to_real(latents, labels, generated, learner.pool.labels, learner.n_classes)
         vectors |= {name: values.tolist() for name, values in found.items()}
         scalars |= {name: float(values.nanmean()) for name, values in found.items()}

@@ -31,13 +31,23 @@ def distances(latents: Tensor, labels: Tensor, prototypes: Tensor) -> Tensor:
     return ((latents - prototypes[labels]).square().sum(1) + 1e-12).sqrt()
 
 
-def prototype_loss(latents: Tensor, labels: Tensor, prototypes: Tensor, used: Tensor | None = None) -> Tensor:
+def unbiased_radii(radii: Tensor, counts: Tensor) -> Tensor:
+    """Mean distances to the mean of the same samples, corrected for that: a mean of n samples lies nearer to each of them
+    than the class's own, by sqrt(1 - 1/n). A class of one sample borrows the mean of the others.
+
+    radii: (C,) float; counts: (C,) samples of each class. Returns (C,).
+    """
+    several = counts > 1
+    corrected = radii * (counts / (counts - 1).clamp(min=1)).sqrt()
+    return torch.where(several, corrected, corrected[several].mean())
+
+
+def prototype_loss(latents: Tensor, labels: Tensor, prototypes: Tensor) -> Tensor:
     """Mean squared distance to the class prototype, per dimension.
 
-    latents: (B, D); prototypes: (C, D), no gradient; used: (B,) 0 or 1, the samples that count.
+    latents: (B, D); prototypes: (C, D), no gradient.
     """
-    squared = (latents - prototypes.detach()[labels]).square().mean(1)
-    return squared.mean() if used is None else (squared * used).sum() / used.sum().clamp(min=1)
+    return (latents - prototypes.detach()[labels]).square().mean()
 
 
 def radius_loss(

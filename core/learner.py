@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from core.config import Config
 from core.diffusion import alpha_bars
-from core.geometry import class_means, distances, track
+from core.geometry import class_means, distances, track, unbiased_radii
 from core.losses import Geometry, Semantic, Weights, logit_adjustment, semantic_loss
 from core.metrics import MANY_ABOVE
 from core.networks.denoisers import build_denoiser
 from core.networks.heads import build_head
 from core.pool import Pool, draw, quota
+from core.priors import shares, training_prior
 from core.randomness import generator, initialised
 from core.repeated import Recorder, Repeated, cuda_graph
 from core.state import State, build_optimiser, load_module, load_optimiser, module_state, optimiser_state, part, set_rate
@@ -41,7 +42,10 @@ class Learner:
         denoiser = config.denoiser
         build = lambda: build_denoiser(denoiser.name, self.n_latents, self.n_classes, denoiser.width, denoiser.blocks)  # noqa: E731
         self.denoiser = initialised(build, seed, f"denoiser {denoiser.name}").to(self.device)
-        self.adjustment = logit_adjustment(self.class_counts, config.losses.logit_adjustment)
+        # changed in place when the pool changes: a recorded step keeps to the tensors that it has met
+        self.adjustment = torch.zeros(self.n_classes, device=self.device)  # (C,) added to training logits
+        self.shares = torch.zeros(2, device=self.device)  # weights of the mean losses of real and of generated latents
+        self.n_per_image = torch.ones((), device=self.device)  # training images and pool, per training image
         self.exemplary = self.class_counts > MANY_ABOVE  # (C,) classes whose mean radius is the common one
         if config.losses.common_radius == "all" or not (class_counts > MANY_ABOVE).any():
             self.exemplary = torch.ones_like(self.exemplary)
@@ -55,6 +59,7 @@ class Learner:
         self.diffusion_loss_at_thaw = float("nan")  # of the last warm-up epoch so far
         self.record: Recorder | None = cuda_graph if self.device == "cuda" else None
         self._repeated: dict[Callable[..., Any], Repeated] = {}
+        self.weigh()
 
     def start(self, latents: Tensor, labels: Tensor) -> None:
         """Statistics, prototypes and radii from the pretrained latents (N, D) of the training images."""
@@ -62,16 +67,22 @@ class Learner:
             self.mean, self.std = torch.full_like(latents[0], 0.5), torch.full_like(latents[0], 0.5)
         else:
             self.mean, self.std = latents.mean(0), latents.std(0).clamp(min=1e-6)
+        self.is_nonnegative = bool((latents >= 0).all())  # of a last ReLU
         standard = self.standardise(latents)
+        self.farthest = float(standard.abs().max())
         prototypes, _ = class_means(standard, labels, self.n_classes)
         radii, _ = class_means(distances(standard, labels, prototypes), labels, self.n_classes)
-        # a class of one image has radius 0: it borrows the mean of the others
-        radii = torch.where(self.class_counts > 1, radii, radii[self.class_counts > 1].mean())
+        radii = unbiased_radii(radii, self.class_counts)
         self.geometry = Geometry(prototypes, radii, radii.clone())
 
     def standardise(self, latents: Tensor) -> Tensor:
-        """(..., D) in the denoiser's coordinates, which `* std + mean` leads back from."""
+        """(..., D) in the denoiser's coordinates."""
         return (latents - self.mean) / self.std
+
+    def destandardise(self, generated: Tensor) -> Tensor:
+        """(..., D) generated latents in the encoder's coordinates; where it puts out none below 0, they have none either."""
+        latents = generated * self.std + self.mean
+        return latents.clamp(min=0) if self.is_nonnegative else latents
 
     def repeated(self, step: Callable[..., Any]) -> Repeated:
         """`step` with this learner as its first argument, recorded where the device can repeat recordings."""
@@ -113,22 +124,42 @@ class Learner:
             self.mean.copy_(m * self.mean + (1 - m) * latents.mean(0))
             self.std.copy_((m * self.std.square() + (1 - m) * (latents - self.mean).square().mean(0)).sqrt().clamp(min=1e-6))
         standard, momentum = self.standardise(latents), self.config.losses.momentum
-        means, counts = class_means(standard, labels, self.n_classes)
         prototypes, radii = self.geometry.prototypes, self.geometry.radii
-        prototypes.copy_(track(prototypes, means, counts, momentum))
-        apart, _ = class_means(distances(standard, labels, prototypes), labels, self.n_classes)
+        # From the prototypes as they were: one that has taken in the batch is nearer to it, most of all to a class's only
+        # sample, of which it has taken a tenth.
+        apart, counts = class_means(distances(standard, labels, prototypes), labels, self.n_classes)
         radii.copy_(track(radii, apart, counts, momentum))
+        means, _ = class_means(standard, labels, self.n_classes)
+        prototypes.copy_(track(prototypes, means, counts, momentum))
+
+    def drawn(self) -> Tensor:
+        """(C,) int64 generated latents of each class in the pool."""
+        return torch.bincount(self.pool.labels, minlength=self.n_classes)
+
+    def training_prior(self) -> list[float]:
+        """(C,) share of each class in the classification loss; sums to 1."""
+        return training_prior(self.config, self.class_counts.tolist(), self.drawn().tolist())
+
+    def weigh(self) -> None:
+        """Weights and logit adjustment as the pool that there is asks for them."""
+        config, n_real, n_generated = self.config, int(self.class_counts.sum()), len(self.pool.labels)
+        self.shares.copy_(torch.tensor(shares(config, n_real, n_generated)))
+        self.n_per_image.fill_((n_real + n_generated) / n_real)
+        self.adjustment.copy_(logit_adjustment(torch.tensor(self.training_prior()), config.losses.logit_adjustment))
 
     def refresh_pool(self, epoch: int) -> None:
         """Draw all generated latents anew."""
         counts = quota(self.config.generation.quota, self.class_counts)
         gen = generator(self.seed, "generation", epoch, self.device)
-        self.pool = draw(self.denoiser, self.config.diffusion, self.config.generation, self.levels, counts, self.n_latents, gen)
+        self.pool = draw(
+            self.denoiser, self.config.diffusion, self.config.generation, self.levels, counts, self.n_latents, gen, self.farthest
+        )  # fmt: skip
+        self.weigh()
 
     def generated_batch(self, size: int, gen: torch.Generator) -> tuple[Tensor, Tensor]:
         """(B, D) generated latents in the encoder's coordinates, (B,) labels."""
         chosen = torch.randint(len(self.pool.labels), (size,), generator=gen, device=self.device)
-        return self.pool.latents[chosen] * self.std + self.mean, self.pool.labels[chosen]
+        return self.destandardise(self.pool.latents[chosen]), self.pool.labels[chosen]
 
     def set_rates(self, rates: Mapping[str, float]) -> None:
         for name, lr in rates.items():
@@ -153,6 +184,7 @@ class Learner:
             self.mean, self.std = state["mean"].to(self.device), state["std"].to(self.device)
             self.geometry = Geometry(**{k: v.to(self.device) for k, v in part("geometry", state).items()})
         self.pool = Pool(**{k: v.to(self.device) for k, v in part("pool", state).items()})
+        self.weigh()
         for name, optimiser in self.optimisers.items():
             if part(name, state):  # a module that no epoch has trained yet is not in the checkpoint
                 load_module(name, getattr(self, name), state)

@@ -45,13 +45,13 @@ def standardised(latents: Tensor) -> Tensor:
     return centred / (centred.square().mean(0) + 1e-6).sqrt()
 
 
-def logit_adjustment(class_counts: Tensor, tau: float) -> Tensor:
+def logit_adjustment(prior: Tensor, tau: float) -> Tensor:
     """tau log(prior), (C,) float; added to training logits it makes the head estimate balanced posteriors.
 
-    class_counts: (C,) > 0. Menon et al. 2021, eq. 10.
+    prior: (C,), of the training samples; counts will do. Menon et al. 2021, eq. 10.
     """
-    counts = class_counts.float()
-    return tau * (counts / counts.sum()).log()
+    prior = prior.float()
+    return tau * (prior / prior.sum()).clamp(min=1e-12).log()
 
 
 def semantic_loss(
@@ -69,10 +69,11 @@ def semantic_loss(
 ) -> Semantic:
     """L_diff + eta_p L_proto + eta_r L_radius, differentiable in the latents and in the denoiser.
 
-    Geometry acts on the real latents (and so shapes the encoder) and on the denoiser's x0 estimates (and so
-    shapes the denoiser). Only estimates with at least as much signal as noise count: from nearly pure noise
-    the best estimate is the class mean, whose radius is 0 by nature and not by fault. The common radius of both
-    is that of the real latents: estimates that agree on a smaller one would satisfy each other and no one else.
+    The prototype term acts on the real latents alone: on x0 estimates it pulls every estimate to its class mean and so
+    shrinks what is generated. The radius term acts on the real latents (and so shapes the encoder) and on the denoiser's x0
+    estimates (and so shapes the denoiser). Only estimates with at least as much signal as noise count: from nearly pure
+    noise the best estimate is the class mean, whose radius is 0 by nature and not by fault. The common radius of both is
+    that of the real latents: estimates that agree on a smaller one would satisfy each other and no one else.
 
     latents: (B, D) standardised; labels: (B,); alpha_bar: (B, 1); t: (B,) int64; noise: (B, D); common: (), the common
     radius, by default the mean over classes.
@@ -81,13 +82,12 @@ def semantic_loss(
     output = denoise(noisy, t, labels)
     diffusion = total = diffusion_loss(output, latents, noise, alpha_bar, objective, weighting)
     prototype = radius = estimate_means = None
-    if weights.prototype > 0 or weights.radius > 0:
-        x0 = estimate_x0(objective, output, noisy, alpha_bar)
-        clear = (alpha_bar[:, 0] >= 0.5).to(latents.dtype)
     if weights.prototype > 0:
-        prototype = prototype_loss(latents, labels, geometry.prototypes) + prototype_loss(x0, labels, geometry.prototypes, clear)
+        prototype = prototype_loss(latents, labels, geometry.prototypes)
         total = total + weights.prototype * prototype
     if weights.radius > 0:
+        x0 = estimate_x0(objective, output, noisy, alpha_bar)
+        clear = (alpha_bar[:, 0] >= 0.5).to(latents.dtype)
         common = geometry.radii.mean() if common is None else common
         radius = radius_loss(latents, labels, geometry.prototypes, geometry.radii, weights.momentum, common=common) + radius_loss(
             x0, labels, geometry.prototypes, geometry.estimate_radii, weights.momentum, clear, common

@@ -34,12 +34,12 @@ def packed_hits(logits: Tensor, labels: Tensor, n_classes: int) -> str:
     return " ".join(f"{len(bits)}:{np.packbits(bits).tobytes().hex()}" for bits in of_class)
 
 
-def compensate_label_shift(logits: Tensor, class_counts: Tensor) -> Tensor:
-    """Logits with the training prior divided out: log(p(y|x) / prior(y)) up to a constant.
+def compensate_label_shift(logits: Tensor, prior: Tensor) -> Tensor:
+    """Logits with a class prior divided out: log(p(y|x) / prior(y)) up to a constant.
 
-    logits: (N, C); class_counts: (C,) training images per class, all > 0.
+    logits: (N, C); prior: (C,) all > 0; counts will do.
     """
-    return logits - (class_counts.to(logits) / class_counts.sum()).log()
+    return logits - (prior.to(logits) / prior.sum()).log()
 
 
 def expected_calibration_error(logits: Tensor, labels: Tensor, n_bins: int = 15) -> Tensor:
@@ -60,21 +60,25 @@ def group_masks(class_counts: Tensor) -> dict[str, Tensor]:
     }
 
 
-def evaluate(logits: Tensor, labels: Tensor, class_counts: Tensor) -> tuple[dict[str, float], dict[str, list[float]]]:
+def evaluate(
+    logits: Tensor, labels: Tensor, class_counts: Tensor, prior: Tensor | None
+) -> tuple[dict[str, float], dict[str, list[float]]]:
     """All test metrics of one set of logits, as scalars and as per-class vectors.
 
-    logits: (N, C); labels: (N,); class_counts: (C,) training images per class. Group accuracies are means
-    over test images; groups without classes are left out. Balanced accuracy is the mean over classes: top-1,
+    logits: (N, C); labels: (N,); class_counts: (C,) training images per class; prior: (C,), the prior that the logits
+    carry beyond a uniform one, which the compensated accuracy divides out (None: there is none). Group accuracies are
+    means over test images; groups without classes are left out. Balanced accuracy is the mean over classes: top-1,
     where every class has as many test images.
     """
     predictions = logits.argmax(1)
     per_class = per_class_accuracy(predictions, labels, len(class_counts))
     scalars = {
         "test/top1": top1(logits, labels),
-        "test/top1_compensated": top1(compensate_label_shift(logits, class_counts), labels),
         "test/balanced_accuracy": per_class.nanmean(),
         "test/ece": expected_calibration_error(logits, labels),
     }
+    if prior is not None:
+        scalars["test/top1_compensated"] = top1(compensate_label_shift(logits, prior), labels)
     for name, mask in group_masks(class_counts).items():
         members = mask[labels]
         if members.any():

@@ -215,7 +215,11 @@ def _cross_checks(config: Config) -> list[Fault]:
     if warmup.epochs is not None and warmup.epochs > config.epochs:
         faults.append(Fault("warmup.epochs", f"{warmup.epochs} is more than the {config.epochs} epochs of the trial"))
     faults += _plateau_faults(config)
-    if config.method != "ce" and config.head.start == "pretrained" and config.head.name != "linear":
+    batching = {"joint": config.batching, "staged": config.staged.batching}.get(config.method)
+    if config.losses.logit_adjustment and batching == "balanced" and not (config.method == "joint" and config.losses.generated):
+        message = f"{config.losses.logit_adjustment:g} changes nothing: balanced batches have a uniform prior; set it to 0, or batching to natural"
+        faults.append(Fault("losses.logit_adjustment", message))
+    if config.method not in ("ce", "ce-adjusted") and config.head.start == "pretrained" and config.head.name != "linear":
         faults.append(Fault("head.start", f"'pretrained' is the linear head of the pre-training, and head.name is {config.head.name}; choose random, or head.name: linear"))
     if config.method == "staged" and config.staged.encoding.augmented and data.augmentation == "none":
         message = "true, and data.augmentation is none: nothing would differ; set data.augmentation: crop or crop-flip, or staged.encoding.augmented: false"

@@ -38,13 +38,18 @@ def quota(rule: str, class_counts: Tensor) -> Tensor:
 
 @torch.no_grad()
 def draw(
-    denoiser: nn.Module, diffusion: Diffusion, generation: Generation, levels: Tensor, counts: Tensor, n_latents: int, generator: torch.Generator
-) -> Pool:
-    """A fresh pool with counts[c] latents of class c, in the denoiser's coordinates."""
+    denoiser: nn.Module, diffusion: Diffusion, generation: Generation, levels: Tensor, counts: Tensor, n_latents: int, generator: torch.Generator,
+    farthest: float,
+) -> Pool:  # fmt: skip
+    """A fresh pool with counts[c] latents of class c, in the denoiser's coordinates.
+
+    farthest: the largest coordinate of a real latent, to which x0 estimates from predicted noise are clamped: at the first
+    timesteps they are the noise's error divided by next to nothing.
+    """
     device = levels.device
     labels = torch.repeat_interleave(torch.arange(len(counts), device=device), counts.to(device))
     n_used, eta = (generation.steps, 0.0) if generation.method == "ddim" else (diffusion.steps, 1.0)
-    limit = 1.0 if diffusion.scaling == "unit" else None
+    limit = 1.0 if diffusion.scaling == "unit" else farthest if diffusion.objective == "noise" else None
     if not len(labels):
         return Pool.empty(n_latents, str(device))
     classes, parts = torch.arange(len(counts), device=device), []

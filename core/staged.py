@@ -43,7 +43,7 @@ def head_epoch(learner: Learner, latents: Tensor, labels: Tensor, epoch: int) ->
     """
     config, means, streams = learner.config, Means(learner.config), Streams(learner, epoch)  # the same with and without generation
     pool = learner.pool
-    x = torch.cat([latents, pool.latents * learner.std + learner.mean])
+    x = torch.cat([latents, learner.destandardise(pool.latents)])
     y = torch.cat([labels, pool.labels])
     if config.staged.batching == "balanced":
         order = balanced_batches(y, learner.n_classes, config.head_batch_size, streams.order)
@@ -58,7 +58,7 @@ def head_epoch(learner: Learner, latents: Tensor, labels: Tensor, epoch: int) ->
 
 def head_step(learner: Learner, z: Tensor, y: Tensor) -> dict[str, Tensor]:
     """One update of the head. z: (B, D); y: (B,)."""
-    loss = F.cross_entropy(learner.head(z), y)
+    loss = F.cross_entropy(learner.head(z) + learner.adjustment, y)
     loss.backward()
     metrics = {"train/real_loss": loss.detach(), "grad/head": gradient_norm(learner, "head")}
     update(learner, "head")

@@ -18,6 +18,7 @@ from core.config import ALTERNATIVES, BASELINES, Config, Data
 from core.data.counting import class_counts
 from core.data.profile import exponential_counts
 from core.parsing import Fault, parse, to_tree
+from core.priors import training_prior, uncorrected_prior
 from core.trajectory import Link
 
 MANY_ABOVE, FEW_BELOW = 100, 20  # as in `core.metrics`, which imports torch
@@ -140,16 +141,18 @@ def _counted(data: Data, files: tuple[Path, ...], data_fingerprint: str) -> tupl
 
 def _last_metrics(config: Config, counts: Sequence[int]) -> set[str]:
     """Names of the metrics that a trial's last epoch is sure to report. counts: training images per class."""
-    names = {"test/top1", "test/top1_compensated", "test/balanced_accuracy", "test/ece"}
+    drawn = _drawn(config, counts)
+    names = {"test/top1", "test/balanced_accuracy", "test/ece"}
+    is_biased = uncorrected_prior(config, training_prior(config, counts, drawn)) is not None
+    names |= {"test/top1_compensated"} if is_biased else set()
     names |= {"test/many"} if max(counts) > MANY_ABOVE else set()
     names |= {"test/medium"} if any(FEW_BELOW <= n <= MANY_ABOVE for n in counts) else set()
     names |= {"test/few"} if min(counts) < FEW_BELOW else set()
-    if config.method == "ce":
+    if config.method in ("ce", "ce-adjusted"):
         return names
     names |= {"train/real_loss", "grad/head", "diag/latent_drift", "diag/cka", "diag/effective_rank", "diag/total_variance"}
     names |= _radius_metrics(config, counts)
     names |= {"head/concentration"} if config.head.name == "wcdas" else set()
-    drawn = _drawn(config, counts)
     names |= {"gen/radius_ratio", "gen/prototype_distance", "gen/one_nn"} if any(min(n, m) > 1 for n, m in zip(counts, drawn)) else set()
     if config.method == "staged":
         return names
@@ -173,7 +176,9 @@ def _radius_metrics(config: Config, counts: Sequence[int]) -> set[str]:
 
 def _drawn(config: Config, counts: Sequence[int]) -> list[int]:
     """Generated latents of each class in the pool of the last epoch; see `core.pool.quota`."""
-    if config.method == "staged":
+    if config.method in ("ce", "ce-adjusted"):
+        is_drawn = False
+    elif config.method == "staged":
         is_drawn = config.staged.generation
     else:
         is_drawn = config.losses.generated > 0 and config.epochs > config.generation.every

@@ -47,7 +47,7 @@ def chain(config: Config, seed: int, records: Records) -> list[Link]:
 
     for epoch in range(1, config.pretraining_epochs + 1):
         add(PRETRAIN, epoch)
-    if config.method == "ce":
+    if config.method in ("ce", "ce-adjusted"):
         add(EVALUATE, 1)
     elif config.method == "staged":
         for epoch in range(1, config.diffusion_epochs + 1):
@@ -116,7 +116,7 @@ def effective(config: Config, phase: str, epoch: int) -> dict[str, Any]:
     """The settings that can change this epoch, root settings (`fingerprint.root_key`) aside."""
     tree = to_tree(config)
     if phase == EVALUATE:
-        return {}
+        return {"method": config.method}
     if phase == PRETRAIN:
         keep = {name: tree["pretraining"][name] for name in ("momentum", "weight_decay", "batch_size", "mixup")}
         return {"pretraining": keep, "augmentation": augmentation(tree), "rates": rates(config, phase, epoch)}
@@ -130,7 +130,8 @@ def effective(config: Config, phase: str, epoch: int) -> dict[str, Any]:
     }
     if phase == HEAD:
         added = {"generation": generation(config), "diffusion": tree["diffusion"]} if config.staged.generation else {}
-        return {**common, "batching": config.staged.batching, "encoding": encoding(config), **added}
+        adjustment = config.losses.logit_adjustment
+        return {**common, "batching": config.staged.batching, "encoding": encoding(config), "logit_adjustment": adjustment, **added}
     diffusing = {"denoiser": tree["denoiser"] if config.denoiser.name == "mlp" else config.denoiser.name, "diffusion": tree["diffusion"]}
     if phase == DIFFUSION:
         del common["head"]

@@ -197,11 +197,14 @@ class Trial:
         return found._replace(metrics=trained.metrics | found.metrics)
 
     def _evaluate_pretrained(self) -> evaluation.Report:
-        """The pretrained encoder under its own linear head, nothing trained."""
+        """The pretrained encoder under its own linear head, nothing trained; for `ce-adjusted`, log prior subtracted."""
         logits = torch.nn.functional.linear(self.latents.test, *(self.pretrained_head[name] for name in ("weight", "bias")))
         require_finite("the pretrained encoder's logit", logits)
         labels, class_counts = self.dataset.test.labels, self.dataset.class_counts.to(logits.device)
-        scalars, vectors = metrics.evaluate(logits, labels, class_counts)
+        if self.config.method == "ce-adjusted":
+            logits = metrics.compensate_label_shift(logits, class_counts)
+        left = None if self.config.method == "ce-adjusted" else class_counts
+        scalars, vectors = metrics.evaluate(logits, labels, class_counts, left)
         return evaluation.Report(scalars, vectors, metrics.packed_hits(logits, labels, len(class_counts)))
 
     @property
@@ -224,7 +227,7 @@ class Trial:
 
 def require_head(config: Config, head: dict[str, Tensor], like: dict[str, Tensor]) -> None:
     """Raise ValueError if the trial needs the checkpoint's linear head, and `head` is none of the shapes of `like`."""
-    needed_by = "method ce" if config.method == "ce" else "head.start: pretrained" if config.head.start == "pretrained" else None
+    needed_by = f"method {config.method}" if config.method.startswith("ce") else "head.start: pretrained" if config.head.start == "pretrained" else None
     if needed_by and {name: t.shape for name, t in head.items()} != {name: t.shape for name, t in like.items()}:
         n_classes, n_latents = like["weight"].shape
         shape = f"fc.weight {n_classes} x {n_latents}, fc.bias {n_classes}"

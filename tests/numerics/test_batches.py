@@ -34,6 +34,12 @@ def test_the_order_is_the_generators_and_not_sorted():
     assert order.tolist() != list(range(50))
 
 
+@pytest.mark.parametrize("n", [33, 65, 97, 34])
+def test_balanced_batches_end_in_no_batch_of_one(n):
+    sizes = [len(part) for part in balanced_batches(torch.arange(n) % 3, 3, 32, seeded())]
+    assert sum(sizes) == n and min(sizes) > 1
+
+
 @pytest.fixture
 def long_tail():
     """Labels of 300, 60 and 5 samples in no order."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from core.geometry import class_means, distances, prototype_loss, radius_loss, track
+from core.geometry import class_means, distances, prototype_loss, radius_loss, track, unbiased_radii
 
 EXACT = 1e-10  # float64; the term under the root of a distance is 1e-12
 MOMENTUM = 0.9
@@ -69,9 +69,25 @@ def test_prototype_loss_is_the_mean_square_per_dimension():
     labels, prototypes = torch.tensor([0, 1, 1]), torch.tensor([[0.0, 0.0], [0.0, 1.0]])
     squares = [1 / 2, 4 / 2, (25 + 16) / 2]
     assert float(prototype_loss(latents, labels, prototypes)) == pytest.approx(sum(squares) / 3)
-    used = torch.tensor([1.0, 1.0, 0.0])
-    assert float(prototype_loss(latents, labels, prototypes, used)) == pytest.approx(sum(squares[:2]) / 2)
-    assert float(prototype_loss(latents, labels, prototypes, torch.zeros(3))) == 0
+
+
+@pytest.mark.parametrize("n", [2, 3, 8, 50])
+def test_radii_around_a_mean_of_the_same_samples_are_corrected_for_it(n):
+    """1,000 classes of n samples from a normal distribution of 64 dimensions, whose radius is known."""
+    rng = torch.Generator().manual_seed(n)
+    latents = torch.randn(1000 * n, 64, generator=rng)
+    labels = torch.arange(1000).repeat_interleave(n)
+    means, counts = class_means(latents, labels, 1000)
+    raw, _ = class_means(distances(latents, labels, means), labels, 1000)
+    radius = float(distances(latents, labels, torch.zeros(1000, 64)).mean())
+    assert float(raw.mean()) < radius * (1 - 0.4 / n)
+    assert float(unbiased_radii(raw, counts).mean()) == pytest.approx(radius, rel=0.01)
+
+
+def test_a_class_of_one_borrows_the_mean_corrected_radius_of_the_others():
+    radii, counts = torch.tensor([3.0, 0.0, 4.0]), torch.tensor([2.0, 1.0, 5.0])
+    first, last = 3 * 2**0.5, 4 * 1.25**0.5
+    assert unbiased_radii(radii, counts).tolist() == pytest.approx([first, (first + last) / 2, last])
 
 
 def radius_loss_by_loop(latents, labels, prototypes, tracked, used=None):
@@ -130,7 +146,7 @@ def test_losses_have_the_gradients_of_finite_differences(batch, tracked, used):
     latents, labels, prototypes = batch
     latents.requires_grad_()
     assert torch.autograd.gradcheck(lambda z: radius_loss(z, labels, prototypes, tracked, MOMENTUM, used), latents)
-    assert torch.autograd.gradcheck(lambda z: prototype_loss(z, labels, prototypes, used), latents)
+    assert torch.autograd.gradcheck(lambda z: prototype_loss(z, labels, prototypes), latents)
 
 
 def test_radius_loss_has_a_finite_gradient_where_a_lone_latent_is_its_prototype():

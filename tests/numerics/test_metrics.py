@@ -107,7 +107,7 @@ def test_ten_thousand_images_take_a_quarter_of_as_many_characters():
 def test_evaluation_by_hand():
     logits = torch.tensor([[4.0, 0, 0], [4.0, 0, 0], [0, 4.0, 0], [4.0, 0, 3.9], [0, 0, 4.0], [4.0, 3.9, 0]])
     labels = torch.tensor([0, 0, 1, 2, 2, 1])
-    scalars, vectors = evaluate(logits, labels, torch.tensor([900, 90, 10]))
+    scalars, vectors = evaluate(logits, labels, torch.tensor([900, 90, 10]), torch.tensor([0.9, 0.09, 0.01]))
     assert vectors["test/per_class"] == pytest.approx([100, 50, 50])
     assert scalars.keys() == {
         "test/top1", "test/top1_compensated", "test/balanced_accuracy", "test/ece", "test/many", "test/medium", "test/few",
@@ -118,12 +118,12 @@ def test_evaluation_by_hand():
 
 
 def test_balanced_accuracy_weighs_classes_alike():
-    scalars, _ = evaluate(torch.tensor([[1.0, 0], [1.0, 0], [1.0, 0], [1.0, 0]]), torch.tensor([0, 0, 0, 1]), torch.tensor([30, 10]))
+    scalars, _ = evaluate(torch.tensor([[1.0, 0], [1.0, 0], [1.0, 0], [1.0, 0]]), torch.tensor([0, 0, 0, 1]), torch.tensor([30, 10]), None)
     assert (scalars["test/top1"], scalars["test/balanced_accuracy"]) == pytest.approx((75, 50))
 
 
 def test_groups_without_classes_are_left_out():
-    scalars, _ = evaluate(torch.eye(2), torch.tensor([0, 1]), torch.tensor([500, 400]))
+    scalars, _ = evaluate(torch.eye(2), torch.tensor([0, 1]), torch.tensor([500, 400]), None)
     assert "test/many" in scalars and not {"test/medium", "test/few"} & scalars.keys()
 
 
@@ -131,6 +131,7 @@ def test_group_accuracies_average_to_top1_over_their_images():
     rng = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(200, 6, generator=rng), torch.randint(6, (200,), generator=rng)
     counts = torch.tensor([500, 200, 60, 20, 19, 3])
-    scalars, _ = evaluate(logits, labels, counts)
+    scalars, _ = evaluate(logits, labels, counts, None)
+    assert "test/top1_compensated" not in scalars
     shares = {name: float(mask[labels].double().mean()) for name, mask in group_masks(counts).items()}
     assert sum(shares[name] * scalars[f"test/{name}"] for name in shares) == pytest.approx(scalars["test/top1"])

@@ -39,7 +39,7 @@ def class_means_denoiser(noisy, t, labels, which):
 def drawn(counts, method="ddim", seed=0, denoise=class_means_denoiser):
     generation, levels = Generation(method=method, steps=5), alpha_bars("cosine", 20)
     rng = torch.Generator().manual_seed(seed)
-    return draw(denoise, Diffusion(steps=20), generation, levels, torch.tensor(counts), 3, rng)
+    return draw(denoise, Diffusion(steps=20), generation, levels, torch.tensor(counts), 3, rng, farthest=10.0)
 
 
 @pytest.mark.parametrize("method", ["ddim", "ddpm"])

@@ -101,7 +101,7 @@ def test_the_clamp_belongs_to_unit_scaling(method):
     def drawn(scaling):
         denoise = lambda noisy, t, labels, which: (4.0 * labels[which, None] - 2).expand_as(noisy)  # noqa: E731  -2, 2
         rng, diffusion = torch.Generator().manual_seed(0), Diffusion(steps=20, scaling=scaling)
-        return draw(denoise, diffusion, Generation(method=method, steps=5), alpha_bars("cosine", 20), torch.tensor([2, 2]), 3, rng).latents[:, 0].tolist()
+        return draw(denoise, diffusion, Generation(method=method, steps=5), alpha_bars("cosine", 20), torch.tensor([2, 2]), 3, rng, farthest=5.0).latents[:, 0].tolist()
 
     assert drawn("standardised") == [-2, -2, 2, 2]
     assert drawn("unit") == [-1, -1, 1, 1]

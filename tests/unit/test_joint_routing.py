@@ -46,6 +46,7 @@ def trial_at_the_thaw(warmed, **changes):
     trial = trial_at(SETTINGS, 0, warmed, 4)
     trial.learner.refresh_pool(EPOCH)
     trial.learner.config = config_of(SETTINGS | changes)
+    trial.learner.weigh()
     return trial
 
 
@@ -94,7 +95,7 @@ def terms(trial) -> Terms:
 
     chosen = torch.randint(len(learner.pool.labels), (N_GENERATED,), generator=generator(0, "pool", EPOCH))
     mean, std = learner.mean.clone(), learner.std.clone()  # a step changes them in place, and the geometry
-    generated = F.cross_entropy(head(learner.pool.latents[chosen] * std + mean), learner.pool.labels[chosen])
+    generated = F.cross_entropy(head((learner.pool.latents[chosen] * std + mean).relu()), learner.pool.labels[chosen])
 
     x = (z - mean) / std
     noise_generator = generator(0, "noise", EPOCH)
@@ -105,13 +106,19 @@ def terms(trial) -> Terms:
     clear = level[:, 0] >= 0.5
     prototypes, radii, estimate_radii = (tensor.clone() for tensor in learner.geometry)
     diffusion = F.mse_loss(x0, x)
-    prototype = F.mse_loss(x, prototypes[y]) + F.mse_loss(x0[clear], prototypes[y][clear])
+    prototype = F.mse_loss(x, prototypes[y])
     radius = equal_radius(x, y, prototypes, radii) + equal_radius(x0[clear], y[clear], prototypes, estimate_radii, radii.mean())
     semantic = diffusion + WEIGHTS["losses.prototype"] * prototype + WEIGHTS["losses.radius"] * radius
     return Terms(
         encoder, head, denoiser, z,
         WEIGHTS["losses.real"] * real, WEIGHTS["losses.semantic"] * semantic, WEIGHTS["losses.generated"] * generated,
     )  # fmt: skip
+
+
+def over_all_samples(trial, terms):
+    """The mean of the classification loss over training images and pool, each with its weight."""
+    n_real, n_generated = len(trial.dataset.train.labels), len(trial.learner.pool.labels)
+    return (n_real * terms.real + n_generated * terms.generated) / (n_real + n_generated)
 
 
 def equal_radius(x, y, prototypes, tracked, common=None, momentum=0.9):
@@ -156,7 +163,7 @@ def test_each_module_gets_the_gradient_that_the_rule_says(rule, mixup, warmed, m
     wanted = terms(trial)  # before the step, which moves running statistics
     found = step(trial, monkeypatch)
     assert_near(found.encoder, expected_at_encoder(rule, wanted))
-    assert_near(found.head, gradient(wanted.real + wanted.generated, wanted.head))
+    assert_near(found.head, gradient(over_all_samples(trial, wanted), wanted.head))
     assert_near(found.denoiser, gradient(wanted.semantic, wanted.denoiser))
 
 
@@ -212,4 +219,4 @@ def test_what_is_measured_at_the_latent_is_the_conflict_of_the_two_losses(warmed
     assert metrics["grad/semantic_at_latent"] == pytest.approx(float(semantic.norm()), rel=1e-5)
     cosine = F.cosine_similarity(real.flatten(), semantic.flatten(), dim=0)
     assert metrics["grad/conflict_cosine"] == pytest.approx(float(cosine), abs=1e-5)
-    assert metrics["grad/head"] == pytest.approx(float(gradient(wanted.real + wanted.generated, wanted.head).norm()), rel=1e-5)
+    assert metrics["grad/head"] == pytest.approx(float(gradient(over_all_samples(trial, wanted), wanted.head).norm()), rel=1e-5)

@@ -14,6 +14,7 @@ from core.data import sources
 from core.divergence import EVERY, Diverged
 from core.networks.encoders import build_encoder
 from core.state import part
+from core.subject import SUBJECT
 
 from tiny_trials import JOINT, PRETRAIN_AND_DATA, STAGED, MemoryStore, advance, chain, config_of, records, run, trial_at
 
@@ -303,12 +304,16 @@ def test_every_baseline_runs_and_reports_its_accuracy(name):
         settings |= {"staged.diffusion_epochs": 3, "staged.head_epochs": 3, "diffusion.steps": 20}
     store, links = run(settings), chain(settings)
     staged = ["diffusion"] * 3 + ["head"] * 3
-    others = {"ce": ["evaluate"], "ldmlr": staged, "ldmlr-original": staged, "frozen-encoder": ["warmup"] * 3}
+    others = {"ce": ["evaluate"], "ce-adjusted": ["evaluate"], "ldmlr": staged, "ldmlr-original": staged, "frozen-encoder": ["warmup"] * 3}
     expected = others.get(name, ["head"] * 3)
     assert [link.phase for link in links] == ["pretrain"] * 2 + expected
     found = metrics(store, links)
     assert 0 <= found[-1]["test/top1"] <= 100
-    assert {"test/top1_compensated", "test/ece", "test/few"} <= found[-1].keys()
+    assert {"test/ece", "test/few"} <= found[-1].keys()
+    is_balanced = name in ("ce-adjusted", "frozen-encoder", "balanced-head", "balanced-head-original-encoding")
+    assert ("test/top1_compensated" in found[-1]) is not is_balanced
+    assert SUBJECT.metrics(settings) <= found[-1].keys()
+    assert ("test/top1_compensated" in SUBJECT.metrics(settings)) is not is_balanced
     for link, values in zip(links, found):
         assert ("test/top1" in values) is (link.phase in ("head", "evaluate", "warmup"))
         assert all(map(math.isfinite, values.values()))
