@@ -22,6 +22,9 @@ Encoders = Literal[
 ]  # fmt: skip
 
 
+Optimiser = Literal["adam", "adamw", "sgd"]
+
+
 @dataclass(frozen=True)
 class Data:
     source: Literal["digits", "folder", "cifar10", "cifar100"] = setting("digits", "where the images come from")
@@ -94,21 +97,25 @@ class LearningRates:
 
 @dataclass(frozen=True)
 class Optim:
-    name: Literal["adam", "adamw", "sgd"] = setting("adam", "optimiser of every module")
-    denoiser_name: Literal["adam", "adamw", "sgd"] | None = setting(None, "optimiser of the denoiser; none: optim.name")
+    name: Optimiser = setting("adam", "optimiser of every module")
+    encoder_name: Optimiser | None = setting(None, "optimiser of the encoder; none: optim.name")
+    head_name: Optimiser | None = setting(None, "optimiser of the head; none: optim.name")
+    denoiser_name: Optimiser | None = setting(None, "optimiser of the denoiser; none: optim.name")
     lr: LearningRates = section(LearningRates)
     weight_decay: float = setting(0.0, "weight decay (L2 for adam and sgd, decoupled for adamw)", minimum=0)
+    encoder_weight_decay: float | None = setting(None, "weight decay of the encoder; none: optim.weight_decay", minimum=0)
     head_weight_decay: float | None = setting(None, "weight decay of the head; none: optim.weight_decay", minimum=0)
     momentum: float = setting(0.9, "momentum of sgd", minimum=0, maximum=1)
+    nesterov: bool = setting(False, "Nesterov's momentum, for sgd")
+    clip: float | None = setting(None, "largest norm of a module's gradient in warm-up and joint epochs; a larger one is scaled down to it", above=0)
+    ramp_epochs: int = setting(0, "epochs after the thaw over which the encoder's rate rises linearly to that of the schedule", minimum=0)
     schedule: Literal["constant", "cosine"] = setting("constant", "learning rates over the epochs, down to 0 for cosine")
 
     def of(self, module: str) -> Optim:
         """As it holds for one module: encoder, head or denoiser."""
-        if module == "denoiser" and self.denoiser_name is not None:
-            return replace(self, name=self.denoiser_name)
-        if module == "head" and self.head_weight_decay is not None:
-            return replace(self, weight_decay=self.head_weight_decay)
-        return self
+        name = getattr(self, f"{module}_name")
+        weight_decay = getattr(self, f"{module}_weight_decay", None)  # the denoiser has none of its own
+        return replace(self, name=name or self.name, weight_decay=self.weight_decay if weight_decay is None else weight_decay)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils import get_total_norm
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from core.batches import balanced_batches, batches
 from core.chunks import Passes
@@ -180,6 +180,10 @@ def gradient_norm(learner: Learner, name: str) -> Tensor:
 
 
 def update(learner: Learner, *names: str) -> None:
+    """A step of each module's optimiser, its gradient scaled down to `optim.clip` where that is set."""
+    clip = learner.config.optim.clip
     for name in names:
+        if clip is not None:
+            clip_grad_norm_(learner.optimisers[name].param_groups[0]["params"], clip)
         learner.optimisers[name].step()
         learner.optimisers[name].zero_grad(set_to_none=True)

@@ -215,6 +215,7 @@ def _cross_checks(config: Config) -> list[Fault]:
     if warmup.epochs is not None and warmup.epochs > config.epochs:
         faults.append(Fault("warmup.epochs", f"{warmup.epochs} is more than the {config.epochs} epochs of the trial"))
     faults += _plateau_faults(config)
+    faults += _optimiser_faults(config)
     batching = {"joint": config.batching, "staged": config.staged.batching}.get(config.method)
     if config.losses.logit_adjustment and batching == "balanced" and not (config.method == "joint" and config.losses.generated):
         message = f"{config.losses.logit_adjustment:g} changes nothing: balanced batches have a uniform prior; set it to 0, or batching to natural"
@@ -226,6 +227,19 @@ def _cross_checks(config: Config) -> list[Fault]:
         faults.append(Fault("staged.encoding.augmented", message))
     if config.generation.method == "ddim" and config.generation.steps > config.diffusion.steps:
         faults.append(Fault("generation.steps", f"{config.generation.steps} is more than the {config.diffusion.steps} of diffusion.steps"))
+    return faults
+
+
+def _optimiser_faults(config: Config) -> list[Fault]:
+    """Momentum that no optimiser takes, and a ramp from a thaw that is not known beforehand."""
+    faults = []
+    optim, plateau = config.optim, config.warmup.plateau
+    uses_sgd = any(optim.of(module).name == "sgd" for module in ("encoder", "head", "denoiser"))
+    if optim.nesterov and not (uses_sgd and optim.momentum > 0):
+        why = "no module's optimiser is sgd" if not uses_sgd else "optim.momentum is 0"
+        faults.append(Fault("optim.nesterov", f"true, and {why}"))
+    if optim.ramp_epochs and plateau is not None:
+        faults.append(Fault("optim.ramp_epochs", "goes with warmup.epochs or warmup.fraction: a plateau's thaw is not known beforehand"))
     return faults
 
 

@@ -36,7 +36,9 @@ def build_optimiser(optim: Optim, parameters: Iterable[Tensor], lr: float) -> to
     on_gpu = parameters[0].is_cuda
     rate = torch.tensor(lr, device=parameters[0].device) if on_gpu else lr
     if optim.name == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, momentum=optim.momentum, weight_decay=optim.weight_decay, fused=True)
+        return torch.optim.SGD(
+            parameters, lr=rate, momentum=optim.momentum, weight_decay=optim.weight_decay, nesterov=optim.nesterov, fused=True
+        )  # fmt: skip
     cls = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optim.name]
     return cls(parameters, lr=rate, weight_decay=optim.weight_decay, fused=True, capturable=on_gpu)
 

@@ -103,7 +103,10 @@ def rates(config: Config, phase: str, epoch: int) -> dict[str, float]:
     elif phase == HEAD:
         start, n_epochs = config.diffusion_epochs, config.head_epochs
     optim = config.optim
-    return {m: learning_rate(getattr(optim.lr, m), optim.schedule, epoch - start, n_epochs) for m in modules}
+    found = {m: learning_rate(getattr(optim.lr, m), optim.schedule, epoch - start, n_epochs) for m in modules}
+    if phase == JOINT and optim.ramp_epochs:
+        found["encoder"] *= min(1.0, (epoch - config.longest_warmup) / (optim.ramp_epochs + 1))
+    return found
 
 
 def evaluates(config: Config, phase: str, epoch: int) -> bool:
@@ -138,7 +141,7 @@ def effective(config: Config, phase: str, epoch: int) -> dict[str, Any]:
         return {**common, **diffusing, "encoding": encoding(config)}
     losses = dict(tree["losses"])
     drawn = generation(config) if config.losses.generated > 0 else None
-    settings = {**common, **diffusing, "losses": losses, "generation": drawn, "batching": config.batching}
+    settings = {**common, **diffusing, "losses": losses, "generation": drawn, "batching": config.batching, "clip": config.optim.clip}
     if phase == JOINT:
         settings.update(routing=config.routing, batchnorm=config.batchnorm, standardisation=config.standardisation, mixup=config.mixup, augmentation=augmentation(tree))
     return settings
@@ -147,7 +150,7 @@ def effective(config: Config, phase: str, epoch: int) -> dict[str, Any]:
 def optimiser(config: Config, module: str) -> list[Any]:
     """Name, weight decay and momentum; only sgd has one."""
     optim = config.optim.of(module)
-    return [optim.name, optim.weight_decay, optim.momentum if optim.name == "sgd" else None]
+    return [optim.name, optim.weight_decay, [optim.momentum, optim.nesterov] if optim.name == "sgd" else None]
 
 
 def generation(config: Config) -> dict[str, Any]:
