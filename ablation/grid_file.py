@@ -75,6 +75,7 @@ def read_grid(path: Path, problems: list[Problem], experiment: str | None = None
     file.allow(*GRID_KEYS)
     metric = file.section("metric")
     metric.allow("name", "goal")
+    headline = metric.text("name", "test/top1", *METRIC_NAME) or ""
     baselines = _baselines(file)
     return Grid(
         file=path.name,
@@ -82,12 +83,12 @@ def read_grid(path: Path, problems: list[Problem], experiment: str | None = None
         question=file.text("question", "") or "",
         experiment=experiment or file.text("experiment", means="an experiment's name or path") or "",
         metric={
-            "name": metric.text("name", "test/top1", *METRIC_NAME) or "",
+            "name": headline,
             "goal": metric.choice("goal", ("maximize", "minimize"), "maximize") or "",
         },
         design=_designs(file),
         seeds=_seeds(file, "seeds") if seeds is None else _seeds_option(seeds, problems),
-        factors=read_factors(file),
+        factors=read_factors(file, headline),
         arms=_arms(file.section("arms")),
         baselines=baselines,
         reference=_reference(file, baselines),
