@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from ablation.columns import COSTS, IDENTITY, MARKS, POSITION, column_of
+from ablation.columns import COSTS, IDENTITY, MARKS, POSITION, column_of, escaped
 from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec, write_atomically
 
 PER_CLASS = "test/per_class"
@@ -97,7 +97,7 @@ def load(folder: RunFolder) -> Results:
     def columns(metrics: Mapping[str, float]) -> dict[str, float]:
         """Column -> value, of metrics that trials report."""
         found = {name: column_of(name, taken) for name in metrics}
-        renamed.update({name: column for name, column in found.items() if name != column})
+        renamed.update({escaped(name): column for name, column in found.items() if escaped(name) != column})
         return {column: metrics[name] for name, column in found.items()}
 
     for spec in manifest.trials:
