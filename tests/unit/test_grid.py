@@ -1,5 +1,6 @@
 """Studies from grid, experiment and command line: what is merged, and what is refused, all at once."""
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,12 @@ def train(config, seed, report):
     return {"test/top1": 0.0}
 
 
+@functools.cache
+def function():
+    """As a subject, of which nothing is known; to look for its sources takes longer than all else."""
+    return FunctionSubject(train)
+
+
 OPEN_GRID = GRID.replace("baselines: [ce, ldmlr]\n", "")
 
 
@@ -212,14 +219,14 @@ OPEN_GRID = GRID.replace("baselines: [ce, ldmlr]\n", "")
 )
 def test_doubtful_text_in_settings_of_a_function_is_refused_where_it_stands(load, old, new, places):
     assert old in OPEN_GRID
-    doubtful = {"grid": OPEN_GRID.replace(old, new), "subject_loader": lambda name: FunctionSubject(train)}
+    doubtful = {"grid": OPEN_GRID.replace(old, new), "subject_loader": lambda name: function()}
     found = refused(load, **doubtful) if places else [] if load(**doubtful) else None
     assert [text.split(": line")[0] for text in found] == places and all("in quotes if text is meant" in text for text in found)
 
 
 @pytest.mark.parametrize(("value", "instead"), [("yes", "true"), ("None", "null"), ("1_000", "a number")])
 def test_doubtful_text_for_a_function_is_refused_in_experiment_and_options_alike(load, value, instead):
-    subject = {"grid": OPEN_GRID, "subject_loader": lambda name: FunctionSubject(train)}
+    subject = {"grid": OPEN_GRID, "subject_loader": lambda name: function()}
     found = refused(load, **subject, tiny=f"settings: {{a: {value}}}", overrides=[f"b={value}"])
     assert [text.split(" is read")[0] for text in found] == [f"tiny.yaml: settings.a: line 1: {value}", f"-S: b: line 1: {value}"]
     assert all(f"write {instead}" in text for text in found) and "the shell takes quotes away" in found[1]
@@ -239,14 +246,14 @@ def test_a_subject_that_checks_its_settings_is_left_to_tell_what_text_it_takes(l
 def test_a_claim_names_a_level_as_text_or_as_what_it_reads_as(load, levels, named, level):
     grid = f"{OPEN_GRID.replace('{off: {}, on: {mixup: true}}', levels)}claims: [{{id: a, says: A., contrast: {{factor: mix, from: {named}, to: NONE}}, expects: [{{metric: m, direction: up}}]}}]\n"
     names = [name for name in ("x", "True", "true", "01", "1") if name != level and f"{name}:" in levels]
-    study = load(grid=grid.replace("NONE", f"'{names[0]}'"), subject_loader=lambda name: FunctionSubject(train))
+    study = load(grid=grid.replace("NONE", f"'{names[0]}'"), subject_loader=lambda name: function())
     assert study.grid.claims[0]["contrast"]["from"] == level
 
 
 @pytest.mark.parametrize(("levels", "named", "both"), [("{True: {a: 1}, true: {}}", "true", "True, true"), ("{01: {}, 1: {a: 1}}", "1", "01, 1"), ("{null: {}, Null: {a: 1}}", "~", "null, Null")])
 def test_a_claim_about_one_of_two_levels_that_read_alike_is_refused(load, levels, named, both):
     grid = f"{OPEN_GRID.replace('{off: {}, on: {mixup: true}}', levels)}claims: [{{id: a, says: A., contrast: {{factor: mix, from: {named}, to: z}}, expects: [{{metric: m, direction: up}}]}}]\n"
-    found = refused(load, grid=grid, subject_loader=lambda name: FunctionSubject(train))
+    found = refused(load, grid=grid, subject_loader=lambda name: function())
     assert any(f"may be any of the levels {both}; quote the one that is meant" in text for text in found)
 
 
@@ -378,7 +385,7 @@ VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.di
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.dictionaries(st.sampled_from([*GRID_KEYS, "title"]), VALUES, max_size=5), st.text(max_size=8), st.text(max_size=8), st.sampled_from([FakeSubject, KnowingSubject, lambda: FunctionSubject(train)]))
+@given(st.dictionaries(st.sampled_from([*GRID_KEYS, "title"]), VALUES, max_size=5), st.text(max_size=8), st.text(max_size=8), st.sampled_from([FakeSubject, KnowingSubject, function]))
 def test_any_grid_is_loaded_or_refused(load, changes, override, seeds, subject):
     grid = yaml.safe_dump({**yaml.safe_load(GRID), **changes})
     try:
