@@ -2,8 +2,8 @@
 
 A metric has the column of its name, `test/top1`, unless the tables have that name for something else, as `error`, or
 as a factor of the study, or `best/acc` beside the headline `acc`: then it has the column `metric/error`. So no two
-things share a column, and what tells trials apart stays what it is. A name with
-characters that no table keeps, such as a NUL, is written with escapes.
+things share a column, and what tells trials apart stays what it is. A name with characters that no table keeps, such
+as a NUL, is written with escapes.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ BROKEN = [
         "grid.yaml: metric.gaol: unknown key 'gaol'; did you mean 'goal'?",
     ]),
     ("metric name", "", "metric: {name: top 1}\n", [
-        "grid.yaml: metric.name: 'top 1' is not a metric's name, such as test/top1",
+        "grid.yaml: metric.name: 'top 1' is not a metric's name, such as test/top1 (letters, digits, '_', '.', '/', '@', '-')",
     ]),
     ("design", "", "design: factoriel\n", [
         "grid.yaml: design: 'factoriel' is not allowed; did you mean 'factorial'?",
