@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
+from ablation.errors import InputError, Problem
 from ablation.imported import is_library
 
 OURS = Path(__file__).parent
@@ -26,6 +27,15 @@ def contained(name: str) -> Iterator[None]:
         yield
     finally:
         sys.argv, os._exit = arguments, leave
+
+
+@contextmanager
+def refused() -> Iterator[None]:
+    """Take SystemExit of a subject's for a fault of its own: a study that it kept from running has not exited with 0."""
+    try:
+        yield
+    except SystemExit as error:
+        raise InputError([Problem("", "subject", describe_exit(error))]) from None
 
 
 def replace_exit(instead: Callable[[int], None]) -> None:

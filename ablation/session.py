@@ -17,6 +17,7 @@ from ablation import interruption
 from ablation.delivery import Delivery
 from ablation.doctor_files import TrialFiles
 from ablation.errors import InputError, Problem
+from ablation.exits import refused
 from ablation.formatting import duration
 from ablation.grid import Study, experiment_path, load_study
 from ablation.grid_file import FILE_NAME
@@ -63,6 +64,7 @@ class Opened:
         return {str(self.study.subject.resolve(variant.settings).get("device", "")) for variant in self.study.variants}
 
 
+@refused()
 def open_study(
     grid: Path, experiment: str | None, overrides: Sequence[str], seeds: str | None, alias: str | None, sharing: Sharing | None = None,
 ) -> Opened:  # fmt: skip
@@ -100,6 +102,7 @@ def describe_plan(opened: Opened, jobs: int) -> None:
     show_plan(console, opened.study, plan, plan.unfinished(folder), store, opened.timings.known(), jobs)
 
 
+@refused()
 def run(
     opened: Opened, jobs: int, share: bool, retry_failed: bool, cache_limit: int, offline: bool, limits: Limits = Limits(),
     make_workers: Callable[[int], Workers] | None = None, begins: bool = True,

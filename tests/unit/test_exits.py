@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from own_training import trained, write_module
 
+from ablation import inputs
 from ablation.cli import main
 from ablation.errors import InputError
 from ablation.subjects import load_subject
@@ -133,6 +134,18 @@ def test_a_command_that_could_not_import_the_module_exits_with_2(name, tmp_path,
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("method", ["check", "resolve", "describe", "chain"])
+def test_nor_does_one_exit_with_0_whose_subject_ends_the_process(name, tmp_path, method):
+    methods = {"check": "return []", "resolve": "return {}", "describe": "return {}", "chain": "return [Link('a' * 32, 'train', 1, 1.0)]", "advance": "pass"}
+    lines = [f"    def {one}(self, *_): {'sys.exit(0)' if one == method else does}\n" for one, does in methods.items()]
+    write_module(f"import sys\nfrom ablation.subject import Link\nclass Subject:\n{''.join(lines)}SUBJECT = Subject()\n", name)
+    (tmp_path / "g.yaml").write_text(GRID)
+    (tmp_path / "fn.yaml").write_text(f"title: A subject\nsubject: {name}:SUBJECT\n")
+    done = CliRunner().invoke(main, ["run", "--grid", "g.yaml", "--offline"])
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"subject: `def {method}(self, *_): sys.exit(0)` in {name}.py, line ")
+
+
 def test_ctrl_c_at_the_import_of_a_module_is_an_interrupt(name):
     write_module("import time\nprint('begun', flush=True)\ntime.sleep(600)\n", name)
     code = f"from ablation.subjects import load_subject; load_subject('{name}:train')"
@@ -140,3 +153,29 @@ def test_ctrl_c_at_the_import_of_a_module_is_an_interrupt(name):
         assert process.stdout.readline() == "begun\n"
         process.send_signal(signal.SIGINT)
         assert process.stderr.read().endswith("KeyboardInterrupt\n")
+
+
+LOOKING = """
+import atexit, os, sys
+
+class Subject:
+    check = chain = advance = print
+
+    def inspect(self, settings, store):
+        {does}
+        return {{}}
+
+SUBJECT = Subject()
+"""
+
+
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [("sys.exit(0)", "exit code 0"), ("os._exit(0)", "exit code 0"), ("sys.exit('no images')", "no images"), ("atexit.register(print, 'bye')", "exit code 0")],
+)
+def test_a_subject_that_ends_the_process_in_which_it_looks_at_files_is_told_and_stops_nothing(name, monkeypatch, does, said):
+    told = []
+    monkeypatch.setattr(inputs, "say", told.append)
+    write_module(LOOKING.format(does=does), name)
+    assert inputs._ask({"subject": f"{name}:SUBJECT", "settings": [{}], "cache": "cache"}) == []
+    assert len(told) == 1 and said in told[0]
