@@ -19,7 +19,7 @@ OURS = Path(__file__).parent
 
 @contextmanager
 def contained(name: str) -> Iterator[None]:
-    """Import code of others: `os._exit` raises SystemExit, and the command line is `name` alone, without ours."""
+    """Import code of others: `os._exit` raises SystemExit, and the command line is `name` alone."""
     arguments, leave = sys.argv, os._exit
     sys.argv = [name]
     replace_exit(_raise)
@@ -31,7 +31,7 @@ def contained(name: str) -> Iterator[None]:
 
 @contextmanager
 def refused() -> Iterator[None]:
-    """Take SystemExit of a subject's for a fault of its own: a study that it kept from running has not exited with 0."""
+    """Turn SystemExit of a subject into InputError: a study that ran nothing never exits with 0."""
     try:
         yield
     except SystemExit as error:
@@ -51,15 +51,16 @@ def replace_exit(instead: Callable[[int], None]) -> None:
 
 
 def describe_exit(error: BaseException) -> str:
-    """What raised SystemExit, KeyboardInterrupt or the like: the line, the exit code, and the reason as far as it is given."""
+    """What raised SystemExit, KeyboardInterrupt or the like: line, code, and reason if given."""
     code = f" with exit code {exit_code(error)}" if isinstance(error, SystemExit) else ""
     reason = _reason(error)
-    return f"{place(traceback.extract_tb(error.__traceback__))} would have ended the process{code}{reason and f': {reason}'}"
+    where = place(traceback.extract_tb(error.__traceback__))
+    return f"{where} would have ended the process{code}{reason and f': {reason}'}"
 
 
 def place(frames: Sequence[traceback.FrameSummary]) -> str:
-    """The innermost line of a stack that is not of a library, nor ours: `sys.exit(1)` in train.py, line 3."""
-    own = [frame for frame in frames if Path(frame.filename).is_file() and not _is_foreign(Path(frame.filename).resolve())]
+    """The innermost line that is not of a library, nor ours: `sys.exit(1)` in train.py, line 3."""
+    own = [frame for frame in frames if not _is_foreign(Path(frame.filename))]
     if not (own or frames):
         return "it"
     frame = (own or frames)[-1]
@@ -79,7 +80,8 @@ def _raise(status: int) -> None:
 
 
 def _is_foreign(path: Path) -> bool:
-    return is_library(path) or path.is_relative_to(OURS)
+    resolved = path.resolve()
+    return not path.is_file() or is_library(resolved) or resolved.is_relative_to(OURS)
 
 
 def _reason(error: BaseException) -> str:
@@ -99,7 +101,8 @@ def _message_of_parser(step: TracebackType | None) -> str:
         if file.name == "argparse.py" and step.tb_frame.f_code.co_name == "error":
             return str(own.get("message", ""))
         if file.parent.name == "click":
-            fault = getattr(own.get("report"), "__self__", None)  # what is to be reported before it exits
+            # a method of the error that it reports before it exits
+            fault = getattr(own.get("report"), "__self__", None)
             if isinstance(fault, Exception):
                 return _message(fault)
         step = step.tb_next

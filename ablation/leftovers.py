@@ -1,9 +1,10 @@
-"""Processes that training code has started: none outlives its worker, whatever group or session it has moved to.
+"""Processes that training code has started: none outlives its worker, in whatever session it is.
 
-All that a worker starts inherits a variable of its environment, which Linux shows to others of the same user. Elsewhere the
-worker's process group has to do, and with a killed study what it would have ended goes on.
+All that a worker starts inherits a variable of its environment, which Linux shows to others of the
+same user. Elsewhere the worker's process group has to do, and only while the study lives.
 
-Run as `python -m ablation.leftovers <worker's process id> <mark>` beside each worker: it stays when the study is killed.
+Run as `python -m ablation.leftovers <worker's process id> <mark>` beside each worker: it stays when
+the study is killed.
 Sent to the nodes of a Ray cluster by value: see `ablation.on_ray.node`.
 """
 
@@ -30,13 +31,13 @@ def marked(environment: Mapping[str, str], mark: str) -> dict[str, str]:
 
 
 def watch(pid: int, mark: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
-    """Start a process that ends all that the worker has left when it has ended; None where it could not."""
+    """Start a process that ends what a worker has left behind; None where it could not."""
     if sys.platform != "linux":
         return None
     # -S: it needs nothing of what is installed
     command = [sys.executable, "-S", "-P", "-m", "ablation.leftovers", str(pid), mark]
-    nothing = subprocess.DEVNULL
-    return subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, env=environment, cwd="/", start_new_session=True)
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    return subprocess.Popen(command, **streams, env=environment, cwd="/", start_new_session=True)
 
 
 def end_all(mark: str) -> None:
@@ -54,12 +55,13 @@ def end_all(mark: str) -> None:
 def _has(process: Path, mark: str) -> bool:
     with contextlib.suppress(OSError):  # it has ended, or is another user's
         variables = (process / "environ").read_bytes().split(b"\0")
-        return any(text.startswith(f"{VARIABLE}=".encode()) and mark.encode() in text for text in variables)
+        found = [text for text in variables if text.startswith(f"{VARIABLE}=".encode())]
+        return any(mark.encode() in text for text in found)
     return False
 
 
 def _started(pid: int) -> str:
-    """When a process was started, in ticks of the system's; "" of one that has ended. A later one may have its number."""
+    """When a process was started, in ticks; "" if it has ended: another may have its id."""
     with contextlib.suppress(OSError):
         state, *fields = (PROCESSES / str(pid) / "stat").read_text().rpartition(")")[2].split()
         return "" if state in "ZX" else fields[18]

@@ -12,9 +12,9 @@ MAX_EPOCH = 2**53  # up to which floats, too, tell one whole number from the nex
 
 
 def plain_metrics(metrics: Any, source: str) -> dict[str, float]:
-    """Name -> number. Scalars of NumPy, PyTorch and the like are taken, and arrays and tensors of one element.
+    """Name -> number. NumPy and PyTorch scalars are taken, and tensors of one element.
 
-    source: what they come from, e.g. `train returned`. Raises TypeError that names the metric and what it is.
+    source: where they are from, e.g. `train returned`. Raises TypeError that names the metric.
     """
     if not isinstance(metrics, Mapping):
         if inspect.iscoroutine(metrics):
@@ -32,7 +32,8 @@ def plain_epoch(epoch: Any) -> int:
     value = _scalar(epoch)
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not (is_number and 0 <= value <= MAX_EPOCH and value == int(value)):
-        raise ValueError(f"report got epoch {reprlib.repr(epoch)} ({_kind(epoch)}); epochs are whole numbers from 0")
+        what = f"{reprlib.repr(epoch)} ({_kind(epoch)})"
+        raise ValueError(f"report got epoch {what}; epochs are whole numbers from 0")
     return int(value)
 
 
@@ -43,11 +44,12 @@ def _number(value: Any, source: str) -> float:
             raise TypeError
         return float(plain)
     except (TypeError, ValueError, OverflowError):
-        raise TypeError(f"{source} = {reprlib.repr(value)} ({_kind(value)}); a metric is one number") from None
+        what = f"{reprlib.repr(value)} ({_kind(value)})"
+        raise TypeError(f"{source} = {what}; a metric is one number") from None
 
 
 def _scalar(value: Any) -> Any:
-    """The number in a scalar, or in an array or tensor of one element, of another library; else the value as it is."""
+    """The number in a scalar, array or tensor of another library; else the value as it is."""
     if not callable(getattr(value, "item", None)):
         return value
     try:

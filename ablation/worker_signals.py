@@ -1,7 +1,7 @@
-"""Signals in a worker process: SIGTERM asks it to stop, and training code does with signals and processes as outside.
+"""Signals in a worker process: SIGTERM asks it to stop, and training code may use them as outside.
 
-Processes that it forks have Python's own handlers: a request to stop is not theirs, and SIGTERM ends them. What they execute
-has the system's, since no signal is ignored here.
+Processes that it forks have Python's own handlers: a request to stop is not theirs, and SIGTERM ends
+them. What they execute has the system's, since no signal is ignored here.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def heed() -> None:
 
 @contextmanager
 def restored() -> Iterator[None]:
-    """Undo afterwards what training code has done to the signals of the worker, which the next trial may be given to."""
+    """Undo afterwards what training code has done to signals: another trial may follow."""
     try:
         yield
     finally:
