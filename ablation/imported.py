@@ -24,7 +24,7 @@ def project_sources(module: str) -> dict[str, bytes]:
     while left:
         name = left.pop()
         path = _file(name)
-        if name in sources or path is None or (name.partition(".")[0] != top and _is_library(path)):
+        if name in sources or path is None or (name.partition(".")[0] != top and is_library(path)):
             continue
         sources[name] = path.read_bytes()
         left += _imported(sources[name], name if path.name == "__init__.py" else name.rpartition(".")[0])
@@ -72,5 +72,5 @@ def _spec(name: str) -> ModuleSpec | None:
     return PathFinder.find_spec(name, list(above and above.submodule_search_locations or []) if parent else None)
 
 
-def _is_library(path: Path) -> bool:
+def is_library(path: Path) -> bool:
     return bool(INSTALLED & set(path.parts)) or path.is_relative_to(STANDARD)

@@ -53,11 +53,14 @@ def _ask(request: dict[str, Any]) -> list[dict[str, str]]:
     path = os.pathsep.join(filter(None, [str(OURS), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-P", "-m", "ablation.inputs"]
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        say(f"images and checkpoints could not be looked at before the trials ({last})")
-        return []
-    return json.loads(done.stdout.splitlines()[-1])
+    try:
+        if done.returncode == 0:
+            return json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):  # the subject has ended the process before it answered
+        pass
+    last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    say(f"images and checkpoints could not be looked at before the trials ({last})")
+    return []
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from ablation import interruption
 from ablation.delivery import Delivery
 from ablation.doctor_files import TrialFiles
 from ablation.errors import InputError, Problem
+from ablation.exits import refused
 from ablation.formatting import duration
 from ablation.grid import Study, experiment_path, load_study, yaml_path
 from ablation.grid_file import FILE_NAME
@@ -63,6 +64,7 @@ class Opened:
         return {str(self.study.subject.resolve(variant.settings).get("device", "")) for variant in self.study.variants}
 
 
+@refused()
 def open_study(
     grid: Path, experiment: str | None, overrides: Sequence[str], seeds: str | None, alias: str | None, sharing: Sharing | None = None,
     may_be_absent: bool = False,
@@ -109,6 +111,7 @@ def describe_plan(opened: Opened, jobs: int) -> None:
         console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
 
 
+@refused()
 def run(
     opened: Opened, jobs: int, share: bool, retry_failed: bool, cache_limit: int, offline: bool, limits: Limits = Limits(),
     make_workers: Callable[[int], Workers] | None = None, begins: bool = True,
