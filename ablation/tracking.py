@@ -20,6 +20,7 @@ from ablation.places import report_files
 from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec
 from ablation.tracking_content import (
     Labels,
+    begun_at,
     milliseconds,
     outcome_points,
     outcome_tags,
@@ -99,7 +100,7 @@ class Tracker:
         for run in surplus:  # of two imports at once; their trials get the first one as parent
             store.delete(run)
         if parent is None:
-            starts = [milliseconds(outcome.started) for outcome in outcomes.values() if outcome and outcome.started]
+            starts = [begun_at(outcome) for outcome in outcomes.values() if outcome and outcome.started]
             tags = study_tags(manifest, outcomes)
             name = f"{manifest.study} on {manifest.experiment}"
             parent = store.create(name, min(starts, default=_now()), tags)
@@ -221,7 +222,7 @@ def _bring_study(study: _Study, manifest: Manifest, outcomes: Outcomes, reports:
 def _start(folder: RunFolder, spec: TrialSpec, outcome: Outcome | None) -> int:
     """When the trial started, as far as is known while it runs: when its first file was written."""
     if outcome and outcome.started:
-        return milliseconds(outcome.started)
+        return begun_at(outcome)
     return min((round(1000 * path.stat().st_mtime) for path in folder.trial_path(spec.trial).iterdir()), default=_now())
 
 

@@ -126,6 +126,15 @@ def milliseconds(moment: str) -> int | None:
     return round(1000 * (parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)).timestamp())
 
 
+def begun_at(outcome: Outcome) -> int | None:
+    """When a trial began, as MLflow counts; None if it is not known. Of its first epoch only the end is on record."""
+    started, finished = milliseconds(outcome.started), milliseconds(outcome.finished)
+    if finished is None:
+        return started
+    begun = max(0, finished - round(1000 * outcome.wall_seconds))
+    return begun if started is None else min(started, begun)
+
+
 def _labels(study: str, spec: TrialSpec, settings: dict[str, str]) -> Labels:
     identity = {"arm": spec.arm, "seed": str(spec.seed)}
     params = {NOT_IN_NAMES.sub("_", key): value for key, value in (settings | identity | spec.levels).items()}
