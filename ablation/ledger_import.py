@@ -24,7 +24,7 @@ from ablation.ledger import (
 )
 from ablation.ledger_storage import open_storage
 from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec
-from ablation.tracking_content import begun_at, milliseconds
+from ablation.tracking_content import begun_at, finite, milliseconds
 
 KINDS = ("arm", "baseline")  # of trials, in the order of `studies_of`
 LAST_STEP = 2**31 - 1  # that Optuna's tables hold
@@ -122,4 +122,5 @@ def _ended(
 def _by_epoch(folder: RunFolder, trial: str, metric: str) -> dict[int, float]:
     """Epoch -> value of the headline metric, where it was measured. Pre-training counts its own epochs."""
     own = [record for record in folder.records(trial) if record["phase"] != "pretrain"]
-    return {min(record["epoch"], LAST_STEP): float(record["metrics"][metric]) for record in own if metric in record["metrics"]}
+    values = {record["epoch"]: finite(record["metrics"][metric]) for record in own if metric in record["metrics"]}
+    return {max(-LAST_STEP, min(epoch, LAST_STEP)): value for epoch, value in values.items()}

@@ -128,7 +128,7 @@ def test_intermediate_values_are_the_metric_by_epoch_without_pretraining(url, tm
     folder.write_records("lr--s0", records)
     update_ledger(url, folder)
     trial = next(each for each in loaded(url).trials if each.user_attrs["trial"] == "lr--s0")
-    assert trial.intermediate_values == {1: 20.0, 3: math.inf, 4: 60.0}
+    assert trial.intermediate_values == pytest.approx({1: 20.0, 3: math.nan, 4: 60.0}, nan_ok=True)
 
 
 @pytest.mark.parametrize(("wall", "began"), [(30.0, 0), (60.0, 0), (90.0, -30)])
