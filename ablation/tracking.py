@@ -256,7 +256,7 @@ def _attach_files(store: Store, run: StoredRun, path: Path, outcome: Outcome) ->
 def _bring_study(study: _Study, manifest: Manifest, outcomes: Outcomes, reports: Path | None, is_running: bool) -> None:
     """Bring the parent run up to the manifest, the outcomes and the report."""
     store, parent = study.store, study.parent
-    ends = [ended_at(study.trials[trial], outcome) for trial, outcome in outcomes.items() if outcome]
+    ends = [ended_at(study.trials[trial], outcome) for trial, outcome in outcomes.items() if outcome and trial in study.trials]
     end = max(ends, default=parent.start)
     points = [point for point in study_points(manifest, outcomes, end) if parent.metrics.get(point.name) != point.value]
     store.log(parent, points, tags=fitted_texts("tag", study_tags(manifest, outcomes), MAX_TAG))
