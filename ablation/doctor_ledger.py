@@ -84,6 +84,6 @@ def _mend(url: str, files: TrialFiles, difference: Difference) -> str:
     for spec in lost:
         if files.cached(spec)[1]:
             files.mend(spec, ["outcome.json"])
-    update_ledger(url, files.folder, is_running=False)
+    update_ledger(url, files.folder, is_running=False, forgets=True)
     back = [spec for spec in lost if files.folder.ending(spec) is not None]
     return "now as the files have it" + (f"; {len(back)} of {len(lost)} trials have their files again, from the cache" if lost else "")

@@ -16,7 +16,7 @@ import fcntl
 import json
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
@@ -89,10 +89,13 @@ def is_same(known: FrozenTrial, wanted: FrozenTrial) -> bool:
     return _content(known) == _content(wanted)
 
 
-def stale(known: Sequence[FrozenTrial], wanted: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+def stale(
+    known: Sequence[FrozenTrial], wanted: Sequence[FrozenTrial], open_keys: Collection[str] = (),
+) -> list[FrozenTrial]:  # fmt: skip
     """Of our trials in Optuna, those that must not stay: complete or open, and not what the files say.
 
-    A failure counts in none of Optuna's tools, and stays on record unless its parameters have other levels by now.
+    A failure counts in none of Optuna's tools, and stays on record unless its parameters have other levels by now. So does
+    a complete trial with a key of `open_keys`, of which the files have no end (any more), until it is run again.
     """
     left = {trial.user_attrs[KEY]: trial for trial in wanted}
     choices = {name: each for trial in wanted for name, each in trial.distributions.items()}
@@ -100,7 +103,8 @@ def stale(known: Sequence[FrozenTrial], wanted: Sequence[FrozenTrial]) -> list[F
     for trial in known:
         if KEY not in trial.user_attrs:
             continue
-        if trial.state == TrialState.FAIL:
+        is_kept = trial.state == TrialState.COMPLETE and trial.user_attrs[KEY] in open_keys
+        if trial.state == TrialState.FAIL or is_kept:
             is_stale = any(choices.get(name, each) != each for name, each in trial.distributions.items())
         else:
             expected = left.pop(trial.user_attrs[KEY], None)

@@ -30,10 +30,11 @@ KINDS = ("arm", "baseline")  # of trials, in the order of `studies_of`
 LAST_STEP = 2**31 - 1  # that Optuna's tables hold
 
 
-def update_ledger(storage_url: str, folder: RunFolder, is_running: bool = True) -> None:
+def update_ledger(storage_url: str, folder: RunFolder, is_running: bool = True, forgets: bool = False) -> None:
     """Add the trials that have ended; make Optuna's studies anew where they hold what is no longer so. Twice changes nothing.
 
     is_running: whether any process runs the study; if none does, no trial counts as running.
+    forgets: whether a complete trial whose files are lost or damaged goes; else it stays until it is run again.
 
     Raises:
         LedgerUnavailable: the database is locked, damaged or out of reach; a later call brings the rest.
@@ -44,10 +45,12 @@ def update_ledger(storage_url: str, folder: RunFolder, is_running: bool = True) 
     for spec in manifest.trials:
         states[spec.kind][shown(manifest, folder, spec, is_running)[0]] += 1
     ended = ended_trials(manifest, folder)
+    open_keys = {spec.key for spec in manifest.trials} - {trial.user_attrs["key"] for found in ended.values() for trial in found}
+    kept = () if forgets else open_keys
     with reaching_ledger(storage_url), one_at_a_time(storage_url), closing(open_storage(storage_url)) as storage:
         names = studies_of(manifest.study)
         known = {name: read_trials(storage, name) for name in names}
-        if any(stale(known[name], ended[name]) or not is_of_direction(storage, name, direction) for name in names):
+        if any(stale(known[name], ended[name], kept) or not is_of_direction(storage, name, direction) for name in names):
             remake(storage, names, direction)
             known = {name: read_trials(storage, name) for name in names}
         for name, kind in zip(names, KINDS):

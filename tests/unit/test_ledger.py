@@ -244,6 +244,19 @@ def test_a_result_without_a_finite_metric_is_one_failure(url, tmp_path, metrics)
     assert sorted(trial.state.name for trial in loaded(url).trials) == ["COMPLETE"] * 7 + ["FAIL"]
 
 
+@pytest.mark.parametrize("forgets", [False, True])
+def test_a_complete_trial_whose_outcome_is_lost_stays_until_it_is_run_again(url, tmp_path, forgets):
+    folder = made(tmp_path)
+    outcome = folder.outcome("lr--s0")
+    update_ledger(url, folder)
+    (folder.trial_path("lr--s0") / "outcome.json").unlink()
+    update_ledger(url, folder, is_running=False, forgets=forgets)
+    assert len(loaded(url).trials) == 8 - forgets
+    folder.write_outcome("lr--s0", replace(outcome, metrics={"test/top1": 1.0}))
+    update_ledger(url, folder)
+    assert [trial.value for trial in loaded(url).trials if trial.user_attrs["trial"] == "lr--s0"] == [1.0]
+
+
 def test_another_goal_makes_the_study_anew(url, tmp_path):
     update_ledger(url, made(tmp_path))
     update_ledger(url, made(tmp_path, metric={"name": "test/few", "goal": "minimize"}))
