@@ -79,8 +79,8 @@ def shown(
     """The state of a trial as Optuna can hold it, the value of a COMPLETE one, and the outcome that they are of."""
     outcome = folder.outcome(spec.trial)
     state = folder.state(spec, outcome, is_running)
-    value = outcome.metrics.get(manifest.metric["name"], math.nan) if state == "COMPLETE" else math.nan
-    if state == "COMPLETE" and not math.isfinite(value):
+    value = finite(outcome.metrics.get(manifest.metric["name"], math.nan)) if state == "COMPLETE" else math.nan
+    if state == "COMPLETE" and math.isnan(value):
         state = "FAILED"  # Optuna takes no other
     return state, value, outcome
 
@@ -103,7 +103,8 @@ def _ended(
     if is_complete:
         attributes["metrics"] = dict(outcome.metrics)
     else:
-        error = outcome.error or {"type": "MissingMetric", "message": f"{manifest.metric['name']} is {value}"}
+        name = manifest.metric["name"]
+        error = outcome.error or {"type": "MissingMetric", "message": f"{name} is {outcome.metrics.get(name)}"}
         attributes["reason"] = f"{error['type']}: {error['message']}"
     trial = create_trial(
         state=TrialState.COMPLETE if is_complete else TrialState.FAIL,

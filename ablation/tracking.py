@@ -103,8 +103,12 @@ class Tracker:
         synced = Synced()
         with reaching(self.uri):
             study = known or self._open(manifest, outcomes)
-            open_trials = [spec.trial for spec in manifest.trials if spec.trial not in study.trials or study.trials[spec.trial].end is None]
-            study.metrics = metric_names(self.uri, folder, outcomes, open_trials)
+            logged = [
+                spec.trial for spec in manifest.trials
+                if (run := study.trials.get(spec.trial)) is None or run.end is None
+                or not _continues(run, spec, outcomes[spec.trial], labels[spec.trial], is_running)
+            ]  # fmt: skip
+            study.metrics = metric_names(self.uri, folder, outcomes, logged)
             study.columns = frozenset(name for outcome in outcomes.values() if outcome for name in outcome.metrics)
             refused = []
             for spec in manifest.trials:

@@ -364,6 +364,19 @@ def test_what_mlflow_refuses_is_made_to_fit_and_everything_arrives(uri, folder, 
     assert len(run.data.params) == len({"routing", "data.name", "arm", "seed", "lr_split"} | settings.keys()) - 2  # which all share
 
 
+@pytest.mark.parametrize("name", ["val//loss", ".", "m" * 300, "a@"])
+@pytest.mark.parametrize("is_new_process", [False, True])
+def test_names_of_a_trial_that_is_run_again_are_made_to_fit(uri, folder, name, is_new_process):
+    """Though its run in MLflow has ended, and no outcome has the name."""
+    finish(folder, NONE, FAILED)
+    tracker = Tracker()
+    tracker.sync(folder)
+    folder.write_records(NONE.trial, [{**RECORDS[1], "metrics": {name: 7.0}}, RECORDS[2]])
+    folder.write_outcome(NONE.trial, replace(COMPLETE, finished="2026-03-01T11:00:00+00:00"))
+    assert (Tracker() if is_new_process else tracker).sync(folder).n_replaced == 1
+    assert 7.0 in runs(uri)["none--s0"].data.metrics.values()
+
+
 def test_a_run_that_mlflow_refuses_keeps_no_other_from_arriving(uri, folder, monkeypatch):
     for each in SPECS:
         finish(folder, each)
