@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,11 @@ class Places:
                 problems.append(Problem("", str(path), cause))
         if problems:
             raise InputError(problems)
+
+
+def tracking_uri() -> str | None:
+    """MLFLOW_TRACKING_URI; None where it is not set, or blank."""
+    return os.environ.get("MLFLOW_TRACKING_URI", "").strip() or None
 
 
 def report_files(folder: Path) -> list[Path]:
