@@ -73,7 +73,7 @@ def test_a_metric_named_like_a_column_has_one_of_its_own_and_all_others_stay(tmp
     assert f"The metric `{name}` is called `metric/{name}`" in (after / "report.md").read_text()
     assert "is called" not in (before / "report.md").read_text()
     assert f"metric/{name}" in {row["metric"] for row in rows(after / "effects.csv")}
-    assert headline_tables(tmp_path / "reports", "after") == headline_tables(tmp_path / "reports", "before")
+    assert headline_tables([tmp_path / "reports"], "after") == headline_tables([tmp_path / "reports"], "before")
 
 
 def test_all_of_them_at_once_and_names_of_such_columns_too(tmp_path):
@@ -93,7 +93,7 @@ def test_a_metric_of_any_other_name_has_the_column_of_that_name(tmp_path):
         *_, last = rows(report / f"{table}.csv")
         assert {name: last[name] for name in FREE} == {name: f"{7.0 + i}" for i, name in enumerate(FREE)}
     assert {row["metric"] for row in rows(report / "effects.csv")} >= set(FREE)
-    table = headline_tables(tmp_path / "reports", "fixes")
+    table = headline_tables([tmp_path / "reports"], "fixes")
     assert table.count("\n") == 4 and "`lr_split`" in table
     assert compare("fixes:lr_split", "fixes:ldmlr", None, Places(tmp_path)).rows[0].metric == "test/top1"
 
@@ -103,7 +103,7 @@ def test_a_name_that_no_table_can_hold_is_written_with_escapes(tmp_path, name, c
     report = reported(tmp_path, names=plus(name))
     for table in ("results", "history"):
         assert rows(report / f"{table}.csv")[-1][column] == "7.0"
-    assert "`lr_split`" in headline_tables(tmp_path / "reports", "fixes")
+    assert "`lr_split`" in headline_tables([tmp_path / "reports"], "fixes")
 
 
 @pytest.mark.parametrize("headline", ["error", "seed", "wall_seconds", "metric/error", "verdict"])
@@ -113,7 +113,7 @@ def test_a_study_may_be_about_a_metric_of_any_name(tmp_path, headline):
         claim = {"id": "a", "says": "It helps.", "contrast": {"factor": "lr_split", "from": "off", "to": "on"}, "expects": expects}
         report = reported(tmp_path, study_name, calling(name), metric={"name": name, "goal": "maximize"}, claims=[claim])
     column = column_of(headline)
-    texts = {name: [headline_tables(tmp_path / "reports", name), (tmp_path / "reports" / name / "claims.csv").read_text()] for name in ("plain", "other")}
+    texts = {name: [headline_tables([tmp_path / "reports"], name), (tmp_path / "reports" / name / "claims.csv").read_text()] for name in ("plain", "other")}
     plain = [text.replace("best/score", f"best/{headline}").replace("score", column) for text in texts["plain"]]
     assert ["".join(text.split()).replace("-", "") for text in texts["other"]] == ["".join(text.split()).replace("-", "") for text in plain]
     assert rows(report / "effects.csv")[0]["metric"] == column and load(Places(tmp_path).runs("other")).metrics[0] == column
