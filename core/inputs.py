@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from core.config import Config
-from core.data.counting import DAMAGED
+from core.data.listing import DAMAGED
 from core.networks.encoders import build_encoder, load_checkpoint
 from core.parsing import Fault
 from core.trial import load_dataset, require_head

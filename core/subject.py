@@ -16,6 +16,7 @@ from typing import Any
 from core import fingerprint, trajectory
 from core.config import ALTERNATIVES, BASELINES, Config, Data
 from core.data.counting import class_counts
+from core.data.listing import shown
 from core.data.profile import exponential_counts
 from core.parsing import Fault, parse, to_tree
 from core.trajectory import Link
@@ -102,7 +103,8 @@ def _data_faults(config: Config) -> list[Fault]:
     except ValueError as error:
         return [_located(config, error)]
     except UNREADABLE as error:
-        return [Fault("data.path", f"'{config.data.path}' cannot be read: {getattr(error, 'strerror', None) or error}")]
+        file = shown(getattr(error, "filename", None) or config.data.path)
+        return [Fault("data.path", f"'{file}' cannot be read: {getattr(error, 'strerror', None) or error}")]
     return []
 
 

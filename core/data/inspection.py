@@ -8,7 +8,9 @@ from typing import NamedTuple
 import torch
 
 from core.config import Config
-from core.data import sources
+from core.data import layout, sources
+from core.data.listing import Listing, listed
+from core.data.location import locate
 from core.data.sources import Dataset, Split
 from core.fingerprint import data_fingerprint
 
@@ -21,6 +23,7 @@ class Description(NamedTuple):
     train_counts: list[int]
     test_counts: list[int]
     imbalance_factor: float
+    left_out: str  # files in classes' folders that are read as no images, by ending; "" if there are none
 
 
 class Finding(NamedTuple):
@@ -35,15 +38,18 @@ def describe(config: Config, dataset: Dataset) -> Description:
     order = config.data.channels
     if config.data.flip_channels:
         order = {"rgb": "bgr", "bgr": "rgb"}[order]
+    listing = _listing(config)
+    left_out = f"{len(listing.left_out)} files: {layout.left_out_by_ending(listing.left_out)}" if listing and listing.left_out else ""
     return Description(
         data_fingerprint(config), order, tuple(dataset.train.images.shape[1:]), dataset.class_names,
-        train.tolist(), test.tolist(), float(train.max() / train.min().clamp(min=1)),
+        train.tolist(), test.tolist(), float(train.max() / train.min().clamp(min=1)), left_out,
     )  # fmt: skip
 
 
-def verify(dataset: Dataset) -> list[Finding]:
-    """Leaks between train and test, duplicates, empty classes, an unbalanced test set, blank images."""
-    findings = []
+def verify(config: Config, dataset: Dataset) -> list[Finding]:
+    """Leaks between train and test, duplicates, empty classes, an unbalanced test set, blank images, files left out."""
+    listing = _listing(config)
+    findings = [Finding(False, text) for text in layout.notes(listing)] if listing else []
     names = dataset.class_names
     for part, split in (("train", dataset.train), ("test", dataset.test)):
         counts = _counts(split, len(names))
@@ -67,6 +73,10 @@ def verify(dataset: Dataset) -> list[Finding]:
 
 def load(config: Config) -> Dataset:
     return sources.load(config.data)
+
+
+def _listing(config: Config) -> Listing | None:
+    return listed(locate(config.data.path)) if config.data.source == "folder" else None
 
 
 def _counts(split: Split, n_classes: int) -> torch.Tensor:
