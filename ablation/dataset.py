@@ -51,7 +51,7 @@ def describe_data(experiment: Path, overrides: Sequence[str]) -> str:
         f"images         {' x '.join(map(str, found.shape))}, channels as {found.channels}",
         f"train / test   {sum(found.train_counts)} / {sum(found.test_counts)}, imbalance factor {found.imbalance_factor:.4g}",
     ]
-    lines += [f"left out       {found.left_out}"] if found.left_out else []
+    lines += [f"note           {note}" for note in found.notes]
     lines += ["", f"{'class':{width}}  train   test"]
     lines += [f"{name:{width}} {a:6} {b:6}" for name, a, b in zip(found.class_names, found.train_counts, found.test_counts, strict=True)]
     return "\n".join(lines)
@@ -117,7 +117,7 @@ def _load(experiment: Path, overrides: Sequence[str]):
     try:
         return config, load(config)
     except ValueError as error:
-        raise InputError([Problem(experiment.name, "settings.data", _line(error))]) from None
+        raise InputError([Problem(experiment.name, "settings.data.path", _line(error))]) from None
     except (RuntimeError, *DAMAGED) as error:  # torchvision's of what is not CIFAR
         raise InputError([Problem(experiment.name, "settings.data.path", f"'{config.data.path}' cannot be read: {_line(error)}")]) from None
 

@@ -27,6 +27,8 @@ def faults(config: Config, n_classes: int, store: Any) -> list[Fault]:
     if not (found or config.data.download):  # what is to be downloaded is left to the trials
         try:
             load_dataset(dataclasses.replace(config, device="cpu"), store)
-        except (ValueError, RuntimeError, *DAMAGED) as error:  # RuntimeError: torchvision's of what is not CIFAR
-            found.append(Fault("data.path", f"'{config.data.path}' cannot be used: {' '.join(str(error).split())}"))
+        except ValueError as error:
+            found.append(Fault("data.path", " ".join(str(error).split())))
+        except (RuntimeError, *DAMAGED) as error:  # RuntimeError: torchvision's of what is not CIFAR
+            found.append(Fault("data.path", f"'{config.data.path}' cannot be read: {' '.join(str(error).split())}"))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 from collections import Counter
 from collections.abc import Sequence
@@ -39,9 +40,7 @@ def _profiled(data: Data, available: list[int]) -> list[int]:
 def _available(data: Data, files: Sequence[Path]) -> list[int]:
     """Training images of each class before the profile."""
     if data.source == "digits":
-        with gzip.open(files[0], "rt") as file:
-            labels = Counter(int(float(line.rsplit(",", 1)[1])) for line in file)
-        counts = [labels[c] - data.n_test for c in range(10)]
+        counts = [n - data.n_test for n in _digits(files[0])]
     elif data.source == "folder":
         listing = listed(locate(data.path))
         labels = Counter(place.label for place in listing.images if place.part == "train")
@@ -51,3 +50,11 @@ def _available(data: Data, files: Sequence[Path]) -> list[int]:
     if min(counts) < 1:
         raise ValueError("leaves a class without training images")
     return counts
+
+
+@functools.cache  # a grid has many cells
+def _digits(path: Path) -> list[int]:
+    """Images of each digit."""
+    with gzip.open(path, "rt") as file:
+        labels = Counter(int(float(line.rsplit(",", 1)[1])) for line in file)
+    return [labels[c] for c in range(10)]

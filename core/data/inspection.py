@@ -9,7 +9,7 @@ import torch
 
 from core.config import Config
 from core.data import layout, sources
-from core.data.listing import Listing, listed
+from core.data.listing import listed
 from core.data.location import locate
 from core.data.sources import Dataset, Split
 from core.fingerprint import data_fingerprint
@@ -23,7 +23,7 @@ class Description(NamedTuple):
     train_counts: list[int]
     test_counts: list[int]
     imbalance_factor: float
-    left_out: str  # files in classes' folders that are read as no images, by ending; "" if there are none
+    notes: list[str]  # on files and folders that are left out, and on names that look alike
 
 
 class Finding(NamedTuple):
@@ -38,18 +38,15 @@ def describe(config: Config, dataset: Dataset) -> Description:
     order = config.data.channels
     if config.data.flip_channels:
         order = {"rgb": "bgr", "bgr": "rgb"}[order]
-    listing = _listing(config)
-    left_out = f"{len(listing.left_out)} files: {layout.left_out_by_ending(listing.left_out)}" if listing and listing.left_out else ""
     return Description(
         data_fingerprint(config), order, tuple(dataset.train.images.shape[1:]), dataset.class_names,
-        train.tolist(), test.tolist(), float(train.max() / train.min().clamp(min=1)), left_out,
+        train.tolist(), test.tolist(), float(train.max() / train.min().clamp(min=1)), _notes(config),
     )  # fmt: skip
 
 
 def verify(config: Config, dataset: Dataset) -> list[Finding]:
     """Leaks between train and test, duplicates, empty classes, an unbalanced test set, blank images, files left out."""
-    listing = _listing(config)
-    findings = [Finding(False, text) for text in layout.notes(listing)] if listing else []
+    findings = [Finding(False, text) for text in _notes(config)]
     names = dataset.class_names
     for part, split in (("train", dataset.train), ("test", dataset.test)):
         counts = _counts(split, len(names))
@@ -75,8 +72,8 @@ def load(config: Config) -> Dataset:
     return sources.load(config.data)
 
 
-def _listing(config: Config) -> Listing | None:
-    return listed(locate(config.data.path)) if config.data.source == "folder" else None
+def _notes(config: Config) -> list[str]:
+    return layout.notes(listed(locate(config.data.path))) if config.data.source == "folder" else []
 
 
 def _counts(split: Split, n_classes: int) -> torch.Tensor:

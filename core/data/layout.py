@@ -11,6 +11,7 @@ from core.data.listing import IMAGE_ENDINGS, PARTS, Listing, Place, alike, shown
 
 SHOWN = 5  # names of a list of them
 WHERE = "images belong in train/<class>/ and test/<class>/"
+ARCHIVE_ENDINGS = (".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2")
 ENDINGS = ", ".join(sorted(IMAGE_ENDINGS))
 
 DIFFERENCES: tuple[tuple[str, Callable[[str], str], Callable[[str], str]], ...] = (
@@ -49,16 +50,13 @@ def notes(listing: Listing) -> list[str]:
     found = []
     left_out = list(listing.left_out)
     if left_out:
-        n = len(left_out)
-        files = "1 file is" if n == 1 else f"{n} files are"
+        files = "1 file is" if len(left_out) == 1 else f"{len(left_out)} files are"
         by_class = _by_class(left_out, left_out_by_ending)
         found.append(f"{files} left out, as images end in {ENDINGS}: {by_class}")
     deeper = [place for place in listing.images if place.is_deeper]
     if deeper:
-        n = len(deeper)
-        files = "1 image stands" if n == 1 else f"{n} images stand"
         by_class = _by_class(deeper, lambda places: str(len(places)))
-        found.append(f"{files} in folders inside a class's folder and count for the class: {by_class}")
+        found.append(f"images in folders inside a class's folder count for the class: {by_class}")
     unread = [f"{name}/" for name in listing.top if name not in PARTS and alike(name)]
     if unread:
         found.append(f"{_are(unread)} not read; {WHERE}")
@@ -69,7 +67,8 @@ def notes(listing: Listing) -> list[str]:
 
 def left_out_by_ending(left_out: Collection[Place]) -> str:
     """`3 .tif, 1 without ending`, the most frequent first."""
-    counts = Counter(shown(place.ending) for place in left_out).most_common()
+    endings = (place.ending for place in left_out)
+    counts = Counter(shown(end) if end == end.strip() else repr(end) for end in endings).most_common()
     said = [f"{n} {ending or 'without ending'}" for ending, n in counts[:SHOWN]]
     rest = sum(n for _, n in counts[SHOWN:])
     return ", ".join(said + ([f"{rest} others"] if rest else []))
@@ -108,7 +107,8 @@ def _elsewhere(path: Path) -> list[str]:
         below = (folder for depth in ("*", "*/*") for folder in path.glob(f"{depth}/train"))
         near = sorted({folder.parent for folder in below if folder.is_dir()})
     if not near:
-        return []
+        archives = [f"'{file}'" for file in sorted(path.iterdir()) if file.name.endswith(ARCHIVE_ENDINGS)]
+        return [f"it holds {_names(archives)}: set data.path to an archive"] if archives else []
     folders = _names(f"'{folder}'" for folder in near)
     return [f"train/ is in {folders}: set data.path to {'this folder' if len(near) == 1 else 'one of these'}"]
 
@@ -147,8 +147,8 @@ def _differing(train: set[str], test: set[str]) -> str:
     """The classes in one part alone, and which of these may be meant for the same."""
     alone = [(part, [f"'{name}'" for name in sorted(names)]) for part, names in zip(PARTS, (train, test))]
     said = [f"{_are(names)} in {part}/ alone" for part, names in alone if names]
-    said += [f"{group} differ {what} only: rename one" for group, what in _look_alikes(train | test)]
-    return "; ".join(said[:SHOWN])
+    said += [f"{group} differ {what} only: rename one" for group, what in _look_alikes(train | test)][:SHOWN]
+    return "; ".join([*said, "a class needs images in both"])
 
 
 def _look_alikes(names: Iterable[str]) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ import hashlib
 import lzma
 import os
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -117,9 +118,9 @@ def contents(listing: Listing) -> Iterator[tuple[Place, bytes]]:
         yield place, file.read_bytes()
 
 
-def unpacked(listing: Listing, files: Mapping[Place, Member]) -> Iterator[tuple[Place, bytes]]:
+def unpacked(listing: Listing, files: Mapping[Place, Path | Member]) -> Iterator[tuple[Place, bytes]]:
     """Place and content of files of an archive, in its order; of two with one name the last counts, as for tar."""
-    places = {member.name: place for place, member in files.items()}
+    places = {file.name: place for place, file in files.items()}
     with tarfile.open(listing.path) as archive:
         for member in archive:
             if member.isfile() and member.name in places:
@@ -183,6 +184,8 @@ def _archived(path: Path, size: int, modified: int) -> Listing:
     try:
         found = dict(_members(path))
     except DAMAGED as error:
+        if zipfile.is_zipfile(path):
+            raise ValueError(f"'{shown(path)}' is a zip archive; unpack it, or pack it as .tar.gz") from None
         raise ValueError(f"'{shown(path)}' is not a tar archive that can be read ({' '.join(str(error).split())})") from None
     except ValueError as error:
         raise ValueError(f"'{shown(path)}' is not read: {error}") from None

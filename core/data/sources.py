@@ -158,7 +158,7 @@ def _folder(path: Path, data: Data) -> Dataset:
     listing = listed(path)
     names = class_names(listing)
     for place, content in contents(listing):
-        file = f"{path.name}: {shown(place)}"
+        file = f"'{shown(path)}': {shown(place)}"
         pixels = _pixels(file, content, mode, data.size)
         if shape is not None and pixels.shape != shape:
             raise ValueError(f"{file}: {tuple(pixels.shape[1:])} pixels where the others have {tuple(shape[1:])}; set data.size")

@@ -244,7 +244,7 @@ def broken(kind):
 def test_images_that_cannot_be_used_are_named(tmp_path, kind, form):
     files, message = broken(kind)
     path = written(tmp_path / "mine", files) if form == "folder" else packed(tmp_path / "mine.tar.gz", files)
-    with pytest.raises(ValueError, match=f"^{path.name}: {message}"):
+    with pytest.raises(ValueError, match=f"^'{path}': {message}"):
         sources.load(folder(path))
 
 
