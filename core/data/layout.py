@@ -1,4 +1,4 @@
-"""What the folders of a data set must be, and what its files leave a reader to wonder about. Imports no torch."""
+"""What the folders of a data set must be, and what in it may not be as it was meant. No torch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ DIFFERENCES: tuple[tuple[str, Callable[[str], str], Callable[[str], str]], ...] 
     ("in case", str.casefold, repr),
     ("in spaces around them", str.strip, repr),
 )
-"""In what names that look alike differ: what it is called, the name without it, and the name so that it shows."""
+"""In what names that look alike differ: its name, a name without it, a name that shows it."""
 
 
 def class_names(listing: Listing) -> list[str]:
     """The classes, sorted.
 
-    Raises ValueError, with the path and on one line, unless train and test are there, have the same classes, and each
-    of these has images; for an image of no class, and for a class whose name cannot be printed.
+    Raises ValueError, with the path and on one line, unless train and test are there, have the same
+    classes, and each of these has images; for an image of no class, and for a class whose name
+    cannot be printed.
     """
     path = f"'{shown(listing.path)}'"
     _require_parts(listing, path)
@@ -67,11 +68,16 @@ def notes(listing: Listing) -> list[str]:
 
 def left_out_by_ending(left_out: Collection[Place]) -> str:
     """`3 .tif, 1 without ending`, the most frequent first."""
-    endings = (place.ending for place in left_out)
-    counts = Counter(shown(end) if end == end.strip() else repr(end) for end in endings).most_common()
-    said = [f"{n} {ending or 'without ending'}" for ending, n in counts[:SHOWN]]
+    counts = Counter(place.ending for place in left_out).most_common()
+    said = [f"{n} {_ending(ending)}" for ending, n in counts[:SHOWN]]
     rest = sum(n for _, n in counts[SHOWN:])
     return ", ".join(said + ([f"{rest} others"] if rest else []))
+
+
+def _ending(ending: str) -> str:
+    if not ending:
+        return "without ending"
+    return shown(ending) if ending == ending.strip() else repr(ending)
 
 
 def _classes(listing: Listing, part: str) -> set[str]:
@@ -99,7 +105,7 @@ def _require_parts(listing: Listing, path: str) -> None:
 
 
 def _elsewhere(path: Path) -> list[str]:
-    """What to set data.path to where train/ and test/ are above or below the folder that it names."""
+    """What to set data.path to where train/ is above or below the folder that it names."""
     if path.is_file():
         return []
     near = [above for above in path.parents[:2] if all((above / part).is_dir() for part in PARTS)]
@@ -107,10 +113,12 @@ def _elsewhere(path: Path) -> list[str]:
         below = (folder for depth in ("*", "*/*") for folder in path.glob(f"{depth}/train"))
         near = sorted({folder.parent for folder in below if folder.is_dir()})
     if not near:
-        archives = [f"'{file}'" for file in sorted(path.iterdir()) if file.name.endswith(ARCHIVE_ENDINGS)]
+        files = sorted(path.iterdir())
+        archives = [f"'{file}'" for file in files if file.name.endswith(ARCHIVE_ENDINGS)]
         return [f"it holds {_names(archives)}: set data.path to an archive"] if archives else []
     folders = _names(f"'{folder}'" for folder in near)
-    return [f"train/ is in {folders}: set data.path to {'this folder' if len(near) == 1 else 'one of these'}"]
+    which = "this folder" if len(near) == 1 else "one of these"
+    return [f"train/ is in {folders}: set data.path to {which}"]
 
 
 def _require_printable(path: str, part: str, label: str) -> None:
@@ -140,15 +148,20 @@ def _require_filled(listing: Listing, path: str) -> None:
 def _instead(left_out: Collection[Place]) -> str:
     if not left_out:
         return ""
-    return f"; {left_out_by_ending(left_out)} {'is' if len(left_out) == 1 else 'are'} left out, as images end in {ENDINGS}"
+    are = "is" if len(left_out) == 1 else "are"
+    return f"; {left_out_by_ending(left_out)} {are} left out, as images end in {ENDINGS}"
 
 
 def _differing(train: set[str], test: set[str]) -> str:
     """The classes in one part alone, and which of these may be meant for the same."""
-    alone = [(part, [f"'{name}'" for name in sorted(names)]) for part, names in zip(PARTS, (train, test))]
-    said = [f"{_are(names)} in {part}/ alone" for part, names in alone if names]
-    said += [f"{group} differ {what} only: rename one" for group, what in _look_alikes(train | test)][:SHOWN]
-    return "; ".join([*said, "a class needs images in both"])
+    alone = []
+    for part, names in zip(PARTS, (train, test)):
+        if names:
+            quoted = [f"'{name}'" for name in sorted(names)]
+            alone.append(f"{_are(quoted)} in {part}/ alone")
+    groups = list(_look_alikes(train | test))[:SHOWN]
+    hints = [f"{group} differ {what} only: rename one" for group, what in groups]
+    return "; ".join([*alone, *hints, "a class needs images in both"])
 
 
 def _look_alikes(names: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -165,9 +178,10 @@ def _by_class(places: Sequence[Place], said: Callable[[list[Place]], str]) -> st
     folders = defaultdict(list)
     for place in places:
         folders[place[:2]].append(place)
-    first = [f"{shown('/'.join(folder))}: {said(inner)}" for folder, inner in list(folders.items())[:SHOWN]]
+    first = list(folders.items())[:SHOWN]
+    listed = [f"{shown('/'.join(folder))}: {said(inner)}" for folder, inner in first]
     rest = len(folders) - SHOWN
-    return "; ".join(first + ([f"{rest} more folders"] if rest > 0 else []))
+    return "; ".join(listed + ([f"{rest} more folders"] if rest > 0 else []))
 
 
 def _names(names: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Which images a folder or an archive holds, of which class, and what in it is left out. Imports no torch.
+"""Which images a folder or an archive holds, of which class, and what is left out. No torch.
 
 What counts, loads, fingerprints, verifies and unpacks images goes by this one listing.
 """
@@ -59,18 +59,19 @@ class Member(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """What a data set holds; hidden files and folders, and those that systems leave behind, are not in it."""
+    """What a data set holds; hidden files and folders are not in it."""
 
     path: Path
     images: Mapping[Place, Path | Member]  # sorted
-    left_out: Mapping[Place, Path | Member]  # files in classes' folders that do not end as images do; sorted
+    # Files in classes' folders that do not end as images do; sorted.
+    left_out: Mapping[Place, Path | Member]
     folders: frozenset[tuple[str, str]]  # (train | test, class) of each class's folder
     beside: tuple[str, ...]  # images that stand in train/ or test/ and in no class's folder
     top: tuple[str, ...]  # folders beside and including train and test
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is no part of a data set: it starts with a dot, or a system put it there."""
+    """Whether it is no part of a data set: it starts with a dot, or a system put it there."""
     return name.startswith(".") or name in ("__MACOSX", "@eaDir")
 
 
@@ -78,18 +79,19 @@ def shown(text: object) -> str:
     """A name as messages give it: on one line whatever it holds, and not endless."""
     name = str(text)
     name = name if name.isprintable() else repr(name)[1:-1]
-    return name if len(name) <= MAX_SHOWN else f"{name[: MAX_SHOWN // 2]}...{name[-MAX_SHOWN // 2 :]}"
+    half = MAX_SHOWN // 2
+    return name if len(name) <= MAX_SHOWN else f"{name[:half]}...{name[-half:]}"
 
 
 def listed(path: Path) -> Listing:
     """The images of a folder, or of a tar archive wherever in it train/ and test/ are.
 
-    Links in a folder are followed. The listing of an archive is remembered within the process for as long as size and
-    time of the file stay the same.
+    Links in a folder are followed. The listing of an archive is remembered within the process for
+    as long as size and time of the file stay the same.
 
-    Raises ValueError, with the path and on one line, for an archive that cannot be read to its end or holds what an
-    archive of images has no use for, and for a folder with what is neither file nor folder; OSError, with the file's
-    name, for what may not be read.
+    Raises ValueError, with the path and on one line, for an archive that cannot be read to its end
+    or holds what an archive of images has no use for, and for a folder with what is neither file
+    nor folder; OSError, with the file's name, for what may not be read.
     """
     if not path.is_file():
         return _sorted_out(path, _walk(path, (), ()))
@@ -98,7 +100,7 @@ def listed(path: Path) -> Listing:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 (hex) of a file; remembered within the process for as long as size and time stay the same."""
+    """SHA-256 (hex) of a file; remembered for as long as its size and time stay the same."""
     status = path.stat()
     return _sha256(str(path), status.st_size, status.st_mtime_ns)
 
@@ -118,8 +120,13 @@ def contents(listing: Listing) -> Iterator[tuple[Place, bytes]]:
         yield place, file.read_bytes()
 
 
-def unpacked(listing: Listing, files: Mapping[Place, Path | Member]) -> Iterator[tuple[Place, bytes]]:
-    """Place and content of files of an archive, in its order; of two with one name the last counts, as for tar."""
+def unpacked(
+    listing: Listing, files: Mapping[Place, Path | Member]
+) -> Iterator[tuple[Place, bytes]]:
+    """Place and content of files of an archive, in its order.
+
+    Of two with one place the last counts, as it does for tar.
+    """
     places = {file.name: place for place, file in files.items()}
     with tarfile.open(listing.path) as archive:
         for member in archive:
@@ -149,10 +156,13 @@ def _sorted_out(path: Path, entries: Iterable[Entry]) -> Listing:
             files[Place(*parts[:2], "/".join(parts[2:]))] = source
     images = {place: files[place] for place in sorted(files) if place.is_image}
     left_out = {place: files[place] for place in sorted(files) if not place.is_image}
-    return Listing(path, images, left_out, frozenset(folders), tuple(sorted(beside)), tuple(sorted(top)))
+    beside.sort()
+    return Listing(path, images, left_out, frozenset(folders), tuple(beside), tuple(sorted(top)))
 
 
-def _walk(folder: Path, inner: tuple[str, ...], above: tuple[tuple[int, int], ...]) -> Iterator[Entry]:
+def _walk(
+    folder: Path, inner: tuple[str, ...], above: tuple[tuple[int, int], ...]
+) -> Iterator[Entry]:
     """What stands in the folder and, for train/ and test/, below it.
 
     inner: where the folder stands. above: device and inode of the folders that it is in.
@@ -181,28 +191,34 @@ def _walk(folder: Path, inner: tuple[str, ...], above: tuple[tuple[int, int], ..
 
 @functools.cache
 def _archived(path: Path, size: int, modified: int) -> Listing:
+    file = f"'{shown(path)}'"
     try:
         found = dict(_members(path))
     except DAMAGED as error:
         if zipfile.is_zipfile(path):
-            raise ValueError(f"'{shown(path)}' is a zip archive; unpack it, or pack it as .tar.gz") from None
-        raise ValueError(f"'{shown(path)}' is not a tar archive that can be read ({' '.join(str(error).split())})") from None
+            message = f"{file} is a zip archive; unpack it, or pack it as .tar.gz"
+        else:
+            why = " ".join(str(error).split())
+            message = f"{file} is not a tar archive that can be read ({why})"
+        raise ValueError(message) from None
     except ValueError as error:
-        raise ValueError(f"'{shown(path)}' is not read: {error}") from None
+        raise ValueError(f"{file} is not read: {error}") from None
     roots = _roots(found)
     if len(roots) > 1:
         places = " and ".join(f"'{shown('/'.join(root))}/'" for root in roots[:2])
-        raise ValueError(f"'{shown(path)}' holds more than one data set: train/ or test/ stand in {places}")
+        raise ValueError(f"{file} holds more than one data set: train/ or test/ stand in {places}")
     root = roots[0] if roots else ()
-    below = ((parts[len(root) :], source) for parts, source in found.items() if parts[: len(root)] == root)
-    return _sorted_out(path, ((parts, source) for parts, source in below if parts))
+    n = len(root)
+    below = (entry for entry in found.items() if entry[0][:n] == root and len(entry[0]) > n)
+    return _sorted_out(path, ((parts[n:], source) for parts, source in below))
 
 
 def _members(path: Path) -> Iterator[Entry]:
     """All files and folders of an archive by their names in it.
 
-    Raises ValueError for a member, of whatever place, that an archive of images has no use for: whose name leaves the
-    folder that it would be unpacked into, that is neither file nor folder, or larger than any image.
+    Raises ValueError for a member, of whatever place, that an archive of images has no use for:
+    whose name leaves the folder that it would be unpacked into, that is neither file nor folder, or
+    larger than any image.
     """
     with tarfile.open(path) as archive:
         for member in archive:
@@ -210,7 +226,8 @@ def _members(path: Path) -> Iterator[Entry]:
             if inner.is_absolute() or ".." in inner.parts:
                 raise ValueError(f"its member '{name}' would be unpacked outside the folder")
             if not (member.isfile() or member.isdir()):
-                kind = f"a link to '{shown(member.linkname)}'" if member.issym() or member.islnk() else "a device"
+                is_link = member.issym() or member.islnk()
+                kind = f"a link to '{shown(member.linkname)}'" if is_link else "a device"
                 raise ValueError(f"its member '{name}' is {kind}; files and folders alone are read")
             if not inner.parts:
                 continue
@@ -220,7 +237,8 @@ def _members(path: Path) -> Iterator[Entry]:
             digest = ""
             if set(PARTS) & set(inner.parts[:-1]):
                 if member.size > MAX_IMAGE_BYTES:
-                    raise ValueError(f"its member '{name}' has {member.size} bytes when unpacked, more than any image")
+                    size = f"has {member.size} bytes when unpacked, more than any image"
+                    raise ValueError(f"its member '{name}' {size}")
                 if inner.suffix.lower() in IMAGE_ENDINGS and not is_hidden(inner.name):
                     digest = hashlib.sha256(archive.extractfile(member).read()).hexdigest()
             yield inner.parts, Member(member.name, digest)
@@ -230,19 +248,24 @@ def _members(path: Path) -> Iterator[Entry]:
 
 
 def _roots(found: Mapping[tuple[str, ...], Member | None]) -> list[tuple[str, ...]]:
-    """The folders of an archive that hold train/ and test/ or, if none does, either, or one named alike."""
+    """The folders of an archive that hold train/ and test/; if none, either; if none, one alike."""
     inside: dict[tuple[str, ...], set[str]] = {}
     for parts, source in found.items():
         for depth in range(len(parts) if source is None else len(parts) - 1):
             inside.setdefault(parts[:depth], set()).add(parts[depth])
     plain = {folder: names for folder, names in inside.items() if not any(map(is_hidden, folder))}
+    rules = set(PARTS).issubset, set(PARTS).intersection, lambda names: any(map(alike, names))
     for folders in (plain, inside):
-        for fits in (set(PARTS).issubset, set(PARTS).intersection, lambda names: any(alike(name) for name in names)):
+        for fits in rules:
             chosen = {folder for folder, names in folders.items() if fits(names)}
-            outermost = [folder for folder in sorted(chosen) if not any(folder[:depth] in chosen for depth in range(len(folder)))]
-            if outermost:
-                return outermost
+            if chosen:
+                return sorted(folder for folder in chosen if chosen.isdisjoint(_above(folder)))
     return []
+
+
+def _above(folder: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The folders that this one is in."""
+    return (folder[:depth] for depth in range(len(folder)))
 
 
 def alike(name: str) -> str | None:
