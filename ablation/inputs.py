@@ -45,7 +45,8 @@ def require_usable_inputs(study: Study, plan: Plan, store: DiskStore, folder: Ru
 def inspect(request: dict[str, Any]) -> list[dict[str, str]]:
     """Key -> message of the faults, for each of the settings."""
     subject, store = load_subject(request["subject"]), DiskStore(Path(request["cache"]))
-    return [dict(subject.inspect(settings, store)) for settings in request["settings"]]
+    found = [subject.inspect(settings, store) for settings in request["settings"]]
+    return [{fault.key: fault.message for fault in faults} for faults in found]
 
 
 def _ask(request: dict[str, Any]) -> list[dict[str, str]]:
