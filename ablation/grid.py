@@ -229,7 +229,7 @@ def yaml_path(name: Path | str) -> Path:
     Raises InputError if there is none, naming the nearest.
     """
     path = Path(name)
-    if path.exists() or len(path.parts) > 1:
+    if os.path.lexists(path) or len(path.parts) > 1:
         return path
     ending = "" if path.suffix in (".yaml", ".yml") else ".yaml"
     found = EXPERIMENTS / f"{path}{ending}"

@@ -363,7 +363,7 @@ CHECKPOINTS = [
     Case("code in a checkpoint", PT, SAID_PT, {"weights.pt": zipped_pickle(Code())}),
     Case("code beside weights", PT, SAID_PT, {"weights.pt": zipped_pickle({"state_dict": {"model": {}}, "more": Code()})}),
     Case("code behind the ending of safe tensors", ST, SAID_ST, {"weights.safetensors": pickle.dumps(Code())}),
-    Case("a checkpoint that is not there", PT, (*SAID_PT, "is not a file")),
+    Case("a checkpoint that is not there", PT, (*SAID_PT, "is not there; looked for")),
     Case("a folder for a checkpoint", PT, (*SAID_PT, "is not a file"), {"weights.pt": folder}),
     Case("a pipe for a checkpoint", PT, (*SAID_PT, "is not a file"), {"weights.pt": pipe}),
     Case("an empty checkpoint", PT, SAID_PT, {"weights.pt": b""}),
