@@ -23,7 +23,7 @@ from mlflow.entities import Metric, Param, Run, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
-from ablation.database import first_line, making, require_usable, sqlite_file  # noqa: E402
+from ablation.database import first_line, making, require_usable, sqlite_file, sqlite_url  # noqa: E402
 from ablation.errors import Unavailable  # noqa: E402
 from ablation.redaction import redacted  # noqa: E402
 from ablation.tracking_content import Point  # noqa: E402
@@ -50,7 +50,7 @@ class TrackingUnavailable(Unavailable):
 
 def default_uri() -> str:
     """MLFLOW_TRACKING_URI, else ./mlflow.db."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(DATABASE).absolute()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_url(Path(DATABASE))
 
 
 def is_server(uri: str) -> bool:
