@@ -9,12 +9,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ablation import interruption
 from ablation.errors import InputError, Problem
-from ablation.imported import library_versions, project_sources
+from ablation.imported import imported_names, library_versions, module_file, project_sources, taken_from
 from ablation.subject import Fault, Link, Record, Report, Store, Subject
 
 BUILT_IN = {"core": "core.subject:SUBJECT"}
@@ -32,8 +33,14 @@ def load_subject(name: str) -> Subject:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # of the user's code, which may raise anything
+        missing = error.name if isinstance(error, ImportError) else None
+        _refuse_hidden([module_name, *([missing] if missing else [])])
         what = str(error) if isinstance(error, (ImportError, SyntaxError)) else f"{type(error).__name__}: {error}"
+        if missing and f"{module_name}.".startswith(f"{missing}."):
+            what += f"; looked for in {os.getcwd()} and among the installed packages"
         raise InputError([Problem("", "subject", f"cannot import '{module_name}': {what}")]) from None
+    if name not in BUILT_IN:
+        _refuse_hidden([module_name, *imported_names(project_sources(module_name))])
     found = getattr(module, attribute, None)
     if found is None:
         raise InputError([Problem("", "subject", f"module '{module_name}' has no '{attribute}'")])
@@ -56,6 +63,19 @@ def _search_here_last() -> None:
     except ImportError:  # `here` is a checkout of ours, not installed
         pass
     sys.path.append(here)
+
+
+def _refuse_hidden(names: Iterable[str]) -> None:
+    """Raise InputError naming each module of the working directory in whose place Python takes one of the same name elsewhere."""
+    hidden: dict[Path, Problem] = {}
+    for name in names:
+        own = module_file(name, Path.cwd())
+        taken = taken_from(name) if own else None
+        if taken is not None and own.resolve() != Path(taken).resolve():
+            message = f"{own} is hidden by {taken}, which Python finds first; rename the first"
+            hidden.setdefault(own, Problem("", "subject", message))
+    if hidden:
+        raise InputError(hidden.values())
 
 
 class FunctionSubject:
