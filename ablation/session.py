@@ -32,6 +32,7 @@ from ablation.remaining import Remaining
 from ablation.runs import Manifest
 from ablation.study import Bound, Done, Listeners, forget_failures, manifest_of, refuse_mixture, run_study
 from ablation.subjects import load_subject
+from ablation.terminal import output
 from ablation.timings import Timings
 from ablation.workers import Workers
 
@@ -220,9 +221,3 @@ def _storage() -> str | None:
     from ablation.shared_database import storage_url
 
     return storage_url(os.environ["ABLATE_STORAGE"])
-
-
-def output() -> Console:
-    """Standard output; tables are as wide as they need be where it is no terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=200)

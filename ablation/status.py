@@ -15,6 +15,7 @@ from ablation.lock import being_run
 from ablation.places import Places
 from ablation.remaining import Left, about, read_left
 from ablation.runs import RunFolder
+from ablation.terminal import fitting
 
 DONE, FAILED, RUNNING, BEGUN, WAITING = "done", "failed", "running", "begun", "waiting"
 
@@ -74,7 +75,7 @@ def describe_status(name: str, places: Places, console: Console) -> None:
     for arm, row in arms.items():
         counts = [str(row.states[state] or "") for state in states]
         table.add_row(arm, *counts, f"{row.epochs}/{row.epochs_planned}", over_seeds(row.finished), _so_far(row.current))
-    console.print(table)
+    console.print(fitting(table, console))
     console.print(_summary(arms, is_running, left), highlight=False, soft_wrap=True)
 
 
