@@ -77,12 +77,16 @@ def status(study: str | None) -> None:
 @click.option("--html", "as_html", is_flag=True, help="Write report.html too: the whole report in one file.")
 def report(study: str | None, as_html: bool) -> None:
     """Write a study's report again from its files."""
+    from ablation.changes import changes_since
     from ablation.places import Places
     from ablation.report import write_report
 
-    name = _existing(study)
-    Places().require_writable("reports")
-    print(write_report(Places().runs(name), Places().report(name), as_html))
+    name, places = _existing(study), Places()
+    places.require_writable("reports")
+    changed = "" if places.runs(name).is_being_run() else changes_since(places, name).said
+    print(write_report(places.runs(name), places.report(name), as_html, changed))
+    if changed:
+        click.echo(changed, err=True)
 
 
 @main.command()
