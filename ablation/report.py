@@ -147,5 +147,6 @@ def _epochs(manifest: Manifest) -> str:
     if "epochs" in manifest.facts:
         before = manifest.facts.get("pretraining_epochs")
         return f"{manifest.facts['epochs']} epochs per arm" + (f" after {before} of pre-training, which all share" if before else "")
-    planned = sorted({spec.epochs_planned for spec in manifest.trials if spec.kind == "arm"})
-    return " to ".join(map(str, planned[:: len(planned) - 1 or 1])) + " epochs planned per arm"
+    has_arms = any(spec.kind == "arm" for spec in manifest.trials)
+    planned = sorted({spec.epochs_planned for spec in manifest.trials if spec.kind == "arm" or not has_arms})
+    return " to ".join(map(str, planned[:: len(planned) - 1 or 1])) + f" epochs planned per {'arm' if has_arms else 'baseline'}"

@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -110,3 +111,94 @@ def on_terminal(folder: Path, columns: int, *arguments: str) -> str:
 def test_a_narrow_terminal_is_told_every_name_and_number(finished, arguments, columns):
     said = on_terminal(finished, columns, *arguments)
     assert "…" not in said and ARM in said.replace("\n", "").replace(" ", "")
+
+
+GROWN = GRID.replace("{flag: 1}}", "{flag: 1}}\n  more: {off: {x: 1}, on: {x: 2}}")
+CHANGES = {  # what was done -> file, what it says then, trials that are stale, why, trials left
+    "nothing": ("subj.py", TRAIN, 0, "", 0),
+    "code": ("subj.py", TRAIN.replace("50.0", "51.0"), 4, "code changed", 4),
+    "a level's settings": ("experiments/g.yaml", GRID.replace("{flag: 1}", "{flag: 2}"), 2, "settings changed (flag was 1, is 2)", 2),
+    "a factor more": ("experiments/g.yaml", GROWN, 2, "settings changed (x was None, is 1)", 8),
+    "more seeds": ("experiments/g.yaml", GRID.replace("seeds: 2", "seeds: 3"), 0, "", 2),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_plan_status_report_doctor_and_run_say_the_same_of_what_is_stale_and_left(finished, tmp_path, what):
+    file, text, n_stale, why, n_left = CHANGES[what]
+    folder = tmp_path / "project"
+    shutil.copytree(finished, folder)
+    (folder / file).write_text(text)
+    dry = [ablate(folder, *arguments, "--grid", "experiments/g.yaml") for arguments in (["plan"], ["run", "--dry-run"])]
+    said = [*dry, ablate(folder, "status"), ablate(folder, "report")]
+    said += [ablate(folder, "doctor", expect=1)] if what == "code" else []  # it was not delivered
+    stale = f"{n_stale} trials that have ended are stale: {why}" if n_stale and what != "a factor more" else None
+    for text in [*said, (folder / "reports" / "g" / "report.md").read_text()]:
+        assert stale in text if stale else " stale" not in text or what == "a factor more"
+    assert f"{n_left} left to train" in dry[0] and f"{n_left} left to train" in dry[1] and f"; {n_left} epochs left to train" in said[2]
+    assert (f"{n_left} epochs trained" if n_left else "nothing to train") in run(folder, "--offline")
+    assert " stale" not in ablate(folder, "status") + ablate(folder, "report") and "; 0 epochs left" in ablate(folder, "status")
+
+
+def test_a_grid_whose_settings_a_run_would_refuse_is_refused_by_plan_and_told_by_status(finished, tmp_path):
+    folder = tmp_path / "project"
+    shutil.copytree(finished, folder)
+    (folder / "experiments" / "g.yaml").write_text(GRID + "settings: {rate: 1}\n")
+    for arguments in (["run"], ["run", "--dry-run"], ["plan"]):
+        assert "rate: was None, is 1" in ablate(folder, *arguments, "--grid", "experiments/g.yaml", expect=2)
+    assert "4 trials that have ended are stale: settings changed (rate was None, is 1" in ablate(folder, "status")
+    (folder / "experiments" / "g.yaml").unlink()
+    assert "have changed is not known: g.yaml: no such file" in ablate(folder, "status")
+
+
+def test_the_doctor_is_content_after_its_own_repair(finished, tmp_path):
+    folder = tmp_path / "project"
+    shutil.copytree(finished, folder)
+    (folder / "runs" / "g" / "reference--s0" / "outcome.json").write_text("{")
+    (folder / "subj.py").write_text(TRAIN.replace("50.0", "51.0"))
+    ablate(folder, "doctor", "--repair")
+    ablate(folder, "doctor")
+
+
+def test_published_numbers_are_seen_as_they_are_now_without_a_run(finished, tmp_path):
+    folder = tmp_path / "project"
+    shutil.copytree(finished, folder)
+    for number in (61.5, 72.5):
+        (folder / "experiments" / "published.yaml").write_text(f"fn: [{{method: Theirs, top1: {number}, protocol: last, source: a paper}}]\n")
+        ablate(folder, "report")
+        assert f"{number:.2f}" in (folder / "reports" / "g" / "report.md").read_text()
+        assert f"{number:.2f}" in ablate(folder, "compare", "g:reference", "published:Theirs")
+
+
+BASELINES = """
+from ablation.subject import Link
+
+class Subject:
+    def check(self, settings): return []
+    def resolve(self, settings): return dict(settings)
+    def baselines(self): return {"plain": {"gain": 1}, "other": {"gain": 2}}
+    def describe(self, settings): return {}
+    def chain(self, settings, seed, records): return [Link(f"{settings['gain']:016x}{seed:016x}", "train", 1, 1.0)]
+
+    def advance(self, settings, seed, until, store, report):
+        import json
+        key = self.chain(settings, seed, None)[0].key
+        record = {"phase": "train", "epoch": 1, "seconds": 0.1, "time": 0.0, "metrics": {"acc": 50.0 + seed**2 + settings["gain"]}, "vectors": {}}
+        store.save("record", key, json.dumps(record).encode(), 0.1)
+        report(key, record)
+
+SUBJECT = Subject()
+"""
+
+
+@pytest.mark.parametrize("names", ["[plain]", "[plain, other]"])
+def test_a_grid_of_baselines_alone_is_run_reported_compared_and_tracked(tmp_path, names):
+    folder = project(tmp_path / "project")
+    (folder / "own.py").write_text(BASELINES)
+    (folder / "experiments" / "fn.yaml").write_text("subject: own:SUBJECT\n")
+    (folder / "experiments" / "g.yaml").write_text(GRID[: GRID.index("factors")] + f"baselines: {names}\n")
+    run(folder)
+    assert "`plain`" in ablate(folder, "table") and "2/2" in ablate(folder, "status")
+    assert "Acc of the baselines: `plain` 51.5 ± 0.7" in (folder / "reports" / "g" / "report.md").read_text()
+    assert "`g:plain`" in ablate(folder, "compare", "g:plain", f"g:{'other' if 'other' in names else 'plain'}")
+    assert "every run, with its status" in ablate(folder, "doctor")
