@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ablation.database import sqlite_file
 from ablation.errors import Unavailable
 from ablation.execution import Listener
 from ablation.places import Places, report_files, tracking_uri
@@ -87,7 +88,7 @@ class Delivery(Listener):
     def _digest(self, is_running: bool) -> str:
         """Of the databases, of whether any process runs the study, and of manifest and report, which hold every result."""
         uri = tracking_uri() or str(self.places.root / "mlflow.db")
-        database, ledger = Path(uri.removeprefix("sqlite:///")), self.places.root / ".ablate" / "optuna.db"
+        database, ledger = sqlite_file(uri) or Path(uri), self.places.root / ".ablate" / "optuna.db"
         changed = database.stat().st_mtime_ns if database.is_file() else None
         which = ledger.stat().st_ino if ledger.is_file() else None
         digest = hashlib.sha256(repr((uri, changed, which, is_running)).encode())

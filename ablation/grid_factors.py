@@ -21,8 +21,8 @@ Alternatives = Sequence[Collection[str]]
 def read_factors(file: Section, headline: str) -> tuple[Factor, ...]:
     """The factors that have two levels or more; whatever is wrong with them is noted. headline: the grid's metric."""
     section = file.section("factors")
-    if not file.values.get("factors"):
-        file.note("factors", "is missing; it must map each factor to its levels, the reference first")
+    if not any(file.values.get(key) for key in ("factors", "arms", "baselines")):
+        file.note("factors", "is missing; it must map each factor to its levels, the reference first (only a grid of baselines or of arms needs none)")
     factors = []
     for name in section.names(*NAME):
         if name in (*IDENTITY, *COSTS, headline):

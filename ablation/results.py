@@ -1,7 +1,8 @@
 """A study's run folder as tidy tables: a row per trial, per epoch, per class.
 
 Nothing is dropped: a failed trial is a row with its error, a waiting one a row without metrics. Tables
-hold what the run folder holds, in the manifest's order, so the same folder gives the same bytes.
+hold what the run folder holds, in the manifest's order, so the same folder gives the same bytes. Published numbers are
+those of the file beside the grid.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from ablation.columns import COSTS, IDENTITY, MARKS, POSITION, column_of, escaped
+from ablation.published import published_now
 from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec, write_atomically
 
 PER_CLASS = "test/per_class"
@@ -90,6 +92,7 @@ def load(folder: RunFolder) -> Results:
         FileNotFoundError: it holds no study.json
     """
     manifest, is_running = folder.manifest(), folder.is_being_run()
+    manifest = replace(manifest, published=published_now(manifest))
     trials, history, per_class, hits, digests, renamed = [], [], [], {}, {}, {}
     best = _best(manifest)
     taken = {*manifest.factors, best}

@@ -11,15 +11,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ablation import interruption
 from ablation.errors import InputError, Problem
 from ablation.exits import contained, describe_exit
-from ablation.imported import library_versions, project_sources
+from ablation.imported import imported_names, library_versions, module_file, project_sources, taken_from
 from ablation.reported import plain_epoch, plain_metrics
 from ablation.subject import Fault, Link, Record, Report, Store, Subject
 
@@ -35,7 +36,10 @@ def load_subject(name: str) -> Subject:
     if not attribute:
         raise InputError([Problem("", "subject", f"'{name}' is neither 'core' nor of the form package.module:function")])
     _search_here_last()
-    found = getattr(_imported(module_name), attribute, None)
+    module = _imported(module_name)
+    if name not in BUILT_IN:
+        _refuse_hidden([module_name, *imported_names(project_sources(module_name))])
+    found = getattr(module, attribute, None)
     if found is None:
         raise InputError([Problem("", "subject", f"module '{module_name}' has no '{attribute}'")])
     fault = _fault(found)
@@ -52,8 +56,12 @@ def _imported(name: str) -> ModuleType:
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) and interrupts:
             raise
+        missing = error.name if isinstance(error, ImportError) else None
+        _refuse_hidden([name, *([missing] if missing else [])])
         what = str(error) if isinstance(error, Exception) else describe_exit(error)
         named = what if isinstance(error, (ImportError, SyntaxError)) else f"{type(error).__name__}: {what}"
+        if missing and f"{name}.".startswith(f"{missing}."):
+            named += f"; looked for in {os.getcwd()} and among the installed packages"
         raise InputError([Problem("", "subject", f"cannot import '{name}': {named}")]) from None
 
 
@@ -108,6 +116,19 @@ def _search_here_last() -> None:
     except ImportError:  # `here` is a checkout of ours, not installed
         pass
     sys.path.append(here)
+
+
+def _refuse_hidden(names: Iterable[str]) -> None:
+    """Raise InputError naming each module of the working directory in whose place Python takes one of the same name elsewhere."""
+    hidden: dict[Path, Problem] = {}
+    for name in names:
+        own = module_file(name, Path.cwd())
+        taken = taken_from(name) if own else None
+        if taken is not None and own.resolve() != Path(taken).resolve():
+            message = f"{own} is hidden by {taken}, which Python finds first; rename the first"
+            hidden.setdefault(own, Problem("", "subject", message))
+    if hidden:
+        raise InputError(hidden.values())
 
 
 class FunctionSubject:

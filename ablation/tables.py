@@ -37,7 +37,7 @@ def accuracy_table(results: Results, effects: pd.DataFrame) -> str:
     arms = [row(name, levels) for name, levels in results.arms.items()]
     baselines = [row(name, {}) for name in results.baselines]
     blank = [""] * (len(header) - 1)
-    groups = [["*arms*", *blank], *arms, ["*baselines*", *blank], *baselines] if baselines else arms
+    groups = [["*arms*", *blank], *arms, ["*baselines*", *blank], *baselines] if arms and baselines else arms + baselines
     return table(header, groups, "ll" + "r" * (len(header) - 2))
 
 

@@ -28,7 +28,7 @@ from mlflow.entities import Experiment, Metric, Param, Run, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
-from ablation.database import PATIENCE_SECONDS, first_line, making, require_usable, sqlite_file  # noqa: E402
+from ablation.database import PATIENCE_SECONDS, first_line, making, require_usable, sqlite_file, sqlite_url  # noqa: E402
 from ablation.errors import Unavailable  # noqa: E402
 from ablation.places import tracking_uri  # noqa: E402
 from ablation.redaction import redacted  # noqa: E402
@@ -73,7 +73,7 @@ def is_refusal(error: BaseException) -> bool:
 
 def default_uri() -> str:
     """MLFLOW_TRACKING_URI, else ./mlflow.db."""
-    return tracking_uri() or f"sqlite:///{Path(DATABASE).absolute()}"
+    return tracking_uri() or sqlite_url(Path(DATABASE))
 
 
 def is_server(uri: str) -> bool:

@@ -98,8 +98,8 @@ BROKEN = [
         "grid.yaml: seeds[2]: 0 is there twice",
         "grid.yaml: seeds[3]: 1.5 is not a seed: an integer from 0 to 4294967295",
     ]),
-    ("factors missing", FACTORS, "", [
-        "grid.yaml: factors: is missing; it must map each factor to its levels, the reference first",
+    ("factors missing", GRID[GRID.index("factors:") :], "", [
+        "grid.yaml: factors: is missing; it must map each factor to its levels, the reference first (only a grid of baselines or of arms needs none)",
     ]),
     ("factors as list", FACTORS, "factors: [lr, mix]\n", [
         "grid.yaml: factors: a list is not a mapping",

@@ -116,6 +116,15 @@ def test_an_extra_arm_has_its_own_overrides_on_the_common_settings(load):
 
 
 @pytest.mark.parametrize(
+    ("rest", "names"),
+    [("baselines: [ce]", ["ce"]), ("baselines: [ce, ldmlr]\nfactors: {}", ["ce", "ldmlr"]), ("arms: {a: {optim.lr: 0.1}, b: {optim.lr: 0.2}}", ["a", "b"])],
+)
+def test_a_grid_of_baselines_or_of_arms_alone_needs_no_factors(load, rest, names):
+    study = load(grid=f"study: s\nexperiment: tiny\nseeds: 2\n{rest}\n")
+    assert [variant.name for variant in study.variants] == names
+
+
+@pytest.mark.parametrize(
     ("baselines", "reference"),
     [("[ce, ldmlr]", "ldmlr"), ("[ce]", "ce"), ("[]", None), ("", None), ("[ce, ldmlr]\nreference: ce", "ce")],
 )
