@@ -219,7 +219,7 @@ def follow_folder(uri: str) -> None:
     MLflow keeps absolute addresses, and has no way of its own to change them.
     """
     path = Path(DATABASE).absolute()
-    if uri != f"sqlite:///{path}" or not path.exists():
+    if uri != sqlite_url(path) or not path.exists():
         return
     try:
         with closing(sqlite3.connect(path, timeout=PATIENCE_SECONDS)) as connection, connection:
