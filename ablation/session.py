@@ -105,11 +105,14 @@ def open_shared(name: str, sharing: Sharing) -> Opened:
 def describe_plan(opened: Opened, jobs: int) -> None:
     """Print arms, phases and forks with their epochs, naive, unique and left, and how long `jobs` workers will take."""
     folder, store = opened.places.runs(opened.name), opened.places.store
-    refuse_mixture(_manifest(opened), folder)
+    is_whole = not opened.study.absent  # without its data, nothing can be said of what has changed
+    if is_whole:
+        refuse_mixture(_manifest(opened), folder)
     plan = expected(opened.study, opened.plan, store, folder)
     console = output()
     console.print(f"study {opened.name}", style="italic")
-    _tell_changes(opened, console)
+    if is_whole:
+        _tell_changes(opened, console)
     show_plan(console, opened.study, plan, plan.unfinished(folder), store, opened.timings.known(), jobs)
     if opened.study.absent:
         console.print("the study cannot be run yet:", style="bold")

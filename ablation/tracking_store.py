@@ -26,6 +26,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # seconds
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Experiment, Metric, Param, Run, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 from ablation.database import PATIENCE_SECONDS, first_line, making, require_usable, sqlite_file, sqlite_url  # noqa: E402
@@ -68,7 +69,9 @@ class TrackingRefused(TrackingUnavailable):
 
 
 def is_refusal(error: BaseException) -> bool:
-    return isinstance(error, MlflowException) and error.error_code == "INVALID_PARAMETER_VALUE"
+    """Whether MLflow has answered, and refused; an address that it does not understand has not been answered."""
+    is_invalid = isinstance(error, MlflowException) and error.error_code == "INVALID_PARAMETER_VALUE"
+    return is_invalid and not isinstance(error, UnsupportedModelRegistryStoreURIException)
 
 
 def default_uri() -> str:

@@ -22,12 +22,13 @@ def send(worker: Worker, does: str = "", subject: str = "trained:train") -> None
 
 
 def hear(workers: Workers, worker: Worker) -> list[dict[str, Any]]:
-    """All that a worker says of its task, its death included."""
+    """All that a worker says of its task, up to how it ended; where it said nothing of that, its death."""
     messages: list[dict[str, Any]] = []
-    while not messages or messages[-1]["event"] == "record":
+    while all(message["event"] == "record" for message in messages):
         messages += [event.message for event in workers.wait(0.1)]
     worker.task = None
-    return messages
+    last = next(i for i, message in enumerate(messages) if message["event"] != "record")
+    return messages[: last + 1]
 
 
 def trained(does: str = "", subject: str = "trained:train") -> list[dict[str, Any]]:
