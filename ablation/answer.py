@@ -35,7 +35,7 @@ def answer(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) -> str
     sentences += _main_effects(results, headline[headline["kind"] == "main"], bool(depending))
     sentences += _interactions(headline, depending)
     sentences += _against_reference(results, headline[headline["kind"] == "difference"])
-    sentences += _ranking(results)
+    sentences += _ranking(results) if results.arms else _baselines(results)
     sentences += _power(results, headline[headline["kind"] == "main"])
     sentences += [count] if (count := claims_counted(claims)) else []
     return " ".join(sentences)
@@ -197,6 +197,13 @@ def _ranking(results: Results) -> list[str]:
         size = effect(difference.mean, difference.low, difference.high)
         sentences.append(f"Its difference to the baseline with the best {mean}, `{strongest.best}`, is {size}.")
     return sentences
+
+
+def _baselines(results: Results) -> list[str]:
+    """Of a grid without arms: what was measured."""
+    cells = results.cells(results.headline)
+    measured = [f"`{name}` {value(*cells[name].agg(['mean', 'std']))}" for name in results.baselines if cells[name].notna().any()]
+    return [f"{label(results.headline).capitalize()} of the baselines: {listed(measured)}."]
 
 
 def _power(results: Results, rows: pd.DataFrame) -> list[str]:

@@ -65,12 +65,13 @@ def _expectations(claim: Mapping[str, Any], results: Results) -> list[_Expectati
     is_dead = judged.is_dead(compared, results)
     expectations = []
     for one in claim["expects"]:
-        found, within = _estimate(compared, one["metric"], results), one.get("within")
+        metric, within = results.column(one["metric"]), one.get("within")
+        found = _estimate(compared, metric, results)
         if is_dead:
             found = judged.nothing(found)
         elif within is not None:
             found = found._replace(p=margin_p(found, within))
-        expectations.append(_Expectation(claim, compared, one["metric"], one["direction"], within, found, is_dead))
+        expectations.append(_Expectation(claim, compared, metric, one["direction"], within, found, is_dead))
     return expectations
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,26 @@ from ablation.files import describe_full, is_full
 class Commands(click.Group):
     """Turns wrong input into exit code 2 with every problem on a line of its own."""
 
-    def invoke(self, context: click.Context) -> Any:
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Characters that a terminal or a file cannot take are replaced, and a reader that has closed its pipe ends us quietly."""
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")
         try:
+            return super().main(*args, **options)
+        finally:
+            try:
+                print(end="", flush=True)
+            except BrokenPipeError:
+                # else Python flushes once more as it ends, and tells of it
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                sys.exit(1)
+
+    def invoke(self, context: click.Context) -> Any:
+        from ablation.places import require_usable_name
+
+        try:
+            require_usable_name(Path())
             return super().invoke(context)
         except InputError as error:
             for problem in error.problems:
@@ -56,11 +76,11 @@ def init() -> None:
 @click.argument("study", required=False)
 def status(study: str | None) -> None:
     """Show how far a study has come, arm by arm, and how long it still takes."""
-    from ablation import session
     from ablation.places import Places
     from ablation.status import describe_status
+    from ablation.terminal import output
 
-    describe_status(_existing(study), Places(), session.output())
+    describe_status(_existing(study), Places(), output())
 
 
 @main.command()
@@ -68,12 +88,16 @@ def status(study: str | None) -> None:
 @click.option("--html", "as_html", is_flag=True, help="Write report.html too: the whole report in one file.")
 def report(study: str | None, as_html: bool) -> None:
     """Write a study's report again from its files."""
+    from ablation.changes import changes_since
     from ablation.places import Places
     from ablation.report import write_report
 
-    name = _existing(study)
-    Places().require_writable("reports")
-    click.echo(write_report(Places().runs(name), Places().report(name), as_html))
+    name, places = _existing(study), Places()
+    places.require_writable("reports")
+    changed = "" if places.runs(name).is_being_run() else changes_since(places, name).said
+    print(write_report(places.runs(name), places.report(name), as_html, changed))
+    if changed:
+        click.echo(changed, err=True)
 
 
 @main.command()
@@ -94,12 +118,12 @@ def table(study: str | None, parts: tuple[str, ...], into: Path | None, check: b
     if into is None and check:
         raise InputError([Problem("", "--check", "needs --into FILE")])
     if into is None:
-        click.echo(headline_tables(Places().report_folders, study, parts))
+        print(headline_tables(Places().report_folders, study, parts))
         return
     if study is not None:
         raise InputError([Problem("", "--into", f"takes no STUDY: the blocks of {into} name theirs")])
     done = refresh_file(into, Places().report_folders[::-1], check)
-    click.echo(f"{into}: {len(done.stale)} of {done.n_blocks} blocks {'not up to date' if check else 'renewed'}")
+    print(f"{into}: {len(done.stale)} of {done.n_blocks} blocks {'not up to date' if check else 'renewed'}")
     sys.exit(1 if check and done.stale else 0)
 
 
@@ -122,7 +146,7 @@ def compare(left: str, right: str, study: str | None, figure: Path | None) -> No
         from ablation.figures.comparison import draw_comparison  # matplotlib
 
         draw_comparison(found, figure)
-    click.echo(comparison_text(found))
+    print(comparison_text(found))
 
 
 @main.command()
@@ -134,7 +158,7 @@ def sync(study: str | None) -> None:
     said = session.sync(_existing(study))
     if said is None:
         sys.exit(1)
-    click.echo(said)
+    print(said)
 
 
 @main.command()
@@ -158,7 +182,7 @@ def doctor(study: str | None, repair: bool) -> None:
     """Find, and with --repair mend, what is wrong with this machine and this project."""
     from ablation.doctor import doctor as is_all_well
 
-    sys.exit(0 if is_all_well(_existing(study) if study else None, repair, click.echo) else 1)
+    sys.exit(0 if is_all_well(_existing(study) if study else None, repair, partial(print, flush=True)) else 1)
 
 
 main.add_command(run)

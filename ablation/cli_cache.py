@@ -15,7 +15,7 @@ def cache(context: click.Context) -> None:
     from ablation.places import Places
 
     if context.invoked_subcommand is None:
-        click.echo(describe_cache(Places().store))
+        print(describe_cache(Places().store))
 
 
 @cache.command()
@@ -25,7 +25,7 @@ def trim(size: str) -> None:
     from ablation.caching import trim_cache
     from ablation.places import Places
 
-    click.echo(trim_cache(Places().store, parse_size(size, "--size")))
+    print(trim_cache(Places().store, parse_size(size, "--size")))
 
 
 @cache.command()
@@ -39,4 +39,4 @@ def clear(yes: bool) -> None:
     what = describe_clearing(places.store, runs)
     if not yes:
         click.confirm(f"{what}. Remove?", abort=True)
-    click.echo(clear_cache(places.store, runs))
+    print(clear_cache(places.store, runs))

@@ -35,7 +35,7 @@ def describe(experiment: Path, overrides: tuple[str, ...]) -> None:
     """Class counts, image shape, channel order and fingerprint of an experiment's data."""
     from ablation.dataset import describe_data
 
-    click.echo(describe_data(experiment, overrides))
+    print(describe_data(experiment, overrides))
 
 
 @data.command()
@@ -46,7 +46,7 @@ def verify(experiment: Path, overrides: tuple[str, ...]) -> None:
     from ablation.dataset import verify_data
 
     text, is_sound = verify_data(experiment, overrides)
-    click.echo(text)
+    print(text)
     sys.exit(0 if is_sound else 1)
 
 
@@ -57,4 +57,4 @@ def unpack(archive: Path, folder: Path) -> None:
     """Unpack a .tar.gz of train/<class>/* and test/<class>/* images into a folder."""
     from ablation.dataset import unpack_data
 
-    click.echo(unpack_data(archive, folder))
+    print(unpack_data(archive, folder))

@@ -129,7 +129,7 @@ def _rows(left: Side, right: Side) -> Iterator[Row]:
 
 def _row(what: str, metric: str, left: Side, right: Side) -> Iterator[Row]:
     """Where both have finished trials with the metric."""
-    values = [side.study.values(side.arm).get(metric, pd.Series(dtype=float)).dropna() for side in (left, right)]
+    values = [side.study.metric(side.arm, metric) for side in (left, right)]
     if min(map(len, values)):
         may_pair = _may_pair(left.study, right.study)
         found = difference(*values, may_pair)
@@ -151,7 +151,7 @@ def _published_rows(left: Side, right: Side) -> Iterator[Row]:
     same = _same_protocol(number.published)
     for arm in [measured.arm] if measured.arm else measured.study.arms:
         for metric in dict.fromkeys([same or "test/top1", "test/top1", "best/test/top1"]):
-            values = measured.study.values(arm).get(metric, pd.Series(dtype=float)).dropna()
+            values = measured.study.metric(arm, metric)
             if len(values):
                 found = difference_to_constant(values, number.published["top1"])
                 what = f"{label(metric) if metric.startswith('best/') else 'top-1, last epoch'}{', their protocol' * (metric == same)}"
@@ -169,8 +169,8 @@ def _same_protocol(published: dict[str, Any]) -> str | None:
 
 def _metrics(left: Source, right: Source) -> list[str]:
     """What both have, the headline first."""
-    headline = left.headline if left.headline in right.trials else right.headline
-    found = [metric for metric in dict.fromkeys([headline, f"best/{headline}", *MORE_METRICS]) if metric in left.trials and metric in right.trials]
+    headline = left.headline if left.headline in right.columns else right.headline
+    found = [metric for metric in dict.fromkeys([headline, f"best/{headline}", *MORE_METRICS]) if metric in left.columns and metric in right.columns]
     if not found:
         raise InputError([Problem("", left.headline, f"is not measured in {right.study}, and {right.headline} not in {left.study}")])
     return found

@@ -12,11 +12,12 @@ import pandas as pd
 import yaml
 
 from ablation import results
+from ablation.columns import metric_of
 from ablation.errors import InputError, Problem, nearest
 from ablation.headline import known_reports
 from ablation.places import Places
 from ablation.published import published
-from ablation.report_tables import headline_of, read_effects, read_trials
+from ablation.report_tables import read_effects, read_trials
 from ablation.runs import RunFolder, studies
 from ablation.tables import flatten
 
@@ -31,6 +32,7 @@ class Source:
     study: str
     headline: str
     trials: pd.DataFrame  # as results.csv
+    columns: Mapping[str, str]  # metric -> its column in `trials`
     settings: Callable[[str], Mapping[str, Any]]  # arm -> dotted key -> value; from reports/ alone, the levels of its factors
     facts: Mapping[str, Any]  # fingerprints and more; those that are known
     dataset: str  # "" where not known
@@ -43,9 +45,13 @@ class Source:
         return list(dict.fromkeys(self.trials["arm"]))
 
     def values(self, arm: str) -> pd.DataFrame:
-        """Finished trials of an arm, indexed by seed."""
+        """Finished trials of an arm, by seed."""
         own = self.trials[(self.trials["arm"] == arm) & (self.trials["state"] == "COMPLETE")]
         return own.set_index("seed").sort_index()
+
+    def metric(self, arm: str, metric: str) -> pd.Series:
+        """Values of a metric by seed, of an arm's finished trials that have it."""
+        return self.values(arm)[self.columns[metric]].dropna() if metric in self.columns else pd.Series(dtype=float)
 
     def n_planned(self, arm: str) -> int:
         return int((self.trials["arm"] == arm).sum())
@@ -109,20 +115,20 @@ def _from_runs(folder: RunFolder) -> Source:
             return dict(flatten(manifest.config)) | specs[arm].settings
         return dict(flatten(yaml.safe_load(file.read_text(encoding="utf-8"))["config"]))
 
-    return Source(manifest.study, study.headline, study.trials, settings, manifest.facts, manifest.dataset, manifest.published, study.hits)
+    columns = {metric_of(column, manifest.factors): column for column in study.metrics}
+    return Source(manifest.study, manifest.metric["name"], study.trials, columns, settings, manifest.facts, manifest.dataset, manifest.published, study.hits)
 
 
 def _from_report(root: Path, folder: Path) -> Source:
-    trials = read_trials(folder)
-    headline = headline_of(trials, read_effects(folder))
-    factors = list(trials.columns[trials.columns.get_loc("state") + 1 : trials.columns.get_loc(headline)])
+    trials, headline, factors, metrics = read_trials(folder, read_effects(folder))
+    columns = {metric_of(column, factors): column for column in metrics}
     levels = trials.drop_duplicates("arm").set_index("arm")[factors].to_dict("index")
     text = (folder / "report.md").read_text(encoding="utf-8") if (folder / "report.md").is_file() else ""
     facts = dict(re.findall(r"^- (\w+_fingerprint|checkpoint): (.*)$", text, re.M))
     dataset = (re.findall(r"^Experiment `[^`]*` on `([^`]*)`", text, re.M) or [""])[0]
     file = root / PUBLISHED_FILE
-    settings = {arm: {factor: level for factor, level in own.items() if level == level and level != ""} for arm, own in levels.items()}
-    return Source(folder.name, headline, trials, settings.__getitem__, facts, dataset, published(file, dataset) if file.is_file() else [])
+    settings = {arm: {factor: level for factor, level in own.items() if level} for arm, own in levels.items()}
+    return Source(folder.name, metric_of(headline, factors), trials, columns, settings.__getitem__, facts, dataset, published(file, dataset) if file.is_file() else [])
 
 
 def _measured(text: str, study: str | None, names: list[str], load: Callable[[str], Source], problems: list[Problem]) -> Side | None:

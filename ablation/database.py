@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
+from urllib.parse import quote
 
 from ablation.files import put_aside
 
@@ -17,14 +18,31 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 BEGUN = "begun\n"  # beside a file that was not there before
+MEANINGFUL = set("?%{}")  # in a URL; the braces are Optuna's, which fills in what stands between them
 PATIENCE_SECONDS = 5.0  # with another program that has locked it; training waits as long
+
+
+def sqlite_url(path: Path) -> str:
+    """The `sqlite:///` URL of a file, the inverse of `sqlite_file`.
+
+    Counted from the working directory where the names of folders above it have characters with a meaning in a URL. Such
+    characters cannot be written in a way that all understand: SQLAlchemy decodes them since 2.1, and MLflow makes the
+    folder as the URL has it, not decoded.
+    """
+    absolute = path.absolute()
+    if not MEANINGFUL & set(str(absolute)):
+        return f"sqlite:///{absolute}"
+    return f"sqlite:///{quote(os.path.relpath(absolute), safe=' /')}"
 
 
 def sqlite_file(url: str) -> Path | None:
     """The file of a `sqlite:///` URL; None if the database is no file."""
     backend, _, path = url.partition(":///")
-    is_file = backend.partition("+")[0] == "sqlite" and path not in ("", ":memory:") and not path.startswith("file:")
-    return Path(path.partition("?")[0]) if is_file else None
+    if backend.partition("+")[0] != "sqlite" or path in ("", ":memory:") or path.startswith("file:"):
+        return None
+    from sqlalchemy import make_url
+
+    return Path(make_url(url).database or "")
 
 
 def why_unusable(path: Path) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,9 +50,9 @@ def describe_data(experiment: Path, overrides: Sequence[str]) -> str:
         f"fingerprint    {found.fingerprint}",
         f"images         {' x '.join(map(str, found.shape))}, channels as {found.channels}",
         f"train / test   {sum(found.train_counts)} / {sum(found.test_counts)}, imbalance factor {found.imbalance_factor:.4g}",
-        "",
-        f"{'class':{width}}  train   test",
     ]
+    lines += [f"note           {note}" for note in found.notes]
+    lines += ["", f"{'class':{width}}  train   test"]
     lines += [f"{name:{width}} {a:6} {b:6}" for name, a, b in zip(found.class_names, found.train_counts, found.test_counts, strict=True)]
     return "\n".join(lines)
 
@@ -62,8 +61,8 @@ def verify_data(experiment: Path, overrides: Sequence[str]) -> tuple[str, bool]:
     """Findings as text, and whether a study on this data would be sound."""
     from core.data.inspection import verify
 
-    _, dataset = _load(experiment, overrides)
-    findings = verify(dataset)
+    config, dataset = _load(experiment, overrides)
+    findings = verify(config, dataset)
     lines = [f"{'FAULT' if finding.is_fault else 'note '}  {finding.text}" for finding in findings]
     n_images = len(dataset.train.labels) + len(dataset.test.labels)
     return "\n".join([*lines, f"{n_images} images read"]), not any(finding.is_fault for finding in findings)
@@ -72,40 +71,43 @@ def verify_data(experiment: Path, overrides: Sequence[str]) -> tuple[str, bool]:
 def unpack_data(archive: Path, folder: Path) -> str:
     """Unpack train/<class>/* and test/<class>/* of a tar archive into `folder`; nothing else, and nothing outside it.
 
-    Raises InputError for an archive that cannot be read, or holds what is no image's; then nothing has been unpacked.
+    Files that are no images by name are unpacked with the others; hidden ones are not. Raises InputError for an archive
+    that cannot be read, or whose images no study could use; then nothing has been unpacked.
     """
-    from core.data.counting import DAMAGED, members, read_to_checksum
+    from core.data.layout import class_names, left_out_by_ending
+    from core.data.listing import DAMAGED, listed, shown, unpacked
 
+    path = shown(archive)
     if not archive.is_file():
-        raise InputError([Problem("", str(archive), "is not a file")])
+        raise InputError([Problem("", path, "is not a file")])
     try:
-        with tarfile.open(archive) as tar:  # once to its end, before anything is written
-            n_files = sum(1 for _ in members(tar))
-            read_to_checksum(tar)
-        with tarfile.open(archive) as tar:
-            for member, place in members(tar):
-                _write(folder, place, tar.extractfile(member).read())
+        listing = listed(archive)
+        class_names(listing)
+        for place, content in unpacked(listing, {**listing.images, **listing.left_out}):
+            _write(folder, place, content)
     except DAMAGED as error:
-        raise InputError([Problem("", str(archive), f"is not a tar archive that can be read ({_line(error)})")]) from None
+        raise InputError([Problem("", path, f"cannot be read ({_line(error)})")]) from None
     except ValueError as error:
-        raise InputError([Problem("", str(archive), f"is not unpacked: {error}")]) from None
-    if not n_files:
-        raise InputError([Problem("", str(archive), "holds no train/<class>/* or test/<class>/* files")])
-    return f"{n_files} images in {folder}"
+        raise InputError([Problem("", "", _line(error))]) from None
+    left_out = f", and files that are read as no images: {left_out_by_ending(listing.left_out)}" if listing.left_out else ""
+    return f"{len(listing.images)} images in {folder}{left_out}"
 
 
 def _write(folder: Path, parts: Sequence[str], content: bytes) -> None:
+    from core.data.listing import shown
+
     target = folder.joinpath(*parts)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
     except OSError as error:
-        raise InputError([Problem("", str(folder), f"cannot be written: {error.strerror} ({error.filename})")]) from None
+        problem = f"cannot be written: {error.strerror} ({shown(error.filename)})"
+        raise InputError([Problem("", str(folder), problem)]) from None
 
 
 def _load(experiment: Path, overrides: Sequence[str]):
     """The experiment's configuration and its images."""
-    from core.data.counting import DAMAGED
+    from core.data.listing import DAMAGED
     from core.data.inspection import load
     from core.parsing import parse
     from core.subject import SUBJECT
@@ -115,7 +117,7 @@ def _load(experiment: Path, overrides: Sequence[str]):
     try:
         return config, load(config)
     except ValueError as error:
-        raise InputError([Problem(experiment.name, "settings.data", _line(error))]) from None
+        raise InputError([Problem(experiment.name, "settings.data.path", _line(error))]) from None
     except (RuntimeError, *DAMAGED) as error:  # torchvision's of what is not CIFAR
         raise InputError([Problem(experiment.name, "settings.data.path", f"'{config.data.path}' cannot be read: {_line(error)}")]) from None
 

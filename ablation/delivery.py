@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from pathlib import Path
 
 from rich.console import Console
 
+from ablation.database import sqlite_file
 from ablation.errors import Unavailable
 from ablation.execution import Listener
-from ablation.places import Places, report_files
+from ablation.places import Places, report_files, tracking_uri
 from ablation.runs import RunFolder, write_atomically
 
 SYNC_SECONDS = 20.0  # between deliveries while a study runs
@@ -42,19 +42,25 @@ class Delivery(Listener):
         return is_delivered
 
     def _deliver(self) -> bool:
-        from ablation.tracking import Tracker
-
         folder = self.places.runs(self.name)
         is_running = self.is_running()  # if by nobody, no record may stay RUNNING
-        try:
-            self._update_ledger(folder, is_running)
-            self.tracker = self.tracker or Tracker()
-            self.tracker.sync(folder, self.places.report(self.name), is_running)
-        except Unavailable as error:
-            self.console.print(f"{error}; the files are complete, `ablate sync {self.name}` delivers them later", markup=False, soft_wrap=True)
-            return False
-        write_atomically(self._note, self._digest(is_running))
-        return True
+        is_delivered = True
+        for update in (self._update_ledger, self._update_tracking):
+            try:
+                update(folder, is_running)
+            except Unavailable as error:
+                promise = f", `ablate sync {self.name}` delivers them later" if error.is_for_now else ""
+                self.console.print(f"{error}; the files are complete{promise}", markup=False, soft_wrap=True)
+                is_delivered = False
+        if is_delivered:
+            write_atomically(self._note, self._digest(is_running))
+        return is_delivered
+
+    def _update_tracking(self, folder: RunFolder, is_running: bool) -> None:
+        from ablation.tracking import Tracker
+
+        self.tracker = self.tracker or Tracker()
+        self.tracker.sync(folder, self.places.report(self.name), is_running)
 
     def _update_ledger(self, folder: RunFolder, is_running: bool) -> None:
         from ablation.ledger_import import update_ledger
@@ -81,8 +87,8 @@ class Delivery(Listener):
 
     def _digest(self, is_running: bool) -> str:
         """Of the databases, of whether any process runs the study, and of manifest and report, which hold every result."""
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or str(self.places.root / "mlflow.db")
-        database, ledger = Path(uri.removeprefix("sqlite:///")), self.places.root / ".ablate" / "optuna.db"
+        uri = tracking_uri() or str(self.places.root / "mlflow.db")
+        database, ledger = sqlite_file(uri) or Path(uri), self.places.root / ".ablate" / "optuna.db"
         changed = database.stat().st_mtime_ns if database.is_file() else None
         which = ledger.stat().st_ino if ledger.is_file() else None
         digest = hashlib.sha256(repr((uri, changed, which, is_running)).encode())

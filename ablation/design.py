@@ -46,7 +46,7 @@ class Arm:
 
 
 def arms(factors: Sequence[Factor], designs: Iterable[str], extra: Iterable[Arm] = ()) -> list[Arm]:
-    """The arms of all `designs` together, each once, then the `extra` ones.
+    """The arms of all `designs` together, each once, then the `extra` ones. Without factors, the latter alone.
 
     factorial      every combination of levels
     leave-one-out  every factor full, and with each factor in turn back at its reference
@@ -55,7 +55,7 @@ def arms(factors: Sequence[Factor], designs: Iterable[str], extra: Iterable[Arm]
 
     Sorted by how many factors have left their reference: the reference comes first, the full arms last.
     """
-    cells = dict.fromkeys(cell for design in designs for cell in _cells(factors, design))
+    cells = dict.fromkeys(cell for design in designs if factors for cell in _cells(factors, design))
     return [_arm(factors, cell) for cell in sorted(cells, key=_n_moved)] + list(extra)
 
 

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
+from ablation.changes import changes_since
 from ablation.doctor_cache import cache_checks
 from ablation.doctor_check import Check, Found
 from ablation.doctor_environment import environment_checks
@@ -114,12 +115,13 @@ def _study_checks(places: Places, name: str, running: Collection[str]) -> list[C
     subject, why = _subject_of(manifest)
     files = TrialFiles(folder, places.store, manifest, subject)
     code = Check("code", lambda: Found(why or manifest.subject or "core", not why, "call `ablate` where its module is; without it, files are compared with each other alone"))
+    changed = Check("changes", lambda: Found(changes_since(places, name).said or "none is known since the study was run"))
     try:
         from ablation.doctor_ledger import ledger_check
         from ablation.doctor_tracking import tracking_check
     except ImportError:
-        return [code, *files.checks()]
-    return [code, *files.checks(), ledger_check(places, files), tracking_check(places, folder, manifest)]
+        return [code, changed, *files.checks()]
+    return [code, changed, *files.checks(), ledger_check(places, files), tracking_check(places, folder, manifest)]
 
 
 def _subject_of(manifest: Manifest) -> tuple[Subject | None, str]:

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from contextlib import closing
 
+from optuna.trial import FrozenTrial, TrialState
+
+from ablation.database import sqlite_file
 from ablation.doctor_check import Check, Found, here, named, place
 from ablation.doctor_files import TrialFiles
-from ablation.ledger import STATES, TWICE, LedgerUnavailable, reaching_ledger
-from ablation.ledger_import import LEFT, shown, update_ledger
-from ablation.ledger_storage import Seen, look_up, overrule
+from ablation.ledger import KEY, LedgerUnavailable, is_same, missing, reaching_ledger, read_trials, stale, studies_of
+from ablation.ledger_import import ended_trials, update_ledger
+from ablation.ledger_storage import open_storage
 from ablation.places import Places
 
 NO_FILES = "COMPLETE without files"
-OTHER = "COMPLETE with another result than the files'"
-
-
-@dataclass
-class _Difference:
-    """What in the ledger is not as in the files."""
-
-    trials: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # kind -> trials
-    overruled: dict[int, str] = field(default_factory=dict)  # Optuna's id -> why it must not count
+LACKING = "not there, though they have ended"
+STATES = {TrialState.COMPLETE: "COMPLETE", TrialState.FAIL: "FAILED"}
+Difference = dict[str, list[str]]  # what is not as in the files -> trials
 
 
 def ledger_check(places: Places, files: TrialFiles) -> Check:
@@ -32,57 +29,61 @@ def ledger_check(places: Places, files: TrialFiles) -> Check:
 def _look(places: Places, files: TrialFiles) -> Found:
     url = places.ledger_url
     try:
-        with reaching_ledger(url):
-            found = _difference(look_up(url, files.manifest.study), files)
+        found = _difference(url, files)
     except LedgerUnavailable as error:
         return Found(str(error), False, f"see Optuna's database above; then `ablate sync {files.manifest.study}`")
-    if not found.trials:
-        return Found(f"{place(url)} has all {len(files.manifest.trials)} trials as the files have them")
-    what = "; ".join(f"{kind}, {named(trials)}" for kind, trials in found.trials.items())
+    if not found:
+        return Found(f"{place(url)} has the trials that have ended as the files have them")
+    what = "; ".join(f"{kind}, {named(trials)}" for kind, trials in found.items())
     remedy = f"brings it up to the files in {here(files.folder.path)}"
     return Found(f"in {place(url)}: {what}", False, remedy, lambda: _mend(url, files, found))
 
 
-def _difference(seen: list[Seen], files: TrialFiles) -> _Difference:
-    """All that update_ledger would change, and what it cannot, since Optuna lets no ended trial change."""
-    difference, by_key = _Difference(), defaultdict(list)
-    for trial in seen:
-        by_key[trial.key].append(trial)
-    for spec in files.manifest.trials:
-        enrolled = by_key.pop(spec.key, [])
-        counting, *surplus = [trial for trial in enrolled if STATES[trial.state] != "FAILED"] or enrolled[-1:] or [None]
-        if counting is None:
-            difference.trials["not enrolled"].append(spec.trial)
-            continue
-        if surplus:
-            difference.trials[TWICE].append(spec.trial)
-            difference.overruled |= {trial.trial_id: TWICE for trial in surplus}
-        state, value, _ = shown(files.manifest, files.folder, spec, is_running=False)
-        known = STATES[counting.state]
-        if known == "COMPLETE" and not (state == known and math.isclose(counting.value, value, rel_tol=1e-12)):
-            kind = NO_FILES if state == "WAITING" else OTHER
-            difference.trials[kind].append(spec.trial)
-            difference.overruled[counting.trial_id] = kind
-        elif known == "RUNNING":
-            difference.trials["RUNNING, and nobody runs them"].append(spec.trial)
-        elif known != state:
-            difference.trials[f"{known}, and {state} by the files"].append(spec.trial)
-    left = [trial for trials in by_key.values() for trial in trials if STATES[trial.state] in ("WAITING", "RUNNING")]
-    if left:
-        difference.trials[f"to be run, though they {LEFT}"] = [trial.trial for trial in left]
+def _difference(url: str, files: TrialFiles) -> Difference:
+    """All that update_ledger would change."""
+    wanted = ended_trials(files.manifest, files.folder)
+    known: dict[str, list[FrozenTrial]] = {}
+    path = sqlite_file(url)
+    if path is None or path.exists():  # else looking would make it
+        with reaching_ledger(url), closing(open_storage(url)) as storage:
+            known = {name: read_trials(storage, name) for name in studies_of(files.manifest.study)}
+    difference: Difference = defaultdict(list)
+    for name, ended in wanted.items():
+        _compare(difference, known.get(name, []), ended, {spec.key for spec in files.manifest.trials})
     return difference
 
 
-def _mend(url: str, files: TrialFiles, difference: _Difference) -> str:
-    """Where the cache has what Optuna knows and the files do not, the files come back; else Optuna must forget it."""
-    lost = [spec for spec in files.manifest.trials if spec.trial in difference.trials.get(NO_FILES, [])]
+def _compare(difference: Difference, known: Sequence[FrozenTrial], ended: Sequence[FrozenTrial], current: set[str]) -> None:
+    by_key = {trial.user_attrs[KEY]: trial for trial in ended}
+    said: Counter[str] = Counter()
+    for trial in stale(known, ended):
+        key, name = trial.user_attrs[KEY], trial.user_attrs["trial"]
+        expected = by_key.get(key)
+        said[key] += 1
+        if expected is not None and is_same(trial, expected):
+            kind = "there twice"
+        elif expected is None:
+            kind = NO_FILES if key in current and trial.state == TrialState.COMPLETE else f"{_state(trial)}, and not so by the files"
+        elif trial.state != expected.state:
+            kind = f"{_state(trial)}, and {_state(expected)} by the files"
+        else:
+            kind = f"{_state(trial)} with another result than the files'"
+        difference[kind].append(name)
+    for trial in missing(known, ended):
+        if not said[trial.user_attrs[KEY]]:
+            difference[LACKING].append(trial.user_attrs["trial"])
+
+
+def _state(trial: FrozenTrial) -> str:
+    return STATES.get(trial.state, trial.state.name)
+
+
+def _mend(url: str, files: TrialFiles, difference: Difference) -> str:
+    """Where the cache has what Optuna knows and the files do not, the files come back; else Optuna forgets it."""
+    lost = [spec for spec in files.manifest.trials if spec.trial in difference.get(NO_FILES, [])]
     for spec in lost:
         if files.cached(spec)[1]:
             files.mend(spec, ["outcome.json"])
-    with reaching_ledger(url):
-        overruled = _difference(look_up(url, files.manifest.study), files).overruled
-        if overruled:
-            overrule(url, overruled)
-    update_ledger(url, files.folder, is_running=False)
+    update_ledger(url, files.folder, is_running=False, forgets=True)
     back = [spec for spec in lost if files.folder.ending(spec) is not None]
     return "now as the files have it" + (f"; {len(back)} of {len(lost)} trials have their files again, from the cache" if lost else "")

@@ -10,8 +10,9 @@ from typing import Any
 from ablation.doctor_check import Check, Found, here, named, place
 from ablation.places import Places
 from ablation.runs import Manifest, Outcome, RunFolder
-from ablation.tracking import IN_GRID, STATUS, Tracker, ended_at
+from ablation.tracking import IN_GRID, STATUS, Tracker, ended_at, metric_names
 from ablation.tracking_content import Point, outcome_points, record_points
+from ablation.tracking_names import Names
 from ablation.tracking_store import N_RECORDS, MlflowClient, Store, StoredRun, TrackingUnavailable, default_uri, look_up, reaching
 
 FEWER = "with fewer points than the files"
@@ -50,6 +51,7 @@ def _difference(uri: str, folder: RunFolder, manifest: Manifest) -> _Difference:
         by_trial[run.tags.get("trial", "")].append(run)
     outcomes = {spec.trial: folder.outcome(spec.trial) for spec in manifest.trials}
     parents = [run for run in by_trial.pop("", []) if run.tags.get("kind") == "study"]
+    names = metric_names(uri, folder, outcomes, outcomes)
     damaged = {spec.trial for spec in manifest.trials if folder.damage(spec.trial)}  # not known what MLflow should hold of them
     _compare_parent(difference, manifest, parents, all(outcome or trial in damaged for trial, outcome in outcomes.items()))
     for spec in manifest.trials:
@@ -70,7 +72,7 @@ def _difference(uri: str, folder: RunFolder, manifest: Manifest) -> _Difference:
             difference.runs[f"with the status {run.status}, and {expected} is right"].append(spec.trial)
         if IN_GRID in run.tags:
             difference.runs["said to have left the grid"].append(spec.trial)
-        if run.end is not None and outcome and spec.trial not in damaged and _lacks_points(client, run, records, outcome):
+        if run.end is not None and outcome and spec.trial not in damaged and _lacks_points(client, run, records, outcome, names):
             difference.runs[FEWER].append(spec.trial)
             difference.incomplete.append(run)
     for trial, left in by_trial.items():
@@ -90,12 +92,12 @@ def _compare_parent(difference: _Difference, manifest: Manifest, parents: list[S
         difference.runs[f"with the status {parents[0].status}, and {expected} is right"].append("the study's own")
 
 
-def _lacks_points(client: MlflowClient, run: StoredRun, records: list[dict[str, Any]], outcome: Outcome) -> bool:
+def _lacks_points(client: MlflowClient, run: StoredRun, records: list[dict[str, Any]], outcome: Outcome, names: Names) -> bool:
     """Whether MLflow lacks any (metric, step) that the files have."""
     steps: dict[str, Counter[int]] = defaultdict(Counter)
     points: Iterable[Point] = [*record_points(records, 0, 0), *outcome_points(records, outcome, 0)]
     for point in points:
-        steps[point.name][point.step] += 1
+        steps[names.of(point.name)][point.step] += 1
     return any(wanted - Counter(point.step for point in client.get_metric_history(run.run_id, name)) for name, wanted in steps.items())
 
 

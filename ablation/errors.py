@@ -33,6 +33,8 @@ class Stuck(Exception):
 class Unavailable(Exception):
     """A database or a server cannot be reached, read or written; results are safe in the study's files."""
 
+    is_for_now = True  # whether trying again later may do
+
 
 def nearest(value: object, choices: Iterable[str]) -> str:
     """A hint towards the choice meant: `did you mean 'warmup'?`, else all the choices."""

@@ -22,6 +22,7 @@ from ablation.grid_file import Experiment, Grid, read_experiment, read_grid
 from ablation.grid_metrics import unreported_metrics
 from ablation.reading import dotted, flatten, overlap, read_value
 from ablation.subject import Fault, Subject
+from ablation.subjects import FunctionSubject
 
 EXPERIMENTS = Path("experiments")  # of a project
 
@@ -71,7 +72,8 @@ def load_study(
     this machine are among them, unless they `may_be_absent`.
     """
     problems: list[Problem] = []
-    options = _Layer("-S", "", _read_overrides(overrides, problems))
+    doubts: list[Problem] = []
+    options = _Layer("-S", "", _read_overrides(overrides, problems, doubts))
     path = Path(grid_path)
     grid = read_grid(path, problems, experiment, seeds)
     if grid is None:
@@ -111,6 +113,8 @@ def load_study(
         absent += [_located(fault, stack) for fault in faults if fault.absent]
         if variant is not None and not wrong:
             sound.append(variant)
+    if isinstance(subject, FunctionSubject):  # which cannot tell where its settings should be no text
+        problems += [*found.doubts, *grid.doubts, *doubts]
     problems += unreported_metrics(grid, cells, _reported(subject, sound))
     problems += [] if may_be_absent else absent
     if problems:
@@ -124,12 +128,15 @@ def experiment_settings(path: Path, overrides: Sequence[str], subject: Subject) 
     Raises InputError with every problem.
     """
     problems: list[Problem] = []
-    options = _Layer("-S", "", _read_overrides(overrides, problems))
+    doubts: list[Problem] = []
+    options = _Layer("-S", "", _read_overrides(overrides, problems, doubts))
     experiment = read_experiment(path, problems)
     if experiment is None:
         raise InputError(problems)
     stack = (_Layer(experiment.file, "settings", experiment.settings), options)
     problems += [_located(fault, stack) for fault in subject.check(_merged(stack))]
+    if isinstance(subject, FunctionSubject):
+        problems += [*experiment.doubts, *doubts]
     if problems:
         raise InputError(problems)
     return _merged(stack)
@@ -176,8 +183,9 @@ def _located(fault: Fault, stack: _Stack) -> Problem:
     return Problem(layer.file, dotted(layer.place, fault.key), f"{fault.message}{hint}")
 
 
-def _read_overrides(texts: Iterable[str], problems: list[Problem]) -> dict[str, Any]:
+def _read_overrides(texts: Iterable[str], problems: list[Problem], doubts: list[Problem]) -> dict[str, Any]:
     values: dict[str, Any] = {}
+    found: list[Problem] = []
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
@@ -186,9 +194,10 @@ def _read_overrides(texts: Iterable[str], problems: list[Problem]) -> dict[str, 
             problems.append(Problem("-S", key, "is given twice"))
         else:
             try:
-                values[key] = read_value(value, "-S", key)
+                values[key] = read_value(value, "-S", key, found)
             except InputError as error:
                 problems.extend(error.problems)
+    doubts.extend(Problem(doubt.file, doubt.key, f"{doubt.message} (the shell takes quotes away; put the whole option into '...')") for doubt in found)
     return flatten(values, lambda key, message: problems.append(Problem("-S", key, message)))
 
 
@@ -220,7 +229,7 @@ def yaml_path(name: Path | str) -> Path:
     Raises InputError if there is none, naming the nearest.
     """
     path = Path(name)
-    if path.exists() or len(path.parts) > 1:
+    if os.path.lexists(path) or len(path.parts) > 1:
         return path
     ending = "" if path.suffix in (".yaml", ".yml") else ".yaml"
     found = EXPERIMENTS / f"{path}{ending}"

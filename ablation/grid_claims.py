@@ -55,14 +55,17 @@ def _contrast(claim: Section, factors: Mapping[str, Any]) -> dict[str, str | Non
 
 
 def _level(contrast: Section, side: str, levels: Any) -> str | None:
-    """The level named, also where its name reads as a number: `from: 0.1`."""
+    """The level named, also where its name reads as a number, a boolean or null: `from: 0.1`."""
     if not isinstance(levels, Mapping):  # of an unknown or broken factor, which has been noted
         return None
     value = contrast.values.get(side)
-    if value is None:
+    names = [name for name in levels if name == value or (type(plain(name)) is type(value) and plain(name) == value)]
+    if side not in contrast.values or (value is None and not names):
         contrast.note(side, f"is missing; {nearest('', levels)}")
         return None
-    names = [name for name in levels if name == value or (type(plain(name)) is type(value) and plain(name) == value)]
+    if len(names) > 1:
+        contrast.note(side, f"{show(value)} may be any of the levels {', '.join(names)}; quote the one that is meant")
+        return None
     if not names:
         contrast.note(side, f"{show(value)} is not a level of the factor; {nearest(value, levels)}")
         return None

@@ -7,26 +7,27 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+from ablation.columns import COSTS, IDENTITY
 from ablation.design import Factor, Level
 from ablation.reading import overlap
 from ablation.section import NAME, Section
 
 LEVEL_NAME = (r"\.?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", "a level's name (letters, digits, '_', '-', single dots)")
-COLUMNS = ("trial", "arm", "seed", "state", "epochs_trained", "epochs_shared", "wall_seconds", "error")  # of results.csv
 
 Alternatives = Sequence[Collection[str]]
 """Groups of dotted keys of which setting one unsets the others: `ablation.subject.Subject.alternatives`."""
 
 
-def read_factors(file: Section) -> tuple[Factor, ...]:
-    """The factors that have two levels or more; whatever is wrong with them is noted."""
+def read_factors(file: Section, headline: str) -> tuple[Factor, ...]:
+    """The factors that have two levels or more; whatever is wrong with them is noted. headline: the grid's metric."""
     section = file.section("factors")
-    if not file.values.get("factors"):
-        file.note("factors", "is missing; it must map each factor to its levels, the reference first")
+    if not any(file.values.get(key) for key in ("factors", "arms", "baselines")):
+        file.note("factors", "is missing; it must map each factor to its levels, the reference first (only a grid of baselines or of arms needs none)")
     factors = []
     for name in section.names(*NAME):
-        if name in COLUMNS:
-            section.note(name, f"'{name}' is a column of results.csv; give the factor another name")
+        if name in (*IDENTITY, *COSTS, headline):
+            what = "the metric of the study, and so " if name == headline else ""
+            section.note(name, f"'{name}' is {what}a column of results.csv; give the factor another name")
         levels = _levels(section, name)
         if len(levels) >= 2:
             factors.append(Factor(name, levels))

@@ -43,6 +43,7 @@ class Grid:
     reference: str | None  # the baseline that differences are taken to
     claims: tuple[dict[str, Any], ...]  # {id, says, contrast: {factor, from, to} | {arm, minus}, expects: [{metric, direction, within?}]}
     settings: dict[str, Any]  # for all arms and baselines, dotted key -> value
+    doubts: tuple[Problem, ...] = ()  # text in settings, of levels and arms too, that may not be meant as text, see `ablation.reading`
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Experiment:
     dataset: str  # its key in experiments/published.yaml
     subject: str
     settings: dict[str, Any]  # dotted key -> value
+    doubts: tuple[Problem, ...] = ()  # text in settings that may not be meant as text
 
 
 def read_grid(path: Path, problems: list[Problem], experiment: str | None = None, seeds: str | None = None) -> Grid | None:
@@ -62,7 +64,8 @@ def read_grid(path: Path, problems: list[Problem], experiment: str | None = None
 
     None if there is nothing to go on. A grid is sound only if it added no problems.
     """
-    values = _mapping(path, problems)
+    doubts: list[Problem] = []
+    values = _mapping(path, problems, doubts)
     if values is None:
         return None
     file = Section(path.name, "", values, problems)
@@ -72,6 +75,7 @@ def read_grid(path: Path, problems: list[Problem], experiment: str | None = None
     file.allow(*GRID_KEYS)
     metric = file.section("metric")
     metric.allow("name", "goal")
+    headline = metric.text("name", "test/top1", *METRIC_NAME) or ""
     baselines = _baselines(file)
     return Grid(
         file=path.name,
@@ -79,23 +83,25 @@ def read_grid(path: Path, problems: list[Problem], experiment: str | None = None
         question=file.text("question", "") or "",
         experiment=experiment or file.text("experiment", means="an experiment's name or path") or "",
         metric={
-            "name": metric.text("name", "test/top1", *METRIC_NAME) or "",
+            "name": headline,
             "goal": metric.choice("goal", ("maximize", "minimize"), "maximize") or "",
         },
         design=_designs(file),
         seeds=_seeds(file, "seeds") if seeds is None else _seeds_option(seeds, problems),
-        factors=read_factors(file),
+        factors=read_factors(file, headline),
         arms=_arms(file.section("arms")),
         baselines=baselines,
         reference=_reference(file, baselines),
         claims=read_claims(file),
         settings=file.settings("settings"),
+        doubts=_of_settings(doubts),
     )
 
 
 def read_experiment(path: Path, problems: list[Problem]) -> Experiment | None:
     """The experiment; None if there is nothing to go on, and sound only if it added no problems."""
-    values = _mapping(path, problems)
+    doubts: list[Problem] = []
+    values = _mapping(path, problems, doubts)
     if values is None:
         return None
     file = Section(path.name, "", values, problems)
@@ -110,6 +116,7 @@ def read_experiment(path: Path, problems: list[Problem]) -> Experiment | None:
         dataset=file.text("dataset", path.stem, *FILE_NAME) or "",
         subject=file.text("subject", "core", *SUBJECT_NAME) or "",
         settings=file.settings("settings"),
+        doubts=_of_settings(doubts),
     )
 
 
@@ -184,9 +191,14 @@ def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _mapping(path: Path, problems: list[Problem]) -> dict[str, Any] | None:
+def _of_settings(doubts: list[Problem]) -> tuple[Problem, ...]:
+    """Those in a part of the file that holds settings."""
+    return tuple(doubt for doubt in doubts if doubt.key.partition(".")[0] in ("settings", "factors", "arms"))
+
+
+def _mapping(path: Path, problems: list[Problem], doubts: list[Problem]) -> dict[str, Any] | None:
     try:
-        return read_yaml(path)
+        return read_yaml(path, doubts)
     except InputError as error:
         problems.extend(error.problems)
         return None

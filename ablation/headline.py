@@ -8,10 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from ablation.claims_text import claims_table
+from ablation.columns import column_of, metric_of
 from ablation.contrasts import difference_name
 from ablation.errors import InputError, Problem, nearest
 from ablation.formatting import MISSING, label, table, value
-from ablation.report_tables import headline_of, read_claims, read_effects, read_trials
+from ablation.report_tables import Reported, read_claims, read_effects, read_trials
 from ablation.tables import effect_cell, mean_and_sd, seeds_cell
 
 PARTS = ("arms", "claims")
@@ -35,7 +36,8 @@ def headline_tables(folders: Sequence[Path], study: str | None, parts: Sequence[
     folder = known[study]
     texts = []
     if not parts or "arms" in parts:
-        texts.append(_arms_table(read_trials(folder), read_effects(folder)))
+        effects = read_effects(folder)
+        texts.append(_arms_table(read_trials(folder, effects), effects))
     if (folder / "claims.csv").is_file() and (not parts or "claims" in parts):
         texts.append(claims_table(read_claims(folder)))
     return "\n\n".join(texts)
@@ -59,13 +61,14 @@ def mistake(known: Mapping[str, Path], study: str | None, parts: Sequence[str]) 
     return ""
 
 
-def _arms_table(trials: pd.DataFrame, effects: pd.DataFrame) -> str:
+def _arms_table(reported: Reported, effects: pd.DataFrame) -> str:
     """A row per arm and baseline: seeds, headline, difference to the reference, compensated and best where measured."""
+    trials, headline, factors, metrics = reported
     names = list(dict.fromkeys(trials["arm"]))
-    headline = headline_of(trials, effects)
+    best = column_of(f"best/{metric_of(headline, factors)}", factors)
     differences = effects[(effects["metric"] == headline) & effects["effect"].str.contains(" - ", regex=False)].set_index("effect")
     reference = next((effect.partition(" - ")[2] for effect in differences.index), None)
-    details = [name for name in ["test/top1_compensated", f"best/{headline}"] if name in trials and name != headline]
+    details = [name for name in ["test/top1_compensated", best] if name in metrics and name != headline]
 
     def row(name: str) -> list[str]:
         own = trials[trials["arm"] == name]

@@ -45,7 +45,8 @@ def require_usable_inputs(study: Study, plan: Plan, store: DiskStore, folder: Ru
 def inspect(request: dict[str, Any]) -> list[dict[str, str]]:
     """Key -> message of the faults, for each of the settings."""
     subject, store = load_subject(request["subject"]), DiskStore(Path(request["cache"]))
-    return [dict(subject.inspect(settings, store)) for settings in request["settings"]]
+    found = [subject.inspect(settings, store) for settings in request["settings"]]
+    return [{fault.key: fault.message for fault in faults} for faults in found]
 
 
 def _ask(request: dict[str, Any]) -> list[dict[str, str]]:
@@ -53,11 +54,14 @@ def _ask(request: dict[str, Any]) -> list[dict[str, str]]:
     path = os.pathsep.join(filter(None, [str(OURS), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-P", "-m", "ablation.inputs"]
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        say(f"images and checkpoints could not be looked at before the trials ({last})")
-        return []
-    return json.loads(done.stdout.splitlines()[-1])
+    try:
+        if done.returncode == 0:
+            return json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):  # the subject has ended the process before it answered
+        pass
+    last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    say(f"images and checkpoints could not be looked at before the trials ({last})")
+    return []
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STREAMS = (1, 2)  # standard output and error
 
 _asked = False
+_is_known_to_training = False
 
 
 class Interrupted(BaseException):
@@ -31,16 +32,22 @@ def requested() -> bool:
     return _asked
 
 
-def request(*_: Any) -> None:
+def request(*_: Any, is_known_to_training: bool = False) -> None:
     """Ask this process to stop. Can be a signal's handler."""
-    global _asked
+    global _asked, _is_known_to_training
     _asked = True
+    _is_known_to_training |= is_known_to_training
+
+
+def is_known_to_training() -> bool:
+    """Whether training code has been asked, too, by a handler of its own: it may end before it is done."""
+    return _is_known_to_training
 
 
 def forget() -> None:
     """The request has been met."""
-    global _asked
-    _asked = False
+    global _asked, _is_known_to_training
+    _asked = _is_known_to_training = False
 
 
 @contextmanager

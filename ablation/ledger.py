@@ -1,43 +1,39 @@
-"""Optuna as the ledger of a study: which trials there are, and how far each has come.
+"""Optuna's copy of a study, for Optuna's own tools: the trials that have ended, made of the study's files.
 
-A trial of the design is known by its content `key` and has at most one Optuna trial that counts: the
-first that has not failed, else the last that failed. Several machines may share a ledger; each trial is
-started by one of them. The harness says which trial is next, so no Optuna sampler is ever asked.
+Arms and baselines are two Optuna studies, `<study>` and `<study>/baselines`: Optuna's importances and plots know only
+the parameters that all trials of a study have, and baselines have none. The parameters of a trial are the levels of its
+factors. Its user attributes are `trial`, `arm`, `kind`, `seed`, `key`, and `metrics`, or `reason` of one that failed.
+
+Optuna lets no ended trial change, removes none, and dates by its own clock what it sees end. So a trial is added when it
+has ended, and where a complete one is not (any more) what the files say, both studies are made anew. How many trials
+still wait or run is the study's user attribute `states`. Optuna is never asked for the next trial.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain, count
-from typing import Any
+import fcntl
+import json
+import time
+import warnings
+from collections.abc import Collection, Iterator, Sequence
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from ablation.database import first_line
-from ablation.errors import InputError, Problem, Unavailable
-from ablation.ledger_storage import open_storage, read_trials
+from ablation.database import first_line, sqlite_file
+from ablation.errors import Unavailable
 from ablation.redaction import redacted
-from ablation.runs import TrialSpec
 
-TWICE = "enrolled twice"
-SEEDS = IntDistribution(0, 2**32 - 1)
+BASELINES = "baselines"  # the study of a study's baselines is called `<study>/baselines`
+STATES = "states"  # user attribute of the study: state -> number of its trials
+KEY = "key"  # user attribute of the trials that are ours
+PATIENCE_SECONDS, PAUSE_SECONDS = 60.0, 0.05  # with another process that writes to the ledger
 UNREACHABLE = (SQLAlchemyError, StorageInternalError, OSError, ImportError)  # the last: no driver for the database
-STATES = {
-    TrialState.WAITING: "WAITING",
-    TrialState.RUNNING: "RUNNING",
-    TrialState.COMPLETE: "COMPLETE",
-    TrialState.FAIL: "FAILED",
-    TrialState.PRUNED: "FAILED",  # the harness never prunes; a person with Optuna's own tools might
-}
 
 
 class LedgerUnavailable(Unavailable):
@@ -57,197 +53,131 @@ def reaching_ledger(url: str) -> Iterator[None]:
         raise LedgerUnavailable(url, error) from None  # the error's own traceback can hold credentials
 
 
-def _reaching(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The same for a method of `Ledger`."""
+@contextlib.contextmanager
+def one_at_a_time(url: str) -> Iterator[None]:
+    """Hold a ledger that is a file for this process. Raises OSError if another process does not let go of it."""
+    path = sqlite_file(url)
+    if path is None:
+        yield
+        return
+    end = time.monotonic() + PATIENCE_SECONDS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("w") as file:
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            if time.monotonic() > end:
+                raise OSError("another process is writing to it")
+            time.sleep(PAUSE_SECONDS)
+        yield
 
-    @functools.wraps(method)
-    def reach(ledger: Ledger, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return method(ledger, *args, **kwargs)
-        except UNREACHABLE as error:
-            raise LedgerUnavailable(ledger._url, error) from None
 
-    return reach
+def studies_of(study: str) -> list[str]:
+    """The names of a study's Optuna studies: of its arms, of its baselines."""
+    return [study, f"{study}/{BASELINES}"]
 
 
-@dataclass
-class _Entry:
-    """The Optuna trial that counts for a key."""
-
-    state: TrialState
-    trial_id: int  # what the storage knows it by
+def read_trials(storage: BaseStorage, name: str) -> list[FrozenTrial]:
+    """The trials of an Optuna study by number; [] if there is no such study."""
+    study_id = _study_id(storage, name)
+    return [] if study_id is None else storage.get_all_trials(study_id, deepcopy=False)
 
 
-class Ledger:
-    """The trials of one study and their states. Not for use by several threads.
+def is_same(known: FrozenTrial, wanted: FrozenTrial) -> bool:
+    """Whether Optuna has of an ended trial what it should have; intermediate values aside, which follow from the rest."""
+    return _content(known) == _content(wanted)
 
-    Params of an Optuna trial are the levels of its factors and its `seed`; its user attributes are
-    `trial`, `arm`, `kind`, `seed`, `key`, and, once it has ended, `metrics` or `reason`.
 
-    Raises:
-        InputError: the study exists and has the other direction.
-        LedgerUnavailable: the database is locked, damaged or out of reach; every method can raise it.
+def stale(
+    known: Sequence[FrozenTrial], wanted: Sequence[FrozenTrial], open_keys: Collection[str] = (),
+) -> list[FrozenTrial]:  # fmt: skip
+    """Of our trials in Optuna, those that must not stay: complete or open, and not what the files say.
+
+    A failure counts in none of Optuna's tools, and stays on record unless its parameters have other levels by now. So does
+    a complete trial with a key of `open_keys`, of which the files have no end (any more), until it is run again.
     """
-
-    @_reaching
-    def __init__(self, storage_url: str, study: str, direction: str):
-        self._url = storage_url
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._storage = open_storage(storage_url)
-        self._study = optuna.create_study(
-            storage=self._storage, study_name=study, direction=direction, load_if_exists=True
-        )
-        known = self._study.direction.name.lower()
-        if known != direction:
-            message = f"{direction!r}, but the study {study!r} was begun as {known!r}; give it another name"
-            raise InputError([Problem("", "metric.goal", message)])
-        self._study_id = self._storage.get_study_id_from_name(study)
-        self._entries: dict[str, _Entry] = {}
-        self._rivals: list[_Entry] = []  # RUNNING trials of keys that another trial counts for
-        self._distributions: dict[str, BaseDistribution] = {}
-        self._reload()
-
-    def close(self) -> None:
-        """Let go of the database; the ledger is of no use afterwards."""
-        self._storage.remove_session()
-        self._storage.engine.dispose()
-
-    @_reaching
-    def enroll(self, specs: Sequence[TrialSpec]) -> int:
-        """Add a WAITING trial for every key that the study does not have; returns how many."""
-        levels: dict[str, dict[str, None]] = defaultdict(dict)  # ordered sets
-        for spec in specs:
-            for factor, level in spec.levels.items():
-                levels[factor][level] = None
-        self._reload()
-        n_before = len(self._entries)
-        for spec in specs:
-            if spec.key in self._entries:
-                continue
-            params, distributions = {"seed": spec.seed}, {"seed": SEEDS}
-            for factor, level in spec.levels.items():
-                name, choices = self._choices(factor, level, levels[factor])
-                params[name], distributions[name] = level, choices
-            attributes = {name: getattr(spec, name) for name in ("trial", "arm", "kind", "seed", "key")}
-            self._add(params, distributions, attributes)
-        n_added = len(self._entries) - n_before
-        if n_added:
-            self._reload()  # another machine may have enrolled the same keys meanwhile
-        return n_added
-
-    @_reaching
-    def start(self, key: str) -> bool:
-        """Take a WAITING trial; False if it is not waiting (any more), here or on another machine."""
-        entry = self._entries[key]
-        try:
-            started = self._storage.set_trial_state_values(entry.trial_id, TrialState.RUNNING)
-        except UpdateFinishedTrialError:
-            entry.state = self._storage.get_trial(entry.trial_id).state
-            return False
-        entry.state = TrialState.RUNNING
-        return started
-
-    @_reaching
-    def complete(self, key: str, metrics: Mapping[str, float], value: float) -> None:
-        """Record a result. A `value` that is not finite is a failure. A trial that has ended stays as it is."""
-        if math.isfinite(value):
-            self._end(self._entries[key], TrialState.COMPLETE, "metrics", dict(metrics), [value])
+    left = {trial.user_attrs[KEY]: trial for trial in wanted}
+    choices = {name: each for trial in wanted for name, each in trial.distributions.items()}
+    found = []
+    for trial in known:
+        if KEY not in trial.user_attrs:
+            continue
+        is_kept = trial.state == TrialState.COMPLETE and trial.user_attrs[KEY] in open_keys
+        if trial.state == TrialState.FAIL or is_kept:
+            is_stale = any(choices.get(name, each) != each for name, each in trial.distributions.items())
         else:
-            self.fail(key, f"the metric is {value}")
+            expected = left.pop(trial.user_attrs[KEY], None)
+            is_stale = expected is None or not is_same(trial, expected)
+        if is_stale:
+            found.append(trial)
+    return found
 
-    @_reaching
-    def fail(self, key: str, reason: str) -> None:
-        """Record a failure. A trial that has ended stays as it is."""
-        self._end(self._entries[key], TrialState.FAIL, "reason", reason)
 
-    @_reaching
-    def retry(self, key: str) -> bool:
-        """Give a FAILED key a new WAITING trial; False if it has not failed."""
-        entry = self._entries[key]
-        if STATES[entry.state] != "FAILED":
-            return False
-        self._add_again(self._storage.get_trial(entry.trial_id))
-        return True
+def missing(known: Sequence[FrozenTrial], wanted: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Those of the wanted trials that Optuna does not have."""
+    there = {_content(trial) for trial in known if KEY in trial.user_attrs}
+    return [trial for trial in wanted if _content(trial) not in there]
 
-    @_reaching
-    def wait(self, key: str) -> None:
-        """A RUNNING trial waits again, until it goes on."""
-        entry = self._entries[key]
-        if entry.state == TrialState.RUNNING:
-            try:
-                self._storage.set_trial_state_values(entry.trial_id, TrialState.WAITING)
-                entry.state = TrialState.WAITING
-            except UpdateFinishedTrialError:
-                entry.state = self._storage.get_trial(entry.trial_id).state
 
-    @_reaching
-    def recover(self) -> list[str]:
-        """Every RUNNING trial waits again; returns their keys. One that was enrolled and started twice waits once.
+def is_of_direction(storage: BaseStorage, name: str, direction: str) -> bool:
+    """Whether an Optuna study has this one direction, `maximize` or `minimize`; true if there is no such study."""
+    study_id = _study_id(storage, name)
+    return study_id is None or storage.get_study_directions(study_id) == [StudyDirection[direction.upper()]]
 
-        For a study that no process is running, on any machine: what runs cannot be told from what was killed.
-        """
-        self._reload()
-        interrupted = [key for key, entry in self._entries.items() if entry.state == TrialState.RUNNING]
-        for key in interrupted:
-            self.wait(key)
-        for entry in self._rivals:
-            self._end(entry, TrialState.FAIL, "reason", TWICE)
-        return interrupted
 
-    @_reaching
-    def states(self) -> dict[str, str]:
-        """key -> WAITING, RUNNING, COMPLETE or FAILED, as the storage has it now."""
-        self._reload()
-        return {key: STATES[entry.state] for key, entry in self._entries.items()}
+def remake(storage: BaseStorage, names: Sequence[str], direction: str) -> None:
+    """Delete Optuna studies, and make them again with what others have put into them: their trials and attributes."""
+    kept = {}
+    for name in names:
+        study_id = _study_id(storage, name)
+        if study_id is not None:
+            others = [trial for trial in storage.get_all_trials(study_id) if KEY not in trial.user_attrs]
+            attributes = storage.get_study_user_attrs(study_id), storage.get_study_system_attrs(study_id)
+            kept[name] = others, *attributes
+            storage.delete_study(study_id)
+    # All are made before any is filled, in this order: whoever asks Optuna for its studies meets the arms first.
+    made = {name: _made(storage, name, direction) for name in kept}
+    for name, (others, user_attributes, system_attributes) in kept.items():
+        made[name].add_trials(others)
+        for key, value in user_attributes.items():
+            made[name].set_user_attr(key, value)
+        for key, value in system_attributes.items():
+            storage.set_study_system_attr(made[name]._study_id, key, value)
 
-    def _choices(self, factor: str, level: str, levels: Iterable[str]) -> tuple[str, CategoricalDistribution]:
-        """The param that holds this level of a factor, and its choices.
 
-        Optuna fixes a param's choices for ever with the first trial that has it. So a factor is the param of
-        its own name with the levels it began with, and levels added later are in `<factor>#2`, and so on.
-        """
-        names = chain([factor], (f"{factor}#{n}" for n in count(2)))
-        begun_with = CategoricalDistribution(tuple(levels))
-        params = ((name, self._distributions.setdefault(name, begun_with)) for name in names)
-        return next((name, known) for name, known in params if level in known.choices)
+def add(
+    storage: BaseStorage, name: str, direction: str, metric: str, trials: Sequence[FrozenTrial], states: dict[str, int],
+) -> None:  # fmt: skip
+    """Add ended trials to an Optuna study, which is made where there is none."""
+    study = _made(storage, name, direction)
+    if study.metric_names != [metric]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names([metric])
+    try:
+        study.add_trials(trials)
+    except ValueError as error:  # others have put trials into the study whose parameters of these names have other choices
+        raise StorageInternalError(f"study {name!r}: {error}") from None
+    if study.user_attrs.get(STATES) != states:
+        study.set_user_attr(STATES, states)
 
-    def _add(self, params: dict, distributions: dict[str, BaseDistribution], attributes: dict) -> None:
-        trial = create_trial(
-            state=TrialState.WAITING, params=params, distributions=distributions, user_attrs=attributes
-        )
-        trial_id = self._storage.create_new_trial(self._study_id, trial)
-        self._entries[attributes["key"]] = _Entry(TrialState.WAITING, trial_id)
 
-    def _add_again(self, trial: FrozenTrial) -> None:
-        attributes = {name: value for name, value in trial.user_attrs.items() if name != "reason"}
-        self._add(trial.params, trial.distributions, attributes)
+def _made(storage: BaseStorage, name: str, direction: str) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
 
-    def _end(
-        self, entry: _Entry, state: TrialState, attribute: str, detail: object, values: list[float] | None = None
-    ) -> None:
-        trial_id = entry.trial_id
-        try:
-            self._storage.set_trial_user_attr(trial_id, attribute, detail)  # first: an ended trial is immutable
-            self._storage.set_trial_state_values(trial_id, state, values)
-        except UpdateFinishedTrialError:
-            state = self._storage.get_trial(trial_id).state
-        entry.state = state
 
-    def _reload(self) -> None:
-        """Read the trials' keys and states, and settle keys that were enrolled twice at once."""
-        enrolled, distributions = read_trials(self._storage, self._study_id)
-        self._distributions.update(distributions)
-        entries: dict[str, _Entry] = {}
-        surplus: list[_Entry] = []
-        self._rivals = []
-        for trial_id, state, key in enrolled:
-            entry, rival = _Entry(state, trial_id), entries.get(key)
-            if rival is None or STATES[rival.state] == "FAILED":
-                entries[key] = entry
-            elif entry.state == TrialState.WAITING:
-                surplus.append(entry)
-            elif entry.state == TrialState.RUNNING:
-                self._rivals.append(entry)
-        self._entries = entries
-        for entry in surplus:
-            self._end(entry, TrialState.FAIL, "reason", TWICE)
+def _study_id(storage: BaseStorage, name: str) -> int | None:
+    try:
+        return storage.get_study_id_from_name(name)
+    except KeyError:
+        return None
+
+
+def _content(trial: FrozenTrial) -> str:
+    """As text: NaN among the metrics equals NaN."""
+    distributions = sorted((name, repr(each)) for name, each in trial.distributions.items())
+    attributes = json.dumps(trial.user_attrs, sort_keys=True)
+    told = (trial.state.name, trial.values, sorted(trial.params.items()), distributions, attributes)
+    return repr((*told, trial.datetime_start, trial.datetime_complete))

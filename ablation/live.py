@@ -165,7 +165,7 @@ class LiveProgress(Progress):
         table = Table(caption=self.summary(), box=None, pad_edge=False)
         table.add_column("arm", overflow="fold")
         for name in ("done", "failed", "epochs", f"{self.metric} so far"):
-            table.add_column(name, justify="right")
+            table.add_column(name, justify="right", overflow="fold")
         for name, arm in self.arms.items():
             table.add_row(
                 name, f"{arm.n_complete}/{arm.n_trials}", str(arm.n_failed or ""), f"{arm.done_epochs}/{arm.n_epochs}",

@@ -21,7 +21,7 @@ def outcome_of(spec: TrialSpec, records: Sequence[Record], metric: dict[str, str
     values = [record["metrics"][name] for record in own if name in record["metrics"]]
     if name not in own[-1]["metrics"]:
         held = ", ".join(sorted(own[-1]["metrics"]))
-        return failure_of(spec, records, _error("MissingMetric", f"the last record does not hold the metric '{name}'; it holds {held}"))
+        return failure_of(spec, records, _error("MissingMetric", f"the last record does not hold the metric '{name}'; it holds {held or 'none'}"))
     if not math.isfinite(values[-1]):
         return failure_of(spec, records, _error("NotFinite", f"the metric '{name}' is {values[-1]}"))
     best = max(values) if metric["goal"] == "maximize" else min(values)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from ablation.database import sqlite_url
 from ablation.errors import InputError, Problem
 from ablation.grid import Study
 from ablation.runs import RunFolder
 from ablation.store import DiskStore
 
+BOUND = re.compile(r"(?<![:\w\\]):[\w$]+(?![:\w$])")  # as SQLAlchemy's text() finds them
 FOLDERS = ("runs", ".ablate", "reports")
 
 
@@ -30,7 +34,7 @@ class Places:
         if self.storage:
             return self.storage
         (self.root / ".ablate").mkdir(parents=True, exist_ok=True)
-        return f"sqlite:///{(self.root / '.ablate' / 'optuna.db').resolve()}"
+        return sqlite_url(self.root / ".ablate" / "optuna.db")
 
     @property
     def timings(self) -> Path:
@@ -65,6 +69,27 @@ class Places:
                 problems.append(Problem("", str(path), cause))
         if problems:
             raise InputError(problems)
+
+
+def tracking_uri() -> str | None:
+    """MLFLOW_TRACKING_URI; None where it is not set, or blank."""
+    return os.environ.get("MLFLOW_TRACKING_URI", "").strip() or None
+
+
+def require_usable_name(root: Path) -> None:
+    """Raises InputError if MLflow cannot keep its records below a folder of this name: it writes the path into SQL as Python's
+    repr() has it, where `:word` stands for a value."""
+    path = str(root.absolute())
+    bound = BOUND.search(path)
+    if path != path.encode(errors="ignore").decode():
+        why = "is not UTF-8"
+    elif {"'", '"'} <= set(path):
+        why = "has both kinds of quotes"
+    elif bound:
+        why = f"has '{bound[0]}', which MLflow takes for a placeholder"
+    else:
+        return
+    raise InputError([Problem("", ascii(path), f"the project cannot be kept here: the folder's name {why}; rename the folder")])
 
 
 def report_files(folder: Path) -> list[Path]:

@@ -19,6 +19,7 @@ from ablation.grid import Study
 from ablation.plan import Plan, PlannedTrial
 from ablation.store import DiskStore
 from ablation.subject import Link
+from ablation.terminal import fitting
 
 
 def show_plan(
@@ -28,10 +29,10 @@ def show_plan(
     from ablation.power import power_lines  # SciPy, which `ablate status` does without
 
     missing = left.missing(store)
-    console.print(_arms(study, plan, {link.key for link in missing}))
+    console.print(fitting(_arms(study, plan, {link.key for link in missing}), console))
     n_naive, n_unique = plan.n_naive(), len(plan.unique())
     if n_unique < n_naive:
-        console.print("", _phases(plan, missing), "", _forest(plan), "", sep="\n")
+        console.print("", fitting(_phases(plan, missing), console), "", _forest(plan), "", sep="\n")
     console.print(f"{len(plan.trials)} trials: {n_naive} epochs one by one, {n_unique} unique ({n_naive / n_unique:.1f} times fewer), {len(missing)} left to train")
     if missing and any(trial.undecided for trial in left.trials.values()):
         console.print("warm-ups that end at a plateau are planned as long as in a seed that is finished, else at their longest")

@@ -7,8 +7,10 @@ from typing import Any
 
 from ablation.errors import InputError, Problem
 from ablation.reading import read_yaml, show
+from ablation.runs import Manifest
 from ablation.section import Section
 
+FILE = "published.yaml"
 KEYS = ("method", "top1", "protocol", "source")
 
 
@@ -23,6 +25,12 @@ def published(path: Path | str, dataset: str) -> list[dict[str, Any]]:
     if problems:
         raise InputError(problems)
     return results.get(dataset, [])
+
+
+def published_now(manifest: Manifest) -> list[dict[str, Any]]:
+    """What the file beside a study's grid has on its data set now; what it had when the study was run, if it is not there."""
+    path = Path(manifest.asked["grid"]).parent / FILE if manifest.asked else None
+    return published(path, manifest.dataset) if path and path.is_file() else manifest.published
 
 
 def _result(section: Section) -> dict[str, Any]:

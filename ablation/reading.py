@@ -1,8 +1,14 @@
 """Reading YAML strictly: what stands in the file is what comes out, and every mistake has a line number.
 
-Plain scalars follow the core of YAML 1.2: `1e-3` is a number, and `on`, `off`, `yes` and `no` are text.
-Keys are always text, so that a level may be called `on`, `5` or `0.1`. Tags, anchors and aliases are not
-allowed, and numbers are finite.
+Plain scalars follow the core schema of YAML 1.2: `True` is a boolean, `Null` is null, `1e-3`, `0x1F`, `0o17` and
+`017` (17) are numbers, and `on`, `off`, `yes` and `no` are text. What is in quotes is always text. Keys are always
+text, so that a level may be called `on`, `5` or `0.1`. Tags, anchors and aliases are not allowed, and numbers are
+finite.
+
+Plain text that other readers take for something else is *doubtful*: what YAML 1.1 has for a boolean, number or date
+(`yes`, `1_000`, `1:30`, `2024-01-01`), what Python has for a number or nothing (`None`, `inf`, `0B101`), and slips
+(`1e`, `0,5`, `tRUE`). A subject that checks its settings tells where text is wrong; of one that cannot, doubtful text
+is refused (`ablation.grid`), until it is written so that nobody can take it for anything else, or quoted.
 """
 
 from __future__ import annotations
@@ -22,9 +28,15 @@ MAX_BYTES = 1_000_000
 MAX_DEPTH = 20  # of nested mappings and lists; deeper ones would exhaust Python's stack
 MAX_DIGITS = 18  # of an integer, so that it fits into 64 bits
 
-INTEGER = re.compile(r"[-+]?[0-9]+")
+INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+
+BASES = {"0x": 16, "0o": 8}
+CONSTANTS = {word: value for plain, value in (("null", None), ("true", True), ("false", False)) for word in (plain, plain.capitalize(), plain.upper())}
+
+BROKEN_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?")  # 1e
+SPELLINGS = str.maketrans({"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", ",": ""})  # in numbers that are copied from a text
 
 TORN = "holds half of a surrogate pair, which is no character"
 
@@ -34,8 +46,8 @@ Note = Callable[[str, str], None]
 """Called with the key and the message of each mistake found."""
 
 
-def read_yaml(path: Path | str) -> dict[str, Any]:
-    """The mapping that the file holds.
+def read_yaml(path: Path | str, doubts: list[Problem] | None = None) -> dict[str, Any]:
+    """The mapping that the file holds; what is doubtful in it is appended to `doubts`.
 
     Raises InputError naming file, line and cause if it cannot be read, is not UTF-8, is larger than
     MAX_BYTES, is not YAML, or holds anything but one mapping; duplicate keys are reported all together.
@@ -47,25 +59,26 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         raise InputError([Problem(file, "", "the file is empty")])
     if not isinstance(node, yaml.MappingNode):
         raise InputError([Problem(file, "", "must hold a mapping (`key: value` lines) at the top")])
-    return _built(node, file)
+    return _built(node, file, "", doubts)
 
 
-def read_value(text: str, file: str, key: str = "") -> Any:
-    """The value that a command-line option gives in YAML; `file` and `key` say where mistakes belong."""
+def read_value(text: str, file: str, key: str = "", doubts: list[Problem] | None = None) -> Any:
+    """The value that a command-line option gives in YAML; `file` and `key` say where mistakes belong, `doubts` as above."""
     node = _compose(text, file, key)
     if node is None:
         raise InputError([Problem(file, key, "has no value; write null if nothing is meant")])
-    return _built(node, file, key)
+    return _built(node, file, key, doubts)
 
 
 def plain(text: str) -> Scalar:
     """What an unquoted scalar stands for; a number that is too large for 64 bits is infinite."""
-    if text in ("", "~", "null"):
+    if text in ("", "~"):
         return None
-    if text in ("true", "false"):
-        return text == "true"
+    if text in CONSTANTS:
+        return CONSTANTS[text]
     if INTEGER.fullmatch(text):
-        return int(text) if len(text.lstrip("+-")) <= MAX_DIGITS else math.inf
+        number = int(text, BASES.get(text[:2], 10)) if len(text) <= 2 * MAX_DIGITS else math.inf
+        return number if abs(number) < 10**MAX_DIGITS else math.inf
     if NOT_FINITE.fullmatch(text):
         return math.inf
     return float(text) if FLOAT.fullmatch(text) else text
@@ -190,19 +203,20 @@ def _compose(text: str, file: str, key: str = "") -> yaml.Node | None:
     raise InputError([Problem(file, key, f"line {line}: {cause}")])
 
 
-def _built(node: yaml.Node, file: str, key: str = "") -> Any:
+def _built(node: yaml.Node, file: str, key: str, doubts: list[Problem] | None) -> Any:
     problems: list[Problem] = []
-    value = _value(node, key, lambda where, message: problems.append(Problem(file, where, message)))
+    notes = [lambda where, message, found=found: found.append(Problem(file, where, message)) for found in (problems, [] if doubts is None else doubts)]
+    value = _value(node, key, *notes)
     if problems:
         raise InputError(problems)
     return value
 
 
-def _value(node: yaml.Node, key: str, note: Note) -> Any:
+def _value(node: yaml.Node, key: str, note: Note, doubt: Note) -> Any:
     if isinstance(node, yaml.ScalarNode):
-        return _scalar(node, key, note)
+        return _scalar(node, key, note, doubt)
     if isinstance(node, yaml.SequenceNode):
-        return [_value(item, f"{key}[{i}]", note) for i, item in enumerate(node.value)]
+        return [_value(item, f"{key}[{i}]", note, doubt) for i, item in enumerate(node.value)]
     mapping: dict[str, Any] = {}
     lines: dict[str, int] = {}
     for key_node, value_node in node.value:
@@ -217,18 +231,46 @@ def _value(node: yaml.Node, key: str, note: Note) -> Any:
         if name in lines:
             note(where, f"line {line}: the key '{name}' is there twice, first in line {lines[name]}")
         lines.setdefault(name, line)
-        mapping[name] = _value(value_node, where, note)
+        mapping[name] = _value(value_node, where, note, doubt)
     return mapping
 
 
-def _scalar(node: yaml.ScalarNode, key: str, note: Note) -> Scalar:
+def _scalar(node: yaml.ScalarNode, key: str, note: Note, doubt: Note) -> Scalar:
     text, line = node.value, node.start_mark.line + 1
     if _torn(text):
         note(key, f"line {line}: {TORN}")
     value = plain(text) if node.style is None else text  # quoted, or a block of text
     if isinstance(value, float) and not math.isfinite(value):
         note(key, f"line {line}: {text} is no number to compute with: finite, and {MAX_DIGITS} digits if whole")
+    instead = _instead(node) if isinstance(value, str) and node.style is None else None
+    if instead is not None:
+        doubt(key, f"line {line}: {text} is read as text; write {instead and f'{instead}, or '}\"{text}\" in quotes if text is meant")
     return value
+
+
+def _instead(node: yaml.ScalarNode) -> str | None:
+    """How to write what others take plain text for, "" if there is no way; None if it is not doubtful. `node.tag` is that of YAML 1.1."""
+    text, word = node.value, node.value.lower()
+    kind = node.tag.rpartition(":")[2]
+    if kind == "bool":
+        return "true" if word in ("yes", "on") else "false"
+    if kind == "timestamp":
+        return ""
+    if text == "None" or word in CONSTANTS:
+        return "null" if text == "None" else word
+    if kind in ("int", "float") or BROKEN_NUMBER.fullmatch(text) or _is_number_in_python(text.translate(SPELLINGS)):
+        return "a number as 1000, -0.5 or 1e-3, a list as [1, 2]"
+    return None
+
+
+def _is_number_in_python(text: str) -> bool:
+    for read in (float, lambda text: int(text, 0)):
+        try:
+            read(text)
+        except ValueError:
+            continue
+        return True
+    return False
 
 
 def _torn(text: str) -> bool:

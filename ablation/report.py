@@ -1,6 +1,6 @@
 """`reports/<study>/` from `runs/<study>/`: the report, its tables as CSV, its figures.
 
-A pure function of the run folder, and of whether a process runs the study: the same gives the same bytes.
+A pure function of the run folder, of published.yaml, and of whether a process runs the study: the same gives the same bytes.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from ablation.runs import Manifest, RunFolder, write_atomically
 from ablation.statistics import smallest_permutation_p
 
 
-def write_report(folder: RunFolder, destination: Path, as_html: bool = False) -> Path:
+def write_report(folder: RunFolder, destination: Path, as_html: bool = False, changed: str = "") -> Path:
     """Write report.md, results.csv, history.csv, effects.csv, claims.csv and figures/ to `destination`, `reports/<study>/`.
 
     A study without claims has no claims.csv; one of an earlier state is removed. Works for unfinished studies: what is not known yet is said so.
 
     Args:
+        changed: what has changed since the study was run, see `ablation.changes`; the results are those of before
         as_html: write report.html too, the whole report in one file; where there is one, it is kept up in any case
 
     Returns:
@@ -50,14 +51,14 @@ def write_report(folder: RunFolder, destination: Path, as_html: bool = False) ->
     else:
         results.write_csv(claims, destination / "claims.csv")
     drawn = figures.draw(study, effects, destination / "figures")
-    text, path, page = render(study, effects, claims, drawn), destination / "report.md", destination / "report.html"
+    text, path, page = render(study, effects, claims, drawn, changed), destination / "report.md", destination / "report.html"
     write_atomically(path, text)
     if as_html or page.is_file():
         write_atomically(page, to_html(text, destination))
     return page if as_html else path
 
 
-def render(study: Results, effects: pd.DataFrame, claims: pd.DataFrame, drawn: list[str]) -> str:
+def render(study: Results, effects: pd.DataFrame, claims: pd.DataFrame, drawn: list[str], changed: str = "") -> str:
     """The report's text. `drawn` names the figures that there are, as in figures/<name>.png."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ablation"),
@@ -66,7 +67,7 @@ def render(study: Results, effects: pd.DataFrame, claims: pd.DataFrame, drawn: l
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template("report.md.j2").render(_context(study, effects, claims, drawn))
+    return environment.get_template("report.md.j2").render(_context(study, effects, claims, drawn), changed=changed)
 
 
 def _context(study: Results, effects: pd.DataFrame, claims: pd.DataFrame, drawn: list[str]) -> dict[str, Any]:
@@ -102,8 +103,9 @@ def _context(study: Results, effects: pd.DataFrame, claims: pd.DataFrame, drawn:
         "split": tables.split_for_memory(study),
         "unfinished": list(unfinished[["trial", "state"]].itertuples(index=False)),
         "left_out": _left_out(study, main),
-        "has_best": f"best/{study.headline}" in study.metrics,
+        "has_best": study.best in study.metrics,
         "has_compensated": "test/top1_compensated" in study.metrics,
+        "renamed": study.renamed,
         "figures": drawn,
         "shown": _shown(len(study.arms), MAX_ARMS),
         "shown_inside": _shown(len(study.arms), MAX_LINES),
@@ -146,5 +148,6 @@ def _epochs(manifest: Manifest) -> str:
     if "epochs" in manifest.facts:
         before = manifest.facts.get("pretraining_epochs")
         return f"{manifest.facts['epochs']} epochs per arm" + (f" after {before} of pre-training, which all share" if before else "")
-    planned = sorted({spec.epochs_planned for spec in manifest.trials if spec.kind == "arm"})
-    return " to ".join(map(str, planned[:: len(planned) - 1 or 1])) + " epochs planned per arm"
+    has_arms = any(spec.kind == "arm" for spec in manifest.trials)
+    planned = sorted({spec.epochs_planned for spec in manifest.trials if spec.kind == "arm" or not has_arms})
+    return " to ".join(map(str, planned[:: len(planned) - 1 or 1])) + f" epochs planned per {'arm' if has_arms else 'baseline'}"

@@ -74,6 +74,7 @@ class Manifest:
     provenance: dict[str, Any]  # commit, dirty, versions, platform, command
     config: dict[str, Any] = field(default_factory=dict)  # of the experiment, before any factor: full and nested
     subject: str = ""  # as the experiment names it; "" in a manifest of before it was kept
+    asked: dict[str, Any] = field(default_factory=dict)  # {grid, experiment, overrides, seeds}, as `ablate run` was; {} if not known
     format: int = FORMAT
 
 

@@ -10,7 +10,7 @@ from ablation.errors import Problem, nearest
 from ablation.reading import dotted, flatten, show
 
 NAME = (r"[A-Za-z0-9_][A-Za-z0-9_-]*", "a name (letters, digits, '_', '-')")
-METRIC_NAME = (r"[A-Za-z0-9_./@-]+", "a metric's name, such as test/top1")
+METRIC_NAME = (r"[A-Za-z0-9_./@-]+", "a metric's name, such as test/top1 (letters, digits, '_', '.', '/', '@', '-')")
 
 
 class Section:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from ablation import interruption
+from ablation.changes import changes
 from ablation.delivery import Delivery
 from ablation.doctor_files import TrialFiles
 from ablation.errors import InputError, Problem
+from ablation.exits import refused
 from ablation.formatting import duration
 from ablation.grid import Study, experiment_path, load_study, yaml_path
 from ablation.grid_file import FILE_NAME
@@ -32,6 +34,7 @@ from ablation.remaining import Remaining
 from ablation.runs import Manifest
 from ablation.study import Bound, Done, Listeners, forget_failures, manifest_of, refuse_mixture, run_study
 from ablation.subjects import load_subject
+from ablation.terminal import output
 from ablation.timings import Timings
 from ablation.workers import Workers
 
@@ -52,6 +55,7 @@ class Opened:
     published_file: Path
     sharing: Sharing | None = None  # where several hosts run the study
     define: Callable[[Manifest], Definition] | None = None
+    asked: Mapping[str, Any] = field(default_factory=dict)  # how it was opened; {} where several hosts run it
 
     @property
     def timings(self) -> Timings:
@@ -63,6 +67,7 @@ class Opened:
         return {str(self.study.subject.resolve(variant.settings).get("device", "")) for variant in self.study.variants}
 
 
+@refused()
 def open_study(
     grid: Path, experiment: str | None, overrides: Sequence[str], seeds: str | None, alias: str | None, sharing: Sharing | None = None,
     may_be_absent: bool = False,
@@ -85,7 +90,8 @@ def open_study(
         path = experiment_path(grid, study.grid.experiment, experiment)
         define = partial(define_study, grid=grid, experiment=path, published=grid.parent / "published.yaml", overrides=list(overrides), seeds=seeds)
     plan = build_plan(study, places.store, places.runs(name))
-    return Opened(study, name, plan, places, grid.parent / "published.yaml", sharing, define)
+    asked = {} if sharing else {"grid": str(grid), "experiment": experiment, "overrides": list(overrides), "seeds": seeds}
+    return Opened(study, name, plan, places, grid.parent / "published.yaml", sharing, define, asked)
 
 
 def open_shared(name: str, sharing: Sharing) -> Opened:
@@ -99,9 +105,14 @@ def open_shared(name: str, sharing: Sharing) -> Opened:
 def describe_plan(opened: Opened, jobs: int) -> None:
     """Print arms, phases and forks with their epochs, naive, unique and left, and how long `jobs` workers will take."""
     folder, store = opened.places.runs(opened.name), opened.places.store
+    is_whole = not opened.study.absent  # without its data, nothing can be said of what has changed
+    if is_whole:
+        refuse_mixture(_manifest(opened), folder)
     plan = expected(opened.study, opened.plan, store, folder)
     console = output()
     console.print(f"study {opened.name}", style="italic")
+    if is_whole:
+        _tell_changes(opened, console)
     show_plan(console, opened.study, plan, plan.unfinished(folder), store, opened.timings.known(), jobs)
     if opened.study.absent:
         console.print("the study cannot be run yet:", style="bold")
@@ -109,6 +120,7 @@ def describe_plan(opened: Opened, jobs: int) -> None:
         console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
 
 
+@refused()
 def run(
     opened: Opened, jobs: int, share: bool, retry_failed: bool, cache_limit: int, offline: bool, limits: Limits = Limits(),
     make_workers: Callable[[int], Workers] | None = None, begins: bool = True,
@@ -121,9 +133,10 @@ def run(
     console = output()
     opened.places.require_writable()
     folder = opened.places.runs(opened.name)
-    manifest = manifest_of(opened.study, opened.name, opened.plan, opened.published_file)
+    manifest = _manifest(opened)
     refuse_mixture(manifest, folder)
     require_usable_inputs(opened.study, opened.plan, opened.places.store, folder)
+    _tell_changes(opened, console)
     if opened.sharing is not None:
         opened.sharing.agree(opened.define(manifest), begins)
     with only_one(folder.path):
@@ -195,6 +208,16 @@ def _run(
     return done
 
 
+def _manifest(opened: Opened) -> Manifest:
+    return replace(manifest_of(opened.study, opened.name, opened.plan, opened.published_file), asked=dict(opened.asked))
+
+
+def _tell_changes(opened: Opened, console: Console) -> None:
+    said = changes(opened.study, opened.plan, opened.places.runs(opened.name)).said
+    if said:
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
+
+
 def _restored(opened: Opened, manifest: Manifest, console: Console) -> tuple[Opened, Manifest]:
     """The study once damaged files of its ended trials have been made again, as far as can be known without training."""
     folder, store = opened.places.runs(opened.name), opened.places.store
@@ -229,9 +252,3 @@ def _storage() -> str | None:
     from ablation.shared_database import storage_url
 
     return storage_url(os.environ["ABLATE_STORAGE"])
-
-
-def output() -> Console:
-    """Standard output; tables are as wide as they need be where it is no terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=200)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from ablation.delivery import Delivery
-from ablation.places import Places
+from ablation.places import Places, tracking_uri
 from ablation.redaction import redacted
 from ablation.runs import RunFolder
 from ablation.shared_database import StorageUnavailable
@@ -33,7 +33,7 @@ class SharedDelivery(Delivery):
     def __init__(self, places: Places, name: str, console: Console, sharing: Sharing):
         super().__init__(places, name, console)
         self.sharing = sharing
-        uri = os.environ.get("MLFLOW_TRACKING_URI")
+        uri = tracking_uri()
         self._where = redacted(uri) if uri else f"{os.uname().nodename}:{places.root.absolute() / 'mlflow.db'}"
         self._digest_of_where = hashlib.sha256(self._where.encode()).hexdigest()[:16]
         self._lease = f"(delivery to {self._digest_of_where})"

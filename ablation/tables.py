@@ -19,7 +19,7 @@ def accuracy_table(results: Results, effects: pd.DataFrame) -> str:
     """A row per arm, then per baseline: levels, seeds, headline, difference to the reference, details, cost."""
     factors, reference, headline = results.manifest.factors, results.manifest.reference, results.headline
     differences = effects[(effects["metric"] == headline) & (effects["kind"] == "difference")].set_index("effect")
-    details = [name for name in [*DETAILS, f"best/{headline}"] if name in results.metrics and name != headline]
+    details = [name for name in [*DETAILS, results.best] if name in results.metrics and name != headline]
     header = ["arm", " / ".join(factors) or "levels", "seeds", f"{label(headline)} (mean ± std)"]
     header += [f"minus `{reference}` [95 %]"] if reference else []
     header += [*map(label, details), "time per trial"]
@@ -37,7 +37,7 @@ def accuracy_table(results: Results, effects: pd.DataFrame) -> str:
     arms = [row(name, levels) for name, levels in results.arms.items()]
     baselines = [row(name, {}) for name in results.baselines]
     blank = [""] * (len(header) - 1)
-    groups = [["*arms*", *blank], *arms, ["*baselines*", *blank], *baselines] if baselines else arms
+    groups = [["*arms*", *blank], *arms, ["*baselines*", *blank], *baselines] if arms and baselines else arms + baselines
     return table(header, groups, "ll" + "r" * (len(header) - 2))
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,9 @@ from ablation.places import report_files
 from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec
 from ablation.tracking_content import (
     Labels,
+    begun_at,
+    blank_points,
+    measures_again,
     milliseconds,
     outcome_points,
     outcome_tags,
@@ -28,7 +31,20 @@ from ablation.tracking_content import (
     study_tags,
     trial_labels,
 )
-from ablation.tracking_store import ARTIFACTS, DIGEST, N_RECORDS, PARENT, Store, StoredRun, default_uri, is_server, reaching
+from ablation.tracking_names import MAX_PARAM, MAX_TAG, Names, fitted_texts
+from ablation.tracking_store import (
+    ARTIFACTS,
+    DIGEST,
+    N_RECORDS,
+    PARENT,
+    MlflowException,
+    Store,
+    StoredRun,
+    default_uri,
+    is_refusal,
+    is_server,
+    reaching,
+)
 
 REPORT = "ablate.report"  # tag: a digest of the report's files
 IN_GRID = "ablate.in_grid"  # tag: `no` of trials that have left the grid, absent of others
@@ -55,6 +71,8 @@ class _Study:
     store: Store
     parent: StoredRun
     trials: dict[str, StoredRun]
+    metrics: Names = field(default_factory=Names)
+    columns: frozenset[str] = frozenset()  # the metrics that results.csv has of complete trials
 
 
 class Tracker:
@@ -76,20 +94,36 @@ class Tracker:
 
         Raises:
             TrackingUnavailable: nothing is lost; a later call delivers the rest.
+            TrackingRefused: MLflow does not take something, or a person has deleted the experiment; all else is delivered.
         """
         manifest = folder.manifest()
         outcomes = {spec.trial: folder.outcome(spec.trial) for spec in manifest.trials}
-        labels = trial_labels(manifest)
+        labels = fitted_labels(manifest, self.uri)
         known = self._studies.pop(manifest.study, None)  # put back if all goes well: else MLflow is asked anew
         synced = Synced()
         with reaching(self.uri):
             study = known or self._open(manifest, outcomes)
+            logged = [
+                spec.trial for spec in manifest.trials
+                if (run := study.trials.get(spec.trial)) is None or run.end is None
+                or not _continues(run, spec, outcomes[spec.trial], labels[spec.trial], is_running)
+            ]  # fmt: skip
+            study.metrics = metric_names(self.uri, folder, outcomes, logged)
+            study.columns = frozenset(name for outcome in outcomes.values() if outcome for name in outcome.metrics)
+            refused = []
             for spec in manifest.trials:
                 if known and spec.trial not in study.trials and folder.state(spec, outcomes[spec.trial]) != "WAITING":
                     study.trials |= _trials(study.store, f"tags.key = '{spec.key}'")  # another import may be at work
-                synced = synced.plus(_bring_trial(study, folder, spec, outcomes[spec.trial], labels[spec.trial], is_running))
+                try:
+                    synced = synced.plus(_bring_trial(study, folder, spec, outcomes[spec.trial], labels[spec.trial], is_running))
+                except MlflowException as error:
+                    if not is_refusal(error):
+                        raise
+                    refused.append(error)  # the others are taken
             _leave(study, manifest)
             _bring_study(study, manifest, outcomes, reports, is_running)
+            if refused:
+                raise refused[0]
         self._studies[manifest.study] = study
         return synced
 
@@ -99,11 +133,32 @@ class Tracker:
         for run in surplus:  # of two imports at once; their trials get the first one as parent
             store.delete(run)
         if parent is None:
-            starts = [milliseconds(outcome.started) for outcome in outcomes.values() if outcome and outcome.started]
-            tags = study_tags(manifest, outcomes)
+            starts = [begun_at(outcome) for outcome in outcomes.values() if outcome and outcome.started]
+            tags = fitted_texts("tag", study_tags(manifest, outcomes), MAX_TAG)
             name = f"{manifest.study} on {manifest.experiment}"
             parent = store.create(name, min(starts, default=_now()), tags)
         return _Study(store, parent, _trials(store))
+
+
+def fitted_labels(manifest: Manifest, uri: str) -> dict[str, Labels]:
+    """Trial -> its labels, as MLflow takes them."""
+    found = trial_labels(manifest)
+    params = Names.fitted("settings", (key for labels in found.values() for key in labels.params), uri)
+    tags = Names.fitted("factors", (key for labels in found.values() for key in labels.tags), uri)
+
+    def fitted(labels: Labels) -> Labels:
+        texts = fitted_texts("setting", labels.params, MAX_PARAM), fitted_texts("tag", labels.tags, MAX_TAG)
+        return Labels(*({names.of(key): text for key, text in found.items()} for names, found in zip((params, tags), texts)))
+
+    return {trial: fitted(labels) for trial, labels in found.items()}
+
+
+def metric_names(uri: str, folder: RunFolder, outcomes: Outcomes, trials: Iterable[str]) -> Names:
+    """What metrics are called in MLflow: those of all outcomes, and of the records of these trials."""
+    names = {point.name for outcome in outcomes.values() if outcome for point in outcome_points([], outcome, 0)}
+    for trial in trials:
+        names |= {point.name for point in record_points(folder.records(trial), 0, 0)}
+    return Names.fitted("metrics", names, uri)
 
 
 def _trials(store: Store, filter_string: str = "") -> dict[str, StoredRun]:
@@ -134,7 +189,7 @@ def _bring_trial(study: _Study, folder: RunFolder, spec: TrialSpec, outcome: Out
         return Synced(n_replaced=replaces)
     if creates:
         run = study.trials[spec.trial] = study.store.create(spec.trial, _start(folder, spec, outcome), labels.tags)
-    n_points = _log_records(study.store, run, records, outcome, labels)
+    n_points = _log_records(study, run, records, outcome, labels)
     if outcome is not None:
         _attach_files(study.store, run, folder.trial_path(spec.trial), outcome)
         study.store.finish(run, STATUS[outcome.state], ended_at(run, outcome))  # last: an ended run has everything
@@ -157,6 +212,8 @@ def _continues(run: StoredRun, spec: TrialSpec, outcome: Outcome | None, labels:
 def _holds_the_same(run: StoredRun, records: list[dict[str, Any]]) -> bool:
     """Whether what the run holds of the epochs is what the files hold, as far as that can be told: an epoch may have been replaced."""
     logged = records[: run.n_records]
+    if measures_again(records, run.n_records):  # what was logged of it is no longer so
+        return False
     return len(logged) < run.n_records or not logged or run.tags.get(DIGEST) in (None, _digest(logged))
 
 
@@ -176,16 +233,19 @@ def _leave(study: _Study, manifest: Manifest) -> None:
 
 
 def _log_records(
-    store: Store, run: StoredRun, records: list[dict[str, Any]], outcome: Outcome | None, labels: Labels
+    study: _Study, run: StoredRun, records: list[dict[str, Any]], outcome: Outcome | None, labels: Labels
 ) -> int:
     points = list(record_points(records, run.start, run.n_records))
-    tags = dict(labels.tags)
+    tags = labels.tags | (fitted_texts("tag", outcome_tags(outcome), MAX_TAG) if outcome else {})
     if len(records) >= run.n_records:  # an interrupted trial may begin with fewer
         tags |= {N_RECORDS: str(len(records)), DIGEST: _digest(records)}
     if outcome is not None:
-        points += outcome_points(records, outcome, ended_at(run, outcome))
-        tags |= outcome_tags(outcome)
-    store.log(run, points, labels.params, tags)
+        end = ended_at(run, outcome)
+        points += outcome_points(records, outcome, end)
+        after = 1 + max(end, run.start + sum(round(1000 * record.get("seconds", 0.0)) for record in records))
+        points += blank_points(records, outcome, study.columns, after)
+    points = [point._replace(name=study.metrics.of(point.name)) for point in points]
+    study.store.log(run, points, labels.params, tags)
     return len(points)
 
 
@@ -200,10 +260,10 @@ def _attach_files(store: Store, run: StoredRun, path: Path, outcome: Outcome) ->
 def _bring_study(study: _Study, manifest: Manifest, outcomes: Outcomes, reports: Path | None, is_running: bool) -> None:
     """Bring the parent run up to the manifest, the outcomes and the report."""
     store, parent = study.store, study.parent
-    ends = [ended_at(study.trials[trial], outcome) for trial, outcome in outcomes.items() if outcome]
+    ends = [ended_at(study.trials[trial], outcome) for trial, outcome in outcomes.items() if outcome and trial in study.trials]
     end = max(ends, default=parent.start)
     points = [point for point in study_points(manifest, outcomes, end) if parent.metrics.get(point.name) != point.value]
-    store.log(parent, points, tags=study_tags(manifest, outcomes))
+    store.log(parent, points, tags=fitted_texts("tag", study_tags(manifest, outcomes), MAX_TAG))
     paths = report_files(reports) if reports else []
     digest = hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in paths)).hexdigest()[:16]
     if paths and parent.tags.get(REPORT) != digest:
@@ -221,7 +281,7 @@ def _bring_study(study: _Study, manifest: Manifest, outcomes: Outcomes, reports:
 def _start(folder: RunFolder, spec: TrialSpec, outcome: Outcome | None) -> int:
     """When the trial started, as far as is known while it runs: when its first file was written."""
     if outcome and outcome.started:
-        return milliseconds(outcome.started)
+        return begun_at(outcome)
     return min((round(1000 * path.stat().st_mtime) for path in folder.trial_path(spec.trial).iterdir()), default=_now())
 
 

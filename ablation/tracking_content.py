@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
@@ -24,7 +23,7 @@ GROUPS = {
     "gen": "of generated latents, relative to real ones",
     "head": "parameters of the classifier",
 }
-NOT_IN_NAMES = re.compile(r"[^\w./ -]")  # MLflow refuses the whole batch for one such character
+LAST_STEP = 2**63 - 1  # that a database holds
 
 
 class Point(NamedTuple):
@@ -87,17 +86,22 @@ def record_points(records: list[dict[str, Any]], start: int, n_logged: int) -> I
 
     A record's time is `start` (milliseconds) plus the seconds of the records up to it: as if the trial had
     computed all of its epochs itself. So the points are the same whenever they are made, and MLflow drops
-    those that it has. Pre-training counts its own epochs: its metrics get names of their own.
+    those that it has. Pre-training counts its own epochs: its metrics get names of their own. Of a metric that
+    was measured twice in one epoch, the last value counts.
     """
-    time = start
+    time, points = start, {}
     for number, record in enumerate(records):
         time += round(1000 * record.get("seconds", 0.0))
-        if number < n_logged:
-            continue
-        prefix = "pretrain/" if record["phase"] == "pretrain" else ""
-        for name, value in record["metrics"].items():
-            name = name if name.startswith(prefix) else prefix + name
-            yield _point(name, value, time, record["epoch"])
+        if number >= n_logged:
+            for name, value in _named(record).items():
+                points[name, record["epoch"]] = _point(name, value, time, record["epoch"])
+    yield from points.values()
+
+
+def measures_again(records: list[dict[str, Any]], n_logged: int) -> bool:
+    """Whether a record after the first `n_logged` has a metric of an epoch that one of these has."""
+    logged = {(name, record["epoch"]) for record in records[:n_logged] for name in _named(record)}
+    return any((name, record["epoch"]) in logged for record in records[n_logged:] for name in _named(record))
 
 
 def outcome_points(records: list[dict[str, Any]], outcome: Outcome, end: int) -> Iterator[Point]:
@@ -110,6 +114,19 @@ def outcome_points(records: list[dict[str, Any]], outcome: Outcome, end: int) ->
         width = max(2, len(str(len(values) - 1)))
         for index, value in enumerate(values):
             yield _point(f"{name}/class_{index:0{width}}", value, end, last["epoch"])
+
+
+def blank_points(records: list[dict[str, Any]], outcome: Outcome, columns: Collection[str], time: int) -> Iterator[Point]:
+    """A gap after the last value of each metric that a trial has measured, and that is blank in its row of results.csv.
+
+    MLflow's tables show the last value, which is that of another epoch, or of a trial that failed.
+
+    columns: the metrics that results.csv has of complete trials.
+    """
+    measured = dict.fromkeys(name for record in records if record["phase"] != "pretrain" for name in record["metrics"])
+    for name in measured:
+        if name not in outcome.metrics and (outcome.state == "FAILED" or name in columns):
+            yield _point(name, math.nan, time, records[-1]["epoch"])
 
 
 def outcome_tags(outcome: Outcome) -> dict[str, str]:
@@ -126,12 +143,20 @@ def milliseconds(moment: str) -> int | None:
     return round(1000 * (parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)).timestamp())
 
 
+def begun_at(outcome: Outcome) -> int | None:
+    """When a trial began, as MLflow counts; None if it is not known. Of its first epoch only the end is on record."""
+    started, finished = milliseconds(outcome.started), milliseconds(outcome.finished)
+    if finished is None:
+        return started
+    begun = max(0, finished - round(1000 * outcome.wall_seconds))
+    return begun if started is None else min(started, begun)
+
+
 def _labels(study: str, spec: TrialSpec, settings: dict[str, str]) -> Labels:
     identity = {"arm": spec.arm, "seed": str(spec.seed)}
-    params = {NOT_IN_NAMES.sub("_", key): value for key, value in (settings | identity | spec.levels).items()}
     factors = {f"factor.{factor}": level for factor, level in spec.levels.items()}
     tags = {"study": study, "trial": spec.trial, "kind": spec.kind, "key": spec.key}
-    return Labels(params, tags | identity | factors)
+    return Labels(settings | identity | spec.levels, tags | identity | factors)
 
 
 def _description(manifest: Manifest, outcomes: Mapping[str, Outcome | None]) -> str:
@@ -161,8 +186,22 @@ def _commit(manifest: Manifest) -> str:
 
 
 def _point(name: str, value: float, time: int, step: int) -> Point:
-    # MLflow stores infinity as the largest float, which flattens the chart: a gap says more.
-    return Point(NOT_IN_NAMES.sub("_", name), value if math.isfinite(value) else math.nan, time, step)
+    return Point(name, finite(value), time, max(-LAST_STEP, min(step, LAST_STEP)))
+
+
+def finite(value: float) -> float:
+    """The value as a float; NaN if that is infinite: MLflow stores the largest float, which flattens the chart, and a gap says more."""
+    try:
+        number = float(value)
+    except OverflowError:  # of a whole number
+        return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
+def _named(record: dict[str, Any]) -> dict[str, float]:
+    """The metrics of a record, by their names in MLflow."""
+    prefix = "pretrain/" if record["phase"] == "pretrain" else ""
+    return {name if name.startswith(prefix) else prefix + name: value for name, value in record["metrics"].items()}
 
 
 def _text(value: Any) -> str:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 # Before MLflow is imported, and only where the user has not chosen: no usage statistics are sent to anyone; its
 # log and its links stay out of the progress table; a server that is down, or takes a call and never answers, delays training by seconds, not minutes.
@@ -19,22 +24,27 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # seconds
 
 from mlflow import MlflowClient  # noqa: E402
-from mlflow.entities import Metric, Param, Run, RunTag  # noqa: E402
+from mlflow.entities import Experiment, Metric, Param, Run, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
-from ablation.database import first_line, making, require_usable, sqlite_file  # noqa: E402
+from ablation.database import PATIENCE_SECONDS, first_line, making, require_usable, sqlite_file, sqlite_url  # noqa: E402
 from ablation.errors import Unavailable  # noqa: E402
+from ablation.places import tracking_uri  # noqa: E402
 from ablation.redaction import redacted  # noqa: E402
 from ablation.tracking_content import Point  # noqa: E402
+from ablation.tracking_names import MAX_NAME, fitted_text  # noqa: E402
 
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what it logs, with its traceback, it also raises
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its warnings quote addresses with the tokens in them
 
+T = TypeVar("T")
 DATABASE = "mlflow.db"  # MLflow's own default, so that a plain `mlflow ui` in the same folder shows the study
 ARTIFACTS = "mlartifacts"
 PARENT = "mlflow.parentRunId"  # MLflow's own tag
 MAX_POINTS = 800  # in one batch, which holds 1,000 metrics, params and tags
+MAX_LABELS = 20  # params, and tags, in one batch: MLflow takes 100, and a server a megabyte
 N_RECORDS, DIGEST = "ablate.records", "ablate.digest"  # how many of a trial's records are logged, and which they were
 ENDED = ("FINISHED", "FAILED")
 PAGE = 200  # runs that MLflow is asked for at once; it takes 30 KiB for each
@@ -48,9 +58,25 @@ class TrackingUnavailable(Unavailable):
         super().__init__(f"MLflow at {self.url} is not available: {self.cause}")
 
 
+class TrackingRefused(TrackingUnavailable):
+    """MLflow answers, and does not take something; trying again later changes nothing by itself."""
+
+    is_for_now = False
+
+    def __init__(self, url: str, cause: object):
+        super().__init__(url, cause)
+        self.args = (f"MLflow at {self.url} does not take all results: {self.cause}",)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether MLflow has answered, and refused; an address that it does not understand has not been answered."""
+    is_invalid = isinstance(error, MlflowException) and error.error_code == "INVALID_PARAMETER_VALUE"
+    return is_invalid and not isinstance(error, UnsupportedModelRegistryStoreURIException)
+
+
 def default_uri() -> str:
     """MLFLOW_TRACKING_URI, else ./mlflow.db."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(DATABASE).absolute()}"
+    return tracking_uri() or sqlite_url(Path(DATABASE))
 
 
 def is_server(uri: str) -> bool:
@@ -86,20 +112,20 @@ class Store:
     def __init__(self, uri: str, artifact_root: Path | str | None, experiment: str):
         with making(uri):
             self._client = MlflowClient(uri)
-            found = self._client.get_experiment_by_name(experiment)
+            found = _experiment(self._client, uri, experiment)
+        follow_folder(uri)
         if found is None:
             location = f"{_as_uri(artifact_root)}/{experiment}" if artifact_root else None
             self._experiment_id = self._client.create_experiment(experiment, location)
         else:
             self._experiment_id = found.experiment_id
-            if found.lifecycle_stage == "deleted":  # its name stays taken, so it cannot be made anew
-                self._client.restore_experiment(self._experiment_id)
 
     def runs(self, filter_string: str = "") -> Iterator[StoredRun]:
         """The experiment's runs, oldest first; deleted ones are left out."""
         return _runs(self._client, self._experiment_id, filter_string)
 
     def create(self, name: str, start: int, tags: Mapping[str, str]) -> StoredRun:
+        name = fitted_text(name, MAX_NAME, f"the run's name {name[:MAX_NAME]!r}")
         return StoredRun.of(self._client.create_run(self._experiment_id, start, dict(tags), name))
 
     def log(
@@ -114,16 +140,12 @@ class Store:
         new_tags = {key: value for key, value in (tags or {}).items() if run.tags.get(key) != value}
         if not (points or new_params or new_tags):
             return
-        metrics = [Metric(*point) for point in points]
-        n_ahead = max(0, len(metrics) - 1) // MAX_POINTS * MAX_POINTS
-        for first in range(0, n_ahead, MAX_POINTS):
-            self._client.log_batch(run.run_id, metrics[first : first + MAX_POINTS])
-        self._client.log_batch(
-            run.run_id,
-            metrics[n_ahead:],
-            [Param(key, value) for key, value in new_params.items()],
-            [RunTag(key, value) for key, value in new_tags.items()],
-        )
+        metrics = _batches([Metric(*point) for point in points], MAX_POINTS)
+        param_batches = _batches([Param(*param) for param in new_params.items()], MAX_LABELS)
+        tag_batches = _batches([RunTag(*tag) for tag in new_tags.items()], MAX_LABELS)
+        together = [*zip_longest(reversed(metrics), reversed(param_batches), reversed(tag_batches), fillvalue=())]
+        for batch in reversed(together):
+            self._client.log_batch(run.run_id, *batch)
         run.params.update(new_params)
         run.tags.update(new_tags)
         if PARENT not in run.tags:
@@ -168,7 +190,8 @@ def reaching(uri: str) -> Iterator[None]:
         require_usable(uri)
         yield
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # the last: no driver for the database
-        raise TrackingUnavailable(uri, first_line(error)) from None  # the cause's own traceback can hold credentials
+        kind = TrackingRefused if is_refusal(error) else TrackingUnavailable
+        raise kind(uri, first_line(error)) from None  # the cause's own traceback can hold credentials
 
 
 def look_up(uri: str, experiment: str) -> tuple[MlflowClient, list[StoredRun]]:
@@ -176,8 +199,49 @@ def look_up(uri: str, experiment: str) -> tuple[MlflowClient, list[StoredRun]]:
     client, path = MlflowClient(uri), sqlite_file(uri)
     if path is not None and not path.exists():
         return client, []
-    found = client.get_experiment_by_name(experiment)
+    found = _experiment(client, uri, experiment)
     return client, [] if found is None else list(_runs(client, found.experiment_id, ""))
+
+
+def _experiment(client: MlflowClient, uri: str, name: str) -> Experiment | None:
+    """None where there is none. Raises TrackingRefused if it is deleted: to restore it brings back all runs that are in it.
+
+    Those that were deleted one by one before, and those of other people, too; so that is left to a person.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is not None and found.lifecycle_stage == "deleted":
+        command = f"MLFLOW_TRACKING_URI='{redacted(uri)}' mlflow experiments restore --experiment-id {found.experiment_id}"
+        remedy = f"bring it back with all its runs by `{command}`, then `ablate sync {name}`; or keep the study under another name with --as NAME"
+        raise TrackingRefused(uri, f"its experiment {name!r} is deleted; {remedy}")
+    return found
+
+
+def follow_folder(uri: str) -> None:
+    """If the default database has been moved or copied with its folder, let its artifacts be where they are now.
+
+    MLflow keeps absolute addresses, and has no way of its own to change them.
+    """
+    path = Path(DATABASE).absolute()
+    if uri != sqlite_url(path) or not path.exists():
+        return
+    try:
+        with closing(sqlite3.connect(path, timeout=PATIENCE_SECONDS)) as connection, connection:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+            if {"experiments", "runs"} <= tables:
+                _follow_folder(connection, path.parent / ARTIFACTS)
+    except sqlite3.Error as error:
+        raise OSError(str(error)) from None
+
+
+def _follow_folder(connection: sqlite3.Connection, root: Path) -> None:
+    rows = connection.execute("SELECT experiment_id, name, artifact_location FROM experiments").fetchall()
+    for experiment_id, name, old in rows:
+        new = _as_uri(root / name)
+        is_ours = old is not None and old != new and old.startswith("file:") and old.endswith(f"/{ARTIFACTS}/{name}")
+        if is_ours and ((root / name).is_dir() or not Path(url2pathname(urlsplit(old).path)).is_dir()):
+            connection.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (new, experiment_id))
+            moved = "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE experiment_id = ? AND substr(artifact_uri, 1, ?) = ?"
+            connection.execute(moved, (new, len(old) + 1, experiment_id, len(old) + 1, f"{old}/"))
 
 
 def _runs(client: MlflowClient, experiment_id: str, filter_string: str) -> Iterator[StoredRun]:
@@ -196,6 +260,10 @@ def experiments(uri: str, n: int) -> list[tuple[str, str]]:
     with reaching(uri):
         found = MlflowClient(uri).search_experiments(max_results=n, order_by=["last_update_time DESC"])
     return [(each.experiment_id, each.name) for each in found if each.name != "Default"]
+
+
+def _batches(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    return [items[first : first + size] for first in range(0, len(items), size)]
 
 
 def _shared(texts: Mapping[str, str]) -> dict[str, str]:

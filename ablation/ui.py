@@ -13,7 +13,7 @@ import urllib.request
 
 from ablation.errors import InputError, Problem
 from ablation.redaction import redacted
-from ablation.tracking_store import TrackingUnavailable, default_uri, experiments, is_server
+from ablation.tracking_store import TrackingUnavailable, default_uri, experiments, follow_folder, is_server, reaching
 
 MAX_LINKS = 10
 VIEW = "workflowType=machine_learning"
@@ -36,6 +36,8 @@ def serve(tracking_uri: str | None = None, host: str = "127.0.0.1", port: int = 
         print(f"MLflow is already served at {redacted(uri)}")
         return
     _require_free(host, port)
+    with reaching(uri):
+        follow_folder(uri)
     studies = experiments(uri, MAX_LINKS)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # else only Ctrl-C would end the server, too
     options = ["--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]

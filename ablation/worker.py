@@ -8,7 +8,8 @@ of their own, so that whatever the training code prints goes to the trial's log.
        {"event": "done"}; {"event": "stopped"} where it was asked to stop, by SIGTERM, and has left a checkpoint;
        {"event": "failed", "error": {type, message, traceback}}; or {"event": "blocked", "message"}: the disk is full
 
-When nobody listens any more, because the study was killed, the epoch in hand is finished and kept, and the process ends.
+When nobody listens any more, because the study was killed, the epoch in hand is finished and kept, and the process ends. Of a
+function nothing could be kept: on Linux it ends at once.
 """
 
 from __future__ import annotations
@@ -21,21 +22,27 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ablation import interruption
+from ablation.exits import describe_exit, exit_code, place, replace_exit
 from ablation.files import describe_full, is_full
 from ablation.interruption import Interrupted
 from ablation.redaction import redacted
 from ablation.store import DiskStore
-from ablation.subjects import load_subject
+from ablation.subjects import FunctionSubject, load_subject
 from ablation.worker_process import END_SECONDS
+from ablation.worker_signals import die_with, heed, restored
 
 
 def serve(requests: Any, replies: Any) -> None:
     """Answer requests until the pipe closes."""
 
+    own = os.getpid()
+
     def reply(message: dict[str, Any]) -> None:
+        if os.getpid() != own:  # training code has forked it, and it has come to the end
+            raise SystemExit(0)
         try:
             replies.write(json.dumps(message) + "\n")
             replies.flush()
@@ -46,27 +53,58 @@ def serve(requests: Any, replies: Any) -> None:
         reply({"event": "record", "key": key, "record": record})
         return interruption.requested()
 
+    def leave(status: int) -> None:
+        stack = traceback.extract_stack()
+        fail("WorkerDied", f"the worker process ended: exit code {status}, by {place(stack)}", "".join(stack.format()))
+
+    def fail(type_: str, message: str, text: str) -> None:
+        text = redacted(text)
+        with contextlib.suppress(OSError):  # the log; written first, since the study ends a process that has failed
+            print(text, file=sys.stderr, flush=True)
+            sys.stdout.flush()
+        reply({"event": "failed", "error": {"type": type_, "message": message, "traceback": text}})
+
+    study = os.getppid()
+    replace_exit(leave)
     for line in requests:
         request = json.loads(line)
+        sys.argv = [request["subject"].partition(":")[0]]
         try:
             _redirect_output(Path(request["log"]))
             store = DiskStore(Path(request["cache"]))
-            load_subject(request["subject"]).advance(request["settings"], request["seed"], request["until"], store, report)
+            with restored():
+                subject = load_subject(request["subject"])
+                if isinstance(subject, FunctionSubject):
+                    die_with(study)
+                subject.advance(request["settings"], request["seed"], request["until"], store, report)
         except Interrupted:
             reply({"event": "stopped"})
-        except Exception as error:  # the trial boundary: it becomes a recorded failure, and the others go on
+        except BaseException as error:  # the trial boundary: it becomes a recorded failure, and the others go on
+            if os.getpid() != own:
+                _end_forked(error)
             if is_full(error):
                 reply({"event": "blocked", "message": describe_full(error)})
-                continue
-            text = redacted(traceback.format_exc())
-            with contextlib.suppress(OSError):  # the log; written first, since the study ends a process that has failed
-                print(text, file=sys.stderr, flush=True)
-                sys.stdout.flush()
-            reply({"event": "failed", "error": {"type": type(error).__name__, "message": str(error), "traceback": text}})
+            elif isinstance(error, (SystemExit, KeyboardInterrupt)) and interruption.requested():
+                reply({"event": "stopped"})  # as training code may end that handles SIGTERM itself
+            else:
+                message = str(error) if isinstance(error, Exception) else describe_exit(error)
+                fail(type(error).__name__, message, traceback.format_exc())
         else:
             reply({"event": "stopped" if interruption.requested() else "done"})
         finally:
             interruption.forget()
+
+
+def _end_forked(error: BaseException) -> NoReturn:
+    """End a process that training code has forked, and that has left it, as Python would have ended it."""
+    if isinstance(error, SystemExit):
+        code = exit_code(error)
+    else:
+        code = 1
+        traceback.print_exception(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _redirect_output(log: Path) -> None:
@@ -88,8 +126,6 @@ def end_within(seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the study, which then asks its workers to stop
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, interruption.request)
+    heed()
     serve(open(int(sys.argv[1]), encoding="utf-8"), open(int(sys.argv[2]), "w", encoding="utf-8"))
     end_within(END_SECONDS)

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+
+from ablation.leftovers import end_all, marked, watch
 
 END_SECONDS = 10.0  # for a process that was asked to end: one that has loaded torch takes a second
 
@@ -27,11 +30,14 @@ class WorkerProcess:
         self.replies, reply_end = os.pipe()
         os.set_blocking(self.replies, False)
         # -P: a folder `core` or `ablation` where the study is started must not stand in for ours
+        self._mark = secrets.token_hex(8)
         command = [*launcher, sys.executable, "-P", "-m", "ablation.worker", str(request_end), str(reply_end)]
         self._process = subprocess.Popen(
-            command, pass_fds=(request_end, reply_end), stdin=subprocess.DEVNULL, env=environment, cwd=cwd, start_new_session=True
+            command, pass_fds=(request_end, reply_end), stdin=subprocess.DEVNULL, env=marked(environment, self._mark), cwd=cwd,
+            start_new_session=True,
         )  # fmt: skip
         self.pid = self._process.pid
+        self._watcher = watch(self.pid, self._mark, environment)
         os.close(request_end)
         os.close(reply_end)
         self.is_silent = False  # it has closed its replies
@@ -70,9 +76,14 @@ class WorkerProcess:
         os.close(self._requests)
 
     def close(self, seconds: float) -> int:
-        """Wait so long for the process to end, and kill what is left of it and its group; returns its exit code."""
+        """Wait so long for the process to end, and kill it and all that it has started; returns its exit code."""
         with contextlib.suppress(subprocess.TimeoutExpired):  # a thread or a process that training code has left keeps it
             self._process.wait(seconds)
         self.kill()
         os.close(self.replies)
-        return self._process.wait()
+        code = self._process.wait()
+        if self._watcher is not None:
+            end_all(self._mark)
+            self._watcher.kill()
+            self._watcher.wait()
+        return code

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from core.config import Config
-from core.data.counting import archived_images, folder_images
+from core.data.listing import Member, listed, sha256
 from core.data.location import locate, places
 from core.parsing import Fault
 
@@ -50,20 +50,8 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "numpy", "scikit-learn", "pillow")}
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 (hex) of a file; remembered within the process for as long as size and time stay the same."""
-    status = path.stat()
-    return _file_hash(str(path), status.st_size, status.st_mtime_ns)
-
-
-@functools.cache
-def _file_hash(path: str, size: int, modified: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def data_files(config: Config) -> list[Path]:
-    """The files that the images come from, in a fixed order.
+    """The files that the images come from, in a fixed order; of images in a folder or an archive, this alone.
 
     Raises FileNotFoundError where there are none, and NotADirectoryError where something else is in their place, with a
     message fit for the user.
@@ -74,14 +62,11 @@ def data_files(config: Config) -> list[Path]:
         return [Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"]
     path = locate(data.path)
     if data.source == "folder":
-        if path.is_file():
-            return [path]
-        files = sorted(p for p in path.glob("*/*/*") if p.is_file())
-        if not files and path.exists():
-            raise NotADirectoryError(f"'{data.path}' is neither an archive nor a folder with train/<class>/ and test/<class>/ images")
-        if not files:
+        if not path.exists():
             raise FileNotFoundError(f"'{data.path}' is not there; looked for {places(data.path)}")
-        return files
+        if not (path.is_file() or path.is_dir()):
+            raise NotADirectoryError(f"'{data.path}' is neither an archive nor a folder with train/<class>/ and test/<class>/ images")
+        return [path]
     folder = path / {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}[data.source]
     files = sorted(p for p in folder.glob("*") if p.suffix != ".html" and p.is_file())
     if not files and not data.download:
@@ -110,11 +95,9 @@ def _content(config: Config) -> list[Any]:
     except FileNotFoundError:
         return ["absent", config.data.path]
     if config.data.source == "digits":
-        return [file_hash(path) for path in files]
-    path = locate(config.data.path)
-    if path.is_file():
-        return [[str(place), sha256] for place, sha256 in archived_images(path)]
-    return [[str(place), file_hash(file)] for place, file in folder_images(path)]
+        return [sha256(path) for path in files]
+    images = listed(locate(config.data.path)).images
+    return [[str(place), file.sha256 if isinstance(file, Member) else sha256(file)] for place, file in images.items()]
 
 
 def root_key(config: Config, seed: int) -> str:
@@ -130,7 +113,7 @@ def _checkpoint(config: Config) -> Any:
     path = config.encoder.checkpoint
     if not path:
         return None
-    return file_hash(locate(path)) if locate(path).is_file() else ["absent", path]
+    return sha256(locate(path)) if locate(path).is_file() else ["absent", path]
 
 
 def missing_inputs(config: Config) -> Iterable[Fault]:
@@ -142,6 +125,8 @@ def missing_inputs(config: Config) -> Iterable[Fault]:
         yield Fault("data.path", str(error), path)
     except NotADirectoryError as error:
         yield Fault("data.path", str(error))
+    except OSError as error:
+        yield Fault("data.path", f"'{path}' cannot be read: {error.strerror}")
     path = config.encoder.checkpoint
     if path and locate(path).exists() and not locate(path).is_file():
         yield Fault("encoder.checkpoint", f"'{path}' is not a file")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from core.config import Config
-from core.data.counting import DAMAGED
+from core.data.listing import DAMAGED
 from core.networks.encoders import build_encoder, load_checkpoint
 from core.parsing import Fault
 from core.trial import load_dataset, require_head
@@ -27,6 +27,8 @@ def faults(config: Config, n_classes: int, store: Any) -> list[Fault]:
     if not (found or config.data.download):  # what is to be downloaded is left to the trials
         try:
             load_dataset(dataclasses.replace(config, device="cpu"), store)
-        except (ValueError, RuntimeError, *DAMAGED) as error:  # RuntimeError: torchvision's of what is not CIFAR
-            found.append(Fault("data.path", f"'{config.data.path}' cannot be used: {' '.join(str(error).split())}"))
+        except ValueError as error:
+            found.append(Fault("data.path", " ".join(str(error).split())))
+        except (RuntimeError, *DAMAGED) as error:  # RuntimeError: torchvision's of what is not CIFAR
+            found.append(Fault("data.path", f"'{config.data.path}' cannot be read: {' '.join(str(error).split())}"))
     return found

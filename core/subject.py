@@ -6,16 +6,15 @@ Only `advance` and `inspect` import torch.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import lzma
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from core import fingerprint, trajectory
 from core.config import ALTERNATIVES, BASELINES, Config, Data
 from core.data.counting import class_counts
+from core.data.listing import shown
 from core.data.profile import exponential_counts
 from core.parsing import Fault, parse, to_tree
 from core.priors import training_prior, uncorrected_prior
@@ -97,13 +96,15 @@ def _config(settings: Mapping[str, Any]) -> Config:
 
 
 def _data_faults(config: Config) -> list[Fault]:
-    """Images that the settings ask for and that are not there."""
+    """Images that the settings ask for and that are not there, or may not be read."""
     try:
         _class_counts(config)
+        fingerprint.data_fingerprint(config)
     except ValueError as error:
         return [_located(config, error)]
     except UNREADABLE as error:
-        return [Fault("data.path", f"'{config.data.path}' cannot be read: {getattr(error, 'strerror', None) or error}")]
+        file = shown(getattr(error, "filename", None) or config.data.path)
+        return [Fault("data.path", f"'{file}' cannot be read: {getattr(error, 'strerror', None) or error}")]
     return []
 
 
@@ -130,13 +131,7 @@ def _located(config: Config, error: ValueError) -> Fault:
 
 def _class_counts(config: Config, data: Data | None = None) -> list[int]:
     """Training images per class; of `data` if given, settings other than the configuration's for the same files."""
-    files = tuple(fingerprint.data_files(config))
-    return list(_counted(data or config.data, files, fingerprint.data_fingerprint(config)))
-
-
-@functools.cache  # listing an archive takes half a second, and a grid has many cells
-def _counted(data: Data, files: tuple[Path, ...], data_fingerprint: str) -> tuple[int, ...]:
-    return tuple(class_counts(data, files))
+    return class_counts(data or config.data, fingerprint.data_files(config))
 
 
 def _last_metrics(config: Config, counts: Sequence[int]) -> set[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ablation import limits, worker_process
+from ablation import leftovers, limits, worker_process
 from ablation.errors import InputError, Problem
 from ablation.on_ray import node
 from ablation.on_ray.node import Site
@@ -55,7 +55,7 @@ def connected(address: str | None) -> Iterator[None]:
         import ray
     except ImportError:
         raise InputError([Problem("", "--executor", "ray is not installed; pip install 'ablate-lt[ray]'")]) from None
-    for module in (node, limits, worker_process):
+    for module in (node, limits, worker_process, leftovers):
         ray.cloudpickle.register_pickle_by_value(module)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")

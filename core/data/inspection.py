@@ -8,7 +8,9 @@ from typing import NamedTuple
 import torch
 
 from core.config import Config
-from core.data import sources
+from core.data import layout, sources
+from core.data.listing import listed
+from core.data.location import locate
 from core.data.sources import Dataset, Split
 from core.fingerprint import data_fingerprint
 
@@ -21,6 +23,7 @@ class Description(NamedTuple):
     train_counts: list[int]
     test_counts: list[int]
     imbalance_factor: float
+    notes: list[str]  # on files and folders that are left out, and on names that look alike
 
 
 class Finding(NamedTuple):
@@ -37,13 +40,13 @@ def describe(config: Config, dataset: Dataset) -> Description:
         order = {"rgb": "bgr", "bgr": "rgb"}[order]
     return Description(
         data_fingerprint(config), order, tuple(dataset.train.images.shape[1:]), dataset.class_names,
-        train.tolist(), test.tolist(), float(train.max() / train.min().clamp(min=1)),
+        train.tolist(), test.tolist(), float(train.max() / train.min().clamp(min=1)), _notes(config),
     )  # fmt: skip
 
 
-def verify(dataset: Dataset) -> list[Finding]:
-    """Leaks between train and test, duplicates, empty classes, an unbalanced test set, blank images."""
-    findings = []
+def verify(config: Config, dataset: Dataset) -> list[Finding]:
+    """Leaks between train and test, duplicates, empty classes, an unbalanced test set, blank images, files left out."""
+    findings = [Finding(False, text) for text in _notes(config)]
     names = dataset.class_names
     for part, split in (("train", dataset.train), ("test", dataset.test)):
         counts = _counts(split, len(names))
@@ -67,6 +70,10 @@ def verify(dataset: Dataset) -> list[Finding]:
 
 def load(config: Config) -> Dataset:
     return sources.load(config.data)
+
+
+def _notes(config: Config) -> list[str]:
+    return layout.notes(listed(locate(config.data.path))) if config.data.source == "folder" else []
 
 
 def _counts(split: Split, n_classes: int) -> torch.Tensor:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import fcntl
 import io
 import struct
-import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import safetensors.torch
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from core.config import Data
-from core.data.counting import DAMAGED, PARTS, Place, class_folders, class_names, members, read_to_checksum
+from core.data.layout import class_names
+from core.data.listing import PARTS, contents, listed, shown
 from core.data.location import locate
 from core.data.profile import exponential_counts, held_out_counts
 from core.randomness import generator
@@ -156,16 +155,15 @@ def _folder(path: Path, data: Data) -> Dataset:
     found: dict[tuple[str, str], list[Tensor]] = {}
     mode = "L" if data.channels == "gray" else "RGB"
     shape = None
-    try:
-        for place, content in _archive(path) if path.is_file() else _tree(path):
-            pixels = _pixels(place, content, mode, data.size)
-            if shape is not None and pixels.shape != shape:
-                raise ValueError(f"{place}: {tuple(pixels.shape[1:])} pixels where the others have {tuple(shape[1:])}; set data.size")
-            shape = pixels.shape
-            found.setdefault((place.part, place.label), []).append(pixels)
-        names = class_names(found, [] if path.is_file() else class_folders(path))
-    except ValueError as error:
-        raise ValueError(f"{path.name}: {error}") from None
+    listing = listed(path)
+    names = class_names(listing)
+    for place, content in contents(listing):
+        file = f"'{shown(path)}': {shown(place)}"
+        pixels = _pixels(file, content, mode, data.size)
+        if shape is not None and pixels.shape != shape:
+            raise ValueError(f"{file}: {tuple(pixels.shape[1:])} pixels where the others have {tuple(shape[1:])}; set data.size")
+        shape = pixels.shape
+        found.setdefault((place.part, place.label), []).append(pixels)
     parts = []
     for part in PARTS:
         labels = torch.tensor([c for c, name in enumerate(names) for _ in found[part, name]])
@@ -173,38 +171,27 @@ def _folder(path: Path, data: Data) -> Dataset:
     return Dataset(*parts, names)
 
 
-def _pixels(place: Place, content: bytes, mode: str, size: int | None) -> Tensor:
-    """(channels, H, W) uint8 of an image file."""
+def _pixels(file: str, content: bytes, mode: str, size: int | None) -> Tensor:
+    """(channels, H, W) uint8 of an image file. file: how messages name it."""
+    if not content:
+        raise ValueError(f"{file}: not an image that can be read (it is empty)")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"mode {image.mode}, and pixels of 8 bits a channel are needed")
             image = image.convert(mode)
+    except UnidentifiedImageError:
+        raise ValueError(f"{file}: not an image that can be read ({_unidentified(content)})") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:  # Pillow's of broken files
-        raise ValueError(f"{place}: not an image that can be read ({error})") from None
+        raise ValueError(f"{file}: not an image that can be read ({error})") from None
     if size:
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(image))
     return pixels[None] if mode == "L" else pixels.permute(2, 0, 1)
 
 
-def _tree(path: Path) -> Iterator[tuple[Place, bytes]]:
-    """Place and content of every image below a folder, in sorted order."""
-    for file in sorted(path.glob("*/*/*")):
-        place = Place(*file.parts[-3:])
-        if place.part in PARTS and place.is_image and file.is_file():
-            yield place, file.read_bytes()
-
-
-def _archive(path: Path) -> Iterator[tuple[Place, bytes]]:
-    """The same for a tar archive, read in memory: nothing is unpacked."""
-    images = []
-    try:
-        with tarfile.open(path) as archive:
-            for member, place in members(archive):
-                if place.is_image:
-                    images.append((place, archive.extractfile(member).read()))
-            read_to_checksum(archive)
-    except DAMAGED as error:
-        raise ValueError(f"not a tar archive that can be read ({' '.join(str(error).split())})") from None
-    yield from sorted(images, key=lambda image: str(image[0]))
+def _unidentified(content: bytes) -> str:
+    """What may be said of a file that Pillow does not know."""
+    if content.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS; bring the file with git lfs pull"
+    return f"its content is not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, or is damaged"

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +17,8 @@ import postgresql
 import pytest
 from mlflow import MlflowClient
 
-from ablation.ledger import Ledger
+from ablation.ledger import read_trials, studies_of
+from ablation.ledger_storage import open_storage
 from ablation.runs import RunFolder
 from ablation.shared_database import storage_url
 
@@ -83,8 +85,9 @@ def alone(tmp_path_factory) -> Project:
 def assert_each_trial_is_there_once(host: Host) -> None:
     """In Optuna and in MLflow, whole, and nothing runs."""
     n_trials = len(host.states())
-    states = Ledger(storage_url(host.storage), host.study, "maximize").states()
-    assert list(states.values()) == ["COMPLETE"] * n_trials
+    with closing(open_storage(storage_url(host.storage))) as storage:
+        trials = [trial for name in studies_of(host.study) for trial in read_trials(storage, name)]
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * n_trials
     client = MlflowClient(host.tracking)
     runs = client.search_runs([client.get_experiment_by_name(host.study).experiment_id])
     assert Counter(run.info.status for run in runs) == {"FINISHED": n_trials + 1}

@@ -349,7 +349,7 @@ ARCHIVES = [
     *archived("a device", "'train/cat/2.png' is a device", packed((member("train/cat/2.png", type=tarfile.CHRTYPE, devmajor=1, devminor=5), b""))),
     *archived("a pipe", "'train/cat/2.png' is a device", packed((member("train/cat/2.png", type=tarfile.FIFOTYPE), b""))),
     *archived("a bomb", "'train/cat/bomb.png' has 1000000000000 bytes", bomb()),
-    Case("an archive of something else", "data unpack images.tar.gz unpacked", ("images.tar.gz", "holds no train/<class>/*"), {"images.tar.gz": lambda path: tarfile.open(path, "w:gz").close()}),
+    Case("an archive of something else", "data unpack images.tar.gz unpacked", ("images.tar.gz", "no folder train/"), {"images.tar.gz": lambda path: tarfile.open(path, "w:gz").close()}),
     Case("no such archive", "data unpack nowhere.tar.gz unpacked", ("nowhere.tar.gz", "is not a file")),
     Case("into a file", "data unpack images.tar.gz grid.yaml", ("grid.yaml", "cannot be written"), {"images.tar.gz": packed()}),
 ]
@@ -363,7 +363,7 @@ CHECKPOINTS = [
     Case("code in a checkpoint", PT, SAID_PT, {"weights.pt": zipped_pickle(Code())}),
     Case("code beside weights", PT, SAID_PT, {"weights.pt": zipped_pickle({"state_dict": {"model": {}}, "more": Code()})}),
     Case("code behind the ending of safe tensors", ST, SAID_ST, {"weights.safetensors": pickle.dumps(Code())}),
-    Case("a checkpoint that is not there", PT, (*SAID_PT, "is not a file")),
+    Case("a checkpoint that is not there", PT, (*SAID_PT, "is not there; looked for")),
     Case("a folder for a checkpoint", PT, (*SAID_PT, "is not a file"), {"weights.pt": folder}),
     Case("a pipe for a checkpoint", PT, (*SAID_PT, "is not a file"), {"weights.pt": pipe}),
     Case("an empty checkpoint", PT, SAID_PT, {"weights.pt": b""}),

@@ -63,7 +63,7 @@ BROKEN = [
         "grid.yaml: metric.gaol: unknown key 'gaol'; did you mean 'goal'?",
     ]),
     ("metric name", "", "metric: {name: top 1}\n", [
-        "grid.yaml: metric.name: 'top 1' is not a metric's name, such as test/top1",
+        "grid.yaml: metric.name: 'top 1' is not a metric's name, such as test/top1 (letters, digits, '_', '.', '/', '@', '-')",
     ]),
     ("design", "", "design: factoriel\n", [
         "grid.yaml: design: 'factoriel' is not allowed; did you mean 'factorial'?",
@@ -98,8 +98,8 @@ BROKEN = [
         "grid.yaml: seeds[2]: 0 is there twice",
         "grid.yaml: seeds[3]: 1.5 is not a seed: an integer from 0 to 4294967295",
     ]),
-    ("factors missing", FACTORS, "", [
-        "grid.yaml: factors: is missing; it must map each factor to its levels, the reference first",
+    ("factors missing", GRID[GRID.index("factors:") :], "", [
+        "grid.yaml: factors: is missing; it must map each factor to its levels, the reference first (only a grid of baselines or of arms needs none)",
     ]),
     ("factors as list", FACTORS, "factors: [lr, mix]\n", [
         "grid.yaml: factors: a list is not a mapping",
@@ -122,6 +122,12 @@ BROKEN = [
     ("factor named as column", "mix:", "seed:", [
         "grid.yaml: factors.seed: 'seed' is a column of results.csv; give the factor another name",
     ]),
+    *((f"factor named as column {name}", "mix:", f"{name}:", [
+        f"grid.yaml: factors.{name}: '{name}' is a column of results.csv; give the factor another name",
+    ]) for name in ("kind", "arm", "state", "trial", "error", "wall_seconds", "epochs_trained", "epochs_shared")),
+    *((f"factor named as the metric {name}", FACTORS, f"metric: {{name: {name}}}\n{FACTORS}".replace("mix:", f"{name}:"), [
+        f"grid.yaml: factors.{name}: '{name}' is the metric of the study, and so a column of results.csv; give the factor another name",
+    ]) for name in ("acc", "loss", "Error")),
     ("level name slash", "on: {mixup", "a/b: {mixup", [
         "grid.yaml: factors.mix.a/b: 'a/b' is not a level's name (letters, digits, '_', '-', single dots)",
     ]),

@@ -66,7 +66,7 @@ def test_unpacking_where_nothing_can_be_written_names_the_folder(tmp_path, folde
 
 
 def test_unpacking_a_damaged_archive_names_it(damaged, tmp_path):
-    assert said("data", "unpack", str(damaged), str(tmp_path / "images")).startswith(f"{damaged}: is not a tar archive that can be read")
+    assert said("data", "unpack", str(damaged), str(tmp_path / "images")).startswith(f"'{damaged}' is not a tar archive that can be read")
 
 
 @pytest.mark.parametrize("command", ["describe", "verify"])

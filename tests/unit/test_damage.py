@@ -14,16 +14,19 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import sqlalchemy
+from click.testing import CliRunner
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import OperationalError
 from toy_project import ToyProject
 
 from ablation import database
+from ablation.cli import main
 from ablation.damage import say
 from ablation.database import making
 from ablation.ledger import LedgerUnavailable
 from ablation.ledger_import import update_ledger
-from ablation.places import Places
+from ablation.places import Places, require_usable_name
 from ablation.runs import Damaged
 from ablation.status import status_of
 from ablation.store import KINDS, DiskStore
@@ -441,6 +444,43 @@ def test_urls_of_sqlite_are_files_and_others_are_not():
     assert database.sqlite_file("sqlite:///a.db?timeout=3") == Path("a.db")
     for url in ("postgresql://me@host/db", "http://host:5000", "sqlite://", "sqlite:///:memory:", "/a/folder"):
         assert database.sqlite_file(url) is None
+
+
+FOLDERS = ["what?now", "percent%20enc", "100%", "{x}", "a#b;c", "sp ace", "it's", 'say "x"', "new\nline", "ünï☃", "a\\b", ":memory:"]
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_database_is_made_in_the_project_whatever_its_folder_is_called(tmp_path, monkeypatch, name):
+    (tmp_path / name / "within").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / name / "within")
+    require_usable_name(Path())
+    for path in (Path("a.db"), Path.cwd() / "b.db"):
+        url = database.sqlite_url(path)
+        assert not set("?%{}") & set(url)
+        assert database.sqlite_file(url).absolute() == path.absolute()
+        sqlalchemy.create_engine(url).connect().close()
+        assert path.is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["what?now", "percent%20enc", "{x}"])
+def test_a_database_of_another_folder_is_made_there_too(tmp_path, monkeypatch, name):
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    url = database.sqlite_url(tmp_path / name / "a.db")
+    assert database.sqlite_file(url).absolute() == tmp_path / name / "a.db"
+    sqlalchemy.create_engine(url).connect().close()
+    assert (tmp_path / name / "a.db").is_file()
+
+
+@pytest.mark.parametrize("name", ["q'uo\"te", "a :b", os.fsdecode(b"caf\xe9")])
+def test_a_project_in_a_folder_that_mlflow_cannot_name_is_refused_before_anything_is_made(tmp_path, monkeypatch, name):
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    for arguments in (["run", "--grid", "g.yaml"], ["status"], ["ui"]):
+        done = CliRunner().invoke(main, arguments)
+        assert done.exit_code == 2 and ascii(str(tmp_path / name)) in done.output and "rename the folder" in done.output
+    assert list(Path().iterdir()) == []
 
 
 def test_places_are_those_of_the_project(toy):

@@ -9,9 +9,10 @@ from rich.console import Console
 from ablation import delivery as module
 from ablation import ledger_import, tracking
 from ablation.delivery import LONGEST_SECONDS, SYNC_SECONDS, Delivery
+from ablation.ledger import LedgerUnavailable
 from ablation.lock import only_one
 from ablation.places import Places
-from ablation.tracking_store import TrackingUnavailable
+from ablation.tracking_store import TrackingRefused, TrackingUnavailable
 
 
 @pytest.fixture
@@ -105,6 +106,32 @@ def test_what_could_not_be_delivered_is_tried_again(project, looked, monkeypatch
     with monkeypatch.context() as down:
         down.setattr(tracking.Tracker, "sync", refuse)
         assert not deliver(project)
+    assert deliver(project) and looked == ["fixes"]
+
+
+@pytest.mark.parametrize(("raised", "is_promised"), [(TrackingUnavailable, True), (TrackingRefused, False)])
+def test_what_can_never_be_delivered_is_not_promised(project, monkeypatch, capsys, raised, is_promised):
+    def refuse(self, folder, reports, is_running=True):
+        raise raised("http://localhost:5000", "it is so")
+
+    monkeypatch.setattr(tracking.Tracker, "sync", refuse)
+    assert not Delivery(project, "fixes", Console()).deliver()
+    said = capsys.readouterr().out
+    assert "it is so; the files are complete" in said and ("delivers them later" in said) == is_promised
+
+
+def test_a_ledger_out_of_reach_keeps_nothing_from_mlflow(project, looked, monkeypatch):
+    def locked(url, folder, is_running=True):
+        raise LedgerUnavailable(url, OSError("database is locked"))
+
+    monkeypatch.setattr(ledger_import, "update_ledger", locked)
+    assert not deliver(project) and looked == ["fixes"]
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t"])
+def test_a_blank_tracking_uri_is_as_none(project, looked, monkeypatch, blank):
+    deliver(project)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", blank)
     assert deliver(project) and looked == ["fixes"]
 
 

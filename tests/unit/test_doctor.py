@@ -19,7 +19,6 @@ from ablation import doctor as module
 from ablation.doctor import WIDTH, doctor, examine, examine_project
 from ablation.doctor_cache import YOUNG_SECONDS, cache_checks
 from ablation.doctor_databases import database_checks
-from ablation.ledger import Ledger
 from ablation.ledger_import import update_ledger
 from ablation.lock import only_one
 from ablation.runs import Outcome
@@ -94,9 +93,10 @@ OF_TRIAL = "trial_id = (SELECT trial_id FROM trial_user_attributes WHERE key = '
 def enroll_again(toy: ToyProject, state: optuna.trial.TrialState) -> None:
     """As two machines do at once."""
     trial = next(trial for trial in toy.trials() if trial.user_attrs["trial"] == TRIAL)
-    trial.state, ledger = state, Ledger(toy.url, "toy", "maximize")
+    trial.state = state
     trial.values = trial.values if state.name == "COMPLETE" else None
-    ledger._storage.create_new_trial(ledger._study_id, trial)
+    trial.datetime_complete = trial.datetime_complete if state.is_finished() else None
+    optuna.load_study(study_name="toy", storage=toy.url).add_trial(trial)
 
 
 def run_of(toy: ToyProject, name: str = TRIAL) -> str:
@@ -139,16 +139,16 @@ CORRUPTIONS = {  # what is done -> how, the check that finds it, what is said
     "several files": (lambda toy: [put(path(toy, name, trial), b"half a record\n") for name in ("outcome.json", "metrics.jsonl") for trial in (TRIAL, SHARED)], "files", "4: runs/toy/reference--s0/"),
     "an outcome's digit": (lambda toy: rewrite(path(toy, "outcome.json"), metrics={"top1": 41.0}), "outcomes", f"1: runs/toy/{TRIAL} has not the outcome that follows from its records"),
     "other results": (consistently_other, "outcomes", f"1: runs/toy/{TRIAL} has other records than the cache"),
-    "RUNNING in Optuna": (lambda toy: (toy.folder.path / TRIAL / "outcome.json").unlink() or in_optuna(toy, f"UPDATE trials SET state = 'RUNNING' WHERE {OF_TRIAL}", f'"{TRIAL}"'), "Optuna", f"RUNNING, and nobody runs them, 1: {TRIAL}"),
+    "RUNNING in Optuna": (lambda toy: (toy.folder.path / TRIAL / "outcome.json").unlink() or in_optuna(toy, f"UPDATE trials SET state = 'RUNNING' WHERE {OF_TRIAL}", f'"{TRIAL}"'), "Optuna", f"RUNNING, and not so by the files, 1: {TRIAL}"),
     "WAITING in Optuna": (lambda toy: in_optuna(toy, f"UPDATE trials SET state = 'WAITING' WHERE {OF_TRIAL}", f'"{TRIAL}"'), "Optuna", f"WAITING, and COMPLETE by the files, 1: {TRIAL}"),
-    "failed in Optuna": (lambda toy: in_optuna(toy, f"UPDATE trials SET state = 'FAIL' WHERE {OF_TRIAL}", f'"{TRIAL}"'), "Optuna", f"FAILED, and COMPLETE by the files, 1: {TRIAL}"),
-    "not in Optuna": (lambda toy: in_optuna(toy, f"DELETE FROM trials WHERE {OF_TRIAL}", f'"{TRIAL}"'), "Optuna", f"not enrolled, 1: {TRIAL}"),
+    "failed in Optuna": (lambda toy: in_optuna(toy, f"UPDATE trials SET state = 'FAIL' WHERE {OF_TRIAL}", f'"{TRIAL}"'), "Optuna", f"not there, though they have ended, 1: {TRIAL}"),
+    "not in Optuna": (lambda toy: in_optuna(toy, f"DELETE FROM trials WHERE {OF_TRIAL}", f'"{TRIAL}"'), "Optuna", f"not there, though they have ended, 1: {TRIAL}"),
     "another value in Optuna": (lambda toy: in_optuna(toy, f"UPDATE trial_values SET value = 7 WHERE {OF_TRIAL}", f'"{TRIAL}"'), "Optuna", f"COMPLETE with another result than the files', 1: {TRIAL}"),
     "in Optuna, not in runs": (lambda toy: shutil.rmtree(toy.folder.path / TRIAL), "Optuna", f"COMPLETE without files, 1: {TRIAL}"),
-    "enrolled twice": (lambda toy: enroll_again(toy, optuna.trial.TrialState.WAITING), "Optuna", f"enrolled twice, 1: {TRIAL}"),
-    "enrolled and complete twice": (lambda toy: enroll_again(toy, optuna.trial.TrialState.COMPLETE), "Optuna", f"enrolled twice, 1: {TRIAL}"),
-    "enrolled and running twice": (lambda toy: enroll_again(toy, optuna.trial.TrialState.RUNNING), "Optuna", f"enrolled twice, 1: {TRIAL}"),
-    "no ledger": (lambda toy: (toy.root / ".ablate/optuna.db").unlink(), "Optuna", "not enrolled, 8: reference--s0"),
+    "there and waiting": (lambda toy: enroll_again(toy, optuna.trial.TrialState.WAITING), "Optuna", f"WAITING, and COMPLETE by the files, 1: {TRIAL}"),
+    "there twice": (lambda toy: enroll_again(toy, optuna.trial.TrialState.COMPLETE), "Optuna", f"there twice, 1: {TRIAL}"),
+    "there and running": (lambda toy: enroll_again(toy, optuna.trial.TrialState.RUNNING), "Optuna", f"RUNNING, and COMPLETE by the files, 1: {TRIAL}"),
+    "no ledger": (lambda toy: (toy.root / ".ablate/optuna.db").unlink(), "Optuna", "not there, though they have ended, 8: reference--s0"),
     "a run": (lambda toy: MlflowClient(toy.uri).delete_run(run_of(toy)), "MLflow", f"runs that are missing, 1: {TRIAL}"),
     "the study's run": (lambda toy: MlflowClient(toy.uri).delete_run(run_of(toy, "toy on nothing")), "MLflow", "runs that are missing, 1: the study's own"),
     "no MLflow": (lambda toy: (toy.root / "mlflow.db").unlink(), "MLflow", "runs that are missing, 9: the study's own"),
@@ -275,10 +275,10 @@ def test_what_neither_cache_nor_files_have_is_left_to_the_next_run(toy, name):
     assert repaired["files"][0] == "mended" and "1 to be run again by `ablate run`" in repaired["files"][1]
     assert repaired["Optuna"][0] == "mended" and "COMPLETE without files" in repaired["Optuna"][1]
     assert {result for result, _ in lines(toy).values()} == {"ok"}
-    assert toy.states()[TRIAL] == ["FAIL", "WAITING"]
+    assert TRIAL not in toy.states()
     assert toy.go().n_trained == 4
     toy.deliver()
-    assert toy.states()[TRIAL] == ["FAIL", "COMPLETE"]
+    assert toy.states()[TRIAL] == ["COMPLETE"]
     for table, was in zip(toy.tables(), before):
         pd.testing.assert_frame_equal(table, was, check_exact=True)
 
@@ -321,7 +321,7 @@ def test_records_of_an_interrupted_study_are_mended_and_none_stays_running(toy):
     kept = toy.folder.records(trial)
     put(path(toy, "metrics.jsonl", trial), b"\0" * 50 + b"\n")
     found = lines(toy)
-    assert f"{trial}/metrics.jsonl" in found["files"][1] and found["Optuna"][0] == found["MLflow"][0] == "found"
+    assert f"{trial}/metrics.jsonl" in found["files"][1] and found["MLflow"][0] == "found"
     assert {result for result, _ in lines(toy, repair=True).values()} <= {"ok", "mended"}
     assert toy.folder.records(trial) == kept
     assert "RUNNING" not in [states[-1] for states in toy.states().values()] and "RUNNING" not in toy.statuses().values()
@@ -368,13 +368,10 @@ def test_trials_that_left_the_grid_are_told_and_are_no_fault(toy):
     assert found["folders"][1].startswith("of trials that have left the grid, 4: ")
 
 
-def test_a_trial_that_waits_though_it_left_the_grid_is_found(toy):
-    toy.edit("[0, 1]", "[0, 1, 2]")
-    toy.go(stop_after=1)
-    toy.deliver()
-    toy.edit("[0, 1, 2]", "[0, 1]")
+def test_a_trial_that_counts_in_optuna_though_it_left_the_grid_is_found(toy):
+    toy.edit("[0, 1]", "[0]")
     toy.go()
-    assert "to be run, though they left the grid, 4: reference--s2" in lines(toy)["Optuna"][1]
+    assert "COMPLETE, and not so by the files, 4: reference--s1" in lines(toy)["Optuna"][1]
     assert lines(toy, repair=True)["Optuna"][0] == "mended"
 
 

@@ -1,5 +1,6 @@
 """Studies from grid, experiment and command line: what is merged, and what is refused, all at once."""
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from ablation.grid import load_study, merge
 from ablation.grid_file import GRID_KEYS, read_grid
 from ablation.published import published
 from ablation.subject import Fault
-from ablation.subjects import load_subject
+from ablation.subjects import FunctionSubject, load_subject
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 KEYS = ("epochs", "optim.lr", "optim.momentum", "mixup", "warmup.epochs", "routing")
@@ -115,6 +116,15 @@ def test_an_extra_arm_has_its_own_overrides_on_the_common_settings(load):
 
 
 @pytest.mark.parametrize(
+    ("rest", "names"),
+    [("baselines: [ce]", ["ce"]), ("baselines: [ce, ldmlr]\nfactors: {}", ["ce", "ldmlr"]), ("arms: {a: {optim.lr: 0.1}, b: {optim.lr: 0.2}}", ["a", "b"])],
+)
+def test_a_grid_of_baselines_or_of_arms_alone_needs_no_factors(load, rest, names):
+    study = load(grid=f"study: s\nexperiment: tiny\nseeds: 2\n{rest}\n")
+    assert [variant.name for variant in study.variants] == names
+
+
+@pytest.mark.parametrize(
     ("baselines", "reference"),
     [("[ce, ldmlr]", "ldmlr"), ("[ce]", "ce"), ("[]", None), ("", None), ("[ce, ldmlr]\nreference: ce", "ce")],
 )
@@ -190,6 +200,70 @@ def test_a_broken_experiment_is_refused_with_its_message(load, tiny, problems):
 )
 def test_a_broken_option_is_refused_with_its_message(load, overrides, seeds, problems):
     assert refused(load, overrides=overrides, seeds=seeds) == problems
+
+
+def train(config, seed, report):
+    return {"test/top1": 0.0}
+
+
+@functools.cache
+def function():
+    """As a subject, of which nothing is known; to look for its sources takes longer than all else."""
+    return FunctionSubject(train)
+
+
+OPEN_GRID = GRID.replace("baselines: [ce, ldmlr]\n", "")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "places"),
+    [
+        ("mixup: true", "mixup: yes", ["grid.yaml: factors.mix.on.mixup"]),
+        ("seeds: 2", "seeds: 2\nsettings: {a: {b: None}, c: [1, 1_000]}", ["grid.yaml: settings.a.b", "grid.yaml: settings.c[1]"]),
+        ("seeds: 2", "seeds: 2\narms: {wide: {width: 64, since: 2024-01-01}}", ["grid.yaml: arms.wide.since"]),
+        ("off: {}", "off: {mixup: 'no', a: 1.2.3}", []),
+        ("study: s", "study: 2024-01-01\nquestion: yes", []),
+        ("off: {}", "None: {}", []),
+    ],
+)
+def test_doubtful_text_in_settings_of_a_function_is_refused_where_it_stands(load, old, new, places):
+    assert old in OPEN_GRID
+    doubtful = {"grid": OPEN_GRID.replace(old, new), "subject_loader": lambda name: function()}
+    found = refused(load, **doubtful) if places else [] if load(**doubtful) else None
+    assert [text.split(": line")[0] for text in found] == places and all("in quotes if text is meant" in text for text in found)
+
+
+@pytest.mark.parametrize(("value", "instead"), [("yes", "true"), ("None", "null"), ("1_000", "a number")])
+def test_doubtful_text_for_a_function_is_refused_in_experiment_and_options_alike(load, value, instead):
+    subject = {"grid": OPEN_GRID, "subject_loader": lambda name: function()}
+    found = refused(load, **subject, tiny=f"settings: {{a: {value}}}", overrides=[f"b={value}"])
+    assert [text.split(" is read")[0] for text in found] == [f"tiny.yaml: settings.a: line 1: {value}", f"-S: b: line 1: {value}"]
+    assert all(f"write {instead}" in text for text in found) and "the shell takes quotes away" in found[1]
+    study = load(**subject, tiny=f"settings: {{a: '{value}'}}", overrides=[f'b="{value}"'])
+    assert study.common == {"a": value, "b": value}
+
+
+def test_a_subject_that_checks_its_settings_is_left_to_tell_what_text_it_takes(load):
+    study = load(tiny="settings: {epochs: 1, routing: yes}", overrides=["warmup.epochs=0x10", "optim.momentum=None"])
+    assert study.common == {"epochs": 1, "routing": "yes", "warmup.epochs": 16, "optim.momentum": "None"}
+
+
+@pytest.mark.parametrize(("levels", "named", "level"), [
+    ("{True: {a: 1}, x: {}}", "True", "True"), ("{null: {a: 1}, x: {}}", "Null", "null"), ("{x: {}, 0x10: {a: 1}}", "16", "0x10"),
+    ("{True: {a: 1}, true: {}}", '"true"', "true"), ("{01: {}, 1: {a: 1}}", "'01'", "01"),
+])  # fmt: skip
+def test_a_claim_names_a_level_as_text_or_as_what_it_reads_as(load, levels, named, level):
+    grid = f"{OPEN_GRID.replace('{off: {}, on: {mixup: true}}', levels)}claims: [{{id: a, says: A., contrast: {{factor: mix, from: {named}, to: NONE}}, expects: [{{metric: m, direction: up}}]}}]\n"
+    names = [name for name in ("x", "True", "true", "01", "1") if name != level and f"{name}:" in levels]
+    study = load(grid=grid.replace("NONE", f"'{names[0]}'"), subject_loader=lambda name: function())
+    assert study.grid.claims[0]["contrast"]["from"] == level
+
+
+@pytest.mark.parametrize(("levels", "named", "both"), [("{True: {a: 1}, true: {}}", "true", "True, true"), ("{01: {}, 1: {a: 1}}", "1", "01, 1"), ("{null: {}, Null: {a: 1}}", "~", "null, Null")])
+def test_a_claim_about_one_of_two_levels_that_read_alike_is_refused(load, levels, named, both):
+    grid = f"{OPEN_GRID.replace('{off: {}, on: {mixup: true}}', levels)}claims: [{{id: a, says: A., contrast: {{factor: mix, from: {named}, to: z}}, expects: [{{metric: m, direction: up}}]}}]\n"
+    found = refused(load, grid=grid, subject_loader=lambda name: function())
+    assert any(f"may be any of the levels {both}; quote the one that is meant" in text for text in found)
 
 
 def test_everything_that_is_wrong_is_reported_at_once_and_only_once(load):
@@ -320,7 +394,7 @@ VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.di
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.dictionaries(st.sampled_from([*GRID_KEYS, "title"]), VALUES, max_size=5), st.text(max_size=8), st.text(max_size=8), st.sampled_from([FakeSubject, KnowingSubject]))
+@given(st.dictionaries(st.sampled_from([*GRID_KEYS, "title"]), VALUES, max_size=5), st.text(max_size=8), st.text(max_size=8), st.sampled_from([FakeSubject, KnowingSubject, function]))
 def test_any_grid_is_loaded_or_refused(load, changes, override, seeds, subject):
     grid = yaml.safe_dump({**yaml.safe_load(GRID), **changes})
     try:

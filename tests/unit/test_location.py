@@ -7,6 +7,7 @@ import pytest
 from core.config import Config, Data, Encoder
 from core.data.location import data_root, locate, places
 from core.fingerprint import missing_inputs
+from core.subject import SUBJECT
 
 
 @pytest.fixture
@@ -68,5 +69,7 @@ def test_what_is_missing_is_told_with_every_place_where_it_was_looked_for(here, 
 def test_something_else_in_the_place_of_a_file_is_a_fault_and_not_an_absence(here):
     (here / "net.pt").mkdir()
     (here / "images").mkdir()
-    config = Config(data=Data(source="folder", path="images"), encoder=Encoder(checkpoint="net.pt", channels="rgb"))
-    assert [fault.absent for fault in missing_inputs(config)] == ["", ""]
+    settings = {"data.source": "folder", "data.path": "images", "encoder.checkpoint": "net.pt", "encoder.channels": "rgb"}
+    faults = SUBJECT.check(settings)
+    assert {fault.key for fault in faults} == {"data.path", "encoder.checkpoint"}
+    assert not any(fault.absent for fault in faults)

@@ -24,15 +24,47 @@ def read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        *[(word, word) for word in ("on", "off", "yes", "no", "On", "True", "y", "none", "2024-01-01", "1:30", "1_000", "0x10")],
-        ("true", True), ("false", False), ("null", None), ("~", None),
-        ("5", 5), ("-3", -3), ("010", 10), ("1e-3", 1e-3), ("1.0e-3", 1e-3), ("5E-4", 5e-4), (".5", 0.5), ("1.", 1.0),
+        *[(word, word) for word in ("on", "off", "yes", "no", "On", "y", "none", "None", "tRUE", "2024-01-01", "1:30", "1_000", "-0x10", "0b1", "0o8", "1e", "inf")],
+        *[(word, True) for word in ("true", "True", "TRUE")], *[(word, False) for word in ("false", "False", "FALSE")],
+        *[(word, None) for word in ("null", "Null", "NULL", "~")], ("[Null, {a: }]", [None, {"a": None}]),
+        *[(f"{quote}{word}{quote}", word) for quote in "'\"" for word in ("True", "Null", "0x1F", "0o17", "1e3", "1_000", "yes")],
+        ("0x1F", 31), ("0xff", 255), ("0x0", 0), ("0o17", 15), ("0o0", 0), ("017", 17), ("08", 8), ("+1", 1), ("-0", 0),
+        ("5", 5), ("-3", -3), ("010", 10), ("+.5", 0.5), ("1e3", 1e3), ("1.E+3", 1e3), ("1e-3", 1e-3), ("1.0e-3", 1e-3), ("5E-4", 5e-4), (".5", 0.5), ("1.", 1.0),
         ("'5'", "5"), ('"true"', "true"), ("[1, 2.0, on]", [1, 2.0, "on"]), ("{a: {b: off}}", {"a": {"b": "off"}}),
     ],
 )  # fmt: skip
 def test_values_are_those_of_yaml_1_2(text, value):
     found = read_value(text, "-S")
     assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "instead"),
+    [
+        *[(word, "null, or") for word in ("None", "nULL")],
+        *[(word, "true, or") for word in ("yes", "On", "YES", "tRUE")],
+        *[(word, "false, or") for word in ("no", "Off", "OFF", "fALSE")],
+        *[(word, "a number as") for word in ("1_000", "0.000_1", "1:30", "16:9", "0b101", "-0x1F", "0X1F", "0O17", "1e", "2.5E-", "inf", "-inf", "nan", "Infinity", "1,000", "0,5", "64,128", "\u22121", "1e\u22123", "\u0663")],
+        *[(text, "") for text in ("2024-01-01", "2024-01-01T10:00:00Z", "2024-01-01 10:00:00")],
+    ],
+)  # fmt: skip
+def test_text_that_others_take_for_something_else_is_doubtful_with_its_place(read, text, instead):
+    doubts = []
+    assert read_value(f"[1, {{a: {text}}}]" if "," not in text else f"- 1\n- a: {text}", "-S", "k", doubts) == [1, {"a": text}]
+    [doubt] = doubts
+    assert (doubt.file, doubt.key) == ("-S", "k[1].a")
+    assert f'{text} is read as text; write {instead}' in doubt.message and f'"{text}" in quotes if text is meant' in doubt.message
+    assert read(f"x:\n  y: {text}\n") == {"x": {"y": text}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["none", "y", "n", "1.2.3", "v1", "10k", "5%", "1/2", "1-2", "10.0.0.1", "a_1", "_1", "2024-1-1", "nano", "a:b", "x,y", "<<", "=", "0bad", "'yes'", '"None"', "'1_000'", '"2024-01-01"', "true", "~", "017", "|\n yes\n"],
+)
+def test_text_that_everybody_reads_alike_is_not_doubtful(text):
+    doubts = []
+    read_value(text, "-S", "k", doubts)
+    assert doubts == []
 
 
 def test_keys_are_text(read):
@@ -63,6 +95,7 @@ def test_keys_are_text(read):
         ("a: 1\n---\nb: 2\n", ["a.yaml: line 2: expected a single document in the stream, but found another document"]),
         ("a: [1, {b: .nan}]\n", ["a.yaml: a[1].b: line 1: .nan is no number to compute with: finite, and 18 digits if whole"]),
         ("a: 1e999\n", ["a.yaml: a: line 1: 1e999 is no number to compute with: finite, and 18 digits if whole"]),
+        *[(f"a: {text}\n", [f"a.yaml: a: line 1: {text} is no number to compute with: "]) for text in (".Inf", "-.INF", ".NaN", "0xFFFFFFFFFFFFFFFF", "0o7777777777777777777777", "9" * 5000)],
         (f"a: {10**18}\n", [f"a.yaml: a: line 1: {10**18} is no number to compute with: finite, and 18 digits if whole"]),
         ('a: "\\ud800"\n', ["a.yaml: a: line 1: holds half of a surrogate pair, which is no character"]),
         ('"\\ud800": 1\n', ["a.yaml: line 1: holds half of a surrogate pair, which is no character"]),
@@ -159,6 +192,25 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", min_size=1, max_size=3), inner, max_size=3),
     max_leaves=8,
 )  # fmt: skip
+
+
+WRITTEN = st.one_of(
+    st.sampled_from(["true", "True", "TRUE", "false", "False", "FALSE"]).map(lambda text: (text, text.lower() == "true")),
+    st.sampled_from(["null", "Null", "NULL", "~"]).map(lambda text: (text, None)),
+    st.tuples(st.sampled_from(["", "+", "-"]), st.integers(0, 10**17)).map(lambda pair: (f"{pair[0]}{pair[1]}", -pair[1] if pair[0] == "-" else pair[1])),
+    st.integers(0, 10**17).flatmap(lambda n: st.sampled_from([(f"0x{n:x}", n), (f"0x{n:X}", n), (f"0o{n:o}", n), (f"00{n}", n)])),
+    st.floats(allow_nan=False, allow_infinity=False).map(lambda x: (repr(x), x)),
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(WRITTEN)
+def test_whatever_the_core_schema_has_for_a_value_is_that_and_its_quoted_form_is_text(written):
+    text, value = written
+    doubts = []
+    found = read_value(text, "-S", "k", doubts)
+    assert found == value and type(found) is type(value) and not doubts
+    assert read_value(f"'{text}'", "-S", "k", doubts) == text and not doubts
 
 
 @settings(max_examples=150, deadline=None)

@@ -12,7 +12,8 @@ from ablation import delivery, provenance, study, ui
 from ablation.cli import main
 from ablation.damage import say
 from ablation.errors import InputError
-from ablation.ledger import Ledger, LedgerUnavailable
+from ablation.ledger import LedgerUnavailable
+from ablation.ledger_import import update_ledger
 from ablation.places import Places
 from ablation.shared_database import StorageUnavailable, open_database, storage_url
 from ablation.tracking import Tracker
@@ -131,7 +132,7 @@ def test_no_password_of_a_store_is_shown(finished_toys, monkeypatch, tmp_path, c
         Tracker().sync(folder)
     if not url.startswith(("http", "nonsense")):
         with pytest.raises(LedgerUnavailable) as ledger:
-            Ledger(url, "toy", "maximize")
+            update_ledger(url, folder)
         assert SECRET not in str(ledger.value)
     with pytest.raises((InputError, StorageUnavailable)) as shared:
         open_database(storage_url(url))

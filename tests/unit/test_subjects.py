@@ -4,6 +4,7 @@ import importlib
 import importlib.metadata
 import json
 import math
+import os
 import subprocess
 import sys
 
@@ -93,7 +94,9 @@ def test_names_that_cannot_be_found_are_errors_that_say_why(module):
     name = module()
     assert problem("mine") == "'mine' is neither 'core' nor of the form package.module:function"
     assert problem(f"{name}:") == f"'{name}:' is neither 'core' nor of the form package.module:function"
-    assert problem("no_such_package.train:run") == "cannot import 'no_such_package.train': No module named 'no_such_package'"
+    assert problem("no_such_package.train:run") == (
+        f"cannot import 'no_such_package.train': No module named 'no_such_package'; looked for in {os.getcwd()} and among the installed packages"
+    )
     assert problem(f"{name}:trian") == f"module '{name}' has no 'trian'"
     needy = module(imports="import no_such_dependency")
     assert problem(f"{needy}:train") == f"cannot import '{needy}': No module named 'no_such_dependency'"
@@ -117,6 +120,59 @@ def test_own_code_is_found_where_ablate_is_started_and_hides_none_of_ours(tmp_pa
     code = "from ablation.subjects import load_subject as load; print([type(load(name)).__name__ for name in ('my:train', 'core', 'my:train')])"
     done = subprocess.run([sys.executable, *options, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout == "['FunctionSubject', 'StrategyA', 'FunctionSubject']\n", done.stderr
+
+
+TRAIN = "def train(config, seed, report):\n    return {'accuracy': 1}\n"
+HIDDEN = {  # subject -> the file that is hidden, and the end of the path of the one that hides it
+    "core.train:train": ("core/train.py", "core/__init__.py"),
+    "ablation.train:train": ("ablation/train.py", "ablation/__init__.py"),
+    "core.subject:SUBJECT": ("core/subject.py", "core/subject.py"),
+    "code:train": ("code.py", "code.py"),
+    "json.train:train": ("json/train.py", "json/__init__.py"),
+    "os:train": ("os.py", "os.py"),
+    "time:train": ("time.py", "built-in"),
+    "yaml:train": ("yaml/__init__.py", "yaml/__init__.py"),
+    "installed:train": ("installed.py", "site-packages/installed.py"),
+}
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """A package that has a function `train`, and a working directory that is searched after it."""
+    (tmp_path / "site-packages").mkdir()
+    (tmp_path / "site-packages" / "installed.py").write_text(TRAIN)
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "site-packages")])
+    return tmp_path / "project"
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_subject_that_another_module_hides_is_refused_with_both_paths(installed, name):
+    own, other = HIDDEN[name]
+    (installed / own).parent.mkdir(exist_ok=True)
+    (installed / own).write_text(TRAIN)
+    said = problem(name)
+    assert said.startswith(f"{installed / own} is hidden by ") and said.endswith("; rename the first")
+    assert said.partition(" is hidden by ")[2].partition(",")[0].endswith(other)
+
+
+@pytest.mark.parametrize("line", ["import installed", "from json.tool2 import f", "def f():\n    from core.things import x"])
+def test_a_module_that_a_subject_imports_and_another_one_hides_is_refused_too(installed, line, module):
+    for own in ("installed.py", "json/tool2.py", "core/things.py"):
+        (installed / own).parent.mkdir(exist_ok=True)
+        (installed / own).write_text("f = x = 1\n")
+    name = module(code=f"{line}\n{TRAIN}")
+    assert " is hidden by " in problem(f"{name}:train")
+
+
+def test_modules_that_are_the_very_ones_that_python_takes_hide_nothing(installed, monkeypatch):
+    (installed / "pack").mkdir()
+    (installed / "pack" / "mine.py").write_text(f"from . import helper_of_mine\nimport installed\n{TRAIN}")
+    (installed / "pack" / "helper_of_mine.py").write_text("")
+    monkeypatch.syspath_prepend(installed)
+    assert isinstance(load_subject("pack.mine:train"), FunctionSubject)
+    assert isinstance(load_subject("installed:train"), FunctionSubject)
 
 
 # --- the metrics of the built-in subject

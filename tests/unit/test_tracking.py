@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from ablation import tracking_store
 from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec
 from ablation.tracking import Synced, Tracker
-from ablation.tracking_store import TrackingUnavailable
+from ablation.tracking_store import TrackingRefused, TrackingUnavailable
 
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")  # inside MLflow
 
@@ -309,13 +311,156 @@ def test_run_deleted_by_hand_is_made_again(uri, folder):
     assert tracker.sync(folder) == Synced(n_created=1, n_points=6)
 
 
-def test_experiment_deleted_by_hand_comes_back(uri, folder):
+@pytest.mark.parametrize("is_new_process", [False, True])
+def test_a_deleted_experiment_is_told_and_left_to_a_person_since_all_its_runs_would_come_back(uri, folder, is_new_process):
+    finish(folder, NONE)
+    tracker = Tracker()
+    tracker.sync(folder)
+    client = MlflowClient(uri)
+    id_ = client.get_experiment_by_name("fixes").experiment_id
+    foreign = client.create_run(id_, run_name="not ours").info.run_id
+    client.delete_experiment(id_)
+    finish(folder, LR_SPLIT)
+    if not is_new_process:
+        with pytest.raises(TrackingUnavailable, match="deleted"):
+            tracker.sync(folder)
+    with pytest.raises(TrackingRefused, match=f"its experiment 'fixes' is deleted; .* mlflow experiments restore --experiment-id {id_}`") as raised:
+        (Tracker() if is_new_process else tracker).sync(folder)
+    assert not raised.value.is_for_now
+    assert client.get_run(foreign).info.lifecycle_stage == client.get_experiment(id_).lifecycle_stage == "deleted"
+    client.restore_experiment(id_)
+    assert Tracker().sync(folder).n_created == 1
+
+
+REFUSED = {  # metrics of one epoch, and settings
+    "names": ({"loss/": 1.0, "val//loss": 2.0, "/x": 3.0, ".": 4.0, "..": 5.0, "loss": 6.0}, {"a//b": 1, "a/b": 2, "..": 3}),
+    "long names": ({"m" * 300: 1.0, "m" * 301: 2.0}, {"k" * 300: 1, "k" * 301: 2}),
+    "long texts": ({"loss": 1.0}, {"text": "v" * 7000, "other": "v" * 7001}),
+    "surrogates and zeros": ({"\ud800": 1.0, "\udfff": 2.0}, {"\ud800": "a\ud800b", "z": "a\0b"}),
+    "more settings than a batch holds": ({"loss": 1.0}, {f"k{n}": n for n in range(250)}),
+    "values": ({"nan": math.nan, "inf": -math.inf, "int": 10**400, "large": 2**70, "bool": True}, {"int": 10**400}),
+    "epochs": ({"loss": 1.0, "x": 2.0}, {}),
+}
+
+
+@pytest.mark.parametrize(("metrics", "settings"), REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.parametrize("truncates", ["true", "false"])
+def test_what_mlflow_refuses_is_made_to_fit_and_everything_arrives(uri, folder, monkeypatch, metrics, settings, truncates):
+    monkeypatch.setenv("MLFLOW_TRUNCATE_LONG_VALUES", truncates)
+    odd = spec("odd", 0, {"lr_split": "on"}, settings)
+    folder.write_manifest(manifest([NONE, odd]))
+    finish(folder, NONE)
+    epoch = 2**70 if "x" in metrics else 1
+    folder.write_records(odd.trial, [{"phase": "joint", "epoch": epoch, "seconds": 1.0, "metrics": {"test/top1": 60.0, **metrics}}])
+    folder.write_outcome(odd.trial, replace(COMPLETE, metrics={"test/top1": 60.0, **metrics}, vectors={}))
+    Tracker().sync(folder)
+    assert Tracker().sync(folder) == NOTHING
+    found = runs(uri)
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    run = found[odd.trial]
+    assert len(run.data.metrics) == 1 + len(metrics)
+    finite = sorted(float(value) for value in metrics.values() if -math.inf < value < 10**300)
+    assert sorted(value for name, value in run.data.metrics.items() if name != "test/top1" and value == value) == finite
+    assert len(run.data.params) == len({"routing", "data.name", "arm", "seed", "lr_split"} | settings.keys()) - 2  # which all share
+
+
+@pytest.mark.parametrize("name", ["val//loss", ".", "m" * 300, "a@"])
+@pytest.mark.parametrize("is_new_process", [False, True])
+def test_names_of_a_trial_that_is_run_again_are_made_to_fit(uri, folder, name, is_new_process):
+    """Though its run in MLflow has ended, and no outcome has the name."""
+    finish(folder, NONE, FAILED)
+    tracker = Tracker()
+    tracker.sync(folder)
+    folder.write_records(NONE.trial, [{**RECORDS[1], "metrics": {name: 7.0}}, RECORDS[2]])
+    folder.write_outcome(NONE.trial, replace(COMPLETE, finished="2026-03-01T11:00:00+00:00"))
+    assert (Tracker() if is_new_process else tracker).sync(folder).n_replaced == 1
+    assert 7.0 in runs(uri)["none--s0"].data.metrics.values()
+
+
+def test_a_run_that_mlflow_refuses_keeps_no_other_from_arriving(uri, folder, monkeypatch):
+    for each in SPECS:
+        finish(folder, each)
+    create = tracking_store.Store.create
+
+    def refuse_one(self, name, start, tags):
+        if name == NONE.trial:
+            raise MlflowException("Invalid value for it", error_code=INVALID_PARAMETER_VALUE)
+        return create(self, name, start, tags)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking_store.Store, "create", refuse_one)
+        with pytest.raises(TrackingRefused, match="does not take all results: Invalid value for it"):
+            Tracker().sync(folder)
+    assert {LR_SPLIT.trial, CE.trial} <= set(runs(uri)) and NONE.trial not in runs(uri)
+    assert Tracker().sync(folder).n_created == 1
+
+
+def test_a_metric_measured_twice_in_an_epoch_is_one_point(uri, folder):
+    folder.write_config(NONE, {})
+    folder.write_records(NONE.trial, [record("joint", 1, 50.0), record("joint", 1, 51.0), record("joint", 2, 60.0)])
+    Tracker().sync(folder)
+    assert [(step, value) for step, value, _ in history(uri, runs(uri)["none--s0"], "test/top1")] == [(1, 51.0), (2, 60.0)]
+
+
+@pytest.mark.parametrize("is_new_process", [False, True])
+def test_a_metric_measured_again_after_the_first_value_was_logged_is_one_point(uri, folder, is_new_process):
+    folder.write_config(NONE, {})
+    tracker = Tracker()
+    for n in (1, 2):
+        folder.write_records(NONE.trial, [record("joint", 1, 50.0), record("joint", 1, 51.0), record("joint", 2, 60.0)][:n])
+        (Tracker() if is_new_process else tracker).sync(folder)
+    assert [(step, value) for step, value, _ in history(uri, runs(uri)["none--s0"], "test/top1")] == [(1, 51.0)]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "blank"),
+    [
+        (COMPLETE, set()),
+        (replace(COMPLETE, metrics={"test/top1": 60.0}), {"grad/encoder"}),
+        (replace(COMPLETE, metrics={"test/top1": 60.0, "grad/encoder": math.nan}), {"grad/encoder"}),
+        (FAILED, {"test/top1", "grad/encoder"}),
+    ],
+)
+def test_what_is_blank_in_results_is_blank_in_mlflow(uri, folder, outcome, blank):
+    """Though an epoch has had it: MLflow shows the last value that it has."""
+    finish(folder, NONE)
+    last = {name: outcome.metrics[name] for name in ("test/top1", "grad/encoder") if name in outcome.metrics}
+    finish(folder, CE, outcome)
+    if outcome.state == "COMPLETE":
+        folder.write_records(CE.trial, [*RECORDS[:2], {**RECORDS[2], "metrics": last}])
+    Tracker().sync(folder)
+    metrics = runs(uri)["ce--s0"].data.metrics
+    assert {name for name, value in metrics.items() if math.isnan(value)} == blank
+    assert Tracker().sync(folder) == NOTHING
+
+
+@pytest.mark.parametrize("is_copied", [False, True])
+def test_a_project_that_was_moved_keeps_its_artifacts(uri, folder, tmp_path, monkeypatch, is_copied):
     finish(folder, NONE)
     Tracker().sync(folder)
-    client = MlflowClient(uri)
-    client.delete_experiment(client.get_experiment_by_name("fixes").experiment_id)
-    assert Tracker().sync(folder) == NOTHING
-    assert "none--s0" in runs(uri)
+    for name in ("mlartifacts", "runs"):
+        (shutil.copytree if is_copied else shutil.move)(tmp_path / name, tmp_path / "else where" / name)
+    shutil.copy(tmp_path / "mlflow.db", tmp_path / "else where")
+    monkeypatch.chdir(tmp_path / "else where")
+    here = f"sqlite:///{tmp_path / 'else where' / 'mlflow.db'}"
+    moved = RunFolder(tmp_path / "else where" / "runs" / "fixes")
+    finish(moved, LR_SPLIT)
+    Tracker().sync(moved)
+    client = MlflowClient(here)
+    for run in (runs(here)["none--s0"], runs(here)["lr_split--s0"]):
+        assert run.info.artifact_uri.startswith((tmp_path / "else where" / "mlartifacts").as_uri())
+        assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"config.yaml", "metrics.jsonl"}
+
+
+def test_a_project_whose_artifacts_were_left_behind_uses_them_where_they_are(uri, folder, tmp_path, monkeypatch):
+    finish(folder, NONE)
+    Tracker().sync(folder)
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(tmp_path / "mlflow.db", tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    Tracker().sync(folder)
+    here = f"sqlite:///{tmp_path / 'elsewhere' / 'mlflow.db'}"
+    assert MlflowClient(here).list_artifacts(runs(here)["none--s0"].info.run_id)
 
 
 def test_report_is_attached_to_the_parent_when_it_changes(uri, folder, tmp_path):
@@ -377,6 +522,14 @@ def test_server_that_is_down_is_one_clear_error_without_credentials(folder):
     assert "refused" in str(raised.value)
     assert "secret" not in str(raised.value) and "ada" not in str(raised.value)
     assert raised.value.__cause__ is None and raised.value.__suppress_context__
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t\n"])
+def test_a_blank_tracking_uri_is_none(uri, folder, monkeypatch, blank):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", blank)
+    assert Tracker().uri == uri
+    finish(folder, NONE)
+    assert Tracker().sync(folder).n_created == 1
 
 
 @pytest.mark.parametrize(("chosen", "seconds"), [({}, 10), ({"MLFLOW_HTTP_REQUEST_TIMEOUT": "7"}, 7)])

@@ -1,0 +1,110 @@
+"""Signals in a worker process: SIGTERM asks it to stop, and training code may use them as outside.
+
+Processes that it forks have Python's own handlers: a request to stop is not theirs, and SIGTERM ends
+them. What they execute has the system's, since no signal is ignored here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ablation import interruption
+
+PR_SET_PDEATHSIG = 1  # of Linux
+
+Handler = Callable[[int, Any], Any] | int | None
+
+
+def ignore(*_: Any) -> None:
+    """SIG_IGN would be inherited by what training code executes."""
+
+
+HANDLERS: dict[int, Handler] = {
+    signal.SIGTERM: interruption.request,
+    signal.SIGINT: ignore,  # Ctrl-C is for the study, which then asks its workers to stop
+    signal.SIGHUP: ignore,
+}
+OUTSIDE: dict[int, Handler] = {
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGHUP: signal.SIG_DFL,
+}
+
+_install = signal.signal
+_forking = threading.local()  # its mask: those that the thread that forks had blocked before
+
+
+def heed() -> None:
+    """Take signals as a worker does, from now on."""
+    for number, handler in HANDLERS.items():
+        _install(number, handler)
+    worker = os.getpid()
+
+    @functools.wraps(signal.signal)
+    def install(number: int, handler: Handler) -> Handler:
+        is_request = number == signal.SIGTERM and os.getpid() == worker
+        return _install(number, _heeding(handler) if is_request else handler)
+
+    signal.signal = install
+    os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_behave_as_outside)
+
+
+@contextmanager
+def restored() -> Iterator[None]:
+    """Undo afterwards what training code has done to signals: another trial may follow."""
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in HANDLERS.items():
+            _install(number, handler)
+
+
+def die_with(parent: int) -> None:
+    """Be killed when the parent process ends, on Linux, however that may be."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it has ended already
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _heeding(handler: Handler) -> Handler:
+    """A handler of SIGTERM of training code's, which does not keep the request from being heard."""
+    if handler is interruption.request or hasattr(handler, "is_heeding"):
+        return handler
+    if handler == signal.SIG_IGN:
+        return interruption.request
+    if not callable(handler):
+        return handler
+
+    @functools.wraps(handler)
+    def both(number: int, frame: Any) -> Any:
+        interruption.request(is_known_to_training=True)
+        return handler(number, frame)
+
+    both.is_heeding = True
+    return both
+
+
+def _block() -> None:
+    """A signal that comes to a forked process before its handlers are set would be lost."""
+    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLERS)
+
+
+def _unblock() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+
+
+def _behave_as_outside() -> None:
+    for number, handler in HANDLERS.items():
+        if signal.getsignal(number) is handler:
+            _install(number, OUTSIDE[number])
+    _unblock()

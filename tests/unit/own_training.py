@@ -1,0 +1,58 @@
+"""Training code of somebody's own in a worker process, and what becomes of the processes that it starts."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ablation.workers import Worker, Workers
+
+PROCESSES = Path("/proc")
+
+
+def write_module(text: str, name: str = "trained") -> None:
+    Path(f"{name}.py").write_text(text)
+
+
+def send(worker: Worker, does: str = "", subject: str = "trained:train") -> None:
+    """Have a worker run a trial with these settings in the working directory."""
+    request = {"subject": subject, "settings": {"does": does}, "seed": 0, "until": None}
+    worker.send({**request, "cache": str(Path("cache").resolve()), "log": str(Path("log").resolve())}, "task")
+
+
+def hear(workers: Workers, worker: Worker) -> list[dict[str, Any]]:
+    """All that a worker says of its task, up to how it ended; where it said nothing of that, its death."""
+    messages: list[dict[str, Any]] = []
+    while all(message["event"] == "record" for message in messages):
+        messages += [event.message for event in workers.wait(0.1)]
+    worker.task = None
+    last = next(i for i, message in enumerate(messages) if message["event"] != "record")
+    return messages[: last + 1]
+
+
+def trained(does: str = "", subject: str = "trained:train") -> list[dict[str, Any]]:
+    """All that a new worker says of a trial; it has ended then."""
+    with Workers(1) as workers:
+        worker = workers.idle()
+        send(worker, does, subject)
+        return hear(workers, worker)
+
+
+def wait_for(name: str) -> str:
+    """What training code has written to a file of that name, once it has."""
+    while not (Path(name).exists() and Path(name).read_text()):
+        time.sleep(0.01)
+    return Path(name).read_text()
+
+
+def processes_here() -> list[int]:
+    """Those whose working directory is that of the test."""
+    found = []
+    for process in PROCESSES.glob("[0-9]*"):
+        try:
+            if (process / "cwd").resolve() == Path.cwd() and ") Z " not in (process / "stat").read_text():
+                found.append(int(process.name))
+        except OSError:  # it has ended meanwhile
+            continue
+    return found
