@@ -32,6 +32,7 @@ class Learner:
     def __init__(self, config: Config, seed: int, encoder: nn.Module, pretrained_head: Mapping[str, Tensor], class_counts: Tensor):
         self.config, self.seed, self.device = config, seed, config.device
         self.class_counts = class_counts.to(self.device)  # (C,)
+        self.n_images = class_counts.tolist()  # the same, as plain numbers
         self.n_classes, self.n_latents = len(class_counts), encoder.n_latents
         self.encoder = encoder
         head = config.head
@@ -132,17 +133,15 @@ class Learner:
         means, _ = class_means(standard, labels, self.n_classes)
         prototypes.copy_(track(prototypes, means, counts, momentum))
 
-    def drawn(self) -> Tensor:
-        """(C,) int64 generated latents of each class in the pool."""
-        return torch.bincount(self.pool.labels, minlength=self.n_classes)
-
     def training_prior(self) -> list[float]:
         """(C,) share of each class in the classification loss; sums to 1."""
-        return training_prior(self.config, self.class_counts.tolist(), self.drawn().tolist())
+        labels = self.pool.labels
+        drawn = torch.bincount(labels, minlength=self.n_classes).tolist() if len(labels) else [0] * self.n_classes
+        return training_prior(self.config, self.n_images, drawn)
 
     def weigh(self) -> None:
         """Weights and logit adjustment as the pool that there is asks for them."""
-        config, n_real, n_generated = self.config, int(self.class_counts.sum()), len(self.pool.labels)
+        config, n_real, n_generated = self.config, sum(self.n_images), len(self.pool.labels)
         self.shares.copy_(torch.tensor(shares(config, n_real, n_generated)))
         self.n_per_image.fill_((n_real + n_generated) / n_real)
         self.adjustment.copy_(logit_adjustment(torch.tensor(self.training_prior()), config.losses.logit_adjustment))

@@ -176,8 +176,9 @@ def test_every_tensor_of_an_epoch_is_on_the_device(augmentation, monkeypatch):
     monkeypatch.setattr(chunks, "autocast", lambda _: nullcontext())
     monkeypatch.setattr(epochs.Means, "read", lambda means: {})
     with torch.device("meta"):
-        trained = learner.Learner(config, 0, build_encoder("small-cnn", 1), {}, torch.zeros(10, dtype=torch.int64))
+        trained = learner.Learner(config, 0, build_encoder("small-cnn", 1), {}, torch.ones(10, dtype=torch.int64, device="cpu"))
         trained.mean, trained.std = torch.zeros(2, 64)
+        trained.is_nonnegative = True
         trained.geometry = Geometry(torch.zeros(10, 64), torch.zeros(10), torch.zeros(10))
         trained.pool = Pool(torch.zeros(50, 64), torch.zeros(50, dtype=torch.int64))
         train = Split(torch.zeros(150, 1, 8, 8, dtype=torch.uint8), torch.zeros(150, dtype=torch.int64))
