@@ -184,7 +184,8 @@ def test_a_whole_study_under_any_names_ends_with_a_sentence_and_all_tables_agree
                     assert hits >= 1, (trial, place, plan["returned"][i], places)
         assert ablate("status").exit_code == 0
         again = ablate("run", "--grid", "experiments/g.yaml", "--jobs", "1")
-        assert again.exit_code == done.exit_code and recorded() == complete
+        # as texts: NaN differs from itself
+        assert again.exit_code == done.exit_code and repr(recorded()) == repr(complete)
         ablate("table")
         ablate("report")
 
