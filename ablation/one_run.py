@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ablation.results import Results
+from ablation.results import Results, identities
 from ablation.statistics import Estimate, image_bootstrap
 
 METRICS = ("test/top1", "test/balanced_accuracy")  # means of hits: over images, and over classes of images
@@ -62,7 +62,7 @@ def _intervals(metric: str, hits: Sequence[list[np.ndarray]], weights: np.ndarra
 
 def _hits(results: Results, names: Sequence[str]) -> dict[str, list[np.ndarray]]:
     """Arm or baseline -> hits per class, of those that tell; {} where they were not tested on as many images of each class."""
-    trials = {row.arm: results.hits.get(row.trial) for row in results.trials.itertuples()}
+    trials = {row.arm: results.hits.get(row.trial) for row in identities(results.trials)}
     found = {name: unpacked(trials[name]) for name in names if trials.get(name)}
     sizes = {tuple(map(len, per_class)) for per_class in found.values()}
     return found if len(sizes) == 1 else {}

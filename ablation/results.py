@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -40,7 +40,7 @@ class Results:
     @cached_property
     def digests_by_cell(self) -> dict[tuple[str, int], str | None]:
         """(arm, seed) -> digest; None where the trial is not complete."""
-        return {(row.arm, row.seed): self.digests.get(row.trial) for row in self.trials.itertuples()}
+        return {(row.arm, row.seed): self.digests.get(row.trial) for row in identities(self.trials)}
 
     @property
     def headline(self) -> str:
@@ -136,6 +136,14 @@ def load(folder: RunFolder) -> Results:
         digests=digests,
         renamed=dict(sorted(renamed.items())),
     )
+
+
+def identities(trials: pd.DataFrame) -> Iterator[Any]:
+    """The rows of `Results.trials`, with the columns of IDENTITY as attributes.
+
+    Of those columns alone: Python takes two columns whose names differ in their Unicode form for one attribute.
+    """
+    return trials[[*IDENTITY, "error"]].itertuples()
 
 
 def diverged(trials: pd.DataFrame) -> pd.Series:

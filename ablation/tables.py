@@ -9,7 +9,7 @@ import pandas as pd
 from ablation import effects as judged
 from ablation.contrasts import difference_name
 from ablation.formatting import MISSING, correlation, duration, effect, label, p_value, points, table, value
-from ablation.results import Results, diverged
+from ablation.results import Results, diverged, identities
 
 # Shown beside the headline, where measured.
 DETAILS = ["test/many", "test/medium", "test/few", "test/top1_compensated"]
@@ -130,7 +130,7 @@ def divergence_table(results: Results) -> str:
 def failures_table(results: Results) -> str:
     """Each failed trial with its reason; "" where none failed."""
     failed = results.trials[results.trials["state"] == "FAILED"]
-    rows = [[f"`{row.trial}`", row.error if isinstance(row.error, str) else MISSING] for row in failed.itertuples()]
+    rows = [[f"`{row.trial}`", row.error if isinstance(row.error, str) else MISSING] for row in identities(failed)]
     return table(["trial", "reason"], rows, "ll") if rows else ""
 
 

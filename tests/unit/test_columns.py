@@ -25,6 +25,8 @@ TAKEN = ["trial", "arm", "kind", "seed", "state", "phase", "epoch", "epochs_trai
 FREE = [
     "index", "Index", "mean", "count", "name", "T", "_x", "values", "shape", "Error", "SEED", "effect", "metric", "verdict", "claim", "level_0", "Unnamed: 0", "test/top1.1", "nan", "1", "",
     " ", "a b", " a ", "a,b", 'a "b" c', "it's", "a\nb", "a\tb", "a|b", "a\\nb", "=1+1", "ünï", "日本", "metric/loss", "x" * 300,
+    # the same in other Unicode forms
+    "\u00e4", "a\u0308", "\ufb01t", "fit", "\u212b", "\u00c5", "A\u030a",
 ]  # fmt: skip
 SHORTEST = {"lr_split": FACTORS["lr_split"]}
 
