@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from ablation.errors import InputError, Problem
 from ablation.imported import is_library
@@ -19,14 +20,15 @@ OURS = Path(__file__).parent
 
 @contextmanager
 def contained(name: str) -> Iterator[None]:
-    """Import code of others: `os._exit` raises SystemExit, and the command line is `name` alone."""
-    arguments, leave = sys.argv, os._exit
+    """Import code of others: `os._exit` and `os.exec*` raise SystemExit, and the command line is `name` alone."""
+    arguments, leave, execute = sys.argv, os._exit, (os.execv, os.execve)
     sys.argv = [name]
     replace_exit(_raise)
+    os.execv, os.execve = map(_refused_execution, execute)  # the others of `os` call these
     try:
         yield
     finally:
-        sys.argv, os._exit = arguments, leave
+        sys.argv, os._exit, (os.execv, os.execve) = arguments, leave, execute
 
 
 @contextmanager
@@ -48,6 +50,18 @@ def replace_exit(instead: Callable[[int], None]) -> None:
         leave(status)
 
     os._exit = ended
+
+
+def _refused_execution(execute: Callable[..., Any]) -> Callable[..., Any]:
+    """Raises SystemExit in this process: what it executes would end with 0. In those that it forks, it is as it was."""
+    own = os.getpid()
+
+    def executed(*arguments: Any) -> Any:
+        if os.getpid() == own:
+            raise SystemExit(0)
+        return execute(*arguments)
+
+    return executed
 
 
 def describe_exit(error: BaseException) -> str:

@@ -24,7 +24,8 @@ def outcome_of(spec: TrialSpec, records: Sequence[Record], metric: dict[str, str
         return failure_of(spec, records, _error("MissingMetric", f"the last record does not hold the metric '{name}'; it holds {held or 'none'}"))
     if not math.isfinite(values[-1]):
         return failure_of(spec, records, _error("NotFinite", f"the metric '{name}' is {values[-1]}"))
-    best = max(values) if metric["goal"] == "maximize" else min(values)
+    finite = [value for value in values if math.isfinite(value)]  # max and min of NaNs follow their order
+    best = max(finite) if metric["goal"] == "maximize" else min(finite)
     times = [record["time"] for record in records if "time" in record]
     return Outcome(
         state="COMPLETE",

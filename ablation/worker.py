@@ -59,6 +59,7 @@ def serve(requests: Any, replies: Any) -> None:
 
     def fail(type_: str, message: str, text: str) -> None:
         text = redacted(text)
+        _put_output_back()
         with contextlib.suppress(OSError):  # the log; written first, since the study ends a process that has failed
             print(text, file=sys.stderr, flush=True)
             sys.stdout.flush()
@@ -102,19 +103,29 @@ def _end_forked(error: BaseException) -> NoReturn:
     else:
         code = 1
         traceback.print_exception(error)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _put_output_back()
     os._exit(code)
 
 
 def _redirect_output(log: Path) -> None:
     """What this process and its libraries print goes to `log` from now on."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _put_output_back()
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+
+
+def _put_output_back() -> None:
+    """Write what is left in standard output and error; undo that training code has replaced or closed them."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # it is None, or closed
+            getattr(sys, name).flush()
+        own = getattr(sys, f"__{name}__")
+        if own is None or own.closed:
+            own = open(number, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+            setattr(sys, f"__{name}__", own)
+        setattr(sys, name, own)
 
 
 def end_within(seconds: float) -> None:

@@ -179,3 +179,12 @@ def test_a_subject_that_ends_the_process_in_which_it_looks_at_files_is_told_and_
     write_module(LOOKING.format(does=does), name)
     assert inputs._ask({"subject": f"{name}:SUBJECT", "settings": [{}], "cache": "cache"}) == []
     assert len(told) == 1 and said in told[0]
+
+
+@pytest.mark.parametrize("call", ["os.execv(sys.executable, [sys.executable])", "os.execvp('true', ['true'])", "os.execle(sys.executable, 'python', {})", "os.execlp('true', 'true')"])
+def test_a_module_that_executes_another_program_at_its_import_is_refused(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "executes.py").write_text(f"import os, sys\n{call}\n")
+    told = "import sys; from ablation.subjects import load_subject\ntry: load_subject('executes:train')\nexcept Exception as error: sys.exit(str(error))"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(OURS)})
+    assert done.returncode == 1 and f"`{call}` in executes.py, line 2 would have ended the process" in done.stderr

@@ -197,6 +197,15 @@ def test_a_trial_without_the_headline_metric_at_its_end_fails_and_says_what_ther
     assert outcome.error["message"] == f"the last record does not hold the metric 'acc'; it holds {', '.join(sorted(returns)) or 'none'}"
 
 
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(("goal", "best"), [("maximize", 3.0), ("minimize", 2.0)])
+def test_the_best_epoch_is_one_with_a_finite_value_wherever_the_others_stand(odd, goal, best):
+    spec = TrialSpec(trial="a--s0", arm="a", kind="arm", levels={}, seed=0, settings={}, epochs_planned=1, epochs_trained=1, epochs_shared=0, key="k")
+    for values in ((odd, 3, 2), (3, odd, 2), (2, odd, 3)):
+        record = record_of(reporting(*((epoch, {"acc": value}) for epoch, value in enumerate(values)), returns={}))
+        assert outcome_of(spec, [record], {"name": "acc", "goal": goal}).metrics["best/acc"] == best
+
+
 def test_what_is_reported_once_the_function_has_returned_is_refused():
     kept = []
     record_of(lambda config, seed, report: kept.append(report) or {"acc": 1})

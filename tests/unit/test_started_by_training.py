@@ -259,3 +259,26 @@ def test_the_next_trial_of_a_worker_finds_signals_as_the_first_did():
         for does in ("changes", "looks"):
             send(worker, does)
             assert hear(workers, worker)[0]["record"]["metrics"] == {"top1": 1.0, "left": 0.0}
+
+
+@pytest.mark.parametrize("does", ["sys.stdout.close()", "sys.stderr.close()", "sys.stdout = sys.stderr = None", "sys.stdout = io.StringIO()"])
+@pytest.mark.parametrize("ends", ["return {'top1': 1}", "raise KeyError('lost')"])
+def test_the_standard_streams_of_a_worker_outlast_what_a_trial_does_to_them(does, ends):
+    write_module(
+        "import io, sys\n"
+        "def train(config, seed, report):\n"
+        "    if config['does'] == 'looks':\n"
+        "        print('heard', file=sys.stderr)\n"
+        "        return {'top1': 2}\n"
+        f"    {does}\n"
+        f"    {ends}\n"
+    )
+    with Workers(1) as workers:
+        worker = workers.idle()
+        send(worker, "changes")
+        *_, last = hear(workers, worker)
+        if last["event"] == "failed":
+            assert (last["error"]["type"], last["error"]["message"]) == ("KeyError", "'lost'")
+        else:
+            send(worker, "looks")
+            assert hear(workers, worker)[0]["record"]["metrics"] == {"top1": 2.0}
