@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -20,15 +21,17 @@ OURS = Path(__file__).parent
 
 @contextmanager
 def contained(name: str) -> Iterator[None]:
-    """Import code of others: `os._exit` and `os.exec*` raise SystemExit, and the command line is `name` alone."""
-    arguments, leave, execute = sys.argv, os._exit, (os.execv, os.execve)
+    """Import code of others: what would end this process raises SystemExit, and the command line is `name` alone."""
+    arguments, leave, others = sys.argv, os._exit, (os.execv, os.execve, os.abort)
     sys.argv = [name]
     replace_exit(_raise)
-    os.execv, os.execve = map(_refused_execution, execute)  # the others of `os` call these
+    # the others of the exec family call the first two
+    os.execv, os.execve = _raising(0, os.execv), _raising(0, os.execve)
+    os.abort = _raising(128 + signal.SIGABRT, os.abort)
     try:
         yield
     finally:
-        sys.argv, os._exit, (os.execv, os.execve) = arguments, leave, execute
+        sys.argv, os._exit, (os.execv, os.execve, os.abort) = arguments, leave, others
 
 
 @contextmanager
@@ -52,16 +55,16 @@ def replace_exit(instead: Callable[[int], None]) -> None:
     os._exit = ended
 
 
-def _refused_execution(execute: Callable[..., Any]) -> Callable[..., Any]:
-    """Raises SystemExit in this process: what it executes would end with 0. In those that it forks, it is as it was."""
+def _raising(status: int, call: Callable[..., Any]) -> Callable[..., Any]:
+    """Raises SystemExit in this process, in place of a call that would end it. In those that it forks, the call is made."""
     own = os.getpid()
 
-    def executed(*arguments: Any) -> Any:
+    def called(*arguments: Any) -> Any:
         if os.getpid() == own:
-            raise SystemExit(0)
-        return execute(*arguments)
+            raise SystemExit(status)
+        return call(*arguments)
 
-    return executed
+    return called
 
 
 def describe_exit(error: BaseException) -> str:

@@ -19,7 +19,7 @@ def plain_metrics(metrics: Any, source: str) -> dict[str, float]:
     if not isinstance(metrics, Mapping):
         if inspect.iscoroutine(metrics):
             metrics.close()  # else it warns that it was never awaited
-        what = "None" if metrics is None else f"{reprlib.repr(metrics)} ({_kind(metrics)})"
+        what = "None" if metrics is None else f"{_shown(metrics)} ({_kind(metrics)})"
         raise TypeError(f"{source} {what}; metrics are a dict, name -> number")
     for name in metrics:
         if not isinstance(name, str):
@@ -32,7 +32,7 @@ def plain_epoch(epoch: Any) -> int:
     value = _scalar(epoch)
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not (is_number and 0 <= value <= MAX_EPOCH and value == int(value)):
-        what = f"{reprlib.repr(epoch)} ({_kind(epoch)})"
+        what = f"{_shown(epoch)} ({_kind(epoch)})"
         raise ValueError(f"report got epoch {what}; epochs are whole numbers from 0")
     return int(value)
 
@@ -44,7 +44,7 @@ def _number(value: Any, source: str) -> float:
             raise TypeError
         return float(plain)
     except (TypeError, ValueError, OverflowError):
-        what = f"{reprlib.repr(value)} ({_kind(value)})"
+        what = f"{_shown(value)} ({_kind(value)})"
         raise TypeError(f"{source} = {what}; a metric is one number") from None
 
 
@@ -56,6 +56,11 @@ def _scalar(value: Any) -> Any:
         return value.item()
     except (TypeError, ValueError, RuntimeError):  # it has several elements, or none
         return value
+
+
+def _shown(value: Any) -> str:
+    """A value in a few words, on one line."""
+    return " ".join(reprlib.repr(value).split())
 
 
 def _kind(value: Any) -> str:

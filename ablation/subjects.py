@@ -187,6 +187,7 @@ class FunctionSubject:
                 is_interrupted = True
                 raise interruption.Interrupted  # what a function has computed cannot be kept
 
+        on_epoch.__qualname__ = "report"  # as messages of wrong calls name it
         returned = self.train(dict(settings), seed, on_epoch)
         is_running = False
         if os.getpid() != process:  # one that it has forked, and that has returned, too

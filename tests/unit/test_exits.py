@@ -181,8 +181,8 @@ def test_a_subject_that_ends_the_process_in_which_it_looks_at_files_is_told_and_
     assert len(told) == 1 and said in told[0]
 
 
-@pytest.mark.parametrize("call", ["os.execv(sys.executable, [sys.executable])", "os.execvp('true', ['true'])", "os.execle(sys.executable, 'python', {})", "os.execlp('true', 'true')"])
-def test_a_module_that_executes_another_program_at_its_import_is_refused(call, tmp_path, monkeypatch):
+@pytest.mark.parametrize("call", ["os.execv(sys.executable, [sys.executable])", "os.execvp('true', ['true'])", "os.execle(sys.executable, 'python', {})", "os.execlp('true', 'true')", "os.abort()"])
+def test_a_module_that_executes_another_program_or_aborts_at_its_import_is_refused(call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "executes.py").write_text(f"import os, sys\n{call}\n")
     told = "import sys; from ablation.subjects import load_subject\ntry: load_subject('executes:train')\nexcept Exception as error: sys.exit(str(error))"

@@ -15,6 +15,7 @@ from tiny_trials import MemoryStore
 from ablation import interruption
 from ablation.errors import InputError
 from ablation.outcome import expanded, outcome_of
+from ablation.reported import plain_metrics
 from ablation.runs import TrialSpec
 from ablation.subjects import FunctionSubject, load_subject
 
@@ -134,6 +135,12 @@ def test_what_is_no_dict_of_metrics_is_refused_with_what_it_is(given, said):
 def test_a_coroutine_is_refused_without_a_warning_that_it_was_never_awaited():
     with pytest.raises(TypeError, match=r"^<lambda> returned <coroutine .*> \(coroutine\); metrics are a dict"):
         record_of(lambda config, seed, report: coroutine())
+
+
+def test_a_value_of_several_lines_is_told_on_one():
+    with pytest.raises(TypeError) as error:
+        plain_metrics({"acc": np.zeros((3, 3))}, "train returned")
+    assert "\n" not in str(error.value) and "(ndarray)" in str(error.value)
 
 
 @pytest.mark.parametrize(("name", "said"), [(1, r"1 \(int\)"), (None, r"None \(NoneType\)"), (("test", "acc"), r"\('test', 'acc'\) \(tuple\)"), (b"acc", r"b'acc' \(bytes\)")])
