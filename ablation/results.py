@@ -139,11 +139,11 @@ def load(folder: RunFolder) -> Results:
 
 
 def identities(trials: pd.DataFrame) -> Iterator[Any]:
-    """The rows of `Results.trials`, with the columns of IDENTITY as attributes.
+    """The rows of `Results.trials`, with those columns of IDENTITY that it has as attributes, and its error.
 
     Of those columns alone: Python takes two columns whose names differ in their Unicode form for one attribute.
     """
-    return trials[[*IDENTITY, "error"]].itertuples()
+    return trials[[column for column in (*IDENTITY, "error") if column in trials]].itertuples()
 
 
 def diverged(trials: pd.DataFrame) -> pd.Series:

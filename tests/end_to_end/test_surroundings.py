@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+pytestmark = pytest.mark.long
+
 TRAIN = """
 def train(config, seed, report):
     return {"acc": 50.0 + seed + 10 * config["flag"]}

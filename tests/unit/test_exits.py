@@ -15,6 +15,8 @@ from ablation.errors import InputError
 from ablation.subjects import load_subject
 from ablation.workers import OURS
 
+pytestmark = pytest.mark.long
+
 PARSER = "parser = argparse.ArgumentParser(); parser.add_argument({arguments}); parser.parse_args({given})"
 COMMAND = "click.command()(click.option('--lr', type=float{more})(lambda lr: None))({given})"
 # what ends the process -> what is said of it

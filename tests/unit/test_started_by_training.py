@@ -110,6 +110,8 @@ AS_OUTSIDE = {
 MODULE = """
 import concurrent.futures, multiprocessing, os, signal, subprocess, sys, threading, time
 
+pytestmark = pytest.mark.long
+
 def double(x):
     return 2 * x
 
