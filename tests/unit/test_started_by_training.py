@@ -12,6 +12,8 @@ from own_training import hear, processes_here, send, trained, wait_for, write_mo
 
 from ablation.workers import OURS, Workers
 
+pytestmark = pytest.mark.long
+
 AS_OUTSIDE = {
     "a pool, forked": """
         with multiprocessing.get_context("fork").Pool(2) as pool:
@@ -109,8 +111,6 @@ AS_OUTSIDE = {
 
 MODULE = """
 import concurrent.futures, multiprocessing, os, signal, subprocess, sys, threading, time
-
-pytestmark = pytest.mark.long
 
 def double(x):
     return 2 * x
