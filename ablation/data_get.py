@@ -23,6 +23,7 @@ from typing import IO, NamedTuple
 from ablation.caching import show_size
 from ablation.data_sources import Source, SourceFile, read_sources
 from ablation.errors import InputError, Problem, Unavailable, nearest
+from ablation.files import replace
 from ablation.lock import only_one
 
 OLDEST_GIT = (2, 30)  # the first that is sure to take object names from standard input
@@ -127,21 +128,13 @@ def _require_space(files: Sequence[SourceFile], root: Path, downloads: Path) -> 
 
 
 def _write(file: SourceFile, repository: _Repository, blobs: Sequence[_Blob], target: Path) -> None:
-    """Write the file that comes out, checked before it gets its name."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            sha256 = _copy(file, repository, blobs, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        if sha256 != file.sha256:
-            message = f"came from the repository with the checksum {sha256}, and {file.sha256} is expected; it was not kept"
-            raise InputError([Problem("", file.path, message)])
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    """Write the file that comes out, checked before anything is written."""
+    content = io.BytesIO()
+    sha256 = _copy(file, repository, blobs, content)
+    if sha256 != file.sha256:
+        message = f"came from the repository with the checksum {sha256}, and {file.sha256} is expected; it was not kept"
+        raise InputError([Problem("", file.path, message)])
+    replace(target, content.getvalue())
 
 
 def _copy(file: SourceFile, repository: _Repository, blobs: Sequence[_Blob], stream: IO[bytes]) -> str:
@@ -165,12 +158,6 @@ def _copy(file: SourceFile, repository: _Repository, blobs: Sequence[_Blob], str
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return _digest(sums)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 class _Repository:
