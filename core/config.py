@@ -36,7 +36,7 @@ class Data:
     validation: float = setting(0.0, "share of every class's training images, one at least, that is held out and stands in for the test set, which is then not looked at: for tuning, with an encoder that has not been trained on them", minimum=0, maximum=0.9)
     channels: Literal["rgb", "bgr", "gray"] = setting("rgb", "order in which the files hold their channels")
     flip_channels: bool = setting(False, "swap red and blue on loading")
-    augmentation: Literal["none", "crop", "crop-flip"] = setting("crop-flip", "random crop after zero padding, horizontal flip")
+    augmentation: Literal["none", "crop", "crop-flip", "strong"] = setting("crop-flip", "random crop after zero padding, horizontal flip; strong: then one of TrivialAugment's operations and Cutout")
     padding: int = setting(4, "pixels of padding of the random crop", minimum=0)
     mean: tuple[float, ...] = setting((0.5,), "per channel, of images in [0, 1]; one value serves all channels")
     std: tuple[float, ...] = setting((0.5,), "per channel, of images in [0, 1]; one value serves all channels", above=0)

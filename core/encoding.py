@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from core.batches import batches
-from core.config import Config
+from core.config import Config, Data
 from core.data.augment import crop_and_flip, normalise
+from core.data.strong import strong
 from core.memory import is_out_of_memory, release
 from core.networks.encoders import drop_first_relu
 from core.randomness import generator
@@ -86,9 +87,21 @@ def encode_for_training(encoder: nn.Module, images: Tensor, config: Config, seed
 def augmented(images: Tensor, config: Config, gen: torch.Generator) -> Tensor:
     """uint8 images (B, channels, H, W) as the encoder's training input."""
     data = config.data
+    if data.augmentation == "strong":
+        images, kept = strong(images, data.padding, grey(data), gen)
+        return normalise(images, data.mean, data.std).mul_(kept)
     if data.augmentation != "none":
         images = crop_and_flip(images, data.padding, data.augmentation == "crop-flip", gen)
     return normalise(images, data.mean, data.std)
+
+
+def grey(data: Data) -> tuple[float, ...]:
+    """Share of each channel in the grey of an image, as loaded (ITU-R BT.601)."""
+    if data.channels == "gray":
+        return (1.0,)
+    red, green, blue = 0.299, 0.587, 0.114
+    is_bgr = (data.channels == "bgr") != data.flip_channels
+    return (blue, green, red) if is_bgr else (red, green, blue)
 
 
 def autocast(config: Config) -> torch.autocast:

@@ -223,7 +223,7 @@ def _cross_checks(config: Config) -> list[Fault]:
     if config.method not in ("ce", "ce-adjusted") and config.head.start == "pretrained" and config.head.name != "linear":
         faults.append(Fault("head.start", f"'pretrained' is the linear head of the pre-training, and head.name is {config.head.name}; choose random, or head.name: linear"))
     if config.method == "staged" and config.staged.encoding.augmented and data.augmentation == "none":
-        message = "true, and data.augmentation is none: nothing would differ; set data.augmentation: crop or crop-flip, or staged.encoding.augmented: false"
+        message = "true, and data.augmentation is none: nothing would differ; set data.augmentation: crop, crop-flip or strong, or staged.encoding.augmented: false"
         faults.append(Fault("staged.encoding.augmented", message))
     if config.generation.method == "ddim" and config.generation.steps > config.diffusion.steps:
         faults.append(Fault("generation.steps", f"{config.generation.steps} is more than the {config.diffusion.steps} of diffusion.steps"))

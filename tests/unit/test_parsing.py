@@ -76,7 +76,7 @@ CROSS_FAULTS = {
     ),
     "augmented latents without an augmentation": (
         {"method": "staged", "staged.encoding.augmented": True, "data.augmentation": "none"}, "staged.encoding.augmented",
-        "true, and data.augmentation is none: nothing would differ; set data.augmentation: crop or crop-flip, or staged.encoding.augmented: false",
+        "true, and data.augmentation is none: nothing would differ; set data.augmentation: crop, crop-flip or strong, or staged.encoding.augmented: false",
     ),
     "plateau that starts after the last epoch": (
         {"epochs": 20, "warmup.plateau.min_epochs": 21}, "warmup.plateau.min_epochs",

@@ -164,7 +164,7 @@ def test_an_epoch_never_waits_for_the_device(phase, monkeypatch):
     assert [func for func, *_ in recorded.done if func in WAITS] == []
 
 
-@pytest.mark.parametrize("augmentation", ["none", "crop-flip"])
+@pytest.mark.parametrize("augmentation", ["none", "crop-flip", "strong"])
 def test_every_tensor_of_an_epoch_is_on_the_device(augmentation, monkeypatch):
     """On `meta`, the device without values, which refuses tensors of other devices as a GPU does."""
     config = replace(config_of(SETTINGS["joint"] | {"data.augmentation": augmentation}), device="meta", batch_size=64)

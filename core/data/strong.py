@@ -1,0 +1,163 @@
+"""Strong augmentation of whole batches: crop and flip, one random operation an image, Cutout.
+
+TrivialAugment (Müller & Hutter, ICCV 2021): every image gets one operation of a list, uniformly,
+with a strength that is uniform too; then Cutout (DeVries & Taylor 2017). The ranges are those of
+its "wide" space (table 1 there). Left out is equalise, of its fourteen operations; shears are about
+the image's centre, strengths are not in 31 steps, and pixels are not rounded after the operation.
+
+Operations are dealt out, not drawn: of a batch, as many images get each as any other, one more or
+less. So every shape is known beforehand, and a GPU need not be waited for.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+OPERATIONS = (
+    "identity", "rotate", "shear-x", "shear-y", "translate-x", "translate-y", "brightness",
+    "colour", "contrast", "sharpness", "posterise", "solarise", "autocontrast",
+)  # fmt: skip
+
+LARGEST_ANGLE = math.radians(135)
+LARGEST_SHEAR = 0.99
+LARGEST_SHIFT = 1.0  # of the image's side
+LARGEST_CHANGE = 0.99  # of brightness, colour, contrast and sharpness, around 1
+FEWEST_BITS = 2
+CUTOUT = 0.5  # of the image's side: 16 of CIFAR's 32 pixels
+
+
+def strong(
+    images: Tensor, padding: int, grey: tuple[float, ...], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Augmented images, and what Cutout leaves of them.
+
+    images: (B, channels, H, W) uint8; padding: of the random crop; grey: share of each channel in
+    an image's grey. Returns (B, channels, H, W) float in [0, 255], channels last in memory, and
+    (B, 1, H, W) float, 0 where a square is cut out and 1 elsewhere.
+    """
+    n, _, height, width = images.shape
+    device = images.device
+    down, right = torch.randint(0, 2 * padding + 1, (2, n), generator=generator, device=device)
+    is_flipped = torch.rand(n, generator=generator, device=device) < 0.5
+    dealt = torch.randperm(n, generator=generator, device=device)
+    strength = 2 * torch.rand(n, generator=generator, device=device) - 1
+    centre = torch.rand(2, n, generator=generator, device=device)
+
+    # From here on images are in the order in which operations are dealt to them.
+    groups = {
+        name: slice(n * i // len(OPERATIONS), n * (i + 1) // len(OPERATIONS))
+        for i, name in enumerate(OPERATIONS)
+    }
+    rows, columns, is_inside = places(groups, strength, height, width)
+    columns = torch.where(is_flipped[dealt, None, None], width - 1 - columns, columns)
+    rows, columns = rows + down[dealt, None, None], columns + right[dealt, None, None]
+    padded = F.pad(images, (padding,) * 4).permute(0, 2, 3, 1)
+    moved = padded[dealt[:, None, None], rows, columns] * is_inside[..., None]
+    # (B, H, W, channels), which is channels last
+    pixels = moved.permute(0, 3, 1, 2).float()
+    for name, change in CHANGES.items():
+        group = groups[name]
+        pixels[group] = change(pixels[group], strength[group, None, None, None], grey)
+    augmented = torch.empty_like(pixels)
+    augmented[dealt] = pixels
+    return augmented, cutout(centre, height, width)
+
+
+def places(
+    groups: dict[str, slice], strength: Tensor, height: int, width: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where each pixel of the moved images comes from.
+
+    groups: the images that get each operation; strength: (B,) in [-1, 1]. Returns row and column,
+    each (B, H, W) int64 and inside the image, and (B, H, W) bool, False where the pixel comes from
+    outside it.
+    """
+    matrix = torch.eye(2, device=strength.device).repeat(len(strength), 1, 1)
+    shift = torch.zeros(len(strength), 2, device=strength.device)
+    angle = LARGEST_ANGLE * strength[groups["rotate"]]
+    matrix[groups["rotate"], 0, 0] = matrix[groups["rotate"], 1, 1] = angle.cos()
+    matrix[groups["rotate"], 0, 1], matrix[groups["rotate"], 1, 0] = -angle.sin(), angle.sin()
+    matrix[groups["shear-x"], 1, 0] = LARGEST_SHEAR * strength[groups["shear-x"]]
+    matrix[groups["shear-y"], 0, 1] = LARGEST_SHEAR * strength[groups["shear-y"]]
+    shift[groups["translate-x"], 1] = LARGEST_SHIFT * width * strength[groups["translate-x"]]
+    shift[groups["translate-y"], 0] = LARGEST_SHIFT * height * strength[groups["translate-y"]]
+
+    y = torch.arange(height, device=strength.device) - (height - 1) / 2
+    x = torch.arange(width, device=strength.device) - (width - 1) / 2
+    # (B, H, 1) of what the row contributes, (B, 1, W) of what the column does
+    row = matrix[:, 0, 0, None, None] * y[:, None] + matrix[:, 0, 1, None, None] * x
+    column = matrix[:, 1, 0, None, None] * y[:, None] + matrix[:, 1, 1, None, None] * x
+    row = (row + shift[:, 0, None, None] + (height - 1) / 2).round().long()
+    column = (column + shift[:, 1, None, None] + (width - 1) / 2).round().long()
+    is_inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    return row.clamp(0, height - 1), column.clamp(0, width - 1), is_inside
+
+
+def cutout(centre: Tensor, height: int, width: int) -> Tensor:
+    """(B, 1, H, W) float, 0 in a square around the centre, clipped at the border, and 1 elsewhere.
+
+    centre: (2, B) in [0, 1), shares of height and width.
+    """
+    masks = []
+    for share, side in zip(centre, (height, width), strict=True):
+        start = (share * side).long() - round(CUTOUT * side) // 2
+        position = torch.arange(side, device=centre.device)
+        after = position >= start[:, None]
+        masks.append(after & (position < start[:, None] + round(CUTOUT * side)))
+    rows, columns = masks
+    return 1.0 - (rows[:, None, :, None] & columns[:, None, None, :]).float()
+
+
+def blend(base: Tensor, pixels: Tensor, strength: Tensor) -> Tensor:
+    """From `base`, a factor around 1 as far as `pixels` are; Pillow's ImageEnhance."""
+    return (base + (1 + LARGEST_CHANGE * strength) * (pixels - base)).clamp(0, 255)
+
+
+def grey_of(pixels: Tensor, grey: tuple[float, ...]) -> Tensor:
+    """(B, 1, H, W)."""
+    return sum(share * pixels[:, i : i + 1] for i, share in enumerate(grey))
+
+
+def brightness(pixels: Tensor, strength: Tensor, grey: tuple[float, ...]) -> Tensor:
+    return blend(torch.zeros_like(pixels), pixels, strength)
+
+
+def colour(pixels: Tensor, strength: Tensor, grey: tuple[float, ...]) -> Tensor:
+    return blend(grey_of(pixels, grey), pixels, strength)
+
+
+def contrast(pixels: Tensor, strength: Tensor, grey: tuple[float, ...]) -> Tensor:
+    return blend(grey_of(pixels, grey).mean((1, 2, 3), keepdim=True), pixels, strength)
+
+
+def sharpness(pixels: Tensor, strength: Tensor, grey: tuple[float, ...]) -> Tensor:
+    """Against Pillow's SMOOTH, which weighs a pixel by 5 and its neighbours by 1 and leaves the border as it is."""
+    inner = pixels[:, :, 1:-1, 1:-1]
+    blurred = pixels.clone()
+    blurred[:, :, 1:-1, 1:-1] = (9 * F.avg_pool2d(pixels, 3, 1, 1)[:, :, 1:-1, 1:-1] + 4 * inner) / 13
+    return blend(blurred, pixels, strength)
+
+
+def posterise(pixels: Tensor, strength: Tensor, grey: tuple[float, ...]) -> Tensor:
+    step = 2 ** ((8 - FEWEST_BITS) * strength.abs()).round()
+    return (pixels / step).floor() * step
+
+
+def solarise(pixels: Tensor, strength: Tensor, grey: tuple[float, ...]) -> Tensor:
+    return torch.where(pixels >= 255 * (1 - strength.abs()), 255 - pixels, pixels)
+
+
+def autocontrast(pixels: Tensor, strength: Tensor, grey: tuple[float, ...]) -> Tensor:
+    darkest, brightest = pixels.amin((2, 3), keepdim=True), pixels.amax((2, 3), keepdim=True)
+    stretched = (pixels - darkest) * (255 / (brightest - darkest))
+    return torch.where(brightest > darkest, stretched, pixels)
+
+
+CHANGES = {
+    "brightness": brightness, "colour": colour, "contrast": contrast, "sharpness": sharpness,
+    "posterise": posterise, "solarise": solarise, "autocontrast": autocontrast,
+}  # fmt: skip
