@@ -148,14 +148,23 @@ class Losses:
     radius: float = setting(0.1, "equal-radius constraint (eta_r), within semantic", minimum=0)
     momentum: float = setting(0.9, "of the moving averages of prototypes and radii, per batch", minimum=0, maximum=1)
     logit_adjustment: float = setting(0.0, "tau: heads are trained with tau log(prior) added to their logits (Menon et al. 2021); the prior is that of training images and pool together", minimum=0)
-    common_radius: Literal["all", "many"] = setting("all", "classes whose mean radius is the common one: all, or those with more than 100 images, whose radius is not that of memorised ones")
+    radius_from: Literal["images", "views", "many"] = setting(
+        "images",
+        "where the common radius comes from: the latents of all classes' training images, which an encoder that has memorised the tail "
+        "puts too near to each other; strongly augmented views of them, until the encoder thaws and its batches tell; or the images of "
+        "classes with more than 100 of them",
+    )
 
 
 @dataclass(frozen=True)
 class Generation:
     quota: Literal["ldmlr", "balance"] = setting("balance", "latents per class: max(round(0.2 n_c), 5), or n_max - n_c")
     every: int = setting(5, "epochs between refreshes of the pool", minimum=1)
-    method: Literal["ddim", "ddpm"] = setting("ddim", "deterministic, or ancestral over all timesteps")
+    method: Literal["ddim", "ddpm", "gaussian"] = setting(
+        "ddim",
+        "deterministic, or ancestral over all timesteps; gaussian: no diffusion model, but a normal distribution around every class's "
+        "mean, with the covariance that classes of more than 100 images have within them",
+    )
     steps: int = setting(50, "timesteps of ddim", minimum=1)
     batch_size: int | None = setting(None, "generated latents per step; none: as many as real ones", minimum=1)
 
@@ -211,7 +220,9 @@ class Config:
 
     @property
     def diffusion_epochs(self) -> int:
-        return (self.staged.diffusion_epochs or self.epochs) if self.staged.generation else 0
+        if not self.staged.generation or self.generation.method == "gaussian":
+            return 0
+        return self.staged.diffusion_epochs or self.epochs
 
     @property
     def head_epochs(self) -> int:
@@ -248,6 +259,7 @@ BASELINES: dict[str, dict[str, Any]] = {
     "ce": {"method": "ce"},
     "ce-adjusted": {"method": "ce-adjusted"},
     "ldmlr": {"method": "staged", "head.name": "linear", "head.start": "pretrained", "generation.quota": "ldmlr"},
+    "ldmlr-gaussian": {"method": "staged", "head.name": "linear", "head.start": "pretrained", "generation.quota": "ldmlr", "generation.method": "gaussian"},
     "ldmlr-no-generation": {"method": "staged", "head.name": "linear", "head.start": "pretrained", "staged.generation": False},
     "frozen-encoder": {"method": "joint", "end_to_end": False},
     "balanced-head": _BALANCED_HEAD,
@@ -261,5 +273,5 @@ BASELINES: dict[str, dict[str, Any]] = {
         "staged.generation": True, "staged.batching": "natural", "generation.quota": "ldmlr", "generation.method": "ddpm",
     },
 }  # fmt: skip
-"""What a grid may name under `baselines`: settings on top of the experiment's. `ldmlr` is repaired; `ldmlr-original`
-is what the code of Han et al. 2024 does, and so names even what is our default."""
+"""What a grid may name under `baselines`: settings on top of the experiment's. `ldmlr` is repaired; `ldmlr-gaussian` draws
+its latents from normal distributions, without a diffusion model; `ldmlr-original` is what the code of Han et al. 2024 does, and so names even what is our default."""

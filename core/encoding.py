@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -82,6 +83,20 @@ def encode_for_training(encoder: nn.Module, images: Tensor, config: Config, seed
             batch = augmented(batch, config, augmentation) if encoding.augmented else normalise(batch, config.data.mean, config.data.std)
             latents[chosen] = encoder(batch).float()
     return latents
+
+
+def encode_views(encoder: nn.Module, images: Tensor, config: Config, seed: int) -> Tensor:
+    """(N, D) float32, of one strongly augmented view of each image, in eval mode."""
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, augmentation="strong"))
+    gen = generator(seed, "views", 0, config.device)
+    was_training = encoder.training
+    encoder.eval()
+    parts = []
+    with torch.no_grad(), autocast(config):
+        for batch in images.split(BATCH[config.device]):
+            parts.append(encoder(augmented(batch, config, gen)).float())
+    encoder.train(was_training)
+    return torch.cat(parts)
 
 
 def augmented(images: Tensor, config: Config, gen: torch.Generator) -> Tensor:

@@ -42,6 +42,18 @@ def unbiased_radii(radii: Tensor, counts: Tensor) -> Tensor:
     return torch.where(several, corrected, corrected[several].mean())
 
 
+def within_class_covariance(latents: Tensor, labels: Tensor, prototypes: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean outer product of a latent's difference from its class's prototype, over latents of the classes in use.
+
+    latents: (B, D); labels: (B,); prototypes: (C, D); used: (C,) bool. Returns (D, D), zero where none is of these classes, and
+    () float, how many are.
+    """
+    apart = latents - prototypes[labels]
+    weight = used[labels].to(latents.dtype)
+    n = weight.sum()
+    return (apart * weight[:, None]).T @ apart / n.clamp(min=1), n
+
+
 def prototype_loss(latents: Tensor, labels: Tensor, prototypes: Tensor) -> Tensor:
     """Mean squared distance to the class prototype, per dimension.
 

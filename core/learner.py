@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from core.config import Config
 from core.diffusion import alpha_bars
-from core.geometry import class_means, distances, track, unbiased_radii
+from core.geometry import class_means, distances, track, unbiased_radii, within_class_covariance
 from core.losses import Geometry, Semantic, Weights, logit_adjustment, semantic_loss
 from core.metrics import MANY_ABOVE
 from core.networks.denoisers import build_denoiser
 from core.networks.heads import build_head
-from core.pool import Pool, draw, quota
+from core.pool import Pool, draw, draw_gaussian, quota
 from core.priors import shares, training_prior
 from core.randomness import generator, initialised
 from core.repeated import Recorder, Repeated, cuda_graph
@@ -47,9 +47,12 @@ class Learner:
         self.adjustment = torch.zeros(self.n_classes, device=self.device)  # (C,) added to training logits
         self.shares = torch.zeros(2, device=self.device)  # weights of the mean losses of real and of generated latents
         self.n_per_image = torch.ones((), device=self.device)  # training images and pool, per training image
-        self.exemplary = self.class_counts > MANY_ABOVE  # (C,) classes whose mean radius is the common one
-        if config.losses.common_radius == "all" or not (class_counts > MANY_ABOVE).any():
-            self.exemplary = torch.ones_like(self.exemplary)
+        self.many = self.class_counts > MANY_ABOVE  # (C,) classes to borrow from: with many images, or all
+        if not (class_counts > MANY_ABOVE).any():
+            self.many = torch.ones_like(self.many)
+        # (C,) classes whose mean radius is the common one
+        self.exemplary = self.many if config.losses.radius_from == "many" else torch.ones_like(self.many)
+        self.covariance: Tensor | None = None  # (D, D) within these classes, where the pool is drawn by it
         self.optimisers = {
             name: build_optimiser(config.optim.of(name), getattr(self, name).parameters(), getattr(config.optim.lr, name))
             for name in ("encoder", "head", "denoiser")
@@ -62,8 +65,11 @@ class Learner:
         self._repeated: dict[Callable[..., Any], Repeated] = {}
         self.weigh()
 
-    def start(self, latents: Tensor, labels: Tensor) -> None:
-        """Statistics, prototypes and radii from the pretrained latents (N, D) of the training images."""
+    def start(self, latents: Tensor, labels: Tensor, views: Tensor | None = None) -> None:
+        """Statistics, prototypes and radii from the pretrained latents (N, D) of the training images.
+
+        views: (N, D) latents of strongly augmented views of them, if radii are to be those of these.
+        """
         if self.config.diffusion.scaling == "unit":  # (x - 0.5) / 0.5 = 2x - 1
             self.mean, self.std = torch.full_like(latents[0], 0.5), torch.full_like(latents[0], 0.5)
         else:
@@ -72,7 +78,12 @@ class Learner:
         standard = self.standardise(latents)
         self.farthest = float(standard.abs().max())
         prototypes, _ = class_means(standard, labels, self.n_classes)
-        radii, _ = class_means(distances(standard, labels, prototypes), labels, self.n_classes)
+        if self.config.generation.method == "gaussian":
+            covariance, n = within_class_covariance(standard, labels, prototypes, self.many)
+            self.covariance = covariance * (n / (n - self.many.sum()).clamp(min=1))
+        seen = standard if views is None else self.standardise(views)
+        means = prototypes if views is None else class_means(seen, labels, self.n_classes)[0]
+        radii, _ = class_means(distances(seen, labels, means), labels, self.n_classes)
         radii = unbiased_radii(radii, self.class_counts)
         self.geometry = Geometry(prototypes, radii, radii.clone())
 
@@ -130,6 +141,10 @@ class Learner:
         # sample, of which it has taken a tenth.
         apart, counts = class_means(distances(standard, labels, prototypes), labels, self.n_classes)
         radii.copy_(track(radii, apart, counts, momentum))
+        if self.covariance is not None:
+            found, n = within_class_covariance(standard, labels, prototypes, self.many)
+            m = STATISTICS_MOMENTUM
+            self.covariance.copy_(torch.where(n > 0, m * self.covariance + (1 - m) * found, self.covariance))
         means, _ = class_means(standard, labels, self.n_classes)
         prototypes.copy_(track(prototypes, means, counts, momentum))
 
@@ -150,9 +165,12 @@ class Learner:
         """Draw all generated latents anew."""
         counts = quota(self.config.generation.quota, self.class_counts)
         gen = generator(self.seed, "generation", epoch, self.device)
-        self.pool = draw(
-            self.denoiser, self.config.diffusion, self.config.generation, self.levels, counts, self.n_latents, gen, self.farthest
-        )  # fmt: skip
+        if self.covariance is not None:
+            self.pool = draw_gaussian(self.geometry.prototypes, self.covariance, counts, gen)
+        else:
+            self.pool = draw(
+                self.denoiser, self.config.diffusion, self.config.generation, self.levels, counts, self.n_latents, gen, self.farthest
+            )  # fmt: skip
         self.weigh()
 
     def generated_batch(self, size: int, gen: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -171,6 +189,8 @@ class Learner:
         state = {"diffusion_loss_at_thaw": thaw}
         if "denoiser" in modules:
             state |= {"mean": self.mean, "std": self.std} | {f"geometry.{name}": tensor for name, tensor in self.geometry._asdict().items()}
+        if "denoiser" in modules and self.covariance is not None:
+            state["covariance"] = self.covariance
         state |= {f"pool.{name}": tensor for name, tensor in self.pool._asdict().items()}
         for name, module in modules.items():
             state |= module_state(name, module) | optimiser_state(f"optim.{name}", self.optimisers[name])
@@ -182,6 +202,8 @@ class Learner:
         if "mean" in state:
             self.mean, self.std = state["mean"].to(self.device), state["std"].to(self.device)
             self.geometry = Geometry(**{k: v.to(self.device) for k, v in part("geometry", state).items()})
+        if "covariance" in state:
+            self.covariance = state["covariance"].to(self.device)
         self.pool = Pool(**{k: v.to(self.device) for k, v in part("pool", state).items()})
         self.weigh()
         for name, optimiser in self.optimisers.items():

@@ -37,6 +37,16 @@ def quota(rule: str, class_counts: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def draw_gaussian(prototypes: Tensor, covariance: Tensor, counts: Tensor, generator: torch.Generator) -> Pool:
+    """A fresh pool with counts[c] latents of class c, normal around its prototype. (C, D), (D, D), (C,)."""
+    device = prototypes.device
+    labels = torch.repeat_interleave(torch.arange(len(counts), device=device), counts.to(device))
+    variances, axes = torch.linalg.eigh(covariance)
+    noise = torch.randn(len(labels), len(covariance), generator=generator, device=device)
+    return Pool(prototypes[labels] + (noise * variances.clamp(min=0).sqrt()) @ axes.T, labels)
+
+
+@torch.no_grad()
 def draw(
     denoiser: nn.Module, diffusion: Diffusion, generation: Generation, levels: Tensor, counts: Tensor, n_latents: int, generator: torch.Generator,
     farthest: float,

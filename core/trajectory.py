@@ -132,7 +132,11 @@ def effective(config: Config, phase: str, epoch: int) -> dict[str, Any]:
         "head": tree["head"],
     }
     if phase == HEAD:
-        added = {"generation": generation(config), "diffusion": tree["diffusion"]} if config.staged.generation else {}
+        added = {"generation": generation(config)} if config.staged.generation else {}
+        if config.diffusion_epochs:
+            added["diffusion"] = tree["diffusion"]
+        elif added:
+            added["scaling"] = config.diffusion.scaling
         adjustment = config.losses.logit_adjustment
         return {**common, "batching": config.staged.batching, "encoding": encoding(config), "logit_adjustment": adjustment, **added}
     diffusing = {"denoiser": tree["denoiser"] if config.denoiser.name == "mlp" else config.denoiser.name, "diffusion": tree["diffusion"]}
@@ -140,6 +144,8 @@ def effective(config: Config, phase: str, epoch: int) -> dict[str, Any]:
         del common["head"]
         return {**common, **diffusing, "encoding": encoding(config)}
     losses = dict(tree["losses"])
+    if config.losses.radius_from == "views":
+        losses["padding"] = config.data.padding
     drawn = generation(config) if config.losses.generated > 0 else None
     settings = {**common, **diffusing, "losses": losses, "generation": drawn, "batching": config.batching, "clip": config.optim.clip}
     if phase == JOINT:
@@ -154,8 +160,8 @@ def optimiser(config: Config, module: str) -> list[Any]:
 
 
 def generation(config: Config) -> dict[str, Any]:
-    """Without the steps that ddpm does not ask for, and the refreshes and batches of a pool that a staged trial has not."""
-    unused = {"steps"} if config.generation.method == "ddpm" else set()
+    """Without the steps that only ddim asks for, and the refreshes and batches of a pool that a staged trial has not."""
+    unused = set() if config.generation.method == "ddim" else {"steps"}
     if config.method == "staged":
         unused |= {"every", "batch_size"}
     return {name: value for name, value in to_tree(config.generation).items() if name not in unused}

@@ -18,7 +18,7 @@ from core.config import Config
 from core.data import sources
 from core.data.sources import Dataset, Split
 from core.divergence import Diverged, require_finite, require_finite_modules
-from core.encoding import Latents, encode, encode_for_training, fitting_batch, latents_from_bytes, latents_to_bytes
+from core.encoding import Latents, encode, encode_for_training, encode_views, fitting_batch, latents_from_bytes, latents_to_bytes
 from core.epochs import Trained, joint_epoch, warmup_epoch
 from core.fingerprint import data_fingerprint, digest, root_key, source_fingerprint, versions
 from core.learner import Learner
@@ -144,8 +144,16 @@ class Trial:
         latents = self.latents
         learner = Learner(self.config, self.seed, self.pretraining.encoder, self.pretrained_head, self.dataset.class_counts)
         learner.n_chunks = self.n_chunks.get(JOINT, 1)
-        learner.start(latents.train, self.dataset.train.labels)
+        learner.start(latents.train, self.dataset.train.labels, self.views)
         return learner
+
+    @property
+    def views(self) -> Tensor | None:
+        """Latents of strongly augmented training images, where radii are taken from these."""
+        config, encoder = self.config, self.pretraining.encoder
+        if config.method != "joint" or config.losses.radius_from != "views":
+            return None
+        return encode_views(encoder, self.dataset.train.images, config, self.seed)
 
     def run(self, link: Link) -> evaluation.Report:
         """One epoch; returns what it reports. Raises Diverged."""
@@ -221,7 +229,7 @@ class Trial:
         """What the keys up to an epoch of this phase determine; trials that share them differ in the rest."""
         if "learner" not in self.__dict__:
             return self.pretraining.state()
-        untrained = {DIFFUSION: ("head",), HEAD: () if self.config.staged.generation else ("denoiser",)}
+        untrained = {DIFFUSION: ("head",), HEAD: () if self.config.diffusion_epochs else ("denoiser",)}
         return self.learner.state(without=untrained.get(phase, ()))
 
 

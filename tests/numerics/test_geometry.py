@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from core.geometry import class_means, distances, prototype_loss, radius_loss, track, unbiased_radii
+from core.geometry import class_means, distances, prototype_loss, radius_loss, track, unbiased_radii, within_class_covariance
 
 EXACT = 1e-10  # float64; the term under the root of a distance is 1e-12
 MOMENTUM = 0.9
@@ -178,3 +178,17 @@ def test_tracking_is_an_exponential_moving_average_over_the_classes_present(shap
 def test_tracking_carries_no_gradient():
     means = torch.ones(3, requires_grad=True)
     assert not track(torch.zeros(3), means, torch.ones(3), MOMENTUM).requires_grad
+
+
+def test_the_covariance_within_classes_is_that_of_the_classes_in_use():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0] * 40 + [1] * 30 + [2] * 20)
+    latents = torch.randn(90, 3, generator=generator) * (1 + labels[:, None])
+    prototypes, _ = class_means(latents, labels, 3)
+    used = torch.tensor([True, False, True])
+    found, n = within_class_covariance(latents, labels, prototypes, used)
+    parts = [torch.cov(latents[labels == c].T, correction=0) * int((labels == c).sum()) for c in (0, 2)]
+    torch.testing.assert_close(found, sum(parts) / 60)
+    assert int(n) == 60
+    nothing, none = within_class_covariance(latents[40:70], labels[40:70], prototypes, used)
+    assert not nothing.any() and int(none) == 0

@@ -6,7 +6,8 @@ import torch
 import core.pool
 from core.config import Diffusion, Generation
 from core.diffusion import alpha_bars
-from core.pool import draw, quota
+from core.geometry import class_means, within_class_covariance
+from core.pool import draw, draw_gaussian, quota
 
 COUNTS = torch.tensor([5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50])
 
@@ -90,3 +91,29 @@ def test_every_condition_is_worked_out_once_a_step():
 def test_an_empty_quota_gives_an_empty_pool():
     pool = drawn([0, 0])
     assert pool.latents.shape == (0, 3) and pool.labels.shape == (0,) and pool.labels.dtype == torch.int64
+
+
+def test_a_gaussian_pool_has_the_means_and_the_covariance_that_it_is_given():
+    n, scale = 20_000, torch.tensor([[2.0, 0.0, 0.0], [1.0, 0.5, 0.0], [0.0, 0.3, 0.1]])
+    prototypes, covariance = torch.tensor([[0.0, 1.0, 2.0], [5.0, -5.0, 0.0]]), scale @ scale.T
+    pool = draw_gaussian(prototypes, covariance, torch.tensor([n, n]), torch.Generator().manual_seed(0))
+    assert torch.bincount(pool.labels).tolist() == [n, n]
+    means, _ = class_means(pool.latents, pool.labels, 2)
+    torch.testing.assert_close(means, prototypes, rtol=0, atol=5 * 2.3 / n**0.5)
+    everybody = torch.tensor([True, True])
+    found, n_used = within_class_covariance(pool.latents, pool.labels, prototypes, everybody)
+    assert int(n_used) == 2 * n
+    torch.testing.assert_close(found, covariance, rtol=0, atol=5 * 4 * (1 / n) ** 0.5)
+
+
+def test_a_gaussian_pool_of_collapsed_latents_is_their_prototype():
+    prototypes = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    generator = torch.Generator().manual_seed(0)
+    pool = draw_gaussian(prototypes, torch.zeros(2, 2), torch.tensor([2, 1]), generator)
+    assert torch.equal(pool.latents, prototypes[pool.labels])
+
+
+def test_no_latents_are_drawn_where_none_are_asked_for():
+    generator = torch.Generator().manual_seed(0)
+    pool = draw_gaussian(torch.zeros(2, 2), torch.eye(2), torch.tensor([0, 0]), generator)
+    assert pool.latents.shape == (0, 2) and len(pool.labels) == 0

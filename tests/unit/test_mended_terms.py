@@ -111,3 +111,22 @@ def test_generated_latents_are_not_negative_where_the_encoders_are_not(settings)
 def test_adjusting_a_prior_that_is_uniform_is_a_fault(settings, is_fault):
     faults = parse(JOINT | settings | {"losses.logit_adjustment": 1.0})[1]
     assert ([fault.key for fault in faults] == ["losses.logit_adjustment"]) is is_fault, faults
+
+
+def test_radii_of_views_are_those_of_strongly_augmented_images_around_their_own_mean():
+    settings = JOINT | {"losses.radius_from": "views"}
+    learner, images = (learner_of(s) for s in (settings, JOINT))
+    assert (learner.geometry.radii > 1.1 * images.geometry.radii).float().mean() > 0.7
+    assert torch.equal(learner.geometry.prototypes, images.geometry.prototypes)
+    assert float(learner.common_radius()) == pytest.approx(float(learner.geometry.radii.mean()))
+
+
+def test_the_covariance_that_a_gaussian_pool_borrows_follows_the_encoder():
+    settings = JOINT | {"generation.method": "gaussian"}
+    learner = learner_of(settings)
+    assert learner_of(JOINT).covariance is None
+    before, address = learner.covariance.clone(), learner.covariance.data_ptr()
+    latents = 3 * torch.randn(64, learner.n_latents, generator=torch.Generator().manual_seed(0)).abs()
+    learner.track_latents(latents, torch.arange(64) % learner.n_classes)
+    assert not torch.equal(learner.covariance, before)
+    assert learner.covariance.data_ptr() == address

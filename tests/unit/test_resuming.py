@@ -16,6 +16,8 @@ PLATEAU = {"warmup.plateau.window": 1, "warmup.plateau.min_epochs": 2, "warmup.p
 TRIALS = {
     "joint": JOINT,
     "joint, sgd, mixup": JOINT | {"optim.name": "sgd", "pretraining.mixup": 0.4, "data.augmentation": "crop-flip", "optim.schedule": "cosine"},
+    "joint, gaussian, views, strong": JOINT
+    | {"generation.method": "gaussian", "losses.radius_from": "views", "data.augmentation": "strong"},
     "plateau": JOINT | PLATEAU,
     "staged": STAGED,
     "original": ORIGINAL,
@@ -48,7 +50,7 @@ def assert_same(name, store):
     assert store.load("state", links[-1].key) == expected.load("state", links[-1].key)
 
 
-LENGTHS = {"joint": 7, "joint, sgd, mixup": 7, "plateau": 7, "staged": 6, "original": 6, "control": 4, "ce": 3}
+LENGTHS = {"joint": 7, "joint, sgd, mixup": 7, "joint, gaussian, views, strong": 7, "plateau": 7, "staged": 6, "original": 6, "control": 4, "ce": 3}
 STOPS = [pytest.param(name, i, id=f"{name}, after link {i + 1}") for name, n in LENGTHS.items() for i in range(n - 1)]
 
 

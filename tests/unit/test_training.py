@@ -379,7 +379,10 @@ OPTIONS = {
     "mixup": {"mixup": 0.4},
     "own standardisation": {"standardisation": "batch"},
     "adjusted logits": {"losses.logit_adjustment": 1.0},
-    "radius of the many": {"losses.common_radius": "many"},
+    "radius of the many": {"losses.radius_from": "many"},
+    "radius of views": {"losses.radius_from": "views"},
+    "gaussian": {"generation.method": "gaussian"},
+    "strong augmentation": {"data.augmentation": "strong"},
     "pretraining steps": {"pretraining.schedule": "step", "pretraining.milestones": [1]},
 }
 

@@ -202,11 +202,30 @@ def test_the_augmentation_counts_for_latents_that_are_augmented(augmented, count
         (BASE, {"staged.head_batch_size": 64, "staged.encoding.statistics": "batch", "staged.encoding.first_relu": False}),
         (BASE, {"optim.momentum": 0.5}),
         (BASE | {"generation.method": "ddpm"}, {"generation.steps": 7}),
+        (STAGED | {"generation.method": "gaussian"}, {"generation.steps": 7, "staged.diffusion_epochs": 9, "diffusion.steps": 9}),
         (BASE | {"method": "ce"}, {"staged.encoding.statistics": "batch", "diffusion.scaling": "unit"}),
     ],
 )  # fmt: skip
 def test_what_changes_no_epoch_changes_no_key(settings, other):
     assert keys(settings) == keys(settings | other)
+
+
+@pytest.mark.parametrize(("radius_from", "counts"), [("views", True), ("images", False), ("many", False)])
+def test_the_crop_of_views_counts_where_radii_are_taken_from_them(radius_from, counts):
+    a, b = (
+        trajectory.effective(
+            config_of(BASE | {"losses.radius_from": radius_from, "data.padding": padding}), WARMUP, 1
+        )
+        for padding in (1, 2)
+    )
+    assert (a != b) is counts
+
+
+def test_latents_drawn_from_a_normal_distribution_ask_for_no_diffusion_epochs():
+    gaussian = STAGED | {"generation.method": "gaussian"}
+    assert len(keys(STAGED)) - len(keys(gaussian)) == 3
+    assert n_shared(gaussian, STAGED | {"staged.generation": False}) == 3
+    assert n_shared(gaussian, gaussian | {"diffusion.scaling": "unit"}) == 3
 
 
 def test_momentum_counts_for_the_modules_that_sgd_trains():
