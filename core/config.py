@@ -16,6 +16,8 @@ def section(cls: type) -> Any:
     return field(default_factory=cls)
 
 
+Augmentation = Literal["none", "crop", "crop-flip", "strong"]
+
 Encoders = Literal[
     "resnet20", "resnet32", "resnet44", "resnet56", "small-cnn",
     "torchvision-resnet18", "torchvision-resnet34", "torchvision-resnet50",
@@ -36,7 +38,7 @@ class Data:
     validation: float = setting(0.0, "share of every class's training images, one at least, that is held out and stands in for the test set, which is then not looked at: for tuning, with an encoder that has not been trained on them", minimum=0, maximum=0.9)
     channels: Literal["rgb", "bgr", "gray"] = setting("rgb", "order in which the files hold their channels")
     flip_channels: bool = setting(False, "swap red and blue on loading")
-    augmentation: Literal["none", "crop", "crop-flip", "strong"] = setting("crop-flip", "random crop after zero padding, horizontal flip; strong: then one of TrivialAugment's operations and Cutout")
+    augmentation: Augmentation = setting("crop-flip", "random crop after zero padding, horizontal flip; strong: then one of TrivialAugment's operations and Cutout")
     padding: int = setting(4, "pixels of padding of the random crop", minimum=0)
     mean: tuple[float, ...] = setting((0.5,), "per channel, of images in [0, 1]; one value serves all channels")
     std: tuple[float, ...] = setting((0.5,), "per channel, of images in [0, 1]; one value serves all channels", above=0)
@@ -62,6 +64,7 @@ class Pretraining:
     schedule: Literal["cosine", "step", "constant"] = setting("cosine", "learning rate over the epochs")
     milestones: tuple[int, ...] = setting((100, 150), "epochs after which `step` divides the rate by ten")
     mixup: float = setting(0.0, "alpha of mixup's Beta distribution; 0: no mixup", minimum=0)
+    augmentation: Augmentation | None = setting(None, "as data.augmentation, of pre-training alone; none given: data.augmentation")
 
 
 @dataclass(frozen=True)
@@ -231,6 +234,10 @@ class Config:
     @property
     def head_batch_size(self) -> int:
         return self.staged.head_batch_size or self.batch_size
+
+    @property
+    def pretraining_augmentation(self) -> Augmentation:
+        return self.pretraining.augmentation or self.data.augmentation
 
     @property
     def pretraining_epochs(self) -> int:

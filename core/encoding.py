@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -87,26 +86,26 @@ def encode_for_training(encoder: nn.Module, images: Tensor, config: Config, seed
 
 def encode_views(encoder: nn.Module, images: Tensor, config: Config, seed: int) -> Tensor:
     """(N, D) float32, of one strongly augmented view of each image, in eval mode."""
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, augmentation="strong"))
     gen = generator(seed, "views", 0, config.device)
     was_training = encoder.training
     encoder.eval()
     parts = []
     with torch.no_grad(), autocast(config):
         for batch in images.split(BATCH[config.device]):
-            parts.append(encoder(augmented(batch, config, gen)).float())
+            parts.append(encoder(augmented(batch, config, gen, "strong")).float())
     encoder.train(was_training)
     return torch.cat(parts)
 
 
-def augmented(images: Tensor, config: Config, gen: torch.Generator) -> Tensor:
-    """uint8 images (B, channels, H, W) as the encoder's training input."""
+def augmented(images: Tensor, config: Config, gen: torch.Generator, kind: str | None = None) -> Tensor:
+    """uint8 images (B, channels, H, W) as the encoder's training input. kind: of augmentation; default: data.augmentation."""
     data = config.data
-    if data.augmentation == "strong":
+    kind = kind or data.augmentation
+    if kind == "strong":
         images, kept = strong(images, data.padding, grey(data), gen)
         return normalise(images, data.mean, data.std).mul_(kept)
-    if data.augmentation != "none":
-        images = crop_and_flip(images, data.padding, data.augmentation == "crop-flip", gen)
+    if kind != "none":
+        images = crop_and_flip(images, data.padding, kind == "crop-flip", gen)
     return normalise(images, data.mean, data.std)
 
 

@@ -97,14 +97,15 @@ def _find(key: str) -> tuple[Any, Mapping[str, Any], Fault | None]:
 def _convert(value: Any, annotation: Any, limits: Mapping[str, Any]) -> tuple[Any, str]:
     """`value` as the annotated type, or why it is not one."""
     if _is_union(annotation):
-        options = typing.get_args(annotation)
-        if value is None or value == "none":
+        options = [option for option in typing.get_args(annotation) if option is not type(None)]
+        names_none = any("none" in typing.get_args(option) for option in options)  # as one of its choices
+        if value is None or (value == "none" and not names_none):
             return None, ""
         nested = _section_type(annotation)
         if nested:  # `plateau: {}` or `plateau: on` takes the section with its defaults
             empty = value == {} or SWITCH.get(str(value).lower(), False)
             return (to_tree(nested()), "") if empty else (None, f"{value!r} is not a section; write {{}} for its defaults, or set its keys")
-        return _convert(value, next(option for option in options if option is not type(None)), limits)
+        return _convert(value, options[0], limits)
     if typing.get_origin(annotation) is Literal:
         choices = typing.get_args(annotation)
         if value in choices:

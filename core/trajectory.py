@@ -122,7 +122,7 @@ def effective(config: Config, phase: str, epoch: int) -> dict[str, Any]:
         return {"method": config.method}
     if phase == PRETRAIN:
         keep = {name: tree["pretraining"][name] for name in ("momentum", "weight_decay", "batch_size", "mixup")}
-        return {"pretraining": keep, "augmentation": augmentation(tree), "rates": rates(config, phase, epoch)}
+        return {"pretraining": keep, "augmentation": augmentation(tree, config.pretraining_augmentation), "rates": rates(config, phase, epoch)}
     trained = rates(config, phase, epoch)
     common = {
         "optim": {module: optimiser(config, module) for module in trained},
@@ -176,7 +176,7 @@ def encoding(config: Config) -> dict[str, Any] | None:
     return {"statistics": chosen.statistics, "first_relu": chosen.first_relu, "augmentation": drawn}
 
 
-def augmentation(tree: Mapping[str, Any]) -> list[Any]:
-    """Kind and padding; the padding of an augmentation that is off changes nothing."""
-    kind = tree["data"]["augmentation"]
+def augmentation(tree: Mapping[str, Any], kind: str | None = None) -> list[Any]:
+    """Kind (by default data.augmentation) and padding; the padding of an augmentation that is off changes nothing."""
+    kind = kind or tree["data"]["augmentation"]
     return [kind, 0 if kind == "none" else tree["data"]["padding"]]

@@ -221,6 +221,16 @@ def test_the_crop_of_views_counts_where_radii_are_taken_from_them(radius_from, c
     assert (a != b) is counts
 
 
+@pytest.mark.parametrize("kind", ["none", "strong"])
+def test_pretraining_may_augment_in_its_own_way(kind):
+    own = BASE | {"pretraining.augmentation": kind}
+    assert n_shared(BASE, own) == 0
+    same = BASE | {"pretraining.augmentation": BASE.get("data.augmentation", "crop-flip")}
+    assert keys(BASE) == keys(same)
+    joint = trajectory.effective(config_of(own), JOINT, 5)
+    assert joint == trajectory.effective(config_of(BASE), JOINT, 5)
+
+
 def test_latents_drawn_from_a_normal_distribution_ask_for_no_diffusion_epochs():
     gaussian = STAGED | {"generation.method": "gaussian"}
     assert len(keys(STAGED)) - len(keys(gaussian)) == 3
