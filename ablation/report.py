@@ -74,7 +74,7 @@ def _context(study: Results, effects: pd.DataFrame, claims: pd.DataFrame, drawn:
     manifest = study.manifest
     headline = effects[effects["metric"] == study.headline]
     main, differences = headline[headline["kind"] == "main"], headline[headline["kind"] == "difference"]
-    facts = {name: fact for name, fact in manifest.facts.items() if name not in ("class_counts", "versions")}
+    facts = {name: fact for name, fact in manifest.facts.items() if name not in ("between_seeds", "class_counts", "versions")}
     versions = {**manifest.provenance.get("versions", {}), **manifest.facts.get("versions", {})}
     unfinished = study.trials[study.trials["state"].isin(["RUNNING", "WAITING"])]
     is_measured = manifest.reference in study.baselines and not study.complete(manifest.reference).empty
@@ -85,6 +85,7 @@ def _context(study: Results, effects: pd.DataFrame, claims: pd.DataFrame, drawn:
         "metric": label(study.headline),
         "percent": is_percent(study.headline),
         "points": points(study.headline),
+        "between_seeds": manifest.facts.get("between_seeds", ""),
         "class_counts": manifest.facts.get("class_counts") or [],
         "epochs": _epochs(manifest),
         "correlations": _correlations(differences, manifest.reference),

@@ -4,7 +4,7 @@
 
 Bare: forward, backward and Adam's step of the same ResNet-32 over the same batches, normalised beforehand, channels
 last; no augmentation and no loss. Joint: the whole of `core.epochs.joint_epoch`, with every diagnostic that
-a step takes. The two run in turn; printed are the median seconds and the median of the ratios round by round.
+a step takes; by routing rule, and once with strong augmentation. The two run in turn; printed are the median seconds and the median of the ratios round by round.
 """
 
 from __future__ import annotations
@@ -48,8 +48,10 @@ def main() -> None:
     train = sample(load(config.data), options.batches * config.batch_size, options.device)
     print(f"{len(train.labels)} images, {options.batches} batches of {config.batch_size}, {options.threads} threads, torch {torch.__version__}, {options.device}, {options.precision}")
     print(f"{'rule':12} {'bare s':>8} {'joint s':>8} {'ratio':>6}   (a whole epoch of 12,406 images at this rate: joint s)")
-    for rule in RULES:
-        bare, joint = measure(replace(config, routing=rule), train, options.rounds)
+    cases = {rule: replace(config, routing=rule) for rule in RULES}
+    cases["strong"] = replace(config, data=replace(config.data, augmentation="strong"))
+    for rule, case in cases.items():
+        bare, joint = measure(case, train, options.rounds)
         ratio = statistics.median(j / b for b, j in zip(bare, joint))
         whole = statistics.median(joint) * 12_406 / len(train.labels)
         print(f"{rule:12} {statistics.median(bare):8.3f} {statistics.median(joint):8.3f} {ratio:6.3f}   {whole:6.1f}")

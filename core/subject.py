@@ -9,6 +9,7 @@ import dataclasses
 import lzma
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from core import fingerprint, trajectory
@@ -74,6 +75,7 @@ class StrategyA:
             "pretraining_epochs": config.pretraining_epochs,
             "encoder": config.encoder.name,
             "head": config.head.name,
+            "between_seeds": _between_seeds(config),
             "versions": fingerprint.versions(),
         }
 
@@ -86,6 +88,17 @@ class StrategyA:
         from core.trial import advance
 
         advance(_config(settings), seed, until, store, report)
+
+
+def _between_seeds(config: Config) -> str:
+    """What a spread over seeds is a spread of, for those who read a table."""
+    later = "new modules, the order of the images, their augmentation and the noise"
+    if config.encoder.checkpoint:
+        return (
+            f"All seeds start from one pretrained encoder, {PurePath(config.encoder.checkpoint).name}; they differ in {later}. The spread "
+            "over seeds is that of training from this encoder, not of encoders."
+        )
+    return f"Every seed pre-trains an encoder of its own; besides, seeds differ in {later}. The images are the same."
 
 
 def _config(settings: Mapping[str, Any]) -> Config:

@@ -9,6 +9,7 @@ from core.diffusion import alpha_bars
 from core.parsing import parse
 from core.pool import draw
 from core.staged import head_step
+from core.subject import SUBJECT
 
 
 def learner_of(settings):
@@ -130,3 +131,14 @@ def test_the_covariance_that_a_gaussian_pool_borrows_follows_the_encoder():
     learner.track_latents(latents, torch.arange(64) % learner.n_classes)
     assert not torch.equal(learner.covariance, before)
     assert learner.covariance.data_ptr() == address
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({}, "Every seed pre-trains an encoder of its own"),
+        ({"encoder.checkpoint": "some/where.pt", "encoder.channels": "gray"}, "one pretrained encoder, where.pt"),
+    ],
+)
+def test_a_study_says_what_its_seeds_have_in_common(settings, says):
+    assert says in SUBJECT.describe(JOINT | settings)["between_seeds"]

@@ -291,3 +291,11 @@ def test_claims_and_failures_stand_after_the_evidence_and_before_the_setup(tmp_p
     text = text_of(study(tmp_path, claims=[claim], state=lambda spec: STATES.get(spec.trial, "COMPLETE")))
     found = re.findall(r"^## (.*)$", text, re.M)
     assert found[2:] == ["Claims", "Failed trials", "Trials not finished", "Setup", "Limits", "Provenance"]
+
+
+def test_the_table_says_what_a_spread_over_seeds_is_a_spread_of(tmp_path):
+    says = "All seeds start from one pretrained encoder, some.checkpoint."
+    known = study(tmp_path / "a", factors=SHORTEST, baselines=["ldmlr"], facts={"between_seeds": says})
+    text = text_of(known)
+    assert says in text.partition("## Effects")[0] and text.count(says) == 1
+    assert "None" not in text_of(study(tmp_path / "b", factors=SHORTEST, baselines=["ldmlr"]))
