@@ -189,7 +189,11 @@ class Config:
     batch_size: int = setting(128, "images per step", minimum=2)
     evaluate_every: int = setting(1, "epochs between evaluations on the test set; the last epoch always is", minimum=1)
     end_to_end: bool = setting(True, "off: the encoder stays frozen throughout")
-    routing: Literal["summed", "decoupled", "stopgrad", "pcgrad"] = setting("decoupled", "which losses reach the encoder")
+    routing: Literal["summed", "decoupled", "alternating", "stopgrad", "pcgrad"] = setting(
+        "decoupled",
+        "which losses reach the encoder; alternating: two steps a batch, with the gradients of the "
+        "classification loss, then with those of the semantic loss",
+    )
     batching: Literal["natural", "balanced"] = setting("natural", "images of warm-up and joint batches: each once an epoch, or every class alike")
     mixup: float = setting(0.0, "alpha of mixup's Beta distribution, in joint epochs; the semantic loss takes a mixed image for one of the class with the larger share; 0: no mixup", minimum=0)
     standardisation: Literal["tracked", "batch"] = setting("tracked", "latents of joint batches, for the semantic loss: by moving averages, or by their own mean and deviation, so that the loss cannot fall by shrinking them")

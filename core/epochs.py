@@ -53,7 +53,7 @@ def warmup_step(learner: Learner, z: Tensor, y: Tensor, t: Tensor, noise: Tensor
 
 
 def joint_epoch(learner: Learner, train: Split, epoch: int) -> Trained:
-    """Train all three modules on images; one encoder backward per batch, whatever the routing rule."""
+    """Train all three modules on images; one encoder backward per batch, two if alternating."""
     config, means, streams = learner.config, Means(learner.config, encoder_moves=True), Streams(learner, epoch)
     learner.encoder.train(config.batchnorm == "updating")
     learner.head.train()
@@ -115,18 +115,45 @@ def joint_step(
     semantic = learner.semantic(standard, y, t, noise)
     (config.losses.semantic * semantic.total).backward()
     semantic_gradient = leaf.grad
-    passes.backward(combine(config.routing, real_gradient, semantic_gradient))
     at_latent = conflict(real_gradient, semantic_gradient)
-    norms = {f"grad/{name}": gradient_norm(learner, name) for name in ("encoder", "head", "denoiser")}
-    norms |= {
+    norms = {
+        "grad/head": gradient_norm(learner, "head"),
+        "grad/denoiser": gradient_norm(learner, "denoiser"),
         "grad/conflict_cosine": at_latent.cosine,
         "grad/real_at_latent": at_latent.real_norm,
         "grad/semantic_at_latent": at_latent.semantic_norm,
     }
-    update(learner, "encoder", "head", "denoiser")
+    if config.routing == "alternating":
+        apart = passes.gradients(real_gradient), passes.gradients(semantic_gradient)
+        norms["grad/encoder"] = get_total_norm([a + b for a, b in zip(*apart)])
+        alternate(learner, *apart)
+    else:
+        passes.backward(combine(config.routing, real_gradient, semantic_gradient))
+        norms["grad/encoder"] = gradient_norm(learner, "encoder")
+        update(learner, "encoder", "head", "denoiser")
     learner.track_latents(leaf.detach(), y)
     learner.track_estimates(semantic)
     return norms | losses(real, generated, semantic), leaf.detach()
+
+
+def alternate(learner: Learner, real: list[Tensor], semantic: list[Tensor]) -> None:
+    """Two optimiser steps over all parameters: with the classification loss's gradients, then with
+    the semantic loss's.
+
+    The plan's third fix calls `real_loss.backward(retain_graph=True)`, steps and clears the one
+    optimiser of all modules, then does the same with the semantic loss. That raises an error: the
+    first step changes weights in place that the second backward pass still needs. Here both
+    gradients are taken first, at the same weights and from one forward pass; then the two steps
+    follow. As there, a step leaves a module alone that its loss does not reach: the first the
+    denoiser, the second the head. A module's moments see each of its steps.
+
+    real, semantic: gradients of the encoder's parameters; those of head and denoiser are in `grad`.
+    """
+    parameters = learner.optimisers["encoder"].param_groups[0]["params"]
+    for gradients, reached in ((real, "head"), (semantic, "denoiser")):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        update(learner, "encoder", reached)
 
 
 def classification(learner: Learner, real: Tensor, generated: Tensor | None) -> Tensor:

@@ -200,13 +200,86 @@ def test_a_term_that_does_not_reach_a_module_changes_no_bit_of_its_gradient(term
     assert changed == {module} | ({"encoder"} if encoder else set())
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_the_encoder_is_walked_backward_once(rule, warmed, monkeypatch):
+@pytest.mark.parametrize(("rule", "n_walks"), [*((rule, 1) for rule in RULES), ("alternating", 2)])
+def test_the_encoder_is_walked_backward_once_and_for_alternating_twice(rule, n_walks, warmed, monkeypatch):
     trial = trial_at_the_thaw(warmed, routing=rule)
     walks = []
     trial.learner.encoder.convs[0].weight.register_post_accumulate_grad_hook(lambda weight: walks.append(1))
-    step(trial, monkeypatch)
-    assert walks == [1]
+    monkeypatch.setattr(epochs, "update", lambda learner, *names: None)
+    joint_epoch(trial.learner, trial.dataset.train, EPOCH)
+    assert len(walks) == n_walks
+
+
+@pytest.fixture(scope="module")
+def warmed_by():
+    """Stores in which the warm-up is done with an optimiser."""
+    stores = {}
+
+    def warm(optim):
+        key = tuple(optim.items())
+        if key not in stores:
+            stores[key] = MemoryStore()
+            advance(SETTINGS | optim, stores[key], until=chain(SETTINGS | optim)[3].key)
+        return stores[key]
+
+    return warm
+
+
+@pytest.mark.parametrize("clip", [None, 0.3, 1e4])
+@pytest.mark.parametrize("optim", [{"optim.name": "adam"}, {"optim.name": "adamw", "optim.weight_decay": 0.1}, {"optim.name": "sgd"}], ids=lambda optim: optim["optim.name"])
+def test_alternating_steps_with_the_classification_gradients_and_then_with_the_semantic_ones(optim, clip, warmed_by):
+    settings = SETTINGS | optim | {"routing": "alternating", "optim.clip": clip}
+    trial = trial_at(SETTINGS | optim, 0, warmed_by(optim), 4)
+    learner = trial.learner
+    learner.refresh_pool(EPOCH)
+    learner.config = config_of(settings)
+    wanted = terms(trial)
+    names = Gradients._fields
+    modules, optimisers = copy.deepcopy(({name: getattr(learner, name) for name in names}, learner.optimisers))
+    taken = [
+        {"encoder": (wanted.real, wanted.encoder), "head": (over_all_samples(trial, wanted), wanted.head)},
+        {"encoder": (wanted.semantic, wanted.encoder), "denoiser": (wanted.semantic, wanted.denoiser)},
+    ]
+    taken = [{name: torch.autograd.grad(loss, list(of.parameters()), retain_graph=True) for name, (loss, of) in each.items()} for each in taken]
+    for each in taken:
+        for name, gradients in each.items():
+            for parameter, gradient in zip(modules[name].parameters(), gradients):
+                parameter.grad = torch.empty_like(parameter).copy_(gradient)
+            if clip is not None:
+                torch.nn.utils.clip_grad_norm_(modules[name].parameters(), clip)
+            optimisers[name].step()
+    before = {name: flat(p.detach().clone() for p in getattr(learner, name).parameters()) for name in names}
+    metrics = joint_epoch(learner, trial.dataset.train, EPOCH).metrics
+    for name in names:
+        found, expected = (flat(p.detach() for p in module.parameters()) - before[name] for module in (getattr(learner, name), modules[name]))
+        assert_near(found, expected, tolerance=2e-3)  # Adam divides by gradients that rounding alone may have made
+    together = [a + b for a, b in zip(taken[0]["encoder"], taken[1]["encoder"])]
+    assert metrics["grad/encoder"] == pytest.approx(float(flat(together).norm()), rel=1e-5)
+    assert all(p.grad is None for name in names for p in getattr(learner, name).parameters())
+
+
+def test_the_plans_two_backward_passes_with_a_step_between_them_raise_an_error(warmed):
+    wanted = terms(trial_at_the_thaw(warmed))
+    optimiser = torch.optim.Adam([p for name in Gradients._fields for p in getattr(wanted, name).parameters()])
+    wanted.real.backward(retain_graph=True)
+    optimiser.step()
+    optimiser.zero_grad()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        wanted.semantic.backward()
+
+
+@pytest.mark.parametrize("n_chunks", [2, 5, 512])
+def test_with_frozen_batchnorm_alternating_in_chunks_is_that_of_the_whole_batch(n_chunks, warmed, monkeypatch):
+    found = []
+    for n in (1, n_chunks):
+        trial, steps = trial_at_the_thaw(warmed, routing="alternating", batchnorm="frozen"), []
+        trial.learner.n_chunks = n
+        monkeypatch.setattr(epochs, "update", lambda learner, *names: steps.append((names, flat(p.grad for p in learner.encoder.parameters()))))
+        joint_epoch(trial.learner, trial.dataset.train, EPOCH)
+        assert [names for names, _ in steps] == [("encoder", "head"), ("encoder", "denoiser")]
+        found.append([gradient for _, gradient in steps])
+    for whole, split in zip(*found):
+        assert_near(split, whole, tolerance=2e-6)
 
 
 def test_what_is_measured_at_the_latent_is_the_conflict_of_the_two_losses(warmed, monkeypatch):

@@ -368,6 +368,7 @@ OPTIONS = {
     "cosine rates": {"optim.schedule": "cosine"},
     "pcgrad": {"routing": "pcgrad"},
     "stopgrad": {"routing": "stopgrad"},
+    "alternating": {"routing": "alternating"},
     "no generated": {"losses.generated": 0},
     "no semantic": {"losses.semantic": 0},
     "no real": {"losses.real": 0},
