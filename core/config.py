@@ -188,6 +188,12 @@ class Config:
     epochs: int = setting(400, "epochs, warm-up included, pre-training not", minimum=1)
     batch_size: int = setting(128, "images per step", minimum=2)
     evaluate_every: int = setting(1, "epochs between evaluations on the test set; the last epoch always is", minimum=1)
+    measure_gradients_every: int = setting(
+        10,
+        "epochs between measurements of each loss's gradient by itself, at encoder and head, on the "
+        "first tenth of an epoch's batches; the last epoch always measures",
+        minimum=1,
+    )
     end_to_end: bool = setting(True, "off: the encoder stays frozen throughout")
     routing: Literal["summed", "decoupled", "alternating", "stopgrad", "pcgrad"] = setting(
         "decoupled",
