@@ -67,9 +67,20 @@ class Pretraining:
 @dataclass(frozen=True)
 class Head:
     name: Literal["linear", "cosine", "wcdas"] = setting("wcdas", "classifier on the latents")
-    scale: float = setting(30.0, "factor on cosine or WCDAS logits (initial value if trainable)", above=1)
+    scale: float | None = setting(
+        None,
+        "factor on cosine or WCDAS logits (initial value if trainable); none: 30 for cosine, and for wcdas "
+        "softplus(0) + 1 = 1.693, where its authors start",
+        above=1,
+    )
     trainable_scale: bool = setting(True, "train the scale: softplus(raw) + 1")
     start: Literal["random", "pretrained"] = setting("random", "initial weights; pretrained: the linear head of the pre-training")
+
+    @property
+    def initial_scale(self) -> float:
+        if self.scale is not None:
+            return self.scale
+        return 30.0 if self.name == "cosine" else math.log(2) + 1
 
 
 @dataclass(frozen=True)

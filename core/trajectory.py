@@ -134,7 +134,7 @@ def effective(config: Config, phase: str, epoch: int) -> dict[str, Any]:
         "rates": trained,
         "batch_size": config.head_batch_size if phase == HEAD else config.batch_size,
         "evaluates": evaluates(config, phase, epoch),
-        "head": tree["head"],
+        "head": tree["head"] | {"scale": config.head.initial_scale},
     }
     if phase == HEAD:
         added = {"generation": generation(config), "diffusion": tree["diffusion"]} if config.staged.generation else {}

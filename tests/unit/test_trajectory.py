@@ -203,6 +203,9 @@ def test_the_augmentation_counts_for_latents_that_are_augmented(augmented, count
         (BASE, {"staged.head_batch_size": 64, "staged.encoding.statistics": "batch", "staged.encoding.first_relu": False}),
         (BASE, {"optim.momentum": 0.5}),
         (BASE | {"generation.method": "ddpm"}, {"generation.steps": 7}),
+        (BASE, {"head.scale": None}),
+        (BASE, {"head.scale": math.log(2) + 1}),  # where the authors of WCDAS start
+        (BASE | {"head.name": "cosine"}, {"head.scale": 30}),
         (BASE | {"method": "ce"}, {"staged.encoding.statistics": "batch", "diffusion.scaling": "unit"}),
     ],
 )  # fmt: skip
