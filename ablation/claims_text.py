@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ablation.claims import NOT_DECIDED, REFUTED, SUPPORTED
-from ablation.formatting import compared_p, effect, label, points, table
+from ablation.claims import NOT_DECIDED, ONE_SIDED, REFUTED, SUPPORTED
+from ablation.formatting import compared_p, effect, is_percent, label, mean_of, points, table
 
 _EXPECTED = {"up": "should rise", "down": "should fall", "none": "should not change"}
 
@@ -57,12 +57,27 @@ def claims_table(claims: pd.DataFrame) -> str:
         verdict = first["claim_verdict"]
         shown = verdict if verdict == NOT_DECIDED else f"**{verdict}**"
         rows.append([first["says"].strip(), shown, f"`{first['contrast']}`: {numbers}"])
-    return table(["claim", "verdict", "difference [95 %]"], rows, "lll")
+    what = "difference or mean" if any(map(is_of_one_side, claims["direction"])) else "difference"
+    return table(["claim", "verdict", f"{what} [95 %]"], rows, "lll")
+
+
+def is_of_one_side(direction: str) -> bool:
+    """Whether a direction, as claims.csv has it, is that of a mean and not of a difference."""
+    return direction.partition(" ")[0] in ONE_SIDED
 
 
 def _expected(row: tuple) -> str:
+    if is_of_one_side(row.direction):
+        return f"should be {row.direction}{_unit(row)}"
     direction, _, margin = row.direction.partition(" within ")
     return f"{_EXPECTED[direction]}{f' by {margin}{points(row.metric)} or more' if margin else ''}"
+
+
+def _unit(row: tuple) -> str:
+    """Of the numbers, as a suffix."""
+    if is_of_one_side(row.direction):
+        return " %" if is_percent(row.metric) else ""
+    return points(row.metric)
 
 
 def _found(row: tuple) -> str:
@@ -71,8 +86,10 @@ def _found(row: tuple) -> str:
         return "not measured"
     if row.p != row.p and row.verdict != NOT_DECIDED:  # nothing else decides without a p
         return "no effect by construction (the same bits)"
-    size = f"{effect(row.estimate, row.low, row.high)}{points(row.metric)}"
+    shown = mean_of if is_of_one_side(row.direction) else effect
+    size = f"{shown(row.estimate, row.low, row.high)}{_unit(row)}"
     if row.p != row.p:
         return f"{size} ({'one seed' if row.n_seeds == 1 else 'seeds agree exactly'}: no interval over seeds)"
     told = f"{size} (p {compared_p(row.p_holm)} after Holm's correction, {row.n_seeds} seeds)"
-    return f"{told}, a mean that describes no arm; level by level: {row.level_by_level}" if row.level_by_level else told
+    each = "arm by arm" if is_of_one_side(row.direction) else "level by level"
+    return f"{told}, a mean that describes no arm; {each}: {row.level_by_level}" if row.level_by_level else told

@@ -22,15 +22,15 @@ from ablation.design import Factor, Level
 if TYPE_CHECKING:
     import pandas as pd  # which a plan's power does without
 
-_SIGNS = {2: (1, -1), 4: (1, -1, -1, 1)}
+_SIGNS = {1: (1,), 2: (1, -1), 4: (1, -1, -1, 1)}
 
 
 class Contrast(NamedTuple):
     """One comparison, as the mean over its replicas in the design."""
 
     name: str  # e.g. "lr_split: off -> on", "lr_split x warmup", "lr_split+warmup - ldmlr"
-    kind: str  # "main" | "interaction" | "simple" | "add-one-in" | "leave-one-out" | "difference"
-    replicas: list[tuple[str, ...]]  # arms: (treated, control), or (both, second only, first only, neither)
+    kind: str  # "main" | "interaction" | "simple" | "add-one-in" | "leave-one-out" | "difference" | "mean"
+    replicas: list[tuple[str, ...]]  # arms: (treated, control), (both, second only, first only, neither), or (one,)
 
     def weights(self, n_seeds: Mapping[str, int]) -> np.ndarray:
         """(n_cells,) float: the mean over the replicas whose arms all have finished under two seeds; else, under one.
@@ -76,6 +76,11 @@ def main_effects(arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Se
 def level_effect(arms: Mapping[str, Mapping[str, str]], factor: str, start: str, end: str) -> Contrast:
     """One level of a factor against another, over all pairs of arms that differ in nothing else."""
     return Contrast(f"{factor}: {start} -> {end}", "main", _replicas(arms, [{factor: end}, {factor: start}]))
+
+
+def level_mean(arms: Mapping[str, Mapping[str, str]], factor: str, level: str) -> Contrast:
+    """The arms of one level of a factor, compared with nothing."""
+    return Contrast(f"{factor}: {level}", "mean", _replicas(arms, [{factor: level}]))
 
 
 def interactions(arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Sequence[str]]) -> Iterator[Contrast]:

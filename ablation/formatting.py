@@ -76,6 +76,11 @@ def effect(mean: float, low: float, high: float) -> str:
     return f"{mean:+z.{places}f} [{low:z.{places}f}, {high:z.{places}f}]"  # z: no negative zeros
 
 
+def mean_of(mean: float, low: float, high: float) -> str:
+    """`3.2 [1.1, 5.3]`: an effect that is no difference, so without its plus sign."""
+    return effect(mean, low, high).removeprefix("+")
+
+
 def p_value(p: float) -> str:
     """Two significant digits; `< 0.001` below that."""
     if not math.isfinite(p):

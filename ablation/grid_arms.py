@@ -51,5 +51,5 @@ def _unmet_claims(grid: Grid, found: Sequence[Arm]) -> Iterator[Problem]:
             if side in ("arm", "minus") and value is not None and value not in names:
                 yield Problem(grid.file, place, f"'{value}' is neither an arm nor a baseline; {nearest(value, names)}")
             factor = claim["contrast"].get("factor")
-            if side in ("from", "to") and value is not None and all(arm.levels.get(factor) != value for arm in found):
+            if side in ("from", "to", "level") and value is not None and all(arm.levels.get(factor) != value for arm in found):
                 yield Problem(grid.file, place, f"no arm of the design has {factor} at '{value}'")

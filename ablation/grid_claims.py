@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,9 @@ from ablation.errors import nearest
 from ablation.reading import plain, show
 from ablation.section import METRIC_NAME, NAME, Section
 
-DIRECTIONS = ("up", "down", "none")
+DIRECTIONS = {True: ("above", "below"), False: ("up", "down", "none")}
+"""Whether a contrast has one side -> what a metric may be expected to do."""
+FORMS = "{factor, from, to} or {arm, minus}, or of one side {factor, level} or {arm}"
 
 
 def read_claims(file: Section) -> tuple[dict[str, Any], ...]:
@@ -26,30 +29,34 @@ def read_claims(file: Section) -> tuple[dict[str, Any], ...]:
 
 def _claim(section: Section, factors: Mapping[str, Any]) -> dict[str, Any]:
     section.allow("id", "says", "contrast", "expects")
-    return {
-        "id": section.text("id", None, *NAME),
-        "says": section.text("says", means="a sentence"),
-        "contrast": _contrast(section, factors),
-        "expects": _expectations(section),
-    }
+    name, says = section.text("id", None, *NAME), section.text("says", means="a sentence")
+    contrast = _contrast(section, factors)
+    has_one_side = bool(contrast) and not {"minus", "from", "to"} & set(contrast)
+    expects = _expectations(section, has_one_side if contrast else None)
+    return {"id": name, "says": says, "contrast": contrast, "expects": expects}
 
 
 def _contrast(claim: Section, factors: Mapping[str, Any]) -> dict[str, str | None]:
     section = claim.section("contrast")
     if not section.values:
-        claim.note("contrast", "is missing; write {factor, from, to} or {arm, minus}")
+        claim.note("contrast", f"is missing; write {FORMS}")
         return {}
     if {"arm", "minus"} & set(section.values):
         section.allow("arm", "minus")
-        sides = {side: section.text(side, means="an arm or a baseline") for side in ("arm", "minus")}
+        names = ("arm", "minus") if "minus" in section.values else ("arm",)
+        sides = {side: section.text(side, means="an arm or a baseline") for side in names}
         named = {}
     else:
-        section.allow("factor", "from", "to")
+        section.allow("factor", "from", "to", "level")
         factor = section.choice("factor", list(factors))
         levels = factors.get(factor) if factor else None
-        sides = {side: _level(section, side, levels) for side in ("from", "to")}
+        both = {"from", "to"} & set(section.values)
+        if both and "level" in section.values:
+            section.note("level", f"does not go with {' and '.join(sorted(both))}; write {FORMS}")
+        names = ("level",) if "level" in section.values and not both else ("from", "to")
+        sides = {side: _level(section, side, levels) for side in names}
         named = {"factor": factor}
-    if None not in sides.values() and len(set(sides.values())) == 1:
+    if len(sides) == 2 and None not in sides.values() and len(set(sides.values())) == 1:
         section.note("", "compares a thing with itself")
     return {**named, **sides}
 
@@ -72,15 +79,41 @@ def _level(contrast: Section, side: str, levels: Any) -> str | None:
     return names[0]
 
 
-def _expectations(claim: Section) -> list[dict[str, Any]]:
+def _expectations(claim: Section, has_one_side: bool | None) -> list[dict[str, Any]]:
+    """has_one_side: of the contrast; None where there is none."""
     expectations = []
     for section in claim.sections("expects"):
-        section.allow("metric", "direction", "within")
-        metric = section.text("metric", None, *METRIC_NAME)
-        expectations.append({"metric": metric, "direction": section.choice("direction", DIRECTIONS), **_within(section)})
+        section.allow("metric", "direction", "within", "value")
+        metric, direction = section.text("metric", None, *METRIC_NAME), _direction(section, has_one_side)
+        expectations.append({"metric": metric, "direction": direction, **_within(section), **_value(section)})
     if not claim.values.get("expects"):
         claim.note("expects", "is missing; it must list {metric, direction} once or more")
     return expectations
+
+
+def _direction(section: Section, has_one_side: bool | None) -> str | None:
+    if has_one_side is None:
+        return section.choice("direction", [*DIRECTIONS[True], *DIRECTIONS[False]])
+    value, others = section.values.get("direction"), DIRECTIONS[not has_one_side]
+    if value in others:
+        sides = "one side, {factor, level} or {arm}" if not has_one_side else "two sides, {factor, from, to} or {arm, minus}"
+        section.note("direction", f"'{value}' goes with a contrast of {sides}; {nearest('', DIRECTIONS[has_one_side])}")
+        return None
+    return section.choice("direction", DIRECTIONS[has_one_side])
+
+
+def _value(section: Section) -> dict[str, float]:
+    """The number that the mean of one side should lie above or below, in the metric's unit."""
+    value, direction = section.values.get("value"), section.values.get("direction")
+    if value is None:
+        if direction in DIRECTIONS[True]:
+            section.note("value", "is missing; it must be a number")
+        return {}
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        section.note("value", f"{show(value)} is not a finite number")
+    elif direction in DIRECTIONS[False]:
+        section.note("value", "goes with direction: above or below alone")
+    return {"value": value}
 
 
 def _within(section: Section) -> dict[str, float]:

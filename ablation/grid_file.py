@@ -41,7 +41,7 @@ class Grid:
     arms: tuple[Arm, ...]  # beside those of the design
     baselines: tuple[str, ...]
     reference: str | None  # the baseline that differences are taken to
-    claims: tuple[dict[str, Any], ...]  # {id, says, contrast: {factor, from, to} | {arm, minus}, expects: [{metric, direction, within?}]}
+    claims: tuple[dict[str, Any], ...]  # {id, says, contrast: {factor, from, to} | {arm, minus} | {factor, level} | {arm}, expects: [{metric, direction, within?, value?}]}
     settings: dict[str, Any]  # for all arms and baselines, dotted key -> value
     doubts: tuple[Problem, ...] = ()  # text in settings, of levels and arms too, that may not be meant as text, see `ablation.reading`
 

@@ -37,5 +37,6 @@ def _sides(contrast: Mapping[str, str | None], cells: Sequence[Arm]) -> list[lis
     if not contrast or None in contrast.values():
         return []
     if "arm" in contrast:
-        return [[contrast["arm"]], [contrast["minus"]]]
-    return [[arm.name for arm in cells if arm.levels.get(contrast["factor"]) == contrast[side]] for side in ("from", "to")]
+        return [[contrast[side]] for side in ("arm", "minus") if side in contrast]
+    levels = [contrast[side] for side in ("from", "to", "level") if side in contrast]
+    return [[arm.name for arm in cells if arm.levels.get(contrast["factor"]) == level] for level in levels]

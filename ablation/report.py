@@ -15,7 +15,7 @@ from ablation import effects as judged
 from ablation import figures, results, tables
 from ablation.answer import answer, detectable, interacting, is_conditional, one_seed_limits
 from ablation.claims import judge_claims
-from ablation.claims_text import claim_texts
+from ablation.claims_text import claim_texts, is_of_one_side
 from ablation.figures.curves import MAX_ARMS
 from ablation.figures.mechanism import MAX_LINES
 from ablation.html import to_html
@@ -95,6 +95,7 @@ def _context(study: Results, effects: pd.DataFrame, claims: pd.DataFrame, drawn:
         "simple_effects_table": tables.simple_effects_table(interacting(study, headline), study.headline),
         "claims": claim_texts(claims),
         "n_expectations": len(claims),
+        "has_means": any(map(is_of_one_side, claims["direction"])),
         "has_margins": bool(claims["direction"].str.contains(" within ").any()),
         "published_table": tables.published_table(study),
         "factors_table": tables.factors_table(study),

@@ -18,7 +18,7 @@ GROUPS = {
     "test": "on the test set, accuracies in percent",
     "best": "of the best epoch, picked on the test set",
     "train": "losses",
-    "grad": "norms of gradients by module, and `grad/conflict_cosine` (-1 to 1)",
+    "grad": "norms of gradients by module and by loss, and `grad/conflict_cosine*` (-1 to 1)",
     "diag": "of the latents: drift, effective rank, radii in units of the latent space",
     "gen": "of generated latents, relative to real ones",
     "head": "parameters of the classifier",

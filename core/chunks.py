@@ -69,17 +69,24 @@ class Passes:
                 parts.append(encoder(images[chunk.rows]))
         self.latents = torch.cat(parts)
 
-    def backward(self, gradient: Tensor) -> None:
-        """Adds to the parameters' gradients. gradient: (B, D)."""
+    def backward(self, gradient: Tensor, keep: bool = False) -> None:
+        """Adds to the parameters' gradients. gradient: (B, D); keep: for a further walk."""
         gradient = gradient.to(self.latents.dtype)
         if len(self.chunks) == 1:
-            self.latents.backward(gradient)
+            self.latents.backward(gradient, retain_graph=keep)
             return
         with no_update(self.encoder):
             for chunk in self.chunks:
                 with autocast(self.config):
                     latents = self.encoder(self.images[chunk.rows])
                 latents.backward(gradient[chunk.rows])
+
+    def gradients(self, gradient: Tensor) -> list[Tensor]:
+        """The parameters' gradients, in their order; none is left in `grad`. gradient: (B, D)."""
+        self.backward(gradient, keep=True)
+        found = [parameter.grad for parameter in self.encoder.parameters()]
+        self.encoder.zero_grad(set_to_none=True)
+        return found
 
 
 @contextmanager

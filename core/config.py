@@ -70,9 +70,20 @@ class Pretraining:
 @dataclass(frozen=True)
 class Head:
     name: Literal["linear", "cosine", "wcdas"] = setting("wcdas", "classifier on the latents")
-    scale: float = setting(30.0, "factor on cosine or WCDAS logits (initial value if trainable)", above=1)
+    scale: float | None = setting(
+        None,
+        "factor on cosine or WCDAS logits (initial value if trainable); none: 30 for cosine, and for wcdas "
+        "softplus(0) + 1 = 1.693, where its authors start",
+        above=1,
+    )
     trainable_scale: bool = setting(True, "train the scale: softplus(raw) + 1")
     start: Literal["random", "pretrained"] = setting("random", "initial weights; pretrained: the linear head of the pre-training")
+
+    @property
+    def initial_scale(self) -> float:
+        if self.scale is not None:
+            return self.scale
+        return 30.0 if self.name == "cosine" else math.log(2) + 1
 
 
 @dataclass(frozen=True)
@@ -200,8 +211,18 @@ class Config:
     epochs: int = setting(400, "epochs, warm-up included, pre-training not", minimum=1)
     batch_size: int = setting(128, "images per step", minimum=2)
     evaluate_every: int = setting(1, "epochs between evaluations on the test set; the last epoch always is", minimum=1)
+    measure_gradients_every: int = setting(
+        10,
+        "epochs between measurements of each loss's gradient by itself, at encoder and head, on the "
+        "first tenth of an epoch's batches; the last epoch always measures",
+        minimum=1,
+    )
     end_to_end: bool = setting(True, "off: the encoder stays frozen throughout")
-    routing: Literal["summed", "decoupled", "stopgrad", "pcgrad"] = setting("decoupled", "which losses reach the encoder")
+    routing: Literal["summed", "decoupled", "alternating", "stopgrad", "pcgrad"] = setting(
+        "decoupled",
+        "which losses reach the encoder; alternating: two steps a batch, with the gradients of the "
+        "classification loss, then with those of the semantic loss",
+    )
     batching: Literal["natural", "balanced"] = setting("natural", "images of warm-up and joint batches: each once an epoch, or every class alike")
     mixup: float = setting(0.0, "alpha of mixup's Beta distribution, in joint epochs; the semantic loss takes a mixed image for one of the class with the larger share; 0: no mixup", minimum=0)
     standardisation: Literal["tracked", "batch"] = setting("tracked", "latents of joint batches, for the semantic loss: by moving averages, or by their own mean and deviation, so that the loss cannot fall by shrinking them")

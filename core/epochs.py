@@ -18,6 +18,11 @@ from core.learner import Learner
 from core.losses import Semantic, standardised
 from core.randomness import generator, mixing_shares
 from core.routing import combine, conflict
+from core.trajectory import measures_gradients
+
+MEASURED = 0.1
+"""Share of an epoch's batches on which each loss's own gradient is measured: two more encoder backward passes each, or
+1 % of the time of joint epochs if every tenth measures."""
 
 
 class Trained(NamedTuple):
@@ -26,6 +31,14 @@ class Trained(NamedTuple):
     metrics: dict[str, float]
     latents: Tensor  # (N, D) of the real images, as the epoch met them
     labels: Tensor  # (N,)
+
+
+class JointStep(NamedTuple):
+    """What a joint step returns."""
+
+    metrics: dict[str, Tensor]
+    latents: Tensor  # (B, D)
+    apart: dict[str, Tensor]  # of each loss's gradient by itself, where that was to be measured
 
 
 def warmup_epoch(learner: Learner, latents: Tensor, labels: Tensor, epoch: int) -> Trained:
@@ -53,7 +66,7 @@ def warmup_step(learner: Learner, z: Tensor, y: Tensor, t: Tensor, noise: Tensor
 
 
 def joint_epoch(learner: Learner, train: Split, epoch: int) -> Trained:
-    """Train all three modules on images; one encoder backward per batch, whatever the routing rule."""
+    """Train all three modules on images; one encoder backward per batch, two if alternating."""
     config, means, streams = learner.config, Means(learner.config, encoder_moves=True), Streams(learner, epoch)
     learner.encoder.train(config.batchnorm == "updating")
     learner.head.train()
@@ -61,6 +74,9 @@ def joint_epoch(learner: Learner, train: Split, epoch: int) -> Trained:
     step = learner.repeated(joint_step)
     seen, seen_labels = [], []
     chosen_batches = order(learner, train.labels, streams)
+    measures = measures_gradients(config, epoch)
+    n_measured = max(1, int(MEASURED * len(chosen_batches))) if measures else 0
+    apart = Means(config, encoder_moves=True)
     shares = major_shares(learner, len(chosen_batches), epoch)
     for i, chosen in enumerate(chosen_batches):
         images, y = augmented(train.images[chosen], config, streams.augmentation), train.labels[chosen]
@@ -68,11 +84,16 @@ def joint_epoch(learner: Learner, train: Split, epoch: int) -> Trained:
         if share is not None:
             partner = torch.randperm(len(chosen), generator=streams.augmentation, device=learner.device)
             images, y_minor = share * images + (1 - share) * images[partner], y[partner]
-        metrics, latents = step(images, y, *draws(learner, len(chosen), streams), y_minor, share)
-        means.add(metrics)
-        seen.append(latents.clone())  # the next step may write where this one did
+        inputs = (images, y, *draws(learner, len(chosen), streams), y_minor, share)
+        if i < n_measured:
+            done = step.plainly(*inputs, measures=True)
+            apart.add(done.apart)
+        else:
+            done = step(*inputs)
+        means.add(done.metrics)
+        seen.append(done.latents.clone())  # the next step may write where this one did
         seen_labels.append(y)
-    return Trained(means.read(), torch.cat(seen), torch.cat(seen_labels))
+    return Trained(means.read() | apart.read(), torch.cat(seen), torch.cat(seen_labels))
 
 
 def major_shares(learner: Learner, n: int, epoch: int) -> Tensor | None:
@@ -93,11 +114,13 @@ def joint_step(
     y_g: Tensor | None,
     y_minor: Tensor | None,
     share: Tensor | None,
-) -> tuple[dict[str, Tensor], Tensor]:
-    """One update of all three modules; returns metrics and latents (B, D).
+    measures: bool = False,
+) -> JointStep:
+    """One update of all three modules.
 
     images: (B, channels, H, W) float, augmented; y: (B,); t to y_g from `draws`. With mixup, every image is `share`, (),
     of an image of class y and the rest of one of y_minor (B,).
+    measures: each loss's gradient by itself, too, which changes nothing else.
     """
     config = learner.config
     passes = Passes(learner.encoder, images, config, learner.n_chunks)
@@ -107,6 +130,7 @@ def joint_step(
     if share is not None:
         real = share * real + (1 - share) * F.cross_entropy(logits, y_minor)
     generated = None if g is None else F.cross_entropy(learner.head(g) + learner.adjustment, y_g)
+    apart = head_norms(learner, real, generated) if measures else {}
     classification(learner, real, generated).backward()
     # The head learns from the mean over images and pool, the encoder from the mean over images: a pool would otherwise lower
     # its rate by as much as it is large.
@@ -115,18 +139,70 @@ def joint_step(
     semantic = learner.semantic(standard, y, t, noise)
     (config.losses.semantic * semantic.total).backward()
     semantic_gradient = leaf.grad
-    passes.backward(combine(config.routing, real_gradient, semantic_gradient))
     at_latent = conflict(real_gradient, semantic_gradient)
-    norms = {f"grad/{name}": gradient_norm(learner, name) for name in ("encoder", "head", "denoiser")}
-    norms |= {
+    norms = {
+        "grad/head": gradient_norm(learner, "head"),
+        "grad/denoiser": gradient_norm(learner, "denoiser"),
         "grad/conflict_cosine": at_latent.cosine,
         "grad/real_at_latent": at_latent.real_norm,
         "grad/semantic_at_latent": at_latent.semantic_norm,
     }
-    update(learner, "encoder", "head", "denoiser")
+    if measures or config.routing == "alternating":
+        at_parameters = passes.gradients(real_gradient), passes.gradients(semantic_gradient)
+    if measures:
+        apart |= encoder_norms(*at_parameters)
+    if config.routing == "alternating":
+        norms["grad/encoder"] = get_total_norm([a + b for a, b in zip(*at_parameters)])
+        alternate(learner, *at_parameters)
+    else:
+        passes.backward(combine(config.routing, real_gradient, semantic_gradient))
+        norms["grad/encoder"] = gradient_norm(learner, "encoder")
+        update(learner, "encoder", "head", "denoiser")
     learner.track_latents(leaf.detach(), y)
     learner.track_estimates(semantic)
-    return norms | losses(real, generated, semantic), leaf.detach()
+    return JointStep(norms | losses(real, generated, semantic), leaf.detach(), apart)
+
+
+def head_norms(learner: Learner, real: Tensor, generated: Tensor | None) -> dict[str, Tensor]:
+    """Norms of the head's gradients of the two terms of its loss; {} where there is one."""
+    if generated is None:
+        return {}
+    parameters = list(learner.head.parameters())
+    terms = {"real": learner.shares[0] * real, "generated": learner.shares[1] * generated}
+    return {
+        f"grad/head_{name}": get_total_norm(torch.autograd.grad(term, parameters, retain_graph=True))
+        for name, term in terms.items()
+    }
+
+
+def encoder_norms(real: list[Tensor], semantic: list[Tensor]) -> dict[str, Tensor]:
+    """How the gradients of the two losses at the encoder's parameters relate."""
+    found = conflict(*(torch.cat([g.reshape(-1) for g in gradients]) for gradients in (real, semantic)))
+    return {
+        "grad/conflict_cosine_parameters": found.cosine,
+        "grad/encoder_real": found.real_norm,
+        "grad/encoder_semantic": found.semantic_norm,
+    }
+
+
+def alternate(learner: Learner, real: list[Tensor], semantic: list[Tensor]) -> None:
+    """Two optimiser steps over all parameters: with the classification loss's gradients, then with
+    the semantic loss's.
+
+    The plan's third fix calls `real_loss.backward(retain_graph=True)`, steps and clears the one
+    optimiser of all modules, then does the same with the semantic loss. That raises an error: the
+    first step changes weights in place that the second backward pass still needs. Here both
+    gradients are taken first, at the same weights and from one forward pass; then the two steps
+    follow. As there, a step leaves a module alone that its loss does not reach: the first the
+    denoiser, the second the head. A module's moments see each of its steps.
+
+    real, semantic: gradients of the encoder's parameters; those of head and denoiser are in `grad`.
+    """
+    parameters = learner.optimisers["encoder"].param_groups[0]["params"]
+    for gradients, reached in ((real, "head"), (semantic, "denoiser")):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        update(learner, "encoder", reached)
 
 
 def classification(learner: Learner, real: Tensor, generated: Tensor | None) -> Tensor:

@@ -36,7 +36,7 @@ class Learner:
         self.n_classes, self.n_latents = len(class_counts), encoder.n_latents
         self.encoder = encoder
         head = config.head
-        build = lambda: build_head(head.name, self.n_latents, self.n_classes, head.scale, head.trainable_scale)  # noqa: E731
+        build = lambda: build_head(head.name, self.n_latents, self.n_classes, head.initial_scale, head.trainable_scale)  # noqa: E731
         self.head = initialised(build, seed, f"head {head.name}").to(self.device)
         if head.start == "pretrained":
             self.head.load_state_dict(dict(pretrained_head))

@@ -39,19 +39,22 @@ class Repeated:
         kind = tuple(None if x is None else (x.shape, x.dtype) for x in inputs)
         self.n_calls[kind] += 1
         if self.n_calls[kind] <= N_PLAIN:
-            return self._plainly(inputs)
+            return self.plainly(*inputs)
         if kind not in self.recordings:
             self.recordings[kind] = Recording(self.step, self.record, inputs)
         return self.recordings[kind](inputs)
 
-    def _plainly(self, inputs: tuple[Tensor | None, ...]) -> Any:
-        """A plain call; on a GPU on a stream of its own, as a recording needs it of the calls before."""
+    def plainly(self, *inputs: Tensor | None, **options: Any) -> Any:
+        """A call that is not recorded, with what else the step takes by name.
+
+        On a GPU on a stream of its own, as a recording needs it of the calls before.
+        """
         if not any(x is not None and x.is_cuda for x in inputs):
-            return self.step(*inputs)
+            return self.step(*inputs, **options)
         main, aside = torch.cuda.current_stream(), side_stream()
         aside.wait_stream(main)
         with torch.cuda.stream(aside):
-            outputs = self.step(*inputs)
+            outputs = self.step(*inputs, **options)
         main.wait_stream(aside)
         return outputs
 

@@ -2,7 +2,8 @@
 
 Losses are computed on a detached leaf z; each loss's gradient with respect to z is cheap; they are combined
 here, and the encoder is walked backward once with the result. So no rule costs a second encoder pass, and
-the conflict between the losses is known at every step for free.
+the conflict between the losses is known at every step for free. `alternating` combines nothing: it takes two
+optimiser steps, see `core.epochs.alternate`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ RULES = ("summed", "decoupled", "stopgrad", "pcgrad")
 
 
 class Conflict(NamedTuple):
-    """How two gradients at the latent relate; all () float, on the device."""
+    """How two gradients relate; all () float, on the device."""
 
     cosine: Tensor  # in [-1, 1], below 0 where they conflict; 0 if either vanishes
     real_norm: Tensor
@@ -23,7 +24,7 @@ class Conflict(NamedTuple):
 
 
 def conflict(real: Tensor, semantic: Tensor) -> Conflict:
-    """Cosine and norms of the two gradients, (B, D) each, over the whole batch."""
+    """Cosine and norms of the two gradients, of one shape, taken as one vector each."""
     real_norm, semantic_norm = real.norm(), semantic.norm()
     tiny = 1e-20  # each by itself: the product of two small norms would underflow
     cosine = (real / real_norm.clamp(min=tiny) * (semantic / semantic_norm.clamp(min=tiny))).sum()

@@ -170,7 +170,11 @@ def _last_metrics(config: Config, counts: Sequence[int]) -> set[str]:
     names |= {"train/radius_loss"} if config.losses.radius else set()
     names |= {"diag/diffusion_loss_at_thaw"} if config.longest_warmup else set()
     thaws = config.longest_warmup < config.epochs
-    return names | ({"grad/encoder", "grad/conflict_cosine", "grad/real_at_latent", "grad/semantic_at_latent"} if thaws else set())
+    if not thaws:
+        return names
+    names |= {"grad/head_real", "grad/head_generated"} if any(drawn) else set()
+    names |= {"grad/encoder_real", "grad/encoder_semantic", "grad/conflict_cosine_parameters"}
+    return names | {"grad/encoder", "grad/conflict_cosine", "grad/real_at_latent", "grad/semantic_at_latent"}
 
 
 def _radius_metrics(config: Config, counts: Sequence[int]) -> set[str]:

@@ -115,6 +115,11 @@ def evaluates(config: Config, phase: str, epoch: int) -> bool:
     return phase != DIFFUSION and (epoch % config.evaluate_every == 0 or epoch == last)
 
 
+def measures_gradients(config: Config, epoch: int) -> bool:
+    """Whether this joint epoch measures the gradient of each loss by itself."""
+    return epoch % config.measure_gradients_every == 0 or epoch == config.epochs
+
+
 def effective(config: Config, phase: str, epoch: int) -> dict[str, Any]:
     """The settings that can change this epoch, root settings (`fingerprint.root_key`) aside."""
     tree = to_tree(config)
@@ -129,7 +134,7 @@ def effective(config: Config, phase: str, epoch: int) -> dict[str, Any]:
         "rates": trained,
         "batch_size": config.head_batch_size if phase == HEAD else config.batch_size,
         "evaluates": evaluates(config, phase, epoch),
-        "head": tree["head"],
+        "head": tree["head"] | {"scale": config.head.initial_scale},
     }
     if phase == HEAD:
         added = {"generation": generation(config)} if config.staged.generation else {}
@@ -150,6 +155,7 @@ def effective(config: Config, phase: str, epoch: int) -> dict[str, Any]:
     settings = {**common, **diffusing, "losses": losses, "generation": drawn, "batching": config.batching, "clip": config.optim.clip}
     if phase == JOINT:
         settings.update(routing=config.routing, batchnorm=config.batchnorm, standardisation=config.standardisation, mixup=config.mixup, augmentation=augmentation(tree))
+        settings["measures_gradients"] = measures_gradients(config, epoch)
     return settings
 
 

@@ -20,6 +20,7 @@ MECHANISM = {
     "grad/real_at_latent": "gradient norm at the latents,\nclassification",
     "grad/semantic_at_latent": "gradient norm at the latents,\nsemantic losses",
     "grad/conflict_cosine": "cosine of the two\n(below 0 they conflict)",
+    "grad/conflict_cosine_parameters": "the same at the\nencoder's parameters",
     "diag/latent_drift": "latent drift from the\npretrained encoder",
     "diag/effective_rank": "effective rank of latents",
     "diag/total_variance": "total variance of latents",

@@ -204,7 +204,7 @@ BROKEN = [
     ("claim empty", "", "claims: [{}]\n", [
         "grid.yaml: claims[0].id: is missing; it must be a name (letters, digits, '_', '-')",
         "grid.yaml: claims[0].says: is missing; it must be a sentence",
-        "grid.yaml: claims[0].contrast: is missing; write {factor, from, to} or {arm, minus}",
+        "grid.yaml: claims[0].contrast: is missing; write {factor, from, to} or {arm, minus}, or of one side {factor, level} or {arm}",
         "grid.yaml: claims[0].expects: is missing; it must list {metric, direction} once or more",
     ]),
     ("claim twice", "", f"claims: [{CLAIM}, {CLAIM}]\n", [
@@ -233,7 +233,36 @@ BROKEN = [
     ]),
     ("claim mixture", "", "claims: [{id: a, says: A., contrast: {arm: lr, from: on}, expects: [{metric: m, direction: up}]}]\n", [
         "grid.yaml: claims[0].contrast.from: unknown key 'from'; choose from arm, minus",
-        "grid.yaml: claims[0].contrast.minus: is missing; it must be an arm or a baseline",
+        "grid.yaml: claims[0].expects[0].direction: 'up' goes with a contrast of two sides, {factor, from, to} or {arm, minus}; choose from above, below",
+    ]),
+    ("claim about a level of none", "", "claims: [{id: a, says: A., contrast: {factor: lr, level: onn}, expects: [{metric: m, direction: below, value: 0}]}]\n", [
+        "grid.yaml: claims[0].contrast.level: 'onn' is not a level of the factor; did you mean 'on'?",
+    ]),
+    ("claim about an arm of none", "", "claims: [{id: a, says: A., contrast: {arm: ldmrl}, expects: [{metric: m, direction: below, value: 0}]}]\n", [
+        "grid.yaml: claims[0].contrast.arm: 'ldmrl' is neither an arm nor a baseline; did you mean 'ldmlr'?",
+    ]),
+    ("claim about a level and two", "", "claims: [{id: a, says: A., contrast: {factor: lr, level: on, from: off, to: on}, expects: [{metric: m, direction: up}]}]\n", [
+        "grid.yaml: claims[0].contrast.level: does not go with from and to; write {factor, from, to} or {arm, minus}, or of one side {factor, level} or {arm}",
+    ]),
+    ("claim about a levle", "", "claims: [{id: a, says: A., contrast: {factor: lr, levle: on}, expects: [{metric: m, direction: below, value: 0}]}]\n", [
+        "grid.yaml: claims[0].contrast.levle: unknown key 'levle'; did you mean 'level'?",
+        "grid.yaml: claims[0].contrast.from: is missing; choose from off, on",
+        "grid.yaml: claims[0].contrast.to: is missing; choose from off, on",
+        "grid.yaml: claims[0].expects[0].direction: 'below' goes with a contrast of one side, {factor, level} or {arm}; choose from down, none, up",
+    ]),
+    ("claim of one side without a number", "", "claims: [{id: a, says: A., contrast: {arm: lr}, expects: [{metric: m, direction: below}, {metric: m, direction: abvoe, value: 1}, {metric: m, direction: none}]}]\n", [
+        "grid.yaml: claims[0].expects[0].value: is missing; it must be a number",
+        "grid.yaml: claims[0].expects[1].direction: 'abvoe' is not allowed; did you mean 'above'?",
+        "grid.yaml: claims[0].expects[2].direction: 'none' goes with a contrast of two sides, {factor, from, to} or {arm, minus}; choose from above, below",
+    ]),
+    ("claim of one side with no number", "", "claims: [{id: a, says: A., contrast: {factor: lr, level: on}, expects: [{metric: m, direction: below, value: low}, {metric: m, direction: above, value: true}, {metric: m, direction: above, value: 1, within: 2}]}]\n", [
+        "grid.yaml: claims[0].expects[0].value: 'low' is not a finite number",
+        "grid.yaml: claims[0].expects[1].value: true is not a finite number",
+        "grid.yaml: claims[0].expects[2].within: goes with direction: none alone",
+    ]),
+    ("claim of two sides with a number", "", "claims: [{id: a, says: A., contrast: {arm: lr, minus: ldmlr}, expects: [{metric: m, direction: up, value: 1}, {metric: m, direction: below, value: 0}]}]\n", [
+        "grid.yaml: claims[0].expects[0].value: goes with direction: above or below alone",
+        "grid.yaml: claims[0].expects[1].direction: 'below' goes with a contrast of one side, {factor, level} or {arm}; choose from down, none, up",
     ]),
     ("settings as list", "", "settings: [epochs]\n", [
         "grid.yaml: settings: a list is not a mapping",

@@ -195,6 +195,74 @@ def test_at_its_bound_a_margin_is_wrongly_kept_in_5_percent_of_studies(side):
     assert np.mean(kept) > 0.02
 
 
+def one_sided(contrast, direction, value, metric="test/top1"):
+    return {**claim(contrast), "expects": [{"metric": metric, "direction": direction, "value": value}]}
+
+
+@pytest.mark.parametrize("contrast, arms", [
+    ({"arm": "reference"}, ["reference"]), ({"arm": "ldmlr"}, ["ldmlr"]),
+    ({"factor": "lr_split", "level": "off"}, ["reference", "gradient_decoupling"]),
+    ({"factor": "gradient_decoupling", "level": "on"}, ["gradient_decoupling", "lr_split+gradient_decoupling"]),
+])  # fmt: skip
+@pytest.mark.parametrize("shift, below, above", [(-9, "refuted", "supported"), (0, "not decided", "not decided"), (9, "supported", "refuted")])
+def test_the_mean_of_an_arm_or_a_level_is_tested_against_a_number(tmp_path, contrast, arms, shift, below, above):
+    cells = load(study(tmp_path / "cells", factors=TWO, seeds=range(5))).cells("test/top1")
+    number = float(cells[arms].mean(axis=1).mean()) + shift
+    several = [one_sided(contrast, "below", number), {**one_sided(contrast, "above", number), "id": "b"}]
+    table = judged(study(tmp_path, factors=TWO, seeds=range(5), claims=several))
+    assert list(table["verdict"]) == [below, above]
+    values = cells[arms].mean(axis=1)
+    for row in table.itertuples():
+        test = stats.ttest_1samp(values, number)
+        assert (row.estimate, row.p, row.n_seeds) == (pytest.approx(values.mean()), pytest.approx(test.pvalue), 5)
+        assert (row.low, row.high) == pytest.approx(tuple(test.confidence_interval()))
+        assert row.contrast == (contrast["arm"] if "arm" in contrast else f"{contrast['factor']}: {contrast['level']}")
+    assert list(table["direction"]) == [f"below {number:.12g}", f"above {number:.12g}"]
+
+
+@pytest.mark.parametrize("options, told", [
+    ({"seeds": [0]}, "(one seed: no interval over seeds)"), ({"state": lambda spec: "FAILED" if spec.seed else "COMPLETE"}, "(one seed: no interval over seeds)"),
+    ({"state": lambda spec: "WAITING"}, "not measured"),
+])  # fmt: skip
+def test_a_mean_without_an_interval_decides_nothing(tmp_path, options, told):
+    table = judged(study(tmp_path, factors=ONE, claims=[one_sided({"arm": "reference"}, "above", 1.0)], **options))
+    assert list(table["verdict"]) == ["not decided"]
+    assert claim_texts(table)[0].expectations[0].startswith("top-1 should be above 1 %: not decided, ")
+    assert claim_texts(table)[0].expectations[0].endswith(told)
+
+
+def test_a_dead_toggle_says_nothing_about_the_mean_of_its_levels(tmp_path):
+    folder = study(tmp_path, factors=ONE, seeds=range(4), claims=[one_sided({"factor": "lr_split", "level": "on"}, "above", 1.0)])
+    kill(folder, "lr_split", by="reference")
+    assert verdicts(folder) == ["supported"]
+
+
+def test_means_and_differences_are_one_family_and_one_table(tmp_path):
+    several = [claim(OFF_ON, "up"), {**one_sided({"arm": "reference"}, "below", 20), "id": "b"}]
+    results = load(study(tmp_path, factors=ONE, seeds=range(5), top1=lifting(8), claims=several))
+    effects = judge(results)
+    table = judge_claims(results, effects)
+    np.testing.assert_array_equal(table["p_holm"], holm(table["p"]))
+    assert table["p_holm"].min() == 2 * table["p"].min()
+    mean = f"{table['estimate'][1]:.1f} ["
+    assert f" | `reference`: top-1 {mean}" in claims_table(table) and "difference or mean [95 %]" in claims_table(table)
+    assert "difference [95 %]" in claims_table(table[:1])
+    text = render(results, effects, table, [])
+    assert f"- top-1 should be below 20 %: refuted, {mean}" in text and "(`b`, by `reference`)" in text
+    assert "a one-sample t-test of its mean against the number named" in text
+
+
+def test_a_level_whose_arms_lie_on_both_sides_of_the_number_is_told_arm_by_arm(tmp_path):
+    several = [one_sided({"factor": "gradient_decoupling", "level": "off"}, "above", number, "test/top1") | {"id": f"c{number}"} for number in (10, 60, 90)]
+    table = judged(study(tmp_path, factors=TWO, seeds=range(4), noise=0.3, top1=lambda levels: 80.0 - 40 * (levels["lr_split"] == "on"), claims=several))
+    low, middle, high = table["level_by_level"]
+    assert (low, high) == ("", "")
+    reference, lr_split = middle.split(" and ")
+    assert reference.endswith(" in reference") and lr_split.endswith(" in lr_split")
+    assert float(reference.split(" ")[0]) == pytest.approx(80, abs=4) and float(lr_split.split(" ")[0]) == pytest.approx(40, abs=4)
+    assert f"a mean that describes no arm; arm by arm: {middle}" in claim_texts(table)[1].expectations[0]
+
+
 def with_p_values(folder, *p_values):
     """The claims of a study whose tests gave these p-values."""
     true = claims._estimate

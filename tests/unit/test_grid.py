@@ -288,8 +288,8 @@ def knowing(name):
     return KnowingSubject()
 
 
-def claim(contrast, *metrics):
-    expects = ", ".join(f"{{metric: {metric}, direction: up}}" for metric in metrics)
+def claim(contrast, *metrics, direction="up"):
+    expects = ", ".join(f"{{metric: {metric}, direction: {direction}}}" for metric in metrics)
     return f"claims: [{{id: a, says: A., contrast: {contrast}, expects: [{expects}]}}]\n"
 
 
@@ -299,6 +299,8 @@ def claim(contrast, *metrics):
         ("metric: {name: test/topp1}", "metric.name: 'test/topp1' is not reported by any trial at its end; did you mean 'test/top1'?"),
         ("metric: {name: diag/drift}", "metric.name: 'diag/drift' is not reported by 'ce' at its end; choose from test/few, test/top1"),
         (claim("{factor: lr, from: off, to: on}", "test/few", "diag/drfit"), "claims[0].expects[1].metric: 'diag/drfit' is not reported at the end of what is compared; did you mean 'diag/drift'?"),
+        (claim("{arm: ldmlr}", "grad/norm", direction="below, value: 0"), "claims[0].expects[0].metric: 'grad/norm' is not reported at the end of what is compared; choose from best/test/top1, test/few, test/top1"),
+        (claim("{factor: lr, level: on}", "diag/drfit", direction="above, value: 1"), "claims[0].expects[0].metric: 'diag/drfit' is not reported at the end of what is compared; did you mean 'diag/drift'?"),
         (claim("{arm: lr, minus: ldmlr}", "grad/norm"), "claims[0].expects[0].metric: 'grad/norm' is not reported at the end of what is compared; choose from best/test/top1, test/few, test/top1"),
     ],
 )  # fmt: skip
@@ -311,6 +313,8 @@ def test_a_metric_that_no_trial_would_report_is_refused_before_any_trains(load, 
     [
         ("", "metric: {name: test/few}\n" + claim("{factor: lr, from: off, to: on}", "grad/norm", "best/test/few")),
         ("[ce, ldmlr]", "[]\nmetric: {name: diag/drift}"),  # the arms have it
+        ("", claim("{factor: lr, level: off}", "grad/norm", direction="below, value: -1.5e-3")),
+        ("", claim("{arm: lr+mix}", "diag/drift", direction="above, value: 0")),
         ("", claim("{arm: odd, minus: ldmlr}", "anything") + "arms: {odd: {routing: pcgrad}}\n"),  # not known: may be
     ],
 )

@@ -75,10 +75,11 @@ class Terms(NamedTuple):
     generated: torch.Tensor
 
 
-def terms(trial) -> Terms:
+def terms(trial, training=True) -> Terms:
     """Written out: DESIGN's losses on the images of the batch, with the graph through the encoder."""
     learner = trial.learner
     encoder, head, denoiser = (copy.deepcopy(getattr(learner, name)).train() for name in Gradients._fields)
+    encoder.train(training)
     images, labels = trial.dataset.train
     order = torch.randperm(len(labels), generator=generator(0, "order", EPOCH))
     y = labels[order]
@@ -200,13 +201,87 @@ def test_a_term_that_does_not_reach_a_module_changes_no_bit_of_its_gradient(term
     assert changed == {module} | ({"encoder"} if encoder else set())
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_the_encoder_is_walked_backward_once(rule, warmed, monkeypatch):
+@pytest.mark.parametrize(("rule", "n_walks"), [*((rule, 1) for rule in RULES), ("alternating", 2)])
+def test_the_encoder_is_walked_backward_once_and_for_alternating_twice(rule, n_walks, warmed, monkeypatch):
     trial = trial_at_the_thaw(warmed, routing=rule)
     walks = []
     trial.learner.encoder.convs[0].weight.register_post_accumulate_grad_hook(lambda weight: walks.append(1))
-    step(trial, monkeypatch)
-    assert walks == [1]
+    monkeypatch.setattr(epochs, "measures_gradients", lambda *args: False)
+    monkeypatch.setattr(epochs, "update", lambda learner, *names: None)
+    joint_epoch(trial.learner, trial.dataset.train, EPOCH)
+    assert len(walks) == n_walks
+
+
+@pytest.fixture(scope="module")
+def warmed_by():
+    """Stores in which the warm-up is done with an optimiser."""
+    stores = {}
+
+    def warm(optim):
+        key = tuple(optim.items())
+        if key not in stores:
+            stores[key] = MemoryStore()
+            advance(SETTINGS | optim, stores[key], until=chain(SETTINGS | optim)[3].key)
+        return stores[key]
+
+    return warm
+
+
+@pytest.mark.parametrize("clip", [None, 0.3, 1e4])
+@pytest.mark.parametrize("optim", [{"optim.name": "adam"}, {"optim.name": "adamw", "optim.weight_decay": 0.1}, {"optim.name": "sgd"}], ids=lambda optim: optim["optim.name"])
+def test_alternating_steps_with_the_classification_gradients_and_then_with_the_semantic_ones(optim, clip, warmed_by):
+    settings = SETTINGS | optim | {"routing": "alternating", "optim.clip": clip}
+    trial = trial_at(SETTINGS | optim, 0, warmed_by(optim), 4)
+    learner = trial.learner
+    learner.refresh_pool(EPOCH)
+    learner.config = config_of(settings)
+    wanted = terms(trial)
+    names = Gradients._fields
+    modules, optimisers = copy.deepcopy(({name: getattr(learner, name) for name in names}, learner.optimisers))
+    taken = [
+        {"encoder": (wanted.real, wanted.encoder), "head": (over_all_samples(trial, wanted), wanted.head)},
+        {"encoder": (wanted.semantic, wanted.encoder), "denoiser": (wanted.semantic, wanted.denoiser)},
+    ]
+    taken = [{name: torch.autograd.grad(loss, list(of.parameters()), retain_graph=True) for name, (loss, of) in each.items()} for each in taken]
+    for each in taken:
+        for name, gradients in each.items():
+            for parameter, gradient in zip(modules[name].parameters(), gradients):
+                parameter.grad = torch.empty_like(parameter).copy_(gradient)
+            if clip is not None:
+                torch.nn.utils.clip_grad_norm_(modules[name].parameters(), clip)
+            optimisers[name].step()
+    before = {name: flat(p.detach().clone() for p in getattr(learner, name).parameters()) for name in names}
+    metrics = joint_epoch(learner, trial.dataset.train, EPOCH).metrics
+    for name in names:
+        found, expected = (flat(p.detach() for p in module.parameters()) - before[name] for module in (getattr(learner, name), modules[name]))
+        assert_near(found, expected, tolerance=2e-3)  # Adam divides by gradients that rounding alone may have made
+    together = [a + b for a, b in zip(taken[0]["encoder"], taken[1]["encoder"])]
+    assert metrics["grad/encoder"] == pytest.approx(float(flat(together).norm()), rel=1e-5)
+    assert all(p.grad is None for name in names for p in getattr(learner, name).parameters())
+
+
+def test_the_plans_two_backward_passes_with_a_step_between_them_raise_an_error(warmed):
+    wanted = terms(trial_at_the_thaw(warmed))
+    optimiser = torch.optim.Adam([p for name in Gradients._fields for p in getattr(wanted, name).parameters()])
+    wanted.real.backward(retain_graph=True)
+    optimiser.step()
+    optimiser.zero_grad()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        wanted.semantic.backward()
+
+
+@pytest.mark.parametrize("n_chunks", [2, 5, 512])
+def test_with_frozen_batchnorm_alternating_in_chunks_is_that_of_the_whole_batch(n_chunks, warmed, monkeypatch):
+    found = []
+    for n in (1, n_chunks):
+        trial, steps = trial_at_the_thaw(warmed, routing="alternating", batchnorm="frozen"), []
+        trial.learner.n_chunks = n
+        monkeypatch.setattr(epochs, "update", lambda learner, *names: steps.append((names, flat(p.grad for p in learner.encoder.parameters()))))
+        joint_epoch(trial.learner, trial.dataset.train, EPOCH)
+        assert [names for names, _ in steps] == [("encoder", "head"), ("encoder", "denoiser")]
+        found.append([gradient for _, gradient in steps])
+    for whole, split in zip(*found):
+        assert_near(split, whole, tolerance=2e-6)
 
 
 def test_what_is_measured_at_the_latent_is_the_conflict_of_the_two_losses(warmed, monkeypatch):
@@ -220,3 +295,70 @@ def test_what_is_measured_at_the_latent_is_the_conflict_of_the_two_losses(warmed
     cosine = F.cosine_similarity(real.flatten(), semantic.flatten(), dim=0)
     assert metrics["grad/conflict_cosine"] == pytest.approx(float(cosine), abs=1e-5)
     assert metrics["grad/head"] == pytest.approx(float(gradient(over_all_samples(trial, wanted), wanted.head).norm()), rel=1e-5)
+
+
+@pytest.mark.parametrize("n_chunks", [1, 3])
+@pytest.mark.parametrize("rule", [*RULES, "alternating"])
+def test_each_losss_own_gradient_is_measured_at_the_parameters_that_it_reaches(rule, n_chunks, warmed, monkeypatch):
+    trial = trial_at_the_thaw(warmed, routing=rule, batchnorm="frozen")
+    trial.learner.encoder.eval()
+    wanted = terms(trial, training=False)
+    trial.learner.n_chunks = n_chunks
+    monkeypatch.setattr(epochs, "update", lambda *args: None)
+    metrics = joint_epoch(trial.learner, trial.dataset.train, EPOCH).metrics
+    real, semantic = gradient(wanted.real, wanted.encoder), gradient(wanted.semantic, wanted.encoder)
+    assert metrics["grad/encoder_real"] == pytest.approx(float(real.norm()), rel=1e-5)
+    assert metrics["grad/encoder_semantic"] == pytest.approx(float(semantic.norm()), rel=1e-5)
+    cosine = F.cosine_similarity(real, semantic, dim=0)
+    assert metrics["grad/conflict_cosine_parameters"] == pytest.approx(float(cosine), abs=1e-5)
+    n_real, n_generated = len(trial.dataset.train.labels), len(trial.learner.pool.labels)
+    for name, loss, n in (("real", wanted.real, n_real), ("generated", wanted.generated, n_generated)):
+        expected = gradient(n / (n_real + n_generated) * loss, wanted.head)
+        assert metrics[f"grad/head_{name}"] == pytest.approx(float(expected.norm()), rel=1e-5)
+
+
+APART = {"grad/encoder_real", "grad/encoder_semantic", "grad/conflict_cosine_parameters", "grad/head_real", "grad/head_generated"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "n_chunks"),
+    [({}, 1), ({"routing": "summed", "batch_size": 16}, 1), ({"routing": "alternating", "batch_size": 16}, 1), ({"routing": "pcgrad", "mixup": 0.4}, 1), ({"batch_size": 16}, 3)],
+)
+def test_measuring_changes_no_bit_of_the_training(changes, n_chunks, warmed, monkeypatch):
+    found = []
+    for measures in (True, False):
+        monkeypatch.setattr(epochs, "measures_gradients", lambda *args, measures=measures: measures)
+        trial = trial_at_the_thaw(warmed, **{"data.augmentation": "crop"}, **changes)
+        trial.learner.n_chunks = n_chunks
+        done = [joint_epoch(trial.learner, trial.dataset.train, epoch) for epoch in (EPOCH, EPOCH + 1)]
+        state = {name: tensor.clone() for name, tensor in trial.learner.state().items()}
+        found.append(([each.metrics for each in done], [each.latents for each in done], state))
+    (measured, latents, state), (plain, plain_latents, plain_state) = found
+    assert [each.keys() - other.keys() for each, other in zip(measured, plain)] == [APART, APART]
+    assert [{name: each[name] for name in other} for each, other in zip(measured, plain)] == plain
+    assert all(torch.equal(a, b) for a, b in zip(latents, plain_latents))
+    assert state.keys() == plain_state.keys()
+    assert [name for name in state if not torch.equal(state[name], plain_state[name]) and not state[name].isnan().all()] == []
+
+
+@pytest.mark.parametrize(("every", "measured"), [(1, [3, 4, 5]), (2, [4, 5]), (3, [3, 5]), (10, [5])])
+def test_gradients_are_measured_every_so_many_epochs_and_in_the_last(every, measured):
+    settings = JOINT | {"measure_gradients_every": every}
+    store, links = MemoryStore(), chain(settings)
+    advance(settings, store)
+    found = {link.epoch: store.record(link.key)["metrics"] for link in links if link.phase == "joint"}
+    assert [epoch for epoch, metrics in found.items() if "grad/conflict_cosine_parameters" in metrics] == measured
+
+
+@pytest.mark.parametrize(("batch_size", "n_batches", "n_measured"), [(512, 1, 1), (8, 14, 1), (4, 28, 2)])
+def test_a_tenth_of_the_batches_is_measured(batch_size, n_batches, n_measured, warmed, monkeypatch):
+    trial, seen = trial_at_the_thaw(warmed, batch_size=batch_size), []
+    taken = epochs.joint_step
+
+    def joint_step(*inputs, measures=False):
+        seen.append(measures)
+        return taken(*inputs, measures=measures)
+
+    monkeypatch.setattr(epochs, "joint_step", joint_step)
+    joint_epoch(trial.learner, trial.dataset.train, EPOCH)
+    assert len(seen) == n_batches and seen == sorted(seen, reverse=True) and sum(seen) == n_measured

@@ -39,7 +39,7 @@ FAULTS = {
     "text in a list of numbers": (("data.mean", [0.5, "grey"]), "'grey' is not a number"),
     "fraction in a list of whole numbers": (("pretraining.milestones", [10, 20.5]), "20.5 is not a whole number"),
     # choices
-    "choice, near": (("routing", "decopled"), "'decopled' is not allowed; did you mean 'decoupled'? choose from summed, decoupled, stopgrad, pcgrad"),
+    "choice, near": (("routing", "decopled"), "'decopled' is not allowed; did you mean 'decoupled'? choose from summed, decoupled, alternating, stopgrad, pcgrad"),
     "choice, far": (("head.name", "svm"), "'svm' is not allowed; choose from linear, cosine, wcdas"),
     "choice, another type": (("head.name", 3), "'3' is not allowed; choose from linear, cosine, wcdas"),
     # limits

@@ -70,10 +70,11 @@ SETTINGS = {
     "staged": STAGED | {"batch_size": 16, "staged.diffusion_epochs": 5},
     "original": ORIGINAL | {"batch_size": 16, "staged.diffusion_epochs": 5, "staged.head_batch_size": 16},
     "joint, unit scaling, mixup": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1, "diffusion.scaling": "unit", "optim.denoiser_name": "sgd", "mixup": 0.4},
+    "joint, alternating": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1, "routing": "alternating", "optim.clip": 0.5},
 }
 
 
-@pytest.mark.parametrize(("name", "n_chunks"), [*((name, 1) for name in SETTINGS), ("joint", 3)])
+@pytest.mark.parametrize(("name", "n_chunks"), [*((name, 1) for name in SETTINGS), ("joint", 3), ("joint, alternating", 3)])
 def test_repeated_recordings_train_as_plain_steps_do(name, n_chunks):
     plain, recorded = (whole_trial(SETTINGS[name], record, n_chunks) for record in (None, tape))
     assert plain.keys() == recorded.keys()

@@ -351,6 +351,20 @@ def test_ldmlr_trains_its_head_on_real_and_generated_latents():
 
 # --- one joint epoch under every option
 
+@pytest.mark.parametrize("trainable", [True, False])
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [({}, math.log(2) + 1), ({"head.name": "cosine"}, 30.0), ({"head.scale": 12.0}, 12.0), ({"head.name": "cosine", "head.scale": 12.0}, 12.0), ({"head.scale": None}, math.log(2) + 1)],
+)
+def test_the_scale_of_a_head_starts_where_its_authors_start_or_as_it_is_set(head, expected, trainable):
+    settings = JOINT | {"pretraining.epochs": 1, "head.trainable_scale": trainable} | head
+    store = MemoryStore()
+    advance(settings, store, until=chain(settings)[0].key)
+    scale = trial_at(settings, 0, store, 1).learner.head.scale
+    assert float(scale()) == pytest.approx(expected, rel=1e-6)
+    assert not trainable or expected > 2 or abs(float(scale.raw)) < 1e-6  # softplus(0) + 1
+
+
 OPTIONS = {
     "linear": {"head.name": "linear"},
     "linear, pretrained": {"head.name": "linear", "head.start": "pretrained"},
@@ -368,6 +382,7 @@ OPTIONS = {
     "cosine rates": {"optim.schedule": "cosine"},
     "pcgrad": {"routing": "pcgrad"},
     "stopgrad": {"routing": "stopgrad"},
+    "alternating": {"routing": "alternating"},
     "no generated": {"losses.generated": 0},
     "no semantic": {"losses.semantic": 0},
     "no real": {"losses.real": 0},

@@ -86,7 +86,7 @@ def test_a_fraction_and_its_number_of_epochs_are_the_same_trial():
 @pytest.mark.parametrize(
     "other",
     [
-        {"optim.lr.encoder": 1e-3}, {"routing": "summed"}, {"batchnorm": "frozen"}, {"mixup": 1.0}, {"warmup.epochs": 4, "routing": "pcgrad", "optim.lr.encoder": 0.5},
+        {"optim.lr.encoder": 1e-3}, {"routing": "summed"}, {"batchnorm": "frozen"}, {"measure_gradients_every": 5}, {"mixup": 1.0}, {"warmup.epochs": 4, "routing": "pcgrad", "optim.lr.encoder": 0.5},
     ],
 )  # fmt: skip
 def test_what_acts_on_the_thawed_encoder_leaves_the_warmup_shared(other):
@@ -131,7 +131,8 @@ def test_the_end_of_the_warmup_is_where_arms_part():
 
 
 def test_a_longer_trial_shares_its_beginning_when_rates_are_constant():
-    assert n_shared(BASE | {"evaluate_every": 4}, BASE | {"evaluate_every": 4, "epochs": 12}) == 3 + 8
+    every = {"evaluate_every": 4, "measure_gradients_every": 4}  # the last epoch does both anyway
+    assert n_shared(BASE | every, BASE | every | {"epochs": 12}) == 3 + 8
     assert n_shared(BASE, BASE | {"pretraining.schedule": "constant", "pretraining.epochs": 3}) == 1  # the first rate of a cosine is the base
 
 
@@ -203,6 +204,9 @@ def test_the_augmentation_counts_for_latents_that_are_augmented(augmented, count
         (BASE, {"optim.momentum": 0.5}),
         (BASE | {"generation.method": "ddpm"}, {"generation.steps": 7}),
         (STAGED | {"generation.method": "gaussian"}, {"generation.steps": 7, "staged.diffusion_epochs": 9, "diffusion.steps": 9}),
+        (BASE, {"head.scale": None}),
+        (BASE, {"head.scale": math.log(2) + 1}),  # where the authors of WCDAS start
+        (BASE | {"head.name": "cosine"}, {"head.scale": 30}),
         (BASE | {"method": "ce"}, {"staged.encoding.statistics": "batch", "diffusion.scaling": "unit"}),
     ],
 )  # fmt: skip
