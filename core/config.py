@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 
 def setting(default: Any, help: str, **limits: float) -> Any:
-    """A config field with its help text and, for numbers, `minimum` / `above` / `maximum`."""
+    """A config field with its help text and, for numbers, `minimum` / `above` / `maximum` / `below`."""
     return field(default=default, metadata={"help": help, **limits})
 
 
@@ -110,6 +110,7 @@ class Optim:
     clip: float | None = setting(None, "largest norm of a module's gradient in warm-up and joint epochs; a larger one is scaled down to it", above=0)
     ramp_epochs: int = setting(0, "epochs after the thaw over which the encoder's rate rises linearly to that of the schedule", minimum=0)
     schedule: Literal["constant", "cosine"] = setting("constant", "learning rates over the epochs, down to 0 for cosine")
+    ema: float = setting(0.0, "decay per step of a moving average of the weights of encoder and head, in joint epochs from the first on; evaluated beside them, as test/top1_ema and others; 0: no average", minimum=0, below=1)
 
     def of(self, module: str) -> Optim:
         """As it holds for one module: encoder, head or denoiser."""

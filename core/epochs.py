@@ -55,6 +55,7 @@ def warmup_step(learner: Learner, z: Tensor, y: Tensor, t: Tensor, noise: Tensor
 def joint_epoch(learner: Learner, train: Split, epoch: int) -> Trained:
     """Train all three modules on images; one encoder backward per batch, whatever the routing rule."""
     config, means, streams = learner.config, Means(learner.config, encoder_moves=True), Streams(learner, epoch)
+    learner.thaw()
     learner.encoder.train(config.batchnorm == "updating")
     learner.head.train()
     learner.denoiser.train()
@@ -124,6 +125,8 @@ def joint_step(
         "grad/semantic_at_latent": at_latent.semantic_norm,
     }
     update(learner, "encoder", "head", "denoiser")
+    if learner.average is not None:
+        learner.average.follow(learner.encoder, learner.head, config.optim.ema)
     learner.track_latents(leaf.detach(), y)
     learner.track_estimates(semantic)
     return norms | losses(real, generated, semantic), leaf.detach()

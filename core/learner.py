@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.averaging import Average
 from core.config import Config
 from core.diffusion import alpha_bars
 from core.geometry import class_means, distances, track, unbiased_radii
@@ -56,6 +57,7 @@ class Learner:
         }
         self.levels = alpha_bars(config.diffusion.schedule, config.diffusion.steps).to(self.device)  # (T,)
         self.pool = Pool.empty(self.n_latents, self.device)
+        self.average: Average | None = None  # made when the encoder thaws
         self.n_chunks = 1  # in which joint batches pass through the encoder; set before any step is recorded
         self.diffusion_loss_at_thaw = float("nan")  # of the last warm-up epoch so far
         self.record: Recorder | None = cuda_graph if self.device == "cuda" else None
@@ -75,6 +77,11 @@ class Learner:
         radii, _ = class_means(distances(standard, labels, prototypes), labels, self.n_classes)
         radii = unbiased_radii(radii, self.class_counts)
         self.geometry = Geometry(prototypes, radii, radii.clone())
+
+    def thaw(self) -> None:
+        """Make what joint epochs alone have, unless it is there; before any of their steps is recorded."""
+        if self.config.optim.ema and self.average is None:
+            self.average = Average(self.encoder, self.head)
 
     def standardise(self, latents: Tensor) -> Tensor:
         """(..., D) in the denoiser's coordinates."""
@@ -174,7 +181,7 @@ class Learner:
         state |= {f"pool.{name}": tensor for name, tensor in self.pool._asdict().items()}
         for name, module in modules.items():
             state |= module_state(name, module) | optimiser_state(f"optim.{name}", self.optimisers[name])
-        return state
+        return state if self.average is None else state | module_state("average", self.average)
 
     def load(self, state: State) -> None:
         """Before any step is recorded: a recording keeps to the tensors that it has met."""
@@ -188,3 +195,6 @@ class Learner:
             if part(name, state):  # a module that no epoch has trained yet is not in the checkpoint
                 load_module(name, getattr(self, name), state)
             load_optimiser(f"optim.{name}", optimiser, state)
+        if part("average", state):
+            self.thaw()
+            load_module("average", self.average, state)

@@ -151,6 +151,8 @@ def _limit(value: float, limits: Mapping[str, Any]) -> tuple[Any, str]:
         return None, f"{value:g} is too small; more than {limits['above']:g}"
     if "maximum" in limits and value > limits["maximum"]:
         return None, f"{value:g} is too large; at most {limits['maximum']:g}"
+    if "below" in limits and value >= limits["below"]:
+        return None, f"{value:g} is too large; less than {limits['below']:g}"
     return value, ""
 
 

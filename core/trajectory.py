@@ -144,6 +144,7 @@ def effective(config: Config, phase: str, epoch: int) -> dict[str, Any]:
     settings = {**common, **diffusing, "losses": losses, "generation": drawn, "batching": config.batching, "clip": config.optim.clip}
     if phase == JOINT:
         settings.update(routing=config.routing, batchnorm=config.batchnorm, standardisation=config.standardisation, mixup=config.mixup, augmentation=augmentation(tree))
+        settings.update({"ema": config.optim.ema} if config.optim.ema else {})
     return settings
 
 

@@ -194,6 +194,10 @@ class Trial:
             latents = encode(learner.encoder, test.images, self.config) if link.phase == JOINT else self.latents.test
             more = evaluation.test_report(learner, latents, test.labels, self.latents.test)
             found = evaluation.Report(found.metrics | more.metrics, found.vectors | more.vectors, more.hits)
+            if learner.average is not None:
+                latents = encode(learner.average.encoder, test.images, self.config)
+                averaged = evaluation.averaged_metrics(learner.average, latents, test.labels, learner.class_counts)
+                found = found._replace(metrics=found.metrics | averaged)
         return found._replace(metrics=trained.metrics | found.metrics)
 
     def _evaluate_pretrained(self) -> evaluation.Report:

@@ -70,6 +70,7 @@ SETTINGS = {
     "staged": STAGED | {"batch_size": 16, "staged.diffusion_epochs": 5},
     "original": ORIGINAL | {"batch_size": 16, "staged.diffusion_epochs": 5, "staged.head_batch_size": 16},
     "joint, unit scaling, mixup": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1, "diffusion.scaling": "unit", "optim.denoiser_name": "sgd", "mixup": 0.4},
+    "joint, averaged weights": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1, "optim.ema": 0.9},
 }
 
 
