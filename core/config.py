@@ -150,6 +150,7 @@ class Losses:
     momentum: float = setting(0.9, "of the moving averages of prototypes and radii, per batch", minimum=0, maximum=1)
     logit_adjustment: float = setting(0.0, "tau: heads are trained with tau log(prior) added to their logits (Menon et al. 2021); the prior is that of training images and pool together", minimum=0)
     common_radius: Literal["all", "many"] = setting("all", "classes whose mean radius is the common one: all, or those with more than 100 images, whose radius is not that of memorised ones")
+    consistency: float = setting(0.0, "two views of each image in joint epochs, by mixup and CutMix where mixup is above 0, else two augmentations: weight of the loss that asks for the same projection of both (GLMC, Du et al. 2023); the classification loss is then the mean over the views", minimum=0)
 
 
 @dataclass(frozen=True)

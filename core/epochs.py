@@ -18,6 +18,7 @@ from core.learner import Learner
 from core.losses import Semantic, standardised
 from core.randomness import generator, mixing_shares
 from core.routing import combine, conflict
+from core.views import SecondViews
 
 
 class Trained(NamedTuple):
@@ -63,13 +64,15 @@ def joint_epoch(learner: Learner, train: Split, epoch: int) -> Trained:
     seen, seen_labels = [], []
     chosen_batches = order(learner, train.labels, streams)
     shares = major_shares(learner, len(chosen_batches), epoch)
+    second_views = SecondViews(config, learner.seed, epoch, train.images.shape, shares) if config.losses.consistency else None
     for i, chosen in enumerate(chosen_batches):
         images, y = augmented(train.images[chosen], config, streams.augmentation), train.labels[chosen]
-        y_minor, share = None, None if shares is None else shares[i]
+        y_minor, partner, share = None, None, None if shares is None else shares[i]
         if share is not None:
             partner = torch.randperm(len(chosen), generator=streams.augmentation, device=learner.device)
             images, y_minor = share * images + (1 - share) * images[partner], y[partner]
-        metrics, latents = step(images, y, *draws(learner, len(chosen), streams), y_minor, share)
+        second = (None, None) if second_views is None else second_views.of(train.images[chosen], partner, i)
+        metrics, latents = step(images, y, *draws(learner, len(chosen), streams), y_minor, share, *second)
         means.add(metrics)
         seen.append(latents.clone())  # the next step may write where this one did
         seen_labels.append(y)
@@ -94,29 +97,39 @@ def joint_step(
     y_g: Tensor | None,
     y_minor: Tensor | None,
     share: Tensor | None,
+    second: Tensor | None,
+    kept: Tensor | None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """One update of all three modules; returns metrics and latents (B, D).
 
     images: (B, channels, H, W) float, augmented; y: (B,); t to y_g from `draws`. With mixup, every image is `share`, (),
     of an image of class y and the rest of one of y_minor (B,).
+    second: the images' second view, if there is one, of which `kept`, (), is of class y; see `core.views`. The semantic loss
+    and what is tracked take the first.
     """
-    config = learner.config
-    passes = Passes(learner.encoder, images, config, learner.n_chunks)
+    config, n = learner.config, len(y)
+    passes = Passes(learner.encoder, images if second is None else torch.cat([images, second]), config, learner.n_chunks)
     leaf = passes.latents.detach().float().requires_grad_()  # losses are taken here; the encoder is walked once, below
+    first = leaf if second is None else leaf[:n]
     logits = learner.head(leaf) + learner.adjustment
-    real = F.cross_entropy(logits, y)
-    if share is not None:
-        real = share * real + (1 - share) * F.cross_entropy(logits, y_minor)
+    real = mixed_entropy(logits[:n], y, y_minor, share)
+    if second is not None:
+        real = (real + mixed_entropy(logits[n:], y, y_minor, kept)) / 2
     generated = None if g is None else F.cross_entropy(learner.head(g) + learner.adjustment, y_g)
     classification(learner, real, generated).backward()
     # The head learns from the mean over images and pool, the encoder from the mean over images: a pool would otherwise lower
     # its rate by as much as it is large.
     real_gradient, leaf.grad = leaf.grad * learner.n_per_image, None
-    standard = learner.standardise(leaf) if config.standardisation == "tracked" else standardised(leaf)
+    standard = learner.standardise(first) if config.standardisation == "tracked" else standardised(first)
     semantic = learner.semantic(standard, y, t, noise)
     (config.losses.semantic * semantic.total).backward()
-    semantic_gradient = leaf.grad
-    passes.backward(combine(config.routing, real_gradient, semantic_gradient))
+    semantic_gradient, leaf.grad = leaf.grad, None
+    at_encoder = combine(config.routing, real_gradient, semantic_gradient)
+    consistency = None if second is None else learner.consistency(first, leaf[n:])
+    if consistency is not None:  # no rule routes it: it is there for the encoder
+        (config.losses.consistency * consistency).backward()
+        at_encoder = at_encoder + leaf.grad
+    passes.backward(at_encoder)
     at_latent = conflict(real_gradient, semantic_gradient)
     norms = {f"grad/{name}": gradient_norm(learner, name) for name in ("encoder", "head", "denoiser")}
     norms |= {
@@ -124,12 +137,18 @@ def joint_step(
         "grad/real_at_latent": at_latent.real_norm,
         "grad/semantic_at_latent": at_latent.semantic_norm,
     }
-    update(learner, "encoder", "head", "denoiser")
+    update(learner, "encoder", "head", "denoiser", *(() if consistency is None else ("consistency",)))
     if learner.average is not None:
         learner.average.follow(learner.encoder, learner.head, config.optim.ema)
-    learner.track_latents(leaf.detach(), y)
+    learner.track_latents(first.detach(), y)
     learner.track_estimates(semantic)
-    return norms | losses(real, generated, semantic), leaf.detach()
+    return norms | losses(real, generated, semantic, consistency), first.detach()
+
+
+def mixed_entropy(logits: Tensor, y: Tensor, y_minor: Tensor | None, share: Tensor | None) -> Tensor:
+    """Cross-entropy () of logits (B, C) with labels of which `share`, (), is y (B,) and the rest y_minor (B,)."""
+    real = F.cross_entropy(logits, y)
+    return real if share is None else share * real + (1 - share) * F.cross_entropy(logits, y_minor)
 
 
 def classification(learner: Learner, real: Tensor, generated: Tensor | None) -> Tensor:
@@ -168,11 +187,11 @@ def draws(learner: Learner, n: int, streams: Streams) -> tuple[Tensor, Tensor, T
     return t, noise, *learner.generated_batch(config.generation.batch_size or config.batch_size, streams.pool)
 
 
-def losses(real: Tensor, generated: Tensor | None, semantic: Semantic) -> dict[str, Tensor]:
+def losses(real: Tensor, generated: Tensor | None, semantic: Semantic, consistency: Tensor | None = None) -> dict[str, Tensor]:
     """The terms that there are, by the names under which they are reported."""
     terms = {
         "train/real_loss": real, "train/generated_loss": generated, "train/diffusion_loss": semantic.diffusion,
-        "train/prototype_loss": semantic.prototype, "train/radius_loss": semantic.radius,
+        "train/prototype_loss": semantic.prototype, "train/radius_loss": semantic.radius, "train/consistency_loss": consistency,
     }  # fmt: skip
     return {name: term.detach() for name, term in terms.items() if term is not None}
 

@@ -218,6 +218,9 @@ def _cross_checks(config: Config) -> list[Fault]:
         faults.append(Fault("warmup.epochs", f"{warmup.epochs} is more than the {config.epochs} epochs of the trial"))
     faults += _plateau_faults(config)
     faults += _optimiser_faults(config)
+    if config.method == "joint" and config.losses.consistency and not config.mixup and data.augmentation == "none":
+        message = f"{config.losses.consistency:g}, and both views of an image would be the same; set data.augmentation: crop or crop-flip, or mixup"
+        faults.append(Fault("losses.consistency", message))
     batching = {"joint": config.batching, "staged": config.staged.batching}.get(config.method)
     if config.losses.logit_adjustment and batching == "balanced" and not (config.method == "joint" and config.losses.generated):
         message = f"{config.losses.logit_adjustment:g} changes nothing: balanced batches have a uniform prior; set it to 0, or batching to natural"

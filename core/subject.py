@@ -159,6 +159,7 @@ def _last_metrics(config: Config, counts: Sequence[int]) -> set[str]:
     names |= {"train/prototype_loss"} if config.losses.prototype else set()
     names |= {"train/radius_loss"} if config.losses.radius else set()
     names |= {"diag/diffusion_loss_at_thaw"} if config.longest_warmup else set()
+    names |= {"train/consistency_loss"} if thaws and config.losses.consistency else set()
     return names | ({"grad/encoder", "grad/conflict_cosine", "grad/real_at_latent", "grad/semantic_at_latent"} if thaws else set())
 
 

@@ -43,7 +43,8 @@ def chain(config: Config, seed: int, records: Records) -> list[Link]:
         nonlocal key
         key = digest(key, phase, epoch, effective(config, phase, epoch))
         trains_unet = config.denoiser.name == "unet1d" and phase in (DIFFUSION, WARMUP, JOINT)
-        links.append(Link(key, phase, epoch, COST[phase] + UNET_COST * trains_unet))
+        n_views = 2 if phase == JOINT and config.losses.consistency else 1
+        links.append(Link(key, phase, epoch, n_views * COST[phase] + UNET_COST * trains_unet))
 
     for epoch in range(1, config.pretraining_epochs + 1):
         add(PRETRAIN, epoch)
@@ -139,7 +140,7 @@ def effective(config: Config, phase: str, epoch: int) -> dict[str, Any]:
     if phase == DIFFUSION:
         del common["head"]
         return {**common, **diffusing, "encoding": encoding(config)}
-    losses = dict(tree["losses"])
+    losses = {name: value for name, value in tree["losses"].items() if phase == JOINT or name != "consistency"}
     drawn = generation(config) if config.losses.generated > 0 else None
     settings = {**common, **diffusing, "losses": losses, "generation": drawn, "batching": config.batching, "clip": config.optim.clip}
     if phase == JOINT:

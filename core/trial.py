@@ -187,7 +187,7 @@ class Trial:
 
     def _report(self, link: Link, trained: Trained) -> evaluation.Report:
         learner = self.learner
-        require_finite_modules(encoder=learner.encoder, head=learner.head, denoiser=learner.denoiser)
+        require_finite_modules(**{name: getattr(learner, name) for name in learner.optimisers})
         found = evaluation.latent_report(learner, trained.latents, trained.labels)
         if trajectory.evaluates(self.config, link.phase, link.epoch):
             test = self.dataset.test

@@ -194,6 +194,8 @@ REPORTING = {
     "averaged weights, all groups": JOINT | {"optim.ema": 0.9, "data.n_max": 110, "data.imbalance_factor": 50},
     "averaged weights, never thawed": JOINT | {"optim.ema": 0.9, "end_to_end": False},
     "averaged weights, staged": STAGED | {"optim.ema": 0.9},
+    "two views": JOINT | {"losses.consistency": 1.0},
+    "two views, never thawed": JOINT | {"losses.consistency": 1.0, "end_to_end": False},
     "staged": STAGED,
     "staged without generation": STAGED | {"staged.generation": False},
     "staged as the original": ORIGINAL,
