@@ -111,6 +111,7 @@ class Optim:
     ramp_epochs: int = setting(0, "epochs after the thaw over which the encoder's rate rises linearly to that of the schedule", minimum=0)
     schedule: Literal["constant", "cosine"] = setting("constant", "learning rates over the epochs, down to 0 for cosine")
     ema: float = setting(0.0, "decay per step of a moving average of the weights of encoder and head, in joint epochs from the first on; evaluated beside them, as test/top1_ema and others; 0: no average", minimum=0, below=1)
+    sam: float = setting(0.0, "rho of sharpness-aware minimisation (Foret et al. 2021), of encoder and head in joint epochs: their step is made with the gradient at weights that the first gradient has moved by rho; the encoder is walked twice; 0: off", minimum=0)
 
     def of(self, module: str) -> Optim:
         """As it holds for one module: encoder, head or denoiser."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from core.batches import balanced_batches, batches
-from core.chunks import Passes
+from core.chunks import Passes, no_update
 from core.data.sources import Split
 from core.divergence import Means
 from core.encoding import augmented
@@ -18,6 +18,7 @@ from core.learner import Learner
 from core.losses import Semantic, standardised
 from core.randomness import generator, mixing_shares
 from core.routing import combine, conflict
+from core.sharpness import gradients_kept, perturbed
 from core.views import SecondViews
 
 
@@ -87,7 +88,25 @@ def major_shares(learner: Learner, n: int, epoch: int) -> Tensor | None:
     return torch.maximum(shares, 1 - shares).to(learner.device)
 
 
-def joint_step(
+def joint_step(learner: Learner, images: Tensor, y: Tensor, *drawn: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
+    """One update of all three modules; returns metrics and latents (B, D). The inputs are those of `joint_gradients`."""
+    config = learner.config
+    metrics, latents, semantic = joint_gradients(learner, images, y, *drawn)
+    others = [name for name in learner.optimisers if name not in ("encoder", "head")]
+    if config.optim.sam:
+        # what is not moved learns from the first pass, and so do running statistics: they are those of the weights that stay
+        moved, still = (parameters_of(learner, *names) for names in (("encoder", "head"), others))
+        with perturbed(moved, config.optim.sam), gradients_kept(still), no_update(learner.encoder):
+            joint_gradients(learner, images, y, *drawn)
+    update(learner, "encoder", "head", *others)
+    if learner.average is not None:
+        learner.average.follow(learner.encoder, learner.head, config.optim.ema)
+    learner.track_latents(latents, y)
+    learner.track_estimates(semantic)
+    return metrics, latents
+
+
+def joint_gradients(
     learner: Learner,
     images: Tensor,
     y: Tensor,
@@ -99,8 +118,8 @@ def joint_step(
     share: Tensor | None,
     second: Tensor | None,
     kept: Tensor | None,
-) -> tuple[dict[str, Tensor], Tensor]:
-    """One update of all three modules; returns metrics and latents (B, D).
+) -> tuple[dict[str, Tensor], Tensor, Semantic]:
+    """Leaves the gradients of all modules in `grad`; returns metrics, latents (B, D) and the semantic loss.
 
     images: (B, channels, H, W) float, augmented; y: (B,); t to y_g from `draws`. With mixup, every image is `share`, (),
     of an image of class y and the rest of one of y_minor (B,).
@@ -137,12 +156,7 @@ def joint_step(
         "grad/real_at_latent": at_latent.real_norm,
         "grad/semantic_at_latent": at_latent.semantic_norm,
     }
-    update(learner, "encoder", "head", "denoiser", *(() if consistency is None else ("consistency",)))
-    if learner.average is not None:
-        learner.average.follow(learner.encoder, learner.head, config.optim.ema)
-    learner.track_latents(first.detach(), y)
-    learner.track_estimates(semantic)
-    return norms | losses(real, generated, semantic, consistency), first.detach()
+    return norms | losses(real, generated, semantic, consistency), first.detach(), semantic
 
 
 def mixed_entropy(logits: Tensor, y: Tensor, y_minor: Tensor | None, share: Tensor | None) -> Tensor:
@@ -197,8 +211,12 @@ def losses(real: Tensor, generated: Tensor | None, semantic: Semantic, consisten
 
 
 def gradient_norm(learner: Learner, name: str) -> Tensor:
-    parameters = learner.optimisers[name].param_groups[0]["params"]
-    return get_total_norm([p.grad for p in parameters if p.grad is not None])
+    return get_total_norm([p.grad for p in parameters_of(learner, name) if p.grad is not None])
+
+
+def parameters_of(learner: Learner, *names: str) -> list[Tensor]:
+    """What the optimisers of these modules train."""
+    return [parameter for name in names for parameter in learner.optimisers[name].param_groups[0]["params"]]
 
 
 def update(learner: Learner, *names: str) -> None:
@@ -206,6 +224,6 @@ def update(learner: Learner, *names: str) -> None:
     clip = learner.config.optim.clip
     for name in names:
         if clip is not None:
-            clip_grad_norm_(learner.optimisers[name].param_groups[0]["params"], clip)
+            clip_grad_norm_(parameters_of(learner, name), clip)
         learner.optimisers[name].step()
         learner.optimisers[name].zero_grad(set_to_none=True)

@@ -43,8 +43,8 @@ def chain(config: Config, seed: int, records: Records) -> list[Link]:
         nonlocal key
         key = digest(key, phase, epoch, effective(config, phase, epoch))
         trains_unet = config.denoiser.name == "unet1d" and phase in (DIFFUSION, WARMUP, JOINT)
-        n_views = 2 if phase == JOINT and config.losses.consistency else 1
-        links.append(Link(key, phase, epoch, n_views * COST[phase] + UNET_COST * trains_unet))
+        n_walks = 1 if phase != JOINT else 2 ** (bool(config.losses.consistency) + bool(config.optim.sam))
+        links.append(Link(key, phase, epoch, n_walks * COST[phase] + UNET_COST * trains_unet))
 
     for epoch in range(1, config.pretraining_epochs + 1):
         add(PRETRAIN, epoch)
@@ -145,7 +145,7 @@ def effective(config: Config, phase: str, epoch: int) -> dict[str, Any]:
     settings = {**common, **diffusing, "losses": losses, "generation": drawn, "batching": config.batching, "clip": config.optim.clip}
     if phase == JOINT:
         settings.update(routing=config.routing, batchnorm=config.batchnorm, standardisation=config.standardisation, mixup=config.mixup, augmentation=augmentation(tree))
-        settings.update({"ema": config.optim.ema} if config.optim.ema else {})
+        settings.update({name: value for name in ("ema", "sam") if (value := getattr(config.optim, name))})
     return settings
 
 

@@ -73,10 +73,12 @@ SETTINGS = {
     "joint, averaged weights": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1, "optim.ema": 0.9},
     "joint, two crops": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1, "losses.consistency": 1.0},
     "joint, mixup and CutMix": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1, "losses.consistency": 1.0, "mixup": 0.4},
+    "joint, sharpness-aware": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1, "optim.sam": 0.05},
+    "joint, all at once": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1, "losses.consistency": 1.0, "mixup": 0.4, "optim.sam": 0.05, "optim.ema": 0.9},
 }
 
 
-@pytest.mark.parametrize(("name", "n_chunks"), [*((name, 1) for name in SETTINGS), ("joint", 3), ("joint, mixup and CutMix", 3)])
+@pytest.mark.parametrize(("name", "n_chunks"), [*((name, 1) for name in SETTINGS), ("joint", 3), ("joint, all at once", 3)])
 def test_repeated_recordings_train_as_plain_steps_do(name, n_chunks):
     plain, recorded = (whole_trial(SETTINGS[name], record, n_chunks) for record in (None, tape))
     assert plain.keys() == recorded.keys()
@@ -152,7 +154,7 @@ def test_each_combination_of_shapes_has_its_recording_and_none_is_a_combination(
     assert seen.count(2) == N_PLAIN + 1 and seen.count(3) == 2 * (N_PLAIN + 1)  # afterwards Python is not asked
 
 
-@pytest.mark.parametrize(("phase", "name"), [("warmup", "joint"), ("joint", "joint"), ("joint", "joint, two crops"), ("joint", "joint, mixup and CutMix")])
+@pytest.mark.parametrize(("phase", "name"), [("warmup", "joint"), ("joint", "joint"), ("joint", "joint, two crops"), ("joint", "joint, all at once")])
 def test_an_epoch_never_waits_for_the_device(phase, name, monkeypatch):
     settings = SETTINGS[name]
     trial = trial_at(settings, 0, MemoryStore(), 0)

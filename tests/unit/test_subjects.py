@@ -195,6 +195,7 @@ REPORTING = {
     "averaged weights, never thawed": JOINT | {"optim.ema": 0.9, "end_to_end": False},
     "averaged weights, staged": STAGED | {"optim.ema": 0.9},
     "two views": JOINT | {"losses.consistency": 1.0},
+    "sharpness-aware": JOINT | {"optim.sam": 0.05},
     "two views, never thawed": JOINT | {"losses.consistency": 1.0, "end_to_end": False},
     "staged": STAGED,
     "staged without generation": STAGED | {"staged.generation": False},
