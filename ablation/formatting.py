@@ -28,7 +28,7 @@ def label(metric: str) -> str:
 
 def is_percent(metric: str) -> bool:
     """Whether a metric is in percent, its differences therefore in points."""
-    return metric.rsplit("/", 1)[-1] in _PERCENT
+    return metric.rsplit("/", 1)[-1].removesuffix("_ema") in _PERCENT
 
 
 def points(metric: str) -> str:

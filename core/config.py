@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 
 def setting(default: Any, help: str, **limits: float) -> Any:
-    """A config field with its help text and, for numbers, `minimum` / `above` / `maximum`."""
+    """A config field with its help text and, for numbers, `minimum` / `above` / `maximum` / `below`."""
     return field(default=default, metadata={"help": help, **limits})
 
 
@@ -124,6 +124,8 @@ class Optim:
     clip: float | None = setting(None, "largest norm of a module's gradient in warm-up and joint epochs; a larger one is scaled down to it", above=0)
     ramp_epochs: int = setting(0, "epochs after the thaw over which the encoder's rate rises linearly to that of the schedule", minimum=0)
     schedule: Literal["constant", "cosine"] = setting("constant", "learning rates over the epochs, down to 0 for cosine")
+    ema: float = setting(0.0, "decay per step of a moving average of the weights of encoder and head, in joint epochs from the first on; evaluated beside them, as test/top1_ema and others; 0: no average", minimum=0, below=1)
+    sam: float = setting(0.0, "rho of sharpness-aware minimisation (Foret et al. 2021), of encoder and head in joint epochs: their step is made with the gradient at weights that the first gradient has moved by rho; the encoder is walked twice; 0: off", minimum=0)
 
     def of(self, module: str) -> Optim:
         """As it holds for one module: encoder, head or denoiser."""
@@ -167,6 +169,12 @@ class Losses:
         "where the common radius comes from: the latents of all classes' training images, which an encoder that has memorised the tail "
         "puts too near to each other; strongly augmented views of them, until the encoder thaws and its batches tell; or the images of "
         "classes with more than 100 of them",
+    )
+    consistency: float = setting(
+        0.0,
+        "two views of each image in joint epochs, by mixup and CutMix where mixup is above 0, else two augmentations: weight of the loss "
+        "that asks for the same projection of both (GLMC, Du et al. 2023); the classification loss is then the mean over the views",
+        minimum=0,
     )
 
 

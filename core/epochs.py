@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from core.batches import balanced_batches, batches
-from core.chunks import Passes
+from core.chunks import Passes, no_update
 from core.data.sources import Split
 from core.divergence import Means
 from core.encoding import augmented
@@ -23,6 +23,8 @@ from core.trajectory import measures_gradients
 MEASURED = 0.1
 """Share of an epoch's batches on which each loss's own gradient is measured: two more encoder backward passes each, or
 1 % of the time of joint epochs if every tenth measures."""
+from core.sharpness import gradients_kept, perturbed
+from core.views import SecondViews
 
 
 class Trained(NamedTuple):
@@ -39,6 +41,16 @@ class JointStep(NamedTuple):
     metrics: dict[str, Tensor]
     latents: Tensor  # (B, D)
     apart: dict[str, Tensor]  # of each loss's gradient by itself, where that was to be measured
+
+
+class Gradients(NamedTuple):
+    """What the losses of a joint batch leave, beside the gradients in `grad`."""
+
+    metrics: dict[str, Tensor]
+    latents: Tensor  # (B, D), of the first view
+    semantic: Semantic
+    apart: dict[str, Tensor]  # of each loss's gradient by itself, where that was to be measured
+    by_loss: tuple[list[Tensor], list[Tensor]] | None  # the encoder's, of classification and semantic loss, where known
 
 
 def warmup_epoch(learner: Learner, latents: Tensor, labels: Tensor, epoch: int) -> Trained:
@@ -68,6 +80,7 @@ def warmup_step(learner: Learner, z: Tensor, y: Tensor, t: Tensor, noise: Tensor
 def joint_epoch(learner: Learner, train: Split, epoch: int) -> Trained:
     """Train all three modules on images; one encoder backward per batch, two if alternating."""
     config, means, streams = learner.config, Means(learner.config, encoder_moves=True), Streams(learner, epoch)
+    learner.thaw()
     learner.encoder.train(config.batchnorm == "updating")
     learner.head.train()
     learner.denoiser.train()
@@ -78,13 +91,15 @@ def joint_epoch(learner: Learner, train: Split, epoch: int) -> Trained:
     n_measured = max(1, int(MEASURED * len(chosen_batches))) if measures else 0
     apart = Means(config, encoder_moves=True)
     shares = major_shares(learner, len(chosen_batches), epoch)
+    second_views = SecondViews(config, learner.seed, epoch, train.images.shape, shares) if config.losses.consistency else None
     for i, chosen in enumerate(chosen_batches):
         images, y = augmented(train.images[chosen], config, streams.augmentation), train.labels[chosen]
-        y_minor, share = None, None if shares is None else shares[i]
+        y_minor, partner, share = None, None, None if shares is None else shares[i]
         if share is not None:
             partner = torch.randperm(len(chosen), generator=streams.augmentation, device=learner.device)
             images, y_minor = share * images + (1 - share) * images[partner], y[partner]
-        inputs = (images, y, *draws(learner, len(chosen), streams), y_minor, share)
+        second = (None, None) if second_views is None else second_views.of(train.images[chosen], partner, i)
+        inputs = (images, y, *draws(learner, len(chosen), streams), y_minor, share, *second)
         if i < n_measured:
             done = step.plainly(*inputs, measures=True)
             apart.add(done.apart)
@@ -104,7 +119,28 @@ def major_shares(learner: Learner, n: int, epoch: int) -> Tensor | None:
     return torch.maximum(shares, 1 - shares).to(learner.device)
 
 
-def joint_step(
+def joint_step(learner: Learner, images: Tensor, y: Tensor, *drawn: Tensor | None, measures: bool = False) -> JointStep:
+    """One update of all three modules. The inputs are those of `joint_gradients`."""
+    config = learner.config
+    found = joint_gradients(learner, images, y, *drawn, measures=measures)
+    others = [name for name in learner.optimisers if name not in ("encoder", "head")]
+    if config.optim.sam:
+        # what is not moved learns from the first pass, and so do running statistics: they are those of the weights that stay
+        moved, still = (parameters_of(learner, *names) for names in (("encoder", "head"), others))
+        with perturbed(moved, config.optim.sam), gradients_kept(still), no_update(learner.encoder):
+            joint_gradients(learner, images, y, *drawn)
+    if config.routing == "alternating":
+        alternate(learner, *found.by_loss)
+    else:
+        update(learner, "encoder", "head", *others)
+    if learner.average is not None:
+        learner.average.follow(learner.encoder, learner.head, config.optim.ema)
+    learner.track_latents(found.latents, y)
+    learner.track_estimates(found.semantic)
+    return JointStep(found.metrics, found.latents, found.apart)
+
+
+def joint_gradients(
     learner: Learner,
     images: Tensor,
     y: Tensor,
@@ -114,31 +150,42 @@ def joint_step(
     y_g: Tensor | None,
     y_minor: Tensor | None,
     share: Tensor | None,
+    second: Tensor | None,
+    kept: Tensor | None,
     measures: bool = False,
-) -> JointStep:
-    """One update of all three modules.
+) -> Gradients:
+    """Leaves the gradients of all modules in `grad`; if alternating, those of all but the encoder.
 
     images: (B, channels, H, W) float, augmented; y: (B,); t to y_g from `draws`. With mixup, every image is `share`, (),
     of an image of class y and the rest of one of y_minor (B,).
+    second: the images' second view, if there is one, of which `kept`, (), is of class y; see `core.views`. The semantic loss
+    and what is tracked take the first.
     measures: each loss's gradient by itself, too, which changes nothing else.
     """
-    config = learner.config
-    passes = Passes(learner.encoder, images, config, learner.n_chunks)
+    config, n = learner.config, len(y)
+    alternates = config.routing == "alternating"
+    passes = Passes(learner.encoder, images if second is None else torch.cat([images, second]), config, learner.n_chunks)
     leaf = passes.latents.detach().float().requires_grad_()  # losses are taken here; the encoder is walked once, below
+    first = leaf if second is None else leaf[:n]
     logits = learner.head(leaf) + learner.adjustment
-    real = F.cross_entropy(logits, y)
-    if share is not None:
-        real = share * real + (1 - share) * F.cross_entropy(logits, y_minor)
+    real = mixed_entropy(logits[:n], y, y_minor, share)
+    if second is not None:
+        real = (real + mixed_entropy(logits[n:], y, y_minor, kept)) / 2
     generated = None if g is None else F.cross_entropy(learner.head(g) + learner.adjustment, y_g)
     apart = head_norms(learner, real, generated) if measures else {}
     classification(learner, real, generated).backward()
     # The head learns from the mean over images and pool, the encoder from the mean over images: a pool would otherwise lower
     # its rate by as much as it is large.
     real_gradient, leaf.grad = leaf.grad * learner.n_per_image, None
-    standard = learner.standardise(leaf) if config.standardisation == "tracked" else standardised(leaf)
+    standard = learner.standardise(first) if config.standardisation == "tracked" else standardised(first)
     semantic = learner.semantic(standard, y, t, noise)
     (config.losses.semantic * semantic.total).backward()
-    semantic_gradient = leaf.grad
+    semantic_gradient, leaf.grad = leaf.grad, None
+    at_encoder = combine(config.routing, real_gradient, semantic_gradient) if not alternates else None
+    consistency = None if second is None else learner.consistency(first, leaf[n:])
+    if consistency is not None:  # no rule routes it: it is there for the encoder
+        (config.losses.consistency * consistency).backward()
+        at_encoder = at_encoder + leaf.grad
     at_latent = conflict(real_gradient, semantic_gradient)
     norms = {
         "grad/head": gradient_norm(learner, "head"),
@@ -147,20 +194,24 @@ def joint_step(
         "grad/real_at_latent": at_latent.real_norm,
         "grad/semantic_at_latent": at_latent.semantic_norm,
     }
-    if measures or config.routing == "alternating":
-        at_parameters = passes.gradients(real_gradient), passes.gradients(semantic_gradient)
+    by_loss = None
+    if measures or alternates:
+        by_loss = passes.gradients(real_gradient), passes.gradients(semantic_gradient)
     if measures:
-        apart |= encoder_norms(*at_parameters)
-    if config.routing == "alternating":
-        norms["grad/encoder"] = get_total_norm([a + b for a, b in zip(*at_parameters)])
-        alternate(learner, *at_parameters)
+        apart |= encoder_norms(*by_loss)
+    if alternates:
+        norms["grad/encoder"] = get_total_norm([a + b for a, b in zip(*by_loss)])
     else:
-        passes.backward(combine(config.routing, real_gradient, semantic_gradient))
+        passes.backward(at_encoder)
         norms["grad/encoder"] = gradient_norm(learner, "encoder")
-        update(learner, "encoder", "head", "denoiser")
-    learner.track_latents(leaf.detach(), y)
-    learner.track_estimates(semantic)
-    return JointStep(norms | losses(real, generated, semantic), leaf.detach(), apart)
+    found = norms | losses(real, generated, semantic, consistency)
+    return Gradients(found, first.detach(), semantic, apart, by_loss)
+
+
+def mixed_entropy(logits: Tensor, y: Tensor, y_minor: Tensor | None, share: Tensor | None) -> Tensor:
+    """Cross-entropy () of logits (B, C) with labels of which `share`, (), is y (B,) and the rest y_minor (B,)."""
+    real = F.cross_entropy(logits, y)
+    return real if share is None else share * real + (1 - share) * F.cross_entropy(logits, y_minor)
 
 
 def head_norms(learner: Learner, real: Tensor, generated: Tensor | None) -> dict[str, Tensor]:
@@ -241,18 +292,22 @@ def draws(learner: Learner, n: int, streams: Streams) -> tuple[Tensor, Tensor, T
     return t, noise, *learner.generated_batch(config.generation.batch_size or config.batch_size, streams.pool)
 
 
-def losses(real: Tensor, generated: Tensor | None, semantic: Semantic) -> dict[str, Tensor]:
+def losses(real: Tensor, generated: Tensor | None, semantic: Semantic, consistency: Tensor | None = None) -> dict[str, Tensor]:
     """The terms that there are, by the names under which they are reported."""
     terms = {
         "train/real_loss": real, "train/generated_loss": generated, "train/diffusion_loss": semantic.diffusion,
-        "train/prototype_loss": semantic.prototype, "train/radius_loss": semantic.radius,
+        "train/prototype_loss": semantic.prototype, "train/radius_loss": semantic.radius, "train/consistency_loss": consistency,
     }  # fmt: skip
     return {name: term.detach() for name, term in terms.items() if term is not None}
 
 
 def gradient_norm(learner: Learner, name: str) -> Tensor:
-    parameters = learner.optimisers[name].param_groups[0]["params"]
-    return get_total_norm([p.grad for p in parameters if p.grad is not None])
+    return get_total_norm([p.grad for p in parameters_of(learner, name) if p.grad is not None])
+
+
+def parameters_of(learner: Learner, *names: str) -> list[Tensor]:
+    """What the optimisers of these modules train."""
+    return [parameter for name in names for parameter in learner.optimisers[name].param_groups[0]["params"]]
 
 
 def update(learner: Learner, *names: str) -> None:
@@ -260,6 +315,6 @@ def update(learner: Learner, *names: str) -> None:
     clip = learner.config.optim.clip
     for name in names:
         if clip is not None:
-            clip_grad_norm_(learner.optimisers[name].param_groups[0]["params"], clip)
+            clip_grad_norm_(parameters_of(learner, name), clip)
         learner.optimisers[name].step()
         learner.optimisers[name].zero_grad(set_to_none=True)

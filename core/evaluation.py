@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from core import diagnostics, metrics
+from core.averaging import Average
 from core.divergence import require_finite
 from core.learner import Learner
 from core.priors import uncorrected_prior
@@ -43,6 +44,18 @@ def test_report(learner: Learner, latents: Tensor, labels: Tensor, pretrained: T
     scalars |= _head_and_tail("diag/radius", radii, learner)
     vectors["diag/radius"] = radii.tolist()
     return Report(_finite(scalars), vectors, metrics.packed_hits(logits, labels, learner.n_classes))
+
+
+@torch.no_grad()
+def averaged_metrics(average: Average, latents: Tensor, labels: Tensor, class_counts: Tensor) -> dict[str, float]:
+    """Accuracies of the averaged weights: all test images', classes', groups' of classes; their names end in `_ema`.
+
+    latents: (M, D), of the averaged encoder; labels: (M,). Calibration and compensated accuracy are the raw weights' alone.
+    """
+    logits = average.head(latents)
+    require_finite("a test image's averaged logit", logits)
+    scalars, _ = metrics.evaluate(logits, labels, class_counts, None)
+    return {f"{name}_ema": value for name, value in scalars.items() if name != "test/ece"}
 
 
 @torch.no_grad()

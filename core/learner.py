@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.averaging import Average
 from core.config import Config
 from core.diffusion import alpha_bars
 from core.geometry import class_means, distances, track, unbiased_radii, within_class_covariance
@@ -22,6 +23,7 @@ from core.priors import shares, training_prior
 from core.randomness import generator, initialised
 from core.repeated import Recorder, Repeated, cuda_graph
 from core.state import State, build_optimiser, load_module, load_optimiser, module_state, optimiser_state, part, set_rate
+from core.views import Consistency
 
 STATISTICS_MOMENTUM = 0.99  # per batch, of the latents' mean and standard deviation once the encoder thaws
 
@@ -59,6 +61,8 @@ class Learner:
         }
         self.levels = alpha_bars(config.diffusion.schedule, config.diffusion.steps).to(self.device)  # (T,)
         self.pool = Pool.empty(self.n_latents, self.device)
+        self.average: Average | None = None  # made when the encoder thaws, as what follows
+        self.consistency: Consistency | None = None
         self.n_chunks = 1  # in which joint batches pass through the encoder; set before any step is recorded
         self.diffusion_loss_at_thaw = float("nan")  # of the last warm-up epoch so far
         self.record: Recorder | None = cuda_graph if self.device == "cuda" else None
@@ -86,6 +90,15 @@ class Learner:
         radii, _ = class_means(distances(seen, labels, means), labels, self.n_classes)
         radii = unbiased_radii(radii, self.class_counts)
         self.geometry = Geometry(prototypes, radii, radii.clone())
+
+    def thaw(self) -> None:
+        """Make what joint epochs alone have, unless it is there; before any of their steps is recorded."""
+        if self.config.optim.ema and self.average is None:
+            self.average = Average(self.encoder, self.head)
+        if self.config.losses.consistency and self.consistency is None:
+            self.consistency = initialised(lambda: Consistency(self.n_latents), self.seed, "consistency").to(self.device)
+            rate = float(self.optimisers["head"].param_groups[0]["lr"])
+            self.optimisers["consistency"] = build_optimiser(self.config.optim.of("head"), self.consistency.parameters(), rate)
 
     def standardise(self, latents: Tensor) -> Tensor:
         """(..., D) in the denoiser's coordinates."""
@@ -181,10 +194,12 @@ class Learner:
     def set_rates(self, rates: Mapping[str, float]) -> None:
         for name, lr in rates.items():
             set_rate(self.optimisers[name], lr)
+        if "consistency" in self.optimisers:
+            set_rate(self.optimisers["consistency"], rates["head"])
 
     def state(self, without: Collection[str] = ()) -> State:
         """All that changes, modules named in `without` aside, and without the denoiser the coordinates that it works in."""
-        modules = {name: getattr(self, name) for name in ("encoder", "head", "denoiser") if name not in without}
+        modules = {name: getattr(self, name) for name in self.optimisers if name not in without}
         thaw = torch.tensor(self.diffusion_loss_at_thaw, dtype=torch.float64)
         state = {"diffusion_loss_at_thaw": thaw}
         if "denoiser" in modules:
@@ -194,7 +209,7 @@ class Learner:
         state |= {f"pool.{name}": tensor for name, tensor in self.pool._asdict().items()}
         for name, module in modules.items():
             state |= module_state(name, module) | optimiser_state(f"optim.{name}", self.optimisers[name])
-        return state
+        return state if self.average is None else state | module_state("average", self.average)
 
     def load(self, state: State) -> None:
         """Before any step is recorded: a recording keeps to the tensors that it has met."""
@@ -206,7 +221,11 @@ class Learner:
             self.covariance = state["covariance"].to(self.device)
         self.pool = Pool(**{k: v.to(self.device) for k, v in part("pool", state).items()})
         self.weigh()
+        if part("average", state) or part("consistency", state):
+            self.thaw()
         for name, optimiser in self.optimisers.items():
             if part(name, state):  # a module that no epoch has trained yet is not in the checkpoint
                 load_module(name, getattr(self, name), state)
             load_optimiser(f"optim.{name}", optimiser, state)
+        if self.average is not None:
+            load_module("average", self.average, state)

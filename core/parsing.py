@@ -152,6 +152,8 @@ def _limit(value: float, limits: Mapping[str, Any]) -> tuple[Any, str]:
         return None, f"{value:g} is too small; more than {limits['above']:g}"
     if "maximum" in limits and value > limits["maximum"]:
         return None, f"{value:g} is too large; at most {limits['maximum']:g}"
+    if "below" in limits and value >= limits["below"]:
+        return None, f"{value:g} is too large; less than {limits['below']:g}"
     return value, ""
 
 
@@ -217,6 +219,9 @@ def _cross_checks(config: Config) -> list[Fault]:
         faults.append(Fault("warmup.epochs", f"{warmup.epochs} is more than the {config.epochs} epochs of the trial"))
     faults += _plateau_faults(config)
     faults += _optimiser_faults(config)
+    if config.method == "joint" and config.losses.consistency and not config.mixup and data.augmentation == "none":
+        message = f"{config.losses.consistency:g}, and both views of an image would be the same; set data.augmentation: crop, crop-flip or strong, or mixup"
+        faults.append(Fault("losses.consistency", message))
     batching = {"joint": config.batching, "staged": config.staged.batching}.get(config.method)
     if config.losses.logit_adjustment and batching == "balanced" and not (config.method == "joint" and config.losses.generated):
         message = f"{config.losses.logit_adjustment:g} changes nothing: balanced batches have a uniform prior; set it to 0, or batching to natural"
@@ -232,13 +237,16 @@ def _cross_checks(config: Config) -> list[Fault]:
 
 
 def _optimiser_faults(config: Config) -> list[Fault]:
-    """Momentum that no optimiser takes, and a ramp from a thaw that is not known beforehand."""
+    """Momentum that no optimiser takes, steps that do not go together, and a ramp from a thaw that is not known beforehand."""
     faults = []
     optim, plateau = config.optim, config.warmup.plateau
     uses_sgd = any(optim.of(module).name == "sgd" for module in ("encoder", "head", "denoiser"))
     if optim.nesterov and not (uses_sgd and optim.momentum > 0):
         why = "no module's optimiser is sgd" if not uses_sgd else "optim.momentum is 0"
         faults.append(Fault("optim.nesterov", f"true, and {why}"))
+    for key, value in (("optim.sam", optim.sam), ("losses.consistency", config.losses.consistency)):
+        if value and config.method == "joint" and config.routing == "alternating":
+            faults.append(Fault(key, f"{value:g} does not go with routing: alternating, which takes two steps a batch; set it to 0, or another routing"))
     if optim.ramp_epochs and plateau is not None:
         faults.append(Fault("optim.ramp_epochs", "goes with warmup.epochs or warmup.fraction: a plateau's thaw is not known beforehand"))
     return faults

@@ -158,6 +158,9 @@ def _last_metrics(config: Config, counts: Sequence[int]) -> set[str]:
     names |= {"test/few"} if min(counts) < FEW_BELOW else set()
     if config.method in ("ce", "ce-adjusted"):
         return names
+    thaws = config.method == "joint" and config.longest_warmup < config.epochs
+    if thaws and config.optim.ema:
+        names |= {f"{name}_ema" for name in names - {"test/ece", "test/top1_compensated"}}
     names |= {"train/real_loss", "grad/head", "diag/latent_drift", "diag/cka", "diag/effective_rank", "diag/total_variance"}
     names |= _radius_metrics(config, counts)
     names |= {"head/concentration"} if config.head.name == "wcdas" else set()
@@ -169,7 +172,7 @@ def _last_metrics(config: Config, counts: Sequence[int]) -> set[str]:
     names |= {"train/prototype_loss"} if config.losses.prototype else set()
     names |= {"train/radius_loss"} if config.losses.radius else set()
     names |= {"diag/diffusion_loss_at_thaw"} if config.longest_warmup else set()
-    thaws = config.longest_warmup < config.epochs
+    names |= {"train/consistency_loss"} if thaws and config.losses.consistency else set()
     if not thaws:
         return names
     names |= {"grad/head_real", "grad/head_generated"} if any(drawn) else set()

@@ -43,7 +43,8 @@ def chain(config: Config, seed: int, records: Records) -> list[Link]:
         nonlocal key
         key = digest(key, phase, epoch, effective(config, phase, epoch))
         trains_unet = config.denoiser.name == "unet1d" and phase in (DIFFUSION, WARMUP, JOINT)
-        links.append(Link(key, phase, epoch, COST[phase] + UNET_COST * trains_unet))
+        n_walks = 1 if phase != JOINT else 2 ** (bool(config.losses.consistency) + bool(config.optim.sam))
+        links.append(Link(key, phase, epoch, n_walks * COST[phase] + UNET_COST * trains_unet))
 
     for epoch in range(1, config.pretraining_epochs + 1):
         add(PRETRAIN, epoch)
@@ -148,7 +149,7 @@ def effective(config: Config, phase: str, epoch: int) -> dict[str, Any]:
     if phase == DIFFUSION:
         del common["head"]
         return {**common, **diffusing, "encoding": encoding(config)}
-    losses = dict(tree["losses"])
+    losses = {name: value for name, value in tree["losses"].items() if phase == JOINT or name != "consistency"}
     if config.losses.radius_from == "views":
         losses["padding"] = config.data.padding
     drawn = generation(config) if config.losses.generated > 0 else None
@@ -156,6 +157,7 @@ def effective(config: Config, phase: str, epoch: int) -> dict[str, Any]:
     if phase == JOINT:
         settings.update(routing=config.routing, batchnorm=config.batchnorm, standardisation=config.standardisation, mixup=config.mixup, augmentation=augmentation(tree))
         settings["measures_gradients"] = measures_gradients(config, epoch)
+        settings.update({name: value for name in ("ema", "sam") if (value := getattr(config.optim, name))})
     return settings
 
 

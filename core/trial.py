@@ -195,13 +195,17 @@ class Trial:
 
     def _report(self, link: Link, trained: Trained) -> evaluation.Report:
         learner = self.learner
-        require_finite_modules(encoder=learner.encoder, head=learner.head, denoiser=learner.denoiser)
+        require_finite_modules(**{name: getattr(learner, name) for name in learner.optimisers})
         found = evaluation.latent_report(learner, trained.latents, trained.labels)
         if trajectory.evaluates(self.config, link.phase, link.epoch):
             test = self.dataset.test
             latents = encode(learner.encoder, test.images, self.config) if link.phase == JOINT else self.latents.test
             more = evaluation.test_report(learner, latents, test.labels, self.latents.test)
             found = evaluation.Report(found.metrics | more.metrics, found.vectors | more.vectors, more.hits)
+            if learner.average is not None:
+                latents = encode(learner.average.encoder, test.images, self.config)
+                averaged = evaluation.averaged_metrics(learner.average, latents, test.labels, learner.class_counts)
+                found = found._replace(metrics=found.metrics | averaged)
         return found._replace(metrics=trained.metrics | found.metrics)
 
     def _evaluate_pretrained(self) -> evaluation.Report:

@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from core import chunks, epochs, learner
+from core import chunks, epochs, learner, views
 from core.data.sources import Split
 from core.diffusion import generate
 from core.losses import Geometry
@@ -71,10 +71,15 @@ SETTINGS = {
     "original": ORIGINAL | {"batch_size": 16, "staged.diffusion_epochs": 5, "staged.head_batch_size": 16},
     "joint, unit scaling, mixup": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1, "diffusion.scaling": "unit", "optim.denoiser_name": "sgd", "mixup": 0.4},
     "joint, alternating": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1, "routing": "alternating", "optim.clip": 0.5},
+    "joint, averaged weights": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1, "optim.ema": 0.9},
+    "joint, two crops": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1, "losses.consistency": 1.0},
+    "joint, mixup and CutMix": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1, "losses.consistency": 1.0, "mixup": 0.4},
+    "joint, sharpness-aware": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1, "optim.sam": 0.05},
+    "joint, all at once": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1, "losses.consistency": 1.0, "mixup": 0.4, "optim.sam": 0.05, "optim.ema": 0.9},
 }
 
 
-@pytest.mark.parametrize(("name", "n_chunks"), [*((name, 1) for name in SETTINGS), ("joint", 3), ("joint, alternating", 3)])
+@pytest.mark.parametrize(("name", "n_chunks"), [*((name, 1) for name in SETTINGS), ("joint", 3), ("joint, all at once", 3), ("joint, alternating", 3)])
 def test_repeated_recordings_train_as_plain_steps_do(name, n_chunks):
     plain, recorded = (whole_trial(SETTINGS[name], record, n_chunks) for record in (None, tape))
     assert plain.keys() == recorded.keys()
@@ -150,9 +155,9 @@ def test_each_combination_of_shapes_has_its_recording_and_none_is_a_combination(
     assert seen.count(2) == N_PLAIN + 1 and seen.count(3) == 2 * (N_PLAIN + 1)  # afterwards Python is not asked
 
 
-@pytest.mark.parametrize("phase", ["warmup", "joint"])
-def test_an_epoch_never_waits_for_the_device(phase, monkeypatch):
-    settings = SETTINGS["joint"]
+@pytest.mark.parametrize(("phase", "name"), [("warmup", "joint"), ("joint", "joint"), ("joint", "joint, two crops"), ("joint", "joint, all at once")])
+def test_an_epoch_never_waits_for_the_device(phase, name, monkeypatch):
+    settings = SETTINGS[name]
     trial = trial_at(settings, 0, MemoryStore(), 0)
     for link in chain(settings)[:4]:
         trial.run(link)
@@ -165,13 +170,13 @@ def test_an_epoch_never_waits_for_the_device(phase, monkeypatch):
     assert [func for func, *_ in recorded.done if func in WAITS] == []
 
 
-@pytest.mark.parametrize("augmentation", ["none", "crop-flip", "strong"])
-def test_every_tensor_of_an_epoch_is_on_the_device(augmentation, monkeypatch):
+@pytest.mark.parametrize(("augmentation", "change"), [("none", {}), ("crop-flip", {}), ("strong", {}), ("crop-flip", {"losses.consistency": 1.0}), ("none", {"losses.consistency": 1.0, "mixup": 1.0})])
+def test_every_tensor_of_an_epoch_is_on_the_device(augmentation, change, monkeypatch):
     """On `meta`, the device without values, which refuses tensors of other devices as a GPU does."""
-    config = replace(config_of(SETTINGS["joint"] | {"data.augmentation": augmentation}), device="meta", batch_size=64)
+    config = replace(config_of(SETTINGS["joint"] | {"data.augmentation": augmentation} | change), device="meta", batch_size=64)
     unfused = lambda optim, parameters, lr: torch.optim.SGD(list(parameters), lr)  # noqa: E731  fused steps have no form there
     monkeypatch.setattr(learner, "build_optimiser", unfused)
-    for module in (epochs, learner):
+    for module in (epochs, learner, views):
         monkeypatch.setattr(module, "generator", lambda *_: None)
     monkeypatch.setattr(epochs, "batches", lambda n, size, _: torch.randperm(n, device="meta").split(size))
     monkeypatch.setattr(chunks, "autocast", lambda _: nullcontext())

@@ -19,6 +19,8 @@ TRIALS = {
     "joint, gaussian, views, strong": JOINT
     | {"generation.method": "gaussian", "losses.radius_from": "views", "data.augmentation": "strong"},
     "plateau": JOINT | PLATEAU,
+    "joint, averaged weights": JOINT | {"optim.ema": 0.9},
+    "joint, two views, sharpness-aware": JOINT | {"losses.consistency": 1.0, "mixup": 0.4, "optim.sam": 0.05},
     "staged": STAGED,
     "original": ORIGINAL,
     "control": STAGED | {"staged.generation": False, "staged.batching": "balanced"},
@@ -50,7 +52,10 @@ def assert_same(name, store):
     assert store.load("state", links[-1].key) == expected.load("state", links[-1].key)
 
 
-LENGTHS = {"joint": 7, "joint, sgd, mixup": 7, "joint, gaussian, views, strong": 7, "plateau": 7, "staged": 6, "original": 6, "control": 4, "ce": 3}
+LENGTHS = {
+    "joint": 7, "joint, sgd, mixup": 7, "joint, gaussian, views, strong": 7, "plateau": 7, "joint, averaged weights": 7,
+    "joint, two views, sharpness-aware": 7, "staged": 6, "original": 6, "control": 4, "ce": 3,
+}  # fmt: skip
 STOPS = [pytest.param(name, i, id=f"{name}, after link {i + 1}") for name, n in LENGTHS.items() for i in range(n - 1)]
 
 

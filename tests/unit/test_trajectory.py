@@ -86,7 +86,7 @@ def test_a_fraction_and_its_number_of_epochs_are_the_same_trial():
 @pytest.mark.parametrize(
     "other",
     [
-        {"optim.lr.encoder": 1e-3}, {"routing": "summed"}, {"batchnorm": "frozen"}, {"measure_gradients_every": 5}, {"mixup": 1.0}, {"warmup.epochs": 4, "routing": "pcgrad", "optim.lr.encoder": 0.5},
+        {"optim.lr.encoder": 1e-3}, {"routing": "summed"}, {"batchnorm": "frozen"}, {"measure_gradients_every": 5}, {"mixup": 1.0}, {"optim.ema": 0.9}, {"losses.consistency": 1.0}, {"optim.sam": 0.05}, {"warmup.epochs": 4, "routing": "pcgrad", "optim.lr.encoder": 0.5},
     ],
 )  # fmt: skip
 def test_what_acts_on_the_thawed_encoder_leaves_the_warmup_shared(other):
@@ -207,6 +207,10 @@ def test_the_augmentation_counts_for_latents_that_are_augmented(augmented, count
         (BASE, {"head.scale": None}),
         (BASE, {"head.scale": math.log(2) + 1}),  # where the authors of WCDAS start
         (BASE | {"head.name": "cosine"}, {"head.scale": 30}),
+        (BASE | {"end_to_end": False}, {"optim.ema": 0.9, "optim.sam": 0.05, "losses.consistency": 1.0}),
+        (STAGED, {"optim.ema": 0.9, "optim.sam": 0.05, "losses.consistency": 1.0}),
+        (BASE | {"method": "ce"}, {"optim.ema": 0.9, "optim.sam": 0.05, "losses.consistency": 1.0}),
+        (BASE, {"optim.ema": 0.0, "optim.sam": 0.0, "losses.consistency": 0.0}),
         (BASE | {"method": "ce"}, {"staged.encoding.statistics": "batch", "diffusion.scaling": "unit"}),
     ],
 )  # fmt: skip

@@ -1,0 +1,103 @@
+"""Two views of each image, and the loss that asks the encoder to see the same in both.
+
+In the manner of GLMC (Du et al., CVPR 2023): mixup makes the first view and CutMix the second, with
+one draw of the partners and of the share, and each view's projection is predicted from the other's.
+Without mixup the views are two independent augmentations. How this departs from GLMC's code
+(ynu-yangpeng/GLMC):
+
+- Each view's labels are mixed as its pixels are; there CutMix's are mixed by the share that was
+  drawn, although its box is clipped at the image's border.
+- Partners come from the same batch; there from a second loader, which may resample classes.
+- The encoder takes both views as one batch, so that batch normalisation takes the statistics of
+  both together; there one after the other.
+- Losses are means over the views where GLMC adds them up: its weight of 1 or 4, relative to the
+  classification loss, is the same number here.
+- The predictor has a hidden layer, as SimSiam's (Chen & He 2021); there projector and predictor are
+  one linear layer each, 128 wide for its CIFAR networks.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.config import Config
+from core.encoding import augmented
+from core.randomness import generator
+
+WIDTH = 128  # of projection and prediction
+
+
+class Consistency(nn.Module):
+    """The consistency loss of two views, with the projector and the predictor that it trains."""
+
+    def __init__(self, n_latents: int):
+        super().__init__()
+        self.projector = nn.Linear(n_latents, WIDTH)
+        self.predictor = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH))
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """(), in [-1, 1]. first, second: (B, D) latents of the two views of the same images."""
+        z1, z2 = self.projector(first), self.projector(second)
+        return consistency_loss(self.predictor(z1), self.predictor(z2), z1, z2)
+
+
+def consistency_loss(p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
+    """-(cos(p1, z2) + cos(p2, z1)) / 2, the mean over images; SimSiam's eq. 2.
+
+    p1, p2: (B, W) predictions from the first and the second view; z1, z2: (B, W) their projections.
+    No gradient flows through a projection as a target: both could otherwise agree by collapsing.
+    """
+    agreement = F.cosine_similarity(p1, z2.detach(), dim=1) + F.cosine_similarity(p2, z1.detach(), dim=1)
+    return -agreement.mean() / 2
+
+
+class SecondViews:
+    """The second view of each of an epoch's batches."""
+
+    def __init__(self, config: Config, seed: int, epoch: int, size: torch.Size, shares: Tensor | None):
+        """size: (..., H, W) of the images; shares: (n,) of the first views' mixup; None without it."""
+        self.config = config
+        self.augmentation = generator(seed, "second view", epoch, config.device)
+        self.boxes = self.kept = None
+        if shares is not None:
+            gen = generator(seed, "cutmix", epoch, config.device)
+            centres = torch.rand(len(shares), 2, generator=gen, device=config.device)
+            self.boxes, self.kept = boxes(shares, centres, size[-2], size[-1])
+
+    def of(self, images: Tensor, partner: Tensor | None, batch: int) -> tuple[Tensor, Tensor | None]:
+        """The second view (B, channels, H, W) float, and () its share of the images' own pixels.
+
+        images: (B, channels, H, W) uint8; partner: (B,) int64 the images that they are mixed with;
+        batch: its number in the epoch, from 0. Without mixup, the share is None.
+        """
+        images = augmented(images, self.config, self.augmentation)
+        if self.boxes is None:
+            return images, None
+        return cutmix(images, images[partner], self.boxes[batch]), self.kept[batch]
+
+
+def boxes(shares: Tensor, centres: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """CutMix's boxes (Yun et al. 2019, section 3.1) and what they leave.
+
+    shares: (n,) of an image that are to be its own; centres: (n, 2) in [0, 1), shares of height and
+    width. Returns (n, 4) int64: top, bottom, left, right, the ends not in the box; and (n,) float,
+    the share of pixels outside it. A box is clipped at the border: more is left than was drawn.
+    """
+    size = torch.stack([torch.full_like(shares, height), torch.full_like(shares, width)], 1)  # (n, 2)
+    centres, half = centres * size, (1 - shares).sqrt()[:, None] * size / 2
+    start = (centres - half).round().clamp(min=0)
+    end = torch.minimum((centres + half).round(), size)
+    found = torch.stack([start[:, 0], end[:, 0], start[:, 1], end[:, 1]], 1).long()
+    return found, 1 - (end - start).prod(1) / (height * width)
+
+
+def cutmix(images: Tensor, others: Tensor, box: Tensor) -> Tensor:
+    """`images` with those pixels of `others` that are in the box.
+
+    images, others: (B, channels, H, W); box: (4,) int64 from `boxes`.
+    """
+    rows, columns = (torch.arange(n, device=images.device) for n in images.shape[-2:])
+    in_rows, in_columns = (rows >= box[0]) & (rows < box[1]), (columns >= box[2]) & (columns < box[3])
+    return torch.where(in_rows[:, None] & in_columns, others, images)
