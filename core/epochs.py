@@ -33,12 +33,20 @@ class Trained(NamedTuple):
     labels: Tensor  # (N,)
 
 
-class JointStep(NamedTuple):
-    """What a joint step returns."""
+PURE = 0.95  # an image's part in a blend from which on it stands for its class
+OF_PURE = {
+    "train/diffusion_loss", "train/prototype_loss", "train/radius_loss",
+    "grad/denoiser", "grad/semantic_at_latent", "grad/conflict_cosine",
+}  # fmt: skip
+"""Metrics of the semantic loss: means over the batches that have a pure image, for it has nothing to say of the others."""
 
-    metrics: dict[str, Tensor]
-    latents: Tensor  # (B, D)
-    apart: dict[str, Tensor]  # of each loss's gradient by itself, where that was to be measured
+
+class Mixing(NamedTuple):
+    """How an epoch's images are mixed with others."""
+
+    shares: list[Tensor]  # of each batch (B,) float, on the device: each image's part in its blend, at least a half
+    has_pure: list[bool]  # of each batch, whether it has a pure image
+    pure: Tensor  # (n,) int64, on the device: the pure ones among all images in their order
 
 
 def warmup_epoch(learner: Learner, latents: Tensor, labels: Tensor, epoch: int) -> Trained:
@@ -74,34 +82,35 @@ def joint_epoch(learner: Learner, train: Split, epoch: int) -> Trained:
     step = learner.repeated(joint_step)
     seen, seen_labels = [], []
     chosen_batches = order(learner, train.labels, streams)
-    measures = measures_gradients(config, epoch)
-    n_measured = max(1, int(MEASURED * len(chosen_batches))) if measures else 0
-    apart = Means(config, encoder_moves=True)
-    shares = major_shares(learner, len(chosen_batches), epoch)
+    n_to_measure = max(1, int(MEASURED * len(chosen_batches))) if measures_gradients(config, epoch) else 0
+    mixing = mix(learner, [len(chosen) for chosen in chosen_batches], epoch) if config.mixup else None
     for i, chosen in enumerate(chosen_batches):
         images, y = augmented(train.images[chosen], config, streams.augmentation), train.labels[chosen]
-        y_minor, share = None, None if shares is None else shares[i]
-        if share is not None:
-            partner = torch.randperm(len(chosen), generator=streams.augmentation, device=learner.device)
-            images, y_minor = share * images + (1 - share) * images[partner], y[partner]
+        y_minor = share = None
+        if mixing is not None:
+            share, partner = mixing.shares[i], torch.randperm(len(chosen), generator=streams.augmentation, device=learner.device)
+            images, y_minor = torch.lerp(images[partner], images, share[:, None, None, None]), y[partner]
         inputs = (images, y, *draws(learner, len(chosen), streams), y_minor, share)
-        if i < n_measured:
-            done = step.plainly(*inputs, measures=True)
-            apart.add(done.apart)
+        has_pure = mixing is None or mixing.has_pure[i]
+        if has_pure and n_to_measure:
+            metrics, latents = step.plainly(*inputs, measures=True)
+            n_to_measure -= 1
         else:
-            done = step(*inputs)
-        means.add(done.metrics)
-        seen.append(done.latents.clone())  # the next step may write where this one did
+            metrics, latents = step(*inputs)
+        means.add({name: value for name, value in metrics.items() if has_pure or name not in OF_PURE})
+        seen.append(latents.clone())  # the next step may write where this one did
         seen_labels.append(y)
-    return Trained(means.read() | apart.read(), torch.cat(seen), torch.cat(seen_labels))
+    found = Trained(means.read(), torch.cat(seen), torch.cat(seen_labels))
+    return found if mixing is None else found._replace(latents=found.latents[mixing.pure], labels=found.labels[mixing.pure])
 
 
-def major_shares(learner: Learner, n: int, epoch: int) -> Tensor | None:
-    """(n,) each batch's share of the images that keep their label, at least a half; None without mixup."""
-    if not learner.config.mixup:
-        return None
-    shares = mixing_shares(learner.config.mixup, n, learner.seed, "mixup", epoch)
-    return torch.maximum(shares, 1 - shares).to(learner.device)
+def mix(learner: Learner, sizes: list[int], epoch: int) -> Mixing:
+    """The shares of an epoch whose batches have these sizes."""
+    shares = mixing_shares(learner.config.mixup, sum(sizes), learner.seed, "mixup", epoch)
+    shares = torch.maximum(shares, 1 - shares)
+    has_pure = [bool((part >= PURE).any()) for part in shares.split(sizes)]  # on the CPU: known without waiting for a GPU
+    pure = (shares >= PURE).nonzero().flatten()
+    return Mixing(list(shares.to(learner.device).split(sizes)), has_pure, pure.to(learner.device))
 
 
 def joint_step(
@@ -115,11 +124,12 @@ def joint_step(
     y_minor: Tensor | None,
     share: Tensor | None,
     measures: bool = False,
-) -> JointStep:
-    """One update of all three modules.
+) -> tuple[dict[str, Tensor], Tensor]:
+    """One update of all three modules; returns metrics and latents (B, D).
 
-    images: (B, channels, H, W) float, augmented; y: (B,); t to y_g from `draws`. With mixup, every image is `share`, (),
-    of an image of class y and the rest of one of y_minor (B,).
+    images: (B, channels, H, W) float, augmented; y: (B,); t to y_g from `draws`. With mixup, an image is a blend: `share`
+    (B,) of one of class y and the rest of one of y_minor (B,). Only pure ones count for the semantic loss, and for all
+    that is followed of the classes and of the latents that this loss takes.
     measures: each loss's gradient by itself, too, which changes nothing else.
     """
     config = learner.config
@@ -127,16 +137,18 @@ def joint_step(
     leaf = passes.latents.detach().float().requires_grad_()  # losses are taken here; the encoder is walked once, below
     logits = learner.head(leaf) + learner.adjustment
     real = F.cross_entropy(logits, y)
+    pure = None
     if share is not None:
-        real = share * real + (1 - share) * F.cross_entropy(logits, y_minor)
+        each, each_minor = (F.cross_entropy(logits, labels, reduction="none") for labels in (y, y_minor))
+        real, pure = (share * each + (1 - share) * each_minor).mean(), (share >= PURE).to(leaf.dtype)
     generated = None if g is None else F.cross_entropy(learner.head(g) + learner.adjustment, y_g)
-    apart = head_norms(learner, real, generated) if measures else {}
+    measured = head_norms(learner, real, generated) if measures else {}
     classification(learner, real, generated).backward()
     # The head learns from the mean over images and pool, the encoder from the mean over images: a pool would otherwise lower
     # its rate by as much as it is large.
     real_gradient, leaf.grad = leaf.grad * learner.n_per_image, None
-    standard = learner.standardise(leaf) if config.standardisation == "tracked" else standardised(leaf)
-    semantic = learner.semantic(standard, y, t, noise)
+    standard = learner.standardise(leaf) if config.standardisation == "tracked" else standardised(leaf, pure)
+    semantic = learner.semantic(standard, y, t, noise, pure)
     (config.losses.semantic * semantic.total).backward()
     semantic_gradient = leaf.grad
     at_latent = conflict(real_gradient, semantic_gradient)
@@ -150,7 +162,7 @@ def joint_step(
     if measures or config.routing == "alternating":
         at_parameters = passes.gradients(real_gradient), passes.gradients(semantic_gradient)
     if measures:
-        apart |= encoder_norms(*at_parameters)
+        measured |= encoder_norms(*at_parameters)
     if config.routing == "alternating":
         norms["grad/encoder"] = get_total_norm([a + b for a, b in zip(*at_parameters)])
         alternate(learner, *at_parameters)
@@ -158,9 +170,9 @@ def joint_step(
         passes.backward(combine(config.routing, real_gradient, semantic_gradient))
         norms["grad/encoder"] = gradient_norm(learner, "encoder")
         update(learner, "encoder", "head", "denoiser")
-    learner.track_latents(leaf.detach(), y)
+    learner.track_latents(leaf.detach(), y, pure)
     learner.track_estimates(semantic)
-    return JointStep(norms | losses(real, generated, semantic), leaf.detach(), apart)
+    return norms | measured | losses(real, generated, semantic), leaf.detach()
 
 
 def head_norms(learner: Learner, real: Tensor, generated: Tensor | None) -> dict[str, Tensor]:

@@ -22,6 +22,16 @@ def class_means(values: Tensor, labels: Tensor, n_classes: int, used: Tensor | N
     return sums / counts.clamp(min=1).view(-1, *(1,) * (values.dim() - 1)), counts
 
 
+def mean_over(values: Tensor, used: Tensor | None) -> Tensor:
+    """Mean of (B, D) `values` over the samples that count, (D,); 0 where none does.
+
+    used: (B,) 0 or 1, the samples that count; None: all.
+    """
+    if used is None:
+        return values.mean(0)
+    return (values * used[:, None]).sum(0) / used.sum().clamp(min=1)
+
+
 def distances(latents: Tensor, labels: Tensor, prototypes: Tensor) -> Tensor:
     """Euclidean distance of each latent to the prototype of its class.
 
@@ -42,12 +52,15 @@ def unbiased_radii(radii: Tensor, counts: Tensor) -> Tensor:
     return torch.where(several, corrected, corrected[several].mean())
 
 
-def prototype_loss(latents: Tensor, labels: Tensor, prototypes: Tensor) -> Tensor:
+def prototype_loss(
+    latents: Tensor, labels: Tensor, prototypes: Tensor, used: Tensor | None = None
+) -> Tensor:
     """Mean squared distance to the class prototype, per dimension.
 
-    latents: (B, D); prototypes: (C, D), no gradient.
+    latents: (B, D); prototypes: (C, D), no gradient; used: as in `mean_over`.
     """
-    return (latents - prototypes.detach()[labels]).square().mean()
+    apart = (latents - prototypes.detach()[labels]).square()
+    return apart.mean() if used is None else mean_over(apart, used).mean()
 
 
 def radius_loss(
