@@ -232,7 +232,12 @@ class Config:
         "classification loss, then with those of the semantic loss",
     )
     batching: Literal["natural", "balanced"] = setting("natural", "images of warm-up and joint batches: each once an epoch, or every class alike")
-    mixup: float = setting(0.0, "alpha of mixup's Beta distribution, in joint epochs; the semantic loss takes a mixed image for one of the class with the larger share; 0: no mixup", minimum=0)
+    mixup: float = setting(
+        0.0,
+        "alpha of mixup's Beta distribution, in joint epochs, a share for each image; the semantic loss and what "
+        "is followed of classes and latents take an image only if at least 95 % of it is one image; 0: no mixup",
+        minimum=0,
+    )
     standardisation: Literal["tracked", "batch"] = setting("tracked", "latents of joint batches, for the semantic loss: by moving averages, or by their own mean and deviation, so that the loss cannot fall by shrinking them")
     batchnorm: Literal["updating", "frozen"] = setting("updating", "running statistics and batch statistics of the thawed encoder, or the frozen ones")
     device: Literal["cpu", "cuda"] = setting("cpu", "where to compute")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -59,26 +60,29 @@ class Means:
         self.sums: dict[str, Tensor] = {}
         self.last: Mapping[str, Tensor] = {}  # of the last step
         self.n = 0
-        self._copy: tuple[Tensor, torch.cuda.Event, int] | None = None  # as `_seen`, when they are there, of how many steps
+        self.counts: Counter[str] = Counter()  # steps that had a value of this name
+        self._copy: tuple[Tensor, torch.cuda.Event, Counter[str]] | None = None  # `_seen` when it is there, and its counts
 
     def add(self, values: Mapping[str, Tensor]) -> None:
-        """values: (), the same names at every step; they may be overwritten by the next."""
-        if self.n:
-            torch._foreach_add_(list(self.sums.values()), [values[name] for name in self.sums])
-        else:
-            self.sums = {name: value.clone() for name, value in values.items()}
-        self.n, self.last = self.n + 1, values
+        """values: (), by name; a mean is over the steps that have it. They may be overwritten by the next step."""
+        known = [name for name in values if name in self.sums]
+        if known:
+            torch._foreach_add_([self.sums[name] for name in known], [values[name] for name in known])
+        self.sums |= {name: value.clone() for name, value in values.items() if name not in self.sums}
+        self.counts.update(values.keys())
+        self.n, self.last = self.n + 1, {**self.last, **values}
         device = next(iter(self.sums.values())).device.type
         if device == "cpu":
-            self._judge(self._seen().tolist(), self.n, self.n % EVERY == 0)
+            self._judge(self._seen().tolist(), self.counts, self.n % EVERY == 0)
         elif device == "cuda":
             self._look()
 
     def read(self) -> dict[str, float]:
         if not self.n:
             return {}
-        self._judge(self._seen().tolist(), self.n)
-        return dict(zip(self.sums, (torch.stack(list(self.sums.values())) / self.n).tolist()))
+        self._judge(self._seen().tolist(), self.counts)
+        counts = torch.tensor([float(self.counts[name]) for name in self.sums])
+        return dict(zip(self.sums, (torch.stack(list(self.sums.values())).cpu() / counts).tolist()))
 
     def _seen(self) -> Tensor:
         """(2 K,) the sums, and what the last step added to each."""
@@ -86,17 +90,18 @@ class Means:
 
     def _look(self) -> None:
         if self._copy is not None and self._copy[1].query():
-            seen, _, n = self._copy
+            seen, _, counts = self._copy
             self._copy = None
-            self._judge(seen.tolist(), n)
+            self._judge(seen.tolist(), counts)
         if self._copy is None and self.n % EVERY == 0:
             there = torch.cuda.Event()
             seen = torch.empty(2 * len(self.sums), pin_memory=True).copy_(self._seen(), non_blocking=True)
             there.record()
-            self._copy = seen, there, self.n
+            self._copy = seen, there, self.counts.copy()
 
-    def _judge(self, seen: Sequence[float], n: int, may_have_exploded: bool = True) -> None:
-        for name, total, last in zip(self.sums, seen, seen[len(self.sums) :]):
+    def _judge(self, seen: Sequence[float], counts: Counter[str], may_have_exploded: bool = True) -> None:
+        """seen: as `_seen` made it when there were these counts."""
+        for (name, n), total, last in zip(counts.items(), seen, seen[len(counts) :]):
             limit = self.limits.get(name, math.inf)
             if not math.isfinite(total):
                 raise Diverged(name, total)

@@ -35,12 +35,20 @@ class Trained(NamedTuple):
     labels: Tensor  # (N,)
 
 
-class JointStep(NamedTuple):
-    """What a joint step returns."""
+PURE = 0.95  # an image's part in a blend from which on it stands for its class
+OF_PURE = {
+    "train/diffusion_loss", "train/prototype_loss", "train/radius_loss",
+    "grad/denoiser", "grad/semantic_at_latent", "grad/conflict_cosine",
+}  # fmt: skip
+"""Metrics of the semantic loss: means over the batches that have a pure image, for it has nothing to say of the others."""
 
-    metrics: dict[str, Tensor]
-    latents: Tensor  # (B, D)
-    apart: dict[str, Tensor]  # of each loss's gradient by itself, where that was to be measured
+
+class Mixing(NamedTuple):
+    """How an epoch's images are mixed with others."""
+
+    shares: list[Tensor]  # of each batch (B,) float, on the device: each image's part in its blend, at least a half
+    has_pure: list[bool]  # of each batch, whether it has a pure image
+    pure: Tensor  # (n,) int64, on the device: the pure ones among all images in their order
 
 
 class Gradients(NamedTuple):
@@ -48,8 +56,8 @@ class Gradients(NamedTuple):
 
     metrics: dict[str, Tensor]
     latents: Tensor  # (B, D), of the first view
+    pure: Tensor | None  # (B,) 0 or 1, the images that stand for their class; None: all
     semantic: Semantic
-    apart: dict[str, Tensor]  # of each loss's gradient by itself, where that was to be measured
     by_loss: tuple[list[Tensor], list[Tensor]] | None  # the encoder's, of classification and semantic loss, where known
 
 
@@ -87,40 +95,43 @@ def joint_epoch(learner: Learner, train: Split, epoch: int) -> Trained:
     step = learner.repeated(joint_step)
     seen, seen_labels = [], []
     chosen_batches = order(learner, train.labels, streams)
-    measures = measures_gradients(config, epoch)
-    n_measured = max(1, int(MEASURED * len(chosen_batches))) if measures else 0
-    apart = Means(config, encoder_moves=True)
-    shares = major_shares(learner, len(chosen_batches), epoch)
-    second_views = SecondViews(config, learner.seed, epoch, train.images.shape, shares) if config.losses.consistency else None
+    n_to_measure = max(1, int(MEASURED * len(chosen_batches))) if measures_gradients(config, epoch) else 0
+    mixing = mix(learner, [len(chosen) for chosen in chosen_batches], epoch) if config.mixup else None
+    second_views = SecondViews(config, learner.seed, epoch) if config.losses.consistency else None
     for i, chosen in enumerate(chosen_batches):
         images, y = augmented(train.images[chosen], config, streams.augmentation), train.labels[chosen]
-        y_minor, partner, share = None, None, None if shares is None else shares[i]
-        if share is not None:
-            partner = torch.randperm(len(chosen), generator=streams.augmentation, device=learner.device)
-            images, y_minor = share * images + (1 - share) * images[partner], y[partner]
-        second = (None, None) if second_views is None else second_views.of(train.images[chosen], partner, i)
+        y_minor = partner = share = None
+        if mixing is not None:
+            share, partner = mixing.shares[i], torch.randperm(len(chosen), generator=streams.augmentation, device=learner.device)
+            images, y_minor = torch.lerp(images[partner], images, share[:, None, None, None]), y[partner]
+        second = (None, None) if second_views is None else second_views.of(train.images[chosen], partner, share)
         inputs = (images, y, *draws(learner, len(chosen), streams), y_minor, share, *second)
-        if i < n_measured:
-            done = step.plainly(*inputs, measures=True)
-            apart.add(done.apart)
+        has_pure = mixing is None or mixing.has_pure[i]
+        if has_pure and n_to_measure:
+            metrics, latents = step.plainly(*inputs, measures=True)
+            n_to_measure -= 1
         else:
-            done = step(*inputs)
-        means.add(done.metrics)
-        seen.append(done.latents.clone())  # the next step may write where this one did
+            metrics, latents = step(*inputs)
+        means.add({name: value for name, value in metrics.items() if has_pure or name not in OF_PURE})
+        seen.append(latents.clone())  # the next step may write where this one did
         seen_labels.append(y)
-    return Trained(means.read() | apart.read(), torch.cat(seen), torch.cat(seen_labels))
+    found = Trained(means.read(), torch.cat(seen), torch.cat(seen_labels))
+    return found if mixing is None else found._replace(latents=found.latents[mixing.pure], labels=found.labels[mixing.pure])
 
 
-def major_shares(learner: Learner, n: int, epoch: int) -> Tensor | None:
-    """(n,) each batch's share of the images that keep their label, at least a half; None without mixup."""
-    if not learner.config.mixup:
-        return None
-    shares = mixing_shares(learner.config.mixup, n, learner.seed, "mixup", epoch)
-    return torch.maximum(shares, 1 - shares).to(learner.device)
+def mix(learner: Learner, sizes: list[int], epoch: int) -> Mixing:
+    """The shares of an epoch whose batches have these sizes."""
+    shares = mixing_shares(learner.config.mixup, sum(sizes), learner.seed, "mixup", epoch)
+    shares = torch.maximum(shares, 1 - shares)
+    has_pure = [bool((part >= PURE).any()) for part in shares.split(sizes)]  # on the CPU: known without waiting for a GPU
+    pure = (shares >= PURE).nonzero().flatten()
+    return Mixing(list(shares.to(learner.device).split(sizes)), has_pure, pure.to(learner.device))
 
 
-def joint_step(learner: Learner, images: Tensor, y: Tensor, *drawn: Tensor | None, measures: bool = False) -> JointStep:
-    """One update of all three modules. The inputs are those of `joint_gradients`."""
+def joint_step(
+    learner: Learner, images: Tensor, y: Tensor, *drawn: Tensor | None, measures: bool = False
+) -> tuple[dict[str, Tensor], Tensor]:
+    """One update of all modules; returns metrics and latents (B, D). The inputs are those of `joint_gradients`."""
     config = learner.config
     found = joint_gradients(learner, images, y, *drawn, measures=measures)
     others = [name for name in learner.optimisers if name not in ("encoder", "head")]
@@ -129,15 +140,15 @@ def joint_step(learner: Learner, images: Tensor, y: Tensor, *drawn: Tensor | Non
         moved, still = (parameters_of(learner, *names) for names in (("encoder", "head"), others))
         with perturbed(moved, config.optim.sam), gradients_kept(still), no_update(learner.encoder):
             joint_gradients(learner, images, y, *drawn)
-    if config.routing == "alternating":
+    if found.by_loss is not None and config.routing == "alternating":
         alternate(learner, *found.by_loss)
     else:
         update(learner, "encoder", "head", *others)
     if learner.average is not None:
         learner.average.follow(learner.encoder, learner.head, config.optim.ema)
-    learner.track_latents(found.latents, y)
+    learner.track_latents(found.latents, y, found.pure)
     learner.track_estimates(found.semantic)
-    return JointStep(found.metrics, found.latents, found.apart)
+    return found.metrics, found.latents
 
 
 def joint_gradients(
@@ -154,16 +165,16 @@ def joint_gradients(
     kept: Tensor | None,
     measures: bool = False,
 ) -> Gradients:
-    """Leaves the gradients of all modules in `grad`; if alternating, those of all but the encoder.
+    """Leaves the gradients of all modules in `grad`; if alternating, of all but the encoder.
 
-    images: (B, channels, H, W) float, augmented; y: (B,); t to y_g from `draws`. With mixup, every image is `share`, (),
-    of an image of class y and the rest of one of y_minor (B,).
-    second: the images' second view, if there is one, of which `kept`, (), is of class y; see `core.views`. The semantic loss
-    and what is tracked take the first.
+    images: (B, channels, H, W) float, augmented; y: (B,); t to y_g from `draws`. With mixup, an image is a blend: `share`
+    (B,) of one of class y and the rest of one of y_minor (B,). Only pure ones count for the semantic loss, and for all
+    that is followed of the classes and of the latents that this loss takes.
+    second: the images' second view, if there is one, of which `kept` (B,) is of class y; see `core.views`. The semantic
+    loss, and what is followed, take the first.
     measures: each loss's gradient by itself, too, which changes nothing else.
     """
     config, n = learner.config, len(y)
-    alternates = config.routing == "alternating"
     passes = Passes(learner.encoder, images if second is None else torch.cat([images, second]), config, learner.n_chunks)
     leaf = passes.latents.detach().float().requires_grad_()  # losses are taken here; the encoder is walked once, below
     first = leaf if second is None else leaf[:n]
@@ -171,21 +182,20 @@ def joint_gradients(
     real = mixed_entropy(logits[:n], y, y_minor, share)
     if second is not None:
         real = (real + mixed_entropy(logits[n:], y, y_minor, kept)) / 2
+    pure = None if share is None else (share >= PURE).to(leaf.dtype)
     generated = None if g is None else F.cross_entropy(learner.head(g) + learner.adjustment, y_g)
-    apart = head_norms(learner, real, generated) if measures else {}
+    measured = head_norms(learner, real, generated) if measures else {}
     classification(learner, real, generated).backward()
     # The head learns from the mean over images and pool, the encoder from the mean over images: a pool would otherwise lower
     # its rate by as much as it is large.
     real_gradient, leaf.grad = leaf.grad * learner.n_per_image, None
-    standard = learner.standardise(first) if config.standardisation == "tracked" else standardised(first)
-    semantic = learner.semantic(standard, y, t, noise)
+    standard = learner.standardise(first) if config.standardisation == "tracked" else standardised(first, pure)
+    semantic = learner.semantic(standard, y, t, noise, pure)
     (config.losses.semantic * semantic.total).backward()
     semantic_gradient, leaf.grad = leaf.grad, None
-    at_encoder = combine(config.routing, real_gradient, semantic_gradient) if not alternates else None
     consistency = None if second is None else learner.consistency(first, leaf[n:])
-    if consistency is not None:  # no rule routes it: it is there for the encoder
+    if consistency is not None:
         (config.losses.consistency * consistency).backward()
-        at_encoder = at_encoder + leaf.grad
     at_latent = conflict(real_gradient, semantic_gradient)
     norms = {
         "grad/head": gradient_norm(learner, "head"),
@@ -195,23 +205,27 @@ def joint_gradients(
         "grad/semantic_at_latent": at_latent.semantic_norm,
     }
     by_loss = None
-    if measures or alternates:
+    if measures or config.routing == "alternating":
         by_loss = passes.gradients(real_gradient), passes.gradients(semantic_gradient)
-    if measures:
-        apart |= encoder_norms(*by_loss)
-    if alternates:
+    if by_loss is not None and measures:
+        measured |= encoder_norms(*by_loss)
+    if by_loss is not None and config.routing == "alternating":
         norms["grad/encoder"] = get_total_norm([a + b for a, b in zip(*by_loss)])
     else:
-        passes.backward(at_encoder)
+        at_encoder = combine(config.routing, real_gradient, semantic_gradient)
+        # No rule routes the consistency loss: it is there for the encoder.
+        passes.backward(at_encoder if consistency is None else at_encoder + leaf.grad)
         norms["grad/encoder"] = gradient_norm(learner, "encoder")
-    found = norms | losses(real, generated, semantic, consistency)
-    return Gradients(found, first.detach(), semantic, apart, by_loss)
+    metrics = norms | measured | losses(real, generated, semantic, consistency)
+    return Gradients(metrics, first.detach(), pure, semantic, by_loss)
 
 
 def mixed_entropy(logits: Tensor, y: Tensor, y_minor: Tensor | None, share: Tensor | None) -> Tensor:
-    """Cross-entropy () of logits (B, C) with labels of which `share`, (), is y (B,) and the rest y_minor (B,)."""
-    real = F.cross_entropy(logits, y)
-    return real if share is None else share * real + (1 - share) * F.cross_entropy(logits, y_minor)
+    """Cross-entropy () of logits (B, C) with labels of which `share` (B,) is y (B,) and the rest y_minor (B,)."""
+    if share is None:
+        return F.cross_entropy(logits, y)
+    each, each_minor = (F.cross_entropy(logits, labels, reduction="none") for labels in (y, y_minor))
+    return (share * each + (1 - share) * each_minor).mean()
 
 
 def head_norms(learner: Learner, real: Tensor, generated: Tensor | None) -> dict[str, Tensor]:

@@ -22,6 +22,16 @@ def class_means(values: Tensor, labels: Tensor, n_classes: int, used: Tensor | N
     return sums / counts.clamp(min=1).view(-1, *(1,) * (values.dim() - 1)), counts
 
 
+def mean_over(values: Tensor, used: Tensor | None) -> Tensor:
+    """Mean of (B, D) `values` over the samples that count, (D,); 0 where none does.
+
+    used: (B,) 0 or 1, the samples that count; None: all.
+    """
+    if used is None:
+        return values.mean(0)
+    return (values * used[:, None]).sum(0) / used.sum().clamp(min=1)
+
+
 def distances(latents: Tensor, labels: Tensor, prototypes: Tensor) -> Tensor:
     """Euclidean distance of each latent to the prototype of its class.
 
@@ -42,24 +52,30 @@ def unbiased_radii(radii: Tensor, counts: Tensor) -> Tensor:
     return torch.where(several, corrected, corrected[several].mean())
 
 
-def within_class_covariance(latents: Tensor, labels: Tensor, prototypes: Tensor, used: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean outer product of a latent's difference from its class's prototype, over latents of the classes in use.
+def within_class_covariance(
+    latents: Tensor, labels: Tensor, prototypes: Tensor, classes: Tensor, used: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Mean outer product of a latent's difference from its class's prototype, over latents of some classes.
 
-    latents: (B, D); labels: (B,); prototypes: (C, D); used: (C,) bool. Returns (D, D), zero where none is of these classes, and
-    () float, how many are.
+    latents: (B, D); labels: (B,); prototypes: (C, D); classes: (C,) bool, which; used: (B,) 0 or 1, the samples that count;
+    None: all. Returns (D, D), zero where none counts, and () float, how many do.
     """
     apart = latents - prototypes[labels]
-    weight = used[labels].to(latents.dtype)
+    weight = classes[labels].to(latents.dtype)
+    weight = weight if used is None else weight * used
     n = weight.sum()
     return (apart * weight[:, None]).T @ apart / n.clamp(min=1), n
 
 
-def prototype_loss(latents: Tensor, labels: Tensor, prototypes: Tensor) -> Tensor:
+def prototype_loss(
+    latents: Tensor, labels: Tensor, prototypes: Tensor, used: Tensor | None = None
+) -> Tensor:
     """Mean squared distance to the class prototype, per dimension.
 
-    latents: (B, D); prototypes: (C, D), no gradient.
+    latents: (B, D); prototypes: (C, D), no gradient; used: as in `mean_over`.
     """
-    return (latents - prototypes.detach()[labels]).square().mean()
+    apart = (latents - prototypes.detach()[labels]).square()
+    return apart.mean() if used is None else mean_over(apart, used).mean()
 
 
 def radius_loss(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from core.averaging import Average
 from core.config import Config
 from core.diffusion import alpha_bars
-from core.geometry import class_means, distances, track, unbiased_radii, within_class_covariance
+from core.geometry import class_means, distances, mean_over, track, unbiased_radii, within_class_covariance
 from core.losses import Geometry, Semantic, Weights, logit_adjustment, semantic_loss
 from core.metrics import MANY_ABOVE
 from core.networks.denoisers import build_denoiser
@@ -121,13 +121,18 @@ class Learner:
         t = torch.randint(len(self.levels), (n,), generator=gen, device=self.device)
         return t, torch.randn(n, self.n_latents, generator=gen, device=self.device)
 
-    def semantic(self, standard: Tensor, labels: Tensor, t: Tensor, noise: Tensor) -> Semantic:
-        """The semantic loss of a batch of standardised latents (B, D) under `noise` (B, D) at timesteps t (B,)."""
+    def semantic(
+        self, standard: Tensor, labels: Tensor, t: Tensor, noise: Tensor, used: Tensor | None = None
+    ) -> Semantic:
+        """The semantic loss of a batch of standardised latents (B, D) under `noise` (B, D) at timesteps t (B,).
+
+        used: (B,) 0 or 1, the samples that count; None: all.
+        """
         diffusion, losses = self.config.diffusion, self.config.losses
         weights = Weights(losses.prototype, losses.radius, losses.momentum)
         return semantic_loss(
             self.denoiser, diffusion.objective, diffusion.weighting, standard, labels,
-            self.levels[t][:, None], t, noise, self.geometry, weights, self.common_radius(),
+            self.levels[t][:, None], t, noise, self.geometry, weights, self.common_radius(), used,
         )  # fmt: skip
 
     def common_radius(self) -> Tensor:
@@ -142,23 +147,27 @@ class Learner:
             tracked.copy_(track(tracked, *semantic.estimate_means, self.config.losses.momentum))
 
     @torch.no_grad()
-    def track_latents(self, latents: Tensor, labels: Tensor) -> None:
-        """Follow statistics, prototypes and radii of a moving encoder. latents: (B, D), no gradient."""
+    def track_latents(self, latents: Tensor, labels: Tensor, used: Tensor | None = None) -> None:
+        """Follow statistics, prototypes and radii of a moving encoder. latents: (B, D), no gradient.
+
+        used: (B,) 0 or 1, the samples that count; None: all. Without one, all stays as it is.
+        """
         if self.config.diffusion.scaling == "standardised":
-            m = STATISTICS_MOMENTUM
-            self.mean.copy_(m * self.mean + (1 - m) * latents.mean(0))
-            self.std.copy_((m * self.std.square() + (1 - m) * (latents - self.mean).square().mean(0)).sqrt().clamp(min=1e-6))
+            m = STATISTICS_MOMENTUM if used is None else 1 - (1 - STATISTICS_MOMENTUM) * used.amax()
+            self.mean.copy_(m * self.mean + (1 - m) * mean_over(latents, used))
+            variance = mean_over((latents - self.mean).square(), used)
+            self.std.copy_((m * self.std.square() + (1 - m) * variance).sqrt().clamp(min=1e-6))
         standard, momentum = self.standardise(latents), self.config.losses.momentum
         prototypes, radii = self.geometry.prototypes, self.geometry.radii
         # From the prototypes as they were: one that has taken in the batch is nearer to it, most of all to a class's only
         # sample, of which it has taken a tenth.
-        apart, counts = class_means(distances(standard, labels, prototypes), labels, self.n_classes)
+        apart, counts = class_means(distances(standard, labels, prototypes), labels, self.n_classes, used)
         radii.copy_(track(radii, apart, counts, momentum))
         if self.covariance is not None:
-            found, n = within_class_covariance(standard, labels, prototypes, self.many)
+            found, n = within_class_covariance(standard, labels, prototypes, self.many, used)
             m = STATISTICS_MOMENTUM
             self.covariance.copy_(torch.where(n > 0, m * self.covariance + (1 - m) * found, self.covariance))
-        means, _ = class_means(standard, labels, self.n_classes)
+        means, _ = class_means(standard, labels, self.n_classes, used)
         prototypes.copy_(track(prototypes, means, counts, momentum))
 
     def training_prior(self) -> list[float]:

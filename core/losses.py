@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from core.diffusion import add_noise, estimate_x0, loss_weights, target
-from core.geometry import class_means, distances, prototype_loss, radius_loss
+from core.geometry import class_means, distances, mean_over, prototype_loss, radius_loss
 
 
 class Geometry(NamedTuple):
@@ -33,16 +33,23 @@ class Semantic(NamedTuple):
     estimate_means: tuple[Tensor, Tensor] | None  # (C,) mean distance of x0 estimates, (C,) counts; to be tracked
 
 
-def diffusion_loss(output: Tensor, x0: Tensor, noise: Tensor, alpha_bar: Tensor, objective: str, weighting: str) -> Tensor:
-    """Weighted mean squared error of the denoiser's output. All (B, D), alpha_bar (B, 1); returns ()."""
+def diffusion_loss(output: Tensor, x0: Tensor, noise: Tensor, alpha_bar: Tensor, objective: str, weighting: str, used: Tensor | None = None) -> Tensor:
+    """Weighted mean squared error of the denoiser's output, over the samples `used`, (B,) 0 or 1.
+
+    All others (B, D), alpha_bar (B, 1); returns ().
+    """
     error = (output - target(objective, x0, noise, alpha_bar)).square()
-    return (loss_weights(weighting, objective, alpha_bar) * error).mean()
+    weighted = loss_weights(weighting, objective, alpha_bar) * error
+    return weighted.mean() if used is None else mean_over(weighted, used).mean()
 
 
-def standardised(latents: Tensor) -> Tensor:
-    """(B, D) latents with mean 0 and deviation 1 in every dimension of the batch, differentiable through both."""
-    centred = latents - latents.mean(0)
-    return centred / (centred.square().mean(0) + 1e-6).sqrt()
+def standardised(latents: Tensor, used: Tensor | None = None) -> Tensor:
+    """(B, D) latents with mean 0 and deviation 1 in every dimension of the batch, differentiable through both.
+
+    used: (B,) 0 or 1, the samples whose mean and deviation these are; None: all.
+    """
+    centred = latents - mean_over(latents, used)
+    return centred / (mean_over(centred.square(), used) + 1e-6).sqrt()
 
 
 def logit_adjustment(prior: Tensor, tau: float) -> Tensor:
@@ -66,6 +73,7 @@ def semantic_loss(
     geometry: Geometry,
     weights: Weights,
     common: Tensor | None = None,
+    used: Tensor | None = None,
 ) -> Semantic:
     """L_diff + eta_p L_proto + eta_r L_radius, differentiable in the latents and in the denoiser.
 
@@ -76,20 +84,21 @@ def semantic_loss(
     that of the real latents: estimates that agree on a smaller one would satisfy each other and no one else.
 
     latents: (B, D) standardised; labels: (B,); alpha_bar: (B, 1); t: (B,) int64; noise: (B, D); common: (), the common
-    radius, by default the mean over classes.
+    radius, by default the mean over classes; used: (B,) 0 or 1, the samples that count, by default all.
     """
     noisy = add_noise(latents, noise, alpha_bar)
     output = denoise(noisy, t, labels)
-    diffusion = total = diffusion_loss(output, latents, noise, alpha_bar, objective, weighting)
+    diffusion = total = diffusion_loss(output, latents, noise, alpha_bar, objective, weighting, used)
     prototype = radius = estimate_means = None
     if weights.prototype > 0:
-        prototype = prototype_loss(latents, labels, geometry.prototypes)
+        prototype = prototype_loss(latents, labels, geometry.prototypes, used)
         total = total + weights.prototype * prototype
     if weights.radius > 0:
         x0 = estimate_x0(objective, output, noisy, alpha_bar)
         clear = (alpha_bar[:, 0] >= 0.5).to(latents.dtype)
+        clear = clear if used is None else clear * used
         common = geometry.radii.mean() if common is None else common
-        radius = radius_loss(latents, labels, geometry.prototypes, geometry.radii, weights.momentum, common=common) + radius_loss(
+        radius = radius_loss(latents, labels, geometry.prototypes, geometry.radii, weights.momentum, used, common) + radius_loss(
             x0, labels, geometry.prototypes, geometry.estimate_radii, weights.momentum, clear, common
         )
         total = total + weights.radius * radius

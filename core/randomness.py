@@ -23,7 +23,7 @@ def generator(seed: int, purpose: str, epoch: int = 0, device: str | torch.devic
 
 
 def mixing_shares(alpha: float, n: int, seed: int, purpose: str, epoch: int) -> torch.Tensor:
-    """(n,) float in [0, 1] from Beta(alpha, alpha): the shares of mixup (Zhang et al. 2018), one a batch."""
+    """(n,) float in [0, 1] from Beta(alpha, alpha): the shares of mixup (Zhang et al. 2018)."""
     return torch.from_numpy(np.random.default_rng(seed_of(seed, purpose, epoch)).beta(alpha, alpha, n)).float()
 
 

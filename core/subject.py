@@ -177,7 +177,24 @@ def _last_metrics(config: Config, counts: Sequence[int]) -> set[str]:
         return names
     names |= {"grad/head_real", "grad/head_generated"} if any(drawn) else set()
     names |= {"grad/encoder_real", "grad/encoder_semantic", "grad/conflict_cosine_parameters"}
-    return names | {"grad/encoder", "grad/conflict_cosine", "grad/real_at_latent", "grad/semantic_at_latent"}
+    names |= {"grad/encoder", "grad/conflict_cosine", "grad/real_at_latent", "grad/semantic_at_latent"}
+    return names - _unsure_under_mixup(config.mixup)
+
+
+def _unsure_under_mixup(alpha: float) -> set[str]:
+    """Metrics of the last joint epoch that take pure images, see `core.epochs.PURE`.
+
+    At an alpha of 1 a tenth of all images is pure: a small class may have none. At a larger one the epoch may.
+    """
+    if not alpha:
+        return set()
+    of_classes = {"diag/train_radius_head", "diag/train_radius_tail", "gen/radius_ratio", "gen/prototype_distance", "gen/one_nn"}
+    if alpha <= 1:
+        return of_classes
+    losses = {"train/diffusion_loss", "train/prototype_loss", "train/radius_loss"}
+    cosines = {"grad/conflict_cosine", "grad/conflict_cosine_parameters"}
+    norms = {"denoiser", "semantic_at_latent", "head_real", "head_generated", "encoder_real", "encoder_semantic"}
+    return of_classes | losses | cosines | {f"grad/{name}" for name in norms}
 
 
 def _radius_metrics(config: Config, counts: Sequence[int]) -> set[str]:

@@ -1,12 +1,13 @@
 """Two views of each image, and the loss that asks the encoder to see the same in both.
 
 In the manner of GLMC (Du et al., CVPR 2023): mixup makes the first view and CutMix the second, with
-one draw of the partners and of the share, and each view's projection is predicted from the other's.
+one draw of the partners and of each image's share, and each view's projection is predicted from the other's.
 Without mixup the views are two independent augmentations. How this departs from GLMC's code
 (ynu-yangpeng/GLMC):
 
 - Each view's labels are mixed as its pixels are; there CutMix's are mixed by the share that was
   drawn, although its box is clipped at the image's border.
+- Every image has a share of its own; there one serves the batch.
 - Partners come from the same batch; there from a second loader, which may resample classes.
 - The encoder takes both views as one batch, so that batch normalisation takes the statistics of
   both together; there one after the other.
@@ -54,38 +55,35 @@ def consistency_loss(p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
 
 
 class SecondViews:
-    """The second view of each of an epoch's batches."""
+    """The second views of an epoch's batches, in their order."""
 
-    def __init__(self, config: Config, seed: int, epoch: int, size: torch.Size, shares: Tensor | None):
-        """size: (..., H, W) of the images; shares: (n,) of the first views' mixup; None without it."""
+    def __init__(self, config: Config, seed: int, epoch: int):
         self.config = config
         self.augmentation = generator(seed, "second view", epoch, config.device)
-        self.boxes = self.kept = None
-        if shares is not None:
-            gen = generator(seed, "cutmix", epoch, config.device)
-            centres = torch.rand(len(shares), 2, generator=gen, device=config.device)
-            self.boxes, self.kept = boxes(shares, centres, size[-2], size[-1])
+        self.centres = generator(seed, "cutmix", epoch, config.device)
 
-    def of(self, images: Tensor, partner: Tensor | None, batch: int) -> tuple[Tensor, Tensor | None]:
-        """The second view (B, channels, H, W) float, and () its share of the images' own pixels.
+    def of(self, images: Tensor, partner: Tensor | None, share: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The second view (B, channels, H, W) float, and (B,) each image's share of its own pixels.
 
-        images: (B, channels, H, W) uint8; partner: (B,) int64 the images that they are mixed with;
-        batch: its number in the epoch, from 0. Without mixup, the share is None.
+        images: (B, channels, H, W) uint8; partner: (B,) int64 the images that they are mixed with; share: (B,) of the
+        first view's mixup. Without mixup the two are None, and so is the share of pixels.
         """
         images = augmented(images, self.config, self.augmentation)
-        if self.boxes is None:
+        if share is None:
             return images, None
-        return cutmix(images, images[partner], self.boxes[batch]), self.kept[batch]
+        centres = torch.rand(len(images), 2, generator=self.centres, device=images.device)
+        found, kept = boxes(share, centres, *images.shape[-2:])
+        return cutmix(images, images[partner], found), kept
 
 
 def boxes(shares: Tensor, centres: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """CutMix's boxes (Yun et al. 2019, section 3.1) and what they leave.
 
-    shares: (n,) of an image that are to be its own; centres: (n, 2) in [0, 1), shares of height and
-    width. Returns (n, 4) int64: top, bottom, left, right, the ends not in the box; and (n,) float,
+    shares: (B,) of an image that are to be its own; centres: (B, 2) in [0, 1), shares of height and
+    width. Returns (B, 4) int64: top, bottom, left, right, the ends not in the box; and (B,) float,
     the share of pixels outside it. A box is clipped at the border: more is left than was drawn.
     """
-    size = torch.stack([torch.full_like(shares, height), torch.full_like(shares, width)], 1)  # (n, 2)
+    size = torch.stack([torch.full_like(shares, height), torch.full_like(shares, width)], 1)  # (B, 2)
     centres, half = centres * size, (1 - shares).sqrt()[:, None] * size / 2
     start = (centres - half).round().clamp(min=0)
     end = torch.minimum((centres + half).round(), size)
@@ -93,11 +91,12 @@ def boxes(shares: Tensor, centres: Tensor, height: int, width: int) -> tuple[Ten
     return found, 1 - (end - start).prod(1) / (height * width)
 
 
-def cutmix(images: Tensor, others: Tensor, box: Tensor) -> Tensor:
-    """`images` with those pixels of `others` that are in the box.
+def cutmix(images: Tensor, others: Tensor, found: Tensor) -> Tensor:
+    """`images` with those pixels of `others` that are in their box.
 
-    images, others: (B, channels, H, W); box: (4,) int64 from `boxes`.
+    images, others: (B, channels, H, W); found: (B, 4) int64 from `boxes`.
     """
     rows, columns = (torch.arange(n, device=images.device) for n in images.shape[-2:])
-    in_rows, in_columns = (rows >= box[0]) & (rows < box[1]), (columns >= box[2]) & (columns < box[3])
-    return torch.where(in_rows[:, None] & in_columns, others, images)
+    top, bottom, left, right = found.T[:, :, None]  # (B, 1) each
+    in_rows, in_columns = (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
+    return torch.where(in_rows[:, None, :, None] & in_columns[:, None, None, :], others, images)

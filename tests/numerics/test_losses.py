@@ -177,3 +177,42 @@ def test_adjusted_logits_add_the_logarithm_of_the_prior():
     assert not logit_adjustment(counts, 0.0).any()
     # equal evidence for all classes, read off as a balanced posterior: the loss of the prior itself
     assert torch.allclose(logit_adjustment(counts, 1.0).softmax(0), counts / 100)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("weighting", ["uniform", "snr"])
+@pytest.mark.parametrize("rows", [[0, 1, 7], [0, 2, 4, 6, 8, 10], [5]])
+def test_samples_that_do_not_count_are_as_if_they_were_not_there(rows, weighting, objective):
+    case = Case()
+    used = torch.zeros(N, dtype=torch.float64)
+    used[rows] = 1
+    masked = semantic_loss(
+        case.denoise, objective, weighting, case.latents, case.labels, case.alpha_bar, case.t, case.noise, case.geometry, BOTH, used=used
+    )  # fmt: skip
+    alone = semantic_loss(
+        lambda noisy, t, labels: noisy @ case.matrix, objective, weighting, case.latents[rows], case.labels[rows],
+        case.alpha_bar[rows], case.t[rows], case.noise[rows], case.geometry, BOTH,
+    )  # fmt: skip
+    for name in ("total", "diffusion", "prototype", "radius"):
+        assert getattr(masked, name).item() == pytest.approx(getattr(alone, name).item(), rel=EXACT)
+    for found, expected in zip(masked.estimate_means, alone.estimate_means):
+        assert torch.allclose(found, expected, rtol=EXACT)
+    found, expected = (torch.autograd.grad(one.total, (case.latents, case.matrix)) for one in (masked, alone))
+    assert all(torch.allclose(a, b, rtol=EXACT, atol=1e-12) for a, b in zip(found, expected))
+
+
+def test_a_batch_in_which_no_sample_counts_has_losses_and_gradients_of_zero():
+    case = Case()
+    found = semantic_loss(
+        case.denoise, "x0", "snr", case.latents, case.labels, case.alpha_bar, case.t, case.noise, case.geometry, BOTH,
+        used=torch.zeros(N, dtype=torch.float64),
+    )  # fmt: skip
+    assert [getattr(found, name).item() for name in ("total", "diffusion", "prototype", "radius")] == [0, 0, 0, 0]
+    assert not any(gradient.any() for gradient in torch.autograd.grad(found.total, (case.latents, case.matrix)))
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 7], [0, 2, 4, 6, 8, 10], list(range(N))])
+def test_standardising_takes_mean_and_deviation_of_the_samples_that_count(rows):
+    latents, used = Case().latents.detach(), torch.zeros(N, dtype=torch.float64)
+    used[rows] = 1
+    assert torch.allclose(standardised(latents, used)[rows], standardised(latents[rows]), rtol=1e-9)

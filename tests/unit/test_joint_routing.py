@@ -14,6 +14,8 @@ from core import epochs
 from core.epochs import joint_epoch
 from core.randomness import generator, mixing_shares
 
+from core.subject import SUBJECT
+
 from tiny_trials import JOINT, MemoryStore, advance, chain, config_of, trial_at
 
 RULES = ("summed", "decoupled", "stopgrad", "pcgrad")
@@ -22,6 +24,7 @@ N_GENERATED = 48
 WEIGHTS = {"losses.real": 0.7, "losses.semantic": 1.3, "losses.generated": 0.4, "losses.prototype": 0.2, "losses.radius": 0.3}
 SETTINGS = JOINT | WEIGHTS | {
     "epochs": EPOCH, "data.augmentation": "none", "batch_size": 512, "generation.batch_size": N_GENERATED, "optim.lr.denoiser": 0.01,
+    "head.scale": 30.0,  # steep: the losses conflict
 }  # fmt: skip
 
 
@@ -85,12 +88,16 @@ def terms(trial, training=True) -> Terms:
     y = labels[order]
     x = ((images[order].float() - 127.5) / 127.5).to(memory_format=torch.channels_last)
     if learner.config.mixup:
-        share = float(mixing_shares(learner.config.mixup, 1, 0, "mixup", EPOCH))
-        share = max(share, 1 - share)
+        share = mixing_shares(learner.config.mixup, len(y), 0, "mixup", EPOCH)
+        share = share.where(share > 0.5, 1 - share)
         partner = torch.randperm(len(y), generator=generator(0, "augmentation", EPOCH))
-        z = encoder(share * x + (1 - share) * x[partner])
-        real = (-head(z).log_softmax(1) * (share * F.one_hot(y, 10) + (1 - share) * F.one_hot(y[partner], 10))).sum(1).mean()
+        z = encoder(torch.stack([s * own + (1 - s) * other for s, own, other in zip(share, x, x[partner])]).to(memory_format=torch.channels_last))
+        targets = share[:, None] * F.one_hot(y, 10) + (1 - share[:, None]) * F.one_hot(y[partner], 10)
+        real = (-head(z).log_softmax(1) * targets).sum(1).mean()
+        pure = share >= 0.95
+        assert 3 <= pure.sum() < len(y) / 2
     else:
+        pure = torch.ones(len(y), dtype=torch.bool)
         z = encoder(x)
         real = F.cross_entropy(head(z), y)
 
@@ -104,6 +111,7 @@ def terms(trial, training=True) -> Terms:
     noise = torch.randn(x.shape, generator=noise_generator)
     level = learner.levels[t][:, None]
     x0 = denoiser(level.sqrt() * x + (1 - level).sqrt() * noise, t, y)
+    x, x0, y, level = x[pure], x0[pure], y[pure], level[pure]
     clear = level[:, 0] >= 0.5
     prototypes, radii, estimate_radii = (tensor.clone() for tensor in learner.geometry)
     diffusion = F.mse_loss(x0, x)
@@ -362,3 +370,66 @@ def test_a_tenth_of_the_batches_is_measured(batch_size, n_batches, n_measured, w
     monkeypatch.setattr(epochs, "joint_step", joint_step)
     joint_epoch(trial.learner, trial.dataset.train, EPOCH)
     assert len(seen) == n_batches and seen == sorted(seen, reverse=True) and sum(seen) == n_measured
+
+
+def mixed(shares, **changes):
+    """Settings under mixup, and a stand-in for the shares that are drawn."""
+    return {"mixup": 1.0, **changes}, lambda alpha, n, *purpose: torch.tensor((shares * n)[:n])
+
+
+@pytest.mark.parametrize("shares", [[1.0, 0.5, 0.6], [0.96, 0.7, 0.3, 0.03], [0.95, 0.9499]])
+def test_what_is_followed_is_that_of_pure_images_alone(shares, warmed, monkeypatch):
+    """Blends are there for the classification loss, and batch normalisation."""
+    changes, draw = mixed(shares)
+    monkeypatch.setattr(epochs, "mixing_shares", draw)
+    trial = trial_at_the_thaw(warmed, **changes)
+    learner, followed = trial.learner, []
+    monkeypatch.setattr(type(learner), "track_latents", lambda learner, latents, y, used: followed.append((latents, y, used)))
+    found = joint_epoch(learner, trial.dataset.train, EPOCH)
+    (latents, y, used), n = followed[0], len(trial.dataset.train.labels)
+    major = [max(share, 1 - share) for share in (shares * n)[:n]]
+    assert used.tolist() == [float(share >= 0.95) for share in major] and 0 < used.sum() < n
+    assert torch.equal(found.latents, latents[used.bool()]) and torch.equal(found.labels, y[used.bool()])
+
+
+def test_tracking_is_blind_to_samples_that_do_not_count(warmed):
+    gen, n = torch.Generator().manual_seed(0), 20
+    latents, y = torch.rand(n, 64, generator=gen), torch.randint(10, (n,), generator=gen)
+    found = []
+    for rows, used in ((slice(0, 12), None), (slice(0, n), (torch.arange(n) < 12).float()), (slice(12, n), torch.zeros(n - 12))):
+        learner = trial_at_the_thaw(warmed).learner
+        before = [tensor.clone() for tensor in (learner.mean, learner.std, *learner.geometry)]
+        learner.track_latents(latents[rows], y[rows], used)
+        found.append([learner.mean, learner.std, *learner.geometry])
+    for plain, masked, none, start in zip(*found, before):
+        torch.testing.assert_close(masked, plain, rtol=1e-5, atol=1e-6)
+        assert torch.equal(none, start)
+    assert not torch.equal(found[0][0], before[0]) and not torch.equal(found[0][2], before[2])
+
+
+@pytest.mark.parametrize("standardisation", ["tracked", "batch"])
+def test_a_batch_without_a_pure_image_has_no_semantic_gradient_and_dilutes_no_mean(standardisation, warmed, monkeypatch):
+    changes, draw = mixed([0.5] * 64 + [1.0] * 64, batch_size=32, standardisation=standardisation)
+    monkeypatch.setattr(epochs, "mixing_shares", draw)
+    trial, each = trial_at_the_thaw(warmed, **changes), []
+    taken = epochs.joint_step
+    monkeypatch.setattr(epochs, "joint_step", lambda *inputs, **options: each.append(taken(*inputs, **options)[0]) or (each[-1], inputs[1][:, None]))
+    metrics = joint_epoch(trial.learner, trial.dataset.train, EPOCH).metrics
+    assert len(each) == 4
+    for one in each[:2]:
+        assert float(one["grad/semantic_at_latent"]) == float(one["grad/denoiser"]) == float(one["train/diffusion_loss"]) == 0
+        assert float(one["train/real_loss"]) > 0 and "grad/encoder_real" not in one
+    for name in epochs.OF_PURE:
+        assert metrics[name] == pytest.approx(sum(float(one[name]) for one in each[2:]) / 2), name
+    assert metrics["train/real_loss"] == pytest.approx(sum(float(one["train/real_loss"]) for one in each) / 4)
+    assert "grad/encoder_real" in each[2] and metrics["grad/encoder_real"] == pytest.approx(float(each[2]["grad/encoder_real"]))
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 60.0])
+def test_under_mixup_the_metrics_that_are_foretold_are_among_those_of_the_last_epoch(alpha):
+    settings = JOINT | {"mixup": alpha, "epochs": 3}
+    store, links = MemoryStore(), chain(settings)
+    advance(settings, store)
+    found = store.record(links[-1].key)["metrics"]
+    assert SUBJECT.metrics(settings) <= found.keys()
+    assert ("grad/conflict_cosine" in found) is (alpha <= 1)  # of 60, no image is pure

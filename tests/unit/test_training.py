@@ -209,14 +209,26 @@ def test_a_finite_loss_has_exploded_when_its_mean_is_thousands_of_times_what_kno
     assert steps([1e7] + [1.0] * 9).read() == {"train/real_loss": pytest.approx(1e6, rel=1e-4)}  # a spike that it recovers from
 
 
+@pytest.mark.parametrize("steps_with", [[0, 1, 2], [1], [2], [0, 2]])
+def test_a_mean_is_over_the_steps_that_have_a_value_of_its_name(steps_with):
+    means = epochs.Means(MLP)
+    for i, value in enumerate([1.0, 4.0, 7.0]):
+        means.add({"train/real_loss": torch.tensor(value)} | ({"grad/a": torch.tensor(10 * value)} if i in steps_with else {}))
+    expected = sum(10 * [1, 4, 7][i] for i in steps_with) / len(steps_with)
+    assert means.read() == {"train/real_loss": pytest.approx(4), "grad/a": pytest.approx(expected)}
+
+
 def test_a_gpu_is_not_waited_for_and_its_sums_are_judged_once_they_are_there(monkeypatch):
     is_there, empty = [False], torch.empty
     monkeypatch.setattr(torch.cuda, "Event", lambda: SimpleNamespace(record=lambda: None, query=lambda: is_there[0]))
     monkeypatch.setattr(torch, "empty", lambda n, pin_memory: empty(n))
     means = epochs.Means(MLP)
     means.sums, means.last, means.n = {"train/real_loss": torch.tensor(1.0)}, {"train/real_loss": torch.tensor(1.0)}, EVERY  # as on a GPU, where `add` but looks
+    means.counts.update(means.sums.keys())
     means._look()
     means.sums["train/real_loss"], means.n = torch.tensor(math.nan), 2 * EVERY
+    means.sums["grad/encoder"] = means.last["grad/encoder"] = torch.tensor(1.0)  # a name that only later steps have
+    means.counts.update(means.sums.keys())
     means._look()  # the first copy is not there yet: nothing to judge, and no second one
     is_there[0] = True
     means._look()  # the first was fine; the second is taken
@@ -361,8 +373,8 @@ def test_the_scale_of_a_head_starts_where_its_authors_start_or_as_it_is_set(head
     store = MemoryStore()
     advance(settings, store, until=chain(settings)[0].key)
     scale = trial_at(settings, 0, store, 1).learner.head.scale
-    assert float(scale()) == pytest.approx(expected, rel=1e-6)
-    assert not trainable or expected > 2 or abs(float(scale.raw)) < 1e-6  # softplus(0) + 1
+    assert float(torch.as_tensor(scale()).detach()) == pytest.approx(expected, rel=1e-6)
+    assert not trainable or expected > 2 or abs(float(scale.raw.detach())) < 1e-6  # softplus(0) + 1
 
 
 OPTIONS = {
