@@ -289,6 +289,8 @@ def _shared_gpu(device: str, log: TextIO) -> Iterator[None]:
     if service is None:
         yield
         return
+    with contextlib.suppress(FileNotFoundError):
+        subprocess.run(["nvidia-smi", "-L"], stdout=log, stderr=log)  # no manifest names the card
     is_up = subprocess.run([service, "-d"], stdout=log, stderr=log).returncode == 0
     _say("trials share the GPU through MPS" if is_up else "MPS did not start; trials take turns")
     try:
