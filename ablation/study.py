@@ -19,7 +19,6 @@ from ablation.plan import Plan
 from ablation.provenance import provenance
 from ablation.published import published
 from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec
-from ablation.shared_execution import SharedExecution
 from ablation.store import DiskStore, remove
 from ablation.subject import Record
 from ablation.workers import Workers
@@ -115,6 +114,8 @@ def run_study(
     if hosts is None:
         execution = Execution(study, plan, places.store, folder, listener, share, limits)
     else:
+        from ablation.shared_execution import SharedExecution  # SQLAlchemy
+
         execution = SharedExecution(study, plan, hosts.store, folder, listener, share, limits, hosts=hosts)
     if not execution.open and folder.exists():
         manifest = replace(manifest, provenance=folder.manifest().provenance)  # of the run that trained
