@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -123,8 +124,9 @@ def mix(learner: Learner, sizes: list[int], epoch: int) -> Mixing:
     """The shares of an epoch whose batches have these sizes."""
     shares = mixing_shares(learner.config.mixup, sum(sizes), learner.seed, "mixup", epoch)
     shares = torch.maximum(shares, 1 - shares)
-    has_pure = [bool((part >= PURE).any()) for part in shares.split(sizes)]  # on the CPU: known without waiting for a GPU
-    pure = (shares >= PURE).nonzero().flatten()
+    is_pure = shares.numpy() >= PURE  # here, where no GPU need be waited for
+    has_pure = [bool(part.any()) for part in np.split(is_pure, np.cumsum(sizes)[:-1])]
+    pure = torch.from_numpy(np.flatnonzero(is_pure))
     return Mixing(list(shares.to(learner.device).split(sizes)), has_pure, pure.to(learner.device))
 
 

@@ -189,7 +189,8 @@ def test_every_tensor_of_an_epoch_is_on_the_device(augmentation, change, monkeyp
         trained.pool = Pool(torch.zeros(50, 64), torch.zeros(50, dtype=torch.int64))
         train = Split(torch.zeros(150, 1, 8, 8, dtype=torch.uint8), torch.zeros(150, dtype=torch.int64))
     latents = epochs.joint_epoch(trained, train, 5).latents
-    assert latents.device.type == "meta" and latents.shape == (150, 64)
-    epochs.warmup_epoch(trained, latents, train.labels, 1)
+    assert latents.device.type == "meta" and latents.shape[1] == 64
+    assert len(latents) < 150 if config.mixup else len(latents) == 150
+    epochs.warmup_epoch(trained, torch.zeros(150, 64, device="meta"), train.labels, 1)
     of_each = lambda z, t: trained.denoiser(z, t[:1].expand(10), torch.arange(10, device="meta"), train.labels)  # noqa: E731
-    assert generate(of_each, "x0", trained.levels, latents, 3, 0.0, None).device.type == "meta"
+    assert generate(of_each, "x0", trained.levels, torch.zeros(150, 64, device="meta"), 3, 0.0, None).device.type == "meta"
