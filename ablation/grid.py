@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ablation.data_sources import how_to_get
 from ablation.design import Arm, Factor, Level, arms
@@ -19,6 +19,8 @@ from ablation.errors import InputError, Problem, nearest
 from ablation.grid_arms import grid_arms
 from ablation.grid_factors import Alternatives, alternative_rivals, undoes
 from ablation.grid_file import Experiment, Grid, read_experiment, read_grid
+from ablation.grid_idle import dead_factors, ignored_settings
+from ablation.grid_layers import Layer, Stack, merge, merged
 from ablation.grid_metrics import unreported_metrics
 from ablation.reading import dotted, flatten, overlap, read_value
 from ablation.subject import Fault, Subject
@@ -48,7 +50,7 @@ class Study:
     subject: Subject
     variants: tuple[Variant, ...]  # arms (reference first), extra arms, baselines
     common: dict[str, Any]  # settings of all variants, before any level: experiment, grid, -S
-    layers: Mapping[str, _Stack] = field(default_factory=dict)  # variant -> where its settings stand
+    layers: Mapping[str, Stack] = field(default_factory=dict)  # variant -> where its settings stand
     absent: tuple[Problem, ...] = ()  # files that trials read and that are not on this machine: it can be planned, not run
 
     def located(self, variant: Variant, key: str, message: str) -> Problem:
@@ -73,7 +75,7 @@ def load_study(
     """
     problems: list[Problem] = []
     doubts: list[Problem] = []
-    options = _Layer("-S", "", _read_overrides(overrides, problems, doubts))
+    options = Layer("-S", "", _read_overrides(overrides, problems, doubts))
     path = Path(grid_path)
     grid = read_grid(path, problems, experiment, seeds)
     if grid is None:
@@ -82,32 +84,33 @@ def load_study(
     found = read_experiment(experiment_path(path, grid.experiment, experiment), problems) if grid.experiment else None
     subject = _subject(found, subject_loader, problems) if found else None
     alternatives = subject.alternatives() if hasattr(subject, "alternatives") else ()
-    problems += _undone(options, grid, alternatives)
+    undone = _undone(options, grid, alternatives)
+    problems += undone
     if found is None or subject is None:
         raise InputError(problems)
     rivals = alternative_rivals(grid.factors, alternatives)
     problems += [Problem(grid.file, f"factors.{factor}", message) for factor, message in rivals]
 
-    common = (_Layer(found.file, "settings", found.settings), _Layer(grid.file, "settings", grid.settings), options)
+    common = (Layer(found.file, "settings", found.settings, may_idle=True), Layer(grid.file, "settings", grid.settings), options)
     variants, stacks = [], []
     for arm in cells:
         stacks.append((*common, *_layers(grid, arm)))
-        variants.append(Variant(arm.name, "arm", arm.levels, _merged(stacks[-1])))
+        variants.append(Variant(arm.name, "arm", arm.levels, merged(stacks[-1])))
     for i, name in enumerate(grid.baselines):
         settings = subject.baselines().get(name)
         if settings is None:
             hint = nearest(name, subject.baselines())
             problems.append(Problem(grid.file, f"baselines[{i}]", f"unknown baseline '{name}'; {hint}"))
             continue
-        stacks.append((*common, _Layer(grid.file, f"baselines.{name}", dict(settings))))
-        variants.append(Variant(name, "baseline", {}, _merged(stacks[-1])))
+        stacks.append((*common, Layer(grid.file, f"baselines.{name}", dict(settings), may_idle=True)))
+        variants.append(Variant(name, "baseline", {}, merged(stacks[-1])))
     layers = {variant.name: stack for variant, stack in zip(variants, stacks)}
     # Each level alone, too: the design may have no arm for it, or hide its fault behind another one's.
     stacks += [(*common, *_layers(grid, arm)) for arm in arms(grid.factors, ["one-factor"])]
     absent: list[Problem] = []
     sound = []
     for stack, variant in itertools.zip_longest(stacks, variants):
-        faults = subject.check(_merged(stack))
+        faults = subject.check(merged(stack))
         wrong = [fault for fault in faults if not fault.absent]
         problems += [_located(fault, stack) for fault in wrong]
         absent += [_located(fault, stack) for fault in faults if fault.absent]
@@ -115,11 +118,16 @@ def load_study(
             sound.append(variant)
     if isinstance(subject, FunctionSubject):  # which cannot tell where its settings should be no text
         problems += [*found.doubts, *grid.doubts, *doubts]
+    names = {variant.name for variant in sound}
+    known = {(problem.file, problem.key) for problem in undone}
+    problems += [problem for problem in ignored_settings(subject, layers, names, options) if problem[:2] not in known]
+    settings = {variant.name: variant.settings for variant in sound if variant.kind == "arm"}
+    problems += [Problem(grid.file, *found) for found in dead_factors(subject, grid.factors, cells, settings)]
     problems += unreported_metrics(grid, cells, _reported(subject, sound))
     problems += [] if may_be_absent else absent
     if problems:
         raise InputError(dict.fromkeys(problems))
-    return Study(grid, found, subject, tuple(variants), _merged(common), layers, tuple(dict.fromkeys(absent)))
+    return Study(grid, found, subject, tuple(variants), merged(common), layers, tuple(dict.fromkeys(absent)))
 
 
 def experiment_settings(path: Path, overrides: Sequence[str], subject: Subject) -> dict[str, Any]:
@@ -129,52 +137,27 @@ def experiment_settings(path: Path, overrides: Sequence[str], subject: Subject) 
     """
     problems: list[Problem] = []
     doubts: list[Problem] = []
-    options = _Layer("-S", "", _read_overrides(overrides, problems, doubts))
+    options = Layer("-S", "", _read_overrides(overrides, problems, doubts))
     experiment = read_experiment(path, problems)
     if experiment is None:
         raise InputError(problems)
-    stack = (_Layer(experiment.file, "settings", experiment.settings), options)
-    problems += [_located(fault, stack) for fault in subject.check(_merged(stack))]
+    stack = (Layer(experiment.file, "settings", experiment.settings), options)
+    problems += [_located(fault, stack) for fault in subject.check(merged(stack))]
     if isinstance(subject, FunctionSubject):
         problems += [*experiment.doubts, *doubts]
     if problems:
         raise InputError(problems)
-    return _merged(stack)
+    return merged(stack)
 
 
-def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """The layers in one, later ones winning; an overridden key moves to the end, so that the order tells."""
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        for key, value in layer.items():
-            merged.pop(key, None)
-            merged[key] = value
-    return merged
-
-
-class _Layer(NamedTuple):
-    """Settings and where they stand, so that a fault can be traced to its line."""
-
-    file: str
-    place: str  # dotted key of the mapping that holds them
-    settings: Mapping[str, Any]
-
-
-_Stack = tuple[_Layer, ...]  # bottom first
-
-
-def _merged(stack: _Stack) -> dict[str, Any]:
-    return merge(*(layer.settings for layer in stack))
-
-
-def _layers(grid: Grid, arm: Arm) -> _Stack:
+def _layers(grid: Grid, arm: Arm) -> Stack:
     if not arm.levels:
-        return (_Layer(grid.file, f"arms.{arm.name}", arm.overrides),)
+        return (Layer(grid.file, f"arms.{arm.name}", arm.overrides),)
     chosen = [(f.name, level) for f in grid.factors for level in f.levels if arm.levels[f.name] == level.name]
-    return tuple(_Layer(grid.file, f"factors.{name}.{level.name}", level.overrides) for name, level in chosen)
+    return tuple(Layer(grid.file, f"factors.{name}.{level.name}", level.overrides) for name, level in chosen)
 
 
-def _located(fault: Fault, stack: _Stack) -> Problem:
+def _located(fault: Fault, stack: Stack) -> Problem:
     """The fault where its key was last set, else where a part of it was; in the experiment if nothing sets it."""
     setters = [layer for layer in stack if fault.key in layer.settings]
     related = [layer for layer in stack if any(overlap(fault.key, key) for key in layer.settings)]
@@ -209,7 +192,7 @@ def _reported(subject: Subject, sound: Iterable[Variant]) -> dict[str, Collectio
     return {name: metrics for name, metrics in reported.items() if metrics is not None}
 
 
-def _undone(options: _Layer, grid: Grid, alternatives: Alternatives) -> list[Problem]:
+def _undone(options: Layer, grid: Grid, alternatives: Alternatives) -> list[Problem]:
     """A setting from the command line that no arm of the design could ever see."""
     return [
         Problem("-S", key, f"would be undone in every arm: each level of factor '{factor.name}' sets it{_or_alternative(key, factor)}")

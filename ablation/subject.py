@@ -8,7 +8,7 @@ again. The harness plans with keys alone; only worker processes call `advance`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 Record = dict[str, Any]
@@ -60,8 +60,8 @@ class Store(Protocol):
 class Subject(Protocol):
     """Code that can be ablated. All methods but `advance` and `inspect` are cheap and import no torch.
 
-    A subject may do without `metrics`, `alternatives`, and `reads_files` with `inspect`; then less can be told before
-    anything runs.
+    A subject may do without `metrics`, `alternatives`, `effective`, `ignored` with `counts_with`, and `reads_files` with
+    `inspect`; then less can be told before anything runs.
     """
 
     def check(self, settings: Mapping[str, Any]) -> list[Fault]:
@@ -84,6 +84,15 @@ class Subject(Protocol):
 
     def alternatives(self) -> Sequence[Collection[str]]:
         """Groups of dotted keys of which setting one (to anything but null) unsets the others."""
+
+    def effective(self, settings: Mapping[str, Any]) -> Hashable:
+        """The settings that can change a trial, as a value: two trials of one seed compute the same where these are equal."""
+
+    def ignored(self, settings: Mapping[str, Any], keys: Sequence[str]) -> Collection[str]:
+        """Those of the keys, all set in these settings without fault, that change nothing in a trial, whatever their values."""
+
+    def counts_with(self, settings: Mapping[str, Any], key: str) -> tuple[str, Any] | None:
+        """A setting, and a value of it, with which an ignored key would change something; None if no single one is known."""
 
     def describe(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Facts for the report's provenance: data fingerprint, class counts, versions, device."""

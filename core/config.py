@@ -121,7 +121,7 @@ class Optim:
     head_weight_decay: float | None = setting(None, "weight decay of the head; none: optim.weight_decay", minimum=0)
     momentum: float = setting(0.9, "momentum of sgd", minimum=0, maximum=1)
     nesterov: bool = setting(False, "Nesterov's momentum, for sgd")
-    clip: float | None = setting(None, "largest norm of a module's gradient in warm-up and joint epochs; a larger one is scaled down to it", above=0)
+    clip: float | None = setting(None, "largest norm of a module's gradient after the pre-training; a larger one is scaled down to it", above=0)
     ramp_epochs: int = setting(0, "epochs after the thaw over which the encoder's rate rises linearly to that of the schedule", minimum=0)
     schedule: Literal["constant", "cosine"] = setting("constant", "learning rates over the epochs, down to 0 for cosine")
     ema: float = setting(0.0, "decay per step of a moving average of the weights of encoder and head, in joint epochs from the first on; evaluated beside them, as test/top1_ema and others; 0: no average", minimum=0, below=1)

@@ -12,12 +12,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from core.config import Config
+from core.config import Config, Data
 from core.data.listing import Member, listed, sha256
 from core.data.location import locate, places
 from core.parsing import Fault
 
-PLANNING = {"config.py", "parsing.py", "fingerprint.py", "trajectory.py", "subject.py", "inputs.py", "location.py", "__init__.py"}
+PLANNING = {"config.py", "parsing.py", "fingerprint.py", "trajectory.py", "subject.py", "ignored.py", "inputs.py", "location.py", "__init__.py"}
 """Modules that decide what to compute, not how: their effect is in the settings that are hashed."""
 
 
@@ -82,9 +82,13 @@ def data_fingerprint(config: Config) -> str:
     is to download them is planned before they are there. So does the path of files that are not there, in the plan of a
     study that cannot be run yet.
     """
-    data = config.data
-    selection = [data.source, data.imbalance_factor, data.n_max, data.n_test, data.validation, data.channels, data.flip_channels, data.size, data.mean, data.std]
-    return digest(selection, _content(config))
+    return digest(_selection(config.data), _content(config))
+
+
+def _selection(data: Data) -> list[Any]:
+    """The settings that select from the images that there are; those that their source has no use for at their defaults."""
+    n_test, size = (data.n_test, Data.size) if data.source == "digits" else (Data.n_test, data.size if data.source == "folder" else Data.size)
+    return [data.source, data.imbalance_factor, data.n_max, n_test, data.validation, data.channels, data.flip_channels, size, data.mean, data.std]
 
 
 def _content(config: Config) -> list[Any]:
@@ -106,6 +110,13 @@ def root_key(config: Config, seed: int) -> str:
         "root", seed, data_fingerprint(config), source_fingerprint(), config.encoder.name, _checkpoint(config),
         config.device, config.precision, config.threads, versions(),
     )  # fmt: skip
+
+
+def root_settings(config: Config) -> list[Any]:
+    """The settings behind a root key, and those that say where its files come from."""
+    data = config.data
+    files = {"digits": [], "folder": [data.path]}.get(data.source, [data.path, data.download])
+    return [_selection(data), files, config.encoder.name, config.encoder.checkpoint, config.device, config.precision, config.threads]
 
 
 def _checkpoint(config: Config) -> Any:

@@ -82,7 +82,7 @@ class Learner:
         standard = self.standardise(latents)
         self.farthest = float(standard.abs().max())
         prototypes, _ = class_means(standard, labels, self.n_classes)
-        if self.config.generation.method == "gaussian":
+        if self.config.generation.method == "gaussian" and self.config.losses.generated > 0:
             covariance, n = within_class_covariance(standard, labels, prototypes, self.many)
             self.covariance = covariance * (n / (n - self.many.sum()).clamp(min=1))
         seen = standard if views is None else self.standardise(views)
@@ -226,7 +226,7 @@ class Learner:
         if "mean" in state:
             self.mean, self.std = state["mean"].to(self.device), state["std"].to(self.device)
             self.geometry = Geometry(**{k: v.to(self.device) for k, v in part("geometry", state).items()})
-        if "covariance" in state:
+        if self.covariance is not None and "covariance" in state:  # arms share a warm-up, some without one
             self.covariance = state["covariance"].to(self.device)
         self.pool = Pool(**{k: v.to(self.device) for k, v in part("pool", state).items()})
         self.weigh()

@@ -35,11 +35,11 @@ def parse(settings: Mapping[str, Any]) -> tuple[Config, list[Fault]]:
     faults: list[Fault] = []
     tree = to_tree(Config())
     for key, value in settings.items():
-        field_type, limits, fault = _find(key)
+        field_type, limits, fault = find(key)
         if fault:
             faults.append(fault)
             continue
-        value, message = _convert(value, field_type, limits)
+        value, message = convert(value, field_type, limits)
         if message:
             faults.append(Fault(key, message))
             continue
@@ -59,17 +59,17 @@ def to_tree(config: Any) -> dict[str, Any]:
     }
 
 
-def _section_type(annotation: Any) -> type | None:
+def section_type(annotation: Any) -> type | None:
     """The dataclass behind an annotation, also behind `Plateau | None`."""
-    options = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
+    options = typing.get_args(annotation) if is_union(annotation) else (annotation,)
     return next((option for option in options if dataclasses.is_dataclass(option)), None)
 
 
-def _is_union(annotation: Any) -> bool:
+def is_union(annotation: Any) -> bool:
     return typing.get_origin(annotation) in (Union, types.UnionType)
 
 
-def _find(key: str) -> tuple[Any, Mapping[str, Any], Fault | None]:
+def find(key: str) -> tuple[Any, Mapping[str, Any], Fault | None]:
     """Type and limits of a dotted key, or the fault that it does not exist."""
     cls: Any = Config
     parts = key.split(".")
@@ -82,9 +82,9 @@ def _find(key: str) -> tuple[Any, Mapping[str, Any], Fault | None]:
             hint = f"did you mean '{'.'.join(filter(None, [where, close[0]]))}'?" if close else f"choose from {', '.join(valid)}"
             return None, {}, Fault(key, f"unknown setting '{part}'" + (f" in '{where}'" if where else "") + f"; {hint}")
         annotation = hints[part]
-        nested = _section_type(annotation)
+        nested = section_type(annotation)
         if depth == len(parts) - 1:
-            if nested and not _is_union(annotation):
+            if nested and not is_union(annotation):
                 return None, {}, Fault(key, f"'{key}' is a section; set one of its keys: {', '.join(_hints(nested))}")
             field = next(f for f in dataclasses.fields(cls) if f.name == part)
             return annotation, field.metadata, None
@@ -94,18 +94,18 @@ def _find(key: str) -> tuple[Any, Mapping[str, Any], Fault | None]:
     raise AssertionError("a key has at least one part")
 
 
-def _convert(value: Any, annotation: Any, limits: Mapping[str, Any]) -> tuple[Any, str]:
+def convert(value: Any, annotation: Any, limits: Mapping[str, Any]) -> tuple[Any, str]:
     """`value` as the annotated type, or why it is not one."""
-    if _is_union(annotation):
+    if is_union(annotation):
         options = [option for option in typing.get_args(annotation) if option is not type(None)]
         names_none = any("none" in typing.get_args(option) for option in options)  # as one of its choices
         if value is None or (value == "none" and not names_none):
             return None, ""
-        nested = _section_type(annotation)
+        nested = section_type(annotation)
         if nested:  # `plateau: {}` or `plateau: on` takes the section with its defaults
             empty = value == {} or SWITCH.get(str(value).lower(), False)
             return (to_tree(nested()), "") if empty else (None, f"{value!r} is not a section; write {{}} for its defaults, or set its keys")
-        return _convert(value, options[0], limits)
+        return convert(value, options[0], limits)
     if typing.get_origin(annotation) is Literal:
         choices = typing.get_args(annotation)
         if value in choices:
@@ -116,7 +116,7 @@ def _convert(value: Any, annotation: Any, limits: Mapping[str, Any]) -> tuple[An
     if typing.get_origin(annotation) is tuple:
         item = typing.get_args(annotation)[0]
         values = value if isinstance(value, (list, tuple)) else [value]
-        converted = [_convert(v, item, limits) for v in values]
+        converted = [convert(v, item, limits) for v in values]
         message = next((m for _, m in converted if m), "")
         if not converted:
             return None, "the list is empty; at least one value"
@@ -166,7 +166,7 @@ def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
                 tree[parts[0]][other] = None
     node, cls = tree, Config
     for part in parts[:-1]:
-        cls = _section_type(_hints(cls)[part])
+        cls = section_type(_hints(cls)[part])
         if node[part] is None:  # an optional section, named for the first time
             node[part] = to_tree(cls())
         node = node[part]
@@ -177,7 +177,7 @@ def _build(cls: type, tree: Mapping[str, Any]) -> Any:
     hints = _hints(cls)
     values = {}
     for name, value in tree.items():
-        nested = _section_type(hints[name])
+        nested = section_type(hints[name])
         if nested and value is not None:
             value = _build(nested, value)
         elif isinstance(value, list):

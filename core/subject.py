@@ -17,9 +17,10 @@ from core.config import ALTERNATIVES, BASELINES, Config, Data
 from core.data.counting import class_counts
 from core.data.listing import shown
 from core.data.profile import exponential_counts
+from core.ignored import counts_with, ignored
 from core.parsing import Fault, parse, to_tree
 from core.priors import training_prior, uncorrected_prior
-from core.trajectory import Link
+from core.trajectory import EVALUATE, PRETRAIN, Link
 
 MANY_ABOVE, FEW_BELOW = 100, 20  # as in `core.metrics`, which imports torch
 UNREADABLE = (OSError, zlib.error, lzma.LZMAError)
@@ -71,7 +72,7 @@ class StrategyA:
             "device": config.device,
             "precision": config.precision,
             "threads": config.threads,
-            "epochs": config.epochs,
+            "epochs": sum(phase not in (PRETRAIN, EVALUATE) for phase, _ in trajectory.planned(config)),
             "pretraining_epochs": config.pretraining_epochs,
             "encoder": config.encoder.name,
             "head": config.head.name,
@@ -81,6 +82,15 @@ class StrategyA:
 
     def chain(self, settings: Mapping[str, Any], seed: int, records: trajectory.Records) -> list[Link]:
         return trajectory.chain(_config(settings), seed, records)
+
+    def effective(self, settings: Mapping[str, Any]) -> str:
+        return fingerprint.digest(trajectory.all_effective(_config(settings)))
+
+    def ignored(self, settings: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+        return ignored(settings, keys)
+
+    def counts_with(self, settings: Mapping[str, Any], key: str) -> tuple[str, Any] | None:
+        return counts_with(settings, key)
 
     def advance(
         self, settings: Mapping[str, Any], seed: int, until: str | None, store: Any, report: Callable[[str, dict[str, Any]], bool | None]

@@ -7,15 +7,19 @@ differ only in these share the whole warm-up.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from core.config import Config, Encoding, Plateau
-from core.fingerprint import digest, root_key
+from core.fingerprint import digest, root_key, root_settings
 from core.parsing import to_tree
 
 PRETRAIN, WARMUP, JOINT, DIFFUSION, HEAD, EVALUATE = "pretrain", "warmup", "joint", "diffusion", "head", "evaluate"
+
+TRAINED = {WARMUP: ("head", "denoiser"), JOINT: ("encoder", "head", "denoiser"), DIFFUSION: ("denoiser",), HEAD: ("head",)}
+"""Modules that an epoch after the pre-training trains."""
 
 COST = {PRETRAIN: 1.0, JOINT: 1.3, WARMUP: 0.2, DIFFUSION: 0.15, HEAD: 0.05, EVALUATE: 0.1}
 """Relative cost of an epoch, in epochs of pre-training; only scheduling and estimates depend on it."""
@@ -38,37 +42,62 @@ def chain(config: Config, seed: int, records: Records) -> list[Link]:
     """All links of a trial, first to last; see `Subject.chain` for `records` and undecided lengths."""
     key = root_key(config, seed)
     links: list[Link] = []
+    of_phase = functools.cache(lambda phase: phase_settings(config, phase))
 
     def add(phase: str, epoch: int) -> None:
         nonlocal key
-        key = digest(key, phase, epoch, effective(config, phase, epoch))
+        key = digest(key, phase, epoch, of_phase(phase) | epoch_settings(config, phase, epoch))
         trains_unet = config.denoiser.name == "unet1d" and phase in (DIFFUSION, WARMUP, JOINT)
         n_walks = 1 if phase != JOINT else 2 ** (bool(config.losses.consistency) + bool(config.optim.sam))
         links.append(Link(key, phase, epoch, n_walks * COST[phase] + UNET_COST * trains_unet))
 
-    for epoch in range(1, config.pretraining_epochs + 1):
-        add(PRETRAIN, epoch)
-    if config.method in ("ce", "ce-adjusted"):
-        add(EVALUATE, 1)
-    elif config.method == "staged":
-        for epoch in range(1, config.diffusion_epochs + 1):
-            add(DIFFUSION, epoch)
-        for epoch in range(1, config.head_epochs + 1):
-            add(HEAD, config.diffusion_epochs + epoch)
-    else:
-        plateau = config.warmup.plateau if config.end_to_end else None
-        longest = config.longest_warmup
-        losses: list[float] | None = []
-        for epoch in range(1, config.epochs + 1):
-            settled = plateau is not None and losses is not None and has_settled(plateau, losses)
-            if epoch > longest or settled or (links and links[-1].phase == JOINT):
-                add(JOINT, epoch)
-                continue
-            add(WARMUP, epoch)
-            if plateau is not None and losses is not None:
-                record = records(key)
-                losses = losses + [record["metrics"]["train/diffusion_loss"]] if record else None
+    plateau = deciding_plateau(config)
+    losses: list[float] | None = []
+    for phase, epoch in planned(config):
+        is_settled = plateau is not None and losses is not None and has_settled(plateau, losses)
+        if phase == WARMUP and (is_settled or (links and links[-1].phase == JOINT)):
+            phase = JOINT
+        add(phase, epoch)
+        if phase == WARMUP and plateau is not None and losses is not None:
+            record = records(key)
+            losses = losses + [record["metrics"]["train/diffusion_loss"]] if record else None
     return links
+
+
+def planned(config: Config) -> Iterator[tuple[str, int]]:
+    """Phase and epoch of each link, a warm-up until a plateau at its longest."""
+    yield from ((PRETRAIN, epoch) for epoch in range(1, config.pretraining_epochs + 1))
+    if config.method in ("ce", "ce-adjusted"):
+        yield EVALUATE, 1
+    elif config.method == "staged":
+        n, n_diffusion = config.diffusion_epochs + config.head_epochs, config.diffusion_epochs
+        yield from ((DIFFUSION if epoch <= n_diffusion else HEAD, epoch) for epoch in range(1, n + 1))
+    else:
+        longest = config.longest_warmup
+        yield from ((WARMUP if epoch <= longest else JOINT, epoch) for epoch in range(1, config.epochs + 1))
+
+
+def deciding_plateau(config: Config) -> Plateau | None:
+    """The plateau that may end the warm-up before it is as long as it may be; None if there is none."""
+    plateau = config.warmup.plateau
+    if plateau is None or config.method != "joint" or not config.end_to_end:
+        return None
+    first = max(plateau.min_epochs, 2 * plateau.window)
+    return plateau if first < config.longest_warmup else None
+
+
+def all_effective(config: Config) -> list[Any]:
+    """All settings that can change a trial: two trials of one seed compute the same where these are equal.
+
+    Files stand for their content by their names.
+    """
+    epochs = list(planned(config))
+    return [
+        root_settings(config),
+        deciding_plateau(config),
+        {phase: phase_settings(config, phase) for phase in dict(epochs)},
+        [(phase, epoch, epoch_settings(config, phase, epoch)) for phase, epoch in epochs],
+    ]
 
 
 def has_settled(plateau: Plateau, losses: list[float]) -> bool:
@@ -97,7 +126,7 @@ def rates(config: Config, phase: str, epoch: int) -> dict[str, float]:
     if phase == PRETRAIN:
         p = config.pretraining
         return {"encoder": learning_rate(p.lr, p.schedule, epoch, p.epochs, p.milestones)}
-    modules = {WARMUP: ("head", "denoiser"), JOINT: ("encoder", "head", "denoiser"), DIFFUSION: ("denoiser",), HEAD: ("head",)}[phase]
+    modules = TRAINED[phase]
     start, n_epochs = 0, config.epochs
     if phase == DIFFUSION:
         n_epochs = config.diffusion_epochs
@@ -123,19 +152,36 @@ def measures_gradients(config: Config, epoch: int) -> bool:
 
 def effective(config: Config, phase: str, epoch: int) -> dict[str, Any]:
     """The settings that can change this epoch, root settings (`fingerprint.root_key`) aside."""
+    return phase_settings(config, phase) | epoch_settings(config, phase, epoch)
+
+
+def epoch_settings(config: Config, phase: str, epoch: int) -> dict[str, Any]:
+    """Those of them that one epoch of a phase does not have as another has them."""
+    if phase == EVALUATE:
+        return {}
+    settings: dict[str, Any] = {"rates": rates(config, phase, epoch)}
+    if phase != PRETRAIN:
+        settings["evaluates"] = evaluates(config, phase, epoch)
+    if phase == JOINT:
+        settings["measures_gradients"] = measures_gradients(config, epoch)
+    if phase in (WARMUP, JOINT) and config.losses.generated > 0 and epoch > config.generation.every:
+        settings.update(generation=generation(config), generated=config.losses.generated)  # there is a pool
+    return settings
+
+
+def phase_settings(config: Config, phase: str) -> dict[str, Any]:
+    """Those of them that all epochs of a phase have in common."""
     tree = to_tree(config)
     if phase == EVALUATE:
         return {"method": config.method}
     if phase == PRETRAIN:
         keep = {name: tree["pretraining"][name] for name in ("momentum", "weight_decay", "batch_size", "mixup")}
-        return {"pretraining": keep, "augmentation": augmentation(tree, config.pretraining_augmentation), "rates": rates(config, phase, epoch)}
-    trained = rates(config, phase, epoch)
+        return {"pretraining": keep, "augmentation": augmentation(tree, config.pretraining_augmentation)}
     common = {
-        "optim": {module: optimiser(config, module) for module in trained},
-        "rates": trained,
+        "optim": {module: optimiser(config, module) for module in TRAINED[phase]},
         "batch_size": config.head_batch_size if phase == HEAD else config.batch_size,
-        "evaluates": evaluates(config, phase, epoch),
-        "head": tree["head"] | {"scale": config.head.initial_scale},
+        "head": head(config),
+        "clip": config.optim.clip,
     }
     if phase == HEAD:
         added = {"generation": generation(config)} if config.staged.generation else {}
@@ -150,21 +196,44 @@ def effective(config: Config, phase: str, epoch: int) -> dict[str, Any]:
         del common["head"]
         return {**common, **diffusing, "encoding": encoding(config)}
     losses = {name: value for name, value in tree["losses"].items() if phase == JOINT or name != "consistency"}
-    if config.losses.radius_from == "views":
+    # Terms whose gradients reach nothing that trains: whether they are reported counts, and not their weights.
+    if phase == WARMUP or not config.losses.semantic:
+        losses["prototype"] = losses["prototype"] > 0
+    if not config.losses.semantic:
+        losses["radius"] = losses["radius"] > 0
+    unused = unused_losses(config, phase)
+    losses = {name: value for name, value in losses.items() if name not in unused}
+    if losses.get("radius_from") == "views":
         losses["padding"] = config.data.padding
-    drawn = generation(config) if config.losses.generated > 0 else None
-    settings = {**common, **diffusing, "losses": losses, "generation": drawn, "batching": config.batching, "clip": config.optim.clip}
+    settings = {**common, **diffusing, "losses": losses, "batching": config.batching}
     if phase == JOINT:
         settings.update(routing=config.routing, batchnorm=config.batchnorm, standardisation=config.standardisation, mixup=config.mixup, augmentation=augmentation(tree))
-        settings["measures_gradients"] = measures_gradients(config, epoch)
+        if config.losses.generated > 0 and config.generation.method == "gaussian":
+            settings["covariance"] = True  # is followed, before there is a pool too
         settings.update({name: value for name in ("ema", "sam") if (value := getattr(config.optim, name))})
     return settings
 
 
 def optimiser(config: Config, module: str) -> list[Any]:
-    """Name, weight decay and momentum; only sgd has one."""
+    """Name, weight decay and momentum; only sgd has one, and without decay adamw is adam."""
     optim = config.optim.of(module)
-    return [optim.name, optim.weight_decay, [optim.momentum, optim.nesterov] if optim.name == "sgd" else None]
+    name = "adam" if optim.name == "adamw" and not optim.weight_decay else optim.name
+    return [name, optim.weight_decay, [optim.momentum, optim.nesterov] if optim.name == "sgd" else None]
+
+
+def head(config: Config) -> list[Any]:
+    """Name, start and scale; a linear head has none."""
+    found = config.head
+    return [found.name, found.start, None if found.name == "linear" else [found.initial_scale, found.trainable_scale]]
+
+
+def unused_losses(config: Config, phase: str) -> set[str]:
+    """Of the losses' settings, those that no step of a warm-up or joint epoch asks for, and the weight of generated latents,
+    which `epoch_settings` has once there are any."""
+    losses = config.losses
+    follows = losses.radius > 0 or (phase == JOINT and losses.prototype > 0)
+    unused = {"generated", *([] if follows else ["momentum"])}
+    return unused if losses.radius > 0 else unused | {"radius_from"}
 
 
 def generation(config: Config) -> dict[str, Any]:

@@ -97,9 +97,10 @@ def test_what_acts_on_the_thawed_encoder_leaves_the_warmup_shared(other):
     "other",
     [
         {"optim.lr.head": 1e-2}, {"optim.lr.denoiser": 1e-2}, {"head.name": "linear"}, {"head.scale": 10}, {"head.start": "pretrained", "head.name": "linear"},
-        {"losses.radius": 0}, {"losses.generated": 0}, {"generation.quota": "ldmlr"}, {"generation.steps": 10}, {"denoiser.width": 64},
+        {"losses.radius": 0}, {"denoiser.width": 64},
         {"diffusion.objective": "v"}, {"optim.name": "sgd"}, {"optim.weight_decay": 0.1}, {"batch_size": 64}, {"evaluate_every": 2},
-        {"optim.schedule": "cosine"}, {"diffusion.scaling": "unit"}, {"optim.denoiser_name": "sgd"}, {"optim.head_weight_decay": 0.1},
+        {"optim.schedule": "cosine"}, {"diffusion.scaling": "unit"}, {"optim.denoiser_name": "sgd"}, {"optim.head_weight_decay": 0.1}, {"losses.momentum": 0.5},
+        {"losses.radius_from": "many"}, {"losses.prototype": 0}, {"optim.clip": 1.0},
     ],
 )  # fmt: skip
 def test_what_acts_in_the_warmup_leaves_the_pretraining_shared(other):
@@ -118,6 +119,13 @@ def test_what_acts_in_the_warmup_leaves_the_pretraining_shared(other):
 )  # fmt: skip
 def test_what_acts_on_the_pretraining_shares_nothing(other):
     assert n_shared(BASE, BASE | other) == 0
+
+
+@pytest.mark.parametrize("other", [{"losses.generated": 0}, {"generation.quota": "ldmlr"}, {"generation.steps": 10}, {"generation.batch_size": 9}])
+def test_what_acts_on_generated_latents_leaves_the_epochs_before_there_are_any_shared(other):
+    assert n_shared(BASE, BASE | other) == 3 + 5
+    assert n_shared(BASE | {"generation.every": 2}, BASE | {"generation.every": 2} | other) == 3 + 2
+    assert n_shared(BASE | {"generation.every": 2}, BASE | {"generation.every": 3}) == 3 + 2
 
 
 def test_another_seed_shares_nothing():
@@ -162,6 +170,14 @@ ENCODINGS = [{"staged.encoding.statistics": "batch"}, {"staged.encoding.augmente
 @pytest.mark.parametrize("other", [*ENCODINGS, {"diffusion.scaling": "unit"}, {"optim.denoiser_name": "sgd"}, {"batch_size": 64, "staged.head_batch_size": 128}])
 def test_what_acts_on_the_diffusion_of_a_staged_trial_shares_its_pretraining(other):
     assert n_shared(STAGED, STAGED | other) == 3
+
+
+@pytest.mark.parametrize("clip", [0.5, 1.0])
+def test_gradients_are_clipped_in_staged_phases_too(clip):
+    """`core.staged` takes its steps as joint epochs do."""
+    assert n_shared(STAGED, STAGED | {"optim.clip": clip}) == 3
+    assert n_shared(STAGED | {"staged.generation": False}, STAGED | {"staged.generation": False, "optim.clip": clip}) == 3
+    assert n_shared(STAGED | {"optim.clip": clip}, STAGED | {"optim.clip": 2 * clip}) == 3
 
 
 @pytest.mark.parametrize("other", [{"optim.head_weight_decay": 0.1}, {"staged.head_batch_size": 64}])
@@ -211,6 +227,15 @@ def test_the_augmentation_counts_for_latents_that_are_augmented(augmented, count
         (STAGED, {"optim.ema": 0.9, "optim.sam": 0.05, "losses.consistency": 1.0}),
         (BASE | {"method": "ce"}, {"optim.ema": 0.9, "optim.sam": 0.05, "losses.consistency": 1.0}),
         (BASE, {"optim.ema": 0.0, "optim.sam": 0.0, "losses.consistency": 0.0}),
+        (BASE | {"generation.every": 8}, {"losses.generated": 0, "generation.quota": "ldmlr", "generation.every": 9}),
+        (BASE | {"losses.radius": 0}, {"losses.radius_from": "many"}),
+        (BASE | {"losses.radius": 0, "losses.prototype": 0}, {"losses.momentum": 0.5}),
+        (BASE | {"losses.radius": 0, "warmup.epochs": 8}, {"losses.momentum": 0.5}),  # prototypes stay where they are
+        (BASE | {"losses.semantic": 0}, {"losses.radius": 0.5, "losses.prototype": 0.7}),
+        (BASE | {"warmup.epochs": 8}, {"losses.prototype": 0.7}),  # moves latents alone, and those are frozen
+        (BASE | {"head.name": "linear"}, {"head.scale": 5, "head.trainable_scale": False}),
+        (BASE, {"optim.name": "adamw"}),  # without decay
+        (BASE, {"data.size": 16}),
         (BASE | {"method": "ce"}, {"staged.encoding.statistics": "batch", "diffusion.scaling": "unit"}),
     ],
 )  # fmt: skip
@@ -344,6 +369,20 @@ def test_a_plateau_lasts_its_least_number_of_epochs():
 )
 def test_a_loss_has_settled_when_a_window_is_no_better_than_the_one_before(window, min_epochs, losses, settled):
     assert has_settled(Plateau(window=window, tolerance=0.05, min_epochs=min_epochs), losses) is settled
+
+
+@pytest.mark.parametrize(("plateau", "may"), [
+    ({}, True), ({"min_epochs": 5}, True), ({"min_epochs": 6}, False), ({"window": 3}, False), ({"max_fraction": 0.25, "min_epochs": 1}, False),
+])  # fmt: skip
+def test_a_plateau_decides_where_it_can_end_the_warmup_early(plateau, may):
+    config = config_of(BASE | PLATEAU | {f"warmup.plateau.{name}": value for name, value in plateau.items()})
+    assert (trajectory.deciding_plateau(config) is not None) is may
+    assert (trajectory.deciding_plateau(config_of(BASE | PLATEAU | {"end_to_end": False}))) is None
+
+
+@pytest.mark.parametrize("settings", [BASE, STAGED, BASE | PLATEAU, BASE | {"method": "ce"}, BASE | {"end_to_end": False}])
+def test_the_links_are_those_that_are_planned(settings):
+    assert [(link.phase, link.epoch) for link in chain(settings)] == list(trajectory.planned(config_of(settings)))
 
 
 # --- rates and evaluations
