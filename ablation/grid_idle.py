@@ -73,31 +73,22 @@ class _Effective:
 
 
 def _idle(subject: Subject, stacks: Collection[Stack], asked: Mapping[_Place, list[str]]) -> dict[_Place, list[str]]:
-    """Of the keys asked for, by layer, those that change nothing in any of the stacks. Most are found to count in the first."""
+    """Of the keys asked for, by layer, those that change nothing in any of the stacks. Most are found to count in the first.
+
+    A key that a later layer sets anew counts where its new value does: to replace a default is no fault.
+    """
     left = {place: list(keys) for place, keys in asked.items()}
     for stack in reversed(list(stacks)):  # settings that all share may be there for a baseline alone, and baselines come last
         for layer in stack:
             keys = left.get(_place(layer), [])
-            if not keys:
-                continue
-            settings = merged(stack)
-            in_force = [key for key in keys if _is_in_force(key, layer.settings[key], settings)]
-            ignored = subject.ignored(settings, in_force) if in_force else []
-            left[_place(layer)] = [key for key in keys if key not in in_force or key in ignored]
+            if keys:
+                left[_place(layer)] = list(subject.ignored(merged(stack), keys))
     return left
-
-
-def _is_in_force(key: str, value: Any, settings: _Settings) -> bool:
-    """Whether no later layer has set the key to another value."""
-    return _text(settings[key]) == _text(value)
 
 
 def _message(subject: Subject, having: list[Stack], key: str, value: Any) -> str:
     """having: the stacks with the layer that sets the key."""
-    settings = [merged(stack) for stack in having]
-    if not all(_is_in_force(key, value, one) for one in settings):
-        return f"{show(value)} changes nothing: every arm and baseline that has it sets it anew, or ignores it"
-    found = subject.counts_with(settings[0], key)
+    found = subject.counts_with(merged(having[0]), key)
     instead = f"; it would with {found[0]}: {found[1] if isinstance(found[1], str) else show(found[1])}" if found else ""
     return f"{show(value)} changes nothing in any arm or baseline that has it{instead}"
 

@@ -78,12 +78,8 @@ def planned(config: Config) -> Iterator[tuple[str, int]]:
 
 
 def deciding_plateau(config: Config) -> Plateau | None:
-    """The plateau that may end the warm-up before it is as long as it may be; None if there is none."""
-    plateau = config.warmup.plateau
-    if plateau is None or config.method != "joint" or not config.end_to_end:
-        return None
-    first = max(plateau.min_epochs, 2 * plateau.window)
-    return plateau if first < config.longest_warmup else None
+    """The plateau that ends the warm-up of a trial that has one."""
+    return config.warmup.plateau if config.method == "joint" and config.end_to_end else None
 
 
 def all_effective(config: Config) -> list[Any]:

@@ -53,11 +53,18 @@ NOTHING = "changes nothing in any arm or baseline that has it"
         ("{denoiser.name: unet1d, denoiser.width: 64}", "[ldmlr]", ["denoiser.width: 64 NOTHING; it would with denoiser.name: mlp"]),
         ("{pretraining.milestones: [2]}", "[]", ["pretraining.milestones: a list NOTHING; it would with pretraining.schedule: step"]),
         ("{data.download: true}", "[]", ["data.download: true NOTHING"]),
-        ("{optim.lr.encoder: 0.1}", "[ce, ldmlr]", ["optim.lr.encoder: 0.1 changes nothing: every arm and baseline that has it sets it anew, or ignores it"]),
+        ("{routing: summed, head.name: linear, head.scale: 5}", "[ce]", ["head.scale: 5 NOTHING; it would with head.name: cosine"]),
     ],
 )
 def test_a_setting_of_the_grid_that_changes_no_arm_is_refused(load, settings, baselines, said):
     assert refused(load, settings=settings, baselines=baselines) == [f"grid.yaml: settings.{text.replace('NOTHING', NOTHING)}" for text in said]
+
+
+@pytest.mark.parametrize(("factors", "settings"), [
+    (f"{{{RATES}}}", "{optim.lr.encoder: 0.1}"), (f"{{{HEADS}}}", "{head.name: wcdas, head.scale: 3}"), ("{a: {x: {warmup.epochs: 2}, y: {warmup.plateau: {}}}}", "{warmup.epochs: 1}"),
+])  # fmt: skip
+def test_a_default_that_every_level_replaces_is_taken(load, factors, settings):
+    assert load(factors=factors, settings=settings, baselines="[ce, ldmlr]", tiny=EXPERIMENT.replace("epochs: 12", "epochs: 40"))
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def explicit(given: dict) -> dict:
         (FROZEN, {"optim.lr.encoder": 1e-3, "routing": "summed", "batchnorm": "frozen", "mixup": 1.0, "optim.ramp_epochs": 2, "warmup.epochs": 3}),
         (FROZEN | {"losses.radius": 0}, {"losses.momentum": 0.5}),
         (BASE | {"warmup.fraction": 0.5}, {"warmup.epochs": 4}),
-        (BASE | PLATEAU | {"warmup.plateau.min_epochs": 15}, {"warmup.plateau.tolerance": 0.2}),
+        (FROZEN | PLATEAU, {"warmup.plateau.tolerance": 0.2, "warmup.plateau.window": 3}),
         (STAGES, {"losses.semantic": 2, "losses.prototype": 0, "routing": "summed", "end_to_end": False, "generation.every": 2, "warmup.epochs": 3}),
         (STAGES | {"staged.generation": False}, {"denoiser.width": 64, "diffusion.steps": 100, "optim.lr.denoiser": 0.1, "generation.quota": "ldmlr"}),
         (STAGES | {"staged.diffusion_epochs": 2, "staged.head_epochs": 2}, {"epochs": 9}),
@@ -66,6 +66,7 @@ def test_what_changes_nothing_is_found(base, idle):
     ("base", "counts"),
     [
         (BASE | PLATEAU, [*PLATEAU]),
+        (BASE | PLATEAU | {"warmup.plateau.min_epochs": 15}, [*PLATEAU]),  # it lasts as long as it may, and is there
         (BASE | {"optim.ramp_epochs": 3}, ["optim.ramp_epochs", "optim.lr.encoder"]),
         (BASE | {"evaluate_every": 1000}, ["evaluate_every"]),
         (BASE | {"threads": 2, "precision": "float32", "device": "cpu"}, ["threads", "precision", "device"]),

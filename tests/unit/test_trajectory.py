@@ -371,15 +371,6 @@ def test_a_loss_has_settled_when_a_window_is_no_better_than_the_one_before(windo
     assert has_settled(Plateau(window=window, tolerance=0.05, min_epochs=min_epochs), losses) is settled
 
 
-@pytest.mark.parametrize(("plateau", "may"), [
-    ({}, True), ({"min_epochs": 5}, True), ({"min_epochs": 6}, False), ({"window": 3}, False), ({"max_fraction": 0.25, "min_epochs": 1}, False),
-])  # fmt: skip
-def test_a_plateau_decides_where_it_can_end_the_warmup_early(plateau, may):
-    config = config_of(BASE | PLATEAU | {f"warmup.plateau.{name}": value for name, value in plateau.items()})
-    assert (trajectory.deciding_plateau(config) is not None) is may
-    assert (trajectory.deciding_plateau(config_of(BASE | PLATEAU | {"end_to_end": False}))) is None
-
-
 @pytest.mark.parametrize("settings", [BASE, STAGED, BASE | PLATEAU, BASE | {"method": "ce"}, BASE | {"end_to_end": False}])
 def test_the_links_are_those_that_are_planned(settings):
     assert [(link.phase, link.epoch) for link in chain(settings)] == list(trajectory.planned(config_of(settings)))
