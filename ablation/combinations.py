@@ -41,9 +41,11 @@ def pairs(results: Results, metric: str) -> Iterator[Pair]:
 
 
 def _blocks(results: Results, pair: tuple[str, str]) -> list[dict[tuple[str, str], str]]:
-    """Levels of the pair -> arm, for each combination of the other factors' levels."""
+    """Levels of the pair -> arm, for each combination of the other factors' levels. Arms beside the design have no levels."""
     blocks: dict[frozenset, dict[tuple[str, str], str]] = {}
     for arm, levels in results.arms.items():
+        if not set(pair) <= set(levels):
+            continue
         others = frozenset(item for item in levels.items() if item[0] not in pair)
         blocks.setdefault(others, {})[levels[pair[0]], levels[pair[1]]] = arm
     return list(blocks.values())

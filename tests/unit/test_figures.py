@@ -3,6 +3,7 @@
 import math
 import re
 import xml.etree.ElementTree as xml
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from ablation.combinations import pairs
 from ablation.claims import judge_claims
 from ablation.effects import judge
+from ablation.figures import draw
 from ablation.figures.curves import MAX_ARMS, learning_curves, shown_arms
 from ablation.figures.interactions import interactions
 from ablation.figures.mechanism import MAX_LINES, MECHANISM, _apart, mechanism
@@ -55,6 +57,19 @@ def test_the_difference_of_differences_of_the_means_is_the_interaction(tmp_path)
         mean = {levels: one.mean for levels, one in pair.means.items()}
         crossing = mean["on", "on"] - mean["off", "on"] - mean["on", "off"] + mean["off", "off"]
         assert crossing == pytest.approx(effects[pair.interactions[0]])
+
+
+def test_an_arm_beside_the_design_belongs_to_no_combination(tmp_path):
+    folder = study(tmp_path, factors=TWO, baselines=["ldmlr", "balanced-head"])
+    manifest = folder.manifest()
+    trials = [replace(spec, kind="arm", levels={}) if spec.arm == "balanced-head" else spec for spec in manifest.trials]
+    folder.write_manifest(replace(manifest, trials=trials, baselines=["ldmlr"]))
+    results = load(folder)
+    assert results.arms["balanced-head"] == {}
+    (pair,) = pairs(results, "test/top1")
+    assert set(pair.means) == {(a, b) for a in ("off", "on") for b in ("off", "on")}
+    drawn = draw(results, judge(results), tmp_path / "figures")
+    assert {"accuracy", "effects", "interactions"} <= set(drawn)
 
 
 def test_designs_without_interactions_have_no_interaction_plot(tmp_path):
