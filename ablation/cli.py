@@ -12,7 +12,7 @@ import click
 
 from ablation.cli_cache import cache
 from ablation.cli_data import data
-from ablation.cli_run import plan, run, worker
+from ablation.cli_run import plan, run, storage_option
 from ablation.errors import InputError, Problem, Stuck, Unavailable
 from ablation.files import describe_full, is_full
 
@@ -151,11 +151,12 @@ def compare(left: str, right: str, study: str | None, figure: Path | None) -> No
 
 @main.command()
 @click.argument("study", required=False)
-def sync(study: str | None) -> None:
+@storage_option
+def sync(study: str | None, storage: str | None) -> None:
     """Bring a study's files to Optuna and MLflow; twice is harmless."""
     from ablation import session
 
-    said = session.sync(_existing(study))
+    said = session.sync(_existing(study), storage)
     if said is None:
         sys.exit(1)
     print(said)
@@ -178,15 +179,15 @@ def ui(port: int) -> None:
 @main.command()
 @click.argument("study", required=False)
 @click.option("--repair", is_flag=True, help="Mend what can be mended; without it, nothing is changed.")
-def doctor(study: str | None, repair: bool) -> None:
+@storage_option
+def doctor(study: str | None, repair: bool, storage: str | None) -> None:
     """Find, and with --repair mend, what is wrong with this machine and this project."""
     from ablation.doctor import doctor as is_all_well
 
-    sys.exit(0 if is_all_well(_existing(study) if study else None, repair, partial(print, flush=True)) else 1)
+    sys.exit(0 if is_all_well(_existing(study) if study else None, repair, partial(print, flush=True), storage) else 1)
 
 
 main.add_command(run)
-main.add_command(worker)
 main.add_command(plan)
 main.add_command(cache)
 main.add_command(data)

@@ -1,4 +1,4 @@
-"""Commands that run a study, here or with other hosts, and the one that says what it will take."""
+"""Commands that run a study, and the one that says what it will take."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 import click
 
 from ablation.caching import DEFAULT_SIZE, parse_size
-from ablation.errors import InputError, Problem
 
 STUDY_OPTIONS = (
     click.option("--grid", required=True, type=click.Path(path_type=Path), help="Grid file, or the name of one in experiments/, e.g. fixes."),
@@ -20,6 +19,21 @@ STUDY_OPTIONS = (
     click.option("--seeds", help="Number of seeds, or a comma-separated list."),
     click.option("--as", "alias", metavar="NAME", help="Keep the study under another name."),
 )
+
+
+def _storage(_context: click.Context, _option: click.Parameter, url: str | None) -> str | None:
+    os.environ.pop("ABLATE_STORAGE", None)  # in any case: no process that is started from here has it
+    if not url:
+        return None
+    from ablation.ledger_storage import storage_url  # Optuna
+
+    return storage_url(url)
+
+
+storage_option = click.option(
+    "--storage", metavar="URL", envvar="ABLATE_STORAGE", callback=_storage,
+    help="Keep Optuna's ledger in a team's database, postgresql://user@host/database; or set ABLATE_STORAGE.",
+)  # fmt: skip
 jobs_option = click.option("--jobs", type=click.IntRange(min=1), help="Worker processes; default: the processors.")
 WORKER_OPTIONS = (
     jobs_option,
@@ -29,8 +43,7 @@ WORKER_OPTIONS = (
     click.option("--gpus", metavar="LIST", help="GPUs to share among the workers, e.g. 0,1; default with device cuda: all."),
     click.option("--trials-per-gpu", type=click.IntRange(min=1), help="Trials that share a GPU at a time; default: 4."),
     click.option("--offline", is_flag=True, help="Write files only; `ablate sync` brings them to Optuna and MLflow later."),
-    click.option("--storage", metavar="URL", help="Share the study with other hosts through postgresql://user@host/database; or set ABLATE_STORAGE."),
-    click.option("--lease-timeout", type=float, hidden=True, help="Seconds after which a silent host's segments are taken over."),
+    storage_option,
 )
 RAY_OPTIONS = (
     click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Workers are processes here, or on a Ray cluster."),
@@ -58,28 +71,10 @@ def run(dry_run: bool, no_share: bool, retry_failed: bool, **options: Any) -> No
     """Run every trial of a study that is missing, track it, and write its report."""
     from ablation import session
 
-    sharing = _sharing(options)
-    if sharing and no_share:
-        raise InputError([Problem("", "--no-share", "computes every trial alone, and hosts that share a --storage do not")])
     which = {name: options.pop(name) for name in ("grid", "experiment", "overrides", "seeds", "alias")}
     limits, size = _limits(options)
-    opened = session.open_study(**which, sharing=sharing, may_be_absent=dry_run)
+    opened = session.open_study(**which, storage=options.pop("storage"), may_be_absent=dry_run)
     _run(opened, options, dry_run, limits=limits, cache_limit=size, share=not no_share, retry_failed=retry_failed)
-
-
-@click.command()
-@click.option("--study", required=True, metavar="NAME", help="A study that `ablate run --storage URL` has begun.")
-@click.option("--folder", type=click.Path(path_type=Path), default=".", help="Where this host keeps runs, cache and report; each needs its own.")
-@with_options(*WORKER_OPTIONS)
-def worker(study: str, folder: Path, **options: Any) -> None:
-    """Help to run a study that another host has begun, until it is complete."""
-    from ablation import session
-
-    sharing = _sharing(options, folder)
-    if sharing is None:
-        raise InputError([Problem("", "--storage", "is missing: the URL that the study was begun with; or set ABLATE_STORAGE")])
-    limits, size = _limits(options)
-    _run(session.open_shared(study, sharing), options, limits=limits, cache_limit=size, share=True, retry_failed=False, begins=False)
 
 
 @click.command()
@@ -118,14 +113,3 @@ def _limits(options: dict[str, Any]) -> tuple[Any, int]:
         None if n_bytes is None else parse_size(n_bytes, "--memory-limit"),
     )
     return limits, parse_size(options["cache_size"], "--cache-size")
-
-
-def _sharing(options: dict[str, Any], folder: Path = Path(".")) -> Any:
-    """The database of --storage or ABLATE_STORAGE; None where there is none."""
-    from_environment = os.environ.pop("ABLATE_STORAGE", None)  # in any case: no process that is started from here has it
-    url = options["storage"] or from_environment
-    if not url:
-        return None
-    from ablation.sharing import Sharing  # SQLAlchemy
-
-    return Sharing(url, options["lease_timeout"], folder)

@@ -12,6 +12,7 @@ from ablation.database import sqlite_file
 from ablation.errors import Unavailable
 from ablation.execution import Listener
 from ablation.places import Places, report_files, tracking_uri
+from ablation.redaction import redacted
 from ablation.runs import RunFolder, write_atomically
 
 SYNC_SECONDS = 20.0  # between deliveries while a study runs
@@ -91,7 +92,7 @@ class Delivery(Listener):
         database, ledger = sqlite_file(uri) or Path(uri), self.places.root / ".ablate" / "optuna.db"
         changed = database.stat().st_mtime_ns if database.is_file() else None
         which = ledger.stat().st_ino if ledger.is_file() else None
-        digest = hashlib.sha256(repr((uri, changed, which, is_running)).encode())
+        digest = hashlib.sha256(repr((uri, redacted(self.places.storage or ""), changed, which, is_running)).encode())
         for file in [self.places.runs(self.name).path / "study.json", *report_files(self.places.report(self.name))]:
             digest.update(file.read_bytes())
         return digest.hexdigest()

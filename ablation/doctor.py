@@ -35,14 +35,15 @@ WIDTH = 26  # of the names of checks
 Say = Callable[[str], object]
 
 
-def doctor(study: str | None, repair: bool, say: Say) -> bool:
+def doctor(study: str | None, repair: bool, say: Say, storage: str | None = None) -> bool:
     """Look at the machine, the project, and one study or all; mend what can be, if asked to.
 
     say: is told a line per check as soon as it is made, and a last one on the whole.
+    storage: URL of the team's database that holds the ledger.
 
     Returns whether all is well or was mended.
     """
-    places = Places()
+    places = Places(storage=storage)
     results = examine("this machine", [*environment_checks(places), *torch_checks()], repair, say)
     results += examine_project(places, [study] if study else studies(places.root / "runs"), repair, say)
     worst = next(result for result in ENDS if result in results)

@@ -11,7 +11,18 @@ from optuna.trial import FrozenTrial, TrialState
 from ablation.database import sqlite_file
 from ablation.doctor_check import Check, Found, here, named, place
 from ablation.doctor_files import TrialFiles
-from ablation.ledger import KEY, LedgerUnavailable, is_same, missing, reaching_ledger, read_trials, stale, studies_of
+from ablation.ledger import (
+    KEY,
+    LedgerUnavailable,
+    is_same,
+    missing,
+    project_of,
+    reaching_ledger,
+    read_trials,
+    require_ours,
+    stale,
+    studies_of,
+)
 from ablation.ledger_import import ended_trials, update_ledger
 from ablation.ledger_storage import open_storage
 from ablation.places import Places
@@ -46,7 +57,10 @@ def _difference(url: str, files: TrialFiles) -> Difference:
     path = sqlite_file(url)
     if path is None or path.exists():  # else looking would make it
         with reaching_ledger(url), closing(open_storage(url)) as storage:
-            known = {name: read_trials(storage, name) for name in studies_of(files.manifest.study)}
+            names, project = studies_of(files.manifest.study), project_of(url, files.folder.path)
+            if project:
+                require_ours(storage, names, project)
+            known = {name: read_trials(storage, name) for name in names}
     difference: Difference = defaultdict(list)
     for name, ended in wanted.items():
         _compare(difference, known.get(name, []), ended, {spec.key for spec in files.manifest.trials})

@@ -101,11 +101,8 @@ class Execution:
                 for event in workers.wait(TICK_SECONDS):
                     self._handle(event.worker, event.message)
                 self.supervision.enforce(workers.busy())
-                self._hear_of_others()
                 self.listener.tick()
         return self.plan
-
-    def _hear_of_others(self) -> None: ...  # of other hosts: see `ablation.shared_execution`
 
     def _hand_out(self, workers: Workers) -> None:
         """Give every idle worker the most urgent segment that can run."""
@@ -121,17 +118,11 @@ class Execution:
     def _next(self) -> Segment | None:
         """The most urgent segment that can run; None if all must wait for others, or no trial is open."""
         for _ in range(LOOKS):
-            segment = self._take()
-            if segment is not None or self._must_wait():
+            segment = self.schedule.next()
+            if segment is not None or self.running or not self.open:
                 return segment
             self._reschedule()  # another study may have left what was missing when trials were last closed
         raise RuntimeError(f"nothing can run, and {len(self.open)} trials are not finished: {', '.join(sorted(self.open)[:3])}")
-
-    def _take(self) -> Segment | None:
-        return self.schedule.next()
-
-    def _must_wait(self) -> bool:
-        return bool(self.running) or not self.open
 
     def _handle(self, worker: Worker, message: dict[str, Any]) -> None:
         task: Task | None = worker.task
@@ -149,17 +140,12 @@ class Execution:
         if message["event"] == "done":
             self.listener.ran(task.is_first, time.monotonic() - task.begun - task.epoch_seconds)
         failures = {name: self._failure(name, message["error"]) for name in self._struck(task, message) if name in self.open}
-        self._ended(task.segment, message["event"] == "done", failures)
-
-    def _ended(self, segment: Segment, is_done: bool, failures: dict[str, Outcome]) -> None:
-        """A segment is in no worker's hands any more: it is done, or the rest of it is to be tried again by those that have not failed."""
-        del self.running[segment.end]
+        del self.running[task.segment.end]
         for name, outcome in failures.items():
-            if name in self.open:
-                self._close(self.plan.trials[name].spec, outcome)
-        if is_done:
-            self._advance(segment)
-        else:
+            self._close(self.plan.trials[name].spec, outcome)
+        if message["event"] == "done":
+            self._advance(task.segment)
+        else:  # the rest of it is tried again by the trials that have not failed
             self._reschedule()
 
     def _struck(self, task: Task, message: dict[str, Any]) -> Sequence[str]:

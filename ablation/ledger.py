@@ -14,9 +14,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import platform
 import time
 import warnings
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
@@ -31,6 +33,7 @@ from ablation.redaction import redacted
 
 BASELINES = "baselines"  # the study of a study's baselines is called `<study>/baselines`
 STATES = "states"  # user attribute of the study: state -> number of its trials
+PROJECT = "project"  # and, in a database that several projects write to: the folder whose study it is
 KEY = "key"  # user attribute of the trials that are ours
 PATIENCE_SECONDS, PAUSE_SECONDS = 60.0, 0.05  # with another process that writes to the ledger
 UNREACHABLE = (SQLAlchemyError, StorageInternalError, OSError, ImportError)  # the last: no driver for the database
@@ -42,6 +45,15 @@ class LedgerUnavailable(Unavailable):
     def __init__(self, url: str, error: BaseException):
         cause = first_line(error.__cause__ or error)  # Optuna says only that something was raised
         super().__init__(f"Optuna's ledger at {redacted(url)} is not available: {redacted(cause, url)}")
+
+
+class OthersStudy(Unavailable):
+    """Another project keeps a study of this name in the same database: what it holds is not ours to make anew."""
+
+    is_for_now = False
+
+    def __init__(self, name: str, project: str):
+        super().__init__(f"the study '{name}' in Optuna's ledger is of the project {project}; keep this one under another name with --as NAME")
 
 
 @contextlib.contextmanager
@@ -82,6 +94,20 @@ def read_trials(storage: BaseStorage, name: str) -> list[FrozenTrial]:
     """The trials of an Optuna study by number; [] if there is no such study."""
     study_id = _study_id(storage, name)
     return [] if study_id is None else storage.get_all_trials(study_id, deepcopy=False)
+
+
+def require_ours(storage: BaseStorage, names: Sequence[str], project: str) -> None:
+    """Raise OthersStudy if an Optuna study of these names is of another project than this."""
+    for name in names:
+        study_id = _study_id(storage, name)
+        theirs = None if study_id is None else storage.get_study_user_attrs(study_id).get(PROJECT)
+        if theirs not in (None, project):
+            raise OthersStudy(name, theirs)
+
+
+def project_of(url: str, runs: Path) -> str | None:
+    """What a study of this folder is called in a database that several projects write to; None where it is the project's own."""
+    return None if sqlite_file(url) else f"{platform.node()}:{runs.resolve()}"
 
 
 def is_same(known: FrozenTrial, wanted: FrozenTrial) -> bool:
@@ -148,6 +174,7 @@ def remake(storage: BaseStorage, names: Sequence[str], direction: str) -> None:
 
 def add(
     storage: BaseStorage, name: str, direction: str, metric: str, trials: Sequence[FrozenTrial], states: dict[str, int],
+    project: str | None = None,
 ) -> None:  # fmt: skip
     """Add ended trials to an Optuna study, which is made where there is none."""
     study = _made(storage, name, direction)
@@ -159,8 +186,9 @@ def add(
         study.add_trials(trials)
     except ValueError as error:  # others have put trials into the study whose parameters of these names have other choices
         raise StorageInternalError(f"study {name!r}: {error}") from None
-    if study.user_attrs.get(STATES) != states:
-        study.set_user_attr(STATES, states)
+    for key, value in ((STATES, states), (PROJECT, project)):
+        if study.user_attrs.get(key) != value:
+            study.set_user_attr(key, value)
 
 
 def _made(storage: BaseStorage, name: str, direction: str) -> optuna.Study:

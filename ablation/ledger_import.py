@@ -16,9 +16,11 @@ from ablation.ledger import (
     is_of_direction,
     missing,
     one_at_a_time,
+    project_of,
     reaching_ledger,
     read_trials,
     remake,
+    require_ours,
     stale,
     studies_of,
 )
@@ -38,6 +40,7 @@ def update_ledger(storage_url: str, folder: RunFolder, is_running: bool = True, 
 
     Raises:
         LedgerUnavailable: the database is locked, damaged or out of reach; a later call brings the rest.
+        OthersStudy: another project keeps a study of this name there.
     """
     manifest = folder.manifest()
     direction, metric = manifest.metric["goal"], manifest.metric["name"]
@@ -48,7 +51,9 @@ def update_ledger(storage_url: str, folder: RunFolder, is_running: bool = True, 
     open_keys = {spec.key for spec in manifest.trials} - {trial.user_attrs["key"] for found in ended.values() for trial in found}
     kept = () if forgets else open_keys
     with reaching_ledger(storage_url), one_at_a_time(storage_url), closing(open_storage(storage_url)) as storage:
-        names = studies_of(manifest.study)
+        names, project = studies_of(manifest.study), project_of(storage_url, folder.path)
+        if project:
+            require_ours(storage, names, project)
         known = {name: read_trials(storage, name) for name in names}
         if any(stale(known[name], ended[name], kept) or not is_of_direction(storage, name, direction) for name in names):
             remake(storage, names, direction)
@@ -58,7 +63,7 @@ def update_ledger(storage_url: str, folder: RunFolder, is_running: bool = True, 
             for trial in lacking:
                 trial.intermediate_values = _by_epoch(folder, trial.user_attrs["trial"], metric)
             if lacking or states[kind]:
-                add(storage, name, direction, metric, lacking, dict(states[kind]))
+                add(storage, name, direction, metric, lacking, dict(states[kind]), project)
 
 
 def ended_trials(manifest: Manifest, folder: RunFolder) -> dict[str, list[FrozenTrial]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ablation.devices import TRIALS_PER_GPU, refuse_without_gpu, share_gpus
 from ablation.errors import InputError, Problem
+from ablation.subjects import BUILT_IN
 from ablation.workers import Workers
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def placement(opened: Opened, asked: Asked, n_processors: int) -> Iterator[Place
 
 @contextmanager
 def _on_ray(opened: Opened, asked: Asked) -> Iterator[Placement]:
-    from ablation.on_ray.cluster import Share, connected, require_fit, room, site_of
+    from ablation.on_ray.check import sample_of
+    from ablation.on_ray.cluster import Share, connected, fit_nodes, require_room, site_of
 
     if asked.gpus is not None:
         raise InputError([Problem("--gpus", asked.gpus, "is for --executor local; Ray gives each worker its GPU")])
@@ -59,15 +61,19 @@ def _on_ray(opened: Opened, asked: Asked) -> Iterator[Placement]:
     on_gpu = "cuda" in opened.devices or asked.trials_per_gpu is not None
     share = Share(asked.cpus_per_trial or 1, 1 / (asked.trials_per_gpu or TRIALS_PER_GPU) if on_gpu else 0.0)
     trial = next(iter(opened.plan.trials.values()))
-    sample = {"subject": opened.study.experiment.subject, "settings": trial.spec.settings, "seed": trial.spec.seed, "key": trial.links[0].key}
-    with connected(asked.ray_address), site_of(opened.places.root, sample) as site:
+    name = opened.study.experiment.subject
+    sample = sample_of(name, opened.study.subject, trial.spec.settings, trial.spec.seed, trial.links[0].key)
+    needs_code = name not in BUILT_IN
+    with connected(asked.ray_address, opened.places.root if needs_code else None):
         from ablation.on_ray.workers import RayWorkers
 
-        n_there = room(share)
+        require_room(share)
+        site = site_of(opened.places.root, sample, needs_code)
+        fit = fit_nodes(site, share, _say)
+        n_there = sum(fit.values())
         jobs = min(asked.jobs or n_there, len(opened.plan.trials))  # a worker without a trial would keep its place from others
         if jobs > n_there:
             _say(f"the cluster has room for {n_there} of {jobs} workers; more begin when it has more nodes")
-        fit = require_fit(site, share)
         yield Placement(jobs, lambda n: RayWorkers(n, share, site, fit, _say))
 
 

@@ -23,7 +23,7 @@ class Places:
     """Folders and databases of a project. Optuna's ledger and MLflow's records are separate databases."""
 
     root: Path = Path(".")
-    storage: str | None = None  # URL of the database that the hosts of a study share
+    storage: str | None = None  # URL of the team's database that holds the ledger; None: it is a file of the project
 
     @property
     def store(self) -> DiskStore:

@@ -35,10 +35,6 @@ class Schedule:
         """The most urgent segment that can run; it is not handed out again. None if all must wait."""
         return self.segments[heapq.heappop(self._ready)[2]] if self._ready else None
 
-    def put_back(self, end: str) -> None:
-        """A segment that was handed out is not being run: it is handed out again."""
-        heapq.heappush(self._ready, (-self.segments[end].critical, self._order[end], end))
-
     def done(self, end: str) -> None:
         """A segment is there: its children can run."""
         for child in self.segments[end].children:
@@ -54,7 +50,7 @@ class Schedule:
                 continue
             elif segment.end not in self._busy and not any(link.key in self._busy for link in segment.links):
                 self._offered.add(segment.end)
-                self.put_back(segment.end)
+                heapq.heappush(self._ready, (-segment.critical, self._order[segment.end], segment.end))
 
 
 def is_there(segment: Segment, store: DiskStore) -> bool:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
@@ -20,7 +18,7 @@ from ablation.doctor_files import TrialFiles
 from ablation.errors import InputError, Problem
 from ablation.exits import refused
 from ablation.formatting import duration
-from ablation.grid import Study, experiment_path, load_study, yaml_path
+from ablation.grid import Study, load_study, yaml_path
 from ablation.grid_file import FILE_NAME
 from ablation.inputs import require_usable_inputs
 from ablation.limits import Limits
@@ -38,11 +36,6 @@ from ablation.terminal import output
 from ablation.timings import Timings
 from ablation.workers import Workers
 
-if TYPE_CHECKING:
-    from ablation.definition import Definition
-    from ablation.hosts import Hosts
-    from ablation.sharing import Sharing
-
 
 @dataclass(frozen=True)
 class Opened:
@@ -53,9 +46,7 @@ class Opened:
     plan: Plan
     places: Places
     published_file: Path
-    sharing: Sharing | None = None  # where several hosts run the study
-    define: Callable[[Manifest], Definition] | None = None
-    asked: Mapping[str, Any] = field(default_factory=dict)  # how it was opened; {} where several hosts run it
+    asked: Mapping[str, Any] = field(default_factory=dict)  # how it was opened
 
     @property
     def timings(self) -> Timings:
@@ -69,37 +60,23 @@ class Opened:
 
 @refused()
 def open_study(
-    grid: Path, experiment: str | None, overrides: Sequence[str], seeds: str | None, alias: str | None, sharing: Sharing | None = None,
+    grid: Path, experiment: str | None, overrides: Sequence[str], seeds: str | None, alias: str | None, storage: str | None = None,
     may_be_absent: bool = False,
 ) -> Opened:  # fmt: skip
     """Check everything and plan; nothing is run. Raises InputError with all problems.
 
+    storage: URL of the team's database that holds the ledger.
     may_be_absent: files that trials read; a study without them can be planned.
     """
     grid = yaml_path(grid)
     study = load_study(grid, experiment, overrides, seeds, load_subject, may_be_absent)
     if alias is not None and not re.fullmatch(FILE_NAME[0], alias):
         raise InputError([Problem("--as", alias, f"must be {FILE_NAME[1]}")])
-    places = sharing.places if sharing else Places()
+    places = Places(storage=storage)
     name = alias or study_name(study, home=str(read_yaml(grid).get("experiment", study.experiment.name)))
-    define = None
-    if sharing:
-        from ablation.definition import define as define_study  # SQLAlchemy
-
-        sharing.open(name)
-        path = experiment_path(grid, study.grid.experiment, experiment)
-        define = partial(define_study, grid=grid, experiment=path, published=grid.parent / "published.yaml", overrides=list(overrides), seeds=seeds)
     plan = build_plan(study, places.store, places.runs(name))
-    asked = {} if sharing else {"grid": str(grid), "experiment": experiment, "overrides": list(overrides), "seeds": seeds}
-    return Opened(study, name, plan, places, grid.parent / "published.yaml", sharing, define, asked)
-
-
-def open_shared(name: str, sharing: Sharing) -> Opened:
-    """Open a study that another host has begun, by what it left in the storage."""
-    from ablation.definition import unpack
-
-    options = unpack(sharing.definition(name), sharing.places.root / ".ablate" / "studies" / name)
-    return open_study(**options, alias=name, sharing=sharing)
+    asked = {"grid": str(grid), "experiment": experiment, "overrides": list(overrides), "seeds": seeds}
+    return Opened(study, name, plan, places, grid.parent / "published.yaml", asked)
 
 
 def describe_plan(opened: Opened, jobs: int) -> None:
@@ -123,12 +100,11 @@ def describe_plan(opened: Opened, jobs: int) -> None:
 @refused()
 def run(
     opened: Opened, jobs: int, share: bool, retry_failed: bool, cache_limit: int, offline: bool, limits: Limits = Limits(),
-    make_workers: Callable[[int], Workers] | None = None, begins: bool = True,
+    make_workers: Callable[[int], Workers] | None = None,
 ) -> Done:  # fmt: skip
     """Run what is missing, track it, write the report; print what happened.
 
     make_workers: default: processes of this machine, which see all of its GPUs.
-    begins: of a study that hosts share, whether this host says what it is, or joins one that is there.
     """
     console = output()
     opened.places.require_writable()
@@ -137,47 +113,20 @@ def run(
     refuse_mixture(manifest, folder)
     require_usable_inputs(opened.study, opened.plan, opened.places.store, folder)
     _tell_changes(opened, console)
-    if opened.sharing is not None:
-        opened.sharing.agree(opened.define(manifest), begins)
     with only_one(folder.path):
         opened, manifest = _restored(opened, manifest, console)
-        if retry_failed and opened.sharing is None:
+        if retry_failed:
             forget_failures(folder, opened.plan, opened.places.store, opened.study.grid.metric["name"])
-    if opened.sharing is None:
-        deliveries = [] if offline else [Delivery(opened.places, opened.name, console)]
-        return _run(opened, manifest, jobs, share, cache_limit, deliveries, limits, make_workers, console)
-
-    from ablation.shared_delivery import SharedDelivery
-
-    opened.sharing.reconcile(opened.plan, folder, retry_failed)
-    deliveries = [] if offline else [SharedDelivery(opened.places, opened.name, console, opened.sharing)]
-    done = None
-    try:
-        with opened.sharing.joined(opened.plan, console) as hosts:
-            done = _run(opened, manifest, jobs, share, cache_limit, deliveries, limits, make_workers, console, hosts)
-            if not done.n_open:
-                opened.sharing.clean(build_plan(opened.study, hosts.store, folder))  # chains as long as they came to be
-    finally:
-        if (done is None or done.n_open) and folder.exists():
-            for delivery in deliveries:
-                delivery.deliver_if_last()
-    return done
-
-
-def _run(
-    opened: Opened, manifest: Manifest, jobs: int, share: bool, cache_limit: int, deliveries: Sequence[Delivery], limits: Limits,
-    make_workers: Callable[[int], Workers] | None, console: Console, hosts: Hosts | None = None,
-) -> Done:  # fmt: skip
-    folder, store, timings = opened.places.runs(opened.name), opened.places.store, opened.timings
+    deliveries = [] if offline else [Delivery(opened.places, opened.name, console)]
+    store, timings = opened.places.store, opened.timings
     bound, file = Bound(store, cache_limit), opened.places.progress(opened.name)
-    alone = share and hosts is None  # else nothing is known of how fast it goes
-    remaining = Remaining(opened.study, opened.plan, store, folder, timings, jobs, file) if alone else None
+    remaining = Remaining(opened.study, opened.plan, store, folder, timings, jobs, file) if share else None
     heard = [timings, bound, *([remaining] if remaining else [])]
     shows = progress(manifest.metric["name"], opened.plan, console, remaining)
     try:
         with only_one(folder.path), interruption.heeded(), remaining or nullcontext(), shows as shown:
             listeners = Listeners([*heard, shown, *deliveries])
-            done = run_study(opened.study, opened.plan, manifest, opened.places, jobs, listeners, share, limits, make_workers, hosts)
+            done = run_study(opened.study, opened.plan, manifest, opened.places, jobs, listeners, share, limits, make_workers)
     except BaseException:
         for delivery in deliveries if folder.exists() else ():  # no record stays RUNNING of what nobody runs any more
             with suppress(OSError):  # of a full disk, or a terminal that is gone; what has ended the study is to be told
@@ -190,9 +139,8 @@ def _run(
             delivery.deliver()
         console.print(f"interrupted with {done.n_open} trials to go; the same command goes on from their last epochs", soft_wrap=True)
         return done
-    if done.n_trained or done.failed or done.n_elsewhere:
-        elsewhere = f", {done.n_elsewhere} by other hosts" if done.n_elsewhere else ""
-        console.print(f"{done.n_trained} epochs trained{elsewhere}, {done.n_reused} reused, {duration(done.seconds)}")
+    if done.n_trained or done.failed:
+        console.print(f"{done.n_trained} epochs trained, {done.n_reused} reused, {duration(done.seconds)}")
     else:
         console.print(f"nothing to train: all {len(opened.plan.trials)} trials of {opened.name} are there already")
     if done.n_failed_before:
@@ -230,25 +178,10 @@ def _restored(opened: Opened, manifest: Manifest, console: Console) -> tuple[Ope
     return replace(opened, plan=plan), replace(manifest, trials=plan.specs)
 
 
-def sync(name: str) -> str | None:
+def sync(name: str, storage: str | None = None) -> str | None:
     """Bring a study's files to Optuna and MLflow, and say so; None if either could not be reached."""
-    places = Places(storage=_storage())
+    places = Places(storage=storage)
     folder = places.runs(name)
-    if os.environ.get("ABLATE_STORAGE"):
-        from ablation.sharing import Sharing
-
-        others = Sharing(os.environ["ABLATE_STORAGE"]).living_hosts(name)
-        if others:
-            raise InputError([Problem("", name, f"{', '.join(others)} run it, and deliver what there is; wait until they have ended")])
     if not Delivery(places, name, Console(stderr=True)).deliver():
         return None
     return f"{name}: Optuna and MLflow have {sum(folder.outcome(spec.trial) is not None for spec in folder.manifest().trials)} finished trials"
-
-
-def _storage() -> str | None:
-    """The database of ABLATE_STORAGE, in which the ledger then is."""
-    if not os.environ.get("ABLATE_STORAGE"):
-        return None
-    from ablation.shared_database import storage_url
-
-    return storage_url(os.environ["ABLATE_STORAGE"])

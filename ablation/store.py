@@ -82,16 +82,16 @@ class DiskStore:
         replace(path, header, data)
 
     def sealed(self, kind: str, key: str) -> bytes | None:
-        """An entry as its file has it, header and all, for another host's cache; None if it is absent or damaged."""
+        """An entry as its file has it, header and all, for another machine's cache; None if it is absent or damaged."""
         try:
             data = self.path(kind, key).read_bytes()
         except OSError:
             return None
-        return None if _unsealed(data) is None else data
+        return None if unsealed(data) is None else data
 
     def adopt(self, kind: str, key: str, sealed: bytes) -> bool:
         """Save what was `sealed` elsewhere; False, and nothing is saved, if it was damaged on the way."""
-        content = _unsealed(sealed)
+        content = unsealed(sealed)
         if content is not None:
             self.save(kind, key, content, HEADER.unpack_from(sealed)[1])
         return content is not None
@@ -172,10 +172,10 @@ def _content(path: Path) -> bytes | None:
         if error.errno not in NO_ENTRY:  # such as too many open files: nothing is said against the entry
             raise
         return None
-    return _unsealed(data)
+    return unsealed(data)
 
 
-def _unsealed(data: bytes) -> bytes | None:
+def unsealed(data: bytes) -> bytes | None:
     """The content of a whole entry; None if it is damaged."""
     content = data[HEADER.size :]
     if len(data) >= HEADER.size:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ablation.errors import InputError, Problem
 from ablation.execution import Execution, Listener
@@ -23,9 +23,6 @@ from ablation.store import DiskStore, remove
 from ablation.subject import Record
 from ablation.workers import Workers
 
-if TYPE_CHECKING:
-    from ablation.hosts import Hosts
-
 TRIM_SECONDS = 60.0  # between looks at the cache's size while a study runs
 
 
@@ -39,7 +36,6 @@ class Done:
     n_failed_before: int  # trials that had failed before it, and were not run again
     seconds: float  # that it took, wall-clock
     n_open: int = 0  # trials that have not ended: it was interrupted
-    n_elsewhere: int = 0  # epochs trained meanwhile by other hosts
 
 
 def manifest_of(study: Study, name: str, plan: Plan, published_file: Path) -> Manifest:
@@ -59,19 +55,15 @@ def manifest_of(study: Study, name: str, plan: Plan, published_file: Path) -> Ma
 
 def refuse_mixture(manifest: Manifest, folder: RunFolder) -> None:
     """Raise InputError if the folder holds the same study of another experiment: results would be mixed."""
-    if folder.exists():
-        refuse_change(folder.manifest(), manifest, str(folder.path), f", or remove {folder.path}")
-
-
-def refuse_change(old: Any, new: Any, where: str, or_else: str = "") -> None:
-    """Raise InputError if metric or config of two manifests (or the like) of one name differ."""
-    before, now = (flat({"metric": each.metric, **each.config}) for each in (old, new))
+    if not folder.exists():
+        return
+    before, now = (flat({"metric": each.metric, **each.config}) for each in (folder.manifest(), manifest))
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if changed:
         key = changed[0]
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-        message = f"was {before.get(key)}, is {now.get(key)}{more}; keep this study under another name with --as NAME{or_else}"
-        raise InputError([Problem(where, key, message)])
+        message = f"was {before.get(key)}, is {now.get(key)}{more}; keep this study under another name with --as NAME, or remove {folder.path}"
+        raise InputError([Problem(str(folder.path), key, message)])
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -106,17 +98,12 @@ def _forget_unscored(store: DiskStore, keys: list[str], metric: str) -> None:
 
 def run_study(
     study: Study, plan: Plan, manifest: Manifest, places: Places, jobs: int, listener: Listener, share: bool = True,
-    limits: Limits = Limits(), make_workers: Callable[[int], Workers] | None = None, hosts: Hosts | None = None,
+    limits: Limits = Limits(), make_workers: Callable[[int], Workers] | None = None,
 ) -> Done:  # fmt: skip
-    """Run what is missing, with other `hosts` if there are any. Leaves the manifest and the trials' folders in `runs/<study>/`."""
+    """Run what is missing. Leaves the manifest and the trials' folders in `runs/<study>/`."""
     folder = places.runs(manifest.study)
     n_reused = len(plan.unique()) - len(plan.missing(places.store)) if share else 0
-    if hosts is None:
-        execution = Execution(study, plan, places.store, folder, listener, share, limits)
-    else:
-        from ablation.shared_execution import SharedExecution  # SQLAlchemy
-
-        execution = SharedExecution(study, plan, hosts.store, folder, listener, share, limits, hosts=hosts)
+    execution = Execution(study, plan, places.store, folder, listener, share, limits)
     if not execution.open and folder.exists():
         manifest = replace(manifest, provenance=folder.manifest().provenance)  # of the run that trained
     folder.write_manifest(manifest)  # while it runs, trials may already have been closed from the store
@@ -126,8 +113,7 @@ def run_study(
     if plan.specs != manifest.trials:
         folder.write_manifest(replace(manifest, trials=plan.specs))
     failed = {name: execution.failed[name] for name in plan.trials if name in execution.failed}
-    n_elsewhere = execution.n_elsewhere if hosts else 0
-    return Done(execution.n_trained, n_reused, failed, execution.n_failed_before, seconds, len(execution.open), n_elsewhere)
+    return Done(execution.n_trained, n_reused, failed, execution.n_failed_before, seconds, len(execution.open))
 
 
 @dataclass

@@ -3,10 +3,11 @@
 Started as `python -m ablation.worker <read fd> <write fd>`; requests and replies are JSON lines on two pipes
 of their own, so that whatever the training code prints goes to the trial's log.
 
-    -> {"subject", "settings", "seed", "until", "cache", "log"}
+    -> {"subject", "settings", "seed", "until", "cache", "log"}, and "is_remote": true on a node of a Ray cluster
     <- {"event": "record", "key", "record"}, one per link, then
        {"event": "done"}; {"event": "stopped"} where it was asked to stop, by SIGTERM, and has left a checkpoint;
        {"event": "failed", "error": {type, message, traceback}}; or {"event": "blocked", "message"}: the disk is full
+    <- {"event": "store", ...} and -> its answer, meanwhile, where it is remote: see `ablation.on_ray.store`
 
 When nobody listens any more, because the study was killed, the epoch in hand is finished and kept, and the process ends. Of a
 function nothing could be kept: on Linux it ends at once.
@@ -21,6 +22,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,6 +32,7 @@ from ablation.files import describe_full, is_full
 from ablation.interruption import Interrupted
 from ablation.redaction import redacted
 from ablation.store import DiskStore
+from ablation.subject import Store
 from ablation.subjects import FunctionSubject, load_subject
 from ablation.worker_process import END_SECONDS
 from ablation.worker_signals import die_with, heed, restored
@@ -53,6 +56,13 @@ def serve(requests: Any, replies: Any) -> None:
         reply({"event": "record", "key": key, "record": record})
         return interruption.requested()
 
+    def ask(question: dict[str, Any]) -> dict[str, Any]:
+        reply({"event": "store", **question})
+        answer = requests.readline()
+        if not answer:  # nobody listens any more
+            raise Interrupted
+        return json.loads(answer)
+
     def leave(status: int) -> None:
         stack = traceback.extract_stack()
         fail("WorkerDied", f"the worker process ended: exit code {status}, by {place(stack)}", "".join(stack.format()))
@@ -67,12 +77,12 @@ def serve(requests: Any, replies: Any) -> None:
 
     study = os.getppid()
     replace_exit(leave)
-    for line in requests:
+    while line := requests.readline():
         request = json.loads(line)
         sys.argv = [request["subject"].partition(":")[0]]
         try:
             _redirect_output(Path(request["log"]))
-            store = DiskStore(Path(request["cache"]))
+            store = _store(Path(request["cache"]), ask if request.get("is_remote") else None)
             with restored():
                 subject = load_subject(request["subject"])
                 if isinstance(subject, FunctionSubject):
@@ -94,6 +104,14 @@ def serve(requests: Any, replies: Any) -> None:
             reply({"event": "stopped" if interruption.requested() else "done"})
         finally:
             interruption.forget()
+
+
+def _store(root: Path, ask: Callable[[dict[str, Any]], dict[str, Any]] | None) -> Store:
+    if ask is None:
+        return DiskStore(root)
+    from ablation.on_ray.store import NodeStore
+
+    return NodeStore(root, ask)
 
 
 def _end_forked(error: BaseException) -> NoReturn:

@@ -1,6 +1,6 @@
-"""Whether this node computes what was planned; run as `python -m ablation.on_ray.check` in the project folder.
+"""Whether this node computes what was planned; run as `python -m ablation.on_ray.check` in a copy of the project's code.
 
-    -> a JSON line {"subject", "settings", "seed", "key"}: a trial, and the key of its first link as it was planned
+    -> a JSON line, see `sample_of`: a trial, the key of its first link as it was planned, and the versions of the plan
     <- nothing, or what is wrong
 
 A key holds the fingerprints of settings, data and source: where it is the same, all of these are.
@@ -8,22 +8,50 @@ A key holds the fingerprints of settings, data and source: where it is the same,
 
 from __future__ import annotations
 
+import hashlib
 import json
+import platform
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ablation.errors import InputError
+from ablation.subject import Subject
 from ablation.subjects import load_subject
+
+
+def sample_of(name: str, subject: Subject, settings: Mapping[str, Any], seed: int, key: str) -> dict[str, Any]:
+    return {"subject": name, "settings": dict(settings), "seed": seed, "key": key, "versions": versions(subject, settings)}
+
+
+def versions(subject: Subject, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Of Python, of ablate (a hash of its source), and of the libraries that the subject says matter."""
+    source = hashlib.sha256()
+    root = Path(__file__).parents[1]
+    for path in sorted(root.rglob("*.py")):
+        source.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
+    named = subject.describe(settings).get("versions", {})
+    return {"python": ".".join(platform.python_version_tuple()[:2]), "ablate": source.hexdigest()[:8], **named}
 
 
 def difference(sample: dict[str, Any]) -> str | None:
     try:
-        key = load_subject(sample["subject"]).chain(sample["settings"], sample["seed"], lambda _: None)[0].key
+        subject = load_subject(sample["subject"])
+        faults = [fault.message for fault in subject.check(sample["settings"])]
+        here = {} if faults else versions(subject, sample["settings"])
+        key = "" if faults else subject.chain(sample["settings"], sample["seed"], lambda _: None)[0].key
     except InputError as error:
-        return str(error)
+        return f"cannot load the subject: {error}"
     except (OSError, ValueError) as error:  # data that are not there, or not what they were
-        return f"{type(error).__name__}: {error}"
-    return None if key == sample["key"] else "data, or the source of what is ablated, are not those of the plan"
+        return f"cannot read the data: {type(error).__name__}: {error}"
+    if faults:
+        return f"cannot run a trial: {faults[0]}"
+    planned = sample["versions"]
+    others = [f"{name} {here.get(name, 'none')} where the plan has {planned.get(name, 'none')}" for name in {**planned, **here} if here.get(name) != planned.get(name)]
+    if others:
+        return f"has other versions: {', '.join(others)}"
+    return None if key == sample["key"] else "has other data, or other source of what is ablated, than the plan"
 
 
 if __name__ == "__main__":

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from ablation import leftovers, limits, worker_process
 from ablation.errors import InputError, Problem
 from ablation.on_ray import node
 from ablation.on_ray.node import Site
-from ablation.workers import OURS
 
+NO_CODE = ["/runs", "/reports", "/.ablate", "/data", "/pretrained", "/mlruns", "/mlartifacts", "/mlflow.db*", "/.git", "/.venv", "__pycache__"]
 CHECK_SECONDS = 300.0  # for a node to say whether it can run workers
 
 
@@ -39,10 +38,10 @@ class Share:
 
 
 @contextlib.contextmanager
-def connected(address: str | None) -> Iterator[None]:
+def connected(address: str | None, code: Path | None) -> Iterator[None]:
     """Be connected to the cluster at `address`, else RAY_ADDRESS, else the one that runs on this machine; starts none.
 
-    Raises InputError if there is none.
+    code: the folder of the project, whose code Ray brings to the nodes; None: they need none of it. Raises InputError if there is none.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "auto"
     if address == "local":
@@ -57,8 +56,11 @@ def connected(address: str | None) -> Iterator[None]:
         raise InputError([Problem("", "--executor", "ray is not installed; pip install 'ablate-lt[ray]'")]) from None
     for module in (node, limits, worker_process, leftovers):
         ray.cloudpickle.register_pickle_by_value(module)
+    environment = {} if code is None else {"working_dir": str(code.resolve()), "excludes": NO_CODE}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", runtime_env=environment)
+    except ray.exceptions.RuntimeEnvSetupError as error:  # such as a folder that is too large
+        raise InputError([Problem("", "--executor", f"cannot bring the project's code to the nodes: {last_line(error)}")]) from None
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise _no_cluster(address, " ".join(str(error).split())) from None
     try:
@@ -67,11 +69,10 @@ def connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def room(share: Share) -> int:
-    """How many workers the cluster has room for, whatever else it runs. Raises InputError if it is none."""
-    n = sum(n for _, _, n in _nodes(share))
-    if n:
-        return n
+def require_room(share: Share) -> None:
+    """Raise InputError if no node of the cluster has room for a worker, whatever else it runs."""
+    if _nodes(share):
+        return
     import ray
 
     has = ray.cluster_resources()
@@ -79,23 +80,15 @@ def room(share: Share) -> int:
     raise InputError([Problem("", "--executor", message)])
 
 
-@contextlib.contextmanager
-def site_of(folder: Path, sample: dict[str, Any]) -> Iterator[Site]:
-    """The project folder, marked so that nodes can tell it from another at its path."""
-    mark = folder.resolve() / ".ablate" / f"shared-{secrets.token_hex(8)}"
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.touch()
-    try:
-        path = os.pathsep.join(filter(None, [str(OURS), os.environ.get("PYTHONPATH")]))
-        yield Site(str(folder.resolve()), str(mark), path, json.dumps(sample))
-    finally:
-        mark.unlink(missing_ok=True)
+def site_of(folder: Path, sample: dict[str, Any], brings_code: bool) -> Site:
+    data = Path(os.environ.get("ABLATE_DATA", "").strip() or folder).expanduser()
+    return Site(json.dumps(sample), str(data.resolve()), brings_code)
 
 
-def require_fit(site: Site, share: Share) -> list[str]:
-    """Ids of the nodes that have room for a worker and can run one. Raises InputError naming each that cannot.
+def fit_nodes(site: Site, share: Share, say: Callable[[str], object]) -> dict[str, int]:
+    """Id of each node that can run workers -> for how many it has room, whatever else it runs.
 
-    A node that does not answer, because it has just been lost, is left out; if none answers, all are named.
+    say: is told which nodes cannot, and why. Raises InputError naming all if none can.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -106,21 +99,24 @@ def require_fit(site: Site, share: Share) -> list[str]:
         for identity, _, _ in nodes
     ]
     ray.wait(answers, num_returns=len(answers), timeout=CHECK_SECONDS)
-    faults, silent, fit = [], [], []
-    for (identity, name, _), answer in zip(nodes, answers):
+    faults: list[Problem] = []
+    fit: dict[str, int] = {}
+    for (identity, name, n), answer in zip(nodes, answers):
         try:
             fault = ray.get(answer, timeout=0)
         except ray.exceptions.GetTimeoutError:
-            silent.append(Problem("", f"node {name}", f"has not answered within {CHECK_SECONDS:.0f} seconds"))
+            faults.append(Problem("", f"node {name}", f"has not answered within {CHECK_SECONDS:.0f} seconds"))
         except ray.exceptions.RayError as error:
-            silent.append(Problem("", f"node {name}", f"cannot run a task: {last_line(error)}"))
+            faults.append(Problem("", f"node {name}", f"cannot run a task: {last_line(error)}"))
         else:
             if fault is None:
-                fit.append(identity)
+                fit[identity] = n
             else:
                 faults.append(Problem("", f"node {name}", fault))
-    if faults or not fit:
-        raise InputError(faults or silent)
+    if not fit:
+        raise InputError(faults)
+    for fault in faults:
+        say(f"{fault.key} is not used: it {fault.message}")
     return fit
 
 

@@ -1,7 +1,12 @@
-"""Studies on a Ray cluster of three nodes, all of which are this machine: workers are placed, lost and replaced."""
+"""Studies on a Ray cluster of three nodes in separate folders: workers are placed, lost and replaced. `pytest -m ray`.
+
+The nodes are processes of this machine, with caches of their own; where the system lets a process mount a folder for itself
+alone, the project's folder is one that no node sees.
+"""
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +20,11 @@ import pytest
 pytestmark = [pytest.mark.ray]
 pytest.importorskip("ray", reason="needs pip install -e '.[ray]'")
 
-UNIT = Path(__file__).parents[1] / "unit"
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(Path(__file__).parent))
+from test_study import EXPERIMENT  # noqa: E402
+
+UNIT = ROOT / "tests" / "unit"
 NODE = {"object_store_memory": 80 * 2**20, "include_log_monitor": False}
 
 GRID = """
@@ -29,24 +38,39 @@ factors:
   rate: {slow: {rate: 1}, fast: {rate: 2}}
 """
 
-# A toy whose segments say where they run. A file named after what is to happen to a node or a trial makes it happen.
+CORE_FACTORS = """
+seeds: 1
+factors:
+  lr_split: {off: {optim.lr.encoder: 1.0e-3}, on: {optim.lr.encoder: 1.0e-5}}
+baselines: [ldmlr]
+"""
+
+# A toy whose segments say where they run. A file named after what is to happen to a node or a trial makes it happen. These
+# files are in a folder that all nodes see, which is no part of the project.
 SUBJECT = """
 import json, os, signal, time
 from pathlib import Path
 from toy_study import Toy
 
+SEEN = Path("@SEEN@")
 HERE = {"node": os.environ.get("NODE"), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"), "pid": os.getpid()}
 
 class Placed(Toy):
+    def chain(self, settings, seed, records):
+        links = super().chain(settings, seed, records)
+        is_other = HERE["node"] and (SEEN / f"unlike-{HERE['node']}").exists()
+        return [link._replace(key=f"other {link.key}") for link in links] if is_other else links
+
     def advance(self, settings, seed, until, store, report):
-        with open("placed.jsonl", "a") as file:
+        with open(SEEN / "placed.jsonl", "a") as file:
             file.write(json.dumps({**HERE, "until": until}) + "\\n")
-        if settings["rate"] == 2 and seed == 1 and "2" in until and Path("crash").exists():
+        if settings["rate"] == 2 and seed == 1 and "2" in until and (SEEN / "crash").exists():
             os.kill(os.getpid(), signal.SIGSEGV)
-        if HERE["node"] and Path(f"hang-on-{HERE['node']}").exists():
+        if HERE["node"] and (SEEN / f"hang-on-{HERE['node']}").exists():
             time.sleep(600)
         time.sleep(0.5 if HERE["node"] else 0.0)  # so that no node does all
         super().advance(settings, seed, until, store, report)
+        print("ended", until, flush=True)
 
 SUBJECT = Placed({0: 1, 1: 2})
 """
@@ -55,7 +79,8 @@ SUBJECT = Placed({0: 1, 1: 2})
 class Nodes:
     """A head that runs no worker, node `a` with two CPUs and a GPU, or so it says, and node `b` with one CPU."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         from ray.cluster_utils import Cluster
 
         light = {"include_dashboard": False, "no_monitor": True, "_system_config": {"enable_worker_prestart": False}}
@@ -71,22 +96,23 @@ class Nodes:
         self.b = self._add("b", num_cpus=1)
 
     def _add(self, name: str, **resources: int):
-        return self.cluster.add_node(env_vars={"NODE": name}, **NODE, **resources)
+        return self.cluster.add_node(env_vars={"NODE": name, "ABLATE_NODE_CACHE": str(self.folder / name)}, **NODE, **resources)
 
 
 @pytest.fixture(scope="module")
-def nodes():
+def nodes(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        nodes = Nodes()
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(UNIT)]))  # the nodes have the package, and the toy
+        nodes = Nodes(tmp_path_factory.mktemp("nodes"))
         yield nodes
         nodes.cluster.shutdown()
 
 
-def start(folder: Path, *options: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen:
+def start(folder: Path, *options: str, prefix: tuple[str, ...] = (), **variables: str) -> subprocess.Popen:
     command = [*prefix, sys.executable, "-P", "-m", "ablation", "run", "--grid", "grid.yaml", "--offline", *options]
     environment = {key: text for key, text in os.environ.items() if key not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "NODE")}
-    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, [str(UNIT), environment.get("PYTHONPATH")])), "COLUMNS": "200"}
+    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, [str(UNIT), environment.get("PYTHONPATH")])), "COLUMNS": "200", **variables}
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -100,7 +126,8 @@ def project(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "grid.yaml").write_text(GRID)
     (folder / "nothing.yaml").write_text("title: Nothing\nsubject: placed:SUBJECT\n")
-    (folder / "placed.py").write_text(SUBJECT)
+    (folder.parent / "seen").mkdir(exist_ok=True)
+    (folder / "placed.py").write_text(SUBJECT.replace("@SEEN@", str(folder.parent / "seen")))
     return folder
 
 
@@ -119,7 +146,7 @@ def at_home(tmp_path_factory) -> Path:
 
 def placed(folder: Path) -> list[dict]:
     """Where each segment began, in that order."""
-    path = folder / "placed.jsonl"
+    path = folder.parent / "seen" / "placed.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
@@ -155,11 +182,13 @@ def test_a_study_on_a_cluster_leaves_what_it_leaves_on_this_machine(nodes, toy, 
     assert f"{n_epochs} epochs trained, 0 reused" in said  # none of them twice
     lines = [line for line in said.splitlines() if "/8 trials" not in line]  # a line every ten seconds
     assert len(lines) == 10, said  # one per trial, the count of epochs, the report: Ray says nothing
-    assert not list((toy / ".ablate").glob("shared-*"))
+    logs = {path.parent.name: path.read_text() for path in (toy / "runs" / "toy").glob("*/stdout.log")}
+    assert sum(text.count("ended ") for text in logs.values()) == len(placed(toy))  # what trials print is in their logs here
+    assert not list(nodes.folder.glob("*/record/*/*"))  # which the driver alone keeps
 
 
 def test_a_node_lost_in_the_middle_fails_no_trial_and_its_segment_is_run_again(nodes, toy, at_home):
-    (toy / "hang-on-b").touch()
+    (toy.parent / "seen" / "hang-on-b").touch()
     process = start(toy, "--executor", "ray", "--ray-address", nodes.address)
     until(lambda: any(segment["node"] == "b" for segment in placed(toy)), process)
     nodes.lose_b(kill=True)
@@ -176,12 +205,12 @@ def test_a_node_lost_in_the_middle_fails_no_trial_and_its_segment_is_run_again(n
 
 def test_a_node_that_joins_is_used(nodes, toy, at_home):
     nodes.lose_b(kill=False)
-    (toy / "hang-on-a").touch()
+    (toy.parent / "seen" / "hang-on-a").touch()
     process = start(toy, "--executor", "ray", "--ray-address", nodes.address, "--jobs", "3", "--seeds", "3")  # a first segment each
     until(lambda: len(placed(toy)) == 2, process)
     nodes.restore_b()
     until(lambda: any(segment["node"] == "b" for segment in placed(toy)), process)
-    (toy / "hang-on-a").unlink()
+    (toy.parent / "seen" / "hang-on-a").unlink()
     process.kill()
     process.communicate()
     until(lambda: not any(is_alive(segment["pid"]) for segment in placed(toy)))  # nor do workers outlive the study
@@ -191,7 +220,7 @@ def test_a_node_that_joins_is_used(nodes, toy, at_home):
 
 
 def test_a_trial_that_crashes_its_process_fails_and_the_others_go_on(nodes, toy):
-    (toy / "crash").touch()
+    (toy.parent / "seen" / "crash").touch()
     said = finish(start(toy, "--executor", "ray", "--ray-address", nodes.address), expect=1)
     results = tables(toy)[0].set_index("trial")
     assert set(results[results["state"] == "FAILED"].index) == {"rate=fast--s1", "warmup=settling+rate=fast--s1"}
@@ -217,49 +246,101 @@ def test_a_study_asked_to_stop_keeps_what_it_has_and_goes_on_later(nodes, toy, a
 
 
 def test_a_trial_past_its_time_limit_is_ended_on_its_node(nodes, toy):
-    (toy / "hang-on-a").touch()
-    (toy / "hang-on-b").touch()
+    (toy.parent / "seen" / "hang-on-a").touch()
+    (toy.parent / "seen" / "hang-on-b").touch()
     said = finish(start(toy, "--executor", "ray", "--ray-address", nodes.address, "--time-limit", "2s", "--seeds", "1"), expect=1)
     assert "FAILED reference--s0: TimeLimit: ran past its limit of 2" in said
     until(lambda: not any(is_alive(segment["pid"]) for segment in placed(toy)))
 
 
-def test_a_project_folder_that_the_nodes_do_not_see_is_refused(nodes, toy):
-    """This process has mounted it, and they have not."""
+def test_a_project_folder_that_no_node_sees_does(nodes, toy, at_home):
+    """This process has mounted it, and the nodes have not. Code, records and checkpoints travel."""
     private = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
-    mount = 'mount -t tmpfs none "$1" && cp "$0"/*.* "$1" && cd "$1" && shift && exec "$@"'
     if subprocess.run([*private, f"mount -t tmpfs none {toy}"], capture_output=True).returncode:
         pytest.skip("this system lets no process mount a folder for itself")
-    (toy.parent / "mounted").mkdir()
-    prefix = (*private, mount, str(toy), str(toy.parent / "mounted"))
-    said = finish(start(toy, "--executor", "ray", "--ray-address", nodes.address, prefix=prefix), expect=2)
-    assert said.count(f"sees another folder at {toy.parent / 'mounted'}; the project folder must be on storage that all nodes mount") == 2
-    assert placed(toy) == []
+    hidden = toy.parent / "mounted"
+    hidden.mkdir()
+    mount = 'mount -t tmpfs none "$1" && cp "$0"/*.* "$1" && cd "$1" && shift && "$@" && cp -r reports "$OUT"'
+    said = finish(start(toy, "--executor", "ray", "--ray-address", nodes.address, prefix=(*private, mount, str(toy), str(hidden)), OUT=str(toy)))
+    require_same(toy, at_home)
+    assert list(hidden.iterdir()) == [] and {segment["node"] for segment in placed(toy)} == {"a", "b"}, said
 
 
-def test_workers_are_kept_from_nodes_that_turn_out_unfit(nodes, tmp_path):
+def test_a_driver_that_is_killed_goes_on_by_the_same_command(nodes, toy, at_home):
+    process = start(toy, "--executor", "ray", "--ray-address", nodes.address)
+    records = toy / ".ablate" / "cache" / "record"
+    until(lambda: len(list(records.glob("*/*"))) > 5, process)
+    process.kill()
+    process.communicate()
+    until(lambda: not any(is_alive(segment["pid"]) for segment in placed(toy)))
+    n_before = len(list(records.glob("*/*")))
+    said = finish(start(toy, "--executor", "ray", "--ray-address", nodes.address))
+    n_epochs = len(list(records.glob("*/*")))
+    assert f"{n_epochs - n_before} epochs trained, {n_before} reused" in said  # each of them once
+    require_same(toy, at_home)
+
+
+def test_a_node_that_would_not_compute_the_same_is_named_and_not_used(nodes, toy, at_home):
+    """Its data are others, or it has none, or other versions: here, another file beside the project's code."""
+    (toy.parent / "seen" / "unlike-b").touch()
+    said = finish(start(toy, "--executor", "ray", "--ray-address", nodes.address))
+    assert re.search(r"node \S+ \(\S+\) is not used: it has other data, or other source of what is ablated, than the plan", said), said
+    require_same(toy, at_home)
+    assert {segment["node"] for segment in placed(toy)} == {"a"}
+
+
+def test_where_no_node_is_fit_nothing_is_run(nodes, toy):
+    for name in "ab":
+        (toy.parent / "seen" / f"unlike-{name}").touch()
+    said = finish(start(toy, "--executor", "ray", "--ray-address", nodes.address), expect=2)
+    assert said.count("has other data, or other source of what is ablated, than the plan") == 2
+    assert placed(toy) == [] and not (toy / "runs").exists()
+
+
+def test_workers_are_kept_from_nodes_that_turn_out_unfit(nodes):
     """As those that join later may."""
-    from ablation.on_ray.cluster import Share, connected, site_of
+    from ablation.on_ray.cluster import Share, connected
+    from ablation.on_ray.node import Site
+    from ablation.on_ray.workers import RayWorkers
 
     said: list[str] = []
-    with connected(nodes.address), site_of(tmp_path, {}) as site:
-        from ablation.on_ray.workers import RayWorkers
-
-        with RayWorkers(1, Share(1), site._replace(mark=f"{site.mark}-elsewhere"), (), said.append) as workers:
-            until(lambda: (workers.idle(), workers.wait(0.1)) and len(said) == 3)
-            assert workers.idle() is None and workers.busy() == []
-    assert all(f"is not used: it sees another folder at {tmp_path}" in text for text in said)
+    site = Site(json.dumps({"subject": "nowhere:train", "settings": {}, "seed": 0, "key": "", "versions": {}}), "", False)
+    with connected(nodes.address, None), RayWorkers(1, Share(1), site, (), said.append) as workers:
+        until(lambda: (workers.idle(), workers.wait(0.1)) and len(workers._unfit) == 3)
+        assert workers.idle() is None and workers.busy() == []
+    assert len(said) == 1 and "is not used: it cannot load the subject" in said[0]  # one, since all are called alike
 
 
-def test_a_record_that_is_not_seen_yet_is_kept_as_the_worker_told_it(tmp_path):
-    from ablation.on_ray.workers import require_record
-    from ablation.store import DiskStore
+def test_a_function_and_what_it_imports_of_the_project_are_brought_to_the_nodes(nodes, tmp_path):
+    for name in ("here", "there"):
+        folder = project(tmp_path / name)
+        (folder / "nothing.yaml").write_text("title: Nothing\nsubject: trained:train\n")
+        (folder / "trained.py").write_text(
+            "import os\nfrom mine import scaled\n\ndef train(config, seed, report):\n    print('on', os.environ.get('NODE'))\n"
+            "    report(1, {'top1': 0.5})\n    return {'top1': scaled(config['rate'], seed)}\n"
+        )
+        (folder / "mine.py").write_text("def scaled(rate, seed):\n    return rate / 3 + seed\n")
+        for runs in ("data", "runs"):  # what is no code stays where it is
+            (folder / runs).mkdir()
+            (folder / runs / "large").write_bytes(b"x" * 2**20)
+    finish(start(tmp_path / "here", "--jobs", "2"))
+    finish(start(tmp_path / "there", "--executor", "ray", "--ray-address", nodes.address))
+    require_same(tmp_path / "there", tmp_path / "here")
+    logs = [path.read_text() for path in (tmp_path / "there" / "runs" / "toy").glob("*/stdout.log")]
+    assert len(logs) == 8 and set(logs) <= {"on a\n", "on b\n"}
 
-    store, record = DiskStore(tmp_path), {"seconds": 2.0, "metrics": {"top1": 1.0}}
-    require_record(store, {"key": "k" * 32, "record": record})
-    require_record(store, {"key": "k" * 32, "record": {"seconds": 9.0}})  # it is there
-    assert store.record("k" * 32) == record
-    assert [entry.seconds for entry in store.entries()] == [2.0]
+
+def test_core_trains_the_same_bits_on_nodes_and_here(nodes, tmp_path):
+    grid = GRID[: GRID.index("seeds")].replace("nothing", "tiny-digits").replace("top1", "test/top1") + CORE_FACTORS
+    for name in ("here", "there"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "grid.yaml").write_text(grid)
+        (folder / "tiny-digits.yaml").write_text(EXPERIMENT)
+    finish(start(tmp_path / "here", "--jobs", "2"))
+    finish(start(tmp_path / "there", "--executor", "ray", "--ray-address", nodes.address))
+    require_same(tmp_path / "there", tmp_path / "here")
+    assert list(nodes.folder.glob("*/state/*/*"))  # checkpoints that a node keeps
 
 
 def test_a_worker_that_fits_no_node_is_refused(nodes, toy):

@@ -103,20 +103,3 @@ def killed(killed_toys, copied_toy):
 def toy(finished_toys, copied_toy):
     """One whose study is complete, reported and delivered."""
     return copied_toy(finished_toys)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def storage(request, tmp_path) -> str:
-    """The URL of an empty database that hosts can share."""
-    return f"sqlite:///{tmp_path / 'shared.db'}" if request.param == "sqlite" else request.getfixturevalue("cluster").database()
-
-
-@pytest.fixture
-def engine(storage):
-    """The same with our tables in it, and a study."""
-    from ablation.shared_database import enroll, open_database, storage_url
-
-    engine = open_database(storage_url(storage))
-    enroll(engine, "study")
-    yield engine
-    engine.dispose()

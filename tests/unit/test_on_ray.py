@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import pytest
 from click.testing import CliRunner
 
 from ablation.cli import main
+from ablation.on_ray import check
 from ablation.on_ray.cluster import Share, site_of
-from ablation.on_ray.node import Relay, fault_of
+from ablation.on_ray.node import CACHE, Relay, fault_of
+from ablation.on_ray.store import answer_of
 from ablation.store import DiskStore
 from ablation.subjects import load_subject
 from ablation.workers import OURS
@@ -22,6 +25,7 @@ SUBJECT = """
 import os, time
 
 def train(config, seed, report):
+    print("seed", seed, flush=True)
     if seed == 1:
         os._exit(7)
     if seed == 2:
@@ -41,56 +45,68 @@ factors: {rate: {slow: {rate: 1}, fast: {rate: 2}}}
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    (tmp_path / "trained.py").write_text(SUBJECT)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(OURS), os.environ.get("PYTHONPATH")])))
+    monkeypatch.setenv(CACHE, str(tmp_path / "node"))
+    monkeypatch.delenv("ABLATE_DATA", raising=False)
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "trained.py").write_text(SUBJECT)
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.syspath_prepend(tmp_path / "project")
     monkeypatch.delitem(sys.modules, "trained", raising=False)
-    key = load_subject("trained:train").chain({}, 0, lambda _: None)[0].key
-    with site_of(Path("."), {"subject": "trained:train", "settings": {}, "seed": 0, "key": key}) as site:
-        yield site
+    return site_of(Path("."), sample("trained:train"), True)
 
 
-def request(site, seed: int) -> str:
+def sample(name: str, settings=(), **changes) -> dict:
+    subject = load_subject(name)
+    key = subject.chain(dict(settings), 0, lambda _: None)[0].key
+    return check.sample_of(name, subject, dict(settings), 0, key) | changes
+
+
+def request(folder: Path, seed: int) -> str:
     return json.dumps(
-        {"subject": "trained:train", "settings": {}, "seed": seed, "until": None, "cache": f"{site.folder}/cache", "log": f"{site.folder}/log"}
+        {"subject": "trained:train", "settings": {}, "seed": seed, "until": None, "cache": f"{folder}/cache", "log": f"{folder}/runs/log"}
     )
 
 
-def heard(relay: Relay, last: str) -> list[dict]:
-    """All that comes, up to an event."""
+def heard(relay: Relay, store: DiskStore, last: str) -> list[dict]:
+    """All that comes, up to an event; the store's questions are answered. Pieces of the log have `text`."""
     found: list[dict] = []
     while not found or found[-1]["event"] != last:
-        found += [json.loads(message) for message in relay.next()]
+        for text, payload in relay.next():
+            message = json.loads(text)
+            if message["event"] == "store":
+                answer, entry = answer_of(store, message, payload)
+                relay.answer(json.dumps(answer), entry)
+            else:
+                found.append(message | ({"text": payload.decode()} if payload is not None else {}))
     return found
 
 
-def test_a_relay_tells_what_its_worker_says_and_how_it_ends(site):
-    relay = Relay(site)
-    assert [message["event"] for message in heard(relay, "ready")] == ["ready"]
-    relay.send(request(site, 0))
-    record, done = heard(relay, "done")
+def test_a_relay_tells_what_its_worker_says_and_how_it_ends(site, tmp_path):
+    relay, store = Relay(site), DiskStore(tmp_path / "cache")
+    assert [message["event"] for message in heard(relay, store, "ready")] == ["ready"]
+    relay.send(request(tmp_path, 0))
+    *logs, record, done = heard(relay, store, "done")
     assert record["record"]["metrics"] == {"top1": 0.0} and done == {"event": "done"}
-    assert DiskStore(Path(site.folder) / "cache").holds("record", record["key"])
+    assert "".join(log["text"] for log in logs) == "seed 0\n" and {log["log"] for log in logs} == {f"{tmp_path}/runs/log"}
+    assert store.record(record["key"]) == record["record"]  # where the driver is; the node keeps none
+    assert not list((tmp_path / "node").glob("record/*/*"))
     assert relay.resident_bytes() > 2**20
-    relay.send(request(site, 1))
-    failed, exited = heard(relay, "exited")
-    assert "exit code 7" in failed["error"]["message"] and exited == {"event": "exited", "code": 7, "for_memory": False}
-    relay.send(request(site, 0))  # nobody is there any more
+    relay.send(request(tmp_path, 1))
+    *logs, exited = [message for message in heard(relay, store, "exited") if message["event"] != "failed"]
+    assert "seed 1" in "".join(log["text"] for log in logs) and exited == {"event": "exited", "code": 7, "for_memory": False}
+    relay.send(request(tmp_path, 0))  # nobody is there any more
 
 
-def test_a_worker_does_not_outlive_the_process_that_watches_it(site):
+def test_a_worker_does_not_outlive_the_process_that_watches_it(site, tmp_path):
     code = (
-        "import sys, time; from ablation.on_ray.node import *; relay = Relay(Site(*sys.argv[1:5])); relay.next(); relay.send(sys.argv[5])\n"
+        "import sys, time; from ablation.on_ray.node import *; relay = Relay(Site(*sys.argv[1:3], True)); relay.next()\n"
+        "relay.send(sys.argv[3]); relay.next(); relay.answer('{\"holds\": false}', None)\n"
+        "while relay.next()[0][1] != b'seed 2\\n': pass\n"
         "print(relay._process.pid, flush=True); time.sleep(600)"
     )
-    path = os.pathsep.join(filter(None, [str(OURS), os.environ.get("PYTHONPATH")]))
-    watch = subprocess.Popen(
-        [sys.executable, "-c", code, *site, request(site, 2)], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
-    )
-    worker = int(watch.stdout.readline())
-    log = Path(site.folder) / "log"
-    while not log.exists():  # it is in the middle of its task, and would not look at its pipes for minutes
-        time.sleep(0.01)
+    watch = subprocess.Popen([sys.executable, "-c", code, site.sample, site.data, request(tmp_path, 2)], stdout=subprocess.PIPE, text=True)
+    worker = int(watch.stdout.readline())  # in the middle of its task, it would not look at its pipes for minutes
     watch.send_signal(signal.SIGKILL)
     watch.communicate()
     for _ in range(500):
@@ -101,34 +117,60 @@ def test_a_worker_does_not_outlive_the_process_that_watches_it(site):
     pytest.fail("it did")
 
 
-def test_a_node_that_sees_the_project_and_plans_the_same_is_fit(site):
+def test_a_node_that_plans_the_same_is_fit(site):
     assert fault_of(site) is None
-
-
-def test_a_node_without_the_project_folder_says_so(site):
-    assert "does not see the project folder /nowhere" in fault_of(site._replace(folder="/nowhere"))
-
-
-def test_a_node_that_sees_another_folder_there_says_so(site, tmp_path_factory):
-    other = tmp_path_factory.mktemp("other")
-    assert "sees another folder at" in fault_of(site._replace(folder=str(other), mark=str(other / Path(site.mark).name)))
 
 
 def test_a_node_with_other_source_says_so(site):
     with open("trained.py", "a") as file:
         file.write("\n# changed\n")
-    assert "not those of the plan" in fault_of(site)
+    assert fault_of(site) == "has other data, or other source of what is ablated, than the plan"
 
 
 def test_a_node_without_the_subject_says_so(site):
     os.remove("trained.py")
-    assert "cannot import 'trained'" in fault_of(site)
+    assert "cannot load the subject" in fault_of(site) and "cannot import 'trained'" in fault_of(site)
 
 
-def test_a_node_without_ablate_says_so(site, tmp_path):
+@pytest.mark.parametrize(
+    "versions, said",
+    [
+        ({"ablate": "0"}, r"ablate \w+ where the plan has 0"),
+        ({"python": "3.1"}, r"python 3\.\d+ where the plan has 3\.1"),
+        ({"torch": "9.9"}, r"torch none where the plan has 9\.9"),
+    ],
+)
+def test_a_node_with_other_versions_names_them(site, versions, said):
+    planned = json.loads(site.sample)
+    planned["versions"] |= versions
+    assert re.fullmatch(f"has other versions: {said}", fault_of(site._replace(sample=json.dumps(planned))))
+
+
+def test_a_node_without_the_data_names_them(site, tmp_path):
+    settings = {"data.source": "folder", "data.path": "images", "data.channels": "rgb", "encoder.name": "small-cnn"}
+    without = site._replace(sample=json.dumps({"subject": "core", "settings": settings, "seed": 0, "key": "k", "versions": {}}), data=str(tmp_path))
+    assert "'images' is not there; looked for" in fault_of(without) and f"{tmp_path}/images" in fault_of(without)
+
+
+def test_a_node_without_ablate_says_so(site, tmp_path, monkeypatch):
     (tmp_path / "elsewhere" / "ablation").mkdir(parents=True)
     (tmp_path / "elsewhere" / "ablation" / "__init__.py").write_text("raise ImportError('not what was installed')\n")
-    assert "cannot run ablate with" in fault_of(site._replace(import_path=str(tmp_path / "elsewhere")))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "elsewhere"))
+    assert "cannot run ablate with" in fault_of(site) and "install there what the driver's machine has" in fault_of(site)
+
+
+def test_a_node_whose_cache_cannot_be_written_says_so(site, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(CACHE, str(tmp_path / "file" / "cache"))
+    assert f"cannot write to {tmp_path}/file/cache, which {CACHE} may name" in fault_of(site)
+
+
+def test_a_module_of_the_project_hides_none_of_ours_on_a_node(site, monkeypatch):
+    """Ray puts the project's code first on the import path."""
+    (Path("ablation")).mkdir()
+    Path("ablation", "__init__.py").write_text("raise ImportError('the project has this')\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.getcwd(), os.environ["PYTHONPATH"]]))
+    assert fault_of(site) is None
 
 
 @pytest.mark.parametrize(
@@ -148,12 +190,6 @@ def test_what_cannot_be_placed_is_refused_before_anything_is_run(site, options, 
     done = CliRunner().invoke(main, ["run", "--grid", "grid.yaml", *options])
     assert done.exit_code == 2 and message in done.output
     assert not Path("runs").exists()
-
-
-def test_the_mark_of_a_project_folder_goes_with_the_study(tmp_path):
-    with site_of(tmp_path, {}) as site:
-        assert Path(site.mark).is_file()
-    assert list((tmp_path / ".ablate").iterdir()) == []
 
 
 @pytest.mark.parametrize(

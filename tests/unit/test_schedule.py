@@ -47,13 +47,6 @@ def test_children_of_what_was_there_before_its_worker_said_so_are_handed_out_onc
     assert [first, *drained(schedule)] == ["l3", "y", "s1"]
 
 
-def test_a_segment_that_is_put_back_is_handed_out_again():
-    schedule = Schedule(CHAINS, True, lambda segment: False)
-    assert schedule.next().end == "b"
-    schedule.put_back("b")
-    assert drained(schedule) == ["b", "l3", "y", "s1"]
-
-
 def test_segments_that_overlap_what_is_being_run_wait():
     schedule = Schedule({"long": CHAINS["long"], "other": CHAINS["other"]}, True, lambda segment: False, busy=["b"])
     assert drained(schedule) == ["y"]  # "long" is one segment now, and its links a and b are in another worker's hands

@@ -14,8 +14,8 @@ from ablation.damage import say
 from ablation.errors import InputError
 from ablation.ledger import LedgerUnavailable
 from ablation.ledger_import import update_ledger
+from ablation.ledger_storage import storage_url
 from ablation.places import Places
-from ablation.shared_database import StorageUnavailable, open_database, storage_url
 from ablation.tracking import Tracker
 from ablation.tracking_store import TrackingUnavailable
 
@@ -134,9 +134,9 @@ def test_no_password_of_a_store_is_shown(finished_toys, monkeypatch, tmp_path, c
         with pytest.raises(LedgerUnavailable) as ledger:
             update_ledger(url, folder)
         assert SECRET not in str(ledger.value)
-    with pytest.raises((InputError, StorageUnavailable)) as shared:
-        open_database(storage_url(url))
-    assert SECRET not in str(shared.value)
+    with pytest.raises((InputError, LedgerUnavailable)) as team:
+        update_ledger(storage_url(url), folder)
+    assert SECRET not in str(team.value)
     done = CliRunner().invoke(main, ["ui", "--port", "45874"])
     assert done.exit_code in (0, 1) and isinstance(done.exception, SystemExit | None), done.exc_info
     assert SECRET not in str(tracking.value) + done.output + caplog.text

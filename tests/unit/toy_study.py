@@ -63,7 +63,10 @@ class Toy:
         return links
 
     def advance(self, settings, seed, until, store, report):
-        records = DiskStore(store.root).record
+        def records(key):
+            data = store.load("record", key)
+            return None if data is None else json.loads(data)
+
         links = self.chain(settings, seed, records)
         whole = list(takewhile(lambda link: store.load("record", link.key) is not None, links))
         done = max((i + 1 for i, link in enumerate(whole) if store.load("state", link.key) is not None), default=0)
