@@ -262,6 +262,12 @@ class Config:
         return self.staged.diffusion_epochs or self.epochs
 
     @property
+    def draws_gaussian(self) -> bool:
+        """Whether a pool is drawn from normal distributions."""
+        draws = self.staged.generation if self.method == "staged" else self.losses.generated > 0
+        return draws and self.generation.method == "gaussian"
+
+    @property
     def head_epochs(self) -> int:
         return self.staged.head_epochs or self.epochs
 

@@ -19,6 +19,7 @@ from core.networks.encoders import drop_first_relu
 from core.randomness import generator
 
 BATCH = {"cpu": 100, "cuda": 2000}  # images; on the CPU, few enough for its caches
+BATCH_OF_VIEWS = 100  # images, on every device: few, since memory may be short
 BATCH_OF_STATISTICS = 64  # images whose mean and variance batch normalisation takes in train mode; the original's loader
 
 
@@ -77,9 +78,9 @@ def encode_for_training(encoder: nn.Module, images: Tensor, config: Config, seed
     order, augmentation = (generator(seed, f"encoding {name}", 0, config.device) for name in ("order", "augmentation"))
     latents = torch.empty(len(images), encoder.n_latents, device=images.device)
     with autocast(config):
-        for chosen in batches(len(images), BATCH_OF_STATISTICS, order):
+        for turn, chosen in enumerate(batches(len(images), BATCH_OF_STATISTICS, order)):
             batch = images[chosen]
-            batch = augmented(batch, config, augmentation) if encoding.augmented else normalise(batch, config.data.mean, config.data.std)
+            batch = augmented(batch, config, augmentation, turn=turn) if encoding.augmented else normalise(batch, config.data.mean, config.data.std)
             latents[chosen] = encoder(batch).float()
     return latents
 
@@ -91,27 +92,30 @@ def encode_views(encoder: nn.Module, images: Tensor, config: Config, seed: int) 
     encoder.eval()
     parts = []
     with torch.no_grad(), autocast(config):
-        for batch in images.split(BATCH[config.device]):
-            parts.append(encoder(augmented(batch, config, gen, "strong")).float())
+        for turn, batch in enumerate(images.split(BATCH_OF_VIEWS)):
+            parts.append(encoder(augmented(batch, config, gen, "strong", turn)).float())
     encoder.train(was_training)
     return torch.cat(parts)
 
 
-def augmented(images: Tensor, config: Config, gen: torch.Generator, kind: str | None = None) -> Tensor:
-    """uint8 images (B, channels, H, W) as the encoder's training input. kind: of augmentation; default: data.augmentation."""
+def augmented(images: Tensor, config: Config, gen: torch.Generator, kind: str | None = None, turn: int = 0) -> Tensor:
+    """uint8 images (B, channels, H, W) as the encoder's training input.
+
+    kind: of augmentation; default: data.augmentation. turn: the batch's number in its epoch, see `core.data.strong`.
+    """
     data = config.data
     kind = kind or data.augmentation
     if kind == "strong":
-        images, kept = strong(images, data.padding, grey(data), gen)
+        images, kept = strong(images, data.padding, grey(data, images.shape[1]), gen, turn)
         return normalise(images, data.mean, data.std).mul_(kept)
     if kind != "none":
         images = crop_and_flip(images, data.padding, kind == "crop-flip", gen)
     return normalise(images, data.mean, data.std)
 
 
-def grey(data: Data) -> tuple[float, ...]:
+def grey(data: Data, n_channels: int) -> tuple[float, ...]:
     """Share of each channel in the grey of an image, as loaded (ITU-R BT.601)."""
-    if data.channels == "gray":
+    if n_channels == 1:
         return (1.0,)
     red, green, blue = 0.299, 0.587, 0.114
     is_bgr = (data.channels == "bgr") != data.flip_channels

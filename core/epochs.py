@@ -100,12 +100,12 @@ def joint_epoch(learner: Learner, train: Split, epoch: int) -> Trained:
     mixing = mix(learner, [len(chosen) for chosen in chosen_batches], epoch) if config.mixup else None
     second_views = SecondViews(config, learner.seed, epoch) if config.losses.consistency else None
     for i, chosen in enumerate(chosen_batches):
-        images, y = augmented(train.images[chosen], config, streams.augmentation), train.labels[chosen]
+        images, y = augmented(train.images[chosen], config, streams.augmentation, turn=i), train.labels[chosen]
         y_minor = partner = share = None
         if mixing is not None:
             share, partner = mixing.shares[i], torch.randperm(len(chosen), generator=streams.augmentation, device=learner.device)
             images, y_minor = torch.lerp(images[partner], images, share[:, None, None, None]), y[partner]
-        second = (None, None) if second_views is None else second_views.of(train.images[chosen], partner, share)
+        second = (None, None) if second_views is None else second_views.of(train.images[chosen], partner, share, i)
         inputs = (images, y, *draws(learner, len(chosen), streams), y_minor, share, *second)
         has_pure = mixing is None or mixing.has_pure[i]
         if has_pure and n_to_measure:

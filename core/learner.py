@@ -82,7 +82,7 @@ class Learner:
         standard = self.standardise(latents)
         self.farthest = float(standard.abs().max())
         prototypes, _ = class_means(standard, labels, self.n_classes)
-        if self.config.generation.method == "gaussian" and self.config.losses.generated > 0:
+        if self.config.draws_gaussian:
             covariance, n = within_class_covariance(standard, labels, prototypes, self.many)
             self.covariance = covariance * (n / (n - self.many.sum()).clamp(min=1))
         seen = standard if views is None else self.standardise(views)

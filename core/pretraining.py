@@ -38,7 +38,7 @@ class Pretraining:
         shares = mixing_shares(p.mixup, len(chosen_batches), self.seed, "pretrain mixup", epoch).tolist() if p.mixup else None
         self.encoder.train()
         for i, chosen in enumerate(chosen_batches):
-            images, y = augmented(train.images[chosen], config, augmentation, config.pretraining_augmentation), train.labels[chosen]
+            images, y = augmented(train.images[chosen], config, augmentation, config.pretraining_augmentation, i), train.labels[chosen]
             share, partner = 1.0, torch.arange(len(y), device=y.device)
             if shares is not None:
                 share = shares[i]

@@ -87,10 +87,13 @@ def all_effective(config: Config) -> list[Any]:
 
     Files stand for their content by their names.
     """
-    epochs = list(planned(config))
+    epochs, plateau = list(planned(config)), deciding_plateau(config)
+    if plateau is not None:  # the encoder may thaw earlier than is planned
+        first = max(plateau.min_epochs, 2 * plateau.window) + 1
+        epochs += [(JOINT, epoch) for epoch in range(first, config.longest_warmup + 1)]
     return [
         root_settings(config),
-        deciding_plateau(config),
+        plateau,
         {phase: phase_settings(config, phase) for phase in dict(epochs)},
         [(phase, epoch, epoch_settings(config, phase, epoch)) for phase, epoch in epochs],
     ]
@@ -204,7 +207,7 @@ def phase_settings(config: Config, phase: str) -> dict[str, Any]:
     settings = {**common, **diffusing, "losses": losses, "batching": config.batching}
     if phase == JOINT:
         settings.update(routing=config.routing, batchnorm=config.batchnorm, standardisation=config.standardisation, mixup=config.mixup, augmentation=augmentation(tree))
-        if config.losses.generated > 0 and config.generation.method == "gaussian":
+        if config.draws_gaussian:
             settings["covariance"] = True  # is followed, before there is a pool too
         settings.update({name: value for name in ("ema", "sam") if (value := getattr(config.optim, name))})
     return settings
@@ -227,7 +230,7 @@ def unused_losses(config: Config, phase: str) -> set[str]:
     """Of the losses' settings, those that no step of a warm-up or joint epoch asks for, and the weight of generated latents,
     which `epoch_settings` has once there are any."""
     losses = config.losses
-    follows = losses.radius > 0 or (phase == JOINT and losses.prototype > 0)
+    follows = losses.radius > 0 or (phase == JOINT and (losses.prototype > 0 or config.draws_gaussian))
     unused = {"generated", *([] if follows else ["momentum"])}
     return unused if losses.radius > 0 else unused | {"radius_from"}
 

@@ -62,13 +62,13 @@ class SecondViews:
         self.augmentation = generator(seed, "second view", epoch, config.device)
         self.centres = generator(seed, "cutmix", epoch, config.device)
 
-    def of(self, images: Tensor, partner: Tensor | None, share: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def of(self, images: Tensor, partner: Tensor | None, share: Tensor | None, turn: int) -> tuple[Tensor, Tensor | None]:
         """The second view (B, channels, H, W) float, and (B,) each image's share of its own pixels.
 
         images: (B, channels, H, W) uint8; partner: (B,) int64 the images that they are mixed with; share: (B,) of the
-        first view's mixup. Without mixup the two are None, and so is the share of pixels.
+        first view's mixup; turn: the batch's number. Without mixup the two are None, and so is the share of pixels.
         """
-        images = augmented(images, self.config, self.augmentation)
+        images = augmented(images, self.config, self.augmentation, turn=turn)
         if share is None:
             return images, None
         centres = torch.rand(len(images), 2, generator=self.centres, device=images.device)

@@ -6,7 +6,8 @@ its "wide" space (table 1 there). Left out is equalise, of its fourteen operatio
 the image's centre, strengths are not in 31 steps, and pixels are not rounded after the operation.
 
 Operations are dealt out, not drawn: of a batch, as many images get each as any other, one more or
-less. So every shape is known beforehand, and a GPU need not be waited for.
+less, and which get one more goes round from batch to batch. So every shape is known beforehand, and
+a GPU need not be waited for.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ CUTOUT = 0.5  # of the image's side: 16 of CIFAR's 32 pixels
 
 
 def strong(
-    images: Tensor, padding: int, grey: tuple[float, ...], generator: torch.Generator
+    images: Tensor, padding: int, grey: tuple[float, ...], generator: torch.Generator, turn: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Augmented images, and what Cutout leaves of them.
 
     images: (B, channels, H, W) uint8; padding: of the random crop; grey: share of each channel in
-    an image's grey. Returns (B, channels, H, W) float in [0, 255], channels last in memory, and
+    an image's grey; turn: the batch's number. Returns (B, channels, H, W) float in [0, 255], channels last in memory, and
     (B, 1, H, W) float, 0 where a square is cut out and 1 elsewhere.
     """
     n, _, height, width = images.shape
@@ -50,7 +51,7 @@ def strong(
     # From here on images are in the order in which operations are dealt to them.
     groups = {
         name: slice(n * i // len(OPERATIONS), n * (i + 1) // len(OPERATIONS))
-        for i, name in enumerate(OPERATIONS)
+        for i, name in enumerate(OPERATIONS[turn % len(OPERATIONS) :] + OPERATIONS[: turn % len(OPERATIONS)])
     }
     rows, columns, is_inside = places(groups, strength, height, width)
     columns = torch.where(is_flipped[dealt, None, None], width - 1 - columns, columns)

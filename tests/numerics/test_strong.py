@@ -192,4 +192,25 @@ def test_without_operation_and_cutout_it_is_the_crop_and_flip():
     ],
 )
 def test_grey_follows_the_order_of_the_channels_as_loaded(settings, expected):
-    assert grey(Data(**settings)) == expected
+    assert grey(Data(**settings), len(expected)) == expected
+
+
+def test_images_of_one_channel_are_their_own_grey_whatever_the_files_are_said_to_hold():
+    config, faults = parse({"data.augmentation": "strong"})  # digits, rgb by default
+    assert not faults and config.data.channels == "rgb"
+    found = augmented(some_images(26, 8, 1), config, seeded())
+    assert found.shape == (26, 1, 8, 8) and found.isfinite().all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 8, 20])
+def test_small_batches_meet_every_operation_in_turn(n, monkeypatch):
+    sizes = dict.fromkeys(OPERATIONS, 0)
+    monkeypatch.setattr(module, "places", lambda groups, *a: counted(groups, sizes) or places(groups, *a))
+    for turn in range(2 * len(OPERATIONS)):
+        strong(some_images(n, 8), 1, RGB, seeded(), turn)
+    assert set(sizes.values()) == {2 * n}
+
+
+def counted(groups, sizes):
+    for name, group in groups.items():
+        sizes[name] += group.stop - group.start

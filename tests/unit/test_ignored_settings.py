@@ -183,3 +183,8 @@ def test_a_setting_that_is_not_ignored_can_be_seen_in_what_a_trial_records(key):
     other = base | {key: {"optim.clip": 1e-3, "losses.momentum": 0.1, "head.scale": 5.0}[key]}
     assert not ignored(other, [key])
     assert records(run(base), chain(base)) != records(run(other), chain(other))
+
+
+def test_what_joint_epochs_take_counts_where_a_plateau_may_last_to_the_end():
+    settings = BASE | {"epochs": 20, "warmup.plateau.max_fraction": 1.0, "routing": "summed"}
+    assert ignored(settings, ["routing"]) == []

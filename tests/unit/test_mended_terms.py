@@ -122,6 +122,15 @@ def test_radii_of_views_are_those_of_strongly_augmented_images_around_their_own_
     assert float(learner.common_radius()) == pytest.approx(float(learner.geometry.radii.mean()))
 
 
+@pytest.mark.parametrize("generated", [0.0, 1.0])
+def test_a_staged_gaussian_pool_lies_around_its_classes_whatever_joint_arms_take_of_theirs(generated):
+    learner = learner_of(STAGED | {"generation.method": "gaussian", "losses.generated": generated})
+    learner.refresh_pool(1)
+    pool, labels = learner.pool
+    means = torch.stack([pool[labels == c].mean(0) for c in labels.unique()])
+    assert torch.corrcoef(torch.stack([means.flatten(), learner.geometry.prototypes[labels.unique()].flatten()]))[0, 1] > 0.8
+
+
 def test_the_covariance_that_a_gaussian_pool_borrows_follows_the_encoder():
     settings = JOINT | {"generation.method": "gaussian"}
     learner = learner_of(settings)

@@ -264,6 +264,14 @@ def test_pretraining_may_augment_in_its_own_way(kind):
     assert joint == trajectory.effective(config_of(BASE), JOINT, 5)
 
 
+def test_a_momentum_counts_where_a_normal_distribution_follows_it():
+    plain = BASE | {"losses.radius": 0, "losses.prototype": 0}
+    gaussian = plain | {"generation.method": "gaussian"}
+    for settings, counts in ((plain, False), (gaussian, True), (gaussian | {"losses.generated": 0}, False)):
+        a, b = (trajectory.effective(config_of(settings | {"losses.momentum": m}), JOINT, 5) for m in (0.9, 0.1))
+        assert (a != b) is counts
+
+
 def test_latents_drawn_from_a_normal_distribution_ask_for_no_diffusion_epochs():
     gaussian = STAGED | {"generation.method": "gaussian"}
     assert len(keys(STAGED)) - len(keys(gaussian)) == 3
