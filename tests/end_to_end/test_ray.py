@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -80,7 +81,7 @@ class Nodes:
     """A head that runs no worker, node `a` with two CPUs and a GPU, or so it says, and node `b` with one CPU."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.temporary = folder, []
         from ray.cluster_utils import Cluster
 
         light = {"include_dashboard": False, "no_monitor": True, "_system_config": {"enable_worker_prestart": False}}
@@ -96,7 +97,10 @@ class Nodes:
         self.b = self._add("b", num_cpus=1)
 
     def _add(self, name: str, **resources: int):
-        return self.cluster.add_node(env_vars={"NODE": name, "ABLATE_NODE_CACHE": str(self.folder / name)}, **NODE, **resources)
+        """With a folder of its own for all that Ray keeps on a node: of two that share one, the later replaces the code."""
+        self.temporary.append(tempfile.TemporaryDirectory(prefix="ray-"))
+        own = {"temp_dir": self.temporary[-1].name, "env_vars": {"NODE": name, "ABLATE_NODE_CACHE": str(self.folder / name)}}
+        return self.cluster.add_node(**own, **NODE, **resources)
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +111,8 @@ def nodes(tmp_path_factory):
         nodes = Nodes(tmp_path_factory.mktemp("nodes"))
         yield nodes
         nodes.cluster.shutdown()
+        for folder in nodes.temporary:
+            folder.cleanup()
 
 
 def start(folder: Path, *options: str, prefix: tuple[str, ...] = (), **variables: str) -> subprocess.Popen:
