@@ -367,7 +367,7 @@ def test_a_subject_that_cannot_be_loaded_is_named_where_it_is_asked_for(load):
 def test_the_fixes_grid_declares_the_factorial_of_the_plan():
     problems = []
     grid = read_grid(EXPERIMENTS / "fixes.yaml", problems)
-    assert problems == [] and len(grid.claims) == 5
+    assert problems == [] and len(grid.claims) == 7
     assert [factor.name for factor in grid.factors] == ["lr_split", "warmup", "gradient_decoupling"]
     assert (EXPERIMENTS / "fixes.yaml").read_text().startswith("# ablate run --grid experiments/fixes.yaml\n")
 
