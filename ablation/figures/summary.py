@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ablation.effects import HIGHER, LOWER
 from ablation.figures.style import CONTEXT, GREY, INK, axis_label, colours, style
-from ablation.formatting import effect, label, listed, points, value
+from ablation.formatting import effect, label, points, value
 from ablation.results import Results
 
 GAP = 0.6  # of a row, between arms, baselines and published numbers
@@ -47,7 +48,7 @@ def accuracy(results: Results) -> Figure | None:
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel(f"{axis_label(results.headline)}: a dot per seed, a bar at the mean")
         if axes.get_legend_handles_labels()[0]:
-            figure.legend(loc="outside lower center", ncols=2)
+            figure.legend(loc="outside lower center")
     return figure
 
 
@@ -58,7 +59,8 @@ def _write_beside(axes: Axes, y: float, text: str) -> None:
 
 def _protocols(published: list[dict]) -> str:
     """The legend's text: the protocols that published numbers were obtained by."""
-    return f"published: {listed(list(dict.fromkeys(entry.get('protocol', 'protocol unknown') for entry in published)))}"
+    protocols = list(dict.fromkeys(entry.get("protocol", "protocol unknown") for entry in published))
+    return textwrap.fill(f"published: {', or '.join(protocols)}", 100)
 
 
 def effects_figure(effects: pd.DataFrame, metric: str) -> Figure | None:
