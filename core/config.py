@@ -143,6 +143,11 @@ class Plateau:
     min_epochs: int = setting(5, "warm-up lasts at least so long", minimum=1)
     max_fraction: float = setting(0.5, "and at most this share of the epochs", above=0, maximum=1)
 
+    @property
+    def shortest(self) -> int:
+        """Epochs before which it is not looked for."""
+        return max(self.min_epochs, 2 * self.window)
+
 
 @dataclass(frozen=True)
 class Warmup:

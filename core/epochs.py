@@ -142,7 +142,7 @@ def joint_step(
         moved, still = (parameters_of(learner, *names) for names in (("encoder", "head"), others))
         with perturbed(moved, config.optim.sam), gradients_kept(still), no_update(learner.encoder):
             joint_gradients(learner, images, y, *drawn)
-    if found.by_loss is not None and config.routing == "alternating":
+    if config.routing == "alternating":
         alternate(learner, *found.by_loss)
     else:
         update(learner, "encoder", "head", *others)
@@ -176,7 +176,7 @@ def joint_gradients(
     loss, and what is followed, take the first.
     measures: each loss's gradient by itself, too, which changes nothing else.
     """
-    config, n = learner.config, len(y)
+    config, n, alternates = learner.config, len(y), learner.config.routing == "alternating"
     passes = Passes(learner.encoder, images if second is None else torch.cat([images, second]), config, learner.n_chunks)
     leaf = passes.latents.detach().float().requires_grad_()  # losses are taken here; the encoder is walked once, below
     first = leaf if second is None else leaf[:n]
@@ -207,11 +207,11 @@ def joint_gradients(
         "grad/semantic_at_latent": at_latent.semantic_norm,
     }
     by_loss = None
-    if measures or config.routing == "alternating":
+    if measures or alternates:
         by_loss = passes.gradients(real_gradient), passes.gradients(semantic_gradient)
-    if by_loss is not None and measures:
+    if measures:
         measured |= encoder_norms(*by_loss)
-    if by_loss is not None and config.routing == "alternating":
+    if alternates:
         norms["grad/encoder"] = get_total_norm([a + b for a, b in zip(*by_loss)])
     else:
         at_encoder = combine(config.routing, real_gradient, semantic_gradient)

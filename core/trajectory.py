@@ -89,8 +89,7 @@ def all_effective(config: Config) -> list[Any]:
     """
     epochs, plateau = list(planned(config)), deciding_plateau(config)
     if plateau is not None:  # the encoder may thaw earlier than is planned
-        first = max(plateau.min_epochs, 2 * plateau.window) + 1
-        epochs += [(JOINT, epoch) for epoch in range(first, config.longest_warmup + 1)]
+        epochs += [(JOINT, epoch) for epoch in range(plateau.shortest + 1, config.longest_warmup + 1)]
     return [
         root_settings(config),
         plateau,
@@ -103,7 +102,7 @@ def has_settled(plateau: Plateau, losses: list[float]) -> bool:
     """Whether the diffusion loss has stopped improving: the mean over the last `window` epochs is less than
     `tolerance` (relative) below the mean over the window before."""
     window = plateau.window
-    if len(losses) < max(plateau.min_epochs, 2 * window):
+    if len(losses) < plateau.shortest:
         return False
     before = sum(losses[-2 * window : -window]) / window
     last = sum(losses[-window:]) / window

@@ -16,7 +16,7 @@ from core.randomness import generator, mixing_shares
 
 from core.subject import SUBJECT
 
-from tiny_trials import JOINT, MemoryStore, advance, chain, config_of, trial_at
+from tiny_trials import JOINT, MemoryStore, advance, at_the_thaw, chain, warmed_up
 
 RULES = ("summed", "decoupled", "stopgrad", "pcgrad")
 EPOCH = 3
@@ -38,19 +38,11 @@ class Gradients(NamedTuple):
 
 @pytest.fixture(scope="module")
 def warmed():
-    """A store in which the warm-up is done, and generated latents are drawn."""
-    store = MemoryStore()
-    advance(SETTINGS, store, until=chain(SETTINGS)[3].key)
-    return store
+    return warmed_up(SETTINGS)
 
 
 def trial_at_the_thaw(warmed, **changes):
-    """A trial after its warm-up, with settings changed that the warm-up does not know of."""
-    trial = trial_at(SETTINGS, 0, warmed, 4)
-    trial.learner.refresh_pool(EPOCH)
-    trial.learner.config = config_of(SETTINGS | changes)
-    trial.learner.weigh()
-    return trial
+    return at_the_thaw(SETTINGS, warmed, EPOCH, **changes)
 
 
 def step(trial, monkeypatch) -> Gradients:
@@ -228,8 +220,7 @@ def warmed_by():
     def warm(optim):
         key = tuple(optim.items())
         if key not in stores:
-            stores[key] = MemoryStore()
-            advance(SETTINGS | optim, stores[key], until=chain(SETTINGS | optim)[3].key)
+            stores[key] = warmed_up(SETTINGS | optim)
         return stores[key]
 
     return warm
@@ -238,11 +229,8 @@ def warmed_by():
 @pytest.mark.parametrize("clip", [None, 0.3, 1e4])
 @pytest.mark.parametrize("optim", [{"optim.name": "adam"}, {"optim.name": "adamw", "optim.weight_decay": 0.1}, {"optim.name": "sgd"}], ids=lambda optim: optim["optim.name"])
 def test_alternating_steps_with_the_classification_gradients_and_then_with_the_semantic_ones(optim, clip, warmed_by):
-    settings = SETTINGS | optim | {"routing": "alternating", "optim.clip": clip}
-    trial = trial_at(SETTINGS | optim, 0, warmed_by(optim), 4)
+    trial = at_the_thaw(SETTINGS | optim, warmed_by(optim), EPOCH, **{"routing": "alternating", "optim.clip": clip})
     learner = trial.learner
-    learner.refresh_pool(EPOCH)
-    learner.config = config_of(settings)
     wanted = terms(trial)
     names = Gradients._fields
     modules, optimisers = copy.deepcopy(({name: getattr(learner, name) for name in names}, learner.optimisers))

@@ -286,7 +286,7 @@ def test_what_travels_is_weighed(
     assert Path(".gpu/data.tar.gz").stat().st_size == n_data * 2**10
 
 
-@pytest.mark.parametrize("path", ["/data/x.tar.gz", "../shared/x.tar.gz", "data/../../x.tar.gz"])
+@pytest.mark.parametrize("path", ["/data/x.tar.gz", "../other/x.tar.gz", "data/../../x.tar.gz"])
 def test_data_that_cannot_stand_below_the_carried_folder_are_named(on_gpu, path):
     with pytest.raises(SystemExit, match="cannot be carried"):
         on_gpu._carry_inputs({"data": {"path": path}})

@@ -8,7 +8,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_trials import JOINT, MemoryStore, advance, chain, config_of, records, run, trial_at
+from tiny_trials import JOINT, MemoryStore, advance, at_the_thaw, chain, records, run, warmed_up
 
 from core.epochs import joint_epoch
 from core.parsing import parse
@@ -26,16 +26,11 @@ SETTINGS = JOINT | {
 
 @pytest.fixture(scope="module")
 def warmed():
-    store = MemoryStore()
-    advance(SETTINGS, store, until=chain(SETTINGS)[3].key)
-    return store
+    return warmed_up(SETTINGS)
 
 
 def trial_at_the_thaw(warmed, **changes):
-    trial = trial_at(SETTINGS, 0, warmed, 4)
-    trial.learner.config = config_of(SETTINGS | changes)
-    trial.learner.weigh()
-    return trial
+    return at_the_thaw(SETTINGS, warmed, **changes)
 
 
 def weights(module):

@@ -8,7 +8,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_trials import JOINT, MemoryStore, advance, chain, config_of, records, run, trial_at
+from tiny_trials import JOINT, MemoryStore, advance, at_the_thaw, chain, config_of, records, run, trial_at, warmed_up
 
 from core import epochs, state
 from core.epochs import joint_epoch
@@ -27,15 +27,11 @@ BOTH = JOINT | VIEWS
 
 @pytest.fixture(scope="module")
 def warmed():
-    store = MemoryStore()
-    advance(SETTINGS, store, until=chain(SETTINGS)[3].key)
-    return store
+    return warmed_up(SETTINGS)
 
 
 def trial_at_the_thaw(warmed, **changes):
-    trial = trial_at(SETTINGS, 0, warmed, 4)
-    trial.learner.config = config_of(SETTINGS | changes)
-    return trial
+    return at_the_thaw(SETTINGS, warmed, **changes)
 
 
 def crops(images, gen):
@@ -76,7 +72,6 @@ def assert_near(actual, expected, tolerance=5e-6):
 def test_each_module_gets_the_gradients_of_both_views(rule, kind, warmed, monkeypatch):
     trial = trial_at_the_thaw(warmed, routing=rule, **{"losses.consistency": 0.8, "losses.real": 0.7}, **kind)
     learner = trial.learner
-    learner.weigh()
     encoder, head = copy.deepcopy(learner.encoder).train(), learner.head
     images, labels = trial.dataset.train
     order = torch.randperm(len(labels), generator=generator(0, "order", EPOCH))

@@ -98,3 +98,20 @@ def trial_at(settings: dict, seed: int, store: MemoryStore, n_done: int) -> Tria
     start = last_checkpoints(links, links[n_done - 1].key, store) if n_done else Checkpoints(0, None, None)
     assert start.done == n_done
     return Trial(config_of(settings), seed, store, links, start)
+
+
+def warmed_up(settings: dict) -> MemoryStore:
+    """A store in which pre-training and warm-up are done, two epochs each, as in `JOINT`."""
+    store = MemoryStore()
+    advance(settings, store, until=chain(settings)[3].key)
+    return store
+
+
+def at_the_thaw(settings: dict, warmed: MemoryStore, pool_at: int | None = None, **changes) -> Trial:
+    """A trial after its warm-up, with settings changed that the warm-up does not know of; pool_at: draw latents as of this epoch."""
+    trial = trial_at(settings, 0, warmed, 4)
+    if pool_at is not None:
+        trial.learner.refresh_pool(pool_at)
+    trial.learner.config = config_of(settings | changes)
+    trial.learner.weigh()
+    return trial
