@@ -49,9 +49,13 @@ def refresh_file(path: Path, folders: Sequence[Path], check: bool = False) -> Re
         if after.text != before and not check:
             replace(path.resolve(), after.text.encode())
     except OSError as error:
-        raise InputError([Problem("", str(path), f"cannot be read or written: {error.strerror or error}")]) from error
+        raise InputError(
+            [Problem("", str(path), f"cannot be read or written: {error.strerror or error}")]
+        ) from error
     except UnicodeDecodeError as error:
-        raise InputError([Problem("", str(path), f"is not UTF-8 text (byte {error.start})")]) from error
+        raise InputError(
+            [Problem("", str(path), f"is not UTF-8 text (byte {error.start})")]
+        ) from error
     return after
 
 
@@ -67,9 +71,17 @@ def refresh(text: str, file: str, folders: Sequence[Path]) -> Refreshed:
     for block in blocks:
         wrong = mistake(known, block.study, block.parts)
         if wrong:
-            problems.append(Problem(file, f"line {block.start + 1}", f"{block.study}: {wrong}" if block.study else wrong))
+            problems.append(
+                Problem(
+                    file,
+                    f"line {block.start + 1}",
+                    f"{block.study}: {wrong}" if block.study else wrong,
+                )
+            )
     if problems:
-        raise InputError(sorted(problems, key=lambda problem: int(problem.key.removeprefix("line "))))
+        raise InputError(
+            sorted(problems, key=lambda problem: int(problem.key.removeprefix("line ")))
+        )
     stale = []
     for block in reversed(blocks):  # from the end, so that the lines before stay where they are
         body = _body(lines[block.start], headline_tables(folders, block.study, block.parts))
@@ -84,14 +96,18 @@ def _blocks(lines: list[str], file: str) -> tuple[list[_Block], list[Problem]]:
     start: int | None = None
 
     def unclosed() -> Problem:
-        return Problem(file, f"line {start + 1}", "the block is not closed; end it with <!-- /ablate table -->")
+        return Problem(
+            file, f"line {start + 1}", "the block is not closed; end it with <!-- /ablate table -->"
+        )
 
     for index, line in enumerate(lines):
         if _OPEN.fullmatch(line):
             problems += [unclosed()] if start is not None else []
             start = index
         elif _CLOSE.fullmatch(line) and start is None:
-            problems.append(Problem(file, f"line {index + 1}", "closes a block that was not opened"))
+            problems.append(
+                Problem(file, f"line {index + 1}", "closes a block that was not opened")
+            )
         elif _CLOSE.fullmatch(line):
             study, *parts = _OPEN.fullmatch(lines[start])[1].split() or [None]
             blocks.append(_Block(study, parts, start, index))

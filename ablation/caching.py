@@ -12,7 +12,17 @@ from ablation.lock import being_run
 from ablation.store import KINDS, DiskStore, Entry
 
 DEFAULT_SIZE = "20GB"
-UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+UNITS = {
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
 MEANING = {
     "record": "what epochs reported; never evicted",
     "state": "checkpoints",
@@ -46,8 +56,15 @@ def describe_cache(store: DiskStore) -> str:
     for kind in KINDS:
         found = [entry for entry in entries if entry.kind == kind]
         size, seconds = sum(entry.n_bytes for entry in found), sum(entry.seconds for entry in found)
-        lines.append(f"{kind:8} {len(found):8} {show_size(size):>9} {seconds:8.0f} s  {MEANING[kind]}")
-    return "\n".join([*lines, f"{'all':8} {len(entries):8} {show_size(sum(entry.n_bytes for entry in entries)):>9}"])
+        lines.append(
+            f"{kind:8} {len(found):8} {show_size(size):>9} {seconds:8.0f} s  {MEANING[kind]}"
+        )
+    return "\n".join(
+        [
+            *lines,
+            f"{'all':8} {len(entries):8} {show_size(sum(entry.n_bytes for entry in entries)):>9}",
+        ]
+    )
 
 
 def trim_cache(store: DiskStore, limit: int) -> str:
@@ -60,7 +77,9 @@ def describe_clearing(store: DiskStore, runs: Path) -> str:
     """What `clear_cache` would remove. Raises InputError while a study in `runs` is being run."""
     _require_idle(store, runs)
     entries = list(store.entries())
-    seconds = sum(entry.seconds for entry in entries if entry.kind != "state")  # a checkpoint took what its epochs' records did
+    seconds = sum(
+        entry.seconds for entry in entries if entry.kind != "state"
+    )  # a checkpoint took what its epochs' records did
     return f"{_counted(entries)}, {duration(seconds)} of work; finished trials keep their results in {runs}/, all others will begin anew"
 
 
@@ -74,7 +93,15 @@ def _require_idle(store: DiskStore, runs: Path) -> None:
     """A study that is being run would lose epochs that it counts on."""
     running = being_run(runs)
     if running:
-        raise InputError([Problem(str(store.root), "", f"cannot be cleared while a study is being run: {', '.join(running)}")])
+        raise InputError(
+            [
+                Problem(
+                    str(store.root),
+                    "",
+                    f"cannot be cleared while a study is being run: {', '.join(running)}",
+                )
+            ]
+        )
 
 
 def _counted(entries: Sequence[Entry]) -> str:

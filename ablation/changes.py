@@ -12,7 +12,11 @@ from ablation.plan import Plan, expected
 from ablation.runs import Manifest, RunFolder
 from ablation.study import flat, manifest_of, refuse_mixture
 
-SAID = {"source_fingerprint": "code", "data_fingerprint": "data", "checkpoint": "checkpoint"}  # facts of a manifest
+SAID = {
+    "source_fingerprint": "code",
+    "data_fingerprint": "data",
+    "checkpoint": "checkpoint",
+}  # facts of a manifest
 
 
 class Changes(NamedTuple):
@@ -31,18 +35,34 @@ def changes(study: Study, plan: Plan, folder: RunFolder) -> Changes:
     if not folder.exists():
         return NONE
     manifest, now = folder.manifest(), {spec.trial: spec for spec in plan.specs}
-    others = [spec for spec in manifest.trials if spec.trial in now and spec.key != now[spec.trial].key]
+    others = [
+        spec for spec in manifest.trials if spec.trial in now and spec.key != now[spec.trial].key
+    ]
     stale = [spec for spec in others if folder.ending(spec) is not None]
     if not stale:
         return Changes([], "", plan)
     facts = study.subject.describe(study.common)
-    reasons = [f"{what} changed" for fact, what in SAID.items() if manifest.facts.get(fact) != facts.get(fact)]
+    reasons = [
+        f"{what} changed"
+        for fact, what in SAID.items()
+        if manifest.facts.get(fact) != facts.get(fact)
+    ]
     if manifest.facts.get("versions") != facts.get("versions"):
         reasons.append("versions of libraries changed")
-    before, after = (flat(specs[stale[0].trial].settings) for specs in ({spec.trial: spec for spec in stale}, now))
+    before, after = (
+        flat(specs[stale[0].trial].settings)
+        for specs in ({spec.trial: spec for spec in stale}, now)
+    )
     settings = [key for key in {**before, **after} if before.get(key) != after.get(key)]
-    reasons += [f"settings changed ({key} was {before.get(key)}, is {after.get(key)})" for key in settings[:1]]
-    return Changes([spec.trial for spec in stale], _said(len(stale), reasons, "`ablate run` trains them anew"), plan)
+    reasons += [
+        f"settings changed ({key} was {before.get(key)}, is {after.get(key)})"
+        for key in settings[:1]
+    ]
+    return Changes(
+        [spec.trial for spec in stale],
+        _said(len(stale), reasons, "`ablate run` trains them anew"),
+        plan,
+    )
 
 
 def changes_since(places: Places, name: str) -> Changes:
@@ -56,7 +76,9 @@ def changes_since(places: Places, name: str) -> Changes:
     try:
         opened = open_study(**{**manifest.asked, "grid": Path(manifest.asked["grid"])}, alias=name)
     except InputError as error:
-        return Changes([], f"whether code, data or settings have changed is not known: {error.problems[0]}")
+        return Changes(
+            [], f"whether code, data or settings have changed is not known: {error.problems[0]}"
+        )
     try:
         refuse_mixture(manifest_of(opened.study, name, opened.plan, opened.published_file), folder)
     except InputError as error:

@@ -16,7 +16,14 @@ import numpy as np
 import pandas as pd
 
 from ablation import effects as judged
-from ablation.contrasts import Contrast, difference_name, level_effect, level_mean, seeds_of, simple_effects
+from ablation.contrasts import (
+    Contrast,
+    difference_name,
+    level_effect,
+    level_mean,
+    seeds_of,
+    simple_effects,
+)
 from ablation.effects import ALPHA
 from ablation.formatting import effect, listed, mean_of
 from ablation.results import Results
@@ -42,7 +49,9 @@ class _Expectation(NamedTuple):
     direction: str  # "up" | "down" | "none"; of one side "above" | "below"
     within: float | None  # how far "none" may be from 0
     value: float  # that a mean should be "above" or "below"; 0 of differences
-    found: Estimate  # its interval and p are uncorrected; with `within`, the p is that of `margin_p`
+    found: (
+        Estimate  # its interval and p are uncorrected; with `within`, the p is that of `margin_p`
+    )
     is_dead: bool  # the trials compared agree bit by bit
 
 
@@ -51,12 +60,16 @@ def judge_claims(results: Results, effects: pd.DataFrame) -> pd.DataFrame:
 
     effects: from `effects.judge`; tells which factors interact.
     """
-    expectations = [one for claim in results.manifest.claims for one in _expectations(claim, results)]
+    expectations = [
+        one for claim in results.manifest.claims for one in _expectations(claim, results)
+    ]
     corrected = holm([one.found.p for one in expectations])
     verdicts = [_verdict(one, p) for one, p in zip(expectations, corrected)]
     rows = []
     for one, p_holm, verdict in zip(expectations, corrected, verdicts):
-        whole = _of_claim([own for other, own in zip(expectations, verdicts) if other.claim is one.claim])
+        whole = _of_claim(
+            [own for other, own in zip(expectations, verdicts) if other.claim is one.claim]
+        )
         mean, low, high, p, n_seeds, *_ = one.found
         direction = one.direction
         if one.within is not None:
@@ -64,7 +77,20 @@ def judge_claims(results: Results, effects: pd.DataFrame) -> pd.DataFrame:
         elif direction in ONE_SIDED:
             direction += f" {one.value:.12g}"
         what = (one.claim["id"], one.claim["says"], one.compared.name, one.metric, direction)
-        rows.append((*what, mean, low, high, p, p_holm, n_seeds, verdict, whole, _level_by_level(one, results, effects)))
+        rows.append(
+            (
+                *what,
+                mean,
+                low,
+                high,
+                p,
+                p_holm,
+                n_seeds,
+                verdict,
+                whole,
+                _level_by_level(one, results, effects),
+            )
+        )
     return pd.DataFrame(rows, columns=CSV_COLUMNS)
 
 
@@ -73,13 +99,19 @@ def _expectations(claim: Mapping[str, Any], results: Results) -> list[_Expectati
     is_dead = compared.kind != "mean" and judged.is_dead(compared, results)
     expectations = []
     for one in claim["expects"]:
-        metric, within, value = results.column(one["metric"]), one.get("within"), one.get("value", 0.0)
+        metric, within, value = (
+            results.column(one["metric"]),
+            one.get("within"),
+            one.get("value", 0.0),
+        )
         found = _estimate(compared, metric, results, value)
         if is_dead:
             found = judged.nothing(found)
         elif within is not None:
             found = found._replace(p=margin_p(found, within))
-        expectations.append(_Expectation(claim, compared, metric, one["direction"], within, value, found, is_dead))
+        expectations.append(
+            _Expectation(claim, compared, metric, one["direction"], within, value, found, is_dead)
+        )
     return expectations
 
 
@@ -107,7 +139,9 @@ def _verdict(one: _Expectation, p_holm: float) -> str:
     """By the corrected p and the estimate's sign, or the side of the margin that it lies on."""
     if one.is_dead and one.found.n:
         return SUPPORTED if one.direction == "none" else REFUTED
-    if not p_holm < ALPHA:  # also where it is not defined: one seed, no seed, seeds that agree exactly
+    if (
+        not p_holm < ALPHA
+    ):  # also where it is not defined: one seed, no seed, seeds that agree exactly
         return NOT_DECIDED
     if one.within is not None:
         return SUPPORTED if abs(one.found.mean) < one.within else REFUTED
@@ -136,13 +170,18 @@ def _level_by_level(one: _Expectation, results: Results, effects: pd.DataFrame) 
         for simple in simple_effects(results.arms, levels):
             if simple.name.startswith(f"{one.compared.name} at "):
                 found = _estimate(simple, one.metric, results)
-                told.append(f"{effect(found.mean, found.low, found.high)} at {simple.name.split(' at ')[1]}")
+                told.append(
+                    f"{effect(found.mean, found.low, found.high)} at {simple.name.split(' at ')[1]}"
+                )
     return listed(told)
 
 
 def _arm_by_arm(one: _Expectation, results: Results) -> str:
     """The mean of each arm of a level, where some lie above the number and some below."""
-    each = [(arm, _estimate(Contrast(arm, "mean", [(arm,)]), one.metric, results)) for (arm,) in one.compared.replicas]
+    each = [
+        (arm, _estimate(Contrast(arm, "mean", [(arm,)]), one.metric, results))
+        for (arm,) in one.compared.replicas
+    ]
     each = [(arm, found) for arm, found in each if found.n]
     if len({found.mean > one.value for _, found in each}) < 2:
         return ""

@@ -27,8 +27,13 @@ def claim_texts(claims: pd.DataFrame) -> list[ClaimText]:
     told = []
     for name, rows in claims.groupby("claim", sort=False):
         first = rows.iloc[0]
-        lines = [f"{label(row.metric)} {_expected(row)}: {row.verdict}, {_found(row)}" for row in rows.itertuples()]
-        told.append(ClaimText(name, first["says"].strip(), first["claim_verdict"], first["contrast"], lines))
+        lines = [
+            f"{label(row.metric)} {_expected(row)}: {row.verdict}, {_found(row)}"
+            for row in rows.itertuples()
+        ]
+        told.append(
+            ClaimText(name, first["says"].strip(), first["claim_verdict"], first["contrast"], lines)
+        )
     return told
 
 
@@ -44,7 +49,9 @@ def claims_counted(claims: pd.DataFrame) -> str:
         names = each.loc[each["claim_verdict"] == verdict, "claim"]
         listing = ", ".join(f"`{name}`{' on average' * bool(is_mean[name])}" for name in names)
         if len(names):
-            counted.append(f"{len(names)} {verdict}" + (f" ({listing})" if verdict != NOT_DECIDED else ""))
+            counted.append(
+                f"{len(names)} {verdict}" + (f" ({listing})" if verdict != NOT_DECIDED else "")
+            )
     return f"Of {len(each)} claim{'s' * (len(each) > 1)}: {', '.join(counted)}." if counted else ""
 
 
@@ -92,4 +99,8 @@ def _found(row: tuple) -> str:
         return f"{size} ({'one seed' if row.n_seeds == 1 else 'seeds agree exactly'}: no interval over seeds)"
     told = f"{size} (p {compared_p(row.p_holm)} after Holm's correction, {row.n_seeds} seeds)"
     each = "arm by arm" if is_of_one_side(row.direction) else "level by level"
-    return f"{told}, a mean that describes no arm; {each}: {row.level_by_level}" if row.level_by_level else told
+    return (
+        f"{told}, a mean that describes no arm; {each}: {row.level_by_level}"
+        if row.level_by_level
+        else told
+    )

@@ -58,7 +58,9 @@ class Commands(click.Group):
             context.exit(130)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="ablate-lt")
 def main() -> None:
     """Ablation studies that say which change matters, by how much, and how sure we are."""
@@ -85,7 +87,9 @@ def status(study: str | None) -> None:
 
 @main.command()
 @click.argument("study", required=False)
-@click.option("--html", "as_html", is_flag=True, help="Write report.html too: the whole report in one file.")
+@click.option(
+    "--html", "as_html", is_flag=True, help="Write report.html too: the whole report in one file."
+)
 def report(study: str | None, as_html: bool) -> None:
     """Write a study's report again from its files."""
     from ablation.changes import changes_since
@@ -103,8 +107,17 @@ def report(study: str | None, as_html: bool) -> None:
 @main.command()
 @click.argument("study", required=False)
 @click.argument("parts", nargs=-1, metavar="[arms] [claims]")
-@click.option("--into", type=click.Path(path_type=Path), metavar="FILE", help="Renew each <!-- ablate table STUDY --> ... <!-- /ablate table --> in FILE.")
-@click.option("--check", is_flag=True, help="With --into: write nothing, and exit with 1 if FILE is not up to date.")
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Renew each <!-- ablate table STUDY --> ... <!-- /ablate table --> in FILE.",
+)
+@click.option(
+    "--check",
+    is_flag=True,
+    help="With --into: write nothing, and exit with 1 if FILE is not up to date.",
+)
 def table(study: str | None, parts: tuple[str, ...], into: Path | None, check: bool) -> None:
     """Print a study's arms and claims as Markdown, from the files of its report.
 
@@ -121,9 +134,13 @@ def table(study: str | None, parts: tuple[str, ...], into: Path | None, check: b
         print(headline_tables(Places().report_folders, study, parts))
         return
     if study is not None:
-        raise InputError([Problem("", "--into", f"takes no STUDY: the blocks of {into} name theirs")])
+        raise InputError(
+            [Problem("", "--into", f"takes no STUDY: the blocks of {into} name theirs")]
+        )
     done = refresh_file(into, Places().report_folders[::-1], check)
-    print(f"{into}: {len(done.stale)} of {done.n_blocks} blocks {'not up to date' if check else 'renewed'}")
+    print(
+        f"{into}: {len(done.stale)} of {done.n_blocks} blocks {'not up to date' if check else 'renewed'}"
+    )
     sys.exit(1 if check and done.stale else 0)
 
 
@@ -131,7 +148,12 @@ def table(study: str | None, parts: tuple[str, ...], into: Path | None, check: b
 @click.argument("left", metavar="A")
 @click.argument("right", metavar="B")
 @click.option("--study", help="The study that A and B are arms of.")
-@click.option("--figure", type=click.Path(path_type=Path), metavar="FILE", help="Draw it too, as .png or .svg.")
+@click.option(
+    "--figure",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Draw it too, as .png or .svg.",
+)
 def compare(left: str, right: str, study: str | None, figure: Path | None) -> None:
     """Compare two arms, two studies, or what was measured with what was published.
 
@@ -178,13 +200,21 @@ def ui(port: int) -> None:
 
 @main.command()
 @click.argument("study", required=False)
-@click.option("--repair", is_flag=True, help="Mend what can be mended; without it, nothing is changed.")
+@click.option(
+    "--repair", is_flag=True, help="Mend what can be mended; without it, nothing is changed."
+)
 @storage_option
 def doctor(study: str | None, repair: bool, storage: str | None) -> None:
     """Find, and with --repair mend, what is wrong with this machine and this project."""
     from ablation.doctor import doctor as is_all_well
 
-    sys.exit(0 if is_all_well(_existing(study) if study else None, repair, partial(print, flush=True), storage) else 1)
+    sys.exit(
+        0
+        if is_all_well(
+            _existing(study) if study else None, repair, partial(print, flush=True), storage
+        )
+        else 1
+    )
 
 
 main.add_command(run)
@@ -202,7 +232,25 @@ def _existing(study: str | None) -> str:
     if study is None and len(known) == 1:
         return known[0]
     if study is None:
-        raise InputError([Problem("", "STUDY", f"name one of the studies in runs/: {', '.join(known)}" if known else "there is no study in runs/ yet")])
+        raise InputError(
+            [
+                Problem(
+                    "",
+                    "STUDY",
+                    f"name one of the studies in runs/: {', '.join(known)}"
+                    if known
+                    else "there is no study in runs/ yet",
+                )
+            ]
+        )
     if study not in known:
-        raise InputError([Problem("runs", study, f"no such study; {nearest(study, known) if known else 'there is none yet'}")])
+        raise InputError(
+            [
+                Problem(
+                    "runs",
+                    study,
+                    f"no such study; {nearest(study, known) if known else 'there is none yet'}",
+                )
+            ]
+        )
     return study

@@ -11,10 +11,19 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-IDENTITY = ("trial", "arm", "kind", "seed", "state")  # the first of results.csv; factors and metrics follow
+IDENTITY = (
+    "trial",
+    "arm",
+    "kind",
+    "seed",
+    "state",
+)  # the first of results.csv; factors and metrics follow
 COSTS = ("epochs_trained", "epochs_shared", "wall_seconds", "error")  # the last of results.csv
 POSITION = ("trial", "arm", "seed", "phase", "epoch")  # the first of history.csv
-MARKS = ("accumulation", "encoding_batch")  # the last of history.csv, where any epoch has them, see `ablation.subject.Record`
+MARKS = (
+    "accumulation",
+    "encoding_batch",
+)  # the last of history.csv, where any epoch has them, see `ablation.subject.Record`
 
 PREFIX = "metric/"
 NOT_KEPT = re.compile("[\0\r\ud800-\udfff]")

@@ -16,7 +16,9 @@ class Pair(NamedTuple):
 
     factors: tuple[str, str]
     interactions: list[str]  # names of its effects, as in effects.csv
-    means: dict[tuple[str, str], Estimate]  # (level of the first, of the second) -> mean of a metric over seeds
+    means: dict[
+        tuple[str, str], Estimate
+    ]  # (level of the first, of the second) -> mean of a metric over seeds
 
 
 def pairs(results: Results, metric: str) -> Iterator[Pair]:
@@ -30,14 +32,28 @@ def pairs(results: Results, metric: str) -> Iterator[Pair]:
     cells = results.cells(metric)[list(results.arms)]
     n_seeds = seeds_of(cells)
     for pair in combinations(factors, 2):
-        names = [one.name for one in interactions(results.arms, {factor: factors[factor] for factor in pair})]
+        names = [
+            one.name
+            for one in interactions(results.arms, {factor: factors[factor] for factor in pair})
+        ]
         wanted = list(product(*(factors[factor] for factor in pair)))
-        whole = [[block[levels] for levels in wanted] for block in _blocks(results, pair) if set(block) == set(wanted)]
+        whole = [
+            [block[levels] for levels in wanted]
+            for block in _blocks(results, pair)
+            if set(block) == set(wanted)
+        ]
         counted = enough(whole, n_seeds)
         seeds = cells.dropna(subset=[arm for block in counted for arm in block])
         if names and counted and len(seeds):
             arms = dict(zip(wanted, zip(*counted)))
-            yield Pair(pair, names, {levels: contrast(seeds, seeds.columns.isin(of) / len(of)) for levels, of in arms.items()})
+            yield Pair(
+                pair,
+                names,
+                {
+                    levels: contrast(seeds, seeds.columns.isin(of) / len(of))
+                    for levels, of in arms.items()
+                },
+            )
 
 
 def _blocks(results: Results, pair: tuple[str, str]) -> list[dict[tuple[str, str], str]]:

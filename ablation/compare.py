@@ -23,7 +23,13 @@ from ablation.places import Places
 from ablation.statistics import RELATIVE_RESOLUTION, contrast, paired_difference
 
 ON_RUN = "one seed: over test images, on this one training run"
-MORE_METRICS = ["test/top1_compensated", "test/balanced_accuracy", "test/many", "test/medium", "test/few"]
+MORE_METRICS = [
+    "test/top1_compensated",
+    "test/balanced_accuracy",
+    "test/many",
+    "test/medium",
+    "test/few",
+]
 
 
 class Difference(NamedTuple):
@@ -54,7 +60,9 @@ class Comparison:
     left: str
     right: str
     rows: list[Row]  # the first is the headline
-    settings: list[tuple[str, Any, Any]]  # those that differ: dotted key, left, right; None where one has none
+    settings: list[
+        tuple[str, Any, Any]
+    ]  # those that differ: dotted key, left, right; None where one has none
     warnings: list[str]
     notes: list[str]
 
@@ -69,7 +77,9 @@ def compare(left: str, right: str, study: str | None, places: Places) -> Compari
     studies = [side.study for side in sides if side.study]
     rows = list(_rows(*sides))
     if not rows:
-        raise InputError([Problem("", f"{left} {right}", "have no finished trials of one metric in common")])
+        raise InputError(
+            [Problem("", f"{left} {right}", "have no finished trials of one metric in common")]
+        )
     warnings = [*_warnings(*studies)] if len(studies) == 2 and studies[0] is not studies[1] else []
     return Comparison(
         sides[0].name, sides[1].name, rows, _differing(*sides),
@@ -83,7 +93,11 @@ def difference(left: pd.Series, right: pd.Series, may_pair: bool) -> Difference:
     shared = left.index.intersection(right.index)
     if may_pair and len(shared) > 1:
         found = paired_difference(left[shared], right[shared])
-        how = f"paired, {found.n} seeds" if math.isfinite(found.p) else f"{found.n} seeds that agree exactly"
+        how = (
+            f"paired, {found.n} seeds"
+            if math.isfinite(found.p)
+            else f"{found.n} seeds that agree exactly"
+        )
         return Difference(*found[:4], how, found.correlation)
     mean = float(left.mean() - right.mean())
     if min(len(left), len(right)) < 2:
@@ -95,13 +109,25 @@ def difference(left: pd.Series, right: pd.Series, may_pair: bool) -> Difference:
         return _mirrored(difference(right, left, may_pair))
     test = stats.ttest_ind(left, right, equal_var=False)
     interval = test.confidence_interval(0.95)
-    return Difference(mean, float(interval.low), float(interval.high), float(test.pvalue), f"unpaired (Welch), {len(left)} and {len(right)} seeds")
+    return Difference(
+        mean,
+        float(interval.low),
+        float(interval.high),
+        float(test.pvalue),
+        f"unpaired (Welch), {len(left)} and {len(right)} seeds",
+    )
 
 
 def difference_to_constant(values: pd.Series, constant: float) -> Difference:
     """Values by seed minus a number that has no spread."""
     found = contrast(values.dropna().to_numpy()[:, None] - constant, [1.0])
-    how = "one seed" if found.n == 1 else f"one sample, {found.n} seeds" if math.isfinite(found.p) else "seeds that agree exactly"
+    how = (
+        "one seed"
+        if found.n == 1
+        else f"one sample, {found.n} seeds"
+        if math.isfinite(found.p)
+        else "seeds that agree exactly"
+    )
     return Difference(*found[:4], how)
 
 
@@ -124,7 +150,12 @@ def _rows(left: Side, right: Side) -> Iterator[Row]:
     else:
         metric = _metrics(left.study, right.study)[0]
         for arm in _arms(left, right):
-            yield from _row(f"`{arm}`", metric, left._replace(arm=left.arm or arm), right._replace(arm=right.arm or arm))
+            yield from _row(
+                f"`{arm}`",
+                metric,
+                left._replace(arm=left.arm or arm),
+                right._replace(arm=right.arm or arm),
+            )
 
 
 def _row(what: str, metric: str, left: Side, right: Side) -> Iterator[Row]:
@@ -133,7 +164,9 @@ def _row(what: str, metric: str, left: Side, right: Side) -> Iterator[Row]:
     if min(map(len, values)):
         may_pair = _may_pair(left.study, right.study)
         found = difference(*values, may_pair)
-        yield Row(what, metric, *values, _over_images(found, metric, left, right) if may_pair else found)
+        yield Row(
+            what, metric, *values, _over_images(found, metric, left, right) if may_pair else found
+        )
 
 
 def _over_images(found: Difference, metric: str, left: Side, right: Side) -> Difference:
@@ -141,7 +174,13 @@ def _over_images(found: Difference, metric: str, left: Side, right: Side) -> Dif
     trials = [side.study.values(side.arm) for side in (left, right)]
     if [len(own) for own in trials] != [1, 1] or trials[0].index[0] != trials[1].index[0]:
         return found
-    low, high = difference_over_images(metric, *(side.study.hits.get(own["trial"].iloc[0], "") for side, own in zip((left, right), trials)))
+    low, high = difference_over_images(
+        metric,
+        *(
+            side.study.hits.get(own["trial"].iloc[0], "")
+            for side, own in zip((left, right), trials)
+        ),
+    )
     return found if math.isnan(low) else found._replace(low=low, high=high, how=ON_RUN)
 
 
@@ -170,9 +209,21 @@ def _same_protocol(published: dict[str, Any]) -> str | None:
 def _metrics(left: Source, right: Source) -> list[str]:
     """What both have, the headline first."""
     headline = left.headline if left.headline in right.columns else right.headline
-    found = [metric for metric in dict.fromkeys([headline, f"best/{headline}", *MORE_METRICS]) if metric in left.columns and metric in right.columns]
+    found = [
+        metric
+        for metric in dict.fromkeys([headline, f"best/{headline}", *MORE_METRICS])
+        if metric in left.columns and metric in right.columns
+    ]
     if not found:
-        raise InputError([Problem("", left.headline, f"is not measured in {right.study}, and {right.headline} not in {left.study}")])
+        raise InputError(
+            [
+                Problem(
+                    "",
+                    left.headline,
+                    f"is not measured in {right.study}, and {right.headline} not in {left.study}",
+                )
+            ]
+        )
     return found
 
 
@@ -183,7 +234,15 @@ def _arms(left: Side, right: Side) -> list[str]:
         return [arm for arm in whole.study.arms if whole.study is not one.study or arm != one.arm]
     found = [arm for arm in left.study.arms if arm in right.study.arms]
     if not found:
-        raise InputError([Problem("", f"{left.name} {right.name}", "have no arm of one name; compare STUDY:ARM with STUDY:ARM")])
+        raise InputError(
+            [
+                Problem(
+                    "",
+                    f"{left.name} {right.name}",
+                    "have no arm of one name; compare STUDY:ARM with STUDY:ARM",
+                )
+            ]
+        )
     return found
 
 
@@ -221,7 +280,9 @@ def _unfinished(side: Side) -> Iterator[str]:
 
 def _notes(side: Side) -> Iterator[str]:
     if side.published:
-        protocol, source = (side.published.get(key, f"{key} not known") for key in ("protocol", "source"))
+        protocol, source = (
+            side.published.get(key, f"{key} not known") for key in ("protocol", "source")
+        )
         yield f"{side.name}: {side.published['top1']:.2f}, {protocol}, one number without spread; {source}"
 
 
@@ -231,8 +292,16 @@ def _differing(left: Side, right: Side) -> list[tuple[str, Any, Any]]:
         return []
     pairs = [(left.arm, right.arm)] if left.arm else [(arm, arm) for arm in _arms(left, right)]
     found = [_changes(left.study.settings(a), right.study.settings(b)) for a, b in pairs]
-    return [(key, *values) for key, values in found[0].items() if all(one.get(key) == values for one in found)]
+    return [
+        (key, *values)
+        for key, values in found[0].items()
+        if all(one.get(key) == values for one in found)
+    ]
 
 
 def _changes(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    return {key: (left.get(key), right.get(key)) for key in dict.fromkeys([*left, *right]) if left.get(key) != right.get(key)}
+    return {
+        key: (left.get(key), right.get(key))
+        for key in dict.fromkeys([*left, *right])
+        if left.get(key) != right.get(key)
+    }

@@ -33,11 +33,15 @@ class Source:
     headline: str
     trials: pd.DataFrame  # as results.csv
     columns: Mapping[str, str]  # metric -> its column in `trials`
-    settings: Callable[[str], Mapping[str, Any]]  # arm -> dotted key -> value; from reports/ alone, the levels of its factors
+    settings: Callable[
+        [str], Mapping[str, Any]
+    ]  # arm -> dotted key -> value; from reports/ alone, the levels of its factors
     facts: Mapping[str, Any]  # fingerprints and more; those that are known
     dataset: str  # "" where not known
     published: list[dict[str, Any]]  # numbers of others on the same dataset
-    hits: Mapping[str, str] = field(default_factory=dict)  # trial -> which test images it is right about; reports/ do not tell
+    hits: Mapping[str, str] = field(
+        default_factory=dict
+    )  # trial -> which test images it is right about; reports/ do not tell
 
     @property
     def arms(self) -> list[str]:
@@ -51,7 +55,11 @@ class Source:
 
     def metric(self, arm: str, metric: str) -> pd.Series:
         """Values of a metric by seed, of an arm's finished trials that have it."""
-        return self.values(arm)[self.columns[metric]].dropna() if metric in self.columns else pd.Series(dtype=float)
+        return (
+            self.values(arm)[self.columns[metric]].dropna()
+            if metric in self.columns
+            else pd.Series(dtype=float)
+        )
 
     def n_planned(self, arm: str) -> int:
         return int((self.trials["arm"] == arm).sum())
@@ -75,13 +83,24 @@ def find_sides(left: str, right: str, study: str | None, places: Places) -> list
     problems: list[Problem] = []
     names, loaded = known_names(places), {}
     if study is not None and study not in names:
-        raise InputError([Problem("", "--study", f"no study '{study}' in runs/, reports/ or docs/results/; {_nearest(study, names)}")])
+        raise InputError(
+            [
+                Problem(
+                    "",
+                    "--study",
+                    f"no study '{study}' in runs/, reports/ or docs/results/; {_nearest(study, names)}",
+                )
+            ]
+        )
 
     def load(name: str) -> Source:
         loaded[name] = loaded.get(name) or source(places, name)
         return loaded[name]
 
-    sides = [None if text.startswith(PUBLISHED) else _measured(text, study, names, load, problems) for text in (left, right)]
+    sides = [
+        None if text.startswith(PUBLISHED) else _measured(text, study, names, load, problems)
+        for text in (left, right)
+    ]
     for index, text in enumerate((left, right)):
         if text.startswith(PUBLISHED):
             other = sides[1 - index]
@@ -101,7 +120,9 @@ def known_names(places: Places) -> list[str]:
 def source(places: Places, study: str) -> Source:
     """A study that is among `known_names`: from runs/ where it is there, else from its report."""
     folder, report = places.runs(study), known_reports(places.report_folders).get(study)
-    return _from_report(places.root, report) if report and not folder.exists() else _from_runs(folder)
+    return (
+        _from_report(places.root, report) if report and not folder.exists() else _from_runs(folder)
+    )
 
 
 def _from_runs(folder: RunFolder) -> Source:
@@ -116,29 +137,65 @@ def _from_runs(folder: RunFolder) -> Source:
         return dict(flatten(yaml.safe_load(file.read_text(encoding="utf-8"))["config"]))
 
     columns = {metric_of(column, manifest.factors): column for column in study.metrics}
-    return Source(manifest.study, manifest.metric["name"], study.trials, columns, settings, manifest.facts, manifest.dataset, manifest.published, study.hits)
+    return Source(
+        manifest.study,
+        manifest.metric["name"],
+        study.trials,
+        columns,
+        settings,
+        manifest.facts,
+        manifest.dataset,
+        manifest.published,
+        study.hits,
+    )
 
 
 def _from_report(root: Path, folder: Path) -> Source:
     trials, headline, factors, metrics = read_trials(folder, read_effects(folder))
     columns = {metric_of(column, factors): column for column in metrics}
     levels = trials.drop_duplicates("arm").set_index("arm")[factors].to_dict("index")
-    text = (folder / "report.md").read_text(encoding="utf-8") if (folder / "report.md").is_file() else ""
+    text = (
+        (folder / "report.md").read_text(encoding="utf-8")
+        if (folder / "report.md").is_file()
+        else ""
+    )
     facts = dict(re.findall(r"^- (\w+_fingerprint|checkpoint): (.*)$", text, re.M))
     dataset = (re.findall(r"^Experiment `[^`]*` on `([^`]*)`", text, re.M) or [""])[0]
     file = root / PUBLISHED_FILE
-    settings = {arm: {factor: level for factor, level in own.items() if level} for arm, own in levels.items()}
-    return Source(folder.name, metric_of(headline, factors), trials, columns, settings.__getitem__, facts, dataset, published(file, dataset) if file.is_file() else [])
+    settings = {
+        arm: {factor: level for factor, level in own.items() if level}
+        for arm, own in levels.items()
+    }
+    return Source(
+        folder.name,
+        metric_of(headline, factors),
+        trials,
+        columns,
+        settings.__getitem__,
+        facts,
+        dataset,
+        published(file, dataset) if file.is_file() else [],
+    )
 
 
-def _measured(text: str, study: str | None, names: list[str], load: Callable[[str], Source], problems: list[Problem]) -> Side | None:
+def _measured(
+    text: str,
+    study: str | None,
+    names: list[str],
+    load: Callable[[str], Source],
+    problems: list[Problem],
+) -> Side | None:
     name, colon, arm = text.partition(":")
     if not colon and (study is not None or (text not in names and len(names) == 1)):
         name, arm = study or names[0], text
     if name not in names:
-        whose = [] if colon else [f"'{study}:{text}'" for study in names if text in load(study).arms]
+        whose = (
+            [] if colon else [f"'{study}:{text}'" for study in names if text in load(study).arms]
+        )
         hint = f"say {' or '.join(whose)}" if whose else _nearest(name, names)
-        problems.append(Problem("", text, f"no study '{name}' in runs/, reports/ or docs/results/; {hint}"))
+        problems.append(
+            Problem("", text, f"no study '{name}' in runs/, reports/ or docs/results/; {hint}")
+        )
         return None
     found = load(name)
     if arm and arm not in found.arms:
@@ -150,10 +207,16 @@ def _measured(text: str, study: str | None, names: list[str], load: Callable[[st
 def _published(text: str, other: Source, problems: list[Problem]) -> Side | None:
     method = text.removeprefix(PUBLISHED).strip().strip("\"'")
     entries = {entry["method"]: entry for entry in other.published}
-    found = entries.get(method) or next((entry for name, entry in entries.items() if name.lower() == method.lower()), None)
+    found = entries.get(method) or next(
+        (entry for name, entry in entries.items() if name.lower() == method.lower()), None
+    )
     if found is None:
         where = f"on {other.dataset or 'the data set of ' + other.study}"
-        problems.append(Problem("", text, f"nothing published {where} by '{method}'; {_nearest(method, entries)}"))
+        problems.append(
+            Problem(
+                "", text, f"nothing published {where} by '{method}'; {_nearest(method, entries)}"
+            )
+        )
         return None
     return Side(f"published {found['method']}", published=found)
 

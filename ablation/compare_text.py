@@ -7,16 +7,40 @@ import math
 import pandas as pd
 
 from ablation.compare import Comparison, Difference, Row
-from ablation.formatting import MISSING, compared_p, correlation, effect, label, p_value, points, table, value
+from ablation.formatting import (
+    MISSING,
+    compared_p,
+    correlation,
+    effect,
+    label,
+    p_value,
+    points,
+    table,
+    value,
+)
 from ablation.statistics import N_RESAMPLES
 
 
 def comparison_text(found: Comparison) -> str:
     """What the headline says, the table, the settings that differ, and what to beware of."""
     by_arm, metrics = found.rows[0].what.startswith("`"), {row.metric for row in found.rows}
-    first = "metric" if not by_arm else f"{label(found.rows[0].metric)} of" if len(metrics) == 1 else "arm"
+    first = (
+        "metric"
+        if not by_arm
+        else f"{label(found.rows[0].metric)} of"
+        if len(metrics) == 1
+        else "arm"
+    )
     correlated = any(math.isfinite(row.found.correlation) for row in found.rows)
-    header = [first, f"`{found.left}`", f"`{found.right}`", "difference [95 %]", "p", "how", *["pair correlation"] * correlated]
+    header = [
+        first,
+        f"`{found.left}`",
+        f"`{found.right}`",
+        "difference [95 %]",
+        "p",
+        "how",
+        *["pair correlation"] * correlated,
+    ]
     parts = [
         _by_arm(found) if by_arm else _sentence(found),
         table(header, [_cells(row)[: len(header)] for row in found.rows], "lrrrrlr"),
@@ -29,8 +53,14 @@ def comparison_text(found: Comparison) -> str:
             "which it is too narrow. So there is no p-value, and nothing is bold."
         )
     if found.settings:
-        rows = [[f"`{key}`", *(MISSING if one is None else f"`{one}`" for one in values)] for key, *values in found.settings]
-        parts.append("Settings that differ:\n\n" + table(["setting", f"`{found.left}`", f"`{found.right}`"], rows, "lll"))
+        rows = [
+            [f"`{key}`", *(MISSING if one is None else f"`{one}`" for one in values)]
+            for key, *values in found.settings
+        ]
+        parts.append(
+            "Settings that differ:\n\n"
+            + table(["setting", f"`{found.left}`", f"`{found.right}`"], rows, "lll")
+        )
     parts += found.notes
     parts += [f"**Warning:** {text}." for text in found.warnings]
     return "\n\n".join(parts)
@@ -67,7 +97,14 @@ def _by_arm(found: Comparison) -> str:
 def _cells(row: Row) -> list[str]:
     size = effect(*row.found[:3])
     sides = [_side(values) for values in (row.left, row.right)]
-    return [row.what, *sides, f"**{size}**" if is_separable(row.found) else size, p_value(row.found.p), row.found.how, correlation(row.found.correlation)]
+    return [
+        row.what,
+        *sides,
+        f"**{size}**" if is_separable(row.found) else size,
+        p_value(row.found.p),
+        row.found.how,
+        correlation(row.found.correlation),
+    ]
 
 
 def _side(values: pd.Series) -> str:

@@ -30,7 +30,9 @@ class Contrast(NamedTuple):
 
     name: str  # e.g. "lr_split: off -> on", "lr_split x warmup", "lr_split+warmup - ldmlr"
     kind: str  # "main" | "interaction" | "simple" | "add-one-in" | "leave-one-out" | "difference" | "mean"
-    replicas: list[tuple[str, ...]]  # arms: (treated, control), (both, second only, first only, neither), or (one,)
+    replicas: list[
+        tuple[str, ...]
+    ]  # arms: (treated, control), (both, second only, first only, neither), or (one,)
 
     def weights(self, n_seeds: Mapping[str, int]) -> np.ndarray:
         """(n_cells,) float: the mean over the replicas whose arms all have finished under two seeds; else, under one.
@@ -61,7 +63,9 @@ def enough(groups: Sequence[Sequence[str]], n_seeds: Mapping[str, int]) -> list[
     return [group for group, n in zip(groups, counts) if n >= least > 0]
 
 
-def main_effects(arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Sequence[str]]) -> Iterator[Contrast]:
+def main_effects(
+    arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Sequence[str]]
+) -> Iterator[Contrast]:
     """Each non-reference level of each factor against the reference, its first level.
 
     Args:
@@ -73,9 +77,13 @@ def main_effects(arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Se
             yield level_effect(arms, factor, reference, level)
 
 
-def level_effect(arms: Mapping[str, Mapping[str, str]], factor: str, start: str, end: str) -> Contrast:
+def level_effect(
+    arms: Mapping[str, Mapping[str, str]], factor: str, start: str, end: str
+) -> Contrast:
     """One level of a factor against another, over all pairs of arms that differ in nothing else."""
-    return Contrast(f"{factor}: {start} -> {end}", "main", _replicas(arms, [{factor: end}, {factor: start}]))
+    return Contrast(
+        f"{factor}: {start} -> {end}", "main", _replicas(arms, [{factor: end}, {factor: start}])
+    )
 
 
 def level_mean(arms: Mapping[str, Mapping[str, str]], factor: str, level: str) -> Contrast:
@@ -83,7 +91,9 @@ def level_mean(arms: Mapping[str, Mapping[str, str]], factor: str, level: str) -
     return Contrast(f"{factor}: {level}", "mean", _replicas(arms, [{factor: level}]))
 
 
-def interactions(arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Sequence[str]]) -> Iterator[Contrast]:
+def interactions(
+    arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Sequence[str]]
+) -> Iterator[Contrast]:
     """Each pair of non-reference levels of two factors, where the design has the arms for it."""
     for first, second in combinations(factors, 2):
         for a, b in product(factors[first][1:], factors[second][1:]):
@@ -93,19 +103,27 @@ def interactions(arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Se
                 yield Contrast(f"{_name(first, a)} x {_name(second, b)}", "interaction", replicas)
 
 
-def simple_effects(arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Sequence[str]]) -> Iterator[Contrast]:
+def simple_effects(
+    arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Sequence[str]]
+) -> Iterator[Contrast]:
     """Each non-reference level of each factor against the reference, at each level of each other factor that it
     could interact with."""
-    interacting = {frozenset(pair) for pair in combinations(factors, 2) if _can_interact(arms, factors, *pair)}
+    interacting = {
+        frozenset(pair) for pair in combinations(factors, 2) if _can_interact(arms, factors, *pair)
+    }
     for factor, other in permutations(factors, 2):
         if frozenset((factor, other)) in interacting:
             reference, *levels = factors[factor]
             for level, at in product(levels, factors[other]):
-                replicas = _replicas(arms, [{factor: level, other: at}, {factor: reference, other: at}])
+                replicas = _replicas(
+                    arms, [{factor: level, other: at}, {factor: reference, other: at}]
+                )
                 yield Contrast(simple_name(factor, reference, level, other, at), "simple", replicas)
 
 
-def single_effects(arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Sequence[str]]) -> Iterator[Contrast]:
+def single_effects(
+    arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Sequence[str]]
+) -> Iterator[Contrast]:
     """What each non-reference level adds alone, and what it adds last, where the design has the two arms.
 
     Alone: all other factors at their reference. Last: all others full, so that for a full level it is the full arm
@@ -114,7 +132,9 @@ def single_effects(arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, 
     alone = {factor: reference for factor, (reference, *_) in factors.items()}
     full = {factor: full_level(levels) for factor, levels in factors.items()}
     for factor, (reference, *levels) in factors.items():
-        for level, (kind, others, when) in product(levels, [("add-one-in", alone, "alone"), ("leave-one-out", full, "added last")]):
+        for level, (kind, others, when) in product(
+            levels, [("add-one-in", alone, "alone"), ("leave-one-out", full, "added last")]
+        ):
             replicas = _replicas(arms, [{**others, factor: level}, {**others, factor: reference}])
             if replicas and replicas != level_effect(arms, factor, reference, level).replicas:
                 yield Contrast(f"{factor}: {reference} -> {level} ({when})", kind, replicas)
@@ -130,7 +150,9 @@ def simple_name(factor: str, reference: str, level: str, other: str, at: str) ->
     return f"{factor}: {reference} -> {level} at {other}={at}"
 
 
-def _can_interact(arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Sequence[str]], *pair: str) -> bool:
+def _can_interact(
+    arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Sequence[str]], *pair: str
+) -> bool:
     return any(interactions(arms, {factor: factors[factor] for factor in pair}))
 
 
@@ -147,7 +169,9 @@ def difference_name(cell: str, reference: str) -> str:
     return f"{cell} - {reference}"
 
 
-def _replicas(arms: Mapping[str, Mapping[str, str]], corners: Sequence[Mapping[str, str]]) -> list[tuple[str, ...]]:
+def _replicas(
+    arms: Mapping[str, Mapping[str, str]], corners: Sequence[Mapping[str, str]]
+) -> list[tuple[str, ...]]:
     """For each arm at the first corner, the arms that differ from it as the other corners say and in nothing else."""
     by_levels = {frozenset(levels.items()): arm for arm, levels in arms.items()}
     replicas = []

@@ -11,8 +11,19 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-UNREADABLE = (OSError, ValueError, RecursionError)  # ValueError: not UTF-8, not JSON, or not what it should hold
-TYPES = {"str": str, "int": int, "float": (int, float), "list": list, "dict": dict, "None": type(None)}
+UNREADABLE = (
+    OSError,
+    ValueError,
+    RecursionError,
+)  # ValueError: not UTF-8, not JSON, or not what it should hold
+TYPES = {
+    "str": str,
+    "int": int,
+    "float": (int, float),
+    "list": list,
+    "dict": dict,
+    "None": type(None),
+}
 
 
 def checked(cls: type, raw: Any) -> dict[str, Any]:
@@ -33,9 +44,16 @@ def checked(cls: type, raw: Any) -> dict[str, Any]:
 def checked_record(line: bytes) -> dict[str, Any]:
     """A line of metrics.jsonl as a subject's record. Raises ValueError if it is none."""
     record = json.loads(line.decode())  # of bytes, json guesses the encoding
-    if not (isinstance(record, dict) and isinstance(record.get("phase"), str) and isinstance(record.get("epoch"), int)):
+    if not (
+        isinstance(record, dict)
+        and isinstance(record.get("phase"), str)
+        and isinstance(record.get("epoch"), int)
+    ):
         raise ValueError("it is no record")
-    if not (isinstance(record.get("seconds", 0.0), (int, float)) and isinstance(record.get("vectors", {}), dict)):
+    if not (
+        isinstance(record.get("seconds", 0.0), (int, float))
+        and isinstance(record.get("vectors", {}), dict)
+    ):
         raise ValueError("it is no whole record")
     checked_metrics(record.get("metrics"))
     return record
@@ -43,7 +61,10 @@ def checked_record(line: bytes) -> dict[str, Any]:
 
 def checked_metrics(metrics: Any) -> None:
     """Raises ValueError if these are not numbers by name."""
-    if not (isinstance(metrics, Mapping) and all(isinstance(value, (int, float)) for value in metrics.values())):
+    if not (
+        isinstance(metrics, Mapping)
+        and all(isinstance(value, (int, float)) for value in metrics.values())
+    ):
         raise ValueError("its metrics are no numbers")
 
 

@@ -41,7 +41,9 @@ class _Blob(NamedTuple):
     name: str  # git's object name
 
 
-def get(name: str, root: Path, downloads: Path, say: Callable[[str], None], progress: Progress) -> None:
+def get(
+    name: str, root: Path, downloads: Path, say: Callable[[str], None], progress: Progress
+) -> None:
     """Bring every file of the source below `root`; those that are there and right are left as they are.
 
     Raises InputError for an unknown name, a file in the way that is another one, or a file that came and is not what was
@@ -67,7 +69,9 @@ def get(name: str, root: Path, downloads: Path, say: Callable[[str], None], prog
             except InputError:
                 shutil.rmtree(folder / "git", ignore_errors=True)
                 raise
-            say(f"{root / file.path}: {show_size((root / file.path).stat().st_size)}, checksum right")
+            say(
+                f"{root / file.path}: {show_size((root / file.path).stat().st_size)}, checksum right"
+            )
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -78,7 +82,9 @@ def described(root: Path) -> str:
         size = show_size(sum(file.n_bytes for file in source.files))
         lines += [f"{source.name}  {source.title} ({size})"]
         for file in source.files:
-            lines += [f"  {root / file.path}{'' if (root / file.path).exists() else '  (not here)'}"]
+            lines += [
+                f"  {root / file.path}{'' if (root / file.path).exists() else '  (not here)'}"
+            ]
     return "\n".join(lines)
 
 
@@ -91,7 +97,9 @@ def _is_there(file: SourceFile, root: Path, say: Callable[[str], None]) -> bool:
     except (OSError, EOFError, tarfile.TarError) as error:
         found = str(error)
     if found != file.sha256:
-        message = f"is there already and is another file ({found}, not {file.sha256}); move it away first"
+        message = (
+            f"is there already and is another file ({found}, not {file.sha256}); move it away first"
+        )
         raise InputError([Problem("", str(path), message)])
     say(f"{path}: is there already, checksum right")
     return True
@@ -137,7 +145,9 @@ def _write(file: SourceFile, repository: _Repository, blobs: Sequence[_Blob], ta
     replace(target, content.getvalue())
 
 
-def _copy(file: SourceFile, repository: _Repository, blobs: Sequence[_Blob], stream: IO[bytes]) -> str:
+def _copy(
+    file: SourceFile, repository: _Repository, blobs: Sequence[_Blob], stream: IO[bytes]
+) -> str:
     """Write the content to the stream; returns its checksum."""
     if file.file:
         content = next(repository.contents(blobs))
@@ -151,7 +161,9 @@ def _copy(file: SourceFile, repository: _Repository, blobs: Sequence[_Blob], str
         tarfile.open(fileobj=packed, mode="w|", format=tarfile.PAX_FORMAT) as archive,
     ):
         for blob, content in zip(blobs, repository.contents(blobs), strict=True):
-            part, prefix = next((p, f"{f}/") for p, f in file.folders.items() if blob.path.startswith(f"{f}/"))
+            part, prefix = next(
+                (p, f"{f}/") for p, f in file.folders.items() if blob.path.startswith(f"{f}/")
+            )
             inside = f"{part}/{blob.path.removeprefix(prefix)}"
             sums[inside] = hashlib.sha256(content).hexdigest()
             member = tarfile.TarInfo(f"{top}/{inside}")
@@ -172,30 +184,59 @@ class _Repository:
             self._git("init", "--quiet", "--bare")
         self._git("config", "remote.origin.url", source.repository)
         if self._run("cat-file", "-e", f"{source.revision}^{{tree}}").returncode:
-            self._git("fetch", "--quiet", "--depth=1", "--filter=blob:none", "--no-tags", "origin", source.revision)
+            self._git(
+                "fetch",
+                "--quiet",
+                "--depth=1",
+                "--filter=blob:none",
+                "--no-tags",
+                "origin",
+                source.revision,
+            )
 
     def listed(self, file: SourceFile) -> list[_Blob]:
         """The repository's files that the file is made of, sorted by path. Raises InputError where there are not as many as published."""
         wanted = [file.file] if file.file else list(file.folders.values())
         out = self._git("ls-tree", "-r", "-z", self.source.revision, "--", *wanted)
-        rows = [row.partition("\t") for row in out.decode("utf-8", "surrogateescape").split("\0") if row]
-        blobs = [_Blob(path, head.split()[2]) for head, _, path in rows if head.split()[1] == "blob"]
+        rows = [
+            row.partition("\t") for row in out.decode("utf-8", "surrogateescape").split("\0") if row
+        ]
+        blobs = [
+            _Blob(path, head.split()[2]) for head, _, path in rows if head.split()[1] == "blob"
+        ]
         if len(blobs) != file.n_files:
             message = f"{', '.join(wanted)} of {self.source.repository} hold {len(blobs)} files, and {file.n_files} are expected"
-            raise InputError([Problem("sources.yaml", f"{self.source.name}.files.{file.path}", message)])
+            raise InputError(
+                [Problem("sources.yaml", f"{self.source.name}.files.{file.path}", message)]
+            )
         return sorted(blobs)
 
     def fetch(self, blobs: Sequence[_Blob], progress: Progress) -> None:
         """Transfer the contents that are not there yet."""
-        out = self._git("rev-list", "--objects", "--missing=print", "--no-object-names", self.source.revision)
+        out = self._git(
+            "rev-list", "--objects", "--missing=print", "--no-object-names", self.source.revision
+        )
         absent = set(re.findall(r"^\?(\w+)$", out.decode(), re.M))
         left = list(dict.fromkeys(blob.name for blob in blobs if blob.name in absent))
         n_all = len({blob.name for blob in blobs})
         progress(n_all - len(left), n_all)
         for first in range(0, len(left), PER_TRANSFER):
             names = left[first : first + PER_TRANSFER]
-            options = ("--quiet", "--no-tags", "--no-write-fetch-head", "--filter=blob:none", "--stdin")
-            self._git("-c", "fetch.negotiationAlgorithm=noop", "fetch", *options, "origin", stdin="\n".join(names))
+            options = (
+                "--quiet",
+                "--no-tags",
+                "--no-write-fetch-head",
+                "--filter=blob:none",
+                "--stdin",
+            )
+            self._git(
+                "-c",
+                "fetch.negotiationAlgorithm=noop",
+                "fetch",
+                *options,
+                "origin",
+                stdin="\n".join(names),
+            )
             progress(n_all - len(left) + first + len(names), n_all)
 
     def contents(self, blobs: Sequence[_Blob]) -> Iterator[bytes]:
@@ -203,18 +244,27 @@ class _Repository:
         with tempfile.TemporaryFile() as names:
             names.write("".join(f"{blob.name}\n" for blob in blobs).encode())
             names.seek(0)
-            with subprocess.Popen([*self._command(), "cat-file", "--batch"], stdin=names, stdout=subprocess.PIPE, env=_environment()) as process:
+            with subprocess.Popen(
+                [*self._command(), "cat-file", "--batch"],
+                stdin=names,
+                stdout=subprocess.PIPE,
+                env=_environment(),
+            ) as process:
                 for blob in blobs:
                     head = process.stdout.readline().split()
                     if len(head) != 3:
-                        raise Unavailable(f"{blob.path}: git has not kept it; run the same command again")
+                        raise Unavailable(
+                            f"{blob.path}: git has not kept it; run the same command again"
+                        )
                     yield process.stdout.read(int(head[2]))
                     process.stdout.read(1)
 
     def _git(self, *arguments: str, stdin: str = "") -> bytes:
         done = self._run(*arguments, stdin=stdin)
         if done.returncode:
-            said = done.stderr.decode("utf-8", "replace").strip().splitlines() or [f"exit status {done.returncode}"]
+            said = done.stderr.decode("utf-8", "replace").strip().splitlines() or [
+                f"exit status {done.returncode}"
+            ]
             cause = next((line for line in said if line.startswith(("fatal:", "error:"))), said[-1])
             message = f"{self.source.repository} could not be fetched: {cause.partition(': ')[2] or cause}"
             raise Unavailable(f"{message}; what has arrived is kept: run the same command again")
@@ -222,7 +272,9 @@ class _Repository:
 
     def _run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[bytes]:
         command = [*self._command(), *arguments]
-        return subprocess.run(command, input=stdin.encode(), capture_output=True, env=_environment())
+        return subprocess.run(
+            command, input=stdin.encode(), capture_output=True, env=_environment()
+        )
 
     def _command(self) -> list[str]:
         return ["git", "-C", str(self.folder), "-c", "gc.auto=0", "-c", "core.quotePath=false"]
@@ -230,8 +282,17 @@ class _Repository:
 
 def _environment() -> dict[str, str]:
     """Of git: it asks nobody for a password, speaks English, and starts no program that an address names."""
-    ours = {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C", "GIT_ALLOW_PROTOCOL": PROTOCOLS, "GIT_NO_LAZY_FETCH": "1"}
-    inherited = {name: value for name, value in os.environ.items() if name not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")}
+    ours = {
+        "GIT_TERMINAL_PROMPT": "0",
+        "LC_ALL": "C",
+        "GIT_ALLOW_PROTOCOL": PROTOCOLS,
+        "GIT_NO_LAZY_FETCH": "1",
+    }
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+    }
     return inherited | ours
 
 
@@ -239,7 +300,9 @@ def _require_git() -> None:
     try:
         said = subprocess.run(["git", "--version"], capture_output=True, text=True).stdout
     except FileNotFoundError:
-        raise Unavailable("git is not installed, and the data come by it; install git, and run the same command again") from None
+        raise Unavailable(
+            "git is not installed, and the data come by it; install git, and run the same command again"
+        ) from None
     found = re.search(r"(\d+)\.(\d+)", said)
     if found and (int(found[1]), int(found[2])) < OLDEST_GIT:
         oldest = ".".join(map(str, OLDEST_GIT))

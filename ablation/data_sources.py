@@ -71,7 +71,9 @@ def _source(name: str, section: Section) -> Source:
     section.allow("title", "repository", "revision", "licence", "files")
     files = section.section("files")
     if not files.values:
-        section.note("files", "is missing; it must map each file that comes out to what it is made of")
+        section.note(
+            "files", "is missing; it must map each file that comes out to what it is made of"
+        )
     return Source(
         name,
         section.text("title", "") or "",
@@ -108,10 +110,17 @@ def _count(section: Section, key: str) -> int:
     value = section.values.get(key)
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
-    section.note(key, "is missing" if value is None else f"{show(value)} is not a number of {key[2:]}")
+    section.note(
+        key, "is missing" if value is None else f"{show(value)} is not a number of {key[2:]}"
+    )
     return 0
 
 
 def _is_inside(path: str) -> bool:
     parts = PurePosixPath(path).parts
-    return bool(parts) and not path.startswith(("/", "-", "~")) and ".." not in parts and not re.search(r"[\n\0]", path)
+    return (
+        bool(parts)
+        and not path.startswith(("/", "-", "~"))
+        and ".." not in parts
+        and not re.search(r"[\n\0]", path)
+    )

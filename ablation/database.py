@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 BEGUN = "begun\n"  # beside a file that was not there before
-MEANINGFUL = set("?%{}")  # in a URL; the braces are Optuna's, which fills in what stands between them
+MEANINGFUL = set(
+    "?%{}"
+)  # in a URL; the braces are Optuna's, which fills in what stands between them
 PATIENCE_SECONDS = 5.0  # with another program that has locked it; training waits as long
 
 
@@ -38,7 +40,11 @@ def sqlite_url(path: Path) -> str:
 def sqlite_file(url: str) -> Path | None:
     """The file of a `sqlite:///` URL; None if the database is no file."""
     backend, _, path = url.partition(":///")
-    if backend.partition("+")[0] != "sqlite" or path in ("", ":memory:") or path.startswith("file:"):
+    if (
+        backend.partition("+")[0] != "sqlite"
+        or path in ("", ":memory:")
+        or path.startswith("file:")
+    ):
         return None
     from sqlalchemy import make_url
 
@@ -50,7 +56,9 @@ def why_unusable(path: Path) -> str | None:
     if not path.exists():
         return None
     try:
-        with closing(sqlite3.connect(path, timeout=PATIENCE_SECONDS, isolation_level=None)) as connection:
+        with closing(
+            sqlite3.connect(path, timeout=PATIENCE_SECONDS, isolation_level=None)
+        ) as connection:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("SELECT count(*) FROM sqlite_master")
             connection.execute("ROLLBACK")
@@ -75,7 +83,9 @@ def let_several_write(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def configure(connection, _record) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")  # a power cut loses the last commits, never the file
+        connection.execute(
+            "PRAGMA synchronous = NORMAL"
+        )  # a power cut loses the last commits, never the file
         connection.isolation_level = None  # begin explicitly, below
 
     @event.listens_for(engine, "begin")
@@ -97,7 +107,10 @@ def making(url: str) -> Iterator[None]:
     with _held(path.with_name(f"{path.name}.making")) as note:
         note.seek(0)
         if note.read() == BEGUN:
-            for file in (path, *(path.with_name(path.name + suffix) for suffix in ("-journal", "-wal", "-shm"))):
+            for file in (
+                path,
+                *(path.with_name(path.name + suffix) for suffix in ("-journal", "-wal", "-shm")),
+            ):
                 if file.exists():
                     put_aside(file)
         note.truncate(0)
@@ -143,7 +156,9 @@ def _require_address(url: str) -> None:
     try:
         make_url(url)
     except (ValueError, ArgumentError):
-        raise OSError("its address cannot be read; special characters in a password are written as %40 (@), %2F (/) and so on") from None
+        raise OSError(
+            "its address cannot be read; special characters in a password are written as %40 (@), %2F (/) and so on"
+        ) from None
 
 
 def first_line(error: BaseException) -> str:

@@ -20,14 +20,28 @@ def list_data() -> str:
 def get_data(name: str) -> None:
     """Bring a data set; show how far it has come as a bar on a terminal, and as lines elsewhere."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     from ablation.data_get import get
     from core.data.location import data_root
 
     console = Console(highlight=False, soft_wrap=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("files"), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("files"),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task(f"getting {name}", total=None)
 
         def progress(n: int, n_all: int) -> None:
@@ -35,7 +49,13 @@ def get_data(name: str) -> None:
             if not console.is_terminal:
                 console.print(f"getting {name}: {n} of {n_all} files")
 
-        get(name, data_root(), Path(".ablate/downloads"), lambda text: console.print(text, markup=False), progress)
+        get(
+            name,
+            data_root(),
+            Path(".ablate/downloads"),
+            lambda text: console.print(text, markup=False),
+            progress,
+        )
 
 
 def describe_data(experiment: Path, overrides: Sequence[str]) -> str:
@@ -46,14 +66,18 @@ def describe_data(experiment: Path, overrides: Sequence[str]) -> str:
     found = describe(config, dataset)
     width = max(len(name) for name in found.class_names)
     lines = [
-        f"source         {config.data.source}" + (f", {config.data.path}" if config.data.path else ""),
+        f"source         {config.data.source}"
+        + (f", {config.data.path}" if config.data.path else ""),
         f"fingerprint    {found.fingerprint}",
         f"images         {' x '.join(map(str, found.shape))}, channels as {found.channels}",
         f"train / test   {sum(found.train_counts)} / {sum(found.test_counts)}, imbalance factor {found.imbalance_factor:.4g}",
     ]
     lines += [f"note           {note}" for note in found.notes]
     lines += ["", f"{'class':{width}}  train   test"]
-    lines += [f"{name:{width}} {a:6} {b:6}" for name, a, b in zip(found.class_names, found.train_counts, found.test_counts, strict=True)]
+    lines += [
+        f"{name:{width}} {a:6} {b:6}"
+        for name, a, b in zip(found.class_names, found.train_counts, found.test_counts, strict=True)
+    ]
     return "\n".join(lines)
 
 
@@ -65,7 +89,9 @@ def verify_data(experiment: Path, overrides: Sequence[str]) -> tuple[str, bool]:
     findings = verify(config, dataset)
     lines = [f"{'FAULT' if finding.is_fault else 'note '}  {finding.text}" for finding in findings]
     n_images = len(dataset.train.labels) + len(dataset.test.labels)
-    return "\n".join([*lines, f"{n_images} images read"]), not any(finding.is_fault for finding in findings)
+    return "\n".join([*lines, f"{n_images} images read"]), not any(
+        finding.is_fault for finding in findings
+    )
 
 
 def unpack_data(archive: Path, folder: Path) -> str:
@@ -89,7 +115,11 @@ def unpack_data(archive: Path, folder: Path) -> str:
         raise InputError([Problem("", path, f"cannot be read ({_line(error)})")]) from None
     except ValueError as error:
         raise InputError([Problem("", "", _line(error))]) from None
-    left_out = f", and files that are read as no images: {left_out_by_ending(listing.left_out)}" if listing.left_out else ""
+    left_out = (
+        f", and files that are read as no images: {left_out_by_ending(listing.left_out)}"
+        if listing.left_out
+        else ""
+    )
     return f"{len(listing.images)} images in {folder}{left_out}"
 
 
@@ -119,7 +149,15 @@ def _load(experiment: Path, overrides: Sequence[str]):
     except ValueError as error:
         raise InputError([Problem(experiment.name, "settings.data.path", _line(error))]) from None
     except (RuntimeError, *DAMAGED) as error:  # torchvision's of what is not CIFAR
-        raise InputError([Problem(experiment.name, "settings.data.path", f"'{config.data.path}' cannot be read: {_line(error)}")]) from None
+        raise InputError(
+            [
+                Problem(
+                    experiment.name,
+                    "settings.data.path",
+                    f"'{config.data.path}' cannot be read: {_line(error)}",
+                )
+            ]
+        ) from None
 
 
 def _line(error: Exception) -> str:

@@ -50,8 +50,12 @@ class Delivery(Listener):
             try:
                 update(folder, is_running)
             except Unavailable as error:
-                promise = f", `ablate sync {self.name}` delivers them later" if error.is_for_now else ""
-                self.console.print(f"{error}; the files are complete{promise}", markup=False, soft_wrap=True)
+                promise = (
+                    f", `ablate sync {self.name}` delivers them later" if error.is_for_now else ""
+                )
+                self.console.print(
+                    f"{error}; the files are complete{promise}", markup=False, soft_wrap=True
+                )
                 is_delivered = False
         if is_delivered:
             write_atomically(self._note, self._digest(is_running))
@@ -92,7 +96,12 @@ class Delivery(Listener):
         database, ledger = sqlite_file(uri) or Path(uri), self.places.root / ".ablate" / "optuna.db"
         changed = database.stat().st_mtime_ns if database.is_file() else None
         which = ledger.stat().st_ino if ledger.is_file() else None
-        digest = hashlib.sha256(repr((uri, redacted(self.places.storage or ""), changed, which, is_running)).encode())
-        for file in [self.places.runs(self.name).path / "study.json", *report_files(self.places.report(self.name))]:
+        digest = hashlib.sha256(
+            repr((uri, redacted(self.places.storage or ""), changed, which, is_running)).encode()
+        )
+        for file in [
+            self.places.runs(self.name).path / "study.json",
+            *report_files(self.places.report(self.name)),
+        ]:
             digest.update(file.read_bytes())
         return digest.hexdigest()

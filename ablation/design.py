@@ -74,14 +74,23 @@ _Cell = tuple[int, ...]  # for each factor, the index of its level: 0 is the ref
 def _cells(factors: Sequence[Factor], design: str) -> Iterable[_Cell]:
     reference = (0,) * len(factors)
     full = tuple(factor.levels.index(factor.full) for factor in factors)
-    if design == "factorial":  # the first factor turns fastest, so that it is the first to stand alone
-        return (cell[::-1] for cell in itertools.product(*(range(len(factor.levels)) for factor in reversed(factors))))
+    if (
+        design == "factorial"
+    ):  # the first factor turns fastest, so that it is the first to stand alone
+        return (
+            cell[::-1]
+            for cell in itertools.product(
+                *(range(len(factor.levels)) for factor in reversed(factors))
+            )
+        )
     if design == "leave-one-out":
         return [full, *(_with(full, i, 0) for i in range(len(factors)))]
     if design == "add-one-in":
         return [reference, *(_with(reference, i, full[i]) for i in range(len(factors)))]
     if design == "one-factor":
-        others = [(i, level) for i, factor in enumerate(factors) for level in range(1, len(factor.levels))]
+        others = [
+            (i, level) for i, factor in enumerate(factors) for level in range(1, len(factor.levels))
+        ]
         return [reference, *(_with(reference, i, level) for i, level in others)]
     raise ValueError(f"unknown design {design!r}")
 
@@ -99,4 +108,6 @@ def _arm(factors: Sequence[Factor], cell: _Cell) -> Arm:
     moved = [(factor.name, level.name) for factor, level in chosen if level is not factor.reference]
     name = "+".join(factor if level == "on" else f"{factor}={level}" for factor, level in moved)
     overrides = {key: value for _, level in chosen for key, value in level.overrides.items()}
-    return Arm(name or "reference", {factor.name: level.name for factor, level in chosen}, overrides)
+    return Arm(
+        name or "reference", {factor.name: level.name for factor, level in chosen}, overrides
+    )

@@ -45,7 +45,9 @@ def doctor(study: str | None, repair: bool, say: Say, storage: str | None = None
     """
     places = Places(storage=storage)
     results = examine("this machine", [*environment_checks(places), *torch_checks()], repair, say)
-    results += examine_project(places, [study] if study else studies(places.root / "runs"), repair, say)
+    results += examine_project(
+        places, [study] if study else studies(places.root / "runs"), repair, say
+    )
     worst = next(result for result in ENDS if result in results)
     say(f"\n{ENDS[worst]}")
     return worst in ("ok", "mended")
@@ -54,7 +56,12 @@ def doctor(study: str | None, repair: bool, say: Say, storage: str | None = None
 def examine_project(places: Places, names: Sequence[str], repair: bool, say: Say) -> list[str]:
     """Look at databases, cache and these studies; returns the result of each check."""
     with _held(places, repair) as running, _quiet():
-        results = examine("this project", [*_database_checks(places, running), *cache_checks(places, running)], repair, say)
+        results = examine(
+            "this project",
+            [*_database_checks(places, running), *cache_checks(places, running)],
+            repair,
+            say,
+        )
         for name in names:
             results += examine(f"study {name}", _study_checks(places, name, running), repair, say)
     return results
@@ -85,7 +92,9 @@ def _result(check: Check, repair: bool) -> tuple[str, str]:
     except UNAVAILABLE as error:
         return "left", f"{found.what}; {error}"
     again = _look(check)
-    return ("mended", f"{found.what}: {done}") if again.is_well else ("left", f"{again.what}: {done}")
+    return (
+        ("mended", f"{found.what}: {done}") if again.is_well else ("left", f"{again.what}: {done}")
+    )
 
 
 def _look(check: Check) -> Found:
@@ -97,10 +106,17 @@ def _look(check: Check) -> Found:
 
 def _database_checks(places: Places, running: Collection[str]) -> list[Check]:
     try:
-        from ablation.doctor_databases import database_checks  # a machine without Optuna or MLflow has a doctor, too
+        from ablation.doctor_databases import (
+            database_checks,
+        )  # a machine without Optuna or MLflow has a doctor, too
     except ImportError as error:
         message = str(error)
-        return [Check("databases", lambda: Found(f"not looked at: {message}", False, "see `packages` above"))]
+        return [
+            Check(
+                "databases",
+                lambda: Found(f"not looked at: {message}", False, "see `packages` above"),
+            )
+        ]
     return database_checks(places, running)
 
 
@@ -112,23 +128,46 @@ def _study_checks(places: Places, name: str, running: Collection[str]) -> list[C
         manifest = folder.manifest()
     except Damaged as error:
         message = error.problems[0].message
-        return [Check("study.json", lambda: Found(message, False, "nothing else of the study was looked at"))]
+        return [
+            Check(
+                "study.json",
+                lambda: Found(message, False, "nothing else of the study was looked at"),
+            )
+        ]
     subject, why = _subject_of(manifest)
     files = TrialFiles(folder, places.store, manifest, subject)
-    code = Check("code", lambda: Found(why or manifest.subject or "core", not why, "call `ablate` where its module is; without it, files are compared with each other alone"))
-    changed = Check("changes", lambda: Found(changes_since(places, name).said or "none is known since the study was run"))
+    code = Check(
+        "code",
+        lambda: Found(
+            why or manifest.subject or "core",
+            not why,
+            "call `ablate` where its module is; without it, files are compared with each other alone",
+        ),
+    )
+    changed = Check(
+        "changes",
+        lambda: Found(changes_since(places, name).said or "none is known since the study was run"),
+    )
     try:
         from ablation.doctor_ledger import ledger_check
         from ablation.doctor_tracking import tracking_check
     except ImportError:
         return [code, changed, *files.checks()]
-    return [code, changed, *files.checks(), ledger_check(places, files), tracking_check(places, folder, manifest)]
+    return [
+        code,
+        changed,
+        *files.checks(),
+        ledger_check(places, files),
+        tracking_check(places, folder, manifest),
+    ]
 
 
 def _subject_of(manifest: Manifest) -> tuple[Subject | None, str]:
     """The code that a study ablates, or why it cannot be loaded."""
     try:
-        return load_subject(manifest.subject or "core"), ""  # the built-in one, of manifests of before it was kept
+        return load_subject(
+            manifest.subject or "core"
+        ), ""  # the built-in one, of manifests of before it was kept
     except InputError as error:
         return None, error.problems[0].message
 

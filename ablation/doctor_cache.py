@@ -33,9 +33,13 @@ def _entries(places: Places) -> Found:
     damaged = sorted(places.store.damaged())
     if damaged:
         remedy = "removes them, and what needs them computes it again"
-        return Found(f"damaged entries, {named(map(here, damaged))}", False, remedy, lambda: _remove(damaged))
+        return Found(
+            f"damaged entries, {named(map(here, damaged))}", False, remedy, lambda: _remove(damaged)
+        )
     entries = list(places.store.entries())
-    return Found(f"{len(entries)} entries, {show_size(sum(entry.n_bytes for entry in entries))}, all whole")
+    return Found(
+        f"{len(entries)} entries, {show_size(sum(entry.n_bytes for entry in entries))}, all whole"
+    )
 
 
 def _temporary(places: Places, running: Collection[str]) -> Found:
@@ -44,7 +48,9 @@ def _temporary(places: Places, running: Collection[str]) -> Found:
     left = sorted(_temporaries(places))
     if not left:
         return Found("none left behind")
-    return Found(f"left behind, {named(map(here, left))}", False, "removes them", lambda: _remove(left))
+    return Found(
+        f"left behind, {named(map(here, left))}", False, "removes them", lambda: _remove(left)
+    )
 
 
 def _temporaries(places: Places) -> Iterator[Path]:
@@ -69,18 +75,37 @@ def _alone(places: Places, running: Collection[str]) -> Found:
     if not finished:
         return Found("none left behind")
     remedy = "removes them; the trials keep their results"
-    return Found(f"left behind, {named(map(here, finished))}", False, remedy, lambda: _remove(finished))
+    return Found(
+        f"left behind, {named(map(here, finished))}", False, remedy, lambda: _remove(finished)
+    )
 
 
 def _notes(places: Places, running: Collection[str]) -> Found:
     """What the harness remembers for its own convenience: times of epochs, what is left, what was delivered."""
-    wrong = [places.timings] if places.timings.exists() and not isinstance(_json(places.timings), dict) else []
+    wrong = (
+        [places.timings]
+        if places.timings.exists() and not isinstance(_json(places.timings), dict)
+        else []
+    )
     progress, delivered = places.progress("x").parent, places.root / ".ablate" / "delivered"
-    wrong += [path for path in sorted(progress.glob("*")) if path.stem not in running and not TEMPORARY.fullmatch(path.name)]
-    wrong += [path for path in sorted(delivered.glob("*")) if not TEMPORARY.fullmatch(path.name) and not _is_digest(path)]
+    wrong += [
+        path
+        for path in sorted(progress.glob("*"))
+        if path.stem not in running and not TEMPORARY.fullmatch(path.name)
+    ]
+    wrong += [
+        path
+        for path in sorted(delivered.glob("*"))
+        if not TEMPORARY.fullmatch(path.name) and not _is_digest(path)
+    ]
     if not wrong:
         return Found("as they should be")
-    return Found(f"damaged or left behind, {named(map(here, wrong))}", False, "removes them", lambda: _remove(wrong))
+    return Found(
+        f"damaged or left behind, {named(map(here, wrong))}",
+        False,
+        "removes them",
+        lambda: _remove(wrong),
+    )
 
 
 def _json(path: Path) -> Any:

@@ -26,8 +26,18 @@ BESIDE = ("-wal", "-shm", "-journal")  # files that belong to a SQLite database
 def database_checks(places: Places, running: Collection[str]) -> list[Check]:
     """running: studies that are being run, whose databases are not moved."""
     return [
-        Check("Optuna's database", lambda: _look(places.ledger_url, _open_ledger, running) if (places.root / ".ablate").is_dir() else NONE),
-        Check("MLflow's database", lambda: _look(default_uri(), lambda uri: experiments(uri, 1), running)),
+        Check(
+            "Optuna's database",
+            lambda: (
+                _look(places.ledger_url, _open_ledger, running)
+                if (places.root / ".ablate").is_dir()
+                else NONE
+            ),
+        ),
+        Check(
+            "MLflow's database",
+            lambda: _look(default_uri(), lambda uri: experiments(uri, 1), running),
+        ),
     ]
 
 
@@ -38,9 +48,15 @@ def _look(url: str, reach: Callable[[str], object], running: Collection[str]) ->
     why = (why_unusable(path) or _unsound(path)) if path else None
     if why and any(cause in why for cause in HOPELESS):
         mend = None if running else lambda: _move_aside(path)
-        return Found(f"{place(url)}: {why}", False, "moves it aside, and fills another from runs/", mend)
+        return Found(
+            f"{place(url)}: {why}", False, "moves it aside, and fills another from runs/", mend
+        )
     if why:
-        return Found(f"{place(url)}: {why}", False, "end the program that holds it, or let it be written to, and look again")
+        return Found(
+            f"{place(url)}: {why}",
+            False,
+            "end the program that holds it, or let it be written to, and look again",
+        )
     try:
         reach(url)
     except (LedgerUnavailable, TrackingUnavailable) as error:

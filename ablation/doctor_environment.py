@@ -42,7 +42,9 @@ def required() -> tuple[str, list[Requirement]]:
     setup.read(SETUP, encoding="utf-8")
     if setup.get("metadata", "name", fallback=None) == PACKAGE:
         options = setup["options"]
-        return options["python_requires"], [Requirement(line) for line in options["install_requires"].split("\n") if line]
+        return options["python_requires"], [
+            Requirement(line) for line in options["install_requires"].split("\n") if line
+        ]
     found = importlib.metadata.metadata(PACKAGE)
     requirements = map(Requirement, importlib.metadata.requires(PACKAGE) or [])
     return found["Requires-Python"] or "", [each for each in requirements if each.marker is None]
@@ -70,14 +72,18 @@ def _packages() -> Found:
 
 
 def _processors() -> Found:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return Found(f"{usable} of {os.cpu_count()} to be used")
 
 
 def _memory() -> Found:
     try:
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        total, available = (1024 * int(lines[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
+        total, available = (
+            1024 * int(lines[name].split()[0]) for name in ("MemTotal", "MemAvailable")
+        )
     except (OSError, KeyError, ValueError):
         return Found("this system does not tell")
     text = f"{show_size(available)} of {show_size(total)} available"
@@ -94,7 +100,9 @@ def _write_access(places: Places) -> Found:
     try:
         places.require_writable(*folders)
     except InputError as error:
-        return Found("; ".join(map(str, error.problems)), False, "change the owner or the permissions")
+        return Found(
+            "; ".join(map(str, error.problems)), False, "change the owner or the permissions"
+        )
     return Found(f"to {', '.join(folders)}")
 
 
@@ -107,7 +115,13 @@ def _clock(root: Path) -> Found:
         return Found("cannot be compared with the file system's: nothing can be written")
     if abs(ahead) > CLOCK_SECONDS:
         return Found(f"the file system's is {ahead:+.0f} s off", False, "set the clocks")
-    future = [str(path) for path in sorted(root.glob("runs/*/study.json")) if path.stat().st_mtime > time.time() + CLOCK_SECONDS]
+    future = [
+        str(path)
+        for path in sorted(root.glob("runs/*/study.json"))
+        if path.stat().st_mtime > time.time() + CLOCK_SECONDS
+    ]
     if future:
-        return Found(f"files of the future, {named(future)}", False, "set the clock, then `touch` them")
+        return Found(
+            f"files of the future, {named(future)}", False, "set the clock, then `touch` them"
+        )
     return Found(time.strftime("%Y-%m-%d %H:%M:%S %Z"))

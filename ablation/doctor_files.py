@@ -33,11 +33,17 @@ class TrialFiles:
     nor configurations be written again.
     """
 
-    def __init__(self, folder: RunFolder, store: DiskStore, manifest: Manifest, subject: Subject | None):
+    def __init__(
+        self, folder: RunFolder, store: DiskStore, manifest: Manifest, subject: Subject | None
+    ):
         self.folder, self.store, self.manifest, self.subject = folder, store, manifest, subject
 
     def checks(self) -> list[Check]:
-        return [Check("files", self._damaged), Check("outcomes", self._contradicting), Check("folders", self._strays)]
+        return [
+            Check("files", self._damaged),
+            Check("outcomes", self._contradicting),
+            Check("folders", self._strays),
+        ]
 
     def cached(self, spec: TrialSpec) -> tuple[list[Record], bool]:
         """The records that the cache has of a trial, up to the first that it has not, and whether those are all."""
@@ -67,7 +73,11 @@ class TrialFiles:
 
     def mend(self, spec: TrialSpec, wrong: Collection[str]) -> str:
         """Write these files of a trial again, as far as can be known; returns what became of it."""
-        outcome, kept, is_own = self.folder.outcome(spec.trial), self.folder.records(spec.trial), self._is_of(spec)
+        outcome, kept, is_own = (
+            self.folder.outcome(spec.trial),
+            self.folder.records(spec.trial),
+            self._is_of(spec),
+        )
         cached, is_whole = self.cached(spec)
         known = max(list(expanded(cached)), kept, key=len)
         if self._is_known(spec):
@@ -79,7 +89,9 @@ class TrialFiles:
         if outcome is not None and outcome.state == "FAILED":
             return self._rewrite(spec, known, outcome)
         if is_whole:
-            return self._rewrite(spec, list(expanded(cached)), outcome_of(spec, cached, self.manifest.metric))
+            return self._rewrite(
+                spec, list(expanded(cached)), outcome_of(spec, cached, self.manifest.metric)
+            )
         if is_own and "metrics.jsonl" not in wrong and len(kept) >= spec.epochs_planned:
             return self._rewrite(spec, kept, outcome_of(spec, kept, self.manifest.metric))
         return self._rewrite(spec, known, None)
@@ -89,15 +101,31 @@ class TrialFiles:
 
         What has not ended is begun anew by a run in any case.
         """
-        ended = [spec for spec in self.manifest.trials if (self.folder.trial_path(spec.trial) / "outcome.json").exists()]
-        damage = [(spec, self.folder.damage(spec.trial)) for spec in ended if not self._has_changed(spec)]
-        return [f"{spec.trial}: {', '.join(wrong)} {'was' if len(wrong) == 1 else 'were'} damaged: {self.mend(spec, wrong)}" for spec, wrong in damage if wrong]
+        ended = [
+            spec
+            for spec in self.manifest.trials
+            if (self.folder.trial_path(spec.trial) / "outcome.json").exists()
+        ]
+        damage = [
+            (spec, self.folder.damage(spec.trial)) for spec in ended if not self._has_changed(spec)
+        ]
+        return [
+            f"{spec.trial}: {', '.join(wrong)} {'was' if len(wrong) == 1 else 'were'} damaged: {self.mend(spec, wrong)}"
+            for spec, wrong in damage
+            if wrong
+        ]
 
     def _damaged(self) -> Found:
         damage = [(spec, wrong) for spec in self.manifest.trials if (wrong := self._damage(spec))]
         if not damage:
             return Found("of all trials are whole")
-        what = named([f"{here(self.folder.trial_path(spec.trial) / name)} {why}" for spec, wrong in damage for name, why in wrong.items()])
+        what = named(
+            [
+                f"{here(self.folder.trial_path(spec.trial) / name)} {why}"
+                for spec, wrong in damage
+                for name, why in wrong.items()
+            ]
+        )
         remedy = "closes the trials again, from the cache or from their records; `ablate run` runs what neither has"
         return Found(what, False, remedy, lambda: self._mend_all(damage))
 
@@ -106,7 +134,11 @@ class TrialFiles:
             return {}
         found, path = self.folder.damage(spec.trial), self.folder.trial_path(spec.trial)
         has_begun = any((path / name).exists() for name in ("metrics.jsonl", "outcome.json"))
-        return found | ({"config.yaml": "is damaged"} if has_begun and _configured(path / "config.yaml") is None else {})
+        return found | (
+            {"config.yaml": "is damaged"}
+            if has_begun and _configured(path / "config.yaml") is None
+            else {}
+        )
 
     def _contradicting(self) -> Found:
         found = [(spec, why) for spec in self.manifest.trials if (why := self.contradiction(spec))]
@@ -114,7 +146,12 @@ class TrialFiles:
             return Found("agree with the records and with the cache")
         what = named([f"{here(self.folder.trial_path(spec.trial))} {why}" for spec, why in found])
         remedy = "takes what the cache has, else what the records say"
-        return Found(what, False, remedy, lambda: self._mend_all([(spec, ["outcome.json"]) for spec, _ in found]))
+        return Found(
+            what,
+            False,
+            remedy,
+            lambda: self._mend_all([(spec, ["outcome.json"]) for spec, _ in found]),
+        )
 
     def _mend_all(self, wrong: Sequence[tuple[TrialSpec, Collection[str]]]) -> str:
         done = Counter(self.mend(spec, names) for spec, names in wrong)
@@ -123,23 +160,41 @@ class TrialFiles:
     def _strays(self) -> Found:
         """Folders of trials that are in the grid no more: for information."""
         known = {spec.trial for spec in self.manifest.trials}
-        strays = sorted(path.name for path in self.folder.path.iterdir() if path.is_dir() and path.name not in known)
-        return Found(f"of trials that have left the grid, {named(strays)}; they may come back" if strays else "all of trials in the grid")
+        strays = sorted(
+            path.name
+            for path in self.folder.path.iterdir()
+            if path.is_dir() and path.name not in known
+        )
+        return Found(
+            f"of trials that have left the grid, {named(strays)}; they may come back"
+            if strays
+            else "all of trials in the grid"
+        )
 
     def _rewrite(self, spec: TrialSpec, records: list[Record], outcome: Outcome | None) -> str:
         """Files of this content. A file that said something else, which the cache may not have, is put aside."""
         path, damage = self.folder.trial_path(spec.trial), self.folder.damage(spec.trial)
         is_in_cache = damage and self.cached(spec)[1]
         stays = {
-            "metrics.jsonl": "metrics.jsonl" not in damage and records == self.folder.records(spec.trial),
-            "outcome.json": "outcome.json" not in damage and outcome == self.folder.outcome(spec.trial),
+            "metrics.jsonl": "metrics.jsonl" not in damage
+            and records == self.folder.records(spec.trial),
+            "outcome.json": "outcome.json" not in damage
+            and outcome == self.folder.outcome(spec.trial),
         }
-        asides = [put_aside(path / name).name for name, same in stays.items() if not (same or is_in_cache) and os.path.lexists(path / name)]
+        asides = [
+            put_aside(path / name).name
+            for name, same in stays.items()
+            if not (same or is_in_cache) and os.path.lexists(path / name)
+        ]
         if records:
             self.folder.write_records(spec.trial, records)
         if outcome is not None:
             self.folder.write_outcome(spec.trial, outcome)
-        done = "made again, without training" if outcome is not None else "to be run again by `ablate run`"
+        done = (
+            "made again, without training"
+            if outcome is not None
+            else "to be run again by `ablate run`"
+        )
         return f"{done} (what it said is kept in {', '.join(asides)})" if asides else done
 
     def _is_known(self, spec: TrialSpec) -> bool:
@@ -149,7 +204,11 @@ class TrialFiles:
         try:
             longest = self.subject.chain(spec.settings, spec.seed, lambda key: None)
             return trial_key(spec.trial, longest, self.subject.resolve(spec.settings)) == spec.key
-        except (OSError, ValueError, KeyError):  # its data are not there, or it does not know these settings
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+        ):  # its data are not there, or it does not know these settings
             return False
 
     def _has_changed(self, spec: TrialSpec) -> bool:
@@ -182,4 +241,6 @@ def _configured(path: Path) -> str | None:
 def _timeless(told: Outcome | Record) -> str:
     """All but what a clock measured; as text, in which NaN equals NaN."""
     values = asdict(told) if isinstance(told, Outcome) else told
-    return json.dumps({name: value for name, value in values.items() if name not in TIMES}, sort_keys=True)
+    return json.dumps(
+        {name: value for name, value in values.items() if name not in TIMES}, sort_keys=True
+    )

@@ -42,7 +42,11 @@ def _look(places: Places, files: TrialFiles) -> Found:
     try:
         found = _difference(url, files)
     except LedgerUnavailable as error:
-        return Found(str(error), False, f"see Optuna's database above; then `ablate sync {files.manifest.study}`")
+        return Found(
+            str(error),
+            False,
+            f"see Optuna's database above; then `ablate sync {files.manifest.study}`",
+        )
     if not found:
         return Found(f"{place(url)} has the trials that have ended as the files have them")
     what = "; ".join(f"{kind}, {named(trials)}" for kind, trials in found.items())
@@ -63,11 +67,18 @@ def _difference(url: str, files: TrialFiles) -> Difference:
             known = {name: read_trials(storage, name) for name in names}
     difference: Difference = defaultdict(list)
     for name, ended in wanted.items():
-        _compare(difference, known.get(name, []), ended, {spec.key for spec in files.manifest.trials})
+        _compare(
+            difference, known.get(name, []), ended, {spec.key for spec in files.manifest.trials}
+        )
     return difference
 
 
-def _compare(difference: Difference, known: Sequence[FrozenTrial], ended: Sequence[FrozenTrial], current: set[str]) -> None:
+def _compare(
+    difference: Difference,
+    known: Sequence[FrozenTrial],
+    ended: Sequence[FrozenTrial],
+    current: set[str],
+) -> None:
     by_key = {trial.user_attrs[KEY]: trial for trial in ended}
     said: Counter[str] = Counter()
     for trial in stale(known, ended):
@@ -77,7 +88,11 @@ def _compare(difference: Difference, known: Sequence[FrozenTrial], ended: Sequen
         if expected is not None and is_same(trial, expected):
             kind = "there twice"
         elif expected is None:
-            kind = NO_FILES if key in current and trial.state == TrialState.COMPLETE else f"{_state(trial)}, and not so by the files"
+            kind = (
+                NO_FILES
+                if key in current and trial.state == TrialState.COMPLETE
+                else f"{_state(trial)}, and not so by the files"
+            )
         elif trial.state != expected.state:
             kind = f"{_state(trial)}, and {_state(expected)} by the files"
         else:
@@ -100,4 +115,8 @@ def _mend(url: str, files: TrialFiles, difference: Difference) -> str:
             files.mend(spec, ["outcome.json"])
     update_ledger(url, files.folder, is_running=False, forgets=True)
     back = [spec for spec in lost if files.folder.ending(spec) is not None]
-    return "now as the files have it" + (f"; {len(back)} of {len(lost)} trials have their files again, from the cache" if lost else "")
+    return "now as the files have it" + (
+        f"; {len(back)} of {len(lost)} trials have their files again, from the cache"
+        if lost
+        else ""
+    )

@@ -49,13 +49,27 @@ def determinism(settings: dict[str, Any] = SETTINGS) -> Found:
         for store in stores:
             done = _python(TRIAL, json.dumps(settings), str(store.root))
             if done.returncode:
-                return Found(f"a short trial failed: {_last_line(done.stderr)}", False, "see `torch` and `packages` above")
+                return Found(
+                    f"a short trial failed: {_last_line(done.stderr)}",
+                    False,
+                    "see `torch` and `packages` above",
+                )
         first, second = (dict(_contents(store)) for store in stores)
-    differing = [f"{kind} {key[:8]}" for kind, key in sorted({**first, **second}) if first.get((kind, key)) != second.get((kind, key))]
+    differing = [
+        f"{kind} {key[:8]}"
+        for kind, key in sorted({**first, **second})
+        if first.get((kind, key)) != second.get((kind, key))
+    ]
     if differing:
-        return Found(f"a short trial, run twice, differs in {named(differing)}", False, "results of this machine cannot be repeated")
+        return Found(
+            f"a short trial, run twice, differs in {named(differing)}",
+            False,
+            "results of this machine cannot be repeated",
+        )
     n_states = sum(kind == "state" for kind, _ in first)
-    return Found(f"a short trial, run twice, left the same {len(first) - n_states} records and tables and {n_states} checkpoints")
+    return Found(
+        f"a short trial, run twice, left the same {len(first) - n_states} records and tables and {n_states} checkpoints"
+    )
 
 
 def _contents(store: DiskStore) -> Iterator[tuple[tuple[str, str], Any]]:
@@ -63,7 +77,13 @@ def _contents(store: DiskStore) -> Iterator[tuple[tuple[str, str], Any]]:
     for entry in store.entries():
         content: Any = store.peek(entry.kind, entry.path.name)
         if entry.kind == "record":
-            content = json.dumps({name: value for name, value in json.loads(content).items() if name not in ("seconds", "time")})
+            content = json.dumps(
+                {
+                    name: value
+                    for name, value in json.loads(content).items()
+                    if name not in ("seconds", "time")
+                }
+            )
         yield (entry.kind, entry.path.name), content
 
 
@@ -71,20 +91,31 @@ def _contents(store: DiskStore) -> Iterator[tuple[tuple[str, str], Any]]:
 def _probed() -> dict[str, Any] | str:
     """What torch tells, or why it cannot be asked."""
     done = _python(PROBE)
-    return json.loads(done.stdout) if done.returncode == 0 else f"cannot be imported: {_last_line(done.stderr)}"
+    return (
+        json.loads(done.stdout)
+        if done.returncode == 0
+        else f"cannot be imported: {_last_line(done.stderr)}"
+    )
 
 
 def _torch() -> Found:
     found = _probed()
     if isinstance(found, str):
         return Found(found, False, "install torch for this machine, see pytorch.org")
-    return Found(f"{found['version']}, {'for CUDA ' + found['cuda'] if found['cuda'] else 'for the CPU alone'}")
+    return Found(
+        f"{found['version']}, {'for CUDA ' + found['cuda'] if found['cuda'] else 'for the CPU alone'}"
+    )
 
 
 def _devices() -> Found:
     found = _probed()
     devices = [] if isinstance(found, str) else found["devices"]
-    return Found(", ".join(f"cuda:{i} {name}, {show_size(memory)}" for i, (name, memory) in enumerate(devices)) or "the CPU; no CUDA device")
+    return Found(
+        ", ".join(
+            f"cuda:{i} {name}, {show_size(memory)}" for i, (name, memory) in enumerate(devices)
+        )
+        or "the CPU; no CUDA device"
+    )
 
 
 def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -93,9 +124,18 @@ def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join(filter(None, [str(OURS), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-P", "-c", code, *arguments]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env={**os.environ, "PYTHONPATH": path}, check=False)
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+            env={**os.environ, "PYTHONPATH": path},
+            check=False,
+        )
     except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, -signal.SIGKILL, "", f"it took more than {TIMEOUT_SECONDS} s")
+        return subprocess.CompletedProcess(
+            command, -signal.SIGKILL, "", f"it took more than {TIMEOUT_SECONDS} s"
+        )
 
 
 def _last_line(text: str) -> str:

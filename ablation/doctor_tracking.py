@@ -13,7 +13,16 @@ from ablation.runs import Manifest, Outcome, RunFolder
 from ablation.tracking import IN_GRID, STATUS, Tracker, ended_at, metric_names
 from ablation.tracking_content import Point, outcome_points, record_points
 from ablation.tracking_names import Names
-from ablation.tracking_store import N_RECORDS, MlflowClient, Store, StoredRun, TrackingUnavailable, default_uri, look_up, reaching
+from ablation.tracking_store import (
+    N_RECORDS,
+    MlflowClient,
+    Store,
+    StoredRun,
+    TrackingUnavailable,
+    default_uri,
+    look_up,
+    reaching,
+)
 
 FEWER = "with fewer points than the files"
 
@@ -22,8 +31,12 @@ FEWER = "with fewer points than the files"
 class _Difference:
     """What in MLflow is not as in the files."""
 
-    runs: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # kind -> trials, or the parent's name
-    incomplete: list[StoredRun] = field(default_factory=list)  # runs whose points must be logged again
+    runs: dict[str, list[str]] = field(
+        default_factory=lambda: defaultdict(list)
+    )  # kind -> trials, or the parent's name
+    incomplete: list[StoredRun] = field(
+        default_factory=list
+    )  # runs whose points must be logged again
 
 
 def tracking_check(places: Places, folder: RunFolder, manifest: Manifest) -> Check:
@@ -36,12 +49,19 @@ def _look(places: Places, folder: RunFolder, manifest: Manifest) -> Found:
         with reaching(uri):
             found = _difference(uri, folder, manifest)
     except TrackingUnavailable as error:
-        return Found(str(error), False, f"see MLflow's database above; then `ablate sync {manifest.study}`")
+        return Found(
+            str(error), False, f"see MLflow's database above; then `ablate sync {manifest.study}`"
+        )
     if not found.runs:
         return Found(f"{place(uri)} has every run, with its status and all points")
     what = "; ".join(f"runs {kind}, {named(runs)}" for kind, runs in found.runs.items())
     remedy = f"brings it up to the files in {here(folder.path)}"
-    return Found(f"in {place(uri)}: {what}", False, remedy, lambda: _mend(uri, places, folder, manifest, found))
+    return Found(
+        f"in {place(uri)}: {what}",
+        False,
+        remedy,
+        lambda: _mend(uri, places, folder, manifest, found),
+    )
 
 
 def _difference(uri: str, folder: RunFolder, manifest: Manifest) -> _Difference:
@@ -52,8 +72,15 @@ def _difference(uri: str, folder: RunFolder, manifest: Manifest) -> _Difference:
     outcomes = {spec.trial: folder.outcome(spec.trial) for spec in manifest.trials}
     parents = [run for run in by_trial.pop("", []) if run.tags.get("kind") == "study"]
     names = metric_names(uri, folder, outcomes, outcomes)
-    damaged = {spec.trial for spec in manifest.trials if folder.damage(spec.trial)}  # not known what MLflow should hold of them
-    _compare_parent(difference, manifest, parents, all(outcome or trial in damaged for trial, outcome in outcomes.items()))
+    damaged = {
+        spec.trial for spec in manifest.trials if folder.damage(spec.trial)
+    }  # not known what MLflow should hold of them
+    _compare_parent(
+        difference,
+        manifest,
+        parents,
+        all(outcome or trial in damaged for trial, outcome in outcomes.items()),
+    )
     for spec in manifest.trials:
         found, outcome = by_trial.pop(spec.trial, []), outcomes[spec.trial]
         records = folder.records(spec.trial)
@@ -64,15 +91,26 @@ def _difference(uri: str, folder: RunFolder, manifest: Manifest) -> _Difference:
                 difference.runs["that are missing"].append(spec.trial)
             continue
         run = found[0]
-        if run.tags.get("key") != spec.key or (outcome and run.end not in (None, ended_at(run, outcome))):
+        if run.tags.get("key") != spec.key or (
+            outcome and run.end not in (None, ended_at(run, outcome))
+        ):
             difference.runs["of what the trial was before"].append(spec.trial)
             continue
         expected = STATUS[outcome.state] if outcome else "KILLED"
-        if run.status != expected and not (outcome is None and run.end is not None):  # kept until it is run again
-            difference.runs[f"with the status {run.status}, and {expected} is right"].append(spec.trial)
+        if run.status != expected and not (
+            outcome is None and run.end is not None
+        ):  # kept until it is run again
+            difference.runs[f"with the status {run.status}, and {expected} is right"].append(
+                spec.trial
+            )
         if IN_GRID in run.tags:
             difference.runs["said to have left the grid"].append(spec.trial)
-        if run.end is not None and outcome and spec.trial not in damaged and _lacks_points(client, run, records, outcome, names):
+        if (
+            run.end is not None
+            and outcome
+            and spec.trial not in damaged
+            and _lacks_points(client, run, records, outcome, names)
+        ):
             difference.runs[FEWER].append(spec.trial)
             difference.incomplete.append(run)
     for trial, left in by_trial.items():
@@ -81,7 +119,9 @@ def _difference(uri: str, folder: RunFolder, manifest: Manifest) -> _Difference:
     return difference
 
 
-def _compare_parent(difference: _Difference, manifest: Manifest, parents: list[StoredRun], has_ended: bool) -> None:
+def _compare_parent(
+    difference: _Difference, manifest: Manifest, parents: list[StoredRun], has_ended: bool
+) -> None:
     if not parents:
         difference.runs["that are missing"].append("the study's own")
         return
@@ -89,19 +129,32 @@ def _compare_parent(difference: _Difference, manifest: Manifest, parents: list[S
         difference.runs["that are there twice"].append("the study's own")
     expected = "FINISHED" if has_ended else "KILLED"
     if parents[0].status != expected:
-        difference.runs[f"with the status {parents[0].status}, and {expected} is right"].append("the study's own")
+        difference.runs[f"with the status {parents[0].status}, and {expected} is right"].append(
+            "the study's own"
+        )
 
 
-def _lacks_points(client: MlflowClient, run: StoredRun, records: list[dict[str, Any]], outcome: Outcome, names: Names) -> bool:
+def _lacks_points(
+    client: MlflowClient,
+    run: StoredRun,
+    records: list[dict[str, Any]],
+    outcome: Outcome,
+    names: Names,
+) -> bool:
     """Whether MLflow lacks any (metric, step) that the files have."""
     steps: dict[str, Counter[int]] = defaultdict(Counter)
     points: Iterable[Point] = [*record_points(records, 0, 0), *outcome_points(records, outcome, 0)]
     for point in points:
         steps[names.of(point.name)][point.step] += 1
-    return any(wanted - Counter(point.step for point in client.get_metric_history(run.run_id, name)) for name, wanted in steps.items())
+    return any(
+        wanted - Counter(point.step for point in client.get_metric_history(run.run_id, name))
+        for name, wanted in steps.items()
+    )
 
 
-def _mend(uri: str, places: Places, folder: RunFolder, manifest: Manifest, difference: _Difference) -> str:
+def _mend(
+    uri: str, places: Places, folder: RunFolder, manifest: Manifest, difference: _Difference
+) -> str:
     tracker = Tracker(uri)
     with reaching(uri):
         store = Store(uri, None, manifest.study) if difference.incomplete else None

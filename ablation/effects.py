@@ -9,7 +9,15 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ablation.contrasts import Contrast, differences, interactions, main_effects, seeds_of, simple_effects, single_effects
+from ablation.contrasts import (
+    Contrast,
+    differences,
+    interactions,
+    main_effects,
+    seeds_of,
+    simple_effects,
+    single_effects,
+)
 from ablation.one_run import over_images
 from ablation.results import Results
 from ablation.statistics import Estimate, adjusted_means, contrast, holm
@@ -20,7 +28,9 @@ HIGHER, LOWER = "higher", "lower"
 NOT_SEPARABLE = "not separable from 0"
 BY_CONSTRUCTION = "no effect by construction"
 ONE_SEED = "one seed: no interval"
-SEPARABLE_ON_RUN = "separable on this one training run"  # one seed: the interval is over test images
+SEPARABLE_ON_RUN = (
+    "separable on this one training run"  # one seed: the interval is over test images
+)
 NOT_SEPARABLE_ON_RUN = "not separable on this one training run"
 NO_SPREAD = "seeds agree exactly: no interval"
 NO_SEED = "no seed has all its arms"
@@ -43,13 +53,20 @@ def judge(results: Results) -> pd.DataFrame:
     factors = {factor: list(levels) for factor, levels in results.manifest.factors.items()}
     names = [*results.arms, *results.baselines]
     family = [*main_effects(results.arms, factors), *interactions(results.arms, factors)]
-    contrasts = [*family, *simple_effects(results.arms, factors), *single_effects(results.arms, factors)]
+    contrasts = [
+        *family,
+        *simple_effects(results.arms, factors),
+        *single_effects(results.arms, factors),
+    ]
     contrasts += differences(names, results.manifest.reference)
     dead = {one.name for one in contrasts if is_dead(one, results)}
     rows = []
     for metric in results.metrics:
         estimates = _estimates(contrasts, results, metric, names)
-        estimates = [nothing(estimate) if one.name in dead else estimate for one, estimate in zip(contrasts, estimates)]
+        estimates = [
+            nothing(estimate) if one.name in dead else estimate
+            for one, estimate in zip(contrasts, estimates)
+        ]
         p_holm = np.full(len(contrasts), np.nan)
         if metric == results.headline:
             p_holm[: len(family)] = holm([estimate.p for estimate in estimates[: len(family)]])
@@ -59,12 +76,27 @@ def judge(results: Results) -> pd.DataFrame:
             p = estimate.p if np.isnan(adjusted) else adjusted
             verdict = BY_CONSTRUCTION if one.name in dead else _verdict(estimate, p)
             mean, low, high, own_p, n, sd, correlation = estimate
-            row = (one.name, metric, mean, low, high, own_p, adjusted, n, verdict, one.kind, sd, correlation)
+            row = (
+                one.name,
+                metric,
+                mean,
+                low,
+                high,
+                own_p,
+                adjusted,
+                n,
+                verdict,
+                one.kind,
+                sd,
+                correlation,
+            )
             rows.append(row)
     return pd.DataFrame(rows, columns=[*CSV_COLUMNS, "kind", "sd", "correlation"])
 
 
-def _estimates(contrasts: Sequence[Contrast], results: Results, metric: str, names: Sequence[str]) -> list[Estimate]:
+def _estimates(
+    contrasts: Sequence[Contrast], results: Results, metric: str, names: Sequence[str]
+) -> list[Estimate]:
     cells = results.cells(metric)[names]
     n_seeds = seeds_of(cells)
     weights = [one.weights(n_seeds) for one in contrasts]
@@ -73,7 +105,9 @@ def _estimates(contrasts: Sequence[Contrast], results: Results, metric: str, nam
 
 def nothing(estimate: Estimate) -> Estimate:
     """That of a contrast which `is_dead`: exactly 0, where means of equal numbers may leave a rounding error."""
-    return estimate._replace(mean=0.0 if estimate.n else estimate.mean, low=np.nan, high=np.nan, p=np.nan)
+    return estimate._replace(
+        mean=0.0 if estimate.n else estimate.mean, low=np.nan, high=np.nan, p=np.nan
+    )
 
 
 def is_dead(one: Contrast, results: Results) -> bool:
@@ -84,7 +118,11 @@ def is_dead(one: Contrast, results: Results) -> bool:
     digests = results.digests_by_cell
 
     def same(pairs: list[tuple[str, str]]) -> bool:
-        found = [(digests.get((a, seed)), digests.get((b, seed))) for a, b in pairs for seed in results.manifest.seeds]
+        found = [
+            (digests.get((a, seed)), digests.get((b, seed)))
+            for a, b in pairs
+            for seed in results.manifest.seeds
+        ]
         compared = [pair for pair in found if None not in pair]
         return bool(compared) and all(a == b for a, b in compared)
 
@@ -106,7 +144,10 @@ def interacting_pairs(results: Results, rows: pd.DataFrame) -> list[tuple[str, s
     factors = {factor: list(levels) for factor, levels in results.manifest.factors.items()}
     found = []
     for pair in combinations(factors, 2):
-        names = {one.name for one in interactions(results.arms, {factor: factors[factor] for factor in pair})}
+        names = {
+            one.name
+            for one in interactions(results.arms, {factor: factors[factor] for factor in pair})
+        }
         if names & separable:
             found.append(pair)
     return found
@@ -135,15 +176,31 @@ def rank(results: Results, arms: Sequence[str]) -> Ranking | None:
     means = pd.Series(sign * adjusted_means(cells), cells.columns)
     best, *others = means.sort_values(ascending=False, kind="stable").index
     found = minus_others(results, best, others, confidence=1 - ALPHA / len(others))
-    rivals = [arm for arm, one in zip(others, found) if not (one.low > 0 or one.high < 0) or sign * one.mean < 0]
+    rivals = [
+        arm
+        for arm, one in zip(others, found)
+        if not (one.low > 0 or one.high < 0) or sign * one.mean < 0
+    ]
     return Ranking(best, rivals, bool(cells.isna().any(axis=None)))
 
 
-def minus_others(results: Results, arm: str, others: Sequence[str], confidence: float = 0.95) -> list[Estimate]:
+def minus_others(
+    results: Results, arm: str, others: Sequence[str], confidence: float = 0.95
+) -> list[Estimate]:
     """`arm` minus each of the others on the headline metric, paired by seed; of one seed, over test images where they are known."""
     cells = results.cells(results.headline)[[arm, *others]]
-    weights = [np.eye(len(cells.columns))[0] - np.eye(len(cells.columns))[i] for i in range(1, len(cells.columns))]
-    return over_images(results, results.headline, list(cells), weights, [contrast(cells, row, confidence) for row in weights], confidence)
+    weights = [
+        np.eye(len(cells.columns))[0] - np.eye(len(cells.columns))[i]
+        for i in range(1, len(cells.columns))
+    ]
+    return over_images(
+        results,
+        results.headline,
+        list(cells),
+        weights,
+        [contrast(cells, row, confidence) for row in weights],
+        confidence,
+    )
 
 
 def _verdict(estimate: Estimate, p: float) -> str:

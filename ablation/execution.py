@@ -39,14 +39,24 @@ CHANGED = {
 class Listener:
     """Who is told how the study goes: the tracker, the terminal. Overrides what it wants to hear."""
 
-    def found(self, spec: TrialSpec, outcome: Outcome) -> None: ...  # a trial that had ended before this pass
-    def resumed(self, spec: TrialSpec, records: Sequence[Record]) -> None: ...  # a trial of which some epochs are there
-    def began(self, specs: Sequence[TrialSpec]) -> None: ...  # a segment of these trials is in a worker's hands
+    def found(
+        self, spec: TrialSpec, outcome: Outcome
+    ) -> None: ...  # a trial that had ended before this pass
+    def resumed(
+        self, spec: TrialSpec, records: Sequence[Record]
+    ) -> None: ...  # a trial of which some epochs are there
+    def began(
+        self, specs: Sequence[TrialSpec]
+    ) -> None: ...  # a segment of these trials is in a worker's hands
     def left(self, specs: Sequence[TrialSpec]) -> None: ...  # and is no more
     def recorded(self, specs: Sequence[TrialSpec], record: Record) -> None: ...
-    def ran(self, is_first: bool, seconds: float) -> None: ...  # a segment, its worker's first or not; seconds apart from epochs
+    def ran(
+        self, is_first: bool, seconds: float
+    ) -> None: ...  # a segment, its worker's first or not; seconds apart from epochs
     def finished(self, spec: TrialSpec, outcome: Outcome) -> None: ...
-    def stopping(self, n_busy: int) -> None: ...  # nothing more is begun, and so many workers finish the epoch in hand
+    def stopping(
+        self, n_busy: int
+    ) -> None: ...  # nothing more is begun, and so many workers finish the epoch in hand
     def tick(self) -> None: ...
 
 
@@ -61,7 +71,13 @@ class Execution:
         self, study: Study, plan: Plan, store: DiskStore, folder: RunFolder, listener: Listener, share: bool = True,
         limits: Limits = Limits(),
     ):  # fmt: skip
-        self.study, self.plan, self.shared_store, self.folder, self.listener = study, plan, store, folder, listener
+        self.study, self.plan, self.shared_store, self.folder, self.listener = (
+            study,
+            plan,
+            store,
+            folder,
+            listener,
+        )
         self.share, self.supervision = share, Supervision(limits)
         self.open: set[str] = set()
         self.failed: dict[str, str] = {}  # trial -> reason, in this pass and in earlier ones
@@ -76,7 +92,9 @@ class Execution:
         self.n_failed_before = len(self.failed)
         self.running: dict[str, Segment] = {}
         self.n_trained = 0  # links run in this pass
-        self._written: defaultdict[str, set[str]] = defaultdict(set)  # open trial -> keys of the links in its metrics.jsonl
+        self._written: defaultdict[str, set[str]] = defaultdict(
+            set
+        )  # open trial -> keys of the links in its metrics.jsonl
         for name in list(self.plan.trials):
             if name in self.open:
                 self._start_over(name)
@@ -112,7 +130,10 @@ class Execution:
                 return
             self.running[segment.end] = segment
             trial = self._on_behalf_of(segment)
-            worker.send(self._request(segment, trial), Task(segment, trial, worker.is_new, *self._seconds_known(segment, trial)))
+            worker.send(
+                self._request(segment, trial),
+                Task(segment, trial, worker.is_new, *self._seconds_known(segment, trial)),
+            )
             self.listener.began(self._specs(segment))
 
     def _next(self) -> Segment | None:
@@ -122,7 +143,9 @@ class Execution:
             if segment is not None or self.running or not self.open:
                 return segment
             self._reschedule()  # another study may have left what was missing when trials were last closed
-        raise RuntimeError(f"nothing can run, and {len(self.open)} trials are not finished: {', '.join(sorted(self.open)[:3])}")
+        raise RuntimeError(
+            f"nothing can run, and {len(self.open)} trials are not finished: {', '.join(sorted(self.open)[:3])}"
+        )
 
     def _handle(self, worker: Worker, message: dict[str, Any]) -> None:
         task: Task | None = worker.task
@@ -139,7 +162,11 @@ class Execution:
             raise Stuck(message["message"])
         if message["event"] == "done":
             self.listener.ran(task.is_first, time.monotonic() - task.begun - task.epoch_seconds)
-        failures = {name: self._failure(name, message["error"]) for name in self._struck(task, message) if name in self.open}
+        failures = {
+            name: self._failure(name, message["error"])
+            for name in self._struck(task, message)
+            if name in self.open
+        }
         del self.running[task.segment.end]
         for name, outcome in failures.items():
             self._close(self.plan.trials[name].spec, outcome)
@@ -153,7 +180,11 @@ class Execution:
         if message["event"] in ("done", "stopped"):
             return []
         if message["event"] == "lost":
-            return [task.trial] if not interruption.requested() and self.supervision.blames(task) else []
+            return (
+                [task.trial]
+                if not interruption.requested() and self.supervision.blames(task)
+                else []
+            )
         # a death takes the trial whose worker it was; an exception, or a limit, would meet all
         return [task.trial] if message["error"]["type"] in OF_A_PROCESS else task.segment.trials
 
@@ -163,12 +194,22 @@ class Execution:
         for name in segment.trials:
             if name in self.open:
                 self.plan = revise(self.study, self.plan, self._store(name), name)
-        reached = [name for name in segment.trials if self.plan.trials[name].links[-1].key == segment.links[-1].key]
+        reached = [
+            name
+            for name in segment.trials
+            if self.plan.trials[name].links[-1].key == segment.links[-1].key
+        ]
         unclosed = [name for name in reached if not self._complete_if_whole(name)]
-        if self.plan is before and not is_recorded:  # its checkpoint may be evicted by now; who needs it makes it again
+        if (
+            self.plan is before and not is_recorded
+        ):  # its checkpoint may be evicted by now; who needs it makes it again
             self._changed(segment)
             self._reschedule()
-        elif self.plan is not before or unclosed or self.schedule.segments.get(segment.end) != segment:
+        elif (
+            self.plan is not before
+            or unclosed
+            or self.schedule.segments.get(segment.end) != segment
+        ):
             self._reschedule()
         else:
             self.schedule.done(segment.end)
@@ -180,18 +221,32 @@ class Execution:
                 self._close(self.plan.trials[name].spec, self._failure(name, CHANGED))
 
     def _reschedule(self) -> None:
-        in_hand = {name for segment in self.running.values() for name in segment.trials}  # closed when their worker says so
-        for name in [name for name in self.plan.trials if name in self.open and name not in in_hand]:
+        in_hand = {
+            name for segment in self.running.values() for name in segment.trials
+        }  # closed when their worker says so
+        for name in [
+            name for name in self.plan.trials if name in self.open and name not in in_hand
+        ]:
             self._complete_if_whole(name)
-        chains = {name: self.plan.trials[name].links for name in self.plan.trials if name in self.open}
-        busy = [link.key for segment in self.running.values() for link in segment.links] if self.share else self.running
+        chains = {
+            name: self.plan.trials[name].links for name in self.plan.trials if name in self.open
+        }
+        busy = (
+            [link.key for segment in self.running.values() for link in segment.links]
+            if self.share
+            else self.running
+        )
         self.schedule = Schedule(chains, self.share, self._is_there, busy)
 
     def _specs(self, segment: Segment) -> list[TrialSpec]:
         return [self.plan.trials[name].spec for name in segment.trials]
 
     def _store(self, trial: str) -> DiskStore:
-        return self.shared_store if self.share else self.shared_store.alone(self.folder.path.name, trial)
+        return (
+            self.shared_store
+            if self.share
+            else self.shared_store.alone(self.folder.path.name, trial)
+        )
 
     def _is_there(self, segment: Segment) -> bool:
         return is_there(segment, self._store(segment.trials[0]))
@@ -199,7 +254,9 @@ class Execution:
     def _on_behalf_of(self, segment: Segment) -> str:
         """A trial whose length is undecided goes first: it leaves a checkpoint where it turns off."""
         candidates = [name for name in segment.trials if name in self.open]
-        return next((name for name in candidates if self.plan.trials[name].undecided), candidates[0])
+        return next(
+            (name for name in candidates if self.plan.trials[name].undecided), candidates[0]
+        )
 
     def _seconds_known(self, segment: Segment, trial: str) -> tuple[dict[str, float], int]:
         """What the epochs of a chain that are there took, by key and in order, up to the end of a segment; and after how many
@@ -209,7 +266,9 @@ class Execution:
         links, store = self.plan.trials[trial].links, self._store(trial)
         links = links[: [link.key for link in links].index(segment.end) + 1]
         seconds = {link.key: record["seconds"] for link, record in zip(links, _known(store, links))}
-        return seconds, max((i for i, key in enumerate(seconds, 1) if store.holds("state", key)), default=0)
+        return seconds, max(
+            (i for i, key in enumerate(seconds, 1) if store.holds("state", key)), default=0
+        )
 
     def _request(self, segment: Segment, trial: str) -> dict[str, Any]:
         spec = self.plan.trials[trial].spec
@@ -235,7 +294,9 @@ class Execution:
     def _record(self, segment: Segment, key: str, record: Record) -> bool:
         """Write an epoch to the trials that have none of it yet; whether there are any. A worker that goes on from a checkpoint
         repeats those after it."""
-        names = [name for name in segment.trials if name in self.open and key not in self._written[name]]
+        names = [
+            name for name in segment.trials if name in self.open and key not in self._written[name]
+        ]
         for name in names:
             self._written[name].add(key)
             for entry in expanded([record]):
@@ -246,7 +307,9 @@ class Execution:
     def _complete_if_whole(self, name: str) -> bool:
         """Close the trial if all its records are there."""
         trial, store = self.plan.trials[name], self._store(name)
-        if name not in self.open or not all(store.holds("record", link.key) for link in reversed(trial.links)):
+        if name not in self.open or not all(
+            store.holds("record", link.key) for link in reversed(trial.links)
+        ):
             return False
         records = _known(store, trial.links)
         if len(records) < len(trial.links):  # one was damaged: it is run again
@@ -270,7 +333,9 @@ class Execution:
         if outcome.state == "FAILED":
             self.failed[spec.trial] = reason(outcome)
         elif not self.share:
-            self._store(spec.trial).clear()  # all that is still needed of it is in the trial's folder
+            self._store(
+                spec.trial
+            ).clear()  # all that is still needed of it is in the trial's folder
         self.listener.finished(spec, outcome)
 
 

@@ -9,9 +9,15 @@ import re
 import secrets
 from pathlib import Path
 
-TEMPORARY = re.compile(r"\.[0-9a-f]{16}")  # names of files that are being written, or were when their writer was killed
+TEMPORARY = re.compile(
+    r"\.[0-9a-f]{16}"
+)  # names of files that are being written, or were when their writer was killed
 
-FULL = {errno.ENOSPC: "no space is left", errno.EDQUOT: "the quota is used up", errno.EROFS: "nothing can be written any more"}
+FULL = {
+    errno.ENOSPC: "no space is left",
+    errno.EDQUOT: "the quota is used up",
+    errno.EROFS: "nothing can be written any more",
+}
 
 
 def is_full(error: BaseException) -> bool:
@@ -30,7 +36,9 @@ def replace(path: Path, *parts: bytes) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{secrets.token_hex(8)}"
-    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)  # for whom the umask lets read
+    handle = os.open(
+        temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666
+    )  # for whom the umask lets read
     try:
         with os.fdopen(handle, "wb") as file:
             for part in parts:

@@ -16,7 +16,11 @@ Left = Callable[[Segment, DiskStore], list[Link]]
 
 
 def forecast(
-    chains: Mapping[str, Sequence[Link]], store: DiskStore, known: Mapping[str, float], jobs: int, left: Left | None = None
+    chains: Mapping[str, Sequence[Link]],
+    store: DiskStore,
+    known: Mapping[str, float],
+    jobs: int,
+    left: Left | None = None,
 ) -> float | None:
     """Seconds that `jobs` workers will train for; None if no phase of the chains was measured.
 
@@ -36,7 +40,9 @@ def forecast(
     return makespan(schedule, seconds_left, jobs, known.get(START, 0.0), known.get(SEGMENT, 0.0))
 
 
-def makespan(schedule: Schedule, seconds_of: Callable[[str], float], jobs: int, start: float, between: float) -> float:
+def makespan(
+    schedule: Schedule, seconds_of: Callable[[str], float], jobs: int, start: float, between: float
+) -> float:
     """When the last segment ends, if each worker takes `start` before its first segment and `between` before every other.
 
     As in an execution, a worker is started when there is work for it and none is idle.
@@ -47,7 +53,10 @@ def makespan(schedule: Schedule, seconds_of: Callable[[str], float], jobs: int, 
         while len(running) < jobs and (segment := schedule.next()) is not None:
             is_new = len(running) == n_started
             n_started += is_new
-            heapq.heappush(running, (now + (start if is_new else between) + seconds_of(segment.end), segment.end))
+            heapq.heappush(
+                running,
+                (now + (start if is_new else between) + seconds_of(segment.end), segment.end),
+            )
         if not running:
             return now
         now, end = heapq.heappop(running)
@@ -68,11 +77,16 @@ def pace(links: Collection[Link], known: Mapping[str, float]) -> Callable[[Link]
 
 def to_run(segment: Segment, store: DiskStore) -> list[Link]:
     """The links after its last checkpoint, from which a worker goes on."""
-    done = max((i + 1 for i, link in enumerate(segment.links) if store.holds("state", link.key)), default=0)
+    done = max(
+        (i + 1 for i, link in enumerate(segment.links) if store.holds("state", link.key)), default=0
+    )
     return segment.links[done:]
 
 
 def unrecorded(segment: Segment, store: DiskStore) -> list[Link]:
     """The links after the last that has a record, to which a worker that is at it has come."""
-    done = max((i + 1 for i, link in enumerate(segment.links) if store.holds("record", link.key)), default=0)
+    done = max(
+        (i + 1 for i, link in enumerate(segment.links) if store.holds("record", link.key)),
+        default=0,
+    )
     return segment.links[done:]

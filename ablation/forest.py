@@ -51,7 +51,8 @@ def segments(chains: Mapping[str, Sequence[Link]]) -> dict[str, Segment]:
 def separate(chains: Mapping[str, Sequence[Link]]) -> dict[str, Segment]:
     """Every trial as one segment of its own: nothing is shared."""
     return {
-        trial: Segment(trial, list(links), [trial], None, critical=sum(link.cost for link in links)) for trial, links in chains.items()
+        trial: Segment(trial, list(links), [trial], None, critical=sum(link.cost for link in links))
+        for trial, links in chains.items()
     }
 
 

@@ -18,7 +18,16 @@ _LABELS = {
     "test/ece": "calibration error",
     "best/test/top1": "best on test",
 }
-_PERCENT = {"top1", "many", "medium", "few", "top1_compensated", "balanced_accuracy", "ece", "per_class"}
+_PERCENT = {
+    "top1",
+    "many",
+    "medium",
+    "few",
+    "top1_compensated",
+    "balanced_accuracy",
+    "ece",
+    "per_class",
+}
 
 
 def label(metric: str) -> str:
@@ -58,7 +67,11 @@ def value(mean: float, sd: float, default: int = 1, show_sd: bool = True) -> str
     if not sd > 0 and 0 < abs(mean) < 1:
         return f"{mean:.3g} ± 0" if show_sd and sd == 0 else f"{mean:.3g}"
     places = decimals(sd, default)
-    return f"{mean:.{places}f} ± {sd:.{places}f}" if show_sd and math.isfinite(sd) else f"{mean:.{places}f}"
+    return (
+        f"{mean:.{places}f} ± {sd:.{places}f}"
+        if show_sd and math.isfinite(sd)
+        else f"{mean:.{places}f}"
+    )
 
 
 def effect(mean: float, low: float, high: float) -> str:
@@ -100,7 +113,11 @@ def compared_p(p: float) -> str:
 
 def over_seeds(values: Sequence[float]) -> str:
     """`72.3 ± 0.4`; of one value, `72.3`; of none, nothing."""
-    return value(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan) if values else ""
+    return (
+        value(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan)
+        if values
+        else ""
+    )
 
 
 def duration(seconds: float) -> str:
@@ -119,12 +136,20 @@ def listed(names: Sequence[str]) -> str:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
     """A Markdown table with padded columns. `align` has a letter per column: l or r."""
-    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in [header, *rows]]
+    cells = [
+        [str(cell).replace("|", "\\|").replace("\n", " ") for cell in row]
+        for row in [header, *rows]
+    ]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
-    rules = [f"{'-' * (width - 1)}:" if side == "r" else "-" * width for side, width in zip(align, widths)]
+    rules = [
+        f"{'-' * (width - 1)}:" if side == "r" else "-" * width
+        for side, width in zip(align, widths)
+    ]
 
     def line(row: Sequence[str]) -> str:
-        padded = [f"{c:>{w}}" if side == "r" else f"{c:<{w}}" for c, w, side in zip(row, widths, align)]
+        padded = [
+            f"{c:>{w}}" if side == "r" else f"{c:<{w}}" for c, w, side in zip(row, widths, align)
+        ]
         return f"| {' | '.join(padded)} |"
 
     return "\n".join([line(cells[0]), line(rules), *map(line, cells[1:])])

@@ -28,7 +28,19 @@ from ablation.subjects import FunctionSubject
 
 EXPERIMENTS = Path("experiments")  # of a project
 
-__all__ = ["Arm", "Experiment", "Factor", "Grid", "Level", "Study", "Variant", "experiment_path", "load_study", "merge", "yaml_path"]
+__all__ = [
+    "Arm",
+    "Experiment",
+    "Factor",
+    "Grid",
+    "Level",
+    "Study",
+    "Variant",
+    "experiment_path",
+    "load_study",
+    "merge",
+    "yaml_path",
+]
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,9 @@ class Variant:
     name: str
     kind: str  # "arm" | "baseline"
     levels: dict[str, str]  # factor -> level; {} for extra arms and baselines
-    settings: dict[str, Any]  # dotted key -> value, in merge order: an overridden key stands where it was last set
+    settings: dict[
+        str, Any
+    ]  # dotted key -> value, in merge order: an overridden key stands where it was last set
 
 
 @dataclass(frozen=True)
@@ -51,7 +65,9 @@ class Study:
     variants: tuple[Variant, ...]  # arms (reference first), extra arms, baselines
     common: dict[str, Any]  # settings of all variants, before any level: experiment, grid, -S
     layers: Mapping[str, Stack] = field(default_factory=dict)  # variant -> where its settings stand
-    absent: tuple[Problem, ...] = ()  # files that trials read and that are not on this machine: it can be planned, not run
+    absent: tuple[
+        Problem, ...
+    ] = ()  # files that trials read and that are not on this machine: it can be planned, not run
 
     def located(self, variant: Variant, key: str, message: str) -> Problem:
         """A fault in a variant's settings, where its key was last set."""
@@ -81,7 +97,11 @@ def load_study(
     if grid is None:
         raise InputError(problems)
     cells = grid_arms(grid, problems)
-    found = read_experiment(experiment_path(path, grid.experiment, experiment), problems) if grid.experiment else None
+    found = (
+        read_experiment(experiment_path(path, grid.experiment, experiment), problems)
+        if grid.experiment
+        else None
+    )
     subject = _subject(found, subject_loader, problems) if found else None
     alternatives = subject.alternatives() if hasattr(subject, "alternatives") else ()
     undone = _undone(options, grid, alternatives)
@@ -91,7 +111,11 @@ def load_study(
     rivals = alternative_rivals(grid.factors, alternatives)
     problems += [Problem(grid.file, f"factors.{factor}", message) for factor, message in rivals]
 
-    common = (Layer(found.file, "settings", found.settings, may_idle=True), Layer(grid.file, "settings", grid.settings), options)
+    common = (
+        Layer(found.file, "settings", found.settings, may_idle=True),
+        Layer(grid.file, "settings", grid.settings),
+        options,
+    )
     variants, stacks = [], []
     for arm in cells:
         stacks.append((*common, *_layers(grid, arm)))
@@ -100,9 +124,13 @@ def load_study(
         settings = subject.baselines().get(name)
         if settings is None:
             hint = nearest(name, subject.baselines())
-            problems.append(Problem(grid.file, f"baselines[{i}]", f"unknown baseline '{name}'; {hint}"))
+            problems.append(
+                Problem(grid.file, f"baselines[{i}]", f"unknown baseline '{name}'; {hint}")
+            )
             continue
-        stacks.append((*common, Layer(grid.file, f"baselines.{name}", dict(settings), may_idle=True)))
+        stacks.append(
+            (*common, Layer(grid.file, f"baselines.{name}", dict(settings), may_idle=True))
+        )
         variants.append(Variant(name, "baseline", {}, merged(stacks[-1])))
     layers = {variant.name: stack for variant, stack in zip(variants, stacks)}
     # Each level alone, too: the design may have no arm for it, or hide its fault behind another one's.
@@ -116,18 +144,28 @@ def load_study(
         absent += [_located(fault, stack) for fault in faults if fault.absent]
         if variant is not None and not wrong:
             sound.append(variant)
-    if isinstance(subject, FunctionSubject):  # which cannot tell where its settings should be no text
+    if isinstance(
+        subject, FunctionSubject
+    ):  # which cannot tell where its settings should be no text
         problems += [*found.doubts, *grid.doubts, *doubts]
     names = {variant.name for variant in sound}
     known = {(problem.file, problem.key) for problem in undone}
-    problems += [problem for problem in ignored_settings(subject, layers, names, options) if problem[:2] not in known]
+    problems += [
+        problem
+        for problem in ignored_settings(subject, layers, names, options)
+        if problem[:2] not in known
+    ]
     settings = {variant.name: variant.settings for variant in sound if variant.kind == "arm"}
-    problems += [Problem(grid.file, *found) for found in dead_factors(subject, grid.factors, cells, settings)]
+    problems += [
+        Problem(grid.file, *found) for found in dead_factors(subject, grid.factors, cells, settings)
+    ]
     problems += unreported_metrics(grid, cells, _reported(subject, sound))
     problems += [] if may_be_absent else absent
     if problems:
         raise InputError(dict.fromkeys(problems))
-    return Study(grid, found, subject, tuple(variants), merged(common), layers, tuple(dict.fromkeys(absent)))
+    return Study(
+        grid, found, subject, tuple(variants), merged(common), layers, tuple(dict.fromkeys(absent))
+    )
 
 
 def experiment_settings(path: Path, overrides: Sequence[str], subject: Subject) -> dict[str, Any]:
@@ -153,8 +191,15 @@ def experiment_settings(path: Path, overrides: Sequence[str], subject: Subject) 
 def _layers(grid: Grid, arm: Arm) -> Stack:
     if not arm.levels:
         return (Layer(grid.file, f"arms.{arm.name}", arm.overrides),)
-    chosen = [(f.name, level) for f in grid.factors for level in f.levels if arm.levels[f.name] == level.name]
-    return tuple(Layer(grid.file, f"factors.{name}.{level.name}", level.overrides) for name, level in chosen)
+    chosen = [
+        (f.name, level)
+        for f in grid.factors
+        for level in f.levels
+        if arm.levels[f.name] == level.name
+    ]
+    return tuple(
+        Layer(grid.file, f"factors.{name}.{level.name}", level.overrides) for name, level in chosen
+    )
 
 
 def _located(fault: Fault, stack: Stack) -> Problem:
@@ -166,7 +211,9 @@ def _located(fault: Fault, stack: Stack) -> Problem:
     return Problem(layer.file, dotted(layer.place, fault.key), f"{fault.message}{hint}")
 
 
-def _read_overrides(texts: Iterable[str], problems: list[Problem], doubts: list[Problem]) -> dict[str, Any]:
+def _read_overrides(
+    texts: Iterable[str], problems: list[Problem], doubts: list[Problem]
+) -> dict[str, Any]:
     values: dict[str, Any] = {}
     found: list[Problem] = []
     for text in texts:
@@ -180,7 +227,14 @@ def _read_overrides(texts: Iterable[str], problems: list[Problem], doubts: list[
                 values[key] = read_value(value, "-S", key, found)
             except InputError as error:
                 problems.extend(error.problems)
-    doubts.extend(Problem(doubt.file, doubt.key, f"{doubt.message} (the shell takes quotes away; put the whole option into '...')") for doubt in found)
+    doubts.extend(
+        Problem(
+            doubt.file,
+            doubt.key,
+            f"{doubt.message} (the shell takes quotes away; put the whole option into '...')",
+        )
+        for doubt in found
+    )
     return flatten(values, lambda key, message: problems.append(Problem("-S", key, message)))
 
 
@@ -195,15 +249,25 @@ def _reported(subject: Subject, sound: Iterable[Variant]) -> dict[str, Collectio
 def _undone(options: Layer, grid: Grid, alternatives: Alternatives) -> list[Problem]:
     """A setting from the command line that no arm of the design could ever see."""
     return [
-        Problem("-S", key, f"would be undone in every arm: each level of factor '{factor.name}' sets it{_or_alternative(key, factor)}")
+        Problem(
+            "-S",
+            key,
+            f"would be undone in every arm: each level of factor '{factor.name}' sets it{_or_alternative(key, factor)}",
+        )
         for key, value in options.settings.items()
         for factor in grid.factors
-        if all(undoes(level, key, alternatives if value is not None else ()) for level in factor.levels)
+        if all(
+            undoes(level, key, alternatives if value is not None else ()) for level in factor.levels
+        )
     ]
 
 
 def _or_alternative(key: str, factor: Factor) -> str:
-    return "" if all(any(overlap(key, other) for other in level.overrides) for level in factor.levels) else ", or an alternative to it"
+    return (
+        ""
+        if all(any(overlap(key, other) for other in level.overrides) for level in factor.levels)
+        else ", or an alternative to it"
+    )
 
 
 def yaml_path(name: Path | str) -> Path:
@@ -219,8 +283,14 @@ def yaml_path(name: Path | str) -> Path:
     if found.is_file():
         return found
     known = sorted(file.name for folder in (Path(), EXPERIMENTS) for file in folder.glob("*.yaml"))
-    hint = nearest(f"{path}{ending}", known) if known else "there is no YAML file in either; `ablate init` writes examples"
-    raise InputError([Problem("", str(path), f"no such file in '{Path.cwd()}' or its {EXPERIMENTS}/; {hint}")])
+    hint = (
+        nearest(f"{path}{ending}", known)
+        if known
+        else "there is no YAML file in either; `ablate init` writes examples"
+    )
+    raise InputError(
+        [Problem("", str(path), f"no such file in '{Path.cwd()}' or its {EXPERIMENTS}/; {hint}")]
+    )
 
 
 def experiment_path(grid_path: Path, name: str, option: str | None) -> Path:
@@ -230,11 +300,15 @@ def experiment_path(grid_path: Path, name: str, option: str | None) -> Path:
     return Path(name) if option else grid_path.parent / name
 
 
-def _subject(experiment: Experiment, load: Callable[[str], Subject], problems: list[Problem]) -> Subject | None:
+def _subject(
+    experiment: Experiment, load: Callable[[str], Subject], problems: list[Problem]
+) -> Subject | None:
     if not experiment.subject:
         return None
     try:
         return load(experiment.subject)
     except InputError as error:
-        problems.extend(Problem(experiment.file, "subject", problem.message) for problem in error.problems)
+        problems.extend(
+            Problem(experiment.file, "subject", problem.message) for problem in error.problems
+        )
         return None

@@ -9,7 +9,9 @@ from ablation.errors import Problem, nearest
 from ablation.grid_file import Grid
 
 MAX_ARMS = 1000
-MAX_ARM_NAME = 200  # characters; with the seed it becomes a folder's name, of which most systems allow 255
+MAX_ARM_NAME = (
+    200  # characters; with the seed it becomes a folder's name, of which most systems allow 255
+)
 
 
 def grid_arms(grid: Grid, problems: list[Problem]) -> list[Arm]:
@@ -19,7 +21,9 @@ def grid_arms(grid: Grid, problems: list[Problem]) -> list[Arm]:
     n_arms = sum(n_cells(grid.factors, design) for design in designs)
     if n_arms > MAX_ARMS:
         hint = "try leave-one-out or add-one-in"
-        problems.append(Problem(grid.file, "design", f"makes {n_arms} arms, and {MAX_ARMS} are allowed; {hint}"))
+        problems.append(
+            Problem(grid.file, "design", f"makes {n_arms} arms, and {MAX_ARMS} are allowed; {hint}")
+        )
         return list(grid.arms)
     found = arms(grid.factors, designs, grid.arms)
     problems.extend(_unfit_names(grid, found))
@@ -49,7 +53,15 @@ def _unmet_claims(grid: Grid, found: Sequence[Arm]) -> Iterator[Problem]:
         for side, value in claim["contrast"].items():
             place = f"claims[{i}].contrast.{side}"
             if side in ("arm", "minus") and value is not None and value not in names:
-                yield Problem(grid.file, place, f"'{value}' is neither an arm nor a baseline; {nearest(value, names)}")
+                yield Problem(
+                    grid.file,
+                    place,
+                    f"'{value}' is neither an arm nor a baseline; {nearest(value, names)}",
+                )
             factor = claim["contrast"].get("factor")
-            if side in ("from", "to", "level") and value is not None and all(arm.levels.get(factor) != value for arm in found):
+            if (
+                side in ("from", "to", "level")
+                and value is not None
+                and all(arm.levels.get(factor) != value for arm in found)
+            ):
                 yield Problem(grid.file, place, f"no arm of the design has {factor} at '{value}'")

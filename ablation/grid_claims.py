@@ -66,12 +66,19 @@ def _level(contrast: Section, side: str, levels: Any) -> str | None:
     if not isinstance(levels, Mapping):  # of an unknown or broken factor, which has been noted
         return None
     value = contrast.values.get(side)
-    names = [name for name in levels if name == value or (type(plain(name)) is type(value) and plain(name) == value)]
+    names = [
+        name
+        for name in levels
+        if name == value or (type(plain(name)) is type(value) and plain(name) == value)
+    ]
     if side not in contrast.values or (value is None and not names):
         contrast.note(side, f"is missing; {nearest('', levels)}")
         return None
     if len(names) > 1:
-        contrast.note(side, f"{show(value)} may be any of the levels {', '.join(names)}; quote the one that is meant")
+        contrast.note(
+            side,
+            f"{show(value)} may be any of the levels {', '.join(names)}; quote the one that is meant",
+        )
         return None
     if not names:
         contrast.note(side, f"{show(value)} is not a level of the factor; {nearest(value, levels)}")
@@ -84,8 +91,13 @@ def _expectations(claim: Section, has_one_side: bool | None) -> list[dict[str, A
     expectations = []
     for section in claim.sections("expects"):
         section.allow("metric", "direction", "within", "value")
-        metric, direction = section.text("metric", None, *METRIC_NAME), _direction(section, has_one_side)
-        expectations.append({"metric": metric, "direction": direction, **_within(section), **_value(section)})
+        metric, direction = (
+            section.text("metric", None, *METRIC_NAME),
+            _direction(section, has_one_side),
+        )
+        expectations.append(
+            {"metric": metric, "direction": direction, **_within(section), **_value(section)}
+        )
     if not claim.values.get("expects"):
         claim.note("expects", "is missing; it must list {metric, direction} once or more")
     return expectations
@@ -96,8 +108,15 @@ def _direction(section: Section, has_one_side: bool | None) -> str | None:
         return section.choice("direction", [*DIRECTIONS[True], *DIRECTIONS[False]])
     value, others = section.values.get("direction"), DIRECTIONS[not has_one_side]
     if value in others:
-        sides = "one side, {factor, level} or {arm}" if not has_one_side else "two sides, {factor, from, to} or {arm, minus}"
-        section.note("direction", f"'{value}' goes with a contrast of {sides}; {nearest('', DIRECTIONS[has_one_side])}")
+        sides = (
+            "one side, {factor, level} or {arm}"
+            if not has_one_side
+            else "two sides, {factor, from, to} or {arm, minus}"
+        )
+        section.note(
+            "direction",
+            f"'{value}' goes with a contrast of {sides}; {nearest('', DIRECTIONS[has_one_side])}",
+        )
         return None
     return section.choice("direction", DIRECTIONS[has_one_side])
 

@@ -12,7 +12,10 @@ from ablation.design import Factor, Level
 from ablation.reading import overlap
 from ablation.section import NAME, Section
 
-LEVEL_NAME = (r"\.?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", "a level's name (letters, digits, '_', '-', single dots)")
+LEVEL_NAME = (
+    r"\.?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*",
+    "a level's name (letters, digits, '_', '-', single dots)",
+)
 
 Alternatives = Sequence[Collection[str]]
 """Groups of dotted keys of which setting one unsets the others: `ablation.subject.Subject.alternatives`."""
@@ -22,12 +25,17 @@ def read_factors(file: Section, headline: str) -> tuple[Factor, ...]:
     """The factors that have two levels or more; whatever is wrong with them is noted. headline: the grid's metric."""
     section = file.section("factors")
     if not any(file.values.get(key) for key in ("factors", "arms", "baselines")):
-        file.note("factors", "is missing; it must map each factor to its levels, the reference first (only a grid of baselines or of arms needs none)")
+        file.note(
+            "factors",
+            "is missing; it must map each factor to its levels, the reference first (only a grid of baselines or of arms needs none)",
+        )
     factors = []
     for name in section.names(*NAME):
         if name in (*IDENTITY, *COSTS, headline):
             what = "the metric of the study, and so " if name == headline else ""
-            section.note(name, f"'{name}' is {what}a column of results.csv; give the factor another name")
+            section.note(
+                name, f"'{name}' is {what}a column of results.csv; give the factor another name"
+            )
         levels = _levels(section, name)
         if len(levels) >= 2:
             factors.append(Factor(name, levels))
@@ -36,7 +44,9 @@ def read_factors(file: Section, headline: str) -> tuple[Factor, ...]:
     return tuple(factors)
 
 
-def alternative_rivals(factors: Sequence[Factor], alternatives: Alternatives) -> Iterator[tuple[str, str]]:
+def alternative_rivals(
+    factors: Sequence[Factor], alternatives: Alternatives
+) -> Iterator[tuple[str, str]]:
     """(factor, message) for each factor that sets an alternative to what a factor before it sets."""
     for first, second in itertools.combinations(factors, 2):
         for key, other in itertools.product(_set_keys(second), _set_keys(first)):
@@ -48,7 +58,10 @@ def alternative_rivals(factors: Sequence[Factor], alternatives: Alternatives) ->
 def are_alternatives(key: str, other: str, alternatives: Alternatives) -> bool:
     """Whether setting one of the keys unsets the other."""
     for group in alternatives:
-        places = [next((member for member in group if f"{k}.".startswith(f"{member}.")), None) for k in (key, other)]
+        places = [
+            next((member for member in group if f"{k}.".startswith(f"{member}.")), None)
+            for k in (key, other)
+        ]
         if None not in places and places[0] != places[1]:
             return True
     return False
@@ -57,14 +70,22 @@ def are_alternatives(key: str, other: str, alternatives: Alternatives) -> bool:
 def undoes(level: Level, key: str, alternatives: Alternatives) -> bool:
     """Whether the level takes back what was set under the key."""
     return any(
-        f"{key}.".startswith(f"{other}.") or (value is not None and are_alternatives(key, other, alternatives))
+        f"{key}.".startswith(f"{other}.")
+        or (value is not None and are_alternatives(key, other, alternatives))
         for other, value in level.overrides.items()
     )
 
 
 def _set_keys(factor: Factor) -> list[str]:
     """The keys that a level sets to anything but null, which unsets no alternative."""
-    return list({key: None for level in factor.levels for key, value in level.overrides.items() if value is not None})
+    return list(
+        {
+            key: None
+            for level in factor.levels
+            for key, value in level.overrides.items()
+            if value is not None
+        }
+    )
 
 
 def _levels(factors: Section, name: str) -> tuple[Level, ...]:
@@ -87,7 +108,10 @@ def _note_rivalry(section: Section, first: Factor, second: Factor) -> None:
     for key, other in itertools.product(theirs, ours):
         agreed = key == other and len(ours[key] | theirs[key]) == 1
         if overlap(key, other) and not agreed:
-            section.note(second.name, f"sets '{key}', but factor '{first.name}' sets '{other}': one would undo the other")
+            section.note(
+                second.name,
+                f"sets '{key}', but factor '{first.name}' sets '{other}': one would undo the other",
+            )
 
 
 def _values(factor: Factor) -> dict[str, set[str]]:

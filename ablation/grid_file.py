@@ -19,7 +19,10 @@ GRID_KEYS = (
 )  # fmt: skip
 EXPERIMENT_KEYS = ("title", "dataset", "subject", "settings")
 
-FILE_NAME = (r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", "a name (letters, digits, '.', '_', '-'; at most 100)")
+FILE_NAME = (
+    r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}",
+    "a name (letters, digits, '.', '_', '-'; at most 100)",
+)
 SUBJECT_NAME = (r"core|[A-Za-z_][\w.]*:[A-Za-z_]\w*", "'core' or 'package.module:function'")
 
 MAX_SEEDS = 1000
@@ -41,9 +44,13 @@ class Grid:
     arms: tuple[Arm, ...]  # beside those of the design
     baselines: tuple[str, ...]
     reference: str | None  # the baseline that differences are taken to
-    claims: tuple[dict[str, Any], ...]  # {id, says, contrast: {factor, from, to} | {arm, minus} | {factor, level} | {arm}, expects: [{metric, direction, within?, value?}]}
+    claims: tuple[
+        dict[str, Any], ...
+    ]  # {id, says, contrast: {factor, from, to} | {arm, minus} | {factor, level} | {arm}, expects: [{metric, direction, within?, value?}]}
     settings: dict[str, Any]  # for all arms and baselines, dotted key -> value
-    doubts: tuple[Problem, ...] = ()  # text in settings, of levels and arms too, that may not be meant as text, see `ablation.reading`
+    doubts: tuple[
+        Problem, ...
+    ] = ()  # text in settings, of levels and arms too, that may not be meant as text, see `ablation.reading`
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,9 @@ class Experiment:
     doubts: tuple[Problem, ...] = ()  # text in settings that may not be meant as text
 
 
-def read_grid(path: Path, problems: list[Problem], experiment: str | None = None, seeds: str | None = None) -> Grid | None:
+def read_grid(
+    path: Path, problems: list[Problem], experiment: str | None = None, seeds: str | None = None
+) -> Grid | None:
     """The grid, with `experiment` and `seeds` from the command line in place of the file's.
 
     None if there is nothing to go on. A grid is sound only if it added no problems.
@@ -70,7 +79,10 @@ def read_grid(path: Path, problems: list[Problem], experiment: str | None = None
         return None
     file = Section(path.name, "", values, problems)
     if values and not {"study", "factors"} & set(values) and set(values) <= set(EXPERIMENT_KEYS):
-        file.note("", f"is an experiment, not a grid; name a grid file and give this one as --experiment {path.stem}")
+        file.note(
+            "",
+            f"is an experiment, not a grid; name a grid file and give this one as --experiment {path.stem}",
+        )
         return None
     file.allow(*GRID_KEYS)
     metric = file.section("metric")
@@ -81,7 +93,9 @@ def read_grid(path: Path, problems: list[Problem], experiment: str | None = None
         file=path.name,
         study=file.text("study", None, *FILE_NAME) or "",
         question=file.text("question", "") or "",
-        experiment=experiment or file.text("experiment", means="an experiment's name or path") or "",
+        experiment=experiment
+        or file.text("experiment", means="an experiment's name or path")
+        or "",
         metric={
             "name": headline,
             "goal": metric.choice("goal", ("maximize", "minimize"), "maximize") or "",
@@ -106,7 +120,10 @@ def read_experiment(path: Path, problems: list[Problem]) -> Experiment | None:
         return None
     file = Section(path.name, "", values, problems)
     if {"study", "factors"} & set(values):
-        file.note("", "is a grid, not an experiment; name the experiment that the grid varies, e.g. --experiment digits-lt")
+        file.note(
+            "",
+            "is a grid, not an experiment; name the experiment that the grid varies, e.g. --experiment digits-lt",
+        )
         return None
     file.allow(*EXPERIMENT_KEYS)
     return Experiment(
@@ -166,11 +183,15 @@ def _seeds(section: Section, key: str) -> tuple[int, ...]:
             return tuple(range(value))
         section.note(key, f"{value} is not a number of seeds between 1 and {MAX_SEEDS}")
     elif not isinstance(value, list) or not 1 <= len(value) <= MAX_SEEDS:
-        section.note(key, f"{show(value)} is not a number of seeds, or a list of 1 to {MAX_SEEDS} seeds")
+        section.note(
+            key, f"{show(value)} is not a number of seeds, or a list of 1 to {MAX_SEEDS} seeds"
+        )
     else:
         for i, seed in enumerate(value):
             if not _is_integer(seed) or not 0 <= seed <= MAX_SEED:
-                section.note(f"{key}[{i}]", f"{show(seed)} is not a seed: an integer from 0 to {MAX_SEED}")
+                section.note(
+                    f"{key}[{i}]", f"{show(seed)} is not a seed: an integer from 0 to {MAX_SEED}"
+                )
             elif seed in value[:i]:
                 section.note(f"{key}[{i}]", f"{seed} is there twice")
         return tuple(value)
@@ -193,7 +214,9 @@ def _is_integer(value: Any) -> bool:
 
 def _of_settings(doubts: list[Problem]) -> tuple[Problem, ...]:
     """Those in a part of the file that holds settings."""
-    return tuple(doubt for doubt in doubts if doubt.key.partition(".")[0] in ("settings", "factors", "arms"))
+    return tuple(
+        doubt for doubt in doubts if doubt.key.partition(".")[0] in ("settings", "factors", "arms")
+    )
 
 
 def _mapping(path: Path, problems: list[Problem], doubts: list[Problem]) -> dict[str, Any] | None:

@@ -9,7 +9,9 @@ from ablation.errors import Problem, nearest
 from ablation.grid_file import Grid
 
 
-def unreported_metrics(grid: Grid, cells: Sequence[Arm], reported: Mapping[str, Collection[str]]) -> Iterator[Problem]:
+def unreported_metrics(
+    grid: Grid, cells: Sequence[Arm], reported: Mapping[str, Collection[str]]
+) -> Iterator[Problem]:
     """The headline metric where a trial's last record lacks it, and claims' metrics that cannot be compared.
 
     reported: arm or baseline -> names of its metrics, of those for which they are known.
@@ -19,12 +21,21 @@ def unreported_metrics(grid: Grid, cells: Sequence[Arm], reported: Mapping[str, 
     if lacking and headline:
         common = set.intersection(*map(set, reported.values()))
         who = "any trial" if len(lacking) == len(reported) else f"'{lacking[0]}'"
-        yield Problem(grid.file, "metric.name", f"'{headline}' is not reported by {who} at its end; {nearest(headline, common)}")
+        yield Problem(
+            grid.file,
+            "metric.name",
+            f"'{headline}' is not reported by {who} at its end; {nearest(headline, common)}",
+        )
     for i, claim in enumerate(grid.claims):
-        sides = [[reported[name] for name in names if name in reported] for names in _sides(claim["contrast"], cells)]
+        sides = [
+            [reported[name] for name in names if name in reported]
+            for names in _sides(claim["contrast"], cells)
+        ]
         if not sides or not all(sides):
             continue
-        comparable = set.intersection(*(set().union(*side) for side in sides)) | {f"best/{headline}"}
+        comparable = set.intersection(*(set().union(*side) for side in sides)) | {
+            f"best/{headline}"
+        }
         for j, expectation in enumerate(claim["expects"]):
             metric = expectation["metric"]
             if metric and metric not in comparable:
@@ -39,4 +50,7 @@ def _sides(contrast: Mapping[str, str | None], cells: Sequence[Arm]) -> list[lis
     if "arm" in contrast:
         return [[contrast[side]] for side in ("arm", "minus") if side in contrast]
     levels = [contrast[side] for side in ("from", "to", "level") if side in contrast]
-    return [[arm.name for arm in cells if arm.levels.get(contrast["factor"]) == level] for level in levels]
+    return [
+        [arm.name for arm in cells if arm.levels.get(contrast["factor"]) == level]
+        for level in levels
+    ]

@@ -45,7 +45,11 @@ def headline_tables(folders: Sequence[Path], study: str | None, parts: Sequence[
 
 def known_reports(folders: Sequence[Path]) -> dict[str, Path]:
     """Study -> the folder of its report; of two, that in the first of the folders."""
-    found = {path.parent.name: path.parent for folder in reversed(folders) for path in folder.glob("*/results.csv")}
+    found = {
+        path.parent.name: path.parent
+        for folder in reversed(folders)
+        for path in folder.glob("*/results.csv")
+    }
     return dict(sorted(found.items()))
 
 
@@ -66,17 +70,28 @@ def _arms_table(reported: Reported, effects: pd.DataFrame) -> str:
     trials, headline, factors, metrics = reported
     names = list(dict.fromkeys(trials["arm"]))
     best = column_of(f"best/{metric_of(headline, factors)}", factors)
-    differences = effects[(effects["metric"] == headline) & effects["effect"].str.contains(" - ", regex=False)].set_index("effect")
+    differences = effects[
+        (effects["metric"] == headline) & effects["effect"].str.contains(" - ", regex=False)
+    ].set_index("effect")
     reference = next((effect.partition(" - ")[2] for effect in differences.index), None)
-    details = [name for name in ["test/top1_compensated", best] if name in metrics and name != headline]
+    details = [
+        name for name in ["test/top1_compensated", best] if name in metrics and name != headline
+    ]
 
     def row(name: str) -> list[str]:
         own = trials[trials["arm"] == name]
         finished = own[own["state"] == "COMPLETE"]
         cells = [f"`{name}`", seeds_cell(own), value(*mean_and_sd(finished[headline]))]
         if reference is not None:
-            cells.append("reference" if name == reference else _difference(differences, difference_name(name, reference)))
-        return [*cells, *(value(*mean_and_sd(finished[metric]), show_sd=False) for metric in details)]
+            cells.append(
+                "reference"
+                if name == reference
+                else _difference(differences, difference_name(name, reference))
+            )
+        return [
+            *cells,
+            *(value(*mean_and_sd(finished[metric]), show_sd=False) for metric in details),
+        ]
 
     header = ["arm", "seeds", f"{label(headline)} (mean ± std)"]
     header += [f"minus `{reference}` [95 %]"] if reference is not None else []
@@ -85,4 +100,8 @@ def _arms_table(reported: Reported, effects: pd.DataFrame) -> str:
 
 
 def _difference(differences: pd.DataFrame, name: str) -> str:
-    return effect_cell(next(differences.loc[[name]].itertuples())) if name in differences.index else MISSING
+    return (
+        effect_cell(next(differences.loc[[name]].itertuples()))
+        if name in differences.index
+        else MISSING
+    )

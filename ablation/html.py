@@ -64,7 +64,9 @@ def to_html(text: str, folder: Path) -> str:
     markdown.add_render_rule("image", _rule(folder))
     markdown.add_render_rule("table_open", lambda self, *_: '<div class="table"><table>\n')
     markdown.add_render_rule("table_close", lambda self, *_: "</table></div>\n")
-    title = next((line.removeprefix("# ") for line in text.split("\n") if line.startswith("# ")), "Report")
+    title = next(
+        (line.removeprefix("# ") for line in text.split("\n") if line.startswith("# ")), "Report"
+    )
     return PAGE.format(title=html.escape(title), style=STYLE, body=markdown.render(text))
 
 
@@ -72,7 +74,13 @@ def _rule(folder: Path) -> Callable[..., str]:
     """How a picture is rendered, markdown-it's way: whole, if it is one of the folder's, else as its description."""
     known = {f"{FIGURES}/{path.name}": path for path in (folder / FIGURES).glob("*.png")}
 
-    def render(renderer: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
+    def render(
+        renderer: RendererHTML,
+        tokens: Sequence[Token],
+        index: int,
+        options: OptionsDict,
+        env: EnvType,
+    ) -> str:
         description = html.escape(tokens[index].content)
         path = known.get(str(tokens[index].attrs["src"]))
         return f'<img alt="{description}" src="{_inlined(path)}">' if path else description

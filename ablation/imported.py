@@ -27,7 +27,9 @@ def project_sources(module: str) -> dict[str, bytes]:
         if name in sources or path is None or (name.partition(".")[0] != top and is_library(path)):
             continue
         sources[name] = path.read_bytes()
-        left += _imported(sources[name], name if path.name == "__init__.py" else name.rpartition(".")[0])
+        left += _imported(
+            sources[name], name if path.name == "__init__.py" else name.rpartition(".")[0]
+        )
     return dict(sorted(sources.items()))
 
 
@@ -39,7 +41,14 @@ def imported_names(sources: Mapping[str, bytes]) -> list[str]:
 def module_file(name: str, folder: Path) -> Path | None:
     """The text of the module of that name below a folder; None if it has none there."""
     path = folder.joinpath(*name.split("."))
-    return next((file for file in (path / "__init__.py", path.with_name(f"{path.name}.py")) if file.is_file()), None)
+    return next(
+        (
+            file
+            for file in (path / "__init__.py", path.with_name(f"{path.name}.py"))
+            if file.is_file()
+        ),
+        None,
+    )
 
 
 def taken_from(name: str) -> str | None:
@@ -54,8 +63,13 @@ def taken_from(name: str) -> str | None:
 def library_versions(sources: Mapping[str, bytes]) -> dict[str, str]:
     """Version of each installed distribution that the texts import, by name. sources: from `project_sources`."""
     names = {name.partition(".")[0] for name in imported_names(sources)}
-    owners, ours = importlib.metadata.packages_distributions(), {name.partition(".")[0] for name in sources}
-    found = {owner for name in names - ours - sys.stdlib_module_names for owner in owners.get(name, [])}
+    owners, ours = (
+        importlib.metadata.packages_distributions(),
+        {name.partition(".")[0] for name in sources},
+    )
+    found = {
+        owner for name in names - ours - sys.stdlib_module_names for owner in owners.get(name, [])
+    }
     return {name: importlib.metadata.version(name) for name in sorted(found)}
 
 
@@ -70,8 +84,12 @@ def _imported(text: bytes, package: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            parents = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
-            names = [".".join(filter(None, [*parents, node.module, alias.name])) for alias in node.names]
+            parents = (
+                package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
+            )
+            names = [
+                ".".join(filter(None, [*parents, node.module, alias.name])) for alias in node.names
+            ]
         for name in names:
             parts = name.split(".")
             yield from (".".join(parts[:n]) for n in range(1, len(parts) + 1))
@@ -80,7 +98,11 @@ def _imported(text: bytes, package: str) -> Iterator[str]:
 def _file(name: str) -> Path | None:
     """Where a module's text is; None if it is no module, or has no text."""
     spec = _spec(name)
-    return Path(spec.origin).resolve() if spec and spec.origin and spec.origin.endswith(".py") else None
+    return (
+        Path(spec.origin).resolve()
+        if spec and spec.origin and spec.origin.endswith(".py")
+        else None
+    )
 
 
 def _spec(name: str) -> ModuleSpec | None:
@@ -90,7 +112,9 @@ def _spec(name: str) -> ModuleSpec | None:
     parent = name.rpartition(".")[0]
     above = _spec(parent) if parent else None
     where = list(above and above.submodule_search_locations or []) if parent else None
-    found = (finder.find_spec(name, where) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+    found = (
+        finder.find_spec(name, where) for finder in sys.meta_path if hasattr(finder, "find_spec")
+    )
     return next((spec for spec in found if spec is not None), None)
 
 

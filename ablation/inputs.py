@@ -31,13 +31,29 @@ def require_usable_inputs(study: Study, plan: Plan, store: DiskStore, folder: Ru
     """
     reads_files = getattr(study.subject, "reads_files", lambda settings: False)
     left = {trial.spec.arm for trial in plan.unfinished(folder).trials.values()}
-    begun = {trial.spec.arm for trial in plan.trials.values() if store.holds("record", trial.links[0].key)}
-    new = [variant for variant in study.variants if variant.name in left - begun and reads_files(variant.settings)]
+    begun = {
+        trial.spec.arm
+        for trial in plan.trials.values()
+        if store.holds("record", trial.links[0].key)
+    }
+    new = [
+        variant
+        for variant in study.variants
+        if variant.name in left - begun and reads_files(variant.settings)
+    ]
     if not new:
         return
-    request = {"subject": study.experiment.subject, "settings": [variant.settings for variant in new], "cache": str(store.root)}
+    request = {
+        "subject": study.experiment.subject,
+        "settings": [variant.settings for variant in new],
+        "cache": str(store.root),
+    }
     answers = _ask(request)
-    problems = [study.located(variant, key, message) for variant, found in zip(new, answers) for key, message in found.items()]
+    problems = [
+        study.located(variant, key, message)
+        for variant, found in zip(new, answers)
+        for key, message in found.items()
+    ]
     if problems:
         raise InputError(dict.fromkeys(problems))
 
@@ -53,7 +69,13 @@ def _ask(request: dict[str, Any]) -> list[dict[str, str]]:
     """What a process of its own says of them; nothing if it fails, which then the trials will, and tell."""
     path = os.pathsep.join(filter(None, [str(OURS), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-P", "-m", "ablation.inputs"]
-    done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    done = subprocess.run(
+        command,
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
     try:
         if done.returncode == 0:
             return json.loads(done.stdout.splitlines()[-1])
@@ -65,4 +87,6 @@ def _ask(request: dict[str, Any]) -> list[dict[str, str]]:
 
 
 if __name__ == "__main__":
-    print("\n" + json.dumps(inspect(json.load(sys.stdin))))  # a line of its own, whatever libraries have printed
+    print(
+        "\n" + json.dumps(inspect(json.load(sys.stdin)))
+    )  # a line of its own, whatever libraries have printed

@@ -79,7 +79,11 @@ def heeded() -> Iterator[None]:
     for number in SIGNALS:
         if before[number] is not signal.SIG_IGN:
             signal.signal(number, heed)
-    written = {name: getattr(sys, name) for stream, name in zip(STREAMS, ("stdout", "stderr")) if stream in shown}
+    written = {
+        name: getattr(sys, name)
+        for stream, name in zip(STREAMS, ("stdout", "stderr"))
+        if stream in shown
+    }
     for name, file in written.items():
         setattr(sys, name, _Terminal(file, hung_up))
     try:

@@ -33,10 +33,17 @@ from ablation.redaction import redacted
 
 BASELINES = "baselines"  # the study of a study's baselines is called `<study>/baselines`
 STATES = "states"  # user attribute of the study: state -> number of its trials
-PROJECT = "project"  # and, in a database that several projects write to: the folder whose study it is
+PROJECT = (
+    "project"  # and, in a database that several projects write to: the folder whose study it is
+)
 KEY = "key"  # user attribute of the trials that are ours
 PATIENCE_SECONDS, PAUSE_SECONDS = 60.0, 0.05  # with another process that writes to the ledger
-UNREACHABLE = (SQLAlchemyError, StorageInternalError, OSError, ImportError)  # the last: no driver for the database
+UNREACHABLE = (
+    SQLAlchemyError,
+    StorageInternalError,
+    OSError,
+    ImportError,
+)  # the last: no driver for the database
 
 
 class LedgerUnavailable(Unavailable):
@@ -44,7 +51,9 @@ class LedgerUnavailable(Unavailable):
 
     def __init__(self, url: str, error: BaseException):
         cause = first_line(error.__cause__ or error)  # Optuna says only that something was raised
-        super().__init__(f"Optuna's ledger at {redacted(url)} is not available: {redacted(cause, url)}")
+        super().__init__(
+            f"Optuna's ledger at {redacted(url)} is not available: {redacted(cause, url)}"
+        )
 
 
 class OthersStudy(Unavailable):
@@ -53,7 +62,9 @@ class OthersStudy(Unavailable):
     is_for_now = False
 
     def __init__(self, name: str, project: str):
-        super().__init__(f"the study '{name}' in Optuna's ledger is of the project {project}; keep this one under another name with --as NAME")
+        super().__init__(
+            f"the study '{name}' in Optuna's ledger is of the project {project}; keep this one under another name with --as NAME"
+        )
 
 
 @contextlib.contextmanager
@@ -62,7 +73,9 @@ def reaching_ledger(url: str) -> Iterator[None]:
     try:
         yield
     except UNREACHABLE as error:
-        raise LedgerUnavailable(url, error) from None  # the error's own traceback can hold credentials
+        raise LedgerUnavailable(
+            url, error
+        ) from None  # the error's own traceback can hold credentials
 
 
 @contextlib.contextmanager
@@ -131,7 +144,9 @@ def stale(
             continue
         is_kept = trial.state == TrialState.COMPLETE and trial.user_attrs[KEY] in open_keys
         if trial.state == TrialState.FAIL or is_kept:
-            is_stale = any(choices.get(name, each) != each for name, each in trial.distributions.items())
+            is_stale = any(
+                choices.get(name, each) != each for name, each in trial.distributions.items()
+            )
         else:
             expected = left.pop(trial.user_attrs[KEY], None)
             is_stale = expected is None or not is_same(trial, expected)
@@ -149,7 +164,9 @@ def missing(known: Sequence[FrozenTrial], wanted: Sequence[FrozenTrial]) -> list
 def is_of_direction(storage: BaseStorage, name: str, direction: str) -> bool:
     """Whether an Optuna study has this one direction, `maximize` or `minimize`; true if there is no such study."""
     study_id = _study_id(storage, name)
-    return study_id is None or storage.get_study_directions(study_id) == [StudyDirection[direction.upper()]]
+    return study_id is None or storage.get_study_directions(study_id) == [
+        StudyDirection[direction.upper()]
+    ]
 
 
 def remake(storage: BaseStorage, names: Sequence[str], direction: str) -> None:
@@ -158,8 +175,13 @@ def remake(storage: BaseStorage, names: Sequence[str], direction: str) -> None:
     for name in names:
         study_id = _study_id(storage, name)
         if study_id is not None:
-            others = [trial for trial in storage.get_all_trials(study_id) if KEY not in trial.user_attrs]
-            attributes = storage.get_study_user_attrs(study_id), storage.get_study_system_attrs(study_id)
+            others = [
+                trial for trial in storage.get_all_trials(study_id) if KEY not in trial.user_attrs
+            ]
+            attributes = (
+                storage.get_study_user_attrs(study_id),
+                storage.get_study_system_attrs(study_id),
+            )
             kept[name] = others, *attributes
             storage.delete_study(study_id)
     # All are made before any is filled, in this order: whoever asks Optuna for its studies meets the arms first.
@@ -193,7 +215,9 @@ def add(
 
 def _made(storage: BaseStorage, name: str, direction: str) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
+    return optuna.create_study(
+        storage=storage, study_name=name, direction=direction, load_if_exists=True
+    )
 
 
 def _study_id(storage: BaseStorage, name: str) -> int | None:

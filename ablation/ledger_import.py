@@ -32,7 +32,9 @@ KINDS = ("arm", "baseline")  # of trials, in the order of `studies_of`
 LAST_STEP = 2**31 - 1  # that Optuna's tables hold
 
 
-def update_ledger(storage_url: str, folder: RunFolder, is_running: bool = True, forgets: bool = False) -> None:
+def update_ledger(
+    storage_url: str, folder: RunFolder, is_running: bool = True, forgets: bool = False
+) -> None:
     """Add the trials that have ended; make Optuna's studies anew where they hold what is no longer so. Twice changes nothing.
 
     is_running: whether any process runs the study; if none does, no trial counts as running.
@@ -48,14 +50,23 @@ def update_ledger(storage_url: str, folder: RunFolder, is_running: bool = True, 
     for spec in manifest.trials:
         states[spec.kind][shown(manifest, folder, spec, is_running)[0]] += 1
     ended = ended_trials(manifest, folder)
-    open_keys = {spec.key for spec in manifest.trials} - {trial.user_attrs["key"] for found in ended.values() for trial in found}
+    open_keys = {spec.key for spec in manifest.trials} - {
+        trial.user_attrs["key"] for found in ended.values() for trial in found
+    }
     kept = () if forgets else open_keys
-    with reaching_ledger(storage_url), one_at_a_time(storage_url), closing(open_storage(storage_url)) as storage:
+    with (
+        reaching_ledger(storage_url),
+        one_at_a_time(storage_url),
+        closing(open_storage(storage_url)) as storage,
+    ):
         names, project = studies_of(manifest.study), project_of(storage_url, folder.path)
         if project:
             require_ours(storage, names, project)
         known = {name: read_trials(storage, name) for name in names}
-        if any(stale(known[name], ended[name], kept) or not is_of_direction(storage, name, direction) for name in names):
+        if any(
+            stale(known[name], ended[name], kept) or not is_of_direction(storage, name, direction)
+            for name in names
+        ):
             remake(storage, names, direction)
             known = {name: read_trials(storage, name) for name in names}
         for name, kind in zip(names, KINDS):
@@ -84,7 +95,11 @@ def shown(
     """The state of a trial as Optuna can hold it, the value of a COMPLETE one, and the outcome that they are of."""
     outcome = folder.outcome(spec.trial)
     state = folder.state(spec, outcome, is_running)
-    value = finite(outcome.metrics.get(manifest.metric["name"], math.nan)) if state == "COMPLETE" else math.nan
+    value = (
+        finite(outcome.metrics.get(manifest.metric["name"], math.nan))
+        if state == "COMPLETE"
+        else math.nan
+    )
     if state == "COMPLETE" and math.isnan(value):
         state = "FAILED"  # Optuna takes no other
     return state, value, outcome
@@ -96,7 +111,9 @@ def _choices(manifest: Manifest) -> dict[str, CategoricalDistribution]:
     for spec in manifest.trials:
         for factor, level in spec.levels.items():
             levels.setdefault(factor, {}).setdefault(level)
-    return {factor: CategoricalDistribution(tuple(found)) for factor, found in levels.items() if found}
+    return {
+        factor: CategoricalDistribution(tuple(found)) for factor, found in levels.items() if found
+    }
 
 
 def _ended(
@@ -109,7 +126,10 @@ def _ended(
         attributes["metrics"] = dict(outcome.metrics)
     else:
         name = manifest.metric["name"]
-        error = outcome.error or {"type": "MissingMetric", "message": f"{name} is {outcome.metrics.get(name)}"}
+        error = outcome.error or {
+            "type": "MissingMetric",
+            "message": f"{name} is {outcome.metrics.get(name)}",
+        }
         attributes["reason"] = f"{error['type']}: {error['message']}"
     trial = create_trial(
         state=TrialState.COMPLETE if is_complete else TrialState.FAIL,
@@ -124,12 +144,18 @@ def _ended(
     begun = begun_at(outcome)
     begun = max(0, end - round(1000 * outcome.wall_seconds)) if begun is None else begun
     # In local time without a zone, as Optuna writes its own.
-    trial.datetime_start, trial.datetime_complete = (datetime.fromtimestamp(moment / 1000) for moment in (begun, end))
+    trial.datetime_start, trial.datetime_complete = (
+        datetime.fromtimestamp(moment / 1000) for moment in (begun, end)
+    )
     return trial
 
 
 def _by_epoch(folder: RunFolder, trial: str, metric: str) -> dict[int, float]:
     """Epoch -> value of the headline metric, where it was measured. Pre-training counts its own epochs."""
     own = [record for record in folder.records(trial) if record["phase"] != "pretrain"]
-    values = {record["epoch"]: finite(record["metrics"][metric]) for record in own if metric in record["metrics"]}
+    values = {
+        record["epoch"]: finite(record["metrics"][metric])
+        for record in own
+        if metric in record["metrics"]
+    }
     return {max(-LAST_STEP, min(epoch, LAST_STEP)): value for epoch, value in values.items()}

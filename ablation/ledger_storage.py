@@ -35,9 +35,25 @@ def storage_url(text: str) -> str:
     try:
         url = sqlalchemy.make_url(text)
     except (ArgumentError, ValueError):  # whose text holds the URL, or a part of the password
-        raise InputError([Problem(OPTION, redacted(text), "is no database URL; write postgresql://user@host/database")]) from None
+        raise InputError(
+            [
+                Problem(
+                    OPTION,
+                    redacted(text),
+                    "is no database URL; write postgresql://user@host/database",
+                )
+            ]
+        ) from None
     if "@" in f"{url.host}{url.database}":
-        raise InputError([Problem(OPTION, redacted(text), "special characters in a password are written as %40 (@), %2F (/) and so on")])
+        raise InputError(
+            [
+                Problem(
+                    OPTION,
+                    redacted(text),
+                    "special characters in a password are written as %40 (@), %2F (/) and so on",
+                )
+            ]
+        )
     if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
         return text
     if url.get_backend_name() not in ("postgresql", "postgres"):
@@ -46,7 +62,15 @@ def storage_url(text: str) -> str:
     if "+" not in url.drivername:
         driver = next((name for name in DRIVERS if importlib.util.find_spec(name)), None)
         if driver is None:
-            raise InputError([Problem(OPTION, redacted(text), "needs a driver for PostgreSQL: pip install 'ablate-lt[postgres]'")])
+            raise InputError(
+                [
+                    Problem(
+                        OPTION,
+                        redacted(text),
+                        "needs a driver for PostgreSQL: pip install 'ablate-lt[postgres]'",
+                    )
+                ]
+            )
         url = url.set(drivername=f"postgresql+{driver}")
     return url.render_as_string(hide_password=False)
 

@@ -17,7 +17,9 @@ UNITS = {"": 1.0, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 class Limits(NamedTuple):
     """None: as much as it takes."""
 
-    seconds: float | None = None  # of a trial's whole chain, shared epochs included: what it would take alone
+    seconds: float | None = (
+        None  # of a trial's whole chain, shared epochs included: what it would take alone
+    )
     n_bytes: int | None = None  # that a worker process holds in memory (resident)
 
 
@@ -68,7 +70,11 @@ def n_killed_for_memory() -> int:
 
 def _events_of_own_group() -> list[Path]:
     """The file of its control group (version 2) that counts what has befallen its memory."""
-    groups = [line.removeprefix("0::/") for line in _lines(Path("/proc/self/cgroup")) if line.startswith("0::/")]
+    groups = [
+        line.removeprefix("0::/")
+        for line in _lines(Path("/proc/self/cgroup"))
+        if line.startswith("0::/")
+    ]
     return [Path("/sys/fs/cgroup", group, "memory.events") for group in groups]
 
 

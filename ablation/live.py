@@ -39,7 +39,11 @@ class ArmProgress:
         if not self.n_measured:
             return ""
         mean = self.metric_sum / self.n_measured
-        variance = (self.square_sum - self.n_measured * mean**2) / (self.n_measured - 1) if self.n_measured > 1 else math.nan
+        variance = (
+            (self.square_sum - self.n_measured * mean**2) / (self.n_measured - 1)
+            if self.n_measured > 1
+            else math.nan
+        )
         return value(mean, math.sqrt(variance) if variance > 0 else math.nan)
 
 
@@ -67,7 +71,12 @@ class Progress(Listener):
 
     def __init__(self, metric: str, plan: Plan, remaining: Remaining | None = None):
         self.metric, self.remaining, self.told = metric, remaining, ""
-        self.n_trials, self.n_before, self.n_trained, self.begun_at = len(plan.trials), 0, 0, time.monotonic()
+        self.n_trials, self.n_before, self.n_trained, self.begun_at = (
+            len(plan.trials),
+            0,
+            0,
+            time.monotonic(),
+        )
         self.arms: dict[str, ArmProgress] = {}
         self.trials: dict[str, TrialProgress] = {}
         for name, trial in plan.trials.items():
@@ -81,14 +90,18 @@ class Progress(Listener):
         Progress.finished(self, spec, outcome)
 
     def resumed(self, spec: TrialSpec, records: Sequence[Record]) -> None:
-        values = [record["metrics"][self.metric] for record in records if self.metric in record["metrics"]]
+        values = [
+            record["metrics"][self.metric] for record in records if self.metric in record["metrics"]
+        ]
         self.trials[spec.trial].advance(len(records), values[-1] if values else None)
 
     def recorded(self, specs: Sequence[TrialSpec], record: Record) -> None:
         self.n_trained += 1
         for spec in specs:
             trial = self.trials[spec.trial]
-            done = min(trial.done_epochs + 1, trial.n_epochs)  # epochs after the last checkpoint are trained again
+            done = min(
+                trial.done_epochs + 1, trial.n_epochs
+            )  # epochs after the last checkpoint are trained again
             trial.advance(done, record["metrics"].get(self.metric))
 
     def finished(self, spec: TrialSpec, outcome: Outcome) -> None:
@@ -116,7 +129,9 @@ class Progress(Listener):
 class PlainProgress(Progress):
     """A line when a trial ends and every few seconds."""
 
-    def __init__(self, metric: str, plan: Plan, console: Console, remaining: Remaining | None = None):
+    def __init__(
+        self, metric: str, plan: Plan, console: Console, remaining: Remaining | None = None
+    ):
         super().__init__(metric, plan, remaining)
         self.console, self.last = console, time.monotonic()
 
@@ -150,7 +165,9 @@ class PlainProgress(Progress):
 class LiveProgress(Progress):
     """A table with a row per arm, redrawn in place."""
 
-    def __init__(self, metric: str, plan: Plan, console: Console, remaining: Remaining | None = None):
+    def __init__(
+        self, metric: str, plan: Plan, console: Console, remaining: Remaining | None = None
+    ):
         super().__init__(metric, plan, remaining)
         self.live = Live(console=console, refresh_per_second=4, get_renderable=self.table)
 
@@ -174,6 +191,10 @@ class LiveProgress(Progress):
         return table
 
 
-def progress(metric: str, plan: Plan, console: Console, remaining: Remaining | None) -> PlainProgress | LiveProgress:
+def progress(
+    metric: str, plan: Plan, console: Console, remaining: Remaining | None
+) -> PlainProgress | LiveProgress:
     """The display that suits where the output goes."""
-    return (LiveProgress if console.is_terminal else PlainProgress)(metric, plan, console, remaining)
+    return (LiveProgress if console.is_terminal else PlainProgress)(
+        metric, plan, console, remaining
+    )

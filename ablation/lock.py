@@ -15,7 +15,9 @@ TRIES, PAUSE_SECONDS = 10, 0.02  # whoever looks whether a study is being run ho
 
 
 @contextlib.contextmanager
-def only_one(folder: Path, doing: str = "running this study; see `ablate status`") -> Iterator[None]:
+def only_one(
+    folder: Path, doing: str = "running this study; see `ablate status`"
+) -> Iterator[None]:
     """Hold the folder for this process; the system lets go of it when the process ends, however it ends.
 
     doing: what another process that holds it is doing. Raises InputError if one does.
@@ -34,7 +36,9 @@ def only_one(folder: Path, doing: str = "running this study; see `ablate status`
 
 def being_run(runs: Path) -> list[str]:
     """Names of the studies in the folder `runs` that a process is running."""
-    return [path.parent.name for path in sorted(runs.glob(f"*/{LOCK}")) if is_being_run(path.parent)]
+    return [
+        path.parent.name for path in sorted(runs.glob(f"*/{LOCK}")) if is_being_run(path.parent)
+    ]
 
 
 def is_being_run(folder: Path) -> bool:

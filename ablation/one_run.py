@@ -13,11 +13,19 @@ import numpy as np
 from ablation.results import Results, identities
 from ablation.statistics import Estimate, image_bootstrap
 
-METRICS = ("test/top1", "test/balanced_accuracy")  # means of hits: over images, and over classes of images
+METRICS = (
+    "test/top1",
+    "test/balanced_accuracy",
+)  # means of hits: over images, and over classes of images
 
 
 def over_images(
-    results: Results, metric: str, names: Sequence[str], weights: Sequence[np.ndarray], estimates: Sequence[Estimate], confidence: float = 0.95
+    results: Results,
+    metric: str,
+    names: Sequence[str],
+    weights: Sequence[np.ndarray],
+    estimates: Sequence[Estimate],
+    confidence: float = 0.95,
 ) -> list[Estimate]:
     """The estimates of a study of exactly one seed, with intervals where its trials tell which images were right.
 
@@ -31,14 +39,28 @@ def over_images(
     rows = [i for i, one in enumerate(estimates) if one.n == 1 and not weights[i][~known].any()]
     if not rows or not hits:
         return list(estimates)
-    intervals = dict(zip(rows, _intervals(metric, list(hits.values()), np.stack([weights[i][known] for i in rows]), confidence).tolist()))
-    return [one._replace(low=intervals[i][0], high=intervals[i][1]) if i in intervals else one for i, one in enumerate(estimates)]
+    intervals = dict(
+        zip(
+            rows,
+            _intervals(
+                metric, list(hits.values()), np.stack([weights[i][known] for i in rows]), confidence
+            ).tolist(),
+        )
+    )
+    return [
+        one._replace(low=intervals[i][0], high=intervals[i][1]) if i in intervals else one
+        for i, one in enumerate(estimates)
+    ]
 
 
 def difference_over_images(metric: str, left: str, right: str) -> tuple[float, float]:
     """The interval of one trial minus another, in points; NaN where their hits (see `unpacked`) tell none."""
     both = [unpacked(hits) for hits in (left, right) if hits]
-    if metric not in METRICS or len(both) < 2 or len({tuple(map(len, per_class)) for per_class in both}) > 1:
+    if (
+        metric not in METRICS
+        or len(both) < 2
+        or len({tuple(map(len, per_class)) for per_class in both}) > 1
+    ):
         return np.nan, np.nan
     low, high = _intervals(metric, both, np.array([[1.0, -1.0]]))[0]
     return float(low), float(high)
@@ -49,15 +71,25 @@ def unpacked(hits: str) -> list[np.ndarray]:
     found = []
     for word in hits.split():
         n, _, digits = word.partition(":")
-        found.append(np.unpackbits(np.frombuffer(bytes.fromhex(digits), dtype=np.uint8), count=int(n)).astype(bool))
+        found.append(
+            np.unpackbits(
+                np.frombuffer(bytes.fromhex(digits), dtype=np.uint8), count=int(n)
+            ).astype(bool)
+        )
     return found
 
 
-def _intervals(metric: str, hits: Sequence[list[np.ndarray]], weights: np.ndarray, confidence: float = 0.95) -> np.ndarray:
+def _intervals(
+    metric: str, hits: Sequence[list[np.ndarray]], weights: np.ndarray, confidence: float = 0.95
+) -> np.ndarray:
     """(n_contrasts, 2) in points. hits: of each cell, per class; weights: (n_contrasts, n_cells)"""
-    classes = [np.stack(of_class, axis=1) for of_class in zip(*hits)]  # (n_images of the class, n_cells)
+    classes = [
+        np.stack(of_class, axis=1) for of_class in zip(*hits)
+    ]  # (n_images of the class, n_cells)
     strata = [np.concatenate(classes)] if metric == "test/top1" else classes
-    return 100 * image_bootstrap([stratum for stratum in strata if len(stratum)], weights, confidence)
+    return 100 * image_bootstrap(
+        [stratum for stratum in strata if len(stratum)], weights, confidence
+    )
 
 
 def _hits(results: Results, names: Sequence[str]) -> dict[str, list[np.ndarray]]:

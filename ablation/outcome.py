@@ -21,10 +21,21 @@ def outcome_of(spec: TrialSpec, records: Sequence[Record], metric: dict[str, str
     values = [record["metrics"][name] for record in own if name in record["metrics"]]
     if name not in own[-1]["metrics"]:
         held = ", ".join(sorted(own[-1]["metrics"]))
-        return failure_of(spec, records, _error("MissingMetric", f"the last record does not hold the metric '{name}'; it holds {held or 'none'}"))
+        return failure_of(
+            spec,
+            records,
+            _error(
+                "MissingMetric",
+                f"the last record does not hold the metric '{name}'; it holds {held or 'none'}",
+            ),
+        )
     if not math.isfinite(values[-1]):
-        return failure_of(spec, records, _error("NotFinite", f"the metric '{name}' is {values[-1]}"))
-    finite = [value for value in values if math.isfinite(value)]  # max and min of NaNs follow their order
+        return failure_of(
+            spec, records, _error("NotFinite", f"the metric '{name}' is {values[-1]}")
+        )
+    finite = [
+        value for value in values if math.isfinite(value)
+    ]  # max and min of NaNs follow their order
     best = max(finite) if metric["goal"] == "maximize" else min(finite)
     times = [record["time"] for record in records if "time" in record]
     return Outcome(
@@ -42,8 +53,17 @@ def outcome_of(spec: TrialSpec, records: Sequence[Record], metric: dict[str, str
 def failure_of(spec: TrialSpec, records: Sequence[Record], error: dict[str, str]) -> Outcome:
     """The outcome of a trial that left these records and then failed."""
     finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    told = {name: redacted(text) for name, text in error.items()}  # a library's messages may quote the URL of a database
-    return Outcome("FAILED", {}, sum(record["seconds"] for record in records), told, finished=finished, key=spec.key)
+    told = {
+        name: redacted(text) for name, text in error.items()
+    }  # a library's messages may quote the URL of a database
+    return Outcome(
+        "FAILED",
+        {},
+        sum(record["seconds"] for record in records),
+        told,
+        finished=finished,
+        key=spec.key,
+    )
 
 
 def reason(outcome: Outcome) -> str:

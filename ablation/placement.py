@@ -43,7 +43,11 @@ def placement(opened: Opened, asked: Asked, n_processors: int) -> Iterator[Place
             yield placed
         return
     given = [("--ray-address", asked.ray_address), ("--cpus-per-trial", asked.cpus_per_trial)]
-    problems = [Problem(option, str(value), "is for --executor ray") for option, value in given if value is not None]
+    problems = [
+        Problem(option, str(value), "is for --executor ray")
+        for option, value in given
+        if value is not None
+    ]
     if problems:
         raise InputError(problems)
     shared = share_gpus(opened.devices, asked.gpus, asked.trials_per_gpu, asked.jobs, n_processors)
@@ -56,13 +60,23 @@ def _on_ray(opened: Opened, asked: Asked) -> Iterator[Placement]:
     from ablation.on_ray.cluster import Share, connected, fit_nodes, require_room, site_of
 
     if asked.gpus is not None:
-        raise InputError([Problem("--gpus", asked.gpus, "is for --executor local; Ray gives each worker its GPU")])
+        raise InputError(
+            [
+                Problem(
+                    "--gpus", asked.gpus, "is for --executor local; Ray gives each worker its GPU"
+                )
+            ]
+        )
     refuse_without_gpu(opened.devices, None, asked.trials_per_gpu)
     on_gpu = "cuda" in opened.devices or asked.trials_per_gpu is not None
-    share = Share(asked.cpus_per_trial or 1, 1 / (asked.trials_per_gpu or TRIALS_PER_GPU) if on_gpu else 0.0)
+    share = Share(
+        asked.cpus_per_trial or 1, 1 / (asked.trials_per_gpu or TRIALS_PER_GPU) if on_gpu else 0.0
+    )
     trial = next(iter(opened.plan.trials.values()))
     name = opened.study.experiment.subject
-    sample = sample_of(name, opened.study.subject, trial.spec.settings, trial.spec.seed, trial.links[0].key)
+    sample = sample_of(
+        name, opened.study.subject, trial.spec.settings, trial.spec.seed, trial.links[0].key
+    )
     needs_code = name not in BUILT_IN
     with connected(asked.ray_address, opened.places.root if needs_code else None):
         from ablation.on_ray.workers import RayWorkers
@@ -71,9 +85,13 @@ def _on_ray(opened: Opened, asked: Asked) -> Iterator[Placement]:
         site = site_of(opened.places.root, sample, needs_code)
         fit = fit_nodes(site, share, _say)
         n_there = sum(fit.values())
-        jobs = min(asked.jobs or n_there, len(opened.plan.trials))  # a worker without a trial would keep its place from others
+        jobs = min(
+            asked.jobs or n_there, len(opened.plan.trials)
+        )  # a worker without a trial would keep its place from others
         if jobs > n_there:
-            _say(f"the cluster has room for {n_there} of {jobs} workers; more begin when it has more nodes")
+            _say(
+                f"the cluster has room for {n_there} of {jobs} workers; more begin when it has more nodes"
+            )
         yield Placement(jobs, lambda n: RayWorkers(n, share, site, fit, _say))
 
 

@@ -23,7 +23,9 @@ class Places:
     """Folders and databases of a project. Optuna's ledger and MLflow's records are separate databases."""
 
     root: Path = Path(".")
-    storage: str | None = None  # URL of the team's database that holds the ledger; None: it is a file of the project
+    storage: str | None = (
+        None  # URL of the team's database that holds the ledger; None: it is a file of the project
+    )
 
     @property
     def store(self) -> DiskStore:
@@ -65,7 +67,11 @@ class Places:
                 with tempfile.NamedTemporaryFile(dir=path, prefix=".probe-") as probe:
                     probe.write(b"0")
             except OSError as error:
-                cause = "is a file, and a folder is needed" if path.is_file() else f"cannot be written: {error.strerror or error}"
+                cause = (
+                    "is a file, and a folder is needed"
+                    if path.is_file()
+                    else f"cannot be written: {error.strerror or error}"
+                )
                 problems.append(Problem("", str(path), cause))
         if problems:
             raise InputError(problems)
@@ -89,12 +95,24 @@ def require_usable_name(root: Path) -> None:
         why = f"has '{bound[0]}', which MLflow takes for a placeholder"
     else:
         return
-    raise InputError([Problem("", ascii(path), f"the project cannot be kept here: the folder's name {why}; rename the folder")])
+    raise InputError(
+        [
+            Problem(
+                "",
+                ascii(path),
+                f"the project cannot be kept here: the folder's name {why}; rename the folder",
+            )
+        ]
+    )
 
 
 def report_files(folder: Path) -> list[Path]:
     """What a report in `reports/<study>/` consists of."""
-    return sorted(path for pattern in ("*.md", "*.html", "*.csv", "figures/*") for path in folder.glob(pattern))
+    return sorted(
+        path
+        for pattern in ("*.md", "*.html", "*.csv", "figures/*")
+        for path in folder.glob(pattern)
+    )
 
 
 def study_name(study: Study, home: str) -> str:

@@ -37,7 +37,13 @@ class Plan:
 
     def unfinished(self, folder: RunFolder) -> Plan:
         """The plan of those trials that have no outcome yet."""
-        return Plan({name: trial for name, trial in self.trials.items() if folder.ending(trial.spec) is None})
+        return Plan(
+            {
+                name: trial
+                for name, trial in self.trials.items()
+                if folder.ending(trial.spec) is None
+            }
+        )
 
     def n_naive(self) -> int:
         """Epochs if every trial ran alone."""
@@ -61,7 +67,9 @@ def build_plan(study: Study, store: DiskStore, folder: RunFolder) -> Plan:
     for variant in study.variants:
         for seed in study.grid.seeds:
             links, undecided = _chain(study, variant.settings, seed, store.record)
-            longest = _chain(study, variant.settings, seed, lambda key: None)[0] if undecided else links
+            longest = (
+                _chain(study, variant.settings, seed, lambda key: None)[0] if undecided else links
+            )
             name = f"{variant.name}--s{seed}"
             spec = TrialSpec(
                 trial=name, arm=variant.name, kind=variant.kind, levels=dict(variant.levels), seed=seed,
@@ -69,7 +77,9 @@ def build_plan(study: Study, store: DiskStore, folder: RunFolder) -> Plan:
                 epochs_planned=len(links), epochs_trained=0, epochs_shared=0,
             )  # fmt: skip
             if undecided and folder.ending(spec) is not None:
-                links = study.subject.chain(spec.settings, seed, _by_place(longest, folder.records(name)))
+                links = study.subject.chain(
+                    spec.settings, seed, _by_place(longest, folder.records(name))
+                )
             trials[spec.trial] = PlannedTrial(spec, links, undecided)
     return _with_ownership(trials)
 
@@ -99,7 +109,9 @@ def expected(study: Study, plan: Plan, store: DiskStore, folder: RunFolder) -> P
     return _with_ownership(trials)
 
 
-def _chain(study: Study, settings: Mapping, seed: int, look_up: LookUp) -> tuple[Sequence[Link], bool]:
+def _chain(
+    study: Study, settings: Mapping, seed: int, look_up: LookUp
+) -> tuple[Sequence[Link], bool]:
     """A trial's links, and whether their number depends on records."""
     asked = False
 
@@ -111,7 +123,9 @@ def _chain(study: Study, settings: Mapping, seed: int, look_up: LookUp) -> tuple
     return study.subject.chain(settings, seed, records), asked
 
 
-def _by_place(links: Sequence[Link], records: Iterable[Record], known: LookUp = lambda key: None) -> LookUp:
+def _by_place(
+    links: Sequence[Link], records: Iterable[Record], known: LookUp = lambda key: None
+) -> LookUp:
     """Looks up records without keys, where none is `known`, by phase and epoch of the links with the keys."""
     places = {link.key: (link.phase, link.epoch) for link in links}
     found = {(record["phase"], record["epoch"]): record for record in records}

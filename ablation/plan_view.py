@@ -23,7 +23,14 @@ from ablation.terminal import fitting
 
 
 def show_plan(
-    console: Console, study: Study, plan: Plan, left: Plan, store: DiskStore, known: Mapping[str, float], jobs: int, runs: Path = Path("runs")
+    console: Console,
+    study: Study,
+    plan: Plan,
+    left: Plan,
+    store: DiskStore,
+    known: Mapping[str, float],
+    jobs: int,
+    runs: Path = Path("runs"),
 ) -> None:
     """Print a plan. left: its trials that are not finished. known: phase -> seconds of an epoch. runs: of all studies."""
     from ablation.power import power_lines  # SciPy, which `ablate status` does without
@@ -33,9 +40,13 @@ def show_plan(
     n_naive, n_unique = plan.n_naive(), len(plan.unique())
     if n_unique < n_naive:
         console.print("", fitting(_phases(plan, missing), console), "", _forest(plan), "", sep="\n")
-    console.print(f"{len(plan.trials)} trials: {n_naive} epochs one by one, {n_unique} unique ({n_naive / n_unique:.1f} times fewer), {len(missing)} left to train")
+    console.print(
+        f"{len(plan.trials)} trials: {n_naive} epochs one by one, {n_unique} unique ({n_naive / n_unique:.1f} times fewer), {len(missing)} left to train"
+    )
     if missing and any(trial.undecided for trial in left.trials.values()):
-        console.print("warm-ups that end at a plateau are planned as long as in a seed that is finished, else at their longest")
+        console.print(
+            "warm-ups that end at a plateau are planned as long as in a seed that is finished, else at their longest"
+        )
     console.print(_cost(left, missing, store, known, jobs))
     for line in power_lines(study, runs):
         console.print(line, highlight=False)
@@ -49,8 +60,15 @@ def _arms(study: Study, plan: Plan, missing: set[str]) -> Table:
         trials = [trial for trial in plan.trials.values() if trial.spec.arm == variant.name]
         own = [link.key for trial in trials for link in trial.links if link.key not in owned]
         owned.update(own)
-        counts = len(trials), sum(len(trial.links) for trial in trials), len(own), sum(key in missing for key in own)
-        table.add_row(variant.name, *[variant.levels.get(factor, "") for factor in factors], *map(str, counts))
+        counts = (
+            len(trials),
+            sum(len(trial.links) for trial in trials),
+            len(own),
+            sum(key in missing for key in own),
+        )
+        table.add_row(
+            variant.name, *[variant.levels.get(factor, "") for factor in factors], *map(str, counts)
+        )
     return table
 
 
@@ -61,7 +79,9 @@ def _phases(plan: Plan, missing: Sequence[Link]) -> Table:
     left = Counter(link.phase for link in missing)
     table = _table("phase", counts=("epochs one by one", "unique", "times fewer", "left to train"))
     for phase, n in naive.items():
-        table.add_row(phase, str(n), str(unique[phase]), f"{n / unique[phase]:.1f}", str(left[phase]))
+        table.add_row(
+            phase, str(n), str(unique[phase]), f"{n / unique[phase]:.1f}", str(left[phase])
+        )
     return table
 
 
@@ -85,13 +105,25 @@ def _forest(plan: Plan) -> Tree:
 
 def _line(segment: Segment, trials: Mapping[str, PlannedTrial]) -> Text:
     """`warmup 21–30, joint 31–40: lr_split+warmup`; the arms are those that end there."""
-    phases = [(phase, [link.epoch for link in links]) for phase, links in groupby(segment.links, lambda link: link.phase)]
-    spans = ", ".join(f"{phase} {epochs[0]}–{epochs[-1]}" if len(epochs) > 1 else f"{phase} {epochs[0]}" for phase, epochs in phases)
-    ending = [trials[name].spec.arm for name in segment.trials if trials[name].links[-1].key == segment.end]
+    phases = [
+        (phase, [link.epoch for link in links])
+        for phase, links in groupby(segment.links, lambda link: link.phase)
+    ]
+    spans = ", ".join(
+        f"{phase} {epochs[0]}–{epochs[-1]}" if len(epochs) > 1 else f"{phase} {epochs[0]}"
+        for phase, epochs in phases
+    )
+    ending = [
+        trials[name].spec.arm
+        for name in segment.trials
+        if trials[name].links[-1].key == segment.end
+    ]
     return Text(f"{spans}: {', '.join(ending)}" if ending else spans)
 
 
-def _cost(left: Plan, missing: Sequence[Link], store: DiskStore, known: Mapping[str, float], jobs: int) -> str:
+def _cost(
+    left: Plan, missing: Sequence[Link], store: DiskStore, known: Mapping[str, float], jobs: int
+) -> str:
     if not missing:
         return "nothing is left to train"
     chains = {name: trial.links for name, trial in left.trials.items()}

@@ -39,7 +39,9 @@ def power_lines(study: Study, runs: Path) -> list[str]:
     return told(len(study.grid.seeds), n_tests, n_pairs, spread, name, study.experiment.name)
 
 
-def told(n_seeds: int, n_tests: int, n_pairs: int, spread: Spread, metric: str, experiment: str) -> list[str]:
+def told(
+    n_seeds: int, n_tests: int, n_pairs: int, spread: Spread, metric: str, experiment: str
+) -> list[str]:
     """n_tests: of Holm's family; n_pairs: pairs of arms that a main effect is the mean of."""
     unit = points(metric)
     target = _seeds_for_a_point(spread.sd) if is_percent(metric) else ""
@@ -56,21 +58,32 @@ def told(n_seeds: int, n_tests: int, n_pairs: int, spread: Spread, metric: str, 
         line += f", and of {_size(first)}{unit} at the first step of Holm's correction over {n_tests} tests"
     lines = [line, _spread(spread, unit, experiment)]
     if n_pairs > 1:
-        share = f"{n_pairs**-0.5:.2g} times as much is enough for it if the arms' noise is independent"
+        share = (
+            f"{n_pairs**-0.5:.2g} times as much is enough for it if the arms' noise is independent"
+        )
         lines.append(f"a main effect is the mean of {n_pairs} such differences: {share}")
     if target and found > 1:
         lines.append(target)
     floor = smallest_permutation_p(n_seeds)
     never = f": it is never below {ALPHA}" if floor >= ALPHA else ""
-    return [*lines, f"the smallest p that a sign-flip permutation test of {n_seeds} seeds can reach is {floor:.2g}{never}"]
+    return [
+        *lines,
+        f"the smallest p that a sign-flip permutation test of {n_seeds} seeds can reach is {floor:.2g}{never}",
+    ]
 
 
 def family(study: Study) -> tuple[int, int]:
     """Main effects and interactions that the study tests, and of how many pairs of arms a main effect is the mean, at most."""
-    arms: Mapping[str, Mapping[str, str]] = {variant.name: variant.levels for variant in study.variants if variant.kind == "arm"}
-    factors = {factor.name: [level.name for level in factor.levels] for factor in study.grid.factors}
+    arms: Mapping[str, Mapping[str, str]] = {
+        variant.name: variant.levels for variant in study.variants if variant.kind == "arm"
+    }
+    factors = {
+        factor.name: [level.name for level in factor.levels] for factor in study.grid.factors
+    }
     mains = list(main_effects(arms, factors))
-    return len(mains) + len(list(interactions(arms, factors))), max((len(one.replicas) for one in mains), default=0)
+    return len(mains) + len(list(interactions(arms, factors))), max(
+        (len(one.replicas) for one in mains), default=0
+    )
 
 
 def seeds_needed(difference: float, sd: float, alpha: float = ALPHA, power: float = POWER) -> int:
@@ -79,7 +92,9 @@ def seeds_needed(difference: float, sd: float, alpha: float = ALPHA, power: floa
     difference, sd (of the paired differences): in the same unit.
     """
     numbers = range(2, MAX_SEEDS)
-    return 2 + bisect_left(numbers, True, key=lambda n: power_of(difference / sd, n, alpha) >= power)
+    return 2 + bisect_left(
+        numbers, True, key=lambda n: power_of(difference / sd, n, alpha) >= power
+    )
 
 
 def measured_spread(runs: Path, experiment: str, metric: str) -> Spread | None:
@@ -88,9 +103,18 @@ def measured_spread(runs: Path, experiment: str, metric: str) -> Spread | None:
     for study in studies(runs):
         try:
             known.append(_spread_of(RunFolder(runs / study), experiment, metric))
-        except (OSError, ValueError, TypeError, KeyError):  # written by another version: a guess does as well
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            KeyError,
+        ):  # written by another version: a guess does as well
             continue
-    return max((spread for spread in known if spread is not None), key=lambda spread: spread.n, default=None)
+    return max(
+        (spread for spread in known if spread is not None),
+        key=lambda spread: spread.n,
+        default=None,
+    )
 
 
 def _spread_of(folder: RunFolder, experiment: str, metric: str) -> Spread | None:
@@ -104,8 +128,12 @@ def _spread_of(folder: RunFolder, experiment: str, metric: str) -> Spread | None
         if outcome is not None and metric in outcome.metrics:
             values.setdefault(spec.arm, {})[spec.seed] = outcome.metrics[metric]
     reference = manifest.reference if manifest.reference in values else next(iter(values), None)
-    differences = [_differences(own, values[reference]) for arm, own in values.items() if arm != reference]
-    differences = [row for row in differences if len(row) > 1 and np.ptp(row) > 0]  # arms that agree to the bit are one arm
+    differences = [
+        _differences(own, values[reference]) for arm, own in values.items() if arm != reference
+    ]
+    differences = [
+        row for row in differences if len(row) > 1 and np.ptp(row) > 0
+    ]  # arms that agree to the bit are one arm
     if not differences:
         return None
     freedom = [len(row) - 1 for row in differences]

@@ -23,7 +23,10 @@ def provenance() -> dict[str, Any]:
     return {
         "commit": commit,
         "dirty": bool(status) if commit else None,
-        "versions": {"python": platform.python_version(), **{name: version for name in PACKAGES if (version := _version(name))}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version for name in PACKAGES if (version := _version(name))},
+        },
         "platform": f"{platform.system()} {platform.machine()}",
         "command": redacted(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -33,7 +36,13 @@ def provenance() -> dict[str, Any]:
 def _git(*arguments: str) -> str | None:
     """What git says of the code that runs, wherever it was started from."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -33,10 +33,16 @@ FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 BASES = {"0x": 16, "0o": 8}
-CONSTANTS = {word: value for plain, value in (("null", None), ("true", True), ("false", False)) for word in (plain, plain.capitalize(), plain.upper())}
+CONSTANTS = {
+    word: value
+    for plain, value in (("null", None), ("true", True), ("false", False))
+    for word in (plain, plain.capitalize(), plain.upper())
+}
 
 BROKEN_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?")  # 1e
-SPELLINGS = str.maketrans({"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", ",": ""})  # in numbers that are copied from a text
+SPELLINGS = str.maketrans(
+    {"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", ",": ""}
+)  # in numbers that are copied from a text
 
 TORN = "holds half of a surrogate pair, which is no character"
 
@@ -128,7 +134,9 @@ def show(value: Any) -> str:
 
 def _leaves(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in mapping.items():
-        if isinstance(value, Mapping) and value:  # an empty one is a value: it may stand for defaults
+        if (
+            isinstance(value, Mapping) and value
+        ):  # an empty one is a value: it may stand for defaults
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
@@ -189,7 +197,13 @@ def _compose(text: str, file: str, key: str = "") -> yaml.Node | None:
         loader = _Loader(text)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise InputError([Problem(file, key, f"line {line}: the character U+{error.character:04X} is not allowed")])
+        raise InputError(
+            [
+                Problem(
+                    file, key, f"line {line}: the character U+{error.character:04X} is not allowed"
+                )
+            ]
+        )
     try:
         return loader.get_single_node()
     except yaml.MarkedYAMLError as error:
@@ -198,14 +212,20 @@ def _compose(text: str, file: str, key: str = "") -> yaml.Node | None:
         if mark.buffer is not None and mark.buffer[mark.pointer] == "\t":
             cause = "a tab; indent with spaces"
         line = mark.line + 1
-    except (ValueError, OverflowError) as error:  # e.g. the escape "\UFFFFFFFF", which PyYAML hands to chr()
+    except (
+        ValueError,
+        OverflowError,
+    ) as error:  # e.g. the escape "\UFFFFFFFF", which PyYAML hands to chr()
         line, cause = loader.line + 1, f"is not YAML: {error}"
     raise InputError([Problem(file, key, f"line {line}: {cause}")])
 
 
 def _built(node: yaml.Node, file: str, key: str, doubts: list[Problem] | None) -> Any:
     problems: list[Problem] = []
-    notes = [lambda where, message, found=found: found.append(Problem(file, where, message)) for found in (problems, [] if doubts is None else doubts)]
+    notes = [
+        lambda where, message, found=found: found.append(Problem(file, where, message))
+        for found in (problems, [] if doubts is None else doubts)
+    ]
     value = _value(node, key, *notes)
     if problems:
         raise InputError(problems)
@@ -229,7 +249,9 @@ def _value(node: yaml.Node, key: str, note: Note, doubt: Note) -> Any:
             note(key, f"line {line}: {TORN}")
             continue
         if name in lines:
-            note(where, f"line {line}: the key '{name}' is there twice, first in line {lines[name]}")
+            note(
+                where, f"line {line}: the key '{name}' is there twice, first in line {lines[name]}"
+            )
         lines.setdefault(name, line)
         mapping[name] = _value(value_node, where, note, doubt)
     return mapping
@@ -241,10 +263,16 @@ def _scalar(node: yaml.ScalarNode, key: str, note: Note, doubt: Note) -> Scalar:
         note(key, f"line {line}: {TORN}")
     value = plain(text) if node.style is None else text  # quoted, or a block of text
     if isinstance(value, float) and not math.isfinite(value):
-        note(key, f"line {line}: {text} is no number to compute with: finite, and {MAX_DIGITS} digits if whole")
+        note(
+            key,
+            f"line {line}: {text} is no number to compute with: finite, and {MAX_DIGITS} digits if whole",
+        )
     instead = _instead(node) if isinstance(value, str) and node.style is None else None
     if instead is not None:
-        doubt(key, f"line {line}: {text} is read as text; write {instead and f'{instead}, or '}\"{text}\" in quotes if text is meant")
+        doubt(
+            key,
+            f'line {line}: {text} is read as text; write {instead and f"{instead}, or "}"{text}" in quotes if text is meant',
+        )
     return value
 
 
@@ -258,7 +286,11 @@ def _instead(node: yaml.ScalarNode) -> str | None:
         return ""
     if text == "None" or word in CONSTANTS:
         return "null" if text == "None" else word
-    if kind in ("int", "float") or BROKEN_NUMBER.fullmatch(text) or _is_number_in_python(text.translate(SPELLINGS)):
+    if (
+        kind in ("int", "float")
+        or BROKEN_NUMBER.fullmatch(text)
+        or _is_number_in_python(text.translate(SPELLINGS))
+    ):
         return "a number as 1000, -0.5 or 1e-3, a list as [1, 2]"
     return None
 

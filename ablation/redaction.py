@@ -6,14 +6,20 @@ import re
 from urllib.parse import unquote
 
 HIDDEN = "***"
-USER = re.compile(r"(://)(\S*)@")  # greedy: a password may hold an @ or a slash that nobody has encoded
-FIELD = re.compile(r"([?&;][\w.-]*(?:passw|pwd|secret|token|key|credential)[\w.-]*=)([^&;\s'\"]+)", re.IGNORECASE)
+USER = re.compile(
+    r"(://)(\S*)@"
+)  # greedy: a password may hold an @ or a slash that nobody has encoded
+FIELD = re.compile(
+    r"([?&;][\w.-]*(?:passw|pwd|secret|token|key|credential)[\w.-]*=)([^&;\s'\"]+)", re.IGNORECASE
+)
 MIN_CHARACTERS = 4  # of what is looked for outside its URL: shorter ones would be found in any text
 
 
 def redacted(text: str, *urls: str) -> str:
     """The text without the credentials of the URLs in it, and without those of `urls` where they stand alone."""
-    for secret in sorted({secret for url in urls for secret in _secrets(url)}, key=len, reverse=True):
+    for secret in sorted(
+        {secret for url in urls for secret in _secrets(url)}, key=len, reverse=True
+    ):
         text = text.replace(secret, HIDDEN)
     return FIELD.sub(rf"\1{HIDDEN}", USER.sub(rf"\1{HIDDEN}@", text))
 
@@ -24,4 +30,9 @@ def _secrets(url: str) -> set[str]:
     for match in USER.finditer(url):
         found += re.split(r"[@/?#]", match[2].partition(":")[2])
         found.append(match[2].partition(":")[2])
-    return {form for secret in found for form in (secret, unquote(secret)) if len(form) >= MIN_CHARACTERS}
+    return {
+        form
+        for secret in found
+        for form in (secret, unquote(secret))
+        if len(form) >= MIN_CHARACTERS
+    }

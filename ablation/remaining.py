@@ -74,7 +74,10 @@ class Remaining(Listener):
             return
         self.left_seconds, self._at = self._forecast(), begun
         in_hand = [name for name, n in self._in_hand.items() if n > 0 and name not in self._ended]
-        write_atomically(self.file, json.dumps(Left(self.left_seconds, time.time(), self.jobs, in_hand)._asdict()) + "\n")
+        write_atomically(
+            self.file,
+            json.dumps(Left(self.left_seconds, time.time(), self.jobs, in_hand)._asdict()) + "\n",
+        )
         self._due = time.monotonic() + max(SECONDS, (time.monotonic() - begun) / COST)
 
     def told(self) -> str:
@@ -85,8 +88,12 @@ class Remaining(Listener):
         plan = self.plan
         if any(trial.undecided and name not in self._ended for name, trial in plan.trials.items()):
             plan = expected(self.study, plan, self.store, self.folder)
-        chains = {name: trial.links for name, trial in plan.trials.items() if name not in self._ended}
-        known = {phase: seconds for phase, seconds in self.timings.known().items() if phase != START}  # workers have started
+        chains = {
+            name: trial.links for name, trial in plan.trials.items() if name not in self._ended
+        }
+        known = {
+            phase: seconds for phase, seconds in self.timings.known().items() if phase != START
+        }  # workers have started
         return forecast(chains, self.store, known, self.jobs, unrecorded) if chains else 0.0
 
 
@@ -95,7 +102,11 @@ def read_left(file: Path) -> Left | None:
     try:
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         left = Left(**found)
-        is_whole = isinstance(left.seconds, int | float | None) and isinstance(left.at, int | float) and isinstance(left.in_hand, list)
+        is_whole = (
+            isinstance(left.seconds, int | float | None)
+            and isinstance(left.at, int | float)
+            and isinstance(left.in_hand, list)
+        )
     except (*UNREADABLE, TypeError):  # TypeError: not these keys
         return None
     return left if is_whole and isinstance(left.jobs, int) else None

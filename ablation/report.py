@@ -25,7 +25,9 @@ from ablation.runs import Manifest, RunFolder, write_atomically
 from ablation.statistics import smallest_permutation_p
 
 
-def write_report(folder: RunFolder, destination: Path, as_html: bool = False, changed: str = "") -> Path:
+def write_report(
+    folder: RunFolder, destination: Path, as_html: bool = False, changed: str = ""
+) -> Path:
     """Write report.md, results.csv, history.csv, effects.csv, claims.csv and figures/ to `destination`, `reports/<study>/`.
 
     A study without claims has no claims.csv; one of an earlier state is removed. Works for unfinished studies: what is not known yet is said so.
@@ -51,14 +53,20 @@ def write_report(folder: RunFolder, destination: Path, as_html: bool = False, ch
     else:
         results.write_csv(claims, destination / "claims.csv")
     drawn = figures.draw(study, effects, destination / "figures")
-    text, path, page = render(study, effects, claims, drawn, changed), destination / "report.md", destination / "report.html"
+    text, path, page = (
+        render(study, effects, claims, drawn, changed),
+        destination / "report.md",
+        destination / "report.html",
+    )
     write_atomically(path, text)
     if as_html or page.is_file():
         write_atomically(page, to_html(text, destination))
     return page if as_html else path
 
 
-def render(study: Results, effects: pd.DataFrame, claims: pd.DataFrame, drawn: list[str], changed: str = "") -> str:
+def render(
+    study: Results, effects: pd.DataFrame, claims: pd.DataFrame, drawn: list[str], changed: str = ""
+) -> str:
     """The report's text. `drawn` names the figures that there are, as in figures/<name>.png."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ablation"),
@@ -67,17 +75,30 @@ def render(study: Results, effects: pd.DataFrame, claims: pd.DataFrame, drawn: l
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template("report.md.j2").render(_context(study, effects, claims, drawn), changed=changed)
+    return environment.get_template("report.md.j2").render(
+        _context(study, effects, claims, drawn), changed=changed
+    )
 
 
-def _context(study: Results, effects: pd.DataFrame, claims: pd.DataFrame, drawn: list[str]) -> dict[str, Any]:
+def _context(
+    study: Results, effects: pd.DataFrame, claims: pd.DataFrame, drawn: list[str]
+) -> dict[str, Any]:
     manifest = study.manifest
     headline = effects[effects["metric"] == study.headline]
-    main, differences = headline[headline["kind"] == "main"], headline[headline["kind"] == "difference"]
-    facts = {name: fact for name, fact in manifest.facts.items() if name not in ("between_seeds", "class_counts", "versions")}
+    main, differences = (
+        headline[headline["kind"] == "main"],
+        headline[headline["kind"] == "difference"],
+    )
+    facts = {
+        name: fact
+        for name, fact in manifest.facts.items()
+        if name not in ("between_seeds", "class_counts", "versions")
+    }
     versions = {**manifest.provenance.get("versions", {}), **manifest.facts.get("versions", {})}
     unfinished = study.trials[study.trials["state"].isin(["RUNNING", "WAITING"])]
-    is_measured = manifest.reference in study.baselines and not study.complete(manifest.reference).empty
+    is_measured = (
+        manifest.reference in study.baselines and not study.complete(manifest.reference).empty
+    )
     return {
         "manifest": manifest,
         "reference": manifest.reference if is_measured else None,
@@ -92,7 +113,9 @@ def _context(study: Results, effects: pd.DataFrame, claims: pd.DataFrame, drawn:
         "accuracy_table": tables.accuracy_table(study, effects),
         "effects_table": tables.effects_table(effects, study.headline),
         "alone_table": tables.alone_table(headline, study.headline),
-        "simple_effects_table": tables.simple_effects_table(interacting(study, headline), study.headline),
+        "simple_effects_table": tables.simple_effects_table(
+            interacting(study, headline), study.headline
+        ),
         "claims": claim_texts(claims),
         "n_expectations": len(claims),
         "has_means": any(map(is_of_one_side, claims["direction"])),
@@ -113,7 +136,9 @@ def _context(study: Results, effects: pd.DataFrame, claims: pd.DataFrame, drawn:
         "shown_inside": _shown(len(study.arms), MAX_LINES),
         "conditional": is_conditional(headline),
         "one_seed_limits": one_seed_limits(headline),
-        "detectable_effect": detectable(main, n_tests := int(headline["kind"].isin(["main", "interaction"]).sum())),
+        "detectable_effect": detectable(
+            main, n_tests := int(headline["kind"].isin(["main", "interaction"]).sum())
+        ),
         "n_tests": n_tests,
         "smallest_p": p_value(headline["p"].min()) if headline["p"].notna().any() else "",
         "detectable_difference": detectable(differences),
@@ -127,7 +152,11 @@ def _correlations(differences: pd.DataFrame, reference: str | None) -> str:
     known = differences["correlation"].dropna()
     if known.empty:
         return ""
-    ends = f"{correlation(known.min())} to {correlation(known.max())} (median {correlation(known.median())})" if len(known) > 1 else correlation(known.iloc[0])
+    ends = (
+        f"{correlation(known.min())} to {correlation(known.max())} (median {correlation(known.median())})"
+        if len(known) > 1
+        else correlation(known.iloc[0])
+    )
     return f"Correlation over seeds with `{reference}`: {ends}. Pairing narrows a difference where it is above 0, and buys nothing elsewhere."
 
 
@@ -149,7 +178,14 @@ def _epochs(manifest: Manifest) -> str:
     """How long an arm is trained, in words."""
     if "epochs" in manifest.facts:
         before = manifest.facts.get("pretraining_epochs")
-        return f"{manifest.facts['epochs']} epochs per arm" + (f" after {before} of pre-training, which all share" if before else "")
+        return f"{manifest.facts['epochs']} epochs per arm" + (
+            f" after {before} of pre-training, which all share" if before else ""
+        )
     has_arms = any(spec.kind == "arm" for spec in manifest.trials)
-    planned = sorted({spec.epochs_planned for spec in manifest.trials if spec.kind == "arm" or not has_arms})
-    return " to ".join(map(str, planned[:: len(planned) - 1 or 1])) + f" epochs planned per {'arm' if has_arms else 'baseline'}"
+    planned = sorted(
+        {spec.epochs_planned for spec in manifest.trials if spec.kind == "arm" or not has_arms}
+    )
+    return (
+        " to ".join(map(str, planned[:: len(planned) - 1 or 1]))
+        + f" epochs planned per {'arm' if has_arms else 'baseline'}"
+    )

@@ -30,13 +30,17 @@ def read_trials(folder: Path, effects: pd.DataFrame) -> Reported:
     """results.csv. effects: from `read_effects`. Raises InputError naming the file if it is no such table."""
     path = folder / "results.csv"
     table = _whole(read_table(path, TRIALS), "seed", path)
-    after = [name for name in table.columns[table.columns.get_loc("state") + 1 :] if name not in COSTS]
+    after = [
+        name for name in table.columns[table.columns.get_loc("state") + 1 :] if name not in COSTS
+    ]
     if not after:
         raise _unusable(path, "it has no metric")
     headline = _headline(after, effects)
     first = after.index(headline)
     costs = [name for name in COSTS if name in table and name != "error"]
-    return Reported(_numeric(table, [*after[first:], *costs], path), headline, after[:first], after[first:])
+    return Reported(
+        _numeric(table, [*after[first:], *costs], path), headline, after[:first], after[first:]
+    )
 
 
 def read_effects(folder: Path) -> pd.DataFrame:
@@ -66,9 +70,14 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     Raises InputError naming the file if it cannot be read, a row is cut off, or it lacks one of `columns`, or has one twice.
     """
     try:  # without a header: pandas would give other names to columns without a name
-        header, *rows = pd.read_csv(path, dtype=str, header=None, keep_default_na=False, encoding="utf-8").itertuples(index=False, name=None)
+        header, *rows = pd.read_csv(
+            path, dtype=str, header=None, keep_default_na=False, encoding="utf-8"
+        ).itertuples(index=False, name=None)
         written = pd.DataFrame(rows, columns=list(header), dtype=object)
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, empty, or too many cells in a row
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # ValueError: not UTF-8, empty, or too many cells in a row
         raise _unusable(path, " ".join(str(error).split())) from None
     if written.isna().any(axis=None) or not all(isinstance(name, str) for name in header):
         raise _unusable(path, "it has a row that is cut off")
@@ -102,4 +111,12 @@ def _whole(table: pd.DataFrame, name: str, path: Path) -> pd.DataFrame:
 
 
 def _unusable(path: Path, why: str) -> InputError:
-    return InputError([Problem(str(path), "", f"is no table of a report ({why}); `ablate report` writes it again from runs/")])
+    return InputError(
+        [
+            Problem(
+                str(path),
+                "",
+                f"is no table of a report ({why}); `ablate report` writes it again from runs/",
+            )
+        ]
+    )

@@ -30,12 +30,22 @@ class Results:
     """The tables of one study."""
 
     manifest: Manifest
-    trials: pd.DataFrame  # trial, arm, kind, seed, state, <factors>, <metrics>, epochs_*, wall_seconds, error
-    history: pd.DataFrame  # trial, arm, seed, phase, epoch, <metrics>, and of MARKS those that any epoch has
+    trials: (
+        pd.DataFrame
+    )  # trial, arm, kind, seed, state, <factors>, <metrics>, epochs_*, wall_seconds, error
+    history: (
+        pd.DataFrame
+    )  # trial, arm, seed, phase, epoch, <metrics>, and of MARKS those that any epoch has
     per_class: pd.DataFrame  # trial, arm, seed, class, n_train, accuracy in percent
-    hits: dict[str, str]  # complete trial -> which test images are right, as in ablation.subject.Record; where known
-    digests: dict[str, str]  # complete trial -> hash of all it measured, times aside; equal means bit-identical
-    renamed: dict[str, str] = field(default_factory=dict)  # metric -> its column, of those with another name than their column, see `ablation.columns`
+    hits: dict[
+        str, str
+    ]  # complete trial -> which test images are right, as in ablation.subject.Record; where known
+    digests: dict[
+        str, str
+    ]  # complete trial -> hash of all it measured, times aside; equal means bit-identical
+    renamed: dict[str, str] = field(
+        default_factory=dict
+    )  # metric -> its column, of those with another name than their column, see `ablation.columns`
 
     @cached_property
     def digests_by_cell(self) -> dict[tuple[str, int], str | None]:
@@ -70,7 +80,9 @@ class Results:
     @property
     def baselines(self) -> list[str]:
         """Baselines that have trials, in the manifest's order."""
-        return list(dict.fromkeys(spec.arm for spec in self.manifest.trials if spec.kind == "baseline"))
+        return list(
+            dict.fromkeys(spec.arm for spec in self.manifest.trials if spec.kind == "baseline")
+        )
 
     def complete(self, arm: str) -> pd.DataFrame:
         """The finished trials of an arm or baseline."""
@@ -80,7 +92,9 @@ class Results:
         """(seeds, arms and baselines) of a metric, NaN where there is no finished trial."""
         finished = self.trials[self.trials["state"] == "COMPLETE"]
         table = finished.pivot(index="seed", columns="arm", values=metric)
-        return table.reindex(index=self.manifest.seeds, columns=[*self.arms, *self.baselines]).astype(float)
+        return table.reindex(
+            index=self.manifest.seeds, columns=[*self.arms, *self.baselines]
+        ).astype(float)
 
 
 def load(folder: RunFolder) -> Results:
@@ -100,38 +114,62 @@ def load(folder: RunFolder) -> Results:
     def columns(metrics: Mapping[str, float]) -> dict[str, float]:
         """Column -> value, of metrics that trials report."""
         found = {name: column_of(name, taken) for name in metrics}
-        renamed.update({escaped(name): column for name, column in found.items() if escaped(name) != column})
+        renamed.update(
+            {escaped(name): column for name, column in found.items() if escaped(name) != column}
+        )
         return {column: metrics[name] for name, column in found.items()}
 
     for spec in manifest.trials:
         outcome, records = folder.outcome(spec.trial), folder.records(spec.trial)
         state = folder.state(spec, outcome, is_running)
-        if outcome is not None and outcome.key not in ("", spec.key):  # of a trial of that name before it changed
+        if outcome is not None and outcome.key not in (
+            "",
+            spec.key,
+        ):  # of a trial of that name before it changed
             outcome, records, state = None, [], "WAITING"
         row = _trial_row(spec, state, outcome)
         if outcome is not None and outcome.state == "COMPLETE":
             row |= columns({name: value for name, value in outcome.metrics.items() if name != best})
-            row |= columns({name: value for name, value in _last(records).items() if name == best})  # which `outcome.metrics` has no room for
-            row |= {column_of(best, manifest.factors): outcome.metrics[best]} if best in outcome.metrics else {}
+            row |= columns(
+                {name: value for name, value in _last(records).items() if name == best}
+            )  # which `outcome.metrics` has no room for
+            row |= (
+                {column_of(best, manifest.factors): outcome.metrics[best]}
+                if best in outcome.metrics
+                else {}
+            )
         trials.append(row)
         identity = {"trial": spec.trial, "arm": spec.arm, "seed": spec.seed}
         for record in records:
             position = {"phase": record["phase"], "epoch": record["epoch"]}
-            history.append({**identity, **position, **columns(record.get("metrics", {})), **{name: record[name] for name in MARKS if name in record}})
+            history.append(
+                {
+                    **identity,
+                    **position,
+                    **columns(record.get("metrics", {})),
+                    **{name: record[name] for name in MARKS if name in record},
+                }
+            )
         if outcome is not None and outcome.state == "COMPLETE":
             digests[spec.trial] = _digest(records, outcome)
             hits |= {spec.trial: outcome.hits} if outcome.hits else {}
             counts = manifest.facts.get("class_counts") or []
             for label, accuracy in enumerate(outcome.vectors.get(PER_CLASS, [])):
                 n_train = counts[label] if label < len(counts) else None
-                per_class.append({**identity, "class": label, "n_train": n_train, "accuracy": accuracy})
+                per_class.append(
+                    {**identity, "class": label, "n_train": n_train, "accuracy": accuracy}
+                )
     headline = column_of(manifest.metric["name"], manifest.factors)
     marks = [name for name in MARKS if any(name in row for row in history)]
     return Results(
         manifest=manifest,
-        trials=_frame(trials, [*IDENTITY, *manifest.factors], COSTS, headline).astype({"epochs_trained": "Int64", "epochs_shared": "Int64"}),
+        trials=_frame(trials, [*IDENTITY, *manifest.factors], COSTS, headline).astype(
+            {"epochs_trained": "Int64", "epochs_shared": "Int64"}
+        ),
         history=_frame(history, POSITION, marks, headline).astype(dict.fromkeys(marks, "Int64")),
-        per_class=pd.DataFrame(per_class, columns=["trial", "arm", "seed", "class", "n_train", "accuracy"]),
+        per_class=pd.DataFrame(
+            per_class, columns=["trial", "arm", "seed", "class", "n_train", "accuracy"]
+        ),
         hits=hits,
         digests=digests,
         renamed=dict(sorted(renamed.items())),
@@ -148,7 +186,11 @@ def identities(trials: pd.DataFrame) -> Iterator[Any]:
 
 def diverged(trials: pd.DataFrame) -> pd.Series:
     """Which trials failed since their training diverged. trials: `Results.trials`, or results.csv."""
-    told = trials["error"].map(lambda error: isinstance(error, str) and error.startswith(f"{DIVERGED}:")).astype(bool)
+    told = (
+        trials["error"]
+        .map(lambda error: isinstance(error, str) and error.startswith(f"{DIVERGED}:"))
+        .astype(bool)
+    )
     return told & (trials["state"] == "FAILED")
 
 
@@ -168,21 +210,34 @@ def _last(records: Sequence[Mapping[str, Any]]) -> Mapping[str, float]:
 
 
 def _trial_row(spec: TrialSpec, state: str, outcome: Outcome | None) -> dict[str, Any]:
-    row: dict[str, Any] = {"trial": spec.trial, "arm": spec.arm, "kind": spec.kind, "seed": spec.seed, "state": state}
+    row: dict[str, Any] = {
+        "trial": spec.trial,
+        "arm": spec.arm,
+        "kind": spec.kind,
+        "seed": spec.seed,
+        "state": state,
+    }
     row.update(spec.levels)
     if outcome is None:
         return row
     row["wall_seconds"] = round(outcome.wall_seconds, 3)
-    if outcome.state == "COMPLETE":  # of the others nobody knows yet, or ever, how far the plan was carried out
+    if (
+        outcome.state == "COMPLETE"
+    ):  # of the others nobody knows yet, or ever, how far the plan was carried out
         row.update(epochs_trained=spec.epochs_trained, epochs_shared=spec.epochs_shared)
     elif outcome.error:
         row["error"] = f"{outcome.error['type']}: {' '.join(outcome.error['message'].split())}"
     return row
 
 
-def _frame(rows: list[dict[str, Any]], lead: Sequence[str], tail: Sequence[str], headline: str) -> pd.DataFrame:
+def _frame(
+    rows: list[dict[str, Any]], lead: Sequence[str], tail: Sequence[str], headline: str
+) -> pd.DataFrame:
     """Rows with the columns `lead`, the metrics they have (the headline first), `tail`."""
-    metrics = sorted({name for row in rows for name in row} - {*lead, *tail}, key=lambda name: (name != headline, name))
+    metrics = sorted(
+        {name for row in rows for name in row} - {*lead, *tail},
+        key=lambda name: (name != headline, name),
+    )
     if headline not in metrics:
         metrics.insert(0, headline)
     return pd.DataFrame(rows, columns=[*lead, *metrics, *tail])
@@ -191,6 +246,12 @@ def _frame(rows: list[dict[str, Any]], lead: Sequence[str], tail: Sequence[str],
 def _digest(records: list[dict[str, Any]], outcome: Outcome) -> str:
     """Of all that was measured; of the hits where there are any, so that trials of before they were kept compare as ever."""
     measured = ("phase", "epoch", "metrics", "vectors")
-    timeless = [[record.get(part) for part in measured] + ([record["hits"]] if "hits" in record else []) for record in records]
-    text = json.dumps([timeless, outcome.metrics, outcome.vectors] + ([outcome.hits] if outcome.hits else []), sort_keys=True)
+    timeless = [
+        [record.get(part) for part in measured] + ([record["hits"]] if "hits" in record else [])
+        for record in records
+    ]
+    text = json.dumps(
+        [timeless, outcome.metrics, outcome.vectors] + ([outcome.hits] if outcome.hits else []),
+        sort_keys=True,
+    )
     return hashlib.sha256(text.encode()).hexdigest()

@@ -27,7 +27,10 @@ from ablation.files import replace
 from ablation.lock import is_being_run
 
 FORMAT = 1
-SUMS, SUMMED = "sha256", ("config.yaml", "metrics.jsonl")  # key of outcome.json: of these files, when the trial ended
+SUMS, SUMMED = (
+    "sha256",
+    ("config.yaml", "metrics.jsonl"),
+)  # key of outcome.json: of these files, when the trial ended
 ERROR = {"type", "message", "traceback"}
 
 
@@ -63,7 +66,9 @@ class Manifest:
     dataset: str  # key into experiments/published.yaml
     design: list[str]
     metric: dict[str, str]  # {name, goal: maximize | minimize}
-    factors: dict[str, dict[str, dict[str, Any]]]  # factor -> level -> overrides; the first level is the reference
+    factors: dict[
+        str, dict[str, dict[str, Any]]
+    ]  # factor -> level -> overrides; the first level is the reference
     seeds: list[int]
     baselines: list[str]
     reference: str | None  # the baseline that differences are taken to
@@ -72,9 +77,13 @@ class Manifest:
     published: list[dict[str, Any]]  # {method, top1, protocol, source}
     facts: dict[str, Any]  # from Subject.describe: class_counts, data_fingerprint, device, ...
     provenance: dict[str, Any]  # commit, dirty, versions, platform, command
-    config: dict[str, Any] = field(default_factory=dict)  # of the experiment, before any factor: full and nested
+    config: dict[str, Any] = field(
+        default_factory=dict
+    )  # of the experiment, before any factor: full and nested
     subject: str = ""  # as the experiment names it; "" in a manifest of before it was kept
-    asked: dict[str, Any] = field(default_factory=dict)  # {grid, experiment, overrides, seeds}, as `ablate run` was; {} if not known
+    asked: dict[str, Any] = field(
+        default_factory=dict
+    )  # {grid, experiment, overrides, seeds}, as `ablate run` was; {} if not known
     format: int = FORMAT
 
 
@@ -128,7 +137,12 @@ class RunFolder:
             raw = checked(Manifest, json.loads(path.read_text(encoding="utf-8")))
             if not {"name", "goal"} <= set(raw["metric"]):
                 raise ValueError("metric has no name or no goal")
-            return Manifest(**{**raw, "trials": [TrialSpec(**checked(TrialSpec, trial)) for trial in raw["trials"]]})
+            return Manifest(
+                **{
+                    **raw,
+                    "trials": [TrialSpec(**checked(TrialSpec, trial)) for trial in raw["trials"]],
+                }
+            )
         except FileNotFoundError:
             raise
         except UNREADABLE as error:
@@ -155,7 +169,9 @@ class RunFolder:
         """The records, up to the first that is damaged."""
         records, why = self._records(trial)
         if why:
-            say(f"{self.trial_path(trial) / 'metrics.jsonl'}: {why}; `ablate run` makes the file again, and until then the rest is missing")
+            say(
+                f"{self.trial_path(trial) / 'metrics.jsonl'}: {why}; `ablate run` makes the file again, and until then the rest is missing"
+            )
         return records
 
     def write_outcome(self, trial: str, outcome: Outcome) -> None:
@@ -183,7 +199,11 @@ class RunFolder:
         """File -> what is wrong with it, of those that cannot be read, or are not what they were when the trial ended."""
         _, sums, why = self._ending(trial)
         path = self.trial_path(trial)
-        changed = {name: "is not what the trial left" for name in SUMMED if sums.get(name) not in (None, digest(path / name))}
+        changed = {
+            name: "is not what the trial left"
+            for name in SUMMED
+            if sums.get(name) not in (None, digest(path / name))
+        }
         found = {"outcome.json": why, "metrics.jsonl": self._records(trial)[1]}
         return changed | {name: what for name, what in found.items() if what}
 
@@ -194,13 +214,19 @@ class RunFolder:
         """
         if outcome is not None:
             return outcome.state if outcome.key in ("", spec.key) else "WAITING"
-        return "RUNNING" if is_running and (self.trial_path(spec.trial) / "metrics.jsonl").is_file() else "WAITING"
+        return (
+            "RUNNING"
+            if is_running and (self.trial_path(spec.trial) / "metrics.jsonl").is_file()
+            else "WAITING"
+        )
 
     def _records(self, trial: str) -> tuple[list[dict[str, Any]], str]:
         """The records up to the first that is damaged, and what is wrong with that."""
         records: list[dict[str, Any]] = []
         try:
-            lines = (self.trial_path(trial) / "metrics.jsonl").read_bytes().split(b"\n")[:-1]  # a torn last line has no newline
+            lines = (
+                (self.trial_path(trial) / "metrics.jsonl").read_bytes().split(b"\n")[:-1]
+            )  # a torn last line has no newline
             for line in lines:
                 records.append(checked_record(line))
         except FileNotFoundError:
@@ -212,7 +238,9 @@ class RunFolder:
     def _told_ending(self, trial: str) -> tuple[Outcome | None, dict[str, str | None]]:
         outcome, sums, why = self._ending(trial)
         if why:
-            say(f"{self.trial_path(trial) / 'outcome.json'} {why}, and counts as absent; `ablate run` closes the trial again")
+            say(
+                f"{self.trial_path(trial) / 'outcome.json'} {why}, and counts as absent; `ablate run` closes the trial again"
+            )
         return outcome, sums
 
     def _ending(self, trial: str) -> tuple[Outcome | None, dict[str, str | None], str]:
@@ -224,7 +252,10 @@ class RunFolder:
             checked_metrics(outcome.metrics)
             if outcome.state not in ("COMPLETE", "FAILED") or not isinstance(sums, dict):
                 raise ValueError("it tells of no trial's end")
-            if outcome.error is not None and not (ERROR <= set(outcome.error) and all(isinstance(text, str) for text in outcome.error.values())):
+            if outcome.error is not None and not (
+                ERROR <= set(outcome.error)
+                and all(isinstance(text, str) for text in outcome.error.values())
+            ):
                 raise ValueError("its error is none")
         except FileNotFoundError:
             return None, {}, ""
@@ -240,5 +271,11 @@ def write_atomically(path: Path, text: str) -> None:
 
 def config_text(spec: TrialSpec, config: Mapping[str, Any]) -> str:
     """What a trial's config.yaml says."""
-    head = {"trial": spec.trial, "arm": spec.arm, "levels": spec.levels, "seed": spec.seed, "key": spec.key}
+    head = {
+        "trial": spec.trial,
+        "arm": spec.arm,
+        "levels": spec.levels,
+        "seed": spec.seed,
+        "key": spec.key,
+    }
     return yaml.safe_dump({**head, "config": dict(config)}, sort_keys=False, allow_unicode=True)

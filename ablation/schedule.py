@@ -19,14 +19,22 @@ class Schedule:
     """
 
     def __init__(
-        self, chains: Mapping[str, Sequence[Link]], share: bool, is_there: Callable[[Segment], bool], busy: Collection[str] = ()
+        self,
+        chains: Mapping[str, Sequence[Link]],
+        share: bool,
+        is_there: Callable[[Segment], bool],
+        busy: Collection[str] = (),
     ):
         self.segments = segments(chains) if share else separate(chains)
         self._is_there = is_there
-        self._busy = frozenset(busy)  # keys of links (names of segments, where nothing is shared) that are being run
+        self._busy = frozenset(
+            busy
+        )  # keys of links (names of segments, where nothing is shared) that are being run
         self._order = {end: i for i, end in enumerate(self.segments)}
         self._ready: list[tuple[float, int, str]] = []
-        self._offered: set[str] = set()  # once: what was there when this was made may be said to be done later, too
+        self._offered: set[str] = (
+            set()
+        )  # once: what was there when this was made may be said to be done later, too
         for segment in self.segments.values():
             if segment.parent is None:
                 self._offer(segment)
@@ -48,14 +56,20 @@ class Schedule:
                 waiting += [self.segments[child] for child in segment.children]
             elif segment.end in self._offered:
                 continue
-            elif segment.end not in self._busy and not any(link.key in self._busy for link in segment.links):
+            elif segment.end not in self._busy and not any(
+                link.key in self._busy for link in segment.links
+            ):
                 self._offered.add(segment.end)
-                heapq.heappush(self._ready, (-segment.critical, self._order[segment.end], segment.end))
+                heapq.heappush(
+                    self._ready, (-segment.critical, self._order[segment.end], segment.end)
+                )
 
 
 def is_there(segment: Segment, store: DiskStore) -> bool:
     """Whether a segment need not run: its records are there, and the checkpoint that its children start from."""
-    return has_records(segment, store) and (not segment.children or store.holds("state", segment.end))
+    return has_records(segment, store) and (
+        not segment.children or store.holds("state", segment.end)
+    )
 
 
 def has_records(segment: Segment, store: DiskStore) -> bool:

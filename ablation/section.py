@@ -10,7 +10,10 @@ from ablation.errors import Problem, nearest
 from ablation.reading import dotted, flatten, show
 
 NAME = (r"[A-Za-z0-9_][A-Za-z0-9_-]*", "a name (letters, digits, '_', '-')")
-METRIC_NAME = (r"[A-Za-z0-9_./@-]+", "a metric's name, such as test/top1 (letters, digits, '_', '.', '/', '@', '-')")
+METRIC_NAME = (
+    r"[A-Za-z0-9_./@-]+",
+    "a metric's name, such as test/top1 (letters, digits, '_', '.', '/', '@', '-')",
+)
 
 
 class Section:
@@ -32,7 +35,13 @@ class Section:
             if key not in keys:
                 self.note(key, f"unknown key '{key}'; {nearest(key, keys)}")
 
-    def text(self, key: str, default: str | None = None, pattern: str = r"(?s).*\S.*", means: str = "text") -> str | None:
+    def text(
+        self,
+        key: str,
+        default: str | None = None,
+        pattern: str = r"(?s).*\S.*",
+        means: str = "text",
+    ) -> str | None:
         """Text that matches `pattern`, which `means` puts into words."""
         value = self.values.get(key)
         if value is None:

@@ -30,7 +30,15 @@ from ablation.plan_view import show_plan
 from ablation.reading import read_yaml
 from ablation.remaining import Remaining
 from ablation.runs import Manifest
-from ablation.study import Bound, Done, Listeners, forget_failures, manifest_of, refuse_mixture, run_study
+from ablation.study import (
+    Bound,
+    Done,
+    Listeners,
+    forget_failures,
+    manifest_of,
+    refuse_mixture,
+    run_study,
+)
 from ablation.subjects import load_subject
 from ablation.terminal import output
 from ablation.timings import Timings
@@ -55,7 +63,10 @@ class Opened:
     @property
     def devices(self) -> set[str]:
         """What trials compute on; "" of those whose settings do not tell."""
-        return {str(self.study.subject.resolve(variant.settings).get("device", "")) for variant in self.study.variants}
+        return {
+            str(self.study.subject.resolve(variant.settings).get("device", ""))
+            for variant in self.study.variants
+        }
 
 
 @refused()
@@ -73,9 +84,16 @@ def open_study(
     if alias is not None and not re.fullmatch(FILE_NAME[0], alias):
         raise InputError([Problem("--as", alias, f"must be {FILE_NAME[1]}")])
     places = Places(storage=storage)
-    name = alias or study_name(study, home=str(read_yaml(grid).get("experiment", study.experiment.name)))
+    name = alias or study_name(
+        study, home=str(read_yaml(grid).get("experiment", study.experiment.name))
+    )
     plan = build_plan(study, places.store, places.runs(name))
-    asked = {"grid": str(grid), "experiment": experiment, "overrides": list(overrides), "seeds": seeds}
+    asked = {
+        "grid": str(grid),
+        "experiment": experiment,
+        "overrides": list(overrides),
+        "seeds": seeds,
+    }
     return Opened(study, name, plan, places, grid.parent / "published.yaml", asked)
 
 
@@ -90,7 +108,9 @@ def describe_plan(opened: Opened, jobs: int) -> None:
     console.print(f"study {opened.name}", style="italic")
     if is_whole:
         _tell_changes(opened, console)
-    show_plan(console, opened.study, plan, plan.unfinished(folder), store, opened.timings.known(), jobs)
+    show_plan(
+        console, opened.study, plan, plan.unfinished(folder), store, opened.timings.known(), jobs
+    )
     if opened.study.absent:
         console.print("the study cannot be run yet:", style="bold")
     for problem in opened.study.absent:
@@ -116,20 +136,43 @@ def run(
     with only_one(folder.path):
         opened, manifest = _restored(opened, manifest, console)
         if retry_failed:
-            forget_failures(folder, opened.plan, opened.places.store, opened.study.grid.metric["name"])
+            forget_failures(
+                folder, opened.plan, opened.places.store, opened.study.grid.metric["name"]
+            )
     deliveries = [] if offline else [Delivery(opened.places, opened.name, console)]
     store, timings = opened.places.store, opened.timings
     bound, file = Bound(store, cache_limit), opened.places.progress(opened.name)
-    remaining = Remaining(opened.study, opened.plan, store, folder, timings, jobs, file) if share else None
+    remaining = (
+        Remaining(opened.study, opened.plan, store, folder, timings, jobs, file) if share else None
+    )
     heard = [timings, bound, *([remaining] if remaining else [])]
     shows = progress(manifest.metric["name"], opened.plan, console, remaining)
     try:
-        with only_one(folder.path), interruption.heeded(), remaining or nullcontext(), shows as shown:
+        with (
+            only_one(folder.path),
+            interruption.heeded(),
+            remaining or nullcontext(),
+            shows as shown,
+        ):
             listeners = Listeners([*heard, shown, *deliveries])
-            done = run_study(opened.study, opened.plan, manifest, opened.places, jobs, listeners, share, limits, make_workers)
+            done = run_study(
+                opened.study,
+                opened.plan,
+                manifest,
+                opened.places,
+                jobs,
+                listeners,
+                share,
+                limits,
+                make_workers,
+            )
     except BaseException:
-        for delivery in deliveries if folder.exists() else ():  # no record stays RUNNING of what nobody runs any more
-            with suppress(OSError):  # of a full disk, or a terminal that is gone; what has ended the study is to be told
+        for delivery in (
+            deliveries if folder.exists() else ()
+        ):  # no record stays RUNNING of what nobody runs any more
+            with suppress(
+                OSError
+            ):  # of a full disk, or a terminal that is gone; what has ended the study is to be told
                 delivery.deliver()
         raise
     timings.save()
@@ -137,27 +180,41 @@ def run(
     if done.n_open:
         for delivery in deliveries:
             delivery.deliver()
-        console.print(f"interrupted with {done.n_open} trials to go; the same command goes on from their last epochs", soft_wrap=True)
+        console.print(
+            f"interrupted with {done.n_open} trials to go; the same command goes on from their last epochs",
+            soft_wrap=True,
+        )
         return done
     if done.n_trained or done.failed:
-        console.print(f"{done.n_trained} epochs trained, {done.n_reused} reused, {duration(done.seconds)}")
+        console.print(
+            f"{done.n_trained} epochs trained, {done.n_reused} reused, {duration(done.seconds)}"
+        )
     else:
-        console.print(f"nothing to train: all {len(opened.plan.trials)} trials of {opened.name} are there already")
+        console.print(
+            f"nothing to train: all {len(opened.plan.trials)} trials of {opened.name} are there already"
+        )
     if done.n_failed_before:
-        console.print(f"{done.n_failed_before} trials that had failed before were not run again; --retry-failed does that")
+        console.print(
+            f"{done.n_failed_before} trials that had failed before were not run again; --retry-failed does that"
+        )
     from ablation.report import write_report  # matplotlib and pandas
 
     path = write_report(folder, opened.places.report(opened.name))
     for delivery in deliveries:
         delivery.deliver_news()
     for trial, reason in done.failed.items():
-        console.print(f"FAILED {trial}: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"FAILED {trial}: {reason}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
     console.print(f"report: {path}", highlight=False, soft_wrap=True)
     return done
 
 
 def _manifest(opened: Opened) -> Manifest:
-    return replace(manifest_of(opened.study, opened.name, opened.plan, opened.published_file), asked=dict(opened.asked))
+    return replace(
+        manifest_of(opened.study, opened.name, opened.plan, opened.published_file),
+        asked=dict(opened.asked),
+    )
 
 
 def _tell_changes(opened: Opened, console: Console) -> None:
@@ -174,7 +231,9 @@ def _restored(opened: Opened, manifest: Manifest, console: Console) -> tuple[Ope
         console.print(said, markup=False, highlight=False, soft_wrap=True)
     if not restored:
         return opened, manifest
-    plan = build_plan(opened.study, store, folder)  # what chains of undecided length came to is known again
+    plan = build_plan(
+        opened.study, store, folder
+    )  # what chains of undecided length came to is known again
     return replace(opened, plan=plan), replace(manifest, trials=plan.specs)
 
 

@@ -34,7 +34,9 @@ def write_starter(root: Path) -> str:
             if target.is_file():
                 lines.append(f"kept  {target}, which was there")
                 continue
-            raise InputError([Problem("", str(target), f"cannot be written: {error.strerror or error}")]) from None
+            raise InputError(
+                [Problem("", str(target), f"cannot be written: {error.strerror or error}")]
+            ) from None
     return "\n".join([*lines, NEXT])
 
 

@@ -32,7 +32,9 @@ class Estimate(NamedTuple):
     p: float  # two-sided t-test of mean = 0; NaN where the interval is
     n: int  # seeds that have every cell of the contrast
     sd: float  # of the per-seed values, n - 1 in the denominator; NaN with one seed
-    correlation: float  # over seeds, between what is added and what is subtracted; NaN below 3 seeds
+    correlation: (
+        float  # over seeds, between what is added and what is subtracted; NaN below 3 seeds
+    )
 
 
 def contrast(cells: ArrayLike, weights: ArrayLike, confidence: float = 0.95) -> Estimate:
@@ -52,7 +54,9 @@ def contrast(cells: ArrayLike, weights: ArrayLike, confidence: float = 0.95) -> 
     """
     cells, weights = np.asarray(cells, dtype=float), np.asarray(weights, dtype=float)
     if cells.ndim != 2 or weights.shape != cells.shape[1:]:
-        raise ValueError(f"cells {cells.shape} and weights {weights.shape} are not (n_seeds, n_cells) and (n_cells,)")
+        raise ValueError(
+            f"cells {cells.shape} and weights {weights.shape} are not (n_seeds, n_cells) and (n_cells,)"
+        )
     used = weights != 0
     cells, weights = cells[:, used], weights[used]
     cells = cells[np.isfinite(cells).all(axis=1)]
@@ -66,11 +70,15 @@ def contrast(cells: ArrayLike, weights: ArrayLike, confidence: float = 0.95) -> 
         return Estimate(mean, np.nan, np.nan, np.nan, 1, np.nan, np.nan)
     resolution = RELATIVE_RESOLUTION * np.abs(cells).max()
     if np.ptp(values) <= resolution:
-        return Estimate(mean, np.nan, np.nan, np.nan, n, 0.0, _correlation(added, subtracted, resolution))
+        return Estimate(
+            mean, np.nan, np.nan, np.nan, n, 0.0, _correlation(added, subtracted, resolution)
+        )
     test = stats.ttest_1samp(values, 0.0)
     low, high = test.confidence_interval(confidence)
     correlation = _correlation(added, subtracted, resolution)
-    return Estimate(mean, float(low), float(high), float(test.pvalue), n, float(values.std(ddof=1)), correlation)
+    return Estimate(
+        mean, float(low), float(high), float(test.pvalue), n, float(values.std(ddof=1)), correlation
+    )
 
 
 def paired_difference(treated: ArrayLike, control: ArrayLike, confidence: float = 0.95) -> Estimate:
@@ -108,7 +116,9 @@ def holm(p_values: ArrayLike) -> np.ndarray:
     Returns:
         (n_tests,) float, adjusted p-values; NaN where they were
     """
-    from statsmodels.stats.multitest import multipletests  # brings pandas, which a plan's power does without
+    from statsmodels.stats.multitest import (
+        multipletests,
+    )  # brings pandas, which a plan's power does without
 
     p_values = np.asarray(p_values, dtype=float)
     if p_values.size == 0:
@@ -154,7 +164,9 @@ def smallest_detectable(sd: float, n: int, power: float = 0.8, alpha: float = 0.
     above = 1.0
     while power_of(above, n, alpha) < power:
         above *= 2
-    return sd * float(optimize.brentq(lambda effect_size: power_of(effect_size, n, alpha) - power, 0.0, above))
+    return sd * float(
+        optimize.brentq(lambda effect_size: power_of(effect_size, n, alpha) - power, 0.0, above)
+    )
 
 
 def margin_p(found: Estimate, margin: float) -> float:
@@ -169,7 +181,9 @@ def margin_p(found: Estimate, margin: float) -> float:
     return float(stats.t.cdf(t, found.n - 1) if t < 0 else 2 * stats.t.sf(t, found.n - 1))
 
 
-def image_bootstrap(strata: Sequence[np.ndarray], weights: np.ndarray, confidence: float = 0.95) -> np.ndarray:
+def image_bootstrap(
+    strata: Sequence[np.ndarray], weights: np.ndarray, confidence: float = 0.95
+) -> np.ndarray:
     """Percentile intervals of contrasts of accuracies, by resampling test images within strata, the same for all cells.
 
     The accuracy of a cell is the mean over strata of its share of hits. The seed is fixed: the same hits give the same
@@ -183,7 +197,12 @@ def image_bootstrap(strata: Sequence[np.ndarray], weights: np.ndarray, confidenc
         (n_contrasts, 2) low and high, as shares
     """
     # SciPy asks for two observations: one image, twice, is drawn to the same effect
-    hits = [np.repeat(stratum, 2, axis=0).astype(np.float32) if len(stratum) == 1 else stratum.astype(np.float32) for stratum in strata]
+    hits = [
+        np.repeat(stratum, 2, axis=0).astype(np.float32)
+        if len(stratum) == 1
+        else stratum.astype(np.float32)
+        for stratum in strata
+    ]
 
     def contrasts(*drawn: np.ndarray, axis: int) -> np.ndarray:
         """drawn: per stratum (n_resamples, n_images) indices -> (n_contrasts, n_resamples)"""
@@ -196,7 +215,9 @@ def image_bootstrap(strata: Sequence[np.ndarray], weights: np.ndarray, confidenc
         confidence_level=confidence, method="percentile", rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
     intervals = np.stack([found.low, found.high], axis=1)
-    return np.where(np.ptp(intervals, axis=1, keepdims=True) > RELATIVE_RESOLUTION, intervals, np.nan)
+    return np.where(
+        np.ptp(intervals, axis=1, keepdims=True) > RELATIVE_RESOLUTION, intervals, np.nan
+    )
 
 
 def _multiplicities(drawn: np.ndarray) -> np.ndarray:
@@ -204,7 +225,11 @@ def _multiplicities(drawn: np.ndarray) -> np.ndarray:
     drawn = np.atleast_2d(drawn).astype(np.int64)
     n_resamples, n_images = drawn.shape
     rows = np.arange(n_resamples)[:, None] * n_images
-    return np.bincount((drawn + rows).ravel(), minlength=drawn.size).reshape(drawn.shape).astype(np.float32)
+    return (
+        np.bincount((drawn + rows).ravel(), minlength=drawn.size)
+        .reshape(drawn.shape)
+        .astype(np.float32)
+    )
 
 
 def pooled_sd(sds: ArrayLike) -> float:

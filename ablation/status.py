@@ -31,10 +31,14 @@ class ArmStatus:
     epochs_planned: int = 0
     left: int = 0  # epochs that no other trial before it in the plan computes
     finished: list[float] = field(default_factory=list)  # headline metric of those done
-    current: list[tuple[int, float]] = field(default_factory=list)  # (epoch, headline metric) last evaluated, of those begun
+    current: list[tuple[int, float]] = field(
+        default_factory=list
+    )  # (epoch, headline metric) last evaluated, of those begun
 
 
-def status_of(folder: RunFolder, in_hand: Collection[str] | None, plan: Plan | None = None) -> dict[str, ArmStatus]:
+def status_of(
+    folder: RunFolder, in_hand: Collection[str] | None, plan: Plan | None = None
+) -> dict[str, ArmStatus]:
     """Arm -> its status.
 
     plan: whose trials they are; default: those of the study as it was run last.
@@ -60,8 +64,14 @@ def status_of(folder: RunFolder, in_hand: Collection[str] | None, plan: Plan | N
         n = min(len(records), spec.epochs_planned)
         arm.epochs += n
         arm.left += spec.epochs_trained - min(max(n - spec.epochs_shared, 0), spec.epochs_trained)
-        evaluated = [record for record in records if record["phase"] != "pretrain" and metric in record["metrics"]]
-        arm.current += [(evaluated[-1]["epoch"], evaluated[-1]["metrics"][metric])] if evaluated else []
+        evaluated = [
+            record
+            for record in records
+            if record["phase"] != "pretrain" and metric in record["metrics"]
+        ]
+        arm.current += (
+            [(evaluated[-1]["epoch"], evaluated[-1]["metrics"][metric])] if evaluated else []
+        )
     return arms
 
 
@@ -72,15 +82,32 @@ def describe_status(name: str, places: Places, console: Console) -> None:
     changed = NONE if is_running else changes_since(places, name)
     arms = status_of(folder, (left.in_hand if left else None) if is_running else (), changed.plan)
     metric = label(folder.manifest().metric["name"])
-    states = [state for state in (DONE, RUNNING, BEGUN, WAITING, FAILED) if state != RUNNING or is_running]
+    states = [
+        state for state in (DONE, RUNNING, BEGUN, WAITING, FAILED) if state != RUNNING or is_running
+    ]
     table = Table("arm", title=f"study {name}", title_justify="left", box=None)
-    for heading in (*(state if state != BEGUN or is_running else "interrupted" for state in states), "epochs", metric, f"{metric} so far"):
+    for heading in (
+        *(state if state != BEGUN or is_running else "interrupted" for state in states),
+        "epochs",
+        metric,
+        f"{metric} so far",
+    ):
         table.add_column(heading, justify="right")
     for arm, row in arms.items():
         counts = [str(row.states[state] or "") for state in states]
-        table.add_row(arm, *counts, f"{row.epochs}/{row.epochs_planned}", over_seeds(row.finished), _so_far(row.current))
+        table.add_row(
+            arm,
+            *counts,
+            f"{row.epochs}/{row.epochs_planned}",
+            over_seeds(row.finished),
+            _so_far(row.current),
+        )
     console.print(fitting(table, console))
-    n_left = len(changed.plan.unfinished(folder).missing(places.store)) if changed.plan else sum(arm.left for arm in arms.values())
+    n_left = (
+        len(changed.plan.unfinished(folder).missing(places.store))
+        if changed.plan
+        else sum(arm.left for arm in arms.values())
+    )
     console.print(_summary(arms, n_left, is_running, left), highlight=False, soft_wrap=True)
     if changed.said:
         console.print(changed.said, markup=False, highlight=False, soft_wrap=True)
@@ -91,7 +118,9 @@ def _summary(arms: dict[str, ArmStatus], n_left: int, is_running: bool, left: Le
     failed = f", {states[FAILED]} failed" if states[FAILED] else ""
     parts = [f"{states[DONE]}/{states.total()} trials done{failed}; {n_left} epochs left to train"]
     if is_running and left is not None and left.seconds is not None:
-        parts.append(f"{about(left.seconds, time.time() - left.at)} with {left.jobs} job{'s' * (left.jobs > 1)}")
+        parts.append(
+            f"{about(left.seconds, time.time() - left.at)} with {left.jobs} job{'s' * (left.jobs > 1)}"
+        )
     elif is_running:
         parts.append("how long that takes is known once epochs have been measured")
     elif states[WAITING] or states[BEGUN]:

@@ -27,7 +27,12 @@ MAGIC = b"ablate-2"
 KINDS = ("record", "state", "latents", "images")
 KEPT = ("record",)  # a few hundred bytes each, and all that reports are made of: never evicted
 ALONE = "alone"  # folder of the stores of trials that share nothing
-NO_ENTRY = {errno.EISDIR, errno.EACCES, errno.ELOOP, errno.EIO}  # a folder, unreadable, a link to itself, a bad sector
+NO_ENTRY = {
+    errno.EISDIR,
+    errno.EACCES,
+    errno.ELOOP,
+    errno.EIO,
+}  # a folder, unreadable, a link to itself, a bad sector
 
 
 class Entry(NamedTuple):
@@ -110,7 +115,9 @@ class DiskStore:
         for folder, _, names in os.walk(self.root):  # which passes over folders that go meanwhile
             kind = Path(folder).parent.name
             for name in names if kind in KINDS else ():
-                entry = None if name.startswith(".") else _entry(Path(folder, name), kind)  # hidden: being written
+                entry = (
+                    None if name.startswith(".") else _entry(Path(folder, name), kind)
+                )  # hidden: being written
                 if entry is not None:
                     yield entry
 
@@ -137,7 +144,9 @@ class DiskStore:
         entries = list(self.entries())
         excess = sum(entry.n_bytes for entry in entries) - limit
         gone = []
-        for entry in sorted((e for e in entries if e.kind not in KEPT), key=lambda e: (e.worth, e.path.name)):
+        for entry in sorted(
+            (e for e in entries if e.kind not in KEPT), key=lambda e: (e.worth, e.path.name)
+        ):
             if excess <= 0:
                 break
             entry.path.unlink(missing_ok=True)
@@ -169,7 +178,9 @@ def _content(path: Path) -> bytes | None:
     try:
         data = path.read_bytes()
     except OSError as error:
-        if error.errno not in NO_ENTRY:  # such as too many open files: nothing is said against the entry
+        if (
+            error.errno not in NO_ENTRY
+        ):  # such as too many open files: nothing is said against the entry
             raise
         return None
     return unsealed(data)
@@ -188,7 +199,9 @@ def unsealed(data: bytes) -> bytes | None:
 def remove(path: Path) -> None:
     """Remove what stands in an entry's place. Raises InputError if it cannot be removed."""
     try:
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(
+            missing_ok=True
+        )
     except FileNotFoundError:  # another process was faster
         pass
     except OSError as error:

@@ -57,7 +57,9 @@ def refuse_mixture(manifest: Manifest, folder: RunFolder) -> None:
     """Raise InputError if the folder holds the same study of another experiment: results would be mixed."""
     if not folder.exists():
         return
-    before, now = (flat({"metric": each.metric, **each.config}) for each in (folder.manifest(), manifest))
+    before, now = (
+        flat({"metric": each.metric, **each.config}) for each in (folder.manifest(), manifest)
+    )
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if changed:
         key = changed[0]
@@ -70,16 +72,24 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one, by dotted keys."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        found |= (
+            flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        )
     return found
 
 
-def forget_failures(folder: RunFolder, plan: Plan, store: DiskStore, metric: str) -> list[TrialSpec]:
+def forget_failures(
+    folder: RunFolder, plan: Plan, store: DiskStore, metric: str
+) -> list[TrialSpec]:
     """Failed trials lose their outcome, so that they are run again; returns them.
 
     Of one whose epochs are all there and give no score, they go too, from the first that shows it: else nothing would be run.
     """
-    failed = [spec for spec in plan.specs if (outcome := folder.ending(spec)) is not None and outcome.state == "FAILED"]
+    failed = [
+        spec
+        for spec in plan.specs
+        if (outcome := folder.ending(spec)) is not None and outcome.state == "FAILED"
+    ]
     for spec in failed:
         if folder.outcome(spec.trial).error["type"] in UNSCORED:
             for own in (store, store.alone(folder.path.name, spec.trial)):
@@ -105,15 +115,26 @@ def run_study(
     n_reused = len(plan.unique()) - len(plan.missing(places.store)) if share else 0
     execution = Execution(study, plan, places.store, folder, listener, share, limits)
     if not execution.open and folder.exists():
-        manifest = replace(manifest, provenance=folder.manifest().provenance)  # of the run that trained
-    folder.write_manifest(manifest)  # while it runs, trials may already have been closed from the store
+        manifest = replace(
+            manifest, provenance=folder.manifest().provenance
+        )  # of the run that trained
+    folder.write_manifest(
+        manifest
+    )  # while it runs, trials may already have been closed from the store
     begun = time.monotonic()
     plan = execution.run(jobs, make_workers)
     seconds = time.monotonic() - begun
     if plan.specs != manifest.trials:
         folder.write_manifest(replace(manifest, trials=plan.specs))
     failed = {name: execution.failed[name] for name in plan.trials if name in execution.failed}
-    return Done(execution.n_trained, n_reused, failed, execution.n_failed_before, seconds, len(execution.open))
+    return Done(
+        execution.n_trained,
+        n_reused,
+        failed,
+        execution.n_failed_before,
+        seconds,
+        len(execution.open),
+    )
 
 
 @dataclass

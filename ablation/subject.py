@@ -107,7 +107,12 @@ class Subject(Protocol):
         """
 
     def advance(
-        self, settings: Mapping[str, Any], seed: int, until: str | None, store: Store, report: Report
+        self,
+        settings: Mapping[str, Any],
+        seed: int,
+        until: str | None,
+        store: Store,
+        report: Report,
     ) -> None:
         """Run the chain from its last checkpoint in `store` to the link with key `until`, included (None: all of it).
 

@@ -20,7 +20,13 @@ from typing import Any
 from ablation import interruption
 from ablation.errors import InputError, Problem
 from ablation.exits import contained, describe_exit
-from ablation.imported import imported_names, library_versions, module_file, project_sources, taken_from
+from ablation.imported import (
+    imported_names,
+    library_versions,
+    module_file,
+    project_sources,
+    taken_from,
+)
 from ablation.reported import plain_epoch, plain_metrics
 from ablation.subject import Fault, Link, Record, Report, Store, Subject
 
@@ -34,7 +40,15 @@ def load_subject(name: str) -> Subject:
     """
     module_name, _, attribute = BUILT_IN.get(name, name).partition(":")
     if not attribute:
-        raise InputError([Problem("", "subject", f"'{name}' is neither 'core' nor of the form package.module:function")])
+        raise InputError(
+            [
+                Problem(
+                    "",
+                    "subject",
+                    f"'{name}' is neither 'core' nor of the form package.module:function",
+                )
+            ]
+        )
     _search_here_last()
     module = _imported(module_name)
     if name not in BUILT_IN:
@@ -59,7 +73,11 @@ def _imported(name: str) -> ModuleType:
         missing = error.name if isinstance(error, ImportError) else None
         _refuse_hidden([name, *([missing] if missing else [])])
         what = str(error) if isinstance(error, Exception) else describe_exit(error)
-        named = what if isinstance(error, (ImportError, SyntaxError)) else f"{type(error).__name__}: {what}"
+        named = (
+            what
+            if isinstance(error, (ImportError, SyntaxError))
+            else f"{type(error).__name__}: {what}"
+        )
         if missing and f"{name}.".startswith(f"{missing}."):
             named += f"; looked for in {os.getcwd()} and among the installed packages"
         raise InputError([Problem("", "subject", f"cannot import '{name}': {named}")]) from None
@@ -74,7 +92,10 @@ def _interrupts() -> Iterator[list[int]]:
         heard.append(number)
         signal.default_int_handler(number, frame)
 
-    is_ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    is_ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
     if is_ours:
         signal.signal(signal.SIGINT, interrupt)
     try:
@@ -95,11 +116,16 @@ def _fault(found: Any) -> str:
         return "is an async function, which returns no metrics when it is called; call asyncio.run in a plain one"
     if inspect.isgeneratorfunction(found) or inspect.isasyncgenfunction(found):
         return "is a generator function: it yields, and returns no metrics when it is called; call report(epoch, metrics) instead"
-    signature = inspect.signature(found, follow_wrapped=False)  # of what is called: a decorator may pass on other arguments
+    signature = inspect.signature(
+        found, follow_wrapped=False
+    )  # of what is called: a decorator may pass on other arguments
     try:
         signature.bind({}, 0, None)
     except TypeError:
-        parameters = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
+        parameters = [
+            parameter.replace(annotation=inspect.Parameter.empty)
+            for parameter in signature.parameters.values()
+        ]
         return f"is called with (config, seed, report), and takes {inspect.Signature(parameters)}"
     return ""
 
@@ -112,7 +138,9 @@ def _search_here_last() -> None:
     here = os.getcwd()
     sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder) != here]
     try:
-        importlib.import_module("core")  # now: an editable install of ours is searched after all of sys.path
+        importlib.import_module(
+            "core"
+        )  # now: an editable install of ours is searched after all of sys.path
     except ImportError:  # `here` is a checkout of ours, not installed
         pass
     sys.path.append(here)
@@ -145,7 +173,14 @@ class FunctionSubject:
         self.train = train
         sources = project_sources(train.__module__)
         self.versions = library_versions(sources)
-        named = [f"{train.__module__}:{train.__qualname__}", *(part for name, text in sources.items() for part in (name, hashlib.sha256(text).hexdigest()))]
+        named = [
+            f"{train.__module__}:{train.__qualname__}",
+            *(
+                part
+                for name, text in sources.items()
+                for part in (name, hashlib.sha256(text).hexdigest())
+            ),
+        ]
         self.source_fingerprint = hashlib.sha256("\n".join(named).encode()).hexdigest()[:32]
 
     def check(self, settings: Mapping[str, Any]) -> list[Fault]:
@@ -163,12 +198,22 @@ class FunctionSubject:
     def describe(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {"source_fingerprint": self.source_fingerprint, "versions": self.versions}
 
-    def chain(self, settings: Mapping[str, Any], seed: int, records: Callable[[str], Record | None]) -> list[Link]:
-        text = json.dumps([self.source_fingerprint, self.versions, dict(sorted(settings.items())), seed], default=str)
+    def chain(
+        self, settings: Mapping[str, Any], seed: int, records: Callable[[str], Record | None]
+    ) -> list[Link]:
+        text = json.dumps(
+            [self.source_fingerprint, self.versions, dict(sorted(settings.items())), seed],
+            default=str,
+        )
         return [Link(hashlib.sha256(text.encode()).hexdigest()[:32], "train", 1, 1.0)]
 
     def advance(
-        self, settings: Mapping[str, Any], seed: int, until: str | None, store: Store, report: Report
+        self,
+        settings: Mapping[str, Any],
+        seed: int,
+        until: str | None,
+        store: Store,
+        report: Report,
     ) -> None:
         key = self.chain(settings, seed, lambda _: None)[0].key
         if store.holds("record", key):
@@ -180,7 +225,9 @@ class FunctionSubject:
         def on_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
             nonlocal is_interrupted
             if not is_running or os.getpid() != process:
-                raise RuntimeError("report can be called while the function runs, and in its process alone")
+                raise RuntimeError(
+                    "report can be called while the function runs, and in its process alone"
+                )
             own = history.setdefault(plain_epoch(epoch), {})
             own |= plain_metrics(metrics, f"for epoch {epoch}, report got")
             if interruption.requested():

@@ -13,7 +13,9 @@ from ablation.formatting import duration
 from ablation.limits import Limits
 from ablation.workers import Worker
 
-MAX_LOSSES = 3  # of a trial's workers in a row, without a new epoch in between, before the trial is blamed
+MAX_LOSSES = (
+    3  # of a trial's workers in a row, without a new epoch in between, before the trial is blamed
+)
 
 
 @dataclass
@@ -23,7 +25,9 @@ class Task:
     segment: Segment
     trial: str  # on whose behalf it runs
     is_first: bool  # for which the worker was started
-    known: dict[str, float] = field(default_factory=dict)  # seconds by the key of each epoch of the chain that is there, in order
+    known: dict[str, float] = field(
+        default_factory=dict
+    )  # seconds by the key of each epoch of the chain that is there, in order
     n_done: int = 0  # of these, the ones that need not be repeated
     begun: float = field(default_factory=time.monotonic)
     epoch_seconds: float = 0.0  # of epochs finished since then
@@ -37,7 +41,10 @@ class Task:
         self.epoch_seconds += seconds
         self.known[key] = seconds
         keys = list(self.known)
-        self._last, self._before = time.monotonic(), sum(self.known[one] for one in keys[: keys.index(key) + 1])
+        self._last, self._before = (
+            time.monotonic(),
+            sum(self.known[one] for one in keys[: keys.index(key) + 1]),
+        )
 
     def seconds(self) -> float:
         """What the chain has taken, each of its epochs once."""
@@ -74,7 +81,10 @@ class Supervision:
         if seconds is not None and worker.task.seconds() > seconds:
             return _error("TimeLimit", f"ran past its limit of {duration(seconds)}")
         if n_bytes is not None and (held := worker.resident_bytes()) > n_bytes:
-            return _error("MemoryLimit", f"held {show_size(held)} of memory, and {show_size(n_bytes)} are allowed")
+            return _error(
+                "MemoryLimit",
+                f"held {show_size(held)} of memory, and {show_size(n_bytes)} are allowed",
+            )
         return None
 
 

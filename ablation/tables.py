@@ -8,7 +8,17 @@ import pandas as pd
 
 from ablation import effects as judged
 from ablation.contrasts import difference_name
-from ablation.formatting import MISSING, correlation, duration, effect, label, p_value, points, table, value
+from ablation.formatting import (
+    MISSING,
+    correlation,
+    duration,
+    effect,
+    label,
+    p_value,
+    points,
+    table,
+    value,
+)
 from ablation.results import Results, diverged, identities
 
 # Shown beside the headline, where measured.
@@ -17,27 +27,47 @@ DETAILS = ["test/many", "test/medium", "test/few", "test/top1_compensated"]
 
 def accuracy_table(results: Results, effects: pd.DataFrame) -> str:
     """A row per arm, then per baseline: levels, seeds, headline, difference to the reference, details, cost."""
-    factors, reference, headline = results.manifest.factors, results.manifest.reference, results.headline
-    differences = effects[(effects["metric"] == headline) & (effects["kind"] == "difference")].set_index("effect")
-    details = [name for name in [*DETAILS, results.best] if name in results.metrics and name != headline]
+    factors, reference, headline = (
+        results.manifest.factors,
+        results.manifest.reference,
+        results.headline,
+    )
+    differences = effects[
+        (effects["metric"] == headline) & (effects["kind"] == "difference")
+    ].set_index("effect")
+    details = [
+        name for name in [*DETAILS, results.best] if name in results.metrics and name != headline
+    ]
     header = ["arm", " / ".join(factors) or "levels", "seeds", f"{label(headline)} (mean ± std)"]
     header += [f"minus `{reference}` [95 %]"] if reference else []
     header += [*map(label, details), "time per trial"]
 
     def row(name: str, levels: dict[str, str]) -> list[str]:
         finished = results.complete(name)
-        cells = [f"`{name}`", " / ".join(levels.values()), seeds_cell(results.trials[results.trials["arm"] == name])]
+        cells = [
+            f"`{name}`",
+            " / ".join(levels.values()),
+            seeds_cell(results.trials[results.trials["arm"] == name]),
+        ]
         cells.append(value(*mean_and_sd(finished[headline])))
         if reference:
-            found = differences.loc[[difference_name(name, reference)]] if name != reference else None
-            cells.append(effect_cell(next(found.itertuples())) if found is not None else "reference")
+            found = (
+                differences.loc[[difference_name(name, reference)]] if name != reference else None
+            )
+            cells.append(
+                effect_cell(next(found.itertuples())) if found is not None else "reference"
+            )
         cells += [value(*mean_and_sd(finished[metric]), show_sd=False) for metric in details]
         return [*cells, duration(finished["wall_seconds"].mean())]
 
     arms = [row(name, levels) for name, levels in results.arms.items()]
     baselines = [row(name, {}) for name in results.baselines]
     blank = [""] * (len(header) - 1)
-    groups = [["*arms*", *blank], *arms, ["*baselines*", *blank], *baselines] if arms and baselines else arms + baselines
+    groups = (
+        [["*arms*", *blank], *arms, ["*baselines*", *blank], *baselines]
+        if arms and baselines
+        else arms + baselines
+    )
     return table(header, groups, "ll" + "r" * (len(header) - 2))
 
 
@@ -46,7 +76,13 @@ def effects_table(effects: pd.DataFrame, metric: str) -> str:
     rows = effects[(effects["metric"] == metric) & effects["kind"].isin(["main", "interaction"])]
     if rows.empty:
         return ""
-    header = ["effect", f"on {label(metric)}{points(metric) and ', points'} [95 %]", "p", "p (Holm)", "seeds"]
+    header = [
+        "effect",
+        f"on {label(metric)}{points(metric) and ', points'} [95 %]",
+        "p",
+        "p (Holm)",
+        "seeds",
+    ]
     header += ["pair correlation", "verdict"]
     cells = [
         [
@@ -66,7 +102,11 @@ def effects_table(effects: pd.DataFrame, metric: str) -> str:
 def simple_effects_table(pairs: list[pd.DataFrame], metric: str) -> str:
     """Effects level by level, for factors that interact; "" where none do."""
     header = ["effect", f"on {label(metric)}{points(metric) and ', points'} [95 %]", "p", "seeds"]
-    cells = [[f"`{row.effect}`", effect_cell(row), p_value(row.p), str(row.n_seeds)] for rows in pairs for row in rows.itertuples()]
+    cells = [
+        [f"`{row.effect}`", effect_cell(row), p_value(row.p), str(row.n_seeds)]
+        for rows in pairs
+        for row in rows.itertuples()
+    ]
     return table(header, cells, "lrrr") if cells else ""
 
 
@@ -80,10 +120,20 @@ def alone_table(rows: pd.DataFrame, metric: str) -> str:
 
     def cells(name: str) -> list[str]:
         each = [side.get(name) for side in found]
-        return [cell for row in each for cell in ((effect_cell(row), p_value(row.p)) if row else (MISSING, MISSING))]
+        return [
+            cell
+            for row in each
+            for cell in ((effect_cell(row), p_value(row.p)) if row else (MISSING, MISSING))
+        ]
 
     unit = points(metric) and ", points"
-    header = ["effect", f"alone, on {label(metric)}{unit} [95 %]", "p", f"added last{unit} [95 %]", "p"]
+    header = [
+        "effect",
+        f"alone, on {label(metric)}{unit} [95 %]",
+        "p",
+        f"added last{unit} [95 %]",
+        "p",
+    ]
     names = dict.fromkeys(name for side in found for name in side)
     return table(header, [[f"`{name}`", *cells(name)] for name in names], "lrrrr") if names else ""
 
@@ -91,7 +141,12 @@ def alone_table(rows: pd.DataFrame, metric: str) -> str:
 def published_table(results: Results) -> str:
     """Published numbers for the same dataset, each with its protocol and source; "" where there are none."""
     rows = [
-        [entry["method"], f"{entry['top1']:.2f}", entry.get("protocol", ""), entry.get("source", "")]
+        [
+            entry["method"],
+            f"{entry['top1']:.2f}",
+            entry.get("protocol", ""),
+            entry.get("source", ""),
+        ]
         for entry in results.manifest.published
     ]
     return table(["method", "top-1", "protocol", "source"], rows, "lrll") if rows else ""
@@ -110,27 +165,42 @@ def factors_table(results: Results) -> str:
 def baselines_table(results: Results) -> str:
     """In which settings each baseline differs from the experiment that the arms vary; "" where none is known."""
     common = dict(flatten(results.manifest.config))
-    specs = {spec.arm: spec for spec in results.manifest.trials if spec.kind == "baseline" and common}
+    specs = {
+        spec.arm: spec for spec in results.manifest.trials if spec.kind == "baseline" and common
+    }
     rows = []
     for name, spec in specs.items():
-        own = {key: setting for key, setting in spec.settings.items() if key in common and common[key] != setting}
+        own = {
+            key: setting
+            for key, setting in spec.settings.items()
+            if key in common and common[key] != setting
+        }
         rows.append([f"`{name}`", _settings(own)])
     return table(["baseline", "settings other than the experiment's"], rows, "ll") if rows else ""
 
 
 def divergence_table(results: Results) -> str:
     """Per arm and baseline how many trials diverged, and how many failed for other reasons; "" where none diverged."""
-    trials = results.trials.assign(diverged=diverged(results.trials), failed=results.trials["state"] == "FAILED")
+    trials = results.trials.assign(
+        diverged=diverged(results.trials), failed=results.trials["state"] == "FAILED"
+    )
     counts = trials.groupby("arm", sort=False)[["diverged", "failed"]].sum()
     counts = counts[counts["failed"] > 0]
     rows = [[f"`{arm}`", str(n), str(failed - n)] for arm, n, failed in counts.itertuples()]
-    return table(["arm", "diverged", "failed otherwise"], rows, "lrr") if counts["diverged"].any() else ""
+    return (
+        table(["arm", "diverged", "failed otherwise"], rows, "lrr")
+        if counts["diverged"].any()
+        else ""
+    )
 
 
 def failures_table(results: Results) -> str:
     """Each failed trial with its reason; "" where none failed."""
     failed = results.trials[results.trials["state"] == "FAILED"]
-    rows = [[f"`{row.trial}`", row.error if isinstance(row.error, str) else MISSING] for row in identities(failed)]
+    rows = [
+        [f"`{row.trial}`", row.error if isinstance(row.error, str) else MISSING]
+        for row in identities(failed)
+    ]
     return table(["trial", "reason"], rows, "ll") if rows else ""
 
 

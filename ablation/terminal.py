@@ -17,7 +17,10 @@ def output() -> Console:
 
 def fitting(table: Table, console: Console) -> Table | Text:
     """The table, or on a console that is too narrow for it its rows one below the other, so that nothing is cut away."""
-    if console.measure(table, options=console.options.update(width=UNBOUNDED)).maximum <= console.width:
+    if (
+        console.measure(table, options=console.options.update(width=UNBOUNDED)).maximum
+        <= console.width
+    ):
         return table
     first, *others = [str(column.header) for column in table.columns]
     lines = [str(table.title)] if table.title else []

@@ -66,4 +66,8 @@ class Timings(Listener):
 
 def _is_whole(found: Any) -> bool:
     phases = list(found.values()) if isinstance(found, dict) else [None]
-    return all(isinstance(phase, dict) and all(isinstance(seconds, (int, float)) for seconds in phase.values()) for phase in phases)
+    return all(
+        isinstance(phase, dict)
+        and all(isinstance(seconds, (int, float)) for seconds in phase.values())
+        for phase in phases
+    )

@@ -84,10 +84,14 @@ class Tracker:
 
     def __init__(self, tracking_uri: str | None = None, artifact_root: Path | str | None = None):
         self.uri = tracking_uri or default_uri()
-        self._artifact_root = artifact_root or (None if is_server(self.uri) else Path(ARTIFACTS).absolute())
+        self._artifact_root = artifact_root or (
+            None if is_server(self.uri) else Path(ARTIFACTS).absolute()
+        )
         self._studies: dict[str, _Study] = {}
 
-    def sync(self, folder: RunFolder, reports: Path | None = None, is_running: bool = True) -> Synced:
+    def sync(
+        self, folder: RunFolder, reports: Path | None = None, is_running: bool = True
+    ) -> Synced:
         """Bring MLflow up to the files of a study, and of its report in the folder `reports`.
 
         is_running: whether any process runs the study; if none does, no run stays RUNNING.
@@ -99,7 +103,9 @@ class Tracker:
         manifest = folder.manifest()
         outcomes = {spec.trial: folder.outcome(spec.trial) for spec in manifest.trials}
         labels = fitted_labels(manifest, self.uri)
-        known = self._studies.pop(manifest.study, None)  # put back if all goes well: else MLflow is asked anew
+        known = self._studies.pop(
+            manifest.study, None
+        )  # put back if all goes well: else MLflow is asked anew
         synced = Synced()
         with reaching(self.uri):
             study = known or self._open(manifest, outcomes)
@@ -109,13 +115,30 @@ class Tracker:
                 or not _continues(run, spec, outcomes[spec.trial], labels[spec.trial], is_running)
             ]  # fmt: skip
             study.metrics = metric_names(self.uri, folder, outcomes, logged)
-            study.columns = frozenset(name for outcome in outcomes.values() if outcome for name in outcome.metrics)
+            study.columns = frozenset(
+                name for outcome in outcomes.values() if outcome for name in outcome.metrics
+            )
             refused = []
             for spec in manifest.trials:
-                if known and spec.trial not in study.trials and folder.state(spec, outcomes[spec.trial]) != "WAITING":
-                    study.trials |= _trials(study.store, f"tags.key = '{spec.key}'")  # another import may be at work
+                if (
+                    known
+                    and spec.trial not in study.trials
+                    and folder.state(spec, outcomes[spec.trial]) != "WAITING"
+                ):
+                    study.trials |= _trials(
+                        study.store, f"tags.key = '{spec.key}'"
+                    )  # another import may be at work
                 try:
-                    synced = synced.plus(_bring_trial(study, folder, spec, outcomes[spec.trial], labels[spec.trial], is_running))
+                    synced = synced.plus(
+                        _bring_trial(
+                            study,
+                            folder,
+                            spec,
+                            outcomes[spec.trial],
+                            labels[spec.trial],
+                            is_running,
+                        )
+                    )
                 except MlflowException as error:
                     if not is_refusal(error):
                         raise
@@ -133,7 +156,9 @@ class Tracker:
         for run in surplus:  # of two imports at once; their trials get the first one as parent
             store.delete(run)
         if parent is None:
-            starts = [begun_at(outcome) for outcome in outcomes.values() if outcome and outcome.started]
+            starts = [
+                begun_at(outcome) for outcome in outcomes.values() if outcome and outcome.started
+            ]
             tags = fitted_texts("tag", study_tags(manifest, outcomes), MAX_TAG)
             name = f"{manifest.study} on {manifest.experiment}"
             parent = store.create(name, min(starts, default=_now()), tags)
@@ -143,19 +168,34 @@ class Tracker:
 def fitted_labels(manifest: Manifest, uri: str) -> dict[str, Labels]:
     """Trial -> its labels, as MLflow takes them."""
     found = trial_labels(manifest)
-    params = Names.fitted("settings", (key for labels in found.values() for key in labels.params), uri)
+    params = Names.fitted(
+        "settings", (key for labels in found.values() for key in labels.params), uri
+    )
     tags = Names.fitted("factors", (key for labels in found.values() for key in labels.tags), uri)
 
     def fitted(labels: Labels) -> Labels:
-        texts = fitted_texts("setting", labels.params, MAX_PARAM), fitted_texts("tag", labels.tags, MAX_TAG)
-        return Labels(*({names.of(key): text for key, text in found.items()} for names, found in zip((params, tags), texts)))
+        texts = (
+            fitted_texts("setting", labels.params, MAX_PARAM),
+            fitted_texts("tag", labels.tags, MAX_TAG),
+        )
+        return Labels(
+            *(
+                {names.of(key): text for key, text in found.items()}
+                for names, found in zip((params, tags), texts)
+            )
+        )
 
     return {trial: fitted(labels) for trial, labels in found.items()}
 
 
 def metric_names(uri: str, folder: RunFolder, outcomes: Outcomes, trials: Iterable[str]) -> Names:
     """What metrics are called in MLflow: those of all outcomes, and of the records of these trials."""
-    names = {point.name for outcome in outcomes.values() if outcome for point in outcome_points([], outcome, 0)}
+    names = {
+        point.name
+        for outcome in outcomes.values()
+        if outcome
+        for point in outcome_points([], outcome, 0)
+    }
     for trial in trials:
         names |= {point.name for point in record_points(folder.records(trial), 0, 0)}
     return Names.fitted("metrics", names, uri)
@@ -164,13 +204,22 @@ def metric_names(uri: str, folder: RunFolder, outcomes: Outcomes, trials: Iterab
 def _trials(store: Store, filter_string: str = "") -> dict[str, StoredRun]:
     """The runs of trials; where two imports at once made two of one, the first."""
     trials: dict[str, StoredRun] = {}
-    for run in list(store.runs(filter_string)):  # pages are counted from the start: none may go between two of them
+    for run in list(
+        store.runs(filter_string)
+    ):  # pages are counted from the start: none may go between two of them
         if "trial" in run.tags and trials.setdefault(run.tags["trial"], run) is not run:
             store.delete(run)
     return trials
 
 
-def _bring_trial(study: _Study, folder: RunFolder, spec: TrialSpec, outcome: Outcome | None, labels: Labels, is_running: bool) -> Synced:
+def _bring_trial(
+    study: _Study,
+    folder: RunFolder,
+    spec: TrialSpec,
+    outcome: Outcome | None,
+    labels: Labels,
+    is_running: bool,
+) -> Synced:
     """Bring one trial's run up to its files."""
     run = study.trials.get(spec.trial)
     labels = labels._replace(tags={PARENT: study.parent.run_id, **labels.tags})
@@ -181,32 +230,46 @@ def _bring_trial(study: _Study, folder: RunFolder, spec: TrialSpec, outcome: Out
         study.store.log(run, (), labels.params, labels.tags)  # nothing, unless the study has grown
         return Synced()
     records = folder.records(spec.trial)
-    replaces = run is not None and not (continues and (outcome is None or run.n_records <= len(records)) and _holds_the_same(run, records))
+    replaces = run is not None and not (
+        continues
+        and (outcome is None or run.n_records <= len(records))
+        and _holds_the_same(run, records)
+    )
     if replaces:
         study.store.delete(study.trials.pop(spec.trial))
     creates = spec.trial not in study.trials
     if creates and not records and outcome is None:
         return Synced(n_replaced=replaces)
     if creates:
-        run = study.trials[spec.trial] = study.store.create(spec.trial, _start(folder, spec, outcome), labels.tags)
+        run = study.trials[spec.trial] = study.store.create(
+            spec.trial, _start(folder, spec, outcome), labels.tags
+        )
     n_points = _log_records(study, run, records, outcome, labels)
     if outcome is not None:
         _attach_files(study.store, run, folder.trial_path(spec.trial), outcome)
-        study.store.finish(run, STATUS[outcome.state], ended_at(run, outcome))  # last: an ended run has everything
+        study.store.finish(
+            run, STATUS[outcome.state], ended_at(run, outcome)
+        )  # last: an ended run has everything
     elif records or not is_running:
         study.store.show_whether_running(run, is_running)
     return Synced(creates, replaces, n_points, outcome is not None)
 
 
-def _continues(run: StoredRun, spec: TrialSpec, outcome: Outcome | None, labels: Labels, is_running: bool) -> bool:
+def _continues(
+    run: StoredRun, spec: TrialSpec, outcome: Outcome | None, labels: Labels, is_running: bool
+) -> bool:
     """Whether the run is of this trial with these settings, and, if it has ended, of this outcome and no earlier one.
 
     MLflow never lets a param change, so a run with another value under one of the names cannot be kept either. Where
     the files have no outcome (any more), a run that has ended is kept until the trial is run again.
     """
-    if run.tags["key"] != spec.key or any(run.params.get(key, value) != value for key, value in labels.params.items()):
+    if run.tags["key"] != spec.key or any(
+        run.params.get(key, value) != value for key, value in labels.params.items()
+    ):
         return False
-    return run.end is None or (not is_running if outcome is None else run.end == ended_at(run, outcome))
+    return run.end is None or (
+        not is_running if outcome is None else run.end == ended_at(run, outcome)
+    )
 
 
 def _holds_the_same(run: StoredRun, records: list[dict[str, Any]]) -> bool:
@@ -214,7 +277,9 @@ def _holds_the_same(run: StoredRun, records: list[dict[str, Any]]) -> bool:
     logged = records[: run.n_records]
     if measures_again(records, run.n_records):  # what was logged of it is no longer so
         return False
-    return len(logged) < run.n_records or not logged or run.tags.get(DIGEST) in (None, _digest(logged))
+    return (
+        len(logged) < run.n_records or not logged or run.tags.get(DIGEST) in (None, _digest(logged))
+    )
 
 
 def _digest(records: list[dict[str, Any]]) -> str:
@@ -233,7 +298,11 @@ def _leave(study: _Study, manifest: Manifest) -> None:
 
 
 def _log_records(
-    study: _Study, run: StoredRun, records: list[dict[str, Any]], outcome: Outcome | None, labels: Labels
+    study: _Study,
+    run: StoredRun,
+    records: list[dict[str, Any]],
+    outcome: Outcome | None,
+    labels: Labels,
 ) -> int:
     points = list(record_points(records, run.start, run.n_records))
     tags = labels.tags | (fitted_texts("tag", outcome_tags(outcome), MAX_TAG) if outcome else {})
@@ -242,7 +311,9 @@ def _log_records(
     if outcome is not None:
         end = ended_at(run, outcome)
         points += outcome_points(records, outcome, end)
-        after = 1 + max(end, run.start + sum(round(1000 * record.get("seconds", 0.0)) for record in records))
+        after = 1 + max(
+            end, run.start + sum(round(1000 * record.get("seconds", 0.0)) for record in records)
+        )
         points += blank_points(records, outcome, study.columns, after)
     points = [point._replace(name=study.metrics.of(point.name)) for point in points]
     study.store.log(run, points, labels.params, tags)
@@ -257,15 +328,27 @@ def _attach_files(store: Store, run: StoredRun, path: Path, outcome: Outcome) ->
         store.attach_text(run, outcome.error["traceback"], "error.txt")
 
 
-def _bring_study(study: _Study, manifest: Manifest, outcomes: Outcomes, reports: Path | None, is_running: bool) -> None:
+def _bring_study(
+    study: _Study, manifest: Manifest, outcomes: Outcomes, reports: Path | None, is_running: bool
+) -> None:
     """Bring the parent run up to the manifest, the outcomes and the report."""
     store, parent = study.store, study.parent
-    ends = [ended_at(study.trials[trial], outcome) for trial, outcome in outcomes.items() if outcome and trial in study.trials]
+    ends = [
+        ended_at(study.trials[trial], outcome)
+        for trial, outcome in outcomes.items()
+        if outcome and trial in study.trials
+    ]
     end = max(ends, default=parent.start)
-    points = [point for point in study_points(manifest, outcomes, end) if parent.metrics.get(point.name) != point.value]
+    points = [
+        point
+        for point in study_points(manifest, outcomes, end)
+        if parent.metrics.get(point.name) != point.value
+    ]
     store.log(parent, points, tags=fitted_texts("tag", study_tags(manifest, outcomes), MAX_TAG))
     paths = report_files(reports) if reports else []
-    digest = hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in paths)).hexdigest()[:16]
+    digest = hashlib.sha256(
+        b"".join(path.name.encode() + path.read_bytes() for path in paths)
+    ).hexdigest()[:16]
     if paths and parent.tags.get(REPORT) != digest:
         for path in paths:
             inside = path.relative_to(reports).parent
@@ -282,7 +365,10 @@ def _start(folder: RunFolder, spec: TrialSpec, outcome: Outcome | None) -> int:
     """When the trial started, as far as is known while it runs: when its first file was written."""
     if outcome and outcome.started:
         return begun_at(outcome)
-    return min((round(1000 * path.stat().st_mtime) for path in folder.trial_path(spec.trial).iterdir()), default=_now())
+    return min(
+        (round(1000 * path.stat().st_mtime) for path in folder.trial_path(spec.trial).iterdir()),
+        default=_now(),
+    )
 
 
 def ended_at(run: StoredRun, outcome: Outcome) -> int:

@@ -47,11 +47,15 @@ def trial_labels(manifest: Manifest) -> dict[str, Labels]:
 
     Settings that all trials share would only widen the compare page; they are in config.yaml.
     """
-    settings = [{key: _text(value) for key, value in spec.settings.items()} for spec in manifest.trials]
+    settings = [
+        {key: _text(value) for key, value in spec.settings.items()} for spec in manifest.trials
+    ]
     keys = {key for texts in settings for key in texts}
     differing = sorted(key for key in keys if len({texts.get(key) for texts in settings}) > 1)
     return {
-        spec.trial: _labels(manifest.study, spec, {key: texts[key] for key in differing if key in texts})
+        spec.trial: _labels(
+            manifest.study, spec, {key: texts[key] for key in differing if key in texts}
+        )
         for spec, texts in zip(manifest.trials, settings)
     }
 
@@ -72,13 +76,21 @@ def study_tags(manifest: Manifest, outcomes: Mapping[str, Outcome | None]) -> di
     }
 
 
-def study_points(manifest: Manifest, outcomes: Mapping[str, Outcome | None], time: int) -> Iterator[Point]:
+def study_points(
+    manifest: Manifest, outcomes: Mapping[str, Outcome | None], time: int
+) -> Iterator[Point]:
     """The parent run's metrics: how far the study is and what it has cost, over the number of trials that ended."""
     ended = [outcome for outcome in outcomes.values() if outcome]
     yield _point("study/trials", len(manifest.trials), time, len(ended))
-    yield _point("study/complete", sum(outcome.state == "COMPLETE" for outcome in ended), time, len(ended))
-    yield _point("study/failed", sum(outcome.state == "FAILED" for outcome in ended), time, len(ended))
-    yield _point("study/wall_seconds", sum(outcome.wall_seconds for outcome in ended), time, len(ended))
+    yield _point(
+        "study/complete", sum(outcome.state == "COMPLETE" for outcome in ended), time, len(ended)
+    )
+    yield _point(
+        "study/failed", sum(outcome.state == "FAILED" for outcome in ended), time, len(ended)
+    )
+    yield _point(
+        "study/wall_seconds", sum(outcome.wall_seconds for outcome in ended), time, len(ended)
+    )
 
 
 def record_points(records: list[dict[str, Any]], start: int, n_logged: int) -> Iterator[Point]:
@@ -101,7 +113,11 @@ def record_points(records: list[dict[str, Any]], start: int, n_logged: int) -> I
 def measures_again(records: list[dict[str, Any]], n_logged: int) -> bool:
     """Whether a record after the first `n_logged` has a metric of an epoch that one of these has."""
     logged = {(name, record["epoch"]) for record in records[:n_logged] for name in _named(record)}
-    return any((name, record["epoch"]) in logged for record in records[n_logged:] for name in _named(record))
+    return any(
+        (name, record["epoch"]) in logged
+        for record in records[n_logged:]
+        for name in _named(record)
+    )
 
 
 def outcome_points(records: list[dict[str, Any]], outcome: Outcome, end: int) -> Iterator[Point]:
@@ -116,14 +132,18 @@ def outcome_points(records: list[dict[str, Any]], outcome: Outcome, end: int) ->
             yield _point(f"{name}/class_{index:0{width}}", value, end, last["epoch"])
 
 
-def blank_points(records: list[dict[str, Any]], outcome: Outcome, columns: Collection[str], time: int) -> Iterator[Point]:
+def blank_points(
+    records: list[dict[str, Any]], outcome: Outcome, columns: Collection[str], time: int
+) -> Iterator[Point]:
     """A gap after the last value of each metric that a trial has measured, and that is blank in its row of results.csv.
 
     MLflow's tables show the last value, which is that of another epoch, or of a trial that failed.
 
     columns: the metrics that results.csv has of complete trials.
     """
-    measured = dict.fromkeys(name for record in records if record["phase"] != "pretrain" for name in record["metrics"])
+    measured = dict.fromkeys(
+        name for record in records if record["phase"] != "pretrain" for name in record["metrics"]
+    )
     for name in measured:
         if name not in outcome.metrics and (outcome.state == "FAILED" or name in columns):
             yield _point(name, math.nan, time, records[-1]["epoch"])
@@ -140,7 +160,9 @@ def milliseconds(moment: str) -> int | None:
     if not moment:
         return None
     parsed = datetime.fromisoformat(moment.replace("Z", "+00:00"))  # Python 3.10 does not know Z
-    return round(1000 * (parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)).timestamp())
+    return round(
+        1000 * (parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)).timestamp()
+    )
 
 
 def begun_at(outcome: Outcome) -> int | None:
@@ -165,17 +187,32 @@ def _description(manifest: Manifest, outcomes: Mapping[str, Outcome | None]) -> 
     values = defaultdict(list)
     for spec in manifest.trials:
         outcome = outcomes.get(spec.trial)
-        values[spec.arm] += [outcome.metrics[metric]] if outcome and metric in outcome.metrics else []
-    rows = [f"| {arm} | {len(found)} | {over_seeds(found)} |" for arm, found in values.items() if found]
-    table = ["", f"| arm | seeds | {metric} |", "| --- | --- | --- |", *rows[:MAX_ROWS]] if rows else []
+        values[spec.arm] += (
+            [outcome.metrics[metric]] if outcome and metric in outcome.metrics else []
+        )
+    rows = [
+        f"| {arm} | {len(found)} | {over_seeds(found)} |" for arm, found in values.items() if found
+    ]
+    table = (
+        ["", f"| arm | seeds | {metric} |", "| --- | --- | --- |", *rows[:MAX_ROWS]] if rows else []
+    )
     more = ["", f"and {len(rows) - MAX_ROWS} more"] if len(rows) > MAX_ROWS else []
-    head = [manifest.question, "", f"{manifest.title}; dataset {manifest.dataset}; commit {_commit(manifest)}"]
+    head = [
+        manifest.question,
+        "",
+        f"{manifest.title}; dataset {manifest.dataset}; commit {_commit(manifest)}",
+    ]
     return "\n".join(head + table + more + _groups(outcomes))
 
 
 def _groups(outcomes: Mapping[str, Outcome | None]) -> list[str]:
     """What the groups of metrics are that finished trials have."""
-    found = {name.partition("/")[0] for outcome in outcomes.values() if outcome for name in outcome.metrics}
+    found = {
+        name.partition("/")[0]
+        for outcome in outcomes.values()
+        if outcome
+        for name in outcome.metrics
+    }
     told = [f"`{group}/` {GROUPS[group]}" for group in GROUPS if group in found]
     return ["", f"Metrics, by epoch: {'; '.join(told)}."] if told else []
 
@@ -201,7 +238,10 @@ def finite(value: float) -> float:
 def _named(record: dict[str, Any]) -> dict[str, float]:
     """The metrics of a record, by their names in MLflow."""
     prefix = "pretrain/" if record["phase"] == "pretrain" else ""
-    return {name if name.startswith(prefix) else prefix + name: value for name, value in record["metrics"].items()}
+    return {
+        name if name.startswith(prefix) else prefix + name: value
+        for name, value in record["metrics"].items()
+    }
 
 
 def _text(value: Any) -> str:

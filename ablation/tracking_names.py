@@ -37,18 +37,35 @@ class Names:
         for name in names:
             plain = _plain(name)
             groups[plain.casefold() if folds else plain].append(name)
-        folders = {group[:end] for group in groups for end, letter in enumerate(group) if letter == "/"} if are_files else set()
+        folders = (
+            {group[:end] for group in groups for end, letter in enumerate(group) if letter == "/"}
+            if are_files
+            else set()
+        )
         known = {}
         for group, members in groups.items():
-            first = next((name for name in members if _plain(name) == name), members[0] if len(members) == 1 else None)
+            first = next(
+                (name for name in members if _plain(name) == name),
+                members[0] if len(members) == 1 else None,
+            )
             for name in members:
                 # A file store keeps the metric `loss` in a file, and `loss/train` in a folder of that name.
-                fits = name == first and group not in folders and _size(_plain(name), are_files) <= MAX_NAME
+                fits = (
+                    name == first
+                    and group not in folders
+                    and _size(_plain(name), are_files) <= MAX_NAME
+                )
                 known[name] = _plain(name) if fits else _with_digest(name, are_files)
-        changed = [f"{_shown(name)} is {_shown(fitted)}" for name, fitted in known.items() if name != fitted]
+        changed = [
+            f"{_shown(name)} is {_shown(fitted)}"
+            for name, fitted in known.items()
+            if name != fitted
+        ]
         if changed:
             more = f", and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
-            say(f"names of {kind} that MLflow does not take are changed there: {', '.join(changed[:SHOWN])}{more}")
+            say(
+                f"names of {kind} that MLflow does not take are changed there: {', '.join(changed[:SHOWN])}{more}"
+            )
         return cls(known)
 
     def of(self, name: str) -> str:
@@ -57,7 +74,9 @@ class Names:
 
 def fitted_texts(kind: str, texts: Mapping[str, str], limit: int) -> dict[str, str]:
     """Texts by name, each as MLflow can hold it."""
-    return {name: fitted_text(text, limit, f"{kind} {_shown(name)}") for name, text in texts.items()}
+    return {
+        name: fitted_text(text, limit, f"{kind} {_shown(name)}") for name, text in texts.items()
+    }
 
 
 def fitted_text(text: str, limit: int, what: str) -> str:
@@ -66,7 +85,9 @@ def fitted_text(text: str, limit: int, what: str) -> str:
     if len(text) <= limit:
         return text
     note = f"... ({len(text)} characters, {_digest(text)})"
-    say(f"{what} has more than the {limit} characters that MLflow takes; it is shortened there, and whole in the study's files")
+    say(
+        f"{what} has more than the {limit} characters that MLflow takes; it is shortened there, and whole in the study's files"
+    )
     return text[: limit - len(note)] + note
 
 

@@ -29,15 +29,26 @@ from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
-from ablation.database import PATIENCE_SECONDS, first_line, making, require_usable, sqlite_file, sqlite_url  # noqa: E402
+from ablation.database import (
+    PATIENCE_SECONDS,
+    first_line,
+    making,
+    require_usable,
+    sqlite_file,
+    sqlite_url,
+)  # noqa: E402
 from ablation.errors import Unavailable  # noqa: E402
 from ablation.places import tracking_uri  # noqa: E402
 from ablation.redaction import redacted  # noqa: E402
 from ablation.tracking_content import Point  # noqa: E402
 from ablation.tracking_names import MAX_NAME, fitted_text  # noqa: E402
 
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what it logs, with its traceback, it also raises
-logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its warnings quote addresses with the tokens in them
+logging.getLogger("mlflow.store.db.utils").setLevel(
+    logging.CRITICAL
+)  # what it logs, with its traceback, it also raises
+logging.getLogger("urllib3.connectionpool").setLevel(
+    logging.ERROR
+)  # its warnings quote addresses with the tokens in them
 
 T = TypeVar("T")
 DATABASE = "mlflow.db"  # MLflow's own default, so that a plain `mlflow ui` in the same folder shows the study
@@ -45,7 +56,10 @@ ARTIFACTS = "mlartifacts"
 PARENT = "mlflow.parentRunId"  # MLflow's own tag
 MAX_POINTS = 800  # in one batch, which holds 1,000 metrics, params and tags
 MAX_LABELS = 20  # params, and tags, in one batch: MLflow takes 100, and a server a megabyte
-N_RECORDS, DIGEST = "ablate.records", "ablate.digest"  # how many of a trial's records are logged, and which they were
+N_RECORDS, DIGEST = (
+    "ablate.records",
+    "ablate.digest",
+)  # how many of a trial's records are logged, and which they were
 ENDED = ("FINISHED", "FAILED")
 PAGE = 200  # runs that MLflow is asked for at once; it takes 30 KiB for each
 
@@ -70,7 +84,9 @@ class TrackingRefused(TrackingUnavailable):
 
 def is_refusal(error: BaseException) -> bool:
     """Whether MLflow has answered, and refused; an address that it does not understand has not been answered."""
-    is_invalid = isinstance(error, MlflowException) and error.error_code == "INVALID_PARAMETER_VALUE"
+    is_invalid = (
+        isinstance(error, MlflowException) and error.error_code == "INVALID_PARAMETER_VALUE"
+    )
     return is_invalid and not isinstance(error, UnsupportedModelRegistryStoreURIException)
 
 
@@ -95,7 +111,9 @@ class StoredRun:
     n_records: int = 0  # of metrics.jsonl that have been logged
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)  # the last values, of a run without a parent
+    metrics: dict[str, float] = field(
+        default_factory=dict
+    )  # the last values, of a run without a parent
 
     @classmethod
     def of(cls, run: Run) -> StoredRun:
@@ -103,7 +121,16 @@ class StoredRun:
         end = info.end_time if info.status in ENDED else None
         n_records = int(data.tags.get(N_RECORDS, 0))
         metrics = {} if PARENT in data.tags else dict(data.metrics)
-        return cls(info.run_id, info.start_time, end, info.status, n_records, _shared(data.params), _shared(data.tags), metrics)
+        return cls(
+            info.run_id,
+            info.start_time,
+            end,
+            info.status,
+            n_records,
+            _shared(data.params),
+            _shared(data.tags),
+            metrics,
+        )
 
 
 class Store:
@@ -143,7 +170,11 @@ class Store:
         metrics = _batches([Metric(*point) for point in points], MAX_POINTS)
         param_batches = _batches([Param(*param) for param in new_params.items()], MAX_LABELS)
         tag_batches = _batches([RunTag(*tag) for tag in new_tags.items()], MAX_LABELS)
-        together = [*zip_longest(reversed(metrics), reversed(param_batches), reversed(tag_batches), fillvalue=())]
+        together = [
+            *zip_longest(
+                reversed(metrics), reversed(param_batches), reversed(tag_batches), fillvalue=()
+            )
+        ]
         for batch in reversed(together):
             self._client.log_batch(run.run_id, *batch)
         run.params.update(new_params)
@@ -189,9 +220,16 @@ def reaching(uri: str) -> Iterator[None]:
     try:
         require_usable(uri)
         yield
-    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # the last: no driver for the database
+    except (
+        MlflowException,
+        SQLAlchemyError,
+        OSError,
+        ImportError,
+    ) as error:  # the last: no driver for the database
         kind = TrackingRefused if is_refusal(error) else TrackingUnavailable
-        raise kind(uri, first_line(error)) from None  # the cause's own traceback can hold credentials
+        raise kind(
+            uri, first_line(error)
+        ) from None  # the cause's own traceback can hold credentials
 
 
 def look_up(uri: str, experiment: str) -> tuple[MlflowClient, list[StoredRun]]:
@@ -234,12 +272,24 @@ def follow_folder(uri: str) -> None:
 
 
 def _follow_folder(connection: sqlite3.Connection, root: Path) -> None:
-    rows = connection.execute("SELECT experiment_id, name, artifact_location FROM experiments").fetchall()
+    rows = connection.execute(
+        "SELECT experiment_id, name, artifact_location FROM experiments"
+    ).fetchall()
     for experiment_id, name, old in rows:
         new = _as_uri(root / name)
-        is_ours = old is not None and old != new and old.startswith("file:") and old.endswith(f"/{ARTIFACTS}/{name}")
-        if is_ours and ((root / name).is_dir() or not Path(url2pathname(urlsplit(old).path)).is_dir()):
-            connection.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (new, experiment_id))
+        is_ours = (
+            old is not None
+            and old != new
+            and old.startswith("file:")
+            and old.endswith(f"/{ARTIFACTS}/{name}")
+        )
+        if is_ours and (
+            (root / name).is_dir() or not Path(url2pathname(urlsplit(old).path)).is_dir()
+        ):
+            connection.execute(
+                "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
+                (new, experiment_id),
+            )
             moved = "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE experiment_id = ? AND substr(artifact_uri, 1, ?) = ?"
             connection.execute(moved, (new, len(old) + 1, experiment_id, len(old) + 1, f"{old}/"))
 
@@ -248,7 +298,9 @@ def _runs(client: MlflowClient, experiment_id: str, filter_string: str) -> Itera
     token = None
     while True:
         order = ["attributes.start_time ASC"]
-        page = client.search_runs([experiment_id], filter_string, max_results=PAGE, order_by=order, page_token=token)
+        page = client.search_runs(
+            [experiment_id], filter_string, max_results=PAGE, order_by=order, page_token=token
+        )
         yield from map(StoredRun.of, page)
         token = page.token
         if not token:
@@ -258,7 +310,9 @@ def _runs(client: MlflowClient, experiment_id: str, filter_string: str) -> Itera
 def experiments(uri: str, n: int) -> list[tuple[str, str]]:
     """Id and name of the experiments last written to."""
     with reaching(uri):
-        found = MlflowClient(uri).search_experiments(max_results=n, order_by=["last_update_time DESC"])
+        found = MlflowClient(uri).search_experiments(
+            max_results=n, order_by=["last_update_time DESC"]
+        )
     return [(each.experiment_id, each.name) for each in found if each.name != "Default"]
 
 

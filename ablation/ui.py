@@ -13,11 +13,21 @@ import urllib.request
 
 from ablation.errors import InputError, Problem
 from ablation.redaction import redacted
-from ablation.tracking_store import TrackingUnavailable, default_uri, experiments, follow_folder, is_server, reaching
+from ablation.tracking_store import (
+    TrackingUnavailable,
+    default_uri,
+    experiments,
+    follow_folder,
+    is_server,
+    reaching,
+)
 
 MAX_LINKS = 10
 VIEW = "workflowType=machine_learning"
-QUIET = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}  # jobs are for LLMs
+QUIET = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "PYTHONWARNINGS": "ignore",
+}  # jobs are for LLMs
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 10
 
@@ -39,8 +49,19 @@ def serve(tracking_uri: str | None = None, host: str = "127.0.0.1", port: int = 
     with reaching(uri):
         follow_folder(uri)
     studies = experiments(uri, MAX_LINKS)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else only Ctrl-C would end the server, too
-    options = ["--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # else only Ctrl-C would end the server, too
+    options = [
+        "--host",
+        host,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--uvicorn-opts",
+        "--log-level warning",
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "mlflow", "server", *options],
         # The store is no argument: those can be read by every user of the machine.
@@ -53,8 +74,12 @@ def serve(tracking_uri: str | None = None, host: str = "127.0.0.1", port: int = 
         while process.poll() is None and not _answers(address):
             time.sleep(POLL_SECONDS)
         if process.returncode is None:
-            links = [f"  {name}: {address}/#/experiments/{id_}/runs?{VIEW}" for id_, name in studies]
-            print("\n".join([f"MLflow is served at {address} (Ctrl-C ends it)", *links]), flush=True)
+            links = [
+                f"  {name}: {address}/#/experiments/{id_}/runs?{VIEW}" for id_, name in studies
+            ]
+            print(
+                "\n".join([f"MLflow is served at {address} (Ctrl-C ends it)", *links]), flush=True
+            )
         raise TrackingUnavailable(uri, f"its server ended with status {process.wait()}")
     except KeyboardInterrupt:
         pass
@@ -64,7 +89,9 @@ def serve(tracking_uri: str | None = None, host: str = "127.0.0.1", port: int = 
 
 def _require_free(host: str, port: int) -> None:
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was closed just now is free
+        probe.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # a port that was closed just now is free
         try:
             probe.bind((host, port))
         except OSError as error:

@@ -65,12 +65,18 @@ def serve(requests: Any, replies: Any) -> None:
 
     def leave(status: int) -> None:
         stack = traceback.extract_stack()
-        fail("WorkerDied", f"the worker process ended: exit code {status}, by {place(stack)}", "".join(stack.format()))
+        fail(
+            "WorkerDied",
+            f"the worker process ended: exit code {status}, by {place(stack)}",
+            "".join(stack.format()),
+        )
 
     def fail(type_: str, message: str, text: str) -> None:
         text = redacted(text)
         _put_output_back()
-        with contextlib.suppress(OSError):  # the log; written first, since the study ends a process that has failed
+        with contextlib.suppress(
+            OSError
+        ):  # the log; written first, since the study ends a process that has failed
             print(text, file=sys.stderr, flush=True)
             sys.stdout.flush()
         reply({"event": "failed", "error": {"type": type_, "message": message, "traceback": text}})
@@ -87,10 +93,14 @@ def serve(requests: Any, replies: Any) -> None:
                 subject = load_subject(request["subject"])
                 if isinstance(subject, FunctionSubject):
                     die_with(study)
-                subject.advance(request["settings"], request["seed"], request["until"], store, report)
+                subject.advance(
+                    request["settings"], request["seed"], request["until"], store, report
+                )
         except Interrupted:
             reply({"event": "stopped"})
-        except BaseException as error:  # the trial boundary: it becomes a recorded failure, and the others go on
+        except (
+            BaseException
+        ) as error:  # the trial boundary: it becomes a recorded failure, and the others go on
             if os.getpid() != own:
                 _end_forked(error)
             if is_full(error):

@@ -25,13 +25,23 @@ class WorkerProcess:
     environment: its variables. launcher: a command that ends by executing the one that follows it.
     """
 
-    def __init__(self, environment: Mapping[str, str], launcher: Sequence[str] = (), cwd: str | None = None) -> None:
+    def __init__(
+        self, environment: Mapping[str, str], launcher: Sequence[str] = (), cwd: str | None = None
+    ) -> None:
         request_end, self._requests = os.pipe()
         self.replies, reply_end = os.pipe()
         os.set_blocking(self.replies, False)
         # -P: a folder `core` or `ablation` where the study is started must not stand in for ours
         self._mark = secrets.token_hex(8)
-        command = [*launcher, sys.executable, "-P", "-m", "ablation.worker", str(request_end), str(reply_end)]
+        command = [
+            *launcher,
+            sys.executable,
+            "-P",
+            "-m",
+            "ablation.worker",
+            str(request_end),
+            str(reply_end),
+        ]
         self._process = subprocess.Popen(
             command, pass_fds=(request_end, reply_end), stdin=subprocess.DEVNULL, env=marked(environment, self._mark), cwd=cwd,
             start_new_session=True,
@@ -68,7 +78,9 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """End it, and all that it has started and left in its group."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody is left; macOS says so of those that have ended
+        with contextlib.suppress(
+            ProcessLookupError, PermissionError
+        ):  # nobody is left; macOS says so of those that have ended
             os.killpg(self.pid, signal.SIGKILL)
 
     def end(self) -> None:
@@ -77,7 +89,9 @@ class WorkerProcess:
 
     def close(self, seconds: float) -> int:
         """Wait so long for the process to end, and kill it and all that it has started; returns its exit code."""
-        with contextlib.suppress(subprocess.TimeoutExpired):  # a thread or a process that training code has left keeps it
+        with contextlib.suppress(
+            subprocess.TimeoutExpired
+        ):  # a thread or a process that training code has left keeps it
             self._process.wait(seconds)
         self.kill()
         os.close(self.replies)

@@ -16,7 +16,12 @@ from ablation.devices import only
 from ablation.limits import MemoryKills, resident_bytes
 from ablation.worker_process import END_SECONDS, WorkerProcess
 
-FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # signals that training code does not cause
+FROM_OUTSIDE = (
+    signal.SIGKILL,
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+)  # signals that training code does not cause
 
 OURS = Path(__file__).parents[1]  # where this package stands
 
@@ -30,7 +35,9 @@ class Worker:
     def __init__(self, gpu: str | None = None) -> None:
         path = os.pathsep.join(filter(None, [str(OURS), os.environ.get("PYTHONPATH")]))
         self.gpu, self._fate = gpu, None
-        self.process = WorkerProcess({**os.environ, "PYTHONPATH": path} | ({} if gpu is None else only(gpu)))
+        self.process = WorkerProcess(
+            {**os.environ, "PYTHONPATH": path} | ({} if gpu is None else only(gpu))
+        )
         self.task: Any = None  # what it is doing, None if idle
         self.is_new = True  # has not been sent anything yet
         self._last_second = float("inf")  # until which it may take to end
@@ -82,7 +89,9 @@ class Event:
     """A worker's message, or its death: `died` of what it did, or `lost` to somebody who killed it, or to its machine's end."""
 
     worker: Worker
-    message: dict[str, Any]  # {"event": "record" | "done" | "stopped" | "failed" | "blocked" | "died" | "lost", ...}
+    message: dict[
+        str, Any
+    ]  # {"event": "record" | "done" | "stopped" | "failed" | "blocked" | "died" | "lost", ...}
 
 
 class Workers:
@@ -105,7 +114,9 @@ class Workers:
     def __exit__(self, error_type: Any, *_: Any) -> None:
         for worker in list(self._workers):
             self._retire(worker, kill=error_type is not None)
-        for worker in self._retired:  # all were asked first: a process that has loaded torch takes a second to end
+        for worker in (
+            self._retired
+        ):  # all were asked first: a process that has loaded torch takes a second to end
             worker.close(self._kills)
         self._retired.clear()
 
@@ -135,7 +146,9 @@ class Workers:
         self._kills.look()
         events = []
         for worker in list(self._workers):
-            has_ended = worker.process.has_ended()  # asked first: then all is read that it had to say
+            has_ended = (
+                worker.process.has_ended()
+            )  # asked first: then all is read that it had to say
             messages = worker.read()
             events += [Event(worker, message) for message in messages]
             if has_ended or worker.process.is_silent:
@@ -143,7 +156,9 @@ class Workers:
                 self._retired.remove(worker)
                 events.append(Event(worker, worker.close(self._kills)))
             elif any(message["event"] == "failed" for message in messages):
-                self._retire(worker)  # what has failed may have left anything behind, such as a GPU that answers no more
+                self._retire(
+                    worker
+                )  # what has failed may have left anything behind, such as a GPU that answers no more
         for worker in [worker for worker in self._retired if worker.is_to_be_closed()]:
             self._retired.remove(worker)
             worker.close(self._kills)
@@ -163,10 +178,20 @@ def death(code: int, for_memory: bool, fate: dict[str, str] | None) -> dict[str,
     for want of memory. fate: the error for which the study has killed it."""
     if fate is not None:
         return {"event": "died", "error": fate}
-    how = f"killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"exit code {code}"
+    how = (
+        f"killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"exit code {code}"
+    )
     if code == -signal.SIGKILL and for_memory:
-        return _event("died", "OutOfMemory", "the system has killed the worker process for want of memory; use fewer --jobs")
-    return _event("lost" if -code in FROM_OUTSIDE else "died", "WorkerDied", f"the worker process ended: {how}")
+        return _event(
+            "died",
+            "OutOfMemory",
+            "the system has killed the worker process for want of memory; use fewer --jobs",
+        )
+    return _event(
+        "lost" if -code in FROM_OUTSIDE else "died",
+        "WorkerDied",
+        f"the worker process ended: {how}",
+    )
 
 
 def _event(name: str, error_type: str, message: str) -> dict[str, Any]:

@@ -37,7 +37,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.trial is not None:
         return trial(options)
-    print(f"{'precision':10} {'packed':>6} {'warm-up s':>10} {'joint s':>8} {'400 epochs s':>13} {'trials/h':>9} {'throughput':>11} {'top-1':>6}")
+    print(
+        f"{'precision':10} {'packed':>6} {'warm-up s':>10} {'joint s':>8} {'400 epochs s':>13} {'trials/h':>9} {'throughput':>11} {'top-1':>6}"
+    )
     for precision in options.precision:
         alone = None
         for n in options.packed:
@@ -55,7 +57,19 @@ def main() -> None:
 def together(n: int, precision: str) -> list[dict[str, float]]:
     """`n` trials at once, each under a seed of its own."""
     processes = [
-        subprocess.Popen([sys.executable, __file__, *sys.argv[1:], "--precision", precision, "--trial", str(seed)], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [
+                sys.executable,
+                __file__,
+                *sys.argv[1:],
+                "--precision",
+                precision,
+                "--trial",
+                str(seed),
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         for seed in range(n)
     ]
     outputs = [process.communicate()[0] for process in processes]
@@ -77,7 +91,11 @@ def trial(options: argparse.Namespace) -> None:
     if options.no_graphs:
         learner.cuda_graph = None
     settings = experiment_settings(EXPERIMENT, options.overrides, SUBJECT)
-    settings |= {"device": options.device, "precision": options.precision[0], "epochs": options.epochs}
+    settings |= {
+        "device": options.device,
+        "precision": options.precision[0],
+        "epochs": options.epochs,
+    }
     config, faults = parse(settings)
     if faults:
         raise SystemExit("; ".join(f"{fault.key}: {fault.message}" for fault in faults))
@@ -90,7 +108,12 @@ def trial(options: argparse.Namespace) -> None:
         last.update(record["metrics"])
 
     advance(config, options.trial, None, Memory(), report)
-    print(json.dumps({phase: mean(taken[N_FIRST[phase] :]) for phase, taken in seconds.items()} | {"top1": last["test/top1"]}))
+    print(
+        json.dumps(
+            {phase: mean(taken[N_FIRST[phase] :]) for phase, taken in seconds.items()}
+            | {"top1": last["test/top1"]}
+        )
+    )
 
 
 def mean(values: list[float]) -> float:

@@ -44,17 +44,29 @@ def main() -> None:
     parser.add_argument("--precision", default="float32")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    config, _ = parse({**experiment_settings(EXPERIMENT, [], SUBJECT), "device": options.device, "precision": options.precision})
+    config, _ = parse(
+        {
+            **experiment_settings(EXPERIMENT, [], SUBJECT),
+            "device": options.device,
+            "precision": options.precision,
+        }
+    )
     train = sample(load(config.data), options.batches * config.batch_size, options.device)
-    print(f"{len(train.labels)} images, {options.batches} batches of {config.batch_size}, {options.threads} threads, torch {torch.__version__}, {options.device}, {options.precision}")
-    print(f"{'rule':12} {'bare s':>8} {'joint s':>8} {'ratio':>6}   (a whole epoch of 12,406 images at this rate: joint s)")
+    print(
+        f"{len(train.labels)} images, {options.batches} batches of {config.batch_size}, {options.threads} threads, torch {torch.__version__}, {options.device}, {options.precision}"
+    )
+    print(
+        f"{'rule':12} {'bare s':>8} {'joint s':>8} {'ratio':>6}   (a whole epoch of 12,406 images at this rate: joint s)"
+    )
     cases = {rule: replace(config, routing=rule) for rule in RULES}
     cases["strong"] = replace(config, data=replace(config.data, augmentation="strong"))
     for rule, case in cases.items():
         bare, joint = measure(case, train, options.rounds)
         ratio = statistics.median(j / b for b, j in zip(bare, joint))
         whole = statistics.median(joint) * 12_406 / len(train.labels)
-        print(f"{rule:12} {statistics.median(bare):8.3f} {statistics.median(joint):8.3f} {ratio:6.3f}   {whole:6.1f}")
+        print(
+            f"{rule:12} {statistics.median(bare):8.3f} {statistics.median(joint):8.3f} {ratio:6.3f}   {whole:6.1f}"
+        )
 
 
 def sample(dataset: Dataset, n: int, device: str) -> Split:
@@ -65,18 +77,28 @@ def sample(dataset: Dataset, n: int, device: str) -> Split:
 
 def measure(config: Config, train: Split, rounds: int) -> tuple[list[float], list[float]]:
     """Seconds of each round, bare and joint in turn, after one warm-up round."""
-    encoder = build_encoder(config.encoder.name, 3).to(config.device, memory_format=torch.channels_last)
+    encoder = build_encoder(config.encoder.name, 3).to(
+        config.device, memory_format=torch.channels_last
+    )
     head = load_checkpoint(config.encoder.checkpoint, encoder)
     counts = torch.bincount(train.labels.cpu(), minlength=10).clamp(min=1)
     learner = Learner(config, 0, encoder, head, counts)
     latents = torch.randn(len(train.labels), encoder.n_latents, device=config.device)
     learner.start(latents, train.labels)
-    learner.pool = Pool(torch.randn(4096, encoder.n_latents, device=config.device), torch.randint(10, (4096,), device=config.device))
+    learner.pool = Pool(
+        torch.randn(4096, encoder.n_latents, device=config.device),
+        torch.randint(10, (4096,), device=config.device),
+    )
     order = batches(len(train.labels), config.batch_size, generator(0, "order", 1, config.device))
-    inputs = [normalise(train.images[chosen], config.data.mean, config.data.std) for chosen in order]
+    inputs = [
+        normalise(train.images[chosen], config.data.mean, config.data.std) for chosen in order
+    ]
     bare, joint = [], []
     for round_ in range(rounds + 1):
-        for seconds, work in ((bare, lambda: encoder_alone(encoder, inputs, learner.optimisers["encoder"], config)), (joint, lambda: joint_epoch(learner, train, round_ + 1))):
+        for seconds, work in (
+            (bare, lambda: encoder_alone(encoder, inputs, learner.optimisers["encoder"], config)),
+            (joint, lambda: joint_epoch(learner, train, round_ + 1)),
+        ):
             start = time.perf_counter()
             work()
             if config.device == "cuda":
@@ -85,7 +107,12 @@ def measure(config: Config, train: Split, rounds: int) -> tuple[list[float], lis
     return bare[1:], joint[1:]
 
 
-def encoder_alone(encoder: torch.nn.Module, inputs: list[torch.Tensor], optimiser: torch.optim.Optimizer, config: Config) -> None:
+def encoder_alone(
+    encoder: torch.nn.Module,
+    inputs: list[torch.Tensor],
+    optimiser: torch.optim.Optimizer,
+    config: Config,
+) -> None:
     encoder.train()
     for images in inputs:
         with autocast(config):

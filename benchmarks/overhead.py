@@ -29,16 +29,21 @@ def main() -> None:
     parser.add_argument("--trials", type=int, nargs="+", default=[100, 1000])
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
-    print(f"{'trials':>7} {'run s':>8} {'ms/trial':>9} {'offline':>9} {'peak MiB':>9} {'again s':>8} {'plan s':>7} {'status s':>9} {'report s':>9}")
+    print(
+        f"{'trials':>7} {'run s':>8} {'ms/trial':>9} {'offline':>9} {'peak MiB':>9} {'again s':>8} {'plan s':>7} {'status s':>9} {'report s':>9}"
+    )
     for n in options.trials:
         with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
             ablate = project(Path(folder), n)
             project(Path(other), n)
             grid = ["--grid", "grid.yaml"]
             run, peak = measure([*ablate, "run", *grid, "--jobs", str(options.jobs)], Path(folder))
-            offline, _ = measure([*ablate, "run", *grid, "--jobs", str(options.jobs), "--offline"], Path(other))
+            offline, _ = measure(
+                [*ablate, "run", *grid, "--jobs", str(options.jobs), "--offline"], Path(other)
+            )
             again, plan, status, report = (
-                measure([*ablate, *command], Path(folder))[0] for command in (["run", *grid], ["plan", *grid], ["status"], ["report"])
+                measure([*ablate, *command], Path(folder))[0]
+                for command in (["run", *grid], ["plan", *grid], ["status"], ["report"])
             )
             print(
                 f"{n:7} {run:8.1f} {1000 * run / n:9.1f} {1000 * offline / n:9.1f} {peak / 2**20:9.0f} "

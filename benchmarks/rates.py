@@ -43,16 +43,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--images", type=int, default=1024, help="of the stages that run the encoder")
+    parser.add_argument(
+        "--images", type=int, default=1024, help="of the stages that run the encoder"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="float32")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    settings = {**experiment_settings(EXPERIMENT, [], SUBJECT), "device": options.device, "precision": options.precision}
+    settings = {
+        **experiment_settings(EXPERIMENT, [], SUBJECT),
+        "device": options.device,
+        "precision": options.precision,
+    }
     config, faults = parse(settings)
     if faults:
         raise SystemExit("; ".join(f"{fault.key}: {fault.message}" for fault in faults))
-    print(f"torch {torch.__version__}, {options.device}, {options.precision}, {options.threads} threads; median of {options.rounds} rounds")
+    print(
+        f"torch {torch.__version__}, {options.device}, {options.precision}, {options.threads} threads; median of {options.rounds} rounds"
+    )
     print(f"{'stage':34} {'GFLOP':>9} {'seconds':>9} {'GFLOP/s':>9} {'of matmul':>10}")
     for name, work in stages(config, options.images).items():
         with FlopCounterMode(display=False) as counter:
@@ -64,7 +72,12 @@ def main() -> None:
             taken.append(seconds(work, config))
             rates.append(n_flops / taken[-1])
             ratios.append(rates[-1] / ceiling)
-        row = [n_flops / 1e9, statistics.median(taken), statistics.median(rates) / 1e9, statistics.median(ratios)]
+        row = [
+            n_flops / 1e9,
+            statistics.median(taken),
+            statistics.median(rates) / 1e9,
+            statistics.median(ratios),
+        ]
         print(f"{name:34} {row[0]:9.1f} {row[1]:9.3f} {row[2]:9.1f} {row[3]:10.2f}", flush=True)
 
 
@@ -73,7 +86,9 @@ def stages(config: Config, n_images: int) -> dict[str, Callable[[], object]]:
     labels = torch.repeat_interleave(torch.arange(10), CLASS_COUNTS).to(config.device)
     images = torch.randint(0, 256, (n_images, 3, 32, 32), dtype=torch.uint8, device=config.device)
     some = Split(images, labels[torch.linspace(0, len(labels) - 1, n_images).long()])
-    encoder = build_encoder(config.encoder.name, 3).to(config.device, memory_format=torch.channels_last)
+    encoder = build_encoder(config.encoder.name, 3).to(
+        config.device, memory_format=torch.channels_last
+    )
     latents = torch.randn(len(labels), encoder.n_latents, device=config.device)
 
     def learner(config: Config) -> Learner:
@@ -83,18 +98,34 @@ def stages(config: Config, n_images: int) -> dict[str, Callable[[], object]]:
         return made
 
     joint = learner(replace(config, generation=replace(config.generation, steps=1)))
-    staged = learner(replace(config, head=replace(config.head, name="linear"), generation=replace(config.generation, quota="ldmlr")))
+    staged = learner(
+        replace(
+            config,
+            head=replace(config.head, name="linear"),
+            generation=replace(config.generation, quota="ldmlr"),
+        )
+    )
     counts_drawn = quota(config.generation.quota, CLASS_COUNTS)
     order = batches(n_images, config.batch_size, generator(0, "order", 1, config.device))
     inputs = [normalise(some.images[chosen], config.data.mean, config.data.std) for chosen in order]
 
     def generate() -> None:
-        draw(joint.denoiser, config.diffusion, config.generation, joint.levels, counts_drawn, joint.n_latents, generator(0, "pool", 1, config.device))
+        draw(
+            joint.denoiser,
+            config.diffusion,
+            config.generation,
+            joint.levels,
+            counts_drawn,
+            joint.n_latents,
+            generator(0, "pool", 1, config.device),
+        )
 
     return {
         f"matrix product, {SIDE} square": matrix_product(config),
         f"encode {n_images} images": lambda: encode(encoder, images, config),
-        f"bare encoder step, {n_images} images": lambda: encoder_alone(encoder, inputs, joint.optimisers["encoder"], config),
+        f"bare encoder step, {n_images} images": lambda: encoder_alone(
+            encoder, inputs, joint.optimisers["encoder"], config
+        ),
         f"joint epoch, {n_images} images": lambda: joint_epoch(joint, some, 1),
         "warm-up epoch": lambda: warmup_epoch(joint, latents, labels, 1),
         "diffusion epoch (staged)": lambda: diffusion_epoch(staged, latents, labels, 1),

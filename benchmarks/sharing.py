@@ -42,9 +42,19 @@ def main() -> None:
         os.chdir("/")
     print(f"\n{'':24} {'epochs':>8} {'seconds':>9}")
     show("one seed, one by one", alone.n_trained, alone.seconds)
-    show("one seed, shared", first.n_trained, first.seconds, f"{alone.n_trained / first.n_trained:.2f} times fewer epochs, {alone.seconds / first.seconds:.2f} times faster")
+    show(
+        "one seed, shared",
+        first.n_trained,
+        first.seconds,
+        f"{alone.n_trained / first.n_trained:.2f} times fewer epochs, {alone.seconds / first.seconds:.2f} times faster",
+    )
     show(f"{options.seeds} more, planned", *planned)
-    show(f"{options.seeds} more, measured", later.n_trained, later.seconds, f"{later.seconds / planned[1]:.2f} of the forecast")
+    show(
+        f"{options.seeds} more, measured",
+        later.n_trained,
+        later.seconds,
+        f"{later.seconds / planned[1]:.2f} of the forecast",
+    )
 
 
 def show(what: str, n_epochs: int, seconds: float, remark: str = "") -> None:

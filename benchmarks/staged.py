@@ -61,21 +61,40 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    settings = {**experiment_settings(EXPERIMENT, [], SUBJECT), **BASELINES["ldmlr"], "device": options.device, "threads": options.threads}
-    settings |= {"staged.diffusion_epochs": options.diffusion_epochs, "staged.head_epochs": options.head_epochs, "evaluate_every": 50}
+    settings = {
+        **experiment_settings(EXPERIMENT, [], SUBJECT),
+        **BASELINES["ldmlr"],
+        "device": options.device,
+        "threads": options.threads,
+    }
+    settings |= {
+        "staged.diffusion_epochs": options.diffusion_epochs,
+        "staged.head_epochs": options.head_epochs,
+        "evaluate_every": 50,
+    }
     config, _ = parse(settings)
     print(f"torch {torch.__version__}, {options.device}, {options.threads} threads")
     ours = staged_baseline(config)
-    unet = replace(config, denoiser=replace(config.denoiser, name="unet1d"), diffusion=replace(config.diffusion, weighting="snr"))
+    unet = replace(
+        config,
+        denoiser=replace(config.denoiser, name="unet1d"),
+        diffusion=replace(config.diffusion, weighting="snr"),
+    )
     epoch = original_epoch(unet)
     n_latents = int(quota("ldmlr", CLASS_COUNTS).sum())
     sampling = original_sampling(unet)
-    print(f"original U-Net: {epoch:.1f} s an epoch, {sampling / 60:.1f} min to sample {n_latents} latents in {ORIGINAL_STEPS} steps")
+    print(
+        f"original U-Net: {epoch:.1f} s an epoch, {sampling / 60:.1f} min to sample {n_latents} latents in {ORIGINAL_STEPS} steps"
+    )
     whole = ORIGINAL_EPOCHS * epoch + sampling
-    print(f"its {ORIGINAL_EPOCHS} epochs and sampling: {whole / 3600:.2f} h, {whole / ours:.0f} times our whole baseline")
+    print(
+        f"its {ORIGINAL_EPOCHS} epochs and sampling: {whole / 3600:.2f} h, {whole / ours:.0f} times our whole baseline"
+    )
     for steps in options.steps:
         taken = statistics.median(generation(config, steps) for _ in range(5))
-        print(f"DDIM, {steps:4} steps, MLP: {taken:7.3f} s, {sampling / taken:7.0f} times faster than the original's")
+        print(
+            f"DDIM, {steps:4} steps, MLP: {taken:7.3f} s, {sampling / taken:7.0f} times faster than the original's"
+        )
 
 
 def staged_baseline(config: Config) -> float:
@@ -91,8 +110,14 @@ def staged_baseline(config: Config) -> float:
     advance(config, 0, None, Memory(), report)
     whole = time.perf_counter() - start
     others = whole - sum(stages.values())
-    print(f"ldmlr baseline: {whole:.1f} s; " + ", ".join(f"{name} {taken:.1f} s" for name, taken in stages.items()) + f", reading and checkpoints {others:.1f} s")
-    print(f"top-1 after the last epoch {last['test/top1']:.2f}, compensated {last['test/top1_compensated']:.2f}")
+    print(
+        f"ldmlr baseline: {whole:.1f} s; "
+        + ", ".join(f"{name} {taken:.1f} s" for name, taken in stages.items())
+        + f", reading and checkpoints {others:.1f} s"
+    )
+    print(
+        f"top-1 after the last epoch {last['test/top1']:.2f}, compensated {last['test/top1_compensated']:.2f}"
+    )
     return whole
 
 
@@ -116,11 +141,21 @@ def original_sampling(config: Config, n_steps: int = 3) -> float:
 
 def generation(config: Config, n_steps: int) -> float:
     """Seconds that the quota's latents take in `n_steps` steps."""
-    denoiser = build_denoiser(config.denoiser.name, 64, 10, config.denoiser.width, config.denoiser.blocks).to(config.device)
+    denoiser = build_denoiser(
+        config.denoiser.name, 64, 10, config.denoiser.width, config.denoiser.blocks
+    ).to(config.device)
     levels = alpha_bars(config.diffusion.schedule, config.diffusion.steps).to(config.device)
     start = time.perf_counter()
     generation = replace(config.generation, steps=n_steps)
-    draw(denoiser, config.diffusion, generation, levels, quota("ldmlr", CLASS_COUNTS), 64, generator(0, "pool", 1, config.device))
+    draw(
+        denoiser,
+        config.diffusion,
+        generation,
+        levels,
+        quota("ldmlr", CLASS_COUNTS),
+        64,
+        generator(0, "pool", 1, config.device),
+    )
     return time.perf_counter() - start
 
 

@@ -31,7 +31,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(EXPERIMENTS, Path(folder) / "experiments")
         for what in ("first run", "second run"):
-            seconds, peak = measure([*ablate, "run", "--grid", options.grid, *options.extra], Path(folder))
+            seconds, peak = measure(
+                [*ablate, "run", "--grid", options.grid, *options.extra], Path(folder)
+            )
             print(f"{what}: {seconds:.1f} s, peak {peak / 2**20:.0f} MiB")
 
 

@@ -17,7 +17,9 @@ class Average(nn.Module):
 
     def __init__(self, encoder: nn.Module, head: nn.Module):
         super().__init__()
-        self.encoder, self.head = (copy.deepcopy(module).requires_grad_(False).eval() for module in (encoder, head))
+        self.encoder, self.head = (
+            copy.deepcopy(module).requires_grad_(False).eval() for module in (encoder, head)
+        )
 
     @torch.no_grad()
     def follow(self, encoder: nn.Module, head: nn.Module, decay: float) -> None:

@@ -20,7 +20,9 @@ def _split(order: Tensor, batch_size: int) -> list[Tensor]:
     return parts
 
 
-def balanced_batches(labels: Tensor, n_classes: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:
+def balanced_batches(
+    labels: Tensor, n_classes: int, batch_size: int, generator: torch.Generator
+) -> list[Tensor]:
     """As many batches as an epoch over `labels` (N,) has, each drawing every class alike, with replacement."""
     n = len(labels)
     device = labels.device

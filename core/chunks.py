@@ -42,7 +42,10 @@ def chunks(n: int, batch_size: int, n_chunks: int, training: bool) -> list[Chunk
         n_chunks = math.ceil(n / math.ceil(batch_size / n_chunks))
         n_chunks = min(n_chunks, max(1, n // FEWEST)) if training else n_chunks
     ends = [n * (i + 1) // n_chunks for i in range(n_chunks)]
-    return [Chunk(slice(start, end), (end - start) / n, (n - end) / n) for start, end in zip([0, *ends], ends)]
+    return [
+        Chunk(slice(start, end), (end - start) / n, (n - end) / n)
+        for start, end in zip([0, *ends], ends)
+    ]
 
 
 def most_chunks(batch_size: int, training: bool) -> int:
@@ -61,7 +64,9 @@ class Passes:
         self.chunks = chunks(len(images), config.batch_size, n_chunks, encoder.training)
         if len(self.chunks) == 1:
             with autocast(config):
-                self.latents = encoder(images)  # (B, D), of the precision that the encoder computes in
+                self.latents = encoder(
+                    images
+                )  # (B, D), of the precision that the encoder computes in
             return
         parts = []
         for chunk in self.chunks:
@@ -123,4 +128,8 @@ def no_update(encoder: nn.Module) -> Iterator[None]:
 
 
 def _tracking(encoder: nn.Module) -> list[_BatchNorm]:
-    return [module for module in encoder.modules() if isinstance(module, _BatchNorm) and module.training and module.track_running_stats]
+    return [
+        module
+        for module in encoder.modules()
+        if isinstance(module, _BatchNorm) and module.training and module.track_running_stats
+    ]

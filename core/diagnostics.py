@@ -59,12 +59,16 @@ def one_nearest_neighbour_accuracy(real: Tensor, generated: Tensor) -> Tensor:
     """
     points = torch.cat([real, generated])
     # distances by matrix product would lose the small ones, just where latents collapse
-    apart = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(float("inf"))
+    apart = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(
+        float("inf")
+    )
     from_real = torch.arange(len(points), device=points.device) < len(real)
     return (from_real[apart.argmin(1)] == from_real).double().mean()
 
 
-def generated_to_real(real: Tensor, labels: Tensor, generated: Tensor, generated_labels: Tensor, n_classes: int):
+def generated_to_real(
+    real: Tensor, labels: Tensor, generated: Tensor, generated_labels: Tensor, n_classes: int
+):
     """Per class: radius ratio, distance between means in units of the real radius, 1-NN two-sample accuracy.
 
     real: (N, D), generated: (M, D). Returns name -> (C,) float, NaN where a class has fewer than two real or

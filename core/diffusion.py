@@ -86,7 +86,9 @@ def timesteps(n_steps: int, n_used: int) -> list[int]:
     return [round((n_steps - 1) * (1 - i / (n_used - 1))) for i in range(n_used)]
 
 
-def step(noisy: Tensor, x0: Tensor, alpha_bar: Tensor, alpha_bar_next: Tensor, eta: float, fresh: Tensor) -> Tensor:
+def step(
+    noisy: Tensor, x0: Tensor, alpha_bar: Tensor, alpha_bar_next: Tensor, eta: float, fresh: Tensor
+) -> Tensor:
     """One step from signal level `alpha_bar` to the higher `alpha_bar_next` (Song et al. 2021, eq. 12).
 
     eta = 0 is DDIM (deterministic); eta = 1 over adjacent timesteps is the DDPM posterior of Ho et al. 2020,
@@ -125,6 +127,10 @@ def generate(
             x0 = x0.clamp(-limit, limit)
         if i == len(used) - 1:
             return x0
-        fresh = torch.randn(noisy.shape, generator=generator, device=noisy.device) if eta > 0 else torch.zeros_like(noisy)
+        fresh = (
+            torch.randn(noisy.shape, generator=generator, device=noisy.device)
+            if eta > 0
+            else torch.zeros_like(noisy)
+        )
         noisy = step(noisy, x0, level, levels[used[i + 1]], eta, fresh)
     raise ValueError("generation needs at least one step")

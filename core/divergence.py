@@ -61,14 +61,20 @@ class Means:
         self.last: Mapping[str, Tensor] = {}  # of the last step
         self.n = 0
         self.counts: Counter[str] = Counter()  # steps that had a value of this name
-        self._copy: tuple[Tensor, torch.cuda.Event, Counter[str]] | None = None  # `_seen` when it is there, and its counts
+        self._copy: tuple[Tensor, torch.cuda.Event, Counter[str]] | None = (
+            None  # `_seen` when it is there, and its counts
+        )
 
     def add(self, values: Mapping[str, Tensor]) -> None:
         """values: (), by name; a mean is over the steps that have it. They may be overwritten by the next step."""
         known = [name for name in values if name in self.sums]
         if known:
-            torch._foreach_add_([self.sums[name] for name in known], [values[name] for name in known])
-        self.sums |= {name: value.clone() for name, value in values.items() if name not in self.sums}
+            torch._foreach_add_(
+                [self.sums[name] for name in known], [values[name] for name in known]
+            )
+        self.sums |= {
+            name: value.clone() for name, value in values.items() if name not in self.sums
+        }
         self.counts.update(values.keys())
         self.n, self.last = self.n + 1, {**self.last, **values}
         device = next(iter(self.sums.values())).device.type
@@ -95,11 +101,15 @@ class Means:
             self._judge(seen.tolist(), counts)
         if self._copy is None and self.n % EVERY == 0:
             there = torch.cuda.Event()
-            seen = torch.empty(2 * len(self.sums), pin_memory=True).copy_(self._seen(), non_blocking=True)
+            seen = torch.empty(2 * len(self.sums), pin_memory=True).copy_(
+                self._seen(), non_blocking=True
+            )
             there.record()
             self._copy = seen, there, self.counts.copy()
 
-    def _judge(self, seen: Sequence[float], counts: Counter[str], may_have_exploded: bool = True) -> None:
+    def _judge(
+        self, seen: Sequence[float], counts: Counter[str], may_have_exploded: bool = True
+    ) -> None:
         """seen: as `_seen` made it when there were these counts."""
         for (name, n), total, last in zip(counts.items(), seen, seen[len(counts) :]):
             limit = self.limits.get(name, math.inf)
@@ -117,8 +127,15 @@ def require_finite(name: str, tensor: Tensor) -> None:
 
 def require_finite_modules(**modules: nn.Module) -> None:
     """Raises Diverged, naming the first parameter or running statistic that is not finite: the last step's loss does not tell."""
-    tensors = {f"{name}.{key}": t for name, module in modules.items() for key, t in module.state_dict().items() if t.is_floating_point()}
-    largest = torch.stack(torch._foreach_norm(list(tensors.values()), math.inf)).tolist()  # of magnitudes; NaN where there is one
+    tensors = {
+        f"{name}.{key}": t
+        for name, module in modules.items()
+        for key, t in module.state_dict().items()
+        if t.is_floating_point()
+    }
+    largest = torch.stack(
+        torch._foreach_norm(list(tensors.values()), math.inf)
+    ).tolist()  # of magnitudes; NaN where there is one
     for name, value in zip(tensors, largest):
         if not math.isfinite(value):
             raise Diverged(name, value)

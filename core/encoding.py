@@ -44,7 +44,13 @@ def encode(encoder: nn.Module, images: Tensor, config: Config) -> Tensor:
         n_at_once = fitting_batch(encoder) or BATCH[config.device]
         try:
             with autocast(config):
-                parts.append(encoder(normalise(images[done : done + n_at_once], config.data.mean, config.data.std)).float())
+                parts.append(
+                    encoder(
+                        normalise(
+                            images[done : done + n_at_once], config.data.mean, config.data.std
+                        )
+                    ).float()
+                )
         except RuntimeError as error:
             if n_at_once == 1 or not is_out_of_memory(error):
                 raise
@@ -75,12 +81,18 @@ def encode_for_training(encoder: nn.Module, images: Tensor, config: Config, seed
     encoder = copy.deepcopy(encoder).train(encoding.statistics == "batch")
     if not encoding.first_relu:
         drop_first_relu(encoder)
-    order, augmentation = (generator(seed, f"encoding {name}", 0, config.device) for name in ("order", "augmentation"))
+    order, augmentation = (
+        generator(seed, f"encoding {name}", 0, config.device) for name in ("order", "augmentation")
+    )
     latents = torch.empty(len(images), encoder.n_latents, device=images.device)
     with autocast(config):
         for turn, chosen in enumerate(batches(len(images), BATCH_OF_STATISTICS, order)):
             batch = images[chosen]
-            batch = augmented(batch, config, augmentation, turn=turn) if encoding.augmented else normalise(batch, config.data.mean, config.data.std)
+            batch = (
+                augmented(batch, config, augmentation, turn=turn)
+                if encoding.augmented
+                else normalise(batch, config.data.mean, config.data.std)
+            )
             latents[chosen] = encoder(batch).float()
     return latents
 
@@ -98,7 +110,9 @@ def encode_views(encoder: nn.Module, images: Tensor, config: Config, seed: int) 
     return torch.cat(parts)
 
 
-def augmented(images: Tensor, config: Config, gen: torch.Generator, kind: str | None = None, turn: int = 0) -> Tensor:
+def augmented(
+    images: Tensor, config: Config, gen: torch.Generator, kind: str | None = None, turn: int = 0
+) -> Tensor:
     """uint8 images (B, channels, H, W) as the encoder's training input.
 
     kind: of augmentation; default: data.augmentation. turn: the batch's number in its epoch, see `core.data.strong`.
@@ -127,11 +141,18 @@ def autocast(config: Config) -> torch.autocast:
 
     Cast weights are not kept: each is used once, and a recorded step must cast them anew.
     """
-    return torch.autocast(config.device, dtype=torch.bfloat16, enabled=config.precision == "bfloat16", cache_enabled=False)
+    return torch.autocast(
+        config.device,
+        dtype=torch.bfloat16,
+        enabled=config.precision == "bfloat16",
+        cache_enabled=False,
+    )
 
 
 def latents_to_bytes(latents: Latents) -> bytes:
-    return safetensors.torch.save({name: tensor.cpu() for name, tensor in latents._asdict().items()})
+    return safetensors.torch.save(
+        {name: tensor.cpu() for name, tensor in latents._asdict().items()}
+    )
 
 
 def latents_from_bytes(data: bytes, device: str) -> Latents:

@@ -47,7 +47,9 @@ OF_PURE = {
 class Mixing(NamedTuple):
     """How an epoch's images are mixed with others."""
 
-    shares: list[Tensor]  # of each batch (B,) float, on the device: each image's part in its blend, at least a half
+    shares: list[
+        Tensor
+    ]  # of each batch (B,) float, on the device: each image's part in its blend, at least a half
     has_pure: list[bool]  # of each batch, whether it has a pure image
     pure: Tensor  # (n,) int64, on the device: the pure ones among all images in their order
 
@@ -59,7 +61,9 @@ class Gradients(NamedTuple):
     latents: Tensor  # (B, D), of the first view
     pure: Tensor | None  # (B,) 0 or 1, the images that stand for their class; None: all
     semantic: Semantic
-    by_loss: tuple[list[Tensor], list[Tensor]] | None  # the encoder's, of classification and semantic loss, where known
+    by_loss: (
+        tuple[list[Tensor], list[Tensor]] | None
+    )  # the encoder's, of classification and semantic loss, where known
 
 
 def warmup_epoch(learner: Learner, latents: Tensor, labels: Tensor, epoch: int) -> Trained:
@@ -73,14 +77,25 @@ def warmup_epoch(learner: Learner, latents: Tensor, labels: Tensor, epoch: int) 
     return Trained(means.read(), latents, labels)
 
 
-def warmup_step(learner: Learner, z: Tensor, y: Tensor, t: Tensor, noise: Tensor, g: Tensor | None, y_g: Tensor | None) -> dict[str, Tensor]:
+def warmup_step(
+    learner: Learner,
+    z: Tensor,
+    y: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    g: Tensor | None,
+    y_g: Tensor | None,
+) -> dict[str, Tensor]:
     """One update of head and denoiser. z: (B, D) latents; y: (B,); the rest from `draws`."""
     config = learner.config
     real = F.cross_entropy(learner.head(z) + learner.adjustment, y)
     generated = None if g is None else F.cross_entropy(learner.head(g) + learner.adjustment, y_g)
     semantic = learner.semantic(learner.standardise(z), y, t, noise)
     (classification(learner, real, generated) + config.losses.semantic * semantic.total).backward()
-    norms = {"grad/head": gradient_norm(learner, "head"), "grad/denoiser": gradient_norm(learner, "denoiser")}
+    norms = {
+        "grad/head": gradient_norm(learner, "head"),
+        "grad/denoiser": gradient_norm(learner, "denoiser"),
+    }
     update(learner, "head", "denoiser")
     learner.track_estimates(semantic)
     return norms | losses(real, generated, semantic)
@@ -88,7 +103,11 @@ def warmup_step(learner: Learner, z: Tensor, y: Tensor, t: Tensor, noise: Tensor
 
 def joint_epoch(learner: Learner, train: Split, epoch: int) -> Trained:
     """Train all three modules on images; one encoder backward per batch, two if alternating."""
-    config, means, streams = learner.config, Means(learner.config, encoder_moves=True), Streams(learner, epoch)
+    config, means, streams = (
+        learner.config,
+        Means(learner.config, encoder_moves=True),
+        Streams(learner, epoch),
+    )
     learner.thaw()
     learner.encoder.train(config.batchnorm == "updating")
     learner.head.train()
@@ -96,16 +115,33 @@ def joint_epoch(learner: Learner, train: Split, epoch: int) -> Trained:
     step = learner.repeated(joint_step)
     seen, seen_labels = [], []
     chosen_batches = order(learner, train.labels, streams)
-    n_to_measure = max(1, int(MEASURED * len(chosen_batches))) if measures_gradients(config, epoch) else 0
-    mixing = mix(learner, [len(chosen) for chosen in chosen_batches], epoch) if config.mixup else None
+    n_to_measure = (
+        max(1, int(MEASURED * len(chosen_batches))) if measures_gradients(config, epoch) else 0
+    )
+    mixing = (
+        mix(learner, [len(chosen) for chosen in chosen_batches], epoch) if config.mixup else None
+    )
     second_views = SecondViews(config, learner.seed, epoch) if config.losses.consistency else None
     for i, chosen in enumerate(chosen_batches):
-        images, y = augmented(train.images[chosen], config, streams.augmentation, turn=i), train.labels[chosen]
+        images, y = (
+            augmented(train.images[chosen], config, streams.augmentation, turn=i),
+            train.labels[chosen],
+        )
         y_minor = partner = share = None
         if mixing is not None:
-            share, partner = mixing.shares[i], torch.randperm(len(chosen), generator=streams.augmentation, device=learner.device)
-            images, y_minor = torch.lerp(images[partner], images, share[:, None, None, None]), y[partner]
-        second = (None, None) if second_views is None else second_views.of(train.images[chosen], partner, share, i)
+            share, partner = (
+                mixing.shares[i],
+                torch.randperm(len(chosen), generator=streams.augmentation, device=learner.device),
+            )
+            images, y_minor = (
+                torch.lerp(images[partner], images, share[:, None, None, None]),
+                y[partner],
+            )
+        second = (
+            (None, None)
+            if second_views is None
+            else second_views.of(train.images[chosen], partner, share, i)
+        )
         inputs = (images, y, *draws(learner, len(chosen), streams), y_minor, share, *second)
         has_pure = mixing is None or mixing.has_pure[i]
         if has_pure and n_to_measure:
@@ -113,11 +149,17 @@ def joint_epoch(learner: Learner, train: Split, epoch: int) -> Trained:
             n_to_measure -= 1
         else:
             metrics, latents = step(*inputs)
-        means.add({name: value for name, value in metrics.items() if has_pure or name not in OF_PURE})
+        means.add(
+            {name: value for name, value in metrics.items() if has_pure or name not in OF_PURE}
+        )
         seen.append(latents.clone())  # the next step may write where this one did
         seen_labels.append(y)
     found = Trained(means.read(), torch.cat(seen), torch.cat(seen_labels))
-    return found if mixing is None else found._replace(latents=found.latents[mixing.pure], labels=found.labels[mixing.pure])
+    return (
+        found
+        if mixing is None
+        else found._replace(latents=found.latents[mixing.pure], labels=found.labels[mixing.pure])
+    )
 
 
 def mix(learner: Learner, sizes: list[int], epoch: int) -> Mixing:
@@ -177,8 +219,15 @@ def joint_gradients(
     measures: each loss's gradient by itself, too, which changes nothing else.
     """
     config, n, alternates = learner.config, len(y), learner.config.routing == "alternating"
-    passes = Passes(learner.encoder, images if second is None else torch.cat([images, second]), config, learner.n_chunks)
-    leaf = passes.latents.detach().float().requires_grad_()  # losses are taken here; the encoder is walked once, below
+    passes = Passes(
+        learner.encoder,
+        images if second is None else torch.cat([images, second]),
+        config,
+        learner.n_chunks,
+    )
+    leaf = (
+        passes.latents.detach().float().requires_grad_()
+    )  # losses are taken here; the encoder is walked once, below
     first = leaf if second is None else leaf[:n]
     logits = learner.head(leaf) + learner.adjustment
     real = mixed_entropy(logits[:n], y, y_minor, share)
@@ -191,7 +240,11 @@ def joint_gradients(
     # The head learns from the mean over images and pool, the encoder from the mean over images: a pool would otherwise lower
     # its rate by as much as it is large.
     real_gradient, leaf.grad = leaf.grad * learner.n_per_image, None
-    standard = learner.standardise(first) if config.standardisation == "tracked" else standardised(first, pure)
+    standard = (
+        learner.standardise(first)
+        if config.standardisation == "tracked"
+        else standardised(first, pure)
+    )
     semantic = learner.semantic(standard, y, t, noise, pure)
     (config.losses.semantic * semantic.total).backward()
     semantic_gradient, leaf.grad = leaf.grad, None
@@ -222,11 +275,15 @@ def joint_gradients(
     return Gradients(metrics, first.detach(), pure, semantic, by_loss)
 
 
-def mixed_entropy(logits: Tensor, y: Tensor, y_minor: Tensor | None, share: Tensor | None) -> Tensor:
+def mixed_entropy(
+    logits: Tensor, y: Tensor, y_minor: Tensor | None, share: Tensor | None
+) -> Tensor:
     """Cross-entropy () of logits (B, C) with labels of which `share` (B,) is y (B,) and the rest y_minor (B,)."""
     if share is None:
         return F.cross_entropy(logits, y)
-    each, each_minor = (F.cross_entropy(logits, labels, reduction="none") for labels in (y, y_minor))
+    each, each_minor = (
+        F.cross_entropy(logits, labels, reduction="none") for labels in (y, y_minor)
+    )
     return (share * each + (1 - share) * each_minor).mean()
 
 
@@ -237,14 +294,18 @@ def head_norms(learner: Learner, real: Tensor, generated: Tensor | None) -> dict
     parameters = list(learner.head.parameters())
     terms = {"real": learner.shares[0] * real, "generated": learner.shares[1] * generated}
     return {
-        f"grad/head_{name}": get_total_norm(torch.autograd.grad(term, parameters, retain_graph=True))
+        f"grad/head_{name}": get_total_norm(
+            torch.autograd.grad(term, parameters, retain_graph=True)
+        )
         for name, term in terms.items()
     }
 
 
 def encoder_norms(real: list[Tensor], semantic: list[Tensor]) -> dict[str, Tensor]:
     """How the gradients of the two losses at the encoder's parameters relate."""
-    found = conflict(*(torch.cat([g.reshape(-1) for g in gradients]) for gradients in (real, semantic)))
+    found = conflict(
+        *(torch.cat([g.reshape(-1) for g in gradients]) for gradients in (real, semantic))
+    )
     return {
         "grad/conflict_cosine_parameters": found.cosine,
         "grad/encoder_real": found.real_norm,
@@ -274,7 +335,11 @@ def alternate(learner: Learner, real: list[Tensor], semantic: list[Tensor]) -> N
 
 def classification(learner: Learner, real: Tensor, generated: Tensor | None) -> Tensor:
     """The classification loss (): the mean over training images and pool, of which a batch has drawn some of either."""
-    return learner.shares[0] * real if generated is None else learner.shares[0] * real + learner.shares[1] * generated
+    return (
+        learner.shares[0] * real
+        if generated is None
+        else learner.shares[0] * real + learner.shares[1] * generated
+    )
 
 
 class Streams:
@@ -296,7 +361,9 @@ def order(learner: Learner, labels: Tensor, streams: Streams) -> list[Tensor]:
     return batches(len(labels), config.batch_size, streams.order)
 
 
-def draws(learner: Learner, n: int, streams: Streams) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+def draws(
+    learner: Learner, n: int, streams: Streams
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """What a step takes from chance: timesteps (n,), noise (n, D), generated latents (B, D) and their labels (B,).
 
     The last two are None while nothing has been generated, or nothing is to be learned from it.
@@ -305,10 +372,16 @@ def draws(learner: Learner, n: int, streams: Streams) -> tuple[Tensor, Tensor, T
     t, noise = learner.draw_noise(n, streams.noise)
     if config.losses.generated == 0 or len(learner.pool.labels) == 0:
         return t, noise, None, None
-    return t, noise, *learner.generated_batch(config.generation.batch_size or config.batch_size, streams.pool)
+    return (
+        t,
+        noise,
+        *learner.generated_batch(config.generation.batch_size or config.batch_size, streams.pool),
+    )
 
 
-def losses(real: Tensor, generated: Tensor | None, semantic: Semantic, consistency: Tensor | None = None) -> dict[str, Tensor]:
+def losses(
+    real: Tensor, generated: Tensor | None, semantic: Semantic, consistency: Tensor | None = None
+) -> dict[str, Tensor]:
     """The terms that there are, by the names under which they are reported."""
     terms = {
         "train/real_loss": real, "train/generated_loss": generated, "train/diffusion_loss": semantic.diffusion,
@@ -323,7 +396,11 @@ def gradient_norm(learner: Learner, name: str) -> Tensor:
 
 def parameters_of(learner: Learner, *names: str) -> list[Tensor]:
     """What the optimisers of these modules train."""
-    return [parameter for name in names for parameter in learner.optimisers[name].param_groups[0]["params"]]
+    return [
+        parameter
+        for name in names
+        for parameter in learner.optimisers[name].param_groups[0]["params"]
+    ]
 
 
 def update(learner: Learner, *names: str) -> None:

@@ -20,7 +20,9 @@ class Report(NamedTuple):
 
     metrics: dict[str, float]
     vectors: dict[str, list[float]]  # a value per class
-    hits: str = ""  # which test images are right, see `metrics.packed_hits`; "" where none were looked at
+    hits: str = (
+        ""  # which test images are right, see `metrics.packed_hits`; "" where none were looked at
+    )
 
 
 @torch.no_grad()
@@ -34,20 +36,28 @@ def test_report(learner: Learner, latents: Tensor, labels: Tensor, pretrained: T
     logits = learner.head(latents)
     require_finite("a test image's logit", logits)
     left = uncorrected_prior(learner.config, learner.training_prior())
-    scalars, vectors = metrics.evaluate(logits, labels, learner.class_counts, None if left is None else torch.tensor(left))
+    scalars, vectors = metrics.evaluate(
+        logits, labels, learner.class_counts, None if left is None else torch.tensor(left)
+    )
     scalars["diag/latent_drift"] = float(diagnostics.drift(latents, pretrained))
     scalars["diag/cka"] = float(diagnostics.linear_cka(latents, pretrained))
     rank, variance = diagnostics.spectrum(latents)
     radii = diagnostics.class_radii(latents, labels, learner.n_classes)
     spread = radii[~radii.isnan()].std() / radii.nanmean().clamp(min=1e-12)
-    scalars |= {"diag/effective_rank": float(rank), "diag/total_variance": float(variance), "diag/radius_spread": float(spread)}
+    scalars |= {
+        "diag/effective_rank": float(rank),
+        "diag/total_variance": float(variance),
+        "diag/radius_spread": float(spread),
+    }
     scalars |= _head_and_tail("diag/radius", radii, learner)
     vectors["diag/radius"] = radii.tolist()
     return Report(_finite(scalars), vectors, metrics.packed_hits(logits, labels, learner.n_classes))
 
 
 @torch.no_grad()
-def averaged_metrics(average: Average, latents: Tensor, labels: Tensor, class_counts: Tensor) -> dict[str, float]:
+def averaged_metrics(
+    average: Average, latents: Tensor, labels: Tensor, class_counts: Tensor
+) -> dict[str, float]:
     """Accuracies of the averaged weights: all test images', classes', groups' of classes; their names end in `_ema`.
 
     latents: (M, D), of the averaged encoder; labels: (M,). Calibration and compensated accuracy are the raw weights' alone.
@@ -77,7 +87,9 @@ def latent_report(learner: Learner, latents: Tensor, labels: Tensor) -> Report:
         vectors["head/concentration"] = concentrations.tolist()
     if len(learner.pool.labels):
         generated = learner.destandardise(learner.pool.latents)
-        found = diagnostics.generated_to_real(latents, labels, generated, learner.pool.labels, learner.n_classes)
+        found = diagnostics.generated_to_real(
+            latents, labels, generated, learner.pool.labels, learner.n_classes
+        )
         vectors |= {name: values.tolist() for name, values in found.items()}
         scalars |= {name: float(values.nanmean()) for name, values in found.items()}
     return Report(_finite(scalars), vectors)
@@ -86,7 +98,10 @@ def latent_report(learner: Learner, latents: Tensor, labels: Tensor) -> Report:
 def _head_and_tail(name: str, radii: Tensor, learner: Learner) -> dict[str, float]:
     """Mean radius (C,) over the group of classes with the most training images, and with the fewest."""
     groups = [mask for mask in metrics.group_masks(learner.class_counts).values() if mask.any()]
-    return {f"{name}_head": float(radii[groups[0]].nanmean()), f"{name}_tail": float(radii[groups[-1]].nanmean())}
+    return {
+        f"{name}_head": float(radii[groups[0]].nanmean()),
+        f"{name}_tail": float(radii[groups[-1]].nanmean()),
+    }
 
 
 def _finite(scalars: dict[str, float]) -> dict[str, float]:

@@ -17,7 +17,17 @@ from core.data.listing import Member, listed, sha256
 from core.data.location import locate, places
 from core.parsing import Fault
 
-PLANNING = {"config.py", "parsing.py", "fingerprint.py", "trajectory.py", "subject.py", "ignored.py", "inputs.py", "location.py", "__init__.py"}
+PLANNING = {
+    "config.py",
+    "parsing.py",
+    "fingerprint.py",
+    "trajectory.py",
+    "subject.py",
+    "ignored.py",
+    "inputs.py",
+    "location.py",
+    "__init__.py",
+}
 """Modules that decide what to compute, not how: their effect is in the settings that are hashed."""
 
 
@@ -39,7 +49,12 @@ def _meaning(path: Path) -> str:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
             node.body = body[1:]  # a docstring, or a string that stands for one
     return ast.dump(tree)
 
@@ -47,7 +62,10 @@ def _meaning(path: Path) -> str:
 @functools.cache
 def versions() -> dict[str, str]:
     """Versions of the libraries whose arithmetic a trajectory depends on."""
-    return {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "numpy", "scikit-learn", "pillow")}
+    return {
+        name: importlib.metadata.version(name)
+        for name in ("torch", "torchvision", "numpy", "scikit-learn", "pillow")
+    }
 
 
 def data_files(config: Config) -> list[Path]:
@@ -65,12 +83,16 @@ def data_files(config: Config) -> list[Path]:
         if not path.exists():
             raise FileNotFoundError(f"'{data.path}' is not there; looked for {places(data.path)}")
         if not (path.is_file() or path.is_dir()):
-            raise NotADirectoryError(f"'{data.path}' is neither an archive nor a folder with train/<class>/ and test/<class>/ images")
+            raise NotADirectoryError(
+                f"'{data.path}' is neither an archive nor a folder with train/<class>/ and test/<class>/ images"
+            )
         return [path]
     folder = path / {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}[data.source]
     files = sorted(p for p in folder.glob("*") if p.suffix != ".html" and p.is_file())
     if not files and not data.download:
-        raise FileNotFoundError(f"'{folder}' holds no {data.source}; set data.download: true and torchvision fetches it there")
+        raise FileNotFoundError(
+            f"'{folder}' holds no {data.source}; set data.download: true and torchvision fetches it there"
+        )
     return files
 
 
@@ -87,8 +109,23 @@ def data_fingerprint(config: Config) -> str:
 
 def _selection(data: Data) -> list[Any]:
     """The settings that select from the images that there are; those that their source has no use for at their defaults."""
-    n_test, size = (data.n_test, Data.size) if data.source == "digits" else (Data.n_test, data.size if data.source == "folder" else Data.size)
-    return [data.source, data.imbalance_factor, data.n_max, n_test, data.validation, data.channels, data.flip_channels, size, data.mean, data.std]
+    n_test, size = (
+        (data.n_test, Data.size)
+        if data.source == "digits"
+        else (Data.n_test, data.size if data.source == "folder" else Data.size)
+    )
+    return [
+        data.source,
+        data.imbalance_factor,
+        data.n_max,
+        n_test,
+        data.validation,
+        data.channels,
+        data.flip_channels,
+        size,
+        data.mean,
+        data.std,
+    ]
 
 
 def _content(config: Config) -> list[Any]:
@@ -101,7 +138,10 @@ def _content(config: Config) -> list[Any]:
     if config.data.source == "digits":
         return [sha256(path) for path in files]
     images = listed(locate(config.data.path)).images
-    return [[str(place), file.sha256 if isinstance(file, Member) else sha256(file)] for place, file in images.items()]
+    return [
+        [str(place), file.sha256 if isinstance(file, Member) else sha256(file)]
+        for place, file in images.items()
+    ]
 
 
 def root_key(config: Config, seed: int) -> str:
@@ -116,7 +156,15 @@ def root_settings(config: Config) -> list[Any]:
     """The settings behind a root key, and those that say where its files come from."""
     data = config.data
     files = {"digits": [], "folder": [data.path]}.get(data.source, [data.path, data.download])
-    return [_selection(data), files, config.encoder.name, config.encoder.checkpoint, config.device, config.precision, config.threads]
+    return [
+        _selection(data),
+        files,
+        config.encoder.name,
+        config.encoder.checkpoint,
+        config.device,
+        config.precision,
+        config.threads,
+    ]
 
 
 def _checkpoint(config: Config) -> Any:

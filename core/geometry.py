@@ -9,16 +9,26 @@ import torch
 from torch import Tensor
 
 
-def class_means(values: Tensor, labels: Tensor, n_classes: int, used: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def class_means(
+    values: Tensor, labels: Tensor, n_classes: int, used: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Mean of `values` over each class, and the number of samples of each.
 
     values: (B, ...) float; labels: (B,) int64; used: (B,) 0 or 1, the samples that count (default: all).
     Returns (C, ...) float, zero where a class is absent, and (C,) float counts. Differentiable in `values`.
     """
-    used = torch.ones(len(labels), device=values.device, dtype=values.dtype) if used is None else used.to(values.dtype)
+    used = (
+        torch.ones(len(labels), device=values.device, dtype=values.dtype)
+        if used is None
+        else used.to(values.dtype)
+    )
     values = values * used.view(-1, *(1,) * (values.dim() - 1))
-    counts = torch.zeros(n_classes, device=values.device, dtype=values.dtype).index_add(0, labels, used)
-    sums = torch.zeros(n_classes, *values.shape[1:], device=values.device, dtype=values.dtype).index_add(0, labels, values)
+    counts = torch.zeros(n_classes, device=values.device, dtype=values.dtype).index_add(
+        0, labels, used
+    )
+    sums = torch.zeros(
+        n_classes, *values.shape[1:], device=values.device, dtype=values.dtype
+    ).index_add(0, labels, values)
     return sums / counts.clamp(min=1).view(-1, *(1,) * (values.dim() - 1)), counts
 
 
@@ -98,7 +108,9 @@ def radius_loss(
     common radius towards the latents.
     """
     tracked = tracked_radii.detach()
-    radii, counts = class_means(distances(latents, labels, prototypes.detach()), labels, len(tracked), used)
+    radii, counts = class_means(
+        distances(latents, labels, prototypes.detach()), labels, len(tracked), used
+    )
     radii = torch.where(counts == 1, momentum * tracked + (1 - momentum) * radii, radii)
     present = (counts > 0).to(radii.dtype)
     common = tracked.mean() if common is None else common.detach()
@@ -109,4 +121,6 @@ def radius_loss(
 def track(tracked: Tensor, batch_means: Tensor, counts: Tensor, momentum: float) -> Tensor:
     """Exponential moving average over batches, for the classes present. (C, ...), (C, ...), (C,) -> (C, ...)."""
     shape = (len(counts),) + (1,) * (tracked.dim() - 1)
-    return torch.where((counts > 0).view(shape), momentum * tracked + (1 - momentum) * batch_means, tracked)
+    return torch.where(
+        (counts > 0).view(shape), momentum * tracked + (1 - momentum) * batch_means, tracked
+    )

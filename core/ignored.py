@@ -30,14 +30,25 @@ def counts_with(settings: Mapping[str, Any], key: str) -> tuple[str, Any] | None
     """
     section, now = key.rpartition(".")[0], parse(settings)[0]
     known = all_effective(now)
-    for other in sorted(setting_keys(), key=lambda name: (name == "method", name.rpartition(".")[0] != section)):
+    for other in sorted(
+        setting_keys(), key=lambda name: (name == "method", name.rpartition(".")[0] != section)
+    ):
         if other == key:
             continue
-        for value in _switched(other, value_of(now, other), is_near=other.rpartition(".")[0] == section):
-            changed = {**{name: kept for name, kept in settings.items() if name != other}, other: value}
+        for value in _switched(
+            other, value_of(now, other), is_near=other.rpartition(".")[0] == section
+        ):
+            changed = {
+                **{name: kept for name, kept in settings.items() if name != other},
+                other: value,
+            }
             config, faults = parse(changed)
             # what is ignored itself makes nothing count
-            if not faults and (effective := all_effective(config)) != known and not _changes_nothing(changed, key, effective):
+            if (
+                not faults
+                and (effective := all_effective(config)) != known
+                and not _changes_nothing(changed, key, effective)
+            ):
                 return other, value
     return None
 
@@ -67,7 +78,9 @@ def _others(key: str, value: Any) -> Iterator[Any]:
             yield other
 
 
-def _candidates(annotation: Any, limits: Mapping[str, Any], value: Any, default: Any) -> Iterator[Any]:
+def _candidates(
+    annotation: Any, limits: Mapping[str, Any], value: Any, default: Any
+) -> Iterator[Any]:
     if is_union(annotation):
         yield None
         if section_type(annotation):
@@ -103,7 +116,9 @@ def _switched(key: str, value: Any, is_near: bool) -> Iterator[Any]:
     elif annotation == (str | None):
         yield from [None] if value is not None else []
     elif get_origin(annotation) is not tuple:
-        yield from (other for other in _candidates(annotation, limits, value, default) if other != value)
+        yield from (
+            other for other in _candidates(annotation, limits, value, default) if other != value
+        )
 
 
 @functools.cache

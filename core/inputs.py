@@ -29,6 +29,14 @@ def faults(config: Config, n_classes: int, store: Any) -> list[Fault]:
             load_dataset(dataclasses.replace(config, device="cpu"), store)
         except ValueError as error:
             found.append(Fault("data.path", " ".join(str(error).split())))
-        except (RuntimeError, *DAMAGED) as error:  # RuntimeError: torchvision's of what is not CIFAR
-            found.append(Fault("data.path", f"'{config.data.path}' cannot be read: {' '.join(str(error).split())}"))
+        except (
+            RuntimeError,
+            *DAMAGED,
+        ) as error:  # RuntimeError: torchvision's of what is not CIFAR
+            found.append(
+                Fault(
+                    "data.path",
+                    f"'{config.data.path}' cannot be read: {' '.join(str(error).split())}",
+                )
+            )
     return found

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from core.averaging import Average
 from core.config import Config
 from core.diffusion import alpha_bars
-from core.geometry import class_means, distances, mean_over, track, unbiased_radii, within_class_covariance
+from core.geometry import (
+    class_means,
+    distances,
+    mean_over,
+    track,
+    unbiased_radii,
+    within_class_covariance,
+)
 from core.losses import Geometry, Semantic, Weights, logit_adjustment, semantic_loss
 from core.metrics import MANY_ABOVE
 from core.networks.denoisers import build_denoiser
@@ -22,48 +29,90 @@ from core.pool import Pool, draw, draw_gaussian, quota
 from core.priors import shares, training_prior
 from core.randomness import generator, initialised
 from core.repeated import Recorder, Repeated, cuda_graph
-from core.state import State, build_optimiser, load_module, load_optimiser, module_state, optimiser_state, part, set_rate
+from core.state import (
+    State,
+    build_optimiser,
+    load_module,
+    load_optimiser,
+    module_state,
+    optimiser_state,
+    part,
+    set_rate,
+)
 from core.views import Consistency
 
-STATISTICS_MOMENTUM = 0.99  # per batch, of the latents' mean and standard deviation once the encoder thaws
+STATISTICS_MOMENTUM = (
+    0.99  # per batch, of the latents' mean and standard deviation once the encoder thaws
+)
 
 
 class Learner:
     """The trainable state of a trial after pre-training, and the steps that all its phases share."""
 
-    def __init__(self, config: Config, seed: int, encoder: nn.Module, pretrained_head: Mapping[str, Tensor], class_counts: Tensor):
+    def __init__(
+        self,
+        config: Config,
+        seed: int,
+        encoder: nn.Module,
+        pretrained_head: Mapping[str, Tensor],
+        class_counts: Tensor,
+    ):
         self.config, self.seed, self.device = config, seed, config.device
         self.class_counts = class_counts.to(self.device)  # (C,)
         self.n_images = class_counts.tolist()  # the same, as plain numbers
         self.n_classes, self.n_latents = len(class_counts), encoder.n_latents
         self.encoder = encoder
         head = config.head
-        build = lambda: build_head(head.name, self.n_latents, self.n_classes, head.initial_scale, head.trainable_scale)  # noqa: E731
+        build = lambda: build_head(
+            head.name, self.n_latents, self.n_classes, head.initial_scale, head.trainable_scale
+        )  # noqa: E731
         self.head = initialised(build, seed, f"head {head.name}").to(self.device)
         if head.start == "pretrained":
             self.head.load_state_dict(dict(pretrained_head))
         denoiser = config.denoiser
-        build = lambda: build_denoiser(denoiser.name, self.n_latents, self.n_classes, denoiser.width, denoiser.blocks)  # noqa: E731
+        build = lambda: build_denoiser(
+            denoiser.name, self.n_latents, self.n_classes, denoiser.width, denoiser.blocks
+        )  # noqa: E731
         self.denoiser = initialised(build, seed, f"denoiser {denoiser.name}").to(self.device)
         # changed in place when the pool changes: a recorded step keeps to the tensors that it has met
-        self.adjustment = torch.zeros(self.n_classes, device=self.device)  # (C,) added to training logits
-        self.shares = torch.zeros(2, device=self.device)  # weights of the mean losses of real and of generated latents
-        self.n_per_image = torch.ones((), device=self.device)  # training images and pool, per training image
-        self.many = self.class_counts > MANY_ABOVE  # (C,) classes to borrow from: with many images, or all
+        self.adjustment = torch.zeros(
+            self.n_classes, device=self.device
+        )  # (C,) added to training logits
+        self.shares = torch.zeros(
+            2, device=self.device
+        )  # weights of the mean losses of real and of generated latents
+        self.n_per_image = torch.ones(
+            (), device=self.device
+        )  # training images and pool, per training image
+        self.many = (
+            self.class_counts > MANY_ABOVE
+        )  # (C,) classes to borrow from: with many images, or all
         if not (class_counts > MANY_ABOVE).any():
             self.many = torch.ones_like(self.many)
         # (C,) classes whose mean radius is the common one
-        self.exemplary = self.many if config.losses.radius_from == "many" else torch.ones_like(self.many)
-        self.covariance: Tensor | None = None  # (D, D) within these classes, where the pool is drawn by it
+        self.exemplary = (
+            self.many if config.losses.radius_from == "many" else torch.ones_like(self.many)
+        )
+        self.covariance: Tensor | None = (
+            None  # (D, D) within these classes, where the pool is drawn by it
+        )
         self.optimisers = {
-            name: build_optimiser(config.optim.of(name), getattr(self, name).parameters(), getattr(config.optim.lr, name))
+            name: build_optimiser(
+                config.optim.of(name),
+                getattr(self, name).parameters(),
+                getattr(config.optim.lr, name),
+            )
             for name in ("encoder", "head", "denoiser")
         }
-        self.levels = alpha_bars(config.diffusion.schedule, config.diffusion.steps).to(self.device)  # (T,)
+        self.levels = alpha_bars(config.diffusion.schedule, config.diffusion.steps).to(
+            self.device
+        )  # (T,)
         self.pool = Pool.empty(self.n_latents, self.device)
         self.average: Average | None = None  # made when the encoder thaws, as what follows
         self.consistency: Consistency | None = None
-        self.n_chunks = 1  # in which joint batches pass through the encoder; set before any step is recorded
+        self.n_chunks = (
+            1  # in which joint batches pass through the encoder; set before any step is recorded
+        )
         self.diffusion_loss_at_thaw = float("nan")  # of the last warm-up epoch so far
         self.record: Recorder | None = cuda_graph if self.device == "cuda" else None
         self._repeated: dict[Callable[..., Any], Repeated] = {}
@@ -96,9 +145,13 @@ class Learner:
         if self.config.optim.ema and self.average is None:
             self.average = Average(self.encoder, self.head)
         if self.config.losses.consistency and self.consistency is None:
-            self.consistency = initialised(lambda: Consistency(self.n_latents), self.seed, "consistency").to(self.device)
+            self.consistency = initialised(
+                lambda: Consistency(self.n_latents), self.seed, "consistency"
+            ).to(self.device)
             rate = float(self.optimisers["head"].param_groups[0]["lr"])
-            self.optimisers["consistency"] = build_optimiser(self.config.optim.of("head"), self.consistency.parameters(), rate)
+            self.optimisers["consistency"] = build_optimiser(
+                self.config.optim.of("head"), self.consistency.parameters(), rate
+            )
 
     def standardise(self, latents: Tensor) -> Tensor:
         """(..., D) in the denoiser's coordinates."""
@@ -113,7 +166,9 @@ class Learner:
         """`step` with this learner as its first argument, recorded where the device can repeat recordings."""
         if step not in self._repeated:
             # not the learner itself: a cycle would keep its memory on the device until Python looks for cycles
-            self._repeated[step] = Repeated(functools.partial(step, weakref.proxy(self)), self.record)
+            self._repeated[step] = Repeated(
+                functools.partial(step, weakref.proxy(self)), self.record
+            )
         return self._repeated[step]
 
     def draw_noise(self, n: int, gen: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -161,19 +216,27 @@ class Learner:
         prototypes, radii = self.geometry.prototypes, self.geometry.radii
         # From the prototypes as they were: one that has taken in the batch is nearer to it, most of all to a class's only
         # sample, of which it has taken a tenth.
-        apart, counts = class_means(distances(standard, labels, prototypes), labels, self.n_classes, used)
+        apart, counts = class_means(
+            distances(standard, labels, prototypes), labels, self.n_classes, used
+        )
         radii.copy_(track(radii, apart, counts, momentum))
         if self.covariance is not None:
             found, n = within_class_covariance(standard, labels, prototypes, self.many, used)
             m = STATISTICS_MOMENTUM
-            self.covariance.copy_(torch.where(n > 0, m * self.covariance + (1 - m) * found, self.covariance))
+            self.covariance.copy_(
+                torch.where(n > 0, m * self.covariance + (1 - m) * found, self.covariance)
+            )
         means, _ = class_means(standard, labels, self.n_classes, used)
         prototypes.copy_(track(prototypes, means, counts, momentum))
 
     def training_prior(self) -> list[float]:
         """(C,) share of each class in the classification loss; sums to 1."""
         labels = self.pool.labels
-        drawn = torch.bincount(labels, minlength=self.n_classes).tolist() if len(labels) else [0] * self.n_classes
+        drawn = (
+            torch.bincount(labels, minlength=self.n_classes).tolist()
+            if len(labels)
+            else [0] * self.n_classes
+        )
         return training_prior(self.config, self.n_images, drawn)
 
     def weigh(self) -> None:
@@ -181,7 +244,9 @@ class Learner:
         config, n_real, n_generated = self.config, sum(self.n_images), len(self.pool.labels)
         self.shares.copy_(torch.tensor(shares(config, n_real, n_generated)))
         self.n_per_image.fill_((n_real + n_generated) / n_real)
-        self.adjustment.copy_(logit_adjustment(torch.tensor(self.training_prior()), config.losses.logit_adjustment))
+        self.adjustment.copy_(
+            logit_adjustment(torch.tensor(self.training_prior()), config.losses.logit_adjustment)
+        )
 
     def refresh_pool(self, epoch: int) -> None:
         """Draw all generated latents anew."""
@@ -212,12 +277,16 @@ class Learner:
         thaw = torch.tensor(self.diffusion_loss_at_thaw, dtype=torch.float64)
         state = {"diffusion_loss_at_thaw": thaw}
         if "denoiser" in modules:
-            state |= {"mean": self.mean, "std": self.std} | {f"geometry.{name}": tensor for name, tensor in self.geometry._asdict().items()}
+            state |= {"mean": self.mean, "std": self.std} | {
+                f"geometry.{name}": tensor for name, tensor in self.geometry._asdict().items()
+            }
         if "denoiser" in modules and self.covariance is not None:
             state["covariance"] = self.covariance
         state |= {f"pool.{name}": tensor for name, tensor in self.pool._asdict().items()}
         for name, module in modules.items():
-            state |= module_state(name, module) | optimiser_state(f"optim.{name}", self.optimisers[name])
+            state |= module_state(name, module) | optimiser_state(
+                f"optim.{name}", self.optimisers[name]
+            )
         return state if self.average is None else state | module_state("average", self.average)
 
     def load(self, state: State) -> None:
@@ -225,8 +294,12 @@ class Learner:
         self.diffusion_loss_at_thaw = float(state["diffusion_loss_at_thaw"])
         if "mean" in state:
             self.mean, self.std = state["mean"].to(self.device), state["std"].to(self.device)
-            self.geometry = Geometry(**{k: v.to(self.device) for k, v in part("geometry", state).items()})
-        if self.covariance is not None and "covariance" in state:  # arms share a warm-up, some without one
+            self.geometry = Geometry(
+                **{k: v.to(self.device) for k, v in part("geometry", state).items()}
+            )
+        if (
+            self.covariance is not None and "covariance" in state
+        ):  # arms share a warm-up, some without one
             self.covariance = state["covariance"].to(self.device)
         self.pool = Pool(**{k: v.to(self.device) for k, v in part("pool", state).items()})
         self.weigh()

@@ -30,10 +30,20 @@ class Semantic(NamedTuple):
     diffusion: Tensor
     prototype: Tensor | None  # None where its weight is 0
     radius: Tensor | None
-    estimate_means: tuple[Tensor, Tensor] | None  # (C,) mean distance of x0 estimates, (C,) counts; to be tracked
+    estimate_means: (
+        tuple[Tensor, Tensor] | None
+    )  # (C,) mean distance of x0 estimates, (C,) counts; to be tracked
 
 
-def diffusion_loss(output: Tensor, x0: Tensor, noise: Tensor, alpha_bar: Tensor, objective: str, weighting: str, used: Tensor | None = None) -> Tensor:
+def diffusion_loss(
+    output: Tensor,
+    x0: Tensor,
+    noise: Tensor,
+    alpha_bar: Tensor,
+    objective: str,
+    weighting: str,
+    used: Tensor | None = None,
+) -> Tensor:
     """Weighted mean squared error of the denoiser's output, over the samples `used`, (B,) 0 or 1.
 
     All others (B, D), alpha_bar (B, 1); returns ().
@@ -88,7 +98,9 @@ def semantic_loss(
     """
     noisy = add_noise(latents, noise, alpha_bar)
     output = denoise(noisy, t, labels)
-    diffusion = total = diffusion_loss(output, latents, noise, alpha_bar, objective, weighting, used)
+    diffusion = total = diffusion_loss(
+        output, latents, noise, alpha_bar, objective, weighting, used
+    )
     prototype = radius = estimate_means = None
     if weights.prototype > 0:
         prototype = prototype_loss(latents, labels, geometry.prototypes, used)
@@ -98,8 +110,16 @@ def semantic_loss(
         clear = (alpha_bar[:, 0] >= 0.5).to(latents.dtype)
         clear = clear if used is None else clear * used
         common = geometry.radii.mean() if common is None else common
-        radius = radius_loss(latents, labels, geometry.prototypes, geometry.radii, weights.momentum, used, common) + radius_loss(
-            x0, labels, geometry.prototypes, geometry.estimate_radii, weights.momentum, clear, common
+        radius = radius_loss(
+            latents, labels, geometry.prototypes, geometry.radii, weights.momentum, used, common
+        ) + radius_loss(
+            x0,
+            labels,
+            geometry.prototypes,
+            geometry.estimate_radii,
+            weights.momentum,
+            clear,
+            common,
         )
         total = total + weights.radius * radius
         apart = distances(x0.detach(), labels, geometry.prototypes)

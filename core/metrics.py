@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MANY_ABOVE = 100  # training images; Liu et al. 2019 (ImageNet-LT): many > 100, medium 20 to 100, few < 20
+MANY_ABOVE = (
+    100  # training images; Liu et al. 2019 (ImageNet-LT): many > 100, medium 20 to 100, few < 20
+)
 FEW_BELOW = 20
 
 
@@ -47,7 +49,9 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, n_bins: int = 15)
     confidence, predictions = logits.softmax(1).max(1)
     hits = (predictions == labels).to(confidence)
     bins = (confidence * n_bins).ceil().long().sub(1).clamp(0, n_bins - 1)
-    gaps = torch.zeros(n_bins, device=logits.device, dtype=confidence.dtype).index_add(0, bins, hits - confidence)
+    gaps = torch.zeros(n_bins, device=logits.device, dtype=confidence.dtype).index_add(
+        0, bins, hits - confidence
+    )
     return 100 * gaps.abs().sum() / len(labels)
 
 
@@ -83,4 +87,6 @@ def evaluate(
         members = mask[labels]
         if members.any():
             scalars[f"test/{name}"] = 100 * (predictions == labels)[members].double().mean()
-    return {name: float(value) for name, value in scalars.items()}, {"test/per_class": per_class.tolist()}
+    return {name: float(value) for name, value in scalars.items()}, {
+        "test/per_class": per_class.tolist()
+    }

@@ -16,7 +16,9 @@ from core.config import ALTERNATIVES, Config
 SWITCH = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
 LARGEST = 2**63  # whole numbers are below it, as those of files are: larger ones fit into no tensor
 
-_hints = functools.cache(typing.get_type_hints)  # resolving annotations is slow, and a grid has many cells
+_hints = functools.cache(
+    typing.get_type_hints
+)  # resolving annotations is slow, and a grid has many cells
 
 
 class Fault(NamedTuple):
@@ -53,7 +55,11 @@ def parse(settings: Mapping[str, Any]) -> tuple[Config, list[Fault]]:
 def to_tree(config: Any) -> dict[str, Any]:
     """The configuration as nested plain values: what is recorded, hashed and shown."""
     return {
-        f.name: to_tree(value) if dataclasses.is_dataclass(value) else list(value) if isinstance(value, tuple) else value
+        f.name: to_tree(value)
+        if dataclasses.is_dataclass(value)
+        else list(value)
+        if isinstance(value, tuple)
+        else value
         for f in dataclasses.fields(config)
         for value in [getattr(config, f.name)]
     }
@@ -79,17 +85,42 @@ def find(key: str) -> tuple[Any, Mapping[str, Any], Fault | None]:
             where = ".".join(parts[:depth])
             valid = sorted(hints)
             close = difflib.get_close_matches(part, valid, n=1)
-            hint = f"did you mean '{'.'.join(filter(None, [where, close[0]]))}'?" if close else f"choose from {', '.join(valid)}"
-            return None, {}, Fault(key, f"unknown setting '{part}'" + (f" in '{where}'" if where else "") + f"; {hint}")
+            hint = (
+                f"did you mean '{'.'.join(filter(None, [where, close[0]]))}'?"
+                if close
+                else f"choose from {', '.join(valid)}"
+            )
+            return (
+                None,
+                {},
+                Fault(
+                    key,
+                    f"unknown setting '{part}'" + (f" in '{where}'" if where else "") + f"; {hint}",
+                ),
+            )
         annotation = hints[part]
         nested = section_type(annotation)
         if depth == len(parts) - 1:
             if nested and not is_union(annotation):
-                return None, {}, Fault(key, f"'{key}' is a section; set one of its keys: {', '.join(_hints(nested))}")
+                return (
+                    None,
+                    {},
+                    Fault(
+                        key,
+                        f"'{key}' is a section; set one of its keys: {', '.join(_hints(nested))}",
+                    ),
+                )
             field = next(f for f in dataclasses.fields(cls) if f.name == part)
             return annotation, field.metadata, None
         if nested is None:
-            return None, {}, Fault(key, f"'{'.'.join(parts[: depth + 1])}' is a value and has no key '{parts[depth + 1]}'")
+            return (
+                None,
+                {},
+                Fault(
+                    key,
+                    f"'{'.'.join(parts[: depth + 1])}' is a value and has no key '{parts[depth + 1]}'",
+                ),
+            )
         cls = nested
     raise AssertionError("a key has at least one part")
 
@@ -98,13 +129,22 @@ def convert(value: Any, annotation: Any, limits: Mapping[str, Any]) -> tuple[Any
     """`value` as the annotated type, or why it is not one."""
     if is_union(annotation):
         options = [option for option in typing.get_args(annotation) if option is not type(None)]
-        names_none = any("none" in typing.get_args(option) for option in options)  # as one of its choices
+        names_none = any(
+            "none" in typing.get_args(option) for option in options
+        )  # as one of its choices
         if value is None or (value == "none" and not names_none):
             return None, ""
         nested = section_type(annotation)
         if nested:  # `plateau: {}` or `plateau: on` takes the section with its defaults
             empty = value == {} or SWITCH.get(str(value).lower(), False)
-            return (to_tree(nested()), "") if empty else (None, f"{value!r} is not a section; write {{}} for its defaults, or set its keys")
+            return (
+                (to_tree(nested()), "")
+                if empty
+                else (
+                    None,
+                    f"{value!r} is not a section; write {{}} for its defaults, or set its keys",
+                )
+            )
         return convert(value, options[0], limits)
     if typing.get_origin(annotation) is Literal:
         choices = typing.get_args(annotation)
@@ -128,7 +168,11 @@ def convert(value: Any, annotation: Any, limits: Mapping[str, Any]) -> tuple[Any
             return SWITCH[value.lower()], ""
         return None, f"{value!r} is not a switch; write true or false"
     if annotation is int:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not (abs(value) < LARGEST and float(value).is_integer()):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not (abs(value) < LARGEST and float(value).is_integer())
+        ):
             return None, f"{_short(value)} is not a whole number"
         return _limit(int(value), limits)
     if annotation is float:
@@ -142,7 +186,11 @@ def convert(value: Any, annotation: Any, limits: Mapping[str, Any]) -> tuple[Any
 
 def _short(value: Any) -> str:
     """A number as a message quotes it; Python refuses to print very long ones."""
-    return f"{value:#x}"[:20] + "..." if isinstance(value, int) and abs(value) >= LARGEST else repr(value)
+    return (
+        f"{value:#x}"[:20] + "..."
+        if isinstance(value, int) and abs(value) >= LARGEST
+        else repr(value)
+    )
 
 
 def _limit(value: float, limits: Mapping[str, Any]) -> tuple[Any, str]:
@@ -191,20 +239,43 @@ def _cross_checks(config: Config) -> list[Fault]:
     faults = []
     data, encoder, warmup = config.data, config.encoder, config.warmup
     if data.source == "folder" and not data.path:
-        faults.append(Fault("data.path", "source 'folder' needs the path of a folder or .tar.gz archive with train/ and test/"))
+        faults.append(
+            Fault(
+                "data.path",
+                "source 'folder' needs the path of a folder or .tar.gz archive with train/ and test/",
+            )
+        )
     if data.source.startswith("cifar") and not data.path:
-        faults.append(Fault("data.path", f"source '{data.source}' needs the folder that torchvision keeps it in"))
+        faults.append(
+            Fault(
+                "data.path", f"source '{data.source}' needs the folder that torchvision keeps it in"
+            )
+        )
     n_channels = 1 if data.channels == "gray" else 3
     for name in ("mean", "std"):
         n_values = len(getattr(data, name))
         if n_values not in (1, n_channels):
-            faults.append(Fault(f"data.{name}", f"has {n_values} values; the images have {n_channels} channel{'s' * (n_channels > 1)}"))
+            faults.append(
+                Fault(
+                    f"data.{name}",
+                    f"has {n_values} values; the images have {n_channels} channel{'s' * (n_channels > 1)}",
+                )
+            )
     if data.flip_channels and data.channels == "gray":
         faults.append(Fault("data.flip_channels", "gray images have no red and blue to swap"))
     if encoder.checkpoint:
-        order = {"rgb": "bgr", "bgr": "rgb"}.get(data.channels, data.channels) if data.flip_channels else data.channels
+        order = (
+            {"rgb": "bgr", "bgr": "rgb"}.get(data.channels, data.channels)
+            if data.flip_channels
+            else data.channels
+        )
         if encoder.channels is None:
-            faults.append(Fault("encoder.channels", "a checkpoint needs the channel order that it was trained on: rgb, bgr or gray"))
+            faults.append(
+                Fault(
+                    "encoder.channels",
+                    "a checkpoint needs the channel order that it was trained on: rgb, bgr or gray",
+                )
+            )
         elif encoder.channels != order:
             faults.append(Fault(
                 "encoder.channels",
@@ -212,27 +283,67 @@ def _cross_checks(config: Config) -> list[Fault]:
                 f"set data.flip_channels: {str(not data.flip_channels).lower()} (a swap of red and blue costs many points of accuracy, silently)",
             ))  # fmt: skip
     elif config.pretraining.epochs == 0:
-        faults.append(Fault("pretraining.epochs", "0 leaves the encoder untrained; name an encoder.checkpoint or train it"))
-    if config.method == "joint" and [warmup.epochs, warmup.fraction, warmup.plateau].count(None) == 3:
+        faults.append(
+            Fault(
+                "pretraining.epochs",
+                "0 leaves the encoder untrained; name an encoder.checkpoint or train it",
+            )
+        )
+    if (
+        config.method == "joint"
+        and [warmup.epochs, warmup.fraction, warmup.plateau].count(None) == 3
+    ):
         faults.append(Fault("warmup", "set one of epochs, fraction, plateau"))
     if warmup.epochs is not None and warmup.epochs > config.epochs:
-        faults.append(Fault("warmup.epochs", f"{warmup.epochs} is more than the {config.epochs} epochs of the trial"))
+        faults.append(
+            Fault(
+                "warmup.epochs",
+                f"{warmup.epochs} is more than the {config.epochs} epochs of the trial",
+            )
+        )
     faults += _plateau_faults(config)
     faults += _optimiser_faults(config)
-    if config.method == "joint" and config.losses.consistency and not config.mixup and data.augmentation == "none":
+    if (
+        config.method == "joint"
+        and config.losses.consistency
+        and not config.mixup
+        and data.augmentation == "none"
+    ):
         message = f"{config.losses.consistency:g}, and both views of an image would be the same; set data.augmentation: crop, crop-flip or strong, or mixup"
         faults.append(Fault("losses.consistency", message))
     batching = {"joint": config.batching, "staged": config.staged.batching}.get(config.method)
-    if config.losses.logit_adjustment and batching == "balanced" and not (config.method == "joint" and config.losses.generated):
+    if (
+        config.losses.logit_adjustment
+        and batching == "balanced"
+        and not (config.method == "joint" and config.losses.generated)
+    ):
         message = f"{config.losses.logit_adjustment:g} changes nothing: balanced batches have a uniform prior; set it to 0, or batching to natural"
         faults.append(Fault("losses.logit_adjustment", message))
-    if config.method not in ("ce", "ce-adjusted") and config.head.start == "pretrained" and config.head.name != "linear":
-        faults.append(Fault("head.start", f"'pretrained' is the linear head of the pre-training, and head.name is {config.head.name}; choose random, or head.name: linear"))
-    if config.method == "staged" and config.staged.encoding.augmented and data.augmentation == "none":
+    if (
+        config.method not in ("ce", "ce-adjusted")
+        and config.head.start == "pretrained"
+        and config.head.name != "linear"
+    ):
+        faults.append(
+            Fault(
+                "head.start",
+                f"'pretrained' is the linear head of the pre-training, and head.name is {config.head.name}; choose random, or head.name: linear",
+            )
+        )
+    if (
+        config.method == "staged"
+        and config.staged.encoding.augmented
+        and data.augmentation == "none"
+    ):
         message = "true, and data.augmentation is none: nothing would differ; set data.augmentation: crop, crop-flip or strong, or staged.encoding.augmented: false"
         faults.append(Fault("staged.encoding.augmented", message))
     if config.generation.method == "ddim" and config.generation.steps > config.diffusion.steps:
-        faults.append(Fault("generation.steps", f"{config.generation.steps} is more than the {config.diffusion.steps} of diffusion.steps"))
+        faults.append(
+            Fault(
+                "generation.steps",
+                f"{config.generation.steps} is more than the {config.diffusion.steps} of diffusion.steps",
+            )
+        )
     return faults
 
 
@@ -246,9 +357,19 @@ def _optimiser_faults(config: Config) -> list[Fault]:
         faults.append(Fault("optim.nesterov", f"true, and {why}"))
     for key, value in (("optim.sam", optim.sam), ("losses.consistency", config.losses.consistency)):
         if value and config.method == "joint" and config.routing == "alternating":
-            faults.append(Fault(key, f"{value:g} does not go with routing: alternating, which takes two steps a batch; set it to 0, or another routing"))
+            faults.append(
+                Fault(
+                    key,
+                    f"{value:g} does not go with routing: alternating, which takes two steps a batch; set it to 0, or another routing",
+                )
+            )
     if optim.ramp_epochs and plateau is not None:
-        faults.append(Fault("optim.ramp_epochs", "goes with warmup.epochs or warmup.fraction: a plateau's thaw is not known beforehand"))
+        faults.append(
+            Fault(
+                "optim.ramp_epochs",
+                "goes with warmup.epochs or warmup.fraction: a plateau's thaw is not known beforehand",
+            )
+        )
     return faults
 
 

@@ -21,7 +21,10 @@ class Pool(NamedTuple):
 
     @staticmethod
     def empty(n_latents: int, device: str) -> Pool:
-        return Pool(torch.zeros(0, n_latents, device=device), torch.zeros(0, dtype=torch.int64, device=device))
+        return Pool(
+            torch.zeros(0, n_latents, device=device),
+            torch.zeros(0, dtype=torch.int64, device=device),
+        )
 
 
 def quota(rule: str, class_counts: Tensor) -> Tensor:
@@ -37,7 +40,9 @@ def quota(rule: str, class_counts: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def draw_gaussian(prototypes: Tensor, covariance: Tensor, counts: Tensor, generator: torch.Generator) -> Pool:
+def draw_gaussian(
+    prototypes: Tensor, covariance: Tensor, counts: Tensor, generator: torch.Generator
+) -> Pool:
     """A fresh pool with counts[c] latents of class c, normal around its prototype. (C, D), (D, D), (C,)."""
     device = prototypes.device
     labels = torch.repeat_interleave(torch.arange(len(counts), device=device), counts.to(device))
@@ -59,12 +64,16 @@ def draw(
     device = levels.device
     labels = torch.repeat_interleave(torch.arange(len(counts), device=device), counts.to(device))
     n_used, eta = (generation.steps, 0.0) if generation.method == "ddim" else (diffusion.steps, 1.0)
-    limit = 1.0 if diffusion.scaling == "unit" else farthest if diffusion.objective == "noise" else None
+    limit = (
+        1.0 if diffusion.scaling == "unit" else farthest if diffusion.objective == "noise" else None
+    )
     if not len(labels):
         return Pool.empty(n_latents, str(device))
     classes, parts = torch.arange(len(counts), device=device), []
     for batch in labels.split(BATCH):
         start = torch.randn(len(batch), n_latents, generator=generator, device=device)
         denoise = lambda z, t: denoiser(z, t[:1].expand(len(classes)), classes, batch)  # noqa: B023, E731
-        parts.append(generate(denoise, diffusion.objective, levels, start, n_used, eta, generator, limit))
+        parts.append(
+            generate(denoise, diffusion.objective, levels, start, n_used, eta, generator, limit)
+        )
     return Pool(torch.cat(parts), labels)

@@ -23,7 +23,9 @@ def shares(config: Config, n_real: float, n_generated: float) -> tuple[float, fl
     return config.losses.real * n_real / total, config.losses.generated * n_generated / total
 
 
-def training_prior(config: Config, class_counts: Sequence[float], drawn: Sequence[float]) -> list[float]:
+def training_prior(
+    config: Config, class_counts: Sequence[float], drawn: Sequence[float]
+) -> list[float]:
     """(C,) share of each class in the classification loss of the last phase; sums to 1.
 
     class_counts, drawn: training images, and latents in the pool, of each class.
@@ -33,7 +35,11 @@ def training_prior(config: Config, class_counts: Sequence[float], drawn: Sequenc
         weights = list(class_counts)
     elif config.method == "staged":
         is_balanced = config.staged.batching == "balanced"
-        weights = [1.0] * n_classes if is_balanced else [n + m for n, m in zip(class_counts, drawn, strict=True)]
+        weights = (
+            [1.0] * n_classes
+            if is_balanced
+            else [n + m for n, m in zip(class_counts, drawn, strict=True)]
+        )
     else:
         n_real = sum(class_counts)
         real = [n_real / n_classes] * n_classes if config.batching == "balanced" else class_counts
@@ -49,7 +55,13 @@ def uncorrected_prior(config: Config, prior: Sequence[float]) -> list[float] | N
     A head trained with tau log(prior) added to its logits estimates p(y | x) / prior(y)^tau (Menon et al. 2021, eq. 10):
     what is left is prior^(1 - tau).
     """
-    tau = 1.0 if config.method == "ce-adjusted" else 0.0 if config.method == "ce" else config.losses.logit_adjustment
+    tau = (
+        1.0
+        if config.method == "ce-adjusted"
+        else 0.0
+        if config.method == "ce"
+        else config.losses.logit_adjustment
+    )
     left = [p ** (1 - tau) if p else 0.0 for p in prior]
     if min(left) <= 0 or max(left) < (1 + NEARLY) * min(left):
         return None

@@ -14,17 +14,24 @@ T = TypeVar("T")
 
 def seed_of(seed: int, purpose: str, epoch: int = 0) -> int:
     """A 63-bit seed; equal for all arms, so that they meet the same batches, crops and noise."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}/{epoch}".encode()).digest()[:8], "big") >> 1
+    return (
+        int.from_bytes(hashlib.sha256(f"{seed}/{purpose}/{epoch}".encode()).digest()[:8], "big")
+        >> 1
+    )
 
 
-def generator(seed: int, purpose: str, epoch: int = 0, device: str | torch.device = "cpu") -> torch.Generator:
+def generator(
+    seed: int, purpose: str, epoch: int = 0, device: str | torch.device = "cpu"
+) -> torch.Generator:
     """A generator of its own for one purpose in one epoch."""
     return torch.Generator(device=device).manual_seed(seed_of(seed, purpose, epoch))
 
 
 def mixing_shares(alpha: float, n: int, seed: int, purpose: str, epoch: int) -> torch.Tensor:
     """(n,) float in [0, 1] from Beta(alpha, alpha): the shares of mixup (Zhang et al. 2018)."""
-    return torch.from_numpy(np.random.default_rng(seed_of(seed, purpose, epoch)).beta(alpha, alpha, n)).float()
+    return torch.from_numpy(
+        np.random.default_rng(seed_of(seed, purpose, epoch)).beta(alpha, alpha, n)
+    ).float()
 
 
 def initialised(build: Callable[[], T], seed: int, purpose: str) -> T:

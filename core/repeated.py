@@ -86,4 +86,3 @@ def cuda_graph(step: Step, inputs: list[Tensor | None]) -> tuple[Any, Callable[[
     with torch.cuda.graph(graph):
         outputs = step(*inputs)
     return outputs, graph.replay
-

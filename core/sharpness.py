@@ -24,7 +24,9 @@ def perturbed(parameters: Sequence[Tensor], rho: float) -> Iterator[None]:
     gradients = [parameter.grad for parameter in moved]
     with torch.no_grad():
         before = [parameter.clone() for parameter in moved]
-        torch._foreach_add_(moved, torch._foreach_mul(gradients, rho / get_total_norm(gradients).clamp(min=1e-12)))
+        torch._foreach_add_(
+            moved, torch._foreach_mul(gradients, rho / get_total_norm(gradients).clamp(min=1e-12))
+        )
     for parameter in moved:
         parameter.grad = None
     try:

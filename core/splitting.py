@@ -29,7 +29,9 @@ class Splitting:
     def __init__(self, config: Config, records: Iterable[Mapping[str, Any]]):
         """records: what the trial has reported, in order; a phase goes on as it stopped."""
         self.config = config
-        self.n_chunks: dict[str, int] = {record["phase"]: record.get("accumulation", 1) for record in records}
+        self.n_chunks: dict[str, int] = {
+            record["phase"]: record.get("accumulation", 1) for record in records
+        }
 
     def run(self, trial: Runs, link: Link) -> Report | None:
         """What the epoch reports; None if memory ran out and more chunks are to be tried, by another trial from a checkpoint.
@@ -45,7 +47,9 @@ class Splitting:
             if n >= most:
                 raise torch.OutOfMemoryError(in_vain(link, most, error)) from error
             self.n_chunks[link.phase] = min(2 * n, most)
-            message = "out of memory in %s epoch %d: again from the last checkpoint, batches in %d chunks"
+            message = (
+                "out of memory in %s epoch %d: again from the last checkpoint, batches in %d chunks"
+            )
             logging.getLogger("core").warning(message, link.phase, link.epoch, self.of(link.phase))
         return None  # here, where no traceback keeps the tensors of the failed step
 
@@ -58,7 +62,9 @@ def in_vain(link: Link, most: int, error: BaseException) -> str:
     how = "where no batch passes through the encoder that could be split"
     if most > 1:
         how = f"even with each batch split as finely as can be, in {most} chunks"
-    return f"out of memory in {link.phase} epoch {link.epoch}, {how}: {' '.join(str(error).split())}"
+    return (
+        f"out of memory in {link.phase} epoch {link.epoch}, {how}: {' '.join(str(error).split())}"
+    )
 
 
 def _most(config: Config, phase: str) -> int:

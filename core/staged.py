@@ -15,23 +15,36 @@ from core.losses import diffusion_loss
 from core.diffusion import add_noise
 
 
-def diffusion_epoch(learner: Learner, latents: Tensor, labels: Tensor, epoch: int) -> dict[str, float]:
+def diffusion_epoch(
+    learner: Learner, latents: Tensor, labels: Tensor, epoch: int
+) -> dict[str, float]:
     """Train the denoiser alone on the latents (N, D) of the frozen encoder."""
     means, streams = Means(learner.config), Streams(learner, epoch)
     learner.denoiser.train()
     step = learner.repeated(diffusion_step)
     for chosen in batches(len(labels), learner.config.batch_size, streams.order):
-        means.add(step(latents[chosen], labels[chosen], *learner.draw_noise(len(chosen), streams.noise)))
+        means.add(
+            step(latents[chosen], labels[chosen], *learner.draw_noise(len(chosen), streams.noise))
+        )
     return means.read()
 
 
-def diffusion_step(learner: Learner, z: Tensor, y: Tensor, t: Tensor, noise: Tensor) -> dict[str, Tensor]:
+def diffusion_step(
+    learner: Learner, z: Tensor, y: Tensor, t: Tensor, noise: Tensor
+) -> dict[str, Tensor]:
     """One update of the denoiser. z, noise: (B, D); y, t: (B,)."""
-    diffusion, x0, alpha_bar = learner.config.diffusion, learner.standardise(z), learner.levels[t][:, None]
+    diffusion, x0, alpha_bar = (
+        learner.config.diffusion,
+        learner.standardise(z),
+        learner.levels[t][:, None],
+    )
     output = learner.denoiser(add_noise(x0, noise, alpha_bar), t, y)
     loss = diffusion_loss(output, x0, noise, alpha_bar, diffusion.objective, diffusion.weighting)
     loss.backward()
-    metrics = {"train/diffusion_loss": loss.detach(), "grad/denoiser": gradient_norm(learner, "denoiser")}
+    metrics = {
+        "train/diffusion_loss": loss.detach(),
+        "grad/denoiser": gradient_norm(learner, "denoiser"),
+    }
     update(learner, "denoiser")
     return metrics
 
@@ -41,7 +54,11 @@ def head_epoch(learner: Learner, latents: Tensor, labels: Tensor, epoch: int) ->
 
     epoch: from 1, of the head's training.
     """
-    config, means, streams = learner.config, Means(learner.config), Streams(learner, epoch)  # the same with and without generation
+    config, means, streams = (
+        learner.config,
+        Means(learner.config),
+        Streams(learner, epoch),
+    )  # the same with and without generation
     pool = learner.pool
     x = torch.cat([latents, learner.destandardise(pool.latents)])
     y = torch.cat([labels, pool.labels])

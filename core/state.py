@@ -24,7 +24,9 @@ def load_module(prefix: str, module: nn.Module, state: Mapping[str, Tensor]) -> 
 def part(prefix: str, state: Mapping[str, Tensor]) -> State:
     """The entries below `prefix`, without it."""
     start = f"{prefix}."
-    return {name.removeprefix(start): tensor for name, tensor in state.items() if name.startswith(start)}
+    return {
+        name.removeprefix(start): tensor for name, tensor in state.items() if name.startswith(start)
+    }
 
 
 def build_optimiser(optim: Optim, parameters: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
@@ -53,7 +55,9 @@ def optimiser_state(prefix: str, optimiser: torch.optim.Optimizer) -> State:
     }
 
 
-def load_optimiser(prefix: str, optimiser: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
+def load_optimiser(
+    prefix: str, optimiser: torch.optim.Optimizer, state: Mapping[str, Tensor]
+) -> None:
     parameters = optimiser.param_groups[0]["params"]
     for name, value in part(prefix, state).items():
         i, entry = name.split(".", 1)
@@ -73,7 +77,9 @@ def set_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
 
 
 def to_bytes(state: State) -> bytes:
-    return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
+    return safetensors.torch.save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    )
 
 
 def from_bytes(data: bytes) -> State:

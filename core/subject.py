@@ -34,7 +34,11 @@ class StrategyA:
         if faults:
             return faults
         missing = list(fingerprint.missing_inputs(config))
-        return missing if any(fault.key == "data.path" for fault in missing) else [*missing, *_data_faults(config)]
+        return (
+            missing
+            if any(fault.key == "data.path" for fault in missing)
+            else [*missing, *_data_faults(config)]
+        )
 
     def resolve(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         return to_tree(_config(settings))
@@ -72,7 +76,9 @@ class StrategyA:
             "device": config.device,
             "precision": config.precision,
             "threads": config.threads,
-            "epochs": sum(phase not in (PRETRAIN, EVALUATE) for phase, _ in trajectory.planned(config)),
+            "epochs": sum(
+                phase not in (PRETRAIN, EVALUATE) for phase, _ in trajectory.planned(config)
+            ),
             "pretraining_epochs": config.pretraining_epochs,
             "encoder": config.encoder.name,
             "head": config.head.name,
@@ -80,7 +86,9 @@ class StrategyA:
             "versions": fingerprint.versions(),
         }
 
-    def chain(self, settings: Mapping[str, Any], seed: int, records: trajectory.Records) -> list[Link]:
+    def chain(
+        self, settings: Mapping[str, Any], seed: int, records: trajectory.Records
+    ) -> list[Link]:
         return trajectory.chain(_config(settings), seed, records)
 
     def effective(self, settings: Mapping[str, Any]) -> str:
@@ -93,7 +101,12 @@ class StrategyA:
         return counts_with(settings, key)
 
     def advance(
-        self, settings: Mapping[str, Any], seed: int, until: str | None, store: Any, report: Callable[[str, dict[str, Any]], bool | None]
+        self,
+        settings: Mapping[str, Any],
+        seed: int,
+        until: str | None,
+        store: Any,
+        report: Callable[[str, dict[str, Any]], bool | None],
     ) -> None:
         from core.trial import advance
 
@@ -127,7 +140,11 @@ def _data_faults(config: Config) -> list[Fault]:
         return [_located(config, error)]
     except UNREADABLE as error:
         file = shown(getattr(error, "filename", None) or config.data.path)
-        return [Fault("data.path", f"'{file}' cannot be read: {getattr(error, 'strerror', None) or error}")]
+        return [
+            Fault(
+                "data.path", f"'{file}' cannot be read: {getattr(error, 'strerror', None) or error}"
+            )
+        ]
     return []
 
 
@@ -135,12 +152,22 @@ def _located(config: Config, error: ValueError) -> Fault:
     """The fault under the setting that it is due to: those that tell which images there are come before the profile's."""
     data = config.data
     try:
-        available = _class_counts(config, dataclasses.replace(data, imbalance_factor=None, n_max=None, validation=0.0))
+        available = _class_counts(
+            config, dataclasses.replace(data, imbalance_factor=None, n_max=None, validation=0.0)
+        )
     except ValueError as cause:
-        message = " ".join(str(cause).split())  # what tarfile says has a line for each kind of compression
-        return Fault("data.n_test", f"{data.n_test} {message}") if data.source == "digits" else Fault("data.path", message)
+        message = " ".join(
+            str(cause).split()
+        )  # what tarfile says has a line for each kind of compression
+        return (
+            Fault("data.n_test", f"{data.n_test} {message}")
+            if data.source == "digits"
+            else Fault("data.path", message)
+        )
     try:
-        exponential_counts(data.n_max or max(available), len(available), data.imbalance_factor or 1.0)
+        exponential_counts(
+            data.n_max or max(available), len(available), data.imbalance_factor or 1.0
+        )
     except ValueError as cause:
         return Fault("data.imbalance_factor", str(cause))
     try:
@@ -171,10 +198,21 @@ def _last_metrics(config: Config, counts: Sequence[int]) -> set[str]:
     thaws = config.method == "joint" and config.longest_warmup < config.epochs
     if thaws and config.optim.ema:
         names |= {f"{name}_ema" for name in names - {"test/ece", "test/top1_compensated"}}
-    names |= {"train/real_loss", "grad/head", "diag/latent_drift", "diag/cka", "diag/effective_rank", "diag/total_variance"}
+    names |= {
+        "train/real_loss",
+        "grad/head",
+        "diag/latent_drift",
+        "diag/cka",
+        "diag/effective_rank",
+        "diag/total_variance",
+    }
     names |= _radius_metrics(config, counts)
     names |= {"head/concentration"} if config.head.name == "wcdas" else set()
-    names |= {"gen/radius_ratio", "gen/prototype_distance", "gen/one_nn"} if any(min(n, m) > 1 for n, m in zip(counts, drawn)) else set()
+    names |= (
+        {"gen/radius_ratio", "gen/prototype_distance", "gen/one_nn"}
+        if any(min(n, m) > 1 for n, m in zip(counts, drawn))
+        else set()
+    )
     if config.method == "staged":
         return names
     names |= {"train/diffusion_loss", "grad/denoiser"}
@@ -187,7 +225,12 @@ def _last_metrics(config: Config, counts: Sequence[int]) -> set[str]:
         return names
     names |= {"grad/head_real", "grad/head_generated"} if any(drawn) else set()
     names |= {"grad/encoder_real", "grad/encoder_semantic", "grad/conflict_cosine_parameters"}
-    names |= {"grad/encoder", "grad/conflict_cosine", "grad/real_at_latent", "grad/semantic_at_latent"}
+    names |= {
+        "grad/encoder",
+        "grad/conflict_cosine",
+        "grad/real_at_latent",
+        "grad/semantic_at_latent",
+    }
     return names - _unsure_under_mixup(config.mixup)
 
 
@@ -198,12 +241,25 @@ def _unsure_under_mixup(alpha: float) -> set[str]:
     """
     if not alpha:
         return set()
-    of_classes = {"diag/train_radius_head", "diag/train_radius_tail", "gen/radius_ratio", "gen/prototype_distance", "gen/one_nn"}
+    of_classes = {
+        "diag/train_radius_head",
+        "diag/train_radius_tail",
+        "gen/radius_ratio",
+        "gen/prototype_distance",
+        "gen/one_nn",
+    }
     if alpha <= 1:
         return of_classes
     losses = {"train/diffusion_loss", "train/prototype_loss", "train/radius_loss"}
     cosines = {"grad/conflict_cosine", "grad/conflict_cosine_parameters"}
-    norms = {"denoiser", "semantic_at_latent", "head_real", "head_generated", "encoder_real", "encoder_semantic"}
+    norms = {
+        "denoiser",
+        "semantic_at_latent",
+        "head_real",
+        "head_generated",
+        "encoder_real",
+        "encoder_semantic",
+    }
     return of_classes | losses | cosines | {f"grad/{name}" for name in norms}
 
 
@@ -212,8 +268,14 @@ def _radius_metrics(config: Config, counts: Sequence[int]) -> set[str]:
     smallest = [n for n in counts if n < FEW_BELOW] or counts
     names = {"diag/train_radius_head"} if max(counts) > 1 else set()
     names |= {"diag/train_radius_tail"} if max(smallest) > 1 else set()
-    may_be_single = config.data.validation > 0 or (config.data.source == "digits" and config.data.n_test == 1)
-    return names if may_be_single else names | {"diag/radius_head", "diag/radius_tail", "diag/radius_spread"}
+    may_be_single = config.data.validation > 0 or (
+        config.data.source == "digits" and config.data.n_test == 1
+    )
+    return (
+        names
+        if may_be_single
+        else names | {"diag/radius_head", "diag/radius_tail", "diag/radius_spread"}
+    )
 
 
 def _drawn(config: Config, counts: Sequence[int]) -> list[int]:
@@ -226,7 +288,10 @@ def _drawn(config: Config, counts: Sequence[int]) -> list[int]:
         is_drawn = config.losses.generated > 0 and config.epochs > config.generation.every
     if not is_drawn:
         return [0] * len(counts)
-    return [max(counts) - n if config.generation.quota == "balance" else max(round(0.2 * n), 5) for n in counts]
+    return [
+        max(counts) - n if config.generation.quota == "balance" else max(round(0.2 * n), 5)
+        for n in counts
+    ]
 
 
 SUBJECT = StrategyA()

@@ -16,9 +16,21 @@ from core.config import Config, Encoding, Plateau
 from core.fingerprint import digest, root_key, root_settings
 from core.parsing import to_tree
 
-PRETRAIN, WARMUP, JOINT, DIFFUSION, HEAD, EVALUATE = "pretrain", "warmup", "joint", "diffusion", "head", "evaluate"
+PRETRAIN, WARMUP, JOINT, DIFFUSION, HEAD, EVALUATE = (
+    "pretrain",
+    "warmup",
+    "joint",
+    "diffusion",
+    "head",
+    "evaluate",
+)
 
-TRAINED = {WARMUP: ("head", "denoiser"), JOINT: ("encoder", "head", "denoiser"), DIFFUSION: ("denoiser",), HEAD: ("head",)}
+TRAINED = {
+    WARMUP: ("head", "denoiser"),
+    JOINT: ("encoder", "head", "denoiser"),
+    DIFFUSION: ("denoiser",),
+    HEAD: ("head",),
+}
 """Modules that an epoch after the pre-training trains."""
 
 COST = {PRETRAIN: 1.0, JOINT: 1.3, WARMUP: 0.2, DIFFUSION: 0.15, HEAD: 0.05, EVALUATE: 0.1}
@@ -48,7 +60,9 @@ def chain(config: Config, seed: int, records: Records) -> list[Link]:
         nonlocal key
         key = digest(key, phase, epoch, of_phase(phase) | epoch_settings(config, phase, epoch))
         trains_unet = config.denoiser.name == "unet1d" and phase in (DIFFUSION, WARMUP, JOINT)
-        n_walks = 1 if phase != JOINT else 2 ** (bool(config.losses.consistency) + bool(config.optim.sam))
+        n_walks = (
+            1 if phase != JOINT else 2 ** (bool(config.losses.consistency) + bool(config.optim.sam))
+        )
         links.append(Link(key, phase, epoch, n_walks * COST[phase] + UNET_COST * trains_unet))
 
     plateau = deciding_plateau(config)
@@ -71,10 +85,14 @@ def planned(config: Config) -> Iterator[tuple[str, int]]:
         yield EVALUATE, 1
     elif config.method == "staged":
         n, n_diffusion = config.diffusion_epochs + config.head_epochs, config.diffusion_epochs
-        yield from ((DIFFUSION if epoch <= n_diffusion else HEAD, epoch) for epoch in range(1, n + 1))
+        yield from (
+            (DIFFUSION if epoch <= n_diffusion else HEAD, epoch) for epoch in range(1, n + 1)
+        )
     else:
         longest = config.longest_warmup
-        yield from ((WARMUP if epoch <= longest else JOINT, epoch) for epoch in range(1, config.epochs + 1))
+        yield from (
+            (WARMUP if epoch <= longest else JOINT, epoch) for epoch in range(1, config.epochs + 1)
+        )
 
 
 def deciding_plateau(config: Config) -> Plateau | None:
@@ -89,7 +107,9 @@ def all_effective(config: Config) -> list[Any]:
     """
     epochs, plateau = list(planned(config)), deciding_plateau(config)
     if plateau is not None:  # the encoder may thaw earlier than is planned
-        epochs += [(JOINT, epoch) for epoch in range(plateau.shortest + 1, config.longest_warmup + 1)]
+        epochs += [
+            (JOINT, epoch) for epoch in range(plateau.shortest + 1, config.longest_warmup + 1)
+        ]
     return [
         root_settings(config),
         plateau,
@@ -109,7 +129,9 @@ def has_settled(plateau: Plateau, losses: list[float]) -> bool:
     return last > (1 - plateau.tolerance) * before
 
 
-def learning_rate(base: float, schedule: str, epoch: int, n_epochs: int, milestones: tuple[int, ...] = ()) -> float:
+def learning_rate(
+    base: float, schedule: str, epoch: int, n_epochs: int, milestones: tuple[int, ...] = ()
+) -> float:
     """The rate of epoch `epoch` (from 1), constant within the epoch."""
     done = epoch - 1
     if schedule == "cosine":
@@ -131,7 +153,10 @@ def rates(config: Config, phase: str, epoch: int) -> dict[str, float]:
     elif phase == HEAD:
         start, n_epochs = config.diffusion_epochs, config.head_epochs
     optim = config.optim
-    found = {m: learning_rate(getattr(optim.lr, m), optim.schedule, epoch - start, n_epochs) for m in modules}
+    found = {
+        m: learning_rate(getattr(optim.lr, m), optim.schedule, epoch - start, n_epochs)
+        for m in modules
+    }
     if phase == JOINT and optim.ramp_epochs:
         found["encoder"] *= min(1.0, (epoch - config.longest_warmup) / (optim.ramp_epochs + 1))
     return found
@@ -163,7 +188,9 @@ def epoch_settings(config: Config, phase: str, epoch: int) -> dict[str, Any]:
     if phase == JOINT:
         settings["measures_gradients"] = measures_gradients(config, epoch)
     if phase in (WARMUP, JOINT) and config.losses.generated > 0 and epoch > config.generation.every:
-        settings.update(generation=generation(config), generated=config.losses.generated)  # there is a pool
+        settings.update(
+            generation=generation(config), generated=config.losses.generated
+        )  # there is a pool
     return settings
 
 
@@ -173,8 +200,14 @@ def phase_settings(config: Config, phase: str) -> dict[str, Any]:
     if phase == EVALUATE:
         return {"method": config.method}
     if phase == PRETRAIN:
-        keep = {name: tree["pretraining"][name] for name in ("momentum", "weight_decay", "batch_size", "mixup")}
-        return {"pretraining": keep, "augmentation": augmentation(tree, config.pretraining_augmentation)}
+        keep = {
+            name: tree["pretraining"][name]
+            for name in ("momentum", "weight_decay", "batch_size", "mixup")
+        }
+        return {
+            "pretraining": keep,
+            "augmentation": augmentation(tree, config.pretraining_augmentation),
+        }
     common = {
         "optim": {module: optimiser(config, module) for module in TRAINED[phase]},
         "batch_size": config.head_batch_size if phase == HEAD else config.batch_size,
@@ -188,12 +221,25 @@ def phase_settings(config: Config, phase: str) -> dict[str, Any]:
         elif added:
             added["scaling"] = config.diffusion.scaling
         adjustment = config.losses.logit_adjustment
-        return {**common, "batching": config.staged.batching, "encoding": encoding(config), "logit_adjustment": adjustment, **added}
-    diffusing = {"denoiser": tree["denoiser"] if config.denoiser.name == "mlp" else config.denoiser.name, "diffusion": tree["diffusion"]}
+        return {
+            **common,
+            "batching": config.staged.batching,
+            "encoding": encoding(config),
+            "logit_adjustment": adjustment,
+            **added,
+        }
+    diffusing = {
+        "denoiser": tree["denoiser"] if config.denoiser.name == "mlp" else config.denoiser.name,
+        "diffusion": tree["diffusion"],
+    }
     if phase == DIFFUSION:
         del common["head"]
         return {**common, **diffusing, "encoding": encoding(config)}
-    losses = {name: value for name, value in tree["losses"].items() if phase == JOINT or name != "consistency"}
+    losses = {
+        name: value
+        for name, value in tree["losses"].items()
+        if phase == JOINT or name != "consistency"
+    }
     # Terms whose gradients reach nothing that trains: whether they are reported counts, and not their weights.
     if phase == WARMUP or not config.losses.semantic:
         losses["prototype"] = losses["prototype"] > 0
@@ -205,10 +251,18 @@ def phase_settings(config: Config, phase: str) -> dict[str, Any]:
         losses["padding"] = config.data.padding
     settings = {**common, **diffusing, "losses": losses, "batching": config.batching}
     if phase == JOINT:
-        settings.update(routing=config.routing, batchnorm=config.batchnorm, standardisation=config.standardisation, mixup=config.mixup, augmentation=augmentation(tree))
+        settings.update(
+            routing=config.routing,
+            batchnorm=config.batchnorm,
+            standardisation=config.standardisation,
+            mixup=config.mixup,
+            augmentation=augmentation(tree),
+        )
         if config.draws_gaussian:
             settings["covariance"] = True  # is followed, before there is a pool too
-        settings.update({name: value for name in ("ema", "sam") if (value := getattr(config.optim, name))})
+        settings.update(
+            {name: value for name in ("ema", "sam") if (value := getattr(config.optim, name))}
+        )
     return settings
 
 
@@ -216,20 +270,30 @@ def optimiser(config: Config, module: str) -> list[Any]:
     """Name, weight decay and momentum; only sgd has one, and without decay adamw is adam."""
     optim = config.optim.of(module)
     name = "adam" if optim.name == "adamw" and not optim.weight_decay else optim.name
-    return [name, optim.weight_decay, [optim.momentum, optim.nesterov] if optim.name == "sgd" else None]
+    return [
+        name,
+        optim.weight_decay,
+        [optim.momentum, optim.nesterov] if optim.name == "sgd" else None,
+    ]
 
 
 def head(config: Config) -> list[Any]:
     """Name, start and scale; a linear head has none."""
     found = config.head
-    return [found.name, found.start, None if found.name == "linear" else [found.initial_scale, found.trainable_scale]]
+    return [
+        found.name,
+        found.start,
+        None if found.name == "linear" else [found.initial_scale, found.trainable_scale],
+    ]
 
 
 def unused_losses(config: Config, phase: str) -> set[str]:
     """Of the losses' settings, those that no step of a warm-up or joint epoch asks for, and the weight of generated latents,
     which `epoch_settings` has once there are any."""
     losses = config.losses
-    follows = losses.radius > 0 or (phase == JOINT and (losses.prototype > 0 or config.draws_gaussian))
+    follows = losses.radius > 0 or (
+        phase == JOINT and (losses.prototype > 0 or config.draws_gaussian)
+    )
     unused = {"generated", *([] if follows else ["momentum"])}
     return unused if losses.radius > 0 else unused | {"radius_from"}
 

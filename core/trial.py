@@ -18,7 +18,15 @@ from core.config import Config
 from core.data import sources
 from core.data.sources import Dataset, Split
 from core.divergence import Diverged, require_finite, require_finite_modules
-from core.encoding import Latents, encode, encode_for_training, encode_views, fitting_batch, latents_from_bytes, latents_to_bytes
+from core.encoding import (
+    Latents,
+    encode,
+    encode_for_training,
+    encode_views,
+    fitting_batch,
+    latents_from_bytes,
+    latents_to_bytes,
+)
 from core.epochs import Trained, joint_epoch, warmup_epoch
 from core.fingerprint import data_fingerprint, digest, root_key, source_fingerprint, versions
 from core.learner import Learner
@@ -36,7 +44,13 @@ class PlanChanged(RuntimeError):
     """What a trial is to compute is not what was planned. The harness takes it, by the class's name, for the machine's fault and not the trial's."""
 
 
-def advance(config: Config, seed: int, until: str | None, store: Store, report: Callable[[str, dict[str, Any]], bool | None]) -> None:
+def advance(
+    config: Config,
+    seed: int,
+    until: str | None,
+    store: Store,
+    report: Callable[[str, dict[str, Any]], bool | None],
+) -> None:
     """Run the trial from its last checkpoint to the link with key `until` (None: to its end).
 
     Stops before that where the chain turns out not to lead there, and where `report`, called with key and record of each
@@ -54,12 +68,17 @@ def advance(config: Config, seed: int, until: str | None, store: Store, report: 
     links = trajectory.chain(config, seed, record_of)
     leads_there = any(link.key == until for link in links)
     if until is not None and not leads_there and config.warmup.plateau is None:
-        raise PlanChanged("the data, the checkpoint or the source changed while the study ran: its plan no longer holds; run it again")
+        raise PlanChanged(
+            "the data, the checkpoint or the source changed while the study ran: its plan no longer holds; run it again"
+        )
     start = last_checkpoints(links, until, store)
     done = start.done
     if done == len(links) or (done and links[done - 1].key == until):
         return
-    splitting = Splitting(config, takewhile(lambda record: record is not None, (record_of(link.key) for link in links)))
+    splitting = Splitting(
+        config,
+        takewhile(lambda record: record is not None, (record_of(link.key) for link in links)),
+    )
     trial: Trial | None = Trial(config, seed, store, links, start, splitting.n_chunks)
     saved, unsaved_seconds, reported = time.monotonic(), 0.0, set()
     while done < len(links):
@@ -83,14 +102,21 @@ def advance(config: Config, seed: int, until: str | None, store: Store, report: 
         else:
             store.save("record", link.key, json.dumps(record).encode(), seconds)
         is_to_stop = False
-        if link.key not in reported:  # one that was, before memory ran out, is replaced in the store
+        if (
+            link.key not in reported
+        ):  # one that was, before memory ran out, is replaced in the store
             is_to_stop = report(link.key, record)
             reported.add(link.key)
         done += 1
         unsaved_seconds += seconds
         if config.warmup.plateau is not None and link.phase == WARMUP:
             links = trajectory.chain(config, seed, record_of)
-        last = is_to_stop or done == len(links) or link.key == until or (leads_there and all(later.key != until for later in links[done:]))
+        last = (
+            is_to_stop
+            or done == len(links)
+            or link.key == until
+            or (leads_there and all(later.key != until for later in links[done:]))
+        )
         if last or links[done].phase != link.phase or time.monotonic() - saved > CHECKPOINT_SECONDS:
             store.save("state", link.key, state.to_bytes(trial.state(link.phase)), unsaved_seconds)
             saved, unsaved_seconds = time.monotonic(), 0.0
@@ -101,12 +127,33 @@ def advance(config: Config, seed: int, until: str | None, store: Store, report: 
 class Trial:
     """The modules of one trial, brought to where the chain stands."""
 
-    def __init__(self, config: Config, seed: int, store: Store, links: list[Link], start: Checkpoints, n_chunks: Mapping[str, int] | None = None):
+    def __init__(
+        self,
+        config: Config,
+        seed: int,
+        store: Store,
+        links: list[Link],
+        start: Checkpoints,
+        n_chunks: Mapping[str, int] | None = None,
+    ):
         """n_chunks: phase -> in how many chunks its batches pass through the encoder, where that is not 1."""
-        self.config, self.seed, self.store, self.n_chunks = config, seed, store, dict(n_chunks or {})
+        self.config, self.seed, self.store, self.n_chunks = (
+            config,
+            seed,
+            store,
+            dict(n_chunks or {}),
+        )
         self.first = sum(link.phase == PRETRAIN for link in links)  # links before the main phases
-        self.base_key = links[self.first - 1].key if self.first else digest("base", root_key(config, seed))
-        self.pretraining = Pretraining(config, seed, self.dataset.train.images.shape[1], len(self.dataset.class_names), self.n_chunks.get(PRETRAIN, 1))
+        self.base_key = (
+            links[self.first - 1].key if self.first else digest("base", root_key(config, seed))
+        )
+        self.pretraining = Pretraining(
+            config,
+            seed,
+            self.dataset.train.images.shape[1],
+            len(self.dataset.class_names),
+            self.n_chunks.get(PRETRAIN, 1),
+        )
         self.checkpoint_head: dict[str, Tensor] = {}
         if config.encoder.checkpoint:
             head = load_checkpoint(config.encoder.checkpoint, self.pretraining.encoder)
@@ -126,12 +173,20 @@ class Trial:
     @cached_property
     def latents(self) -> Latents:
         """Of the pretrained encoder, training images as `staged.encoding` says; must be asked for before the encoder thaws."""
-        encoder, train, encoding = self.pretraining.encoder, self.dataset.train.images, trajectory.encoding(self.config)
+        encoder, train, encoding = (
+            self.pretraining.encoder,
+            self.dataset.train.images,
+            trajectory.encoding(self.config),
+        )
         key = self.base_key if encoding is None else digest("latents", self.base_key, encoding)
         data = self.store.load("latents", key)
         if data is None:
             started = time.perf_counter()
-            latents = encode(encoder, train, self.config) if encoding is None else encode_for_training(encoder, train, self.config, self.seed)
+            latents = (
+                encode(encoder, train, self.config)
+                if encoding is None
+                else encode_for_training(encoder, train, self.config, self.seed)
+            )
             test = encode(encoder, self.dataset.test.images, self.config)
             require_finite("the pretrained latent", torch.cat([latents, test]))
             data = latents_to_bytes(Latents(latents, test))
@@ -142,7 +197,13 @@ class Trial:
     def learner(self) -> Learner:
         """Made when pre-training is over."""
         latents = self.latents
-        learner = Learner(self.config, self.seed, self.pretraining.encoder, self.pretrained_head, self.dataset.class_counts)
+        learner = Learner(
+            self.config,
+            self.seed,
+            self.pretraining.encoder,
+            self.pretrained_head,
+            self.dataset.class_counts,
+        )
         learner.n_chunks = self.n_chunks.get(JOINT, 1)
         learner.start(latents.train, self.dataset.train.labels, self.views)
         return learner
@@ -164,7 +225,9 @@ class Trial:
             raise
 
     def _run(self, link: Link) -> evaluation.Report:
-        rates = trajectory.rates(self.config, link.phase, link.epoch) if link.phase != EVALUATE else {}
+        rates = (
+            trajectory.rates(self.config, link.phase, link.epoch) if link.phase != EVALUATE else {}
+        )
         if link.phase == PRETRAIN:
             found = self.pretraining.epoch(self.dataset.train, link.epoch, rates["encoder"])
             require_finite_modules(encoder=self.pretraining.encoder, fc=self.pretraining.fc)
@@ -181,10 +244,18 @@ class Trial:
             if self.config.staged.generation and link.epoch == self.config.diffusion_epochs + 1:
                 self.learner.refresh_pool(link.epoch)
             epoch = link.epoch - self.config.diffusion_epochs
-            trained = Trained(head_epoch(self.learner, self.latents.train, train_labels, epoch), self.latents.train, train_labels)
+            trained = Trained(
+                head_epoch(self.learner, self.latents.train, train_labels, epoch),
+                self.latents.train,
+                train_labels,
+            )
         else:
             every = self.config.generation.every
-            if self.config.losses.generated > 0 and link.epoch > every and (link.epoch - 1) % every == 0:
+            if (
+                self.config.losses.generated > 0
+                and link.epoch > every
+                and (link.epoch - 1) % every == 0
+            ):
                 self.learner.refresh_pool(link.epoch)
             if link.phase == WARMUP:
                 trained = warmup_epoch(self.learner, self.latents.train, train_labels, link.epoch)
@@ -199,25 +270,37 @@ class Trial:
         found = evaluation.latent_report(learner, trained.latents, trained.labels)
         if trajectory.evaluates(self.config, link.phase, link.epoch):
             test = self.dataset.test
-            latents = encode(learner.encoder, test.images, self.config) if link.phase == JOINT else self.latents.test
+            latents = (
+                encode(learner.encoder, test.images, self.config)
+                if link.phase == JOINT
+                else self.latents.test
+            )
             more = evaluation.test_report(learner, latents, test.labels, self.latents.test)
-            found = evaluation.Report(found.metrics | more.metrics, found.vectors | more.vectors, more.hits)
+            found = evaluation.Report(
+                found.metrics | more.metrics, found.vectors | more.vectors, more.hits
+            )
             if learner.average is not None:
                 latents = encode(learner.average.encoder, test.images, self.config)
-                averaged = evaluation.averaged_metrics(learner.average, latents, test.labels, learner.class_counts)
+                averaged = evaluation.averaged_metrics(
+                    learner.average, latents, test.labels, learner.class_counts
+                )
                 found = found._replace(metrics=found.metrics | averaged)
         return found._replace(metrics=trained.metrics | found.metrics)
 
     def _evaluate_pretrained(self) -> evaluation.Report:
         """The pretrained encoder under its own linear head, nothing trained; for `ce-adjusted`, log prior subtracted."""
-        logits = torch.nn.functional.linear(self.latents.test, *(self.pretrained_head[name] for name in ("weight", "bias")))
+        logits = torch.nn.functional.linear(
+            self.latents.test, *(self.pretrained_head[name] for name in ("weight", "bias"))
+        )
         require_finite("the pretrained encoder's logit", logits)
         labels, class_counts = self.dataset.test.labels, self.dataset.class_counts.to(logits.device)
         if self.config.method == "ce-adjusted":
             logits = metrics.compensate_label_shift(logits, class_counts)
         left = None if self.config.method == "ce-adjusted" else class_counts
         scalars, vectors = metrics.evaluate(logits, labels, class_counts, left)
-        return evaluation.Report(scalars, vectors, metrics.packed_hits(logits, labels, len(class_counts)))
+        return evaluation.Report(
+            scalars, vectors, metrics.packed_hits(logits, labels, len(class_counts))
+        )
 
     @property
     def pretrained_head(self) -> dict[str, Tensor]:
@@ -227,36 +310,58 @@ class Trial:
     def marks(self, phase: str) -> dict[str, int]:
         """How this trial makes do with the memory that there is, for the record of an epoch; {} where it need not."""
         n_chunks, n_at_once = self.n_chunks.get(phase, 1), fitting_batch(self.pretraining.encoder)
-        return ({"accumulation": n_chunks} if n_chunks > 1 else {}) | ({"encoding_batch": n_at_once} if n_at_once and phase != PRETRAIN else {})
+        return ({"accumulation": n_chunks} if n_chunks > 1 else {}) | (
+            {"encoding_batch": n_at_once} if n_at_once and phase != PRETRAIN else {}
+        )
 
     def state(self, phase: str) -> state.State:
         """What the keys up to an epoch of this phase determine; trials that share them differ in the rest."""
         if "learner" not in self.__dict__:
             return self.pretraining.state()
-        untrained = {DIFFUSION: ("head",), HEAD: () if self.config.diffusion_epochs else ("denoiser",)}
+        untrained = {
+            DIFFUSION: ("head",),
+            HEAD: () if self.config.diffusion_epochs else ("denoiser",),
+        }
         return self.learner.state(without=untrained.get(phase, ()))
 
 
 def require_head(config: Config, head: dict[str, Tensor], like: dict[str, Tensor]) -> None:
     """Raise ValueError if the trial needs the checkpoint's linear head, and `head` is none of the shapes of `like`."""
-    needed_by = f"method {config.method}" if config.method.startswith("ce") else "head.start: pretrained" if config.head.start == "pretrained" else None
-    if needed_by and {name: t.shape for name, t in head.items()} != {name: t.shape for name, t in like.items()}:
+    needed_by = (
+        f"method {config.method}"
+        if config.method.startswith("ce")
+        else "head.start: pretrained"
+        if config.head.start == "pretrained"
+        else None
+    )
+    if needed_by and {name: t.shape for name, t in head.items()} != {
+        name: t.shape for name, t in like.items()
+    }:
         n_classes, n_latents = like["weight"].shape
         shape = f"fc.weight {n_classes} x {n_latents}, fc.bias {n_classes}"
-        raise ValueError(f"'{config.encoder.checkpoint}' holds no linear head for these classes ({shape}), which {needed_by} needs")
+        raise ValueError(
+            f"'{config.encoder.checkpoint}' holds no linear head for these classes ({shape}), which {needed_by} needs"
+        )
 
 
 def load_dataset(config: Config, store: Store) -> Dataset:
     """The data set on the trial's device; decoded images are kept in the store, and in the process."""
-    key = digest("images", data_fingerprint(config), source_fingerprint(), versions())  # what decoding depends on
+    key = digest(
+        "images", data_fingerprint(config), source_fingerprint(), versions()
+    )  # what decoding depends on
     if _datasets.get("key") != (key, config.device):
         data, started = store.load("images", key), time.perf_counter()
         dataset = sources.from_bytes(data) if data is not None else sources.load(config.data)
         if data is None and config.data.source != "digits":
             store.save("images", key, sources.to_bytes(dataset), time.perf_counter() - started)
-        parts = (Split(split.images.to(config.device), split.labels.to(config.device)) for split in (dataset.train, dataset.test))
+        parts = (
+            Split(split.images.to(config.device), split.labels.to(config.device))
+            for split in (dataset.train, dataset.test)
+        )
         _datasets.update(key=(key, config.device), dataset=Dataset(*parts, dataset.class_names))
     return _datasets["dataset"]
 
 
-_datasets: dict[str, Any] = {}  # the last data set used: worker processes serve many trials of one study
+_datasets: dict[
+    str, Any
+] = {}  # the last data set used: worker processes serve many trials of one study

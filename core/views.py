@@ -50,7 +50,9 @@ def consistency_loss(p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
     p1, p2: (B, W) predictions from the first and the second view; z1, z2: (B, W) their projections.
     No gradient flows through a projection as a target: both could otherwise agree by collapsing.
     """
-    agreement = F.cosine_similarity(p1, z2.detach(), dim=1) + F.cosine_similarity(p2, z1.detach(), dim=1)
+    agreement = F.cosine_similarity(p1, z2.detach(), dim=1) + F.cosine_similarity(
+        p2, z1.detach(), dim=1
+    )
     return -agreement.mean() / 2
 
 
@@ -62,7 +64,9 @@ class SecondViews:
         self.augmentation = generator(seed, "second view", epoch, config.device)
         self.centres = generator(seed, "cutmix", epoch, config.device)
 
-    def of(self, images: Tensor, partner: Tensor | None, share: Tensor | None, turn: int) -> tuple[Tensor, Tensor | None]:
+    def of(
+        self, images: Tensor, partner: Tensor | None, share: Tensor | None, turn: int
+    ) -> tuple[Tensor, Tensor | None]:
         """The second view (B, channels, H, W) float, and (B,) each image's share of its own pixels.
 
         images: (B, channels, H, W) uint8; partner: (B,) int64 the images that they are mixed with; share: (B,) of the
@@ -83,7 +87,9 @@ def boxes(shares: Tensor, centres: Tensor, height: int, width: int) -> tuple[Ten
     width. Returns (B, 4) int64: top, bottom, left, right, the ends not in the box; and (B,) float,
     the share of pixels outside it. A box is clipped at the border: more is left than was drawn.
     """
-    size = torch.stack([torch.full_like(shares, height), torch.full_like(shares, width)], 1)  # (B, 2)
+    size = torch.stack(
+        [torch.full_like(shares, height), torch.full_like(shares, width)], 1
+    )  # (B, 2)
     centres, half = centres * size, (1 - shares).sqrt()[:, None] * size / 2
     start = (centres - half).round().clamp(min=0)
     end = torch.minimum((centres + half).round(), size)

@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def wcdas_logits(latents: Tensor, weight: Tensor, concentration_logit: Tensor, scale: Tensor | float) -> Tensor:
+def wcdas_logits(
+    latents: Tensor, weight: Tensor, concentration_logit: Tensor, scale: Tensor | float
+) -> Tensor:
     """Scaled wrapped-Cauchy density of the angle between latent and class weight.
 
     logits_c = scale / (2 pi) * (1 - gamma_c^2) / (1 + gamma_c^2 - 2 gamma_c cos(theta_c)),

@@ -7,7 +7,9 @@ import postgresql
 import pytest
 
 if os.environ.get("ABLATE_DATA", "").strip():
-    os.environ["ABLATE_DATA"] = str(Path(os.environ["ABLATE_DATA"]).resolve())  # for tests that work elsewhere
+    os.environ["ABLATE_DATA"] = str(
+        Path(os.environ["ABLATE_DATA"]).resolve()
+    )  # for tests that work elsewhere
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +21,9 @@ def reference_data() -> Path:
     given = os.environ.get("ABLATE_DATA", "").strip()
     folder = Path(given)
     if not given or not (folder / "golden").is_dir():
-        pytest.skip("needs the reference data: a folder with data/, pretrained/ and golden/, named by ABLATE_DATA")
+        pytest.skip(
+            "needs the reference data: a folder with data/, pretrained/ and golden/, named by ABLATE_DATA"
+        )
     return folder
 
 
@@ -27,6 +31,8 @@ def reference_data() -> Path:
 def cluster():
     """A running PostgreSQL server."""
     if postgresql.programs() is None:
-        pytest.skip("needs the programs of a PostgreSQL server (Debian: postgresql), which are not here")
+        pytest.skip(
+            "needs the programs of a PostgreSQL server (Debian: postgresql), which are not here"
+        )
     with postgresql.Cluster() as running:
         yield running

@@ -19,8 +19,19 @@ SETTINGS = "fsync=off synchronous_commit=off full_page_writes=off shared_buffers
 def programs() -> Path | None:
     """The folder with `initdb` and `postgres`; None if there is none, or no user to run them (they refuse root)."""
     found = shutil.which("initdb")
-    folders = [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    folder = next((folder for folder in folders if (folder / "initdb").exists() and (folder / "postgres").exists()), None)
+    folders = (
+        [Path(found).resolve().parent]
+        if found
+        else sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    )
+    folder = next(
+        (
+            folder
+            for folder in folders
+            if (folder / "initdb").exists() and (folder / "postgres").exists()
+        ),
+        None,
+    )
     return folder if folder and (os.getuid() != 0 or _user()) else None
 
 
@@ -34,13 +45,34 @@ class Cluster:
         self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
         if os.getuid() == 0:
             os.chown(self.folder, _user().pw_uid, _user().pw_gid)
-        self._run("initdb", "-D", str(self.folder / "data"), "-U", "ablate", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C")
+        self._run(
+            "initdb",
+            "-D",
+            str(self.folder / "data"),
+            "-U",
+            "ablate",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--no-sync",
+            "--locale=C",
+        )
         self.port = free_port(self.host)
-        options = [f"-c{setting}" for setting in [*SETTINGS.split(), f"listen_addresses={self.host}", f"unix_socket_directories={self.folder}"]]
+        options = [
+            f"-c{setting}"
+            for setting in [
+                *SETTINGS.split(),
+                f"listen_addresses={self.host}",
+                f"unix_socket_directories={self.folder}",
+            ]
+        ]
         self.options = ["-D", str(self.folder / "data"), "-p", str(self.port), *options]
         self.start()
         self.execute(f"ALTER USER ablate PASSWORD '{PASSWORD.replace('%40', '@')}'")
-        (self.folder / "data" / "pg_hba.conf").write_text("local all all trust\nhost all all 0.0.0.0/0 scram-sha-256\n")
+        (self.folder / "data" / "pg_hba.conf").write_text(
+            "local all all trust\nhost all all 0.0.0.0/0 scram-sha-256\n"
+        )
         self.execute("SELECT pg_reload_conf()")
         return self
 
@@ -50,14 +82,36 @@ class Cluster:
 
     def start(self) -> None:
         options = " ".join(self.options[2:])
-        self._run("pg_ctl", "-D", str(self.folder / "data"), "-w", "-l", str(self.folder / "log"), "-o", options, "start")
+        self._run(
+            "pg_ctl",
+            "-D",
+            str(self.folder / "data"),
+            "-w",
+            "-l",
+            str(self.folder / "log"),
+            "-o",
+            options,
+            "start",
+        )
 
     def stop(self) -> None:
         self._run("pg_ctl", "-D", str(self.folder / "data"), "-w", "-m", "immediate", "stop")
 
     def execute(self, statement: str, database: str = "postgres") -> list[list[str]]:
         """Rows of what psql prints, through the socket."""
-        command = ["-h", str(self.folder), "-p", str(self.port), "-U", "ablate", "-d", database, "-At", "-c", statement]
+        command = [
+            "-h",
+            str(self.folder),
+            "-p",
+            str(self.port),
+            "-U",
+            "ablate",
+            "-d",
+            database,
+            "-At",
+            "-c",
+            statement,
+        ]
         done = self._run("psql", *command)
         return [line.split("|") for line in done.splitlines()]
 
@@ -68,7 +122,11 @@ class Cluster:
         return f"postgresql://ablate:{PASSWORD}@{self.host}:{self.port}/{name}"
 
     def _run(self, program: str, *arguments: str) -> str:
-        user = {"user": _user().pw_uid, "group": _user().pw_gid, "extra_groups": []} if os.getuid() == 0 else {}
+        user = (
+            {"user": _user().pw_uid, "group": _user().pw_gid, "extra_groups": []}
+            if os.getuid() == 0
+            else {}
+        )
         command = [str(programs() / program), *arguments]
         done = subprocess.run(command, cwd="/", env={"PATH": os.environ["PATH"], "LC_ALL": "C"}, stdin=subprocess.DEVNULL,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **user)  # fmt: skip

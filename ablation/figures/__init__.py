@@ -29,7 +29,9 @@ def draw(results: Results, effects: pd.DataFrame, destination: Path) -> list[str
     figures = {
         "accuracy": accuracy(results),
         "effects": effects_figure(effects, results.headline),
-        "interactions": interactions(list(pairs(results, results.headline)), effects, results.headline),
+        "interactions": interactions(
+            list(pairs(results, results.headline)), effects, results.headline
+        ),
         "learning_curves": learning_curves(results),
         "mechanism": mechanism(results),
         "per_class": per_class(results),

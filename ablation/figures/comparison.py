@@ -37,12 +37,18 @@ def comparison_figure(found: Comparison) -> Figure:
             _draw_side(values, y - OFFSET, row.left, PALETTE[0], "o", found.left)
             _draw_side(values, y + OFFSET, row.right, PALETTE[1], "s", found.right)
             _draw_difference(differences, y, row)
-        values.set_yticks(range(len(rows)), [row.what.replace("`", "").replace(", ", "\n", 1) for row in rows])
+        values.set_yticks(
+            range(len(rows)), [row.what.replace("`", "").replace(", ", "\n", 1) for row in rows]
+        )
         values.set_ylim(len(rows) - 0.5, -0.5)
-        values.set_xlabel(f"{'percent' if is_percent(rows[0].metric) else rows[0].metric}:\na dot per seed, a bar at the mean")
+        values.set_xlabel(
+            f"{'percent' if is_percent(rows[0].metric) else rows[0].metric}:\na dot per seed, a bar at the mean"
+        )
         differences.axvline(0, color=GREY, lw=1, zorder=0)
         unit = points(rows[0].metric).strip()
-        differences.set_xlabel(f"difference{f' ({unit})' if unit else ''}, 95 % interval;\n{_filled(rows)}")
+        differences.set_xlabel(
+            f"difference{f' ({unit})' if unit else ''}, 95 % interval;\n{_filled(rows)}"
+        )
         for axes in (values, differences):
             axes.tick_params(axis="y", length=0)
             axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -55,16 +61,39 @@ def comparison_figure(found: Comparison) -> Figure:
 
 def _filled(rows: list[Row]) -> str:
     """What the intervals and their points say."""
-    return "over test images, of this one training run" if any(is_on_run(row.found) for row in rows) else "filled: separable from 0"
+    return (
+        "over test images, of this one training run"
+        if any(is_on_run(row.found) for row in rows)
+        else "filled: separable from 0"
+    )
 
 
-def _draw_side(axes: Axes, y: float, values: pd.Series, colour: str, marker: str, name: str) -> None:
+def _draw_side(
+    axes: Axes, y: float, values: pd.Series, colour: str, marker: str, name: str
+) -> None:
     axes.plot(values, [y] * len(values), marker, ms=7, alpha=0.55, mew=0, color=colour, label=name)
     axes.plot(values.mean(), y, "|", ms=14, mew=2.5, color=colour)
 
 
 def _draw_difference(axes: Axes, y: float, row: Row) -> None:
     if math.isfinite(row.found.low):
-        axes.plot([row.found.low, row.found.high], [y, y], "-", color=INK, lw=2, solid_capstyle="butt")
-    axes.plot(row.found.mean, y, "o", ms=8, color=INK, mfc=INK if is_separable(row.found) else "white", mew=2)
-    axes.annotate(effect(*row.found[:3]), (1.02, y), xycoords=("axes fraction", "data"), va="center", family="DejaVu Sans Mono", size=10)
+        axes.plot(
+            [row.found.low, row.found.high], [y, y], "-", color=INK, lw=2, solid_capstyle="butt"
+        )
+    axes.plot(
+        row.found.mean,
+        y,
+        "o",
+        ms=8,
+        color=INK,
+        mfc=INK if is_separable(row.found) else "white",
+        mew=2,
+    )
+    axes.annotate(
+        effect(*row.found[:3]),
+        (1.02, y),
+        xycoords=("axes fraction", "data"),
+        va="center",
+        family="DejaVu Sans Mono",
+        size=10,
+    )

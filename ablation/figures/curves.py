@@ -24,14 +24,30 @@ def learning_curves(results: Results) -> Figure | None:
         return None
     colour = colours(list(results.arms))
     with style():
-        figure, panels = _panels(shown_arms(results, list(curves)), "epoch", axis_label(results.headline))
+        figure, panels = _panels(
+            shown_arms(results, list(curves)), "epoch", axis_label(results.headline)
+        )
         for arm, axes in panels.items():
             for other in curves.values():
                 axes.plot(other.mean(axis=1), color=CONTEXT, lw=1, zorder=1)
             table = curves[arm]
             if table.shape[1] > 1:
-                axes.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=colour[arm], alpha=0.25, lw=0)
-            axes.plot(table.mean(axis=1), "o-" if len(table) <= MAX_MARKED else "-", color=colour[arm], lw=2.2, ms=4, zorder=3)
+                axes.fill_between(
+                    table.index,
+                    table.min(axis=1),
+                    table.max(axis=1),
+                    color=colour[arm],
+                    alpha=0.25,
+                    lw=0,
+                )
+            axes.plot(
+                table.mean(axis=1),
+                "o-" if len(table) <= MAX_MARKED else "-",
+                color=colour[arm],
+                lw=2.2,
+                ms=4,
+                zorder=3,
+            )
             end = warmup_end(results, arm)
             if end is not None:
                 axes.axvline(end, color=GREY, lw=1.2, ls=":", label="encoder thaws")
@@ -49,13 +65,24 @@ def per_class(results: Results) -> Figure | None:
         return None
     reference = results.manifest.reference
     with style():
-        figure, panels = _panels(shown_arms(results, arms), "training images of the class", "accuracy (%)")
+        figure, panels = _panels(
+            shown_arms(results, arms), "training images of the class", "accuracy (%)"
+        )
         for arm, axes in panels.items():
             for other in arms:
                 axes.plot(*_by_count(means.loc[other]), color=CONTEXT, lw=1, zorder=1)
             if reference in means.index:
-                axes.plot(*_by_count(means.loc[reference]), color=INK, lw=1.2, label=reference, zorder=2)
-            axes.plot(*_by_count(means.loc[arm]), "o-", color=colours(list(results.arms))[arm], lw=2, ms=4, zorder=3)
+                axes.plot(
+                    *_by_count(means.loc[reference]), color=INK, lw=1.2, label=reference, zorder=2
+                )
+            axes.plot(
+                *_by_count(means.loc[arm]),
+                "o-",
+                color=colours(list(results.arms))[arm],
+                lw=2,
+                ms=4,
+                zorder=3,
+            )
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         _legend_below(figure, panels)
@@ -70,7 +97,9 @@ def shown_arms(results: Results, arms: list[str], most: int = MAX_ARMS) -> list[
     if len(arms) <= most:
         return arms
     means = results.cells(results.headline)[arms[1:]].mean()
-    best = means.sort_values(ascending=results.manifest.metric["goal"] == "minimize", kind="stable").index[: most - 1]
+    best = means.sort_values(
+        ascending=results.manifest.metric["goal"] == "minimize", kind="stable"
+    ).index[: most - 1]
     return [arm for arm in arms if arm == arms[0] or arm in best]
 
 
@@ -113,15 +142,26 @@ def _draw_baselines(axes: Axes, results: Results) -> None:
     ends, reference = results.cells(results.headline).mean(), results.manifest.reference
     for baseline in results.baselines:
         if math.isfinite(ends[baseline]) and baseline != reference:
-            axes.axhline(ends[baseline], color=GREY, lw=0.8, ls="--", zorder=2, label="other baselines")
+            axes.axhline(
+                ends[baseline], color=GREY, lw=0.8, ls="--", zorder=2, label="other baselines"
+            )
     if reference in results.baselines and math.isfinite(ends[reference]):
         axes.axhline(ends[reference], color=INK, lw=1.2, zorder=2, label=f"measured {reference}")
 
 
 def _legend_below(figure: Figure, panels: dict[str, Axes]) -> None:
-    handles = {text: handle for axes in panels.values() for handle, text in zip(*axes.get_legend_handles_labels())}
+    handles = {
+        text: handle
+        for axes in panels.values()
+        for handle, text in zip(*axes.get_legend_handles_labels())
+    }
     if handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=max(1, int(figure.get_figwidth() / 2.6)))
+        figure.legend(
+            handles.values(),
+            handles.keys(),
+            loc="outside lower center",
+            ncols=max(1, int(figure.get_figwidth() / 2.6)),
+        )
 
 
 def _by_count(classes: pd.DataFrame) -> tuple[pd.Series, pd.Series]:

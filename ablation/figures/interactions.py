@@ -34,9 +34,13 @@ def interactions(pairs: Sequence[Pair], effects: pd.DataFrame, metric: str) -> F
         grid = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).ravel()
         for axes, pair in zip(grid, pairs):
             _draw(axes, pair)
-            sizes = [effect(*found.loc[name, ["estimate", "low", "high"]]) for name in pair.interactions]
+            sizes = [
+                effect(*found.loc[name, ["estimate", "low", "high"]]) for name in pair.interactions
+            ]
             names = [(" x " if len("".join(pair.factors)) < TITLE else "\nx ").join(pair.factors)]
-            axes.set_title("\n".join(names + ([f"interaction {sizes[0]}"] if len(sizes) == 1 else [])))
+            axes.set_title(
+                "\n".join(names + ([f"interaction {sizes[0]}"] if len(sizes) == 1 else []))
+            )
         for axes in grid[::n_columns]:
             axes.set_ylabel(axis_label(metric))
         for axes in grid[len(pairs) :]:
@@ -51,10 +55,25 @@ def _draw(axes: Axes, pair: Pair) -> None:
         shift = SHIFT * (index - (len(levels[1]) - 1) / 2)
         found = [pair.means[x, level] for x in levels[0]]
         places = [x + shift for x in range(len(found))]
-        look = {"color": PALETTE[index % len(PALETTE)], "marker": MARKERS[index % len(MARKERS)], "ls": DASHES[index % len(DASHES)]}
-        axes.plot(places, [one.mean for one in found], lw=1.8, ms=8, mec="white", label=f"{second}={level}", zorder=3, **look)
+        look = {
+            "color": PALETTE[index % len(PALETTE)],
+            "marker": MARKERS[index % len(MARKERS)],
+            "ls": DASHES[index % len(DASHES)],
+        }
+        axes.plot(
+            places,
+            [one.mean for one in found],
+            lw=1.8,
+            ms=8,
+            mec="white",
+            label=f"{second}={level}",
+            zorder=3,
+            **look,
+        )
         for x, one in zip(places, found):
-            axes.plot([x, x], [one.low, one.high], color=look["color"], lw=1.6, zorder=2)  # NaN draws nothing
+            axes.plot(
+                [x, x], [one.low, one.high], color=look["color"], lw=1.6, zorder=2
+            )  # NaN draws nothing
     axes.set_xticks(range(len(levels[0])), levels[0])
     axes.set_xlim(-0.35, len(levels[0]) - 0.65)
     axes.set_xlabel(first)

@@ -35,11 +35,22 @@ MAX_LINES = len(PALETTE)  # arms that have a line of a colour of their own
 def mechanism(results: Results) -> Figure | None:
     """The mean over seeds of each metric that there is; dotted lines and dots where encoders thaw."""
     arms = list(results.arms)
-    curves = {metric: {arm: curve(results, arm, metric) for arm in arms} for metric in MECHANISM if metric in results.history}
-    curves = {metric: tables for metric, tables in curves.items() if any(len(table) > 1 for table in tables.values())}
+    curves = {
+        metric: {arm: curve(results, arm, metric) for arm in arms}
+        for metric in MECHANISM
+        if metric in results.history
+    }
+    curves = {
+        metric: tables
+        for metric, tables in curves.items()
+        if any(len(table) > 1 for table in tables.values())
+    }
     if not curves:
         return None
-    shown, thaws = shown_arms(results, arms, MAX_LINES), {arm: warmup_end(results, arm) for arm in arms}
+    shown, thaws = (
+        shown_arms(results, arms, MAX_LINES),
+        {arm: warmup_end(results, arm) for arm in arms},
+    )
     n_columns = min(N_COLUMNS, len(curves))
     n_rows = math.ceil(len(curves) / n_columns)
     with style():
@@ -48,16 +59,39 @@ def mechanism(results: Results) -> Figure | None:
         for axes, (metric, tables) in zip(grid, curves.items()):
             axes.set_title(MECHANISM[metric])
             axes.set_xlabel("epoch")
-            _draw(axes, {arm: table.mean(axis=1) for arm, table in tables.items() if len(table)}, shown, thaws)
+            _draw(
+                axes,
+                {arm: table.mean(axis=1) for arm, table in tables.items() if len(table)},
+                shown,
+                thaws,
+            )
         for axes in grid[len(curves) :]:
             axes.set_axis_off()
-        key = [Line2D([], [], color=colours(shown)[arm], lw=1.8, ls=_dash(index), label=f"{index + 1}  {arm}") for index, arm in enumerate(shown)]
+        key = [
+            Line2D(
+                [],
+                [],
+                color=colours(shown)[arm],
+                lw=1.8,
+                ls=_dash(index),
+                label=f"{index + 1}  {arm}",
+            )
+            for index, arm in enumerate(shown)
+        ]
         columns = max(1, int(figure.get_figwidth() / (1 + CHARACTER * max(map(len, shown)))))
-        figure.legend(handles=key, loc="outside lower center", ncols=columns, labelcolor="linecolor", handlelength=3)
+        figure.legend(
+            handles=key,
+            loc="outside lower center",
+            ncols=columns,
+            labelcolor="linecolor",
+            handlelength=3,
+        )
     return figure
 
 
-def _draw(axes: Axes, lines: dict[str, pd.Series], shown: Sequence[str], thaws: dict[str, int | None]) -> None:
+def _draw(
+    axes: Axes, lines: dict[str, pd.Series], shown: Sequence[str], thaws: dict[str, int | None]
+) -> None:
     """lines: arm -> a metric by epoch."""
     colour = colours(shown)
     for epoch in sorted({thaws[arm] for arm in shown if thaws[arm] is not None}):
@@ -68,11 +102,21 @@ def _draw(axes: Axes, lines: dict[str, pd.Series], shown: Sequence[str], thaws: 
             continue
         axes.plot(line, color=colour[arm], lw=1.8, ls=_dash(shown.index(arm)))
         if thaws[arm] in line.index:
-            axes.plot(thaws[arm], line[thaws[arm]], "o", color=colour[arm], ms=6.5, mec="white", zorder=4)
+            axes.plot(
+                thaws[arm], line[thaws[arm]], "o", color=colour[arm], ms=6.5, mec="white", zorder=4
+            )
     axes.margins(y=0.08)
     ends = {arm: (line.index[-1], line.iloc[-1]) for arm, line in lines.items() if arm in shown}
     if len(ends) > 1 and all(line.equals(next(iter(lines.values()))) for line in lines.values()):
-        axes.annotate("all", next(iter(ends.values())), xytext=(4, 0), textcoords="offset points", va="center", size=10, fontweight="bold")
+        axes.annotate(
+            "all",
+            next(iter(ends.values())),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            size=10,
+            fontweight="bold",
+        )
     elif ends:
         _number_ends(axes, ends, shown)
 
@@ -87,7 +131,11 @@ def _number_ends(axes: Axes, ends: dict[str, tuple[float, float]], arms: Sequenc
     colour, (left, right), (low, high) = colours(arms), axes.get_xlim(), axes.get_ylim()
     last = max(epoch for epoch, _ in ends.values())
     for end in sorted({epoch for epoch, _ in ends.values()}):
-        heights = {arm: (value - low) / (high - low) for arm, (epoch, value) in ends.items() if epoch == end}
+        heights = {
+            arm: (value - low) / (high - low)
+            for arm, (epoch, value) in ends.items()
+            if epoch == end
+        }
         column = 1.06 if end == last else (end - left) / (right - left) + 0.07
         for arm, y in _apart(heights, min(0.1, 1 / len(ends))).items():
             axes.annotate(
@@ -99,7 +147,13 @@ def _number_ends(axes: Axes, ends: dict[str, tuple[float, float]], arms: Sequenc
                 va="center",
                 size=10,
                 fontweight="bold",
-                arrowprops={"arrowstyle": "-", "color": colour[arm], "lw": 0.5, "shrinkA": 0, "shrinkB": 2},
+                arrowprops={
+                    "arrowstyle": "-",
+                    "color": colour[arm],
+                    "lw": 0.5,
+                    "shrinkA": 0,
+                    "shrinkB": 2,
+                },
             )
 
 

@@ -34,7 +34,10 @@ _STYLE = {
     "svg.hashsalt": "ablate",  # ids inside the SVG: the same for the same figure
 }
 
-_METADATA = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}  # no dates, no versions
+_METADATA = {
+    ".png": {"Software": None},
+    ".svg": {"Date": None, "Creator": None},
+}  # no dates, no versions
 
 
 def style() -> rc_context:

@@ -27,23 +27,35 @@ def accuracy(results: Results) -> Figure | None:
     published = results.manifest.published if results.headline == "test/top1" else []
     below = max(places.values()) + 1 + GAP
     with style():
-        figure = Figure(figsize=(10, 1.5 + 0.36 * (len(places) + len(published))), layout="constrained")
+        figure = Figure(
+            figsize=(10, 1.5 + 0.36 * (len(places) + len(published))), layout="constrained"
+        )
         axes = figure.add_subplot()
         for name, y in places.items():
             dots = cells[name].dropna()
-            axes.plot(dots, [y] * len(dots), "o", ms=7, alpha=0.55, mew=0, color=colour.get(name, GREY))
+            axes.plot(
+                dots, [y] * len(dots), "o", ms=7, alpha=0.55, mew=0, color=colour.get(name, GREY)
+            )
             axes.plot(dots.mean(), y, "|", ms=17, mew=3, color=colour.get(name, INK))
             _write_beside(axes, y, value(dots.mean(), dots.std()))
         for n, entry in enumerate(published):
             axes.plot(entry["top1"], below + n, "D", ms=6, color=GREY, mfc="white", mew=1.6)
             _write_beside(axes, below + n, f"{entry['top1']:.2f}")
         if reference in cells:
-            axes.axvline(cells[reference].mean(), color=INK, lw=1.2, zorder=0, label=f"measured {reference}")
+            axes.axvline(
+                cells[reference].mean(), color=INK, lw=1.2, zorder=0, label=f"measured {reference}"
+            )
         if published:
-            axes.plot([], [], "D", ms=6, color=GREY, mfc="white", mew=1.6, label=_protocols(published))
+            axes.plot(
+                [], [], "D", ms=6, color=GREY, mfc="white", mew=1.6, label=_protocols(published)
+            )
         names = [f"published {entry['method']}" for entry in published]
-        axes.set_yticks([*places.values(), *(below + n for n in range(len(published)))], [*places, *names])
-        axes.set_ylim((below + len(published) - 1 if published else max(places.values())) + 0.6, -0.6)
+        axes.set_yticks(
+            [*places.values(), *(below + n for n in range(len(published)))], [*places, *names]
+        )
+        axes.set_ylim(
+            (below + len(published) - 1 if published else max(places.values())) + 0.6, -0.6
+        )
         axes.grid(axis="y", color=CONTEXT, lw=0.6)
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel(f"{axis_label(results.headline)}: a dot per seed, a bar at the mean")
@@ -54,12 +66,21 @@ def accuracy(results: Results) -> Figure | None:
 
 def _write_beside(axes: Axes, y: float, text: str) -> None:
     """To the right of the axes, at a height in the data's unit."""
-    axes.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), va="center", family="DejaVu Sans Mono", size=10)
+    axes.annotate(
+        text,
+        (1.01, y),
+        xycoords=("axes fraction", "data"),
+        va="center",
+        family="DejaVu Sans Mono",
+        size=10,
+    )
 
 
 def _protocols(published: list[dict]) -> str:
     """The legend's text: the protocols that published numbers were obtained by."""
-    protocols = list(dict.fromkeys(entry.get("protocol", "protocol unknown") for entry in published))
+    protocols = list(
+        dict.fromkeys(entry.get("protocol", "protocol unknown") for entry in published)
+    )
     return textwrap.fill(f"published: {', or '.join(protocols)}", 100)
 
 
@@ -79,15 +100,27 @@ def effects_figure(effects: pd.DataFrame, metric: str) -> Figure | None:
             colour = INK if row.kind == "main" else "#117733"
             separable = row.verdict in (HIGHER, LOWER)
             if math.isfinite(row.low):
-                axes.plot([row.low, row.high], [y, y], "-", color=colour, lw=2, solid_capstyle="butt")
+                axes.plot(
+                    [row.low, row.high], [y, y], "-", color=colour, lw=2, solid_capstyle="butt"
+                )
             marker, size = ("o", 9) if row.kind == "main" else ("D", 8)
-            axes.plot(row.estimate, y, marker, ms=size, color=colour, mfc=colour if separable else "white", mew=2)
+            axes.plot(
+                row.estimate,
+                y,
+                marker,
+                ms=size,
+                color=colour,
+                mfc=colour if separable else "white",
+                mew=2,
+            )
             _write_beside(axes, y, effect(row.estimate, row.low, row.high))
         axes.set_yticks(places, rows["effect"])
         axes.set_ylim(places[-1] + 0.6, -0.6)
         axes.tick_params(axis="y", length=0)
         unit = points(metric).strip()
-        axes.set_xlabel(f"effect on {label(metric)}{f' ({unit})' if unit else ''}{_intervals(rows)}")
+        axes.set_xlabel(
+            f"effect on {label(metric)}{f' ({unit})' if unit else ''}{_intervals(rows)}"
+        )
     return figure
 
 

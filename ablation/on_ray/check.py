@@ -21,8 +21,16 @@ from ablation.subject import Subject
 from ablation.subjects import load_subject
 
 
-def sample_of(name: str, subject: Subject, settings: Mapping[str, Any], seed: int, key: str) -> dict[str, Any]:
-    return {"subject": name, "settings": dict(settings), "seed": seed, "key": key, "versions": versions(subject, settings)}
+def sample_of(
+    name: str, subject: Subject, settings: Mapping[str, Any], seed: int, key: str
+) -> dict[str, Any]:
+    return {
+        "subject": name,
+        "settings": dict(settings),
+        "seed": seed,
+        "key": key,
+        "versions": versions(subject, settings),
+    }
 
 
 def versions(subject: Subject, settings: Mapping[str, Any]) -> dict[str, str]:
@@ -32,7 +40,11 @@ def versions(subject: Subject, settings: Mapping[str, Any]) -> dict[str, str]:
     for path in sorted(root.rglob("*.py")):
         source.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
     named = subject.describe(settings).get("versions", {})
-    return {"python": ".".join(platform.python_version_tuple()[:2]), "ablate": source.hexdigest()[:8], **named}
+    return {
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        "ablate": source.hexdigest()[:8],
+        **named,
+    }
 
 
 def difference(sample: dict[str, Any]) -> str | None:
@@ -40,7 +52,11 @@ def difference(sample: dict[str, Any]) -> str | None:
         subject = load_subject(sample["subject"])
         faults = [fault.message for fault in subject.check(sample["settings"])]
         here = {} if faults else versions(subject, sample["settings"])
-        key = "" if faults else subject.chain(sample["settings"], sample["seed"], lambda _: None)[0].key
+        key = (
+            ""
+            if faults
+            else subject.chain(sample["settings"], sample["seed"], lambda _: None)[0].key
+        )
     except InputError as error:
         return f"cannot load the subject: {error}"
     except (OSError, ValueError) as error:  # data that are not there, or not what they were
@@ -48,10 +64,18 @@ def difference(sample: dict[str, Any]) -> str | None:
     if faults:
         return f"cannot run a trial: {faults[0]}"
     planned = sample["versions"]
-    others = [f"{name} {here.get(name, 'none')} where the plan has {planned.get(name, 'none')}" for name in {**planned, **here} if here.get(name) != planned.get(name)]
+    others = [
+        f"{name} {here.get(name, 'none')} where the plan has {planned.get(name, 'none')}"
+        for name in {**planned, **here}
+        if here.get(name) != planned.get(name)
+    ]
     if others:
         return f"has other versions: {', '.join(others)}"
-    return None if key == sample["key"] else "has other data, or other source of what is ablated, than the plan"
+    return (
+        None
+        if key == sample["key"]
+        else "has other data, or other source of what is ablated, than the plan"
+    )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,19 @@ from ablation.errors import InputError, Problem
 from ablation.on_ray import node
 from ablation.on_ray.node import Site
 
-NO_CODE = ["/runs", "/reports", "/.ablate", "/data", "/pretrained", "/mlruns", "/mlartifacts", "/mlflow.db*", "/.git", "/.venv", "__pycache__"]
+NO_CODE = [
+    "/runs",
+    "/reports",
+    "/.ablate",
+    "/data",
+    "/pretrained",
+    "/mlruns",
+    "/mlartifacts",
+    "/mlflow.db*",
+    "/.git",
+    "/.venv",
+    "__pycache__",
+]
 CHECK_SECONDS = 300.0  # for a node to say whether it can run workers
 
 
@@ -34,7 +46,9 @@ class Share:
     def times_in(self, resources: dict[str, float]) -> int:
         """How many workers a node with these resources has room for."""
         needs = {"CPU": self.cpus, "GPU": self.gpus}
-        return int(min(round(resources.get(kind, 0.0) / need, 3) for kind, need in needs.items() if need))
+        return int(
+            min(round(resources.get(kind, 0.0) / need, 3) for kind, need in needs.items() if need)
+        )
 
 
 @contextlib.contextmanager
@@ -45,7 +59,15 @@ def connected(address: str | None, code: Path | None) -> Iterator[None]:
     """
     address = address or os.environ.get("RAY_ADDRESS") or "auto"
     if address == "local":
-        raise InputError([Problem("", "--ray-address", "'local' is no cluster; without --executor ray, --jobs run on this machine")])
+        raise InputError(
+            [
+                Problem(
+                    "",
+                    "--ray-address",
+                    "'local' is no cluster; without --executor ray, --jobs run on this machine",
+                )
+            ]
+        )
     if address != "auto":
         _require_answer(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -53,14 +75,26 @@ def connected(address: str | None, code: Path | None) -> Iterator[None]:
     try:
         import ray
     except ImportError:
-        raise InputError([Problem("", "--executor", "ray is not installed; pip install 'ablate-lt[ray]'")]) from None
+        raise InputError(
+            [Problem("", "--executor", "ray is not installed; pip install 'ablate-lt[ray]'")]
+        ) from None
     for module in (node, limits, worker_process, leftovers):
         ray.cloudpickle.register_pickle_by_value(module)
     environment = {} if code is None else {"working_dir": str(code.resolve()), "excludes": NO_CODE}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", runtime_env=environment)
+        ray.init(
+            address=address, log_to_driver=False, logging_level="ERROR", runtime_env=environment
+        )
     except ray.exceptions.RuntimeEnvSetupError as error:  # such as a folder that is too large
-        raise InputError([Problem("", "--executor", f"cannot bring the project's code to the nodes: {last_line(error)}")]) from None
+        raise InputError(
+            [
+                Problem(
+                    "",
+                    "--executor",
+                    f"cannot bring the project's code to the nodes: {last_line(error)}",
+                )
+            ]
+        ) from None
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise _no_cluster(address, " ".join(str(error).split())) from None
     try:
@@ -95,7 +129,11 @@ def fit_nodes(site: Site, share: Share, say: Callable[[str], object]) -> dict[st
 
     nodes, look = _nodes(share), ray.remote(node.fault_of)
     answers = [
-        look.options(num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(identity, soft=False)).remote(site)
+        look.options(
+            num_cpus=0,
+            max_retries=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(identity, soft=False),
+        ).remote(site)
         for identity, _, _ in nodes
     ]
     ray.wait(answers, num_returns=len(answers), timeout=CHECK_SECONDS)
@@ -105,7 +143,9 @@ def fit_nodes(site: Site, share: Share, say: Callable[[str], object]) -> dict[st
         try:
             fault = ray.get(answer, timeout=0)
         except ray.exceptions.GetTimeoutError:
-            faults.append(Problem("", f"node {name}", f"has not answered within {CHECK_SECONDS:.0f} seconds"))
+            faults.append(
+                Problem("", f"node {name}", f"has not answered within {CHECK_SECONDS:.0f} seconds")
+            )
         except ray.exceptions.RayError as error:
             faults.append(Problem("", f"node {name}", f"cannot run a task: {last_line(error)}"))
         else:
@@ -144,5 +184,12 @@ def _nodes(share: Share) -> list[tuple[str, str, int]]:
     import ray
 
     alive = [node for node in ray.nodes() if node["Alive"]]
-    found = [(node["NodeID"], f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})", share.times_in(node["Resources"])) for node in alive]
+    found = [
+        (
+            node["NodeID"],
+            f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})",
+            share.times_in(node["Resources"]),
+        )
+        for node in alive
+    ]
     return [entry for entry in found if entry[2] > 0]

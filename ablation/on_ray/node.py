@@ -56,7 +56,9 @@ def fault_of(site: Site) -> str | None:
             [sys.executable, "-P", "-m", "ablation.on_ray.check"], input=site.sample, env=_environment(site), capture_output=True, text=True,
         )  # fmt: skip
     except OSError as error:
-        return f"cannot write to {_cache_folder()}, which {CACHE} may name: {error.strerror or error}"
+        return (
+            f"cannot write to {_cache_folder()}, which {CACHE} may name: {error.strerror or error}"
+        )
     if done.returncode:
         cause = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
         return f"cannot run ablate with {sys.executable}: {cause}; install there what the driver's machine has"
@@ -72,7 +74,10 @@ class Relay:
     """
 
     def __init__(self, site: Site, fit: Sequence[str] = ()):
-        self._site, self._fit = site, fit  # nodes that need not be asked again whether they can run workers
+        self._site, self._fit = (
+            site,
+            fit,
+        )  # nodes that need not be asked again whether they can run workers
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._log: Log | None = None
@@ -92,7 +97,16 @@ class Relay:
         before, self._log = self._log, Log(asked["log"])
         if before is not None:
             shutil.rmtree(before.here.parent, ignore_errors=True)
-        self._process.send(json.dumps({**asked, "cache": str(_cache_folder()), "log": str(self._log.here), "is_remote": True}))
+        self._process.send(
+            json.dumps(
+                {
+                    **asked,
+                    "cache": str(_cache_folder()),
+                    "log": str(self._log.here),
+                    "is_remote": True,
+                }
+            )
+        )
 
     def answer(self, told: str, entry: bytes | None) -> None:
         """What the driver says to a question of the store's."""
@@ -112,7 +126,9 @@ class Relay:
             self._say(event="unfit", node=platform.node(), error=fault)
             return
         kills = MemoryKills()
-        process = self._process = WorkerProcess(_environment(self._site), [sys.executable, "-c", DIE_WITH_PARENT])
+        process = self._process = WorkerProcess(
+            _environment(self._site), [sys.executable, "-c", DIE_WITH_PARENT]
+        )
         self._say(event="ready", node=platform.node())
         has_ended = False
         while not (has_ended or process.is_silent):
@@ -133,7 +149,9 @@ class Relay:
         if message["event"] != "store":
             self._messages.put((line, None))
             return
-        self._messages.put((line, Path(message["path"]).read_bytes() if "path" in message else None))
+        self._messages.put(
+            (line, Path(message["path"]).read_bytes() if "path" in message else None)
+        )
         told, entry = self._answers.get()
         if entry is not None:
             into = Path(message["into"])
@@ -185,5 +203,13 @@ def _cache_folder() -> Path:
 def _environment(site: Site) -> dict[str, Any]:
     """Without the project's code, which Ray puts first on the import path: no module of it must hide one of ours."""
     here = os.getcwd() if site.brings_code else None
-    path = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder and os.path.abspath(folder) != here]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "ABLATE_DATA": os.environ.get("ABLATE_DATA", "").strip() or site.data}
+    path = [
+        folder
+        for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        if folder and os.path.abspath(folder) != here
+    ]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path),
+        "ABLATE_DATA": os.environ.get("ABLATE_DATA", "").strip() or site.data,
+    }

@@ -28,11 +28,15 @@ class NodeStore:
 
     def __init__(self, root: Path, ask: Callable[[dict[str, Any]], dict[str, Any]]):
         self._here, self._ask = DiskStore(root), ask
-        self._records: dict[str, bytes] = {}  # which a node does not keep: the driver alone knows what was recorded
+        self._records: dict[
+            str, bytes
+        ] = {}  # which a node does not keep: the driver alone knows what was recorded
         self._here.trim(NODE_CACHE_BYTES)
 
     def holds(self, kind: str, key: str) -> bool:
-        return key in self._records or bool(self._ask({"op": "holds", "kind": kind, "key": key})["holds"])
+        return key in self._records or bool(
+            self._ask({"op": "holds", "kind": kind, "key": key})["holds"]
+        )
 
     def load(self, kind: str, key: str) -> bytes | None:
         if kind == "record" and key in self._records:
@@ -40,7 +44,15 @@ class NodeStore:
         for _ in range(SENDINGS):
             here = self._here.sealed(kind, key)
             into = self._here.root / ON_THE_WAY / f"{key}-{secrets.token_hex(4)}"
-            answer = self._ask({"op": "load", "kind": kind, "key": key, "have": here[: HEADER.size].hex() if here else "", "into": str(into)})
+            answer = self._ask(
+                {
+                    "op": "load",
+                    "kind": kind,
+                    "key": key,
+                    "have": here[: HEADER.size].hex() if here else "",
+                    "into": str(into),
+                }
+            )
             if not answer["holds"]:
                 return None
             if not answer["sent"]:
@@ -75,7 +87,9 @@ class NodeStore:
                 raise
 
 
-def answer_of(store: DiskStore, question: dict[str, Any], payload: bytes | None) -> tuple[dict[str, Any], bytes | None]:
+def answer_of(
+    store: DiskStore, question: dict[str, Any], payload: bytes | None
+) -> tuple[dict[str, Any], bytes | None]:
     """What the driver answers, and an entry if one is to be sent.
 
     question: {"op": "holds" | "load" | "save", "kind", "key"}; of "load" also `have`, the header of the entry that the node
@@ -88,7 +102,10 @@ def answer_of(store: DiskStore, question: dict[str, Any], payload: bytes | None)
         try:
             is_whole = payload is not None and store.adopt(kind, key, payload)
         except OSError as error:
-            return {"errno": error.errno, "file": str(error.filename or store.path(kind, key))}, None
+            return {
+                "errno": error.errno,
+                "file": str(error.filename or store.path(kind, key)),
+            }, None
         return {"holds": is_whole}, None
     sealed = store.sealed(kind, key)
     if sealed is None:

@@ -90,7 +90,9 @@ class RayWorkers:
     becomes of the cluster.
     """
 
-    def __init__(self, n: int, share: Share, site: Site, fit: Collection[str], say: Callable[[str], None]):
+    def __init__(
+        self, n: int, share: Share, site: Site, fit: Collection[str], say: Callable[[str], None]
+    ):
         self.n, self.site, self.fit, self.say = n, site, list(fit), say
         self._new_actor = ray.remote(Relay).options(
             num_cpus=share.cpus, num_gpus=share.gpus, scheduling_strategy="SPREAD", max_restarts=0, max_task_retries=0,
@@ -117,8 +119,12 @@ class RayWorkers:
     def idle(self) -> RayWorker | None:
         """A worker without a task; None if all are busy, or wait for a place on the cluster."""
         while len(self._workers) < self.n:
-            self._workers.append(RayWorker(self._new_actor.remote(self.site, self.fit), self._heard))
-        return next((worker for worker in self._workers if worker.is_ready and worker.task is None), None)
+            self._workers.append(
+                RayWorker(self._new_actor.remote(self.site, self.fit), self._heard)
+            )
+        return next(
+            (worker for worker in self._workers if worker.is_ready and worker.task is None), None
+        )
 
     def busy(self) -> list[RayWorker]:
         return [worker for worker in self._workers if worker.task is not None]
@@ -136,7 +142,12 @@ class RayWorkers:
             heard.append(self._heard.get(timeout=timeout))
             while True:
                 heard.append(self._heard.get_nowait())
-        return [event for worker, message in heard if worker in self._workers for event in self._understand(worker, message)]
+        return [
+            event
+            for worker, message in heard
+            if worker in self._workers
+            for event in self._understand(worker, message)
+        ]
 
     def _understand(self, worker: RayWorker, message: dict[str, Any]) -> list[Event]:
         kind = message["event"]
@@ -158,7 +169,9 @@ class RayWorkers:
             return [Event(worker, death(message["code"], message["for_memory"], worker.fate))]
         if kind == "blocked":
             message = {**message, "message": f"on node {worker.node}: {message['message']}"}
-        if kind == "failed":  # what has failed may have left anything behind: another takes its place
+        if (
+            kind == "failed"
+        ):  # what has failed may have left anything behind: another takes its place
             self._remove(worker)
         return [Event(worker, message)]
 
@@ -169,10 +182,24 @@ class RayWorkers:
         if not worker.is_ready:
             self._n_stillborn += 1
             if self._n_stillborn > STILLBORN * self.n:
-                raise InputError([Problem("", "--executor", f"workers are lost before they have begun: {cause}")])
+                raise InputError(
+                    [Problem("", "--executor", f"workers are lost before they have begun: {cause}")]
+                )
         elif worker.task is not None:
-            self.say(f"a worker on node {worker.node} is lost, and what it did is done again: {cause}")
-        return Event(worker, {"event": "lost", "error": {"type": "WorkerLost", "message": f"the worker was lost: {cause}", "traceback": ""}})
+            self.say(
+                f"a worker on node {worker.node} is lost, and what it did is done again: {cause}"
+            )
+        return Event(
+            worker,
+            {
+                "event": "lost",
+                "error": {
+                    "type": "WorkerLost",
+                    "message": f"the worker was lost: {cause}",
+                    "traceback": "",
+                },
+            },
+        )
 
     def _remove(self, worker: RayWorker) -> None:
         self._workers.remove(worker)

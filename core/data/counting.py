@@ -30,10 +30,14 @@ def _profiled(data: Data, available: list[int]) -> list[int]:
     """What the profile leaves of the images that there are."""
     if data.imbalance_factor is None and data.n_max is None:
         return available
-    counts = exponential_counts(data.n_max or max(available), len(available), data.imbalance_factor or 1.0)
+    counts = exponential_counts(
+        data.n_max or max(available), len(available), data.imbalance_factor or 1.0
+    )
     for c, (asked, there) in enumerate(zip(counts, available)):
         if asked > there:
-            raise ValueError(f"class {c} has {there} training images and the profile asks for {asked}")
+            raise ValueError(
+                f"class {c} has {there} training images and the profile asks for {asked}"
+            )
     return counts
 
 

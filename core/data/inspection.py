@@ -54,7 +54,9 @@ def verify(config: Config, dataset: Dataset) -> list[Finding]:
             findings.append(Finding(True, f"class '{names[c]}' has no {part} images"))
         n_same = len(split.labels) - len(set(_digests(split)))
         if n_same:
-            findings.append(Finding(False, f"{n_same} {part} images are copies of another {part} image"))
+            findings.append(
+                Finding(False, f"{n_same} {part} images are copies of another {part} image")
+            )
         blank = int((split.images.flatten(1).float().std(1) == 0).sum())
         if blank:
             findings.append(Finding(False, f"{blank} {part} images are of one colour"))

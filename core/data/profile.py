@@ -14,9 +14,13 @@ def exponential_counts(n_max: int, n_classes: int, imbalance_factor: float) -> l
     if n_classes == 1:
         return [n_max]
     # the small addend: 5000 * 100**-1 is 50.00000000000001 in floating point, or 49.99999999999999 elsewhere
-    counts = [int(n_max * imbalance_factor ** (-c / (n_classes - 1)) + 1e-6) for c in range(n_classes)]
+    counts = [
+        int(n_max * imbalance_factor ** (-c / (n_classes - 1)) + 1e-6) for c in range(n_classes)
+    ]
     if counts[-1] == 0:
-        raise ValueError(f"{n_max} images of the largest class and an imbalance factor of {imbalance_factor:g} leave the smallest class empty")
+        raise ValueError(
+            f"{n_max} images of the largest class and an imbalance factor of {imbalance_factor:g} leave the smallest class empty"
+        )
     return counts
 
 
@@ -28,5 +32,7 @@ def held_out_counts(counts: Sequence[int], share: float) -> list[int]:
     held = [max(1, round(share * n)) for n in counts]
     for c, (n, n_held) in enumerate(zip(counts, held)):
         if n_held >= n:
-            raise ValueError(f"{share:g} of the {n} training images of class {c} leaves none to train on")
+            raise ValueError(
+                f"{share:g} of the {n} training images of class {c} leaves none to train on"
+            )
     return held

@@ -21,7 +21,13 @@ from core.data.location import locate
 from core.data.profile import exponential_counts, held_out_counts
 from core.randomness import generator
 
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")  # by content: others, such as EPS, would start programs to be read
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "BMP",
+    "WEBP",
+    "PPM",
+)  # by content: others, such as EPS, would start programs to be read
 
 
 class Split(NamedTuple):
@@ -53,7 +59,9 @@ def load(data: Data) -> Dataset:
     else:
         dataset = _cifar(data)
     if data.imbalance_factor is not None or data.n_max is not None:
-        dataset = dataset._replace(train=_long_tailed(dataset.train, len(dataset.class_names), data))
+        dataset = dataset._replace(
+            train=_long_tailed(dataset.train, len(dataset.class_names), data)
+        )
     if data.validation:
         train, held_out = _held_out(dataset.train, dataset.class_counts, data.validation)
         dataset = dataset._replace(train=train, test=held_out)
@@ -64,14 +72,27 @@ def load(data: Data) -> Dataset:
 
 def to_bytes(dataset: Dataset) -> bytes:
     """The data set as safetensors, so that images are decoded once."""
-    tensors = {f"{part}.{name}": tensor for part in ("train", "test") for name, tensor in getattr(dataset, part)._asdict().items()}
-    return safetensors.torch.save(tensors | {"class_names": torch.frombuffer(bytearray("\n".join(dataset.class_names).encode()), dtype=torch.uint8)})
+    tensors = {
+        f"{part}.{name}": tensor
+        for part in ("train", "test")
+        for name, tensor in getattr(dataset, part)._asdict().items()
+    }
+    return safetensors.torch.save(
+        tensors
+        | {
+            "class_names": torch.frombuffer(
+                bytearray("\n".join(dataset.class_names).encode()), dtype=torch.uint8
+            )
+        }
+    )
 
 
 def from_bytes(data: bytes) -> Dataset:
     tensors = safetensors.torch.load(data)
     names = bytes(tensors["class_names"].tolist()).decode().split("\n")
-    parts = (Split(tensors[f"{part}.images"], tensors[f"{part}.labels"]) for part in ("train", "test"))
+    parts = (
+        Split(tensors[f"{part}.images"], tensors[f"{part}.labels"]) for part in ("train", "test")
+    )
     return Dataset(*parts, names)
 
 
@@ -84,7 +105,9 @@ def _digits(n_test: int) -> Dataset:
     from sklearn.datasets import load_digits
 
     raw = load_digits()
-    images = torch.from_numpy(np.round(raw.images * (255 / 16)).astype(np.uint8))[:, None]  # (N, 1, 8, 8)
+    images = torch.from_numpy(np.round(raw.images * (255 / 16)).astype(np.uint8))[
+        :, None
+    ]  # (N, 1, 8, 8)
     labels = torch.from_numpy(raw.target).long()
     order = torch.randperm(len(labels), generator=generator(0, "digits split"))
     rank = _rank_within_class(labels[order], 10)
@@ -111,13 +134,17 @@ def _long_tailed(train: Split, n_classes: int, data: Data) -> Split:
     short = (counts > available).nonzero().flatten().tolist()
     if short:
         c = short[0]
-        raise ValueError(f"data.imbalance_factor: class {c} has {available[c]} training images and the profile asks for {counts[c]}")
+        raise ValueError(
+            f"data.imbalance_factor: class {c} has {available[c]} training images and the profile asks for {counts[c]}"
+        )
     return _drawn(train, counts, "long tail")[0]
 
 
 def _held_out(train: Split, counts: Tensor, share: float) -> tuple[Split, Split]:
     """Training and validation images, by one fixed draw per class: the same for every seed and arm."""
-    validation, rest = _drawn(train, torch.tensor(held_out_counts(counts.tolist(), share)), "validation")
+    validation, rest = _drawn(
+        train, torch.tensor(held_out_counts(counts.tolist(), share)), "validation"
+    )
     return rest, validation
 
 
@@ -125,7 +152,10 @@ def _drawn(split: Split, counts: Tensor, purpose: str) -> tuple[Split, Split]:
     """`counts` (C,) images of each class by one draw, and the others; both sorted by class."""
     order = torch.randperm(len(split.labels), generator=generator(0, purpose))
     is_drawn = _rank_within_class(split.labels[order], len(counts)) < counts[split.labels[order]]
-    parts = [chosen[split.labels[chosen].argsort(stable=True)] for chosen in (order[is_drawn], order[~is_drawn])]
+    parts = [
+        chosen[split.labels[chosen].argsort(stable=True)]
+        for chosen in (order[is_drawn], order[~is_drawn])
+    ]
     drawn, others = (Split(split.images[chosen], split.labels[chosen]) for chosen in parts)
     return drawn, others
 
@@ -134,11 +164,15 @@ def _cifar(data: Data) -> Dataset:
     """CIFAR-10 or CIFAR-100 through torchvision, ordinary RGB."""
     import torchvision
 
-    cls = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[data.source]
+    cls = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[
+        data.source
+    ]
     root = locate(data.path)
     if data.download:
         root.mkdir(parents=True, exist_ok=True)
-        with (root / ".downloading").open("w") as lock:  # workers take turns; all but the first find it there
+        with (root / ".downloading").open(
+            "w"
+        ) as lock:  # workers take turns; all but the first find it there
             fcntl.flock(lock, fcntl.LOCK_EX)
             cls(root, train=True, download=True)
     parts = []
@@ -146,7 +180,9 @@ def _cifar(data: Data) -> Dataset:
         raw = cls(root, train=train, download=False)
         labels = torch.tensor(raw.targets)
         order = labels.argsort(stable=True)
-        parts.append(Split(torch.from_numpy(raw.data).permute(0, 3, 1, 2)[order].contiguous(), labels[order]))
+        parts.append(
+            Split(torch.from_numpy(raw.data).permute(0, 3, 1, 2)[order].contiguous(), labels[order])
+        )
     return Dataset(*parts, list(raw.classes))
 
 
@@ -161,13 +197,17 @@ def _folder(path: Path, data: Data) -> Dataset:
         file = f"'{shown(path)}': {shown(place)}"
         pixels = _pixels(file, content, mode, data.size)
         if shape is not None and pixels.shape != shape:
-            raise ValueError(f"{file}: {tuple(pixels.shape[1:])} pixels where the others have {tuple(shape[1:])}; set data.size")
+            raise ValueError(
+                f"{file}: {tuple(pixels.shape[1:])} pixels where the others have {tuple(shape[1:])}; set data.size"
+            )
         shape = pixels.shape
         found.setdefault((place.part, place.label), []).append(pixels)
     parts = []
     for part in PARTS:
         labels = torch.tensor([c for c, name in enumerate(names) for _ in found[part, name]])
-        parts.append(Split(torch.stack([image for name in names for image in found[part, name]]), labels))
+        parts.append(
+            Split(torch.stack([image for name in names for image in found[part, name]]), labels)
+        )
     return Dataset(*parts, names)
 
 
@@ -181,8 +221,17 @@ def _pixels(file: str, content: bytes, mode: str, size: int | None) -> Tensor:
                 raise ValueError(f"mode {image.mode}, and pixels of 8 bits a channel are needed")
             image = image.convert(mode)
     except UnidentifiedImageError:
-        raise ValueError(f"{file}: not an image that can be read ({_unidentified(content)})") from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:  # Pillow's of broken files
+        raise ValueError(
+            f"{file}: not an image that can be read ({_unidentified(content)})"
+        ) from None
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        struct.error,
+        Image.DecompressionBombError,
+    ) as error:  # Pillow's of broken files
         raise ValueError(f"{file}: not an image that can be read ({error})") from None
     if size:
         image = image.resize((size, size), Image.Resampling.BILINEAR)

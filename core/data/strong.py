@@ -51,7 +51,9 @@ def strong(
     # From here on images are in the order in which operations are dealt to them.
     groups = {
         name: slice(n * i // len(OPERATIONS), n * (i + 1) // len(OPERATIONS))
-        for i, name in enumerate(OPERATIONS[turn % len(OPERATIONS) :] + OPERATIONS[: turn % len(OPERATIONS)])
+        for i, name in enumerate(
+            OPERATIONS[turn % len(OPERATIONS) :] + OPERATIONS[: turn % len(OPERATIONS)]
+        )
     }
     rows, columns, is_inside = places(groups, strength, height, width)
     columns = torch.where(is_flipped[dealt, None, None], width - 1 - columns, columns)
@@ -139,7 +141,9 @@ def sharpness(pixels: Tensor, strength: Tensor, grey: tuple[float, ...]) -> Tens
     """Against Pillow's SMOOTH, which weighs a pixel by 5 and its neighbours by 1 and leaves the border as it is."""
     inner = pixels[:, :, 1:-1, 1:-1]
     blurred = pixels.clone()
-    blurred[:, :, 1:-1, 1:-1] = (9 * F.avg_pool2d(pixels, 3, 1, 1)[:, :, 1:-1, 1:-1] + 4 * inner) / 13
+    blurred[:, :, 1:-1, 1:-1] = (
+        9 * F.avg_pool2d(pixels, 3, 1, 1)[:, :, 1:-1, 1:-1] + 4 * inner
+    ) / 13
     return blend(blurred, pixels, strength)
 
 

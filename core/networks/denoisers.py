@@ -54,7 +54,9 @@ class MLPDenoiser(nn.Module):
         self.blocks = nn.ModuleList(AdaptiveBlock(width) for _ in range(n_blocks))
         self.leave = nn.Linear(width, n_latents)
 
-    def forward(self, noisy: Tensor, t: Tensor, labels: Tensor, which: Tensor | None = None) -> Tensor:
+    def forward(
+        self, noisy: Tensor, t: Tensor, labels: Tensor, which: Tensor | None = None
+    ) -> Tensor:
         condition = F.silu(self.time(timestep_embedding(t, self.width)) + self.label(labels))
         x = self.enter(noisy)
         for block in self.blocks:
@@ -91,13 +93,17 @@ class Attention(nn.Module):
         self.out_norm = nn.Parameter(torch.ones(1, n_channels, 1)) if linear else None
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(_rms_norm(x, self.norm)).unflatten(1, (3, self.n_heads, -1)).unbind(1)  # (B, heads, width, L)
+        q, k, v = (
+            self.qkv(_rms_norm(x, self.norm)).unflatten(1, (3, self.n_heads, -1)).unbind(1)
+        )  # (B, heads, width, L)
         if self.linear:
             q = q.softmax(dim=2) * q.shape[2] ** -0.5
             context = k.softmax(dim=3) @ v.transpose(2, 3)  # (B, heads, width, width)
             out = context.transpose(2, 3) @ q
         else:
-            out = F.scaled_dot_product_attention(q.transpose(2, 3), k.transpose(2, 3), v.transpose(2, 3)).transpose(2, 3)
+            out = F.scaled_dot_product_attention(
+                q.transpose(2, 3), k.transpose(2, 3), v.transpose(2, 3)
+            ).transpose(2, 3)
         out = self.out(out.flatten(1, 2))
         return x + (out if self.out_norm is None else _rms_norm(out, self.out_norm))
 
@@ -117,10 +123,14 @@ class UNet1D(nn.Module):
         super().__init__()
         self.shrink = 2 ** (len(multipliers) - 1)
         if n_latents % self.shrink:
-            raise ValueError(f"the U-Net halves the latent {len(multipliers) - 1} times; {n_latents} is not a multiple of {self.shrink}")
+            raise ValueError(
+                f"the U-Net halves the latent {len(multipliers) - 1} times; {n_latents} is not a multiple of {self.shrink}"
+            )
         width, n_condition = n_latents, 4 * n_latents
         self.width = width
-        self.time = nn.Sequential(nn.Linear(width, n_condition), nn.GELU(), nn.Linear(n_condition, n_condition))
+        self.time = nn.Sequential(
+            nn.Linear(width, n_condition), nn.GELU(), nn.Linear(n_condition, n_condition)
+        )
         self.label = nn.Embedding(n_classes, n_condition)
         self.enter = nn.Conv1d(1, width, 1)
         widths = [width, *(width * m for m in multipliers)]
@@ -132,16 +142,33 @@ class UNet1D(nn.Module):
             for i, (a, b) in enumerate(pairs)
         )  # fmt: skip
         middle = widths[-1]
-        self.middle = nn.ModuleList([ConvBlock(middle, middle, n_condition), Attention(middle, linear=False), ConvBlock(middle, middle, n_condition)])
+        self.middle = nn.ModuleList(
+            [
+                ConvBlock(middle, middle, n_condition),
+                Attention(middle, linear=False),
+                ConvBlock(middle, middle, n_condition),
+            ]
+        )
         self.ups = nn.ModuleList(
-            nn.ModuleList([ConvBlock(b + a, b, n_condition), ConvBlock(b + a, b, n_condition), Attention(b, linear=True), nn.Conv1d(b, a, 1)])
+            nn.ModuleList(
+                [
+                    ConvBlock(b + a, b, n_condition),
+                    ConvBlock(b + a, b, n_condition),
+                    Attention(b, linear=True),
+                    nn.Conv1d(b, a, 1),
+                ]
+            )
             for a, b in reversed(pairs)
         )
         self.final = ConvBlock(2 * width, width, n_condition)
         self.leave = nn.Conv1d(width, 1, 1)
 
-    def forward(self, noisy: Tensor, t: Tensor, labels: Tensor, which: Tensor | None = None) -> Tensor:
-        condition = _of_each(self.time(timestep_embedding(t, self.width)) + self.label(labels), which)
+    def forward(
+        self, noisy: Tensor, t: Tensor, labels: Tensor, which: Tensor | None = None
+    ) -> Tensor:
+        condition = _of_each(
+            self.time(timestep_embedding(t, self.width)) + self.label(labels), which
+        )
         x = first = self.enter(noisy[:, None])  # (B, width, D)
         skips = []
         for block1, block2, attention, down in self.downs:
@@ -162,7 +189,9 @@ class UNet1D(nn.Module):
         return self.leave(self.final(torch.cat([x, first], dim=1), condition))[:, 0]
 
 
-def build_denoiser(name: str, n_latents: int, n_classes: int, width: int, n_blocks: int) -> nn.Module:
+def build_denoiser(
+    name: str, n_latents: int, n_classes: int, width: int, n_blocks: int
+) -> nn.Module:
     """A denoiser by its config name."""
     if name == "unet1d":
         return UNet1D(n_latents, n_classes)

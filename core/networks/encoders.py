@@ -29,7 +29,10 @@ class BasicBlock(nn.Module):
         out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True)))
         if self.n_padded:
             before = self.n_padded // 2
-            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.n_padded - before))
+            x = F.pad(
+                x[:, :, :: self.stride, :: self.stride],
+                (0, 0, 0, 0, before, self.n_padded - before),
+            )
         return F.relu(out.add_(x), inplace=True)
 
 
@@ -45,8 +48,12 @@ class CifarResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(16)
         self.first_relu = nn.ReLU(inplace=True)
         self.layer1 = nn.Sequential(*(BasicBlock(16, 16, 1) for _ in range(n)))
-        self.layer2 = nn.Sequential(*(BasicBlock(16 if i == 0 else 32, 32, 2 if i == 0 else 1) for i in range(n)))
-        self.layer3 = nn.Sequential(*(BasicBlock(32 if i == 0 else 64, 64, 2 if i == 0 else 1) for i in range(n)))
+        self.layer2 = nn.Sequential(
+            *(BasicBlock(16 if i == 0 else 32, 32, 2 if i == 0 else 1) for i in range(n))
+        )
+        self.layer3 = nn.Sequential(
+            *(BasicBlock(32 if i == 0 else 64, 64, 2 if i == 0 else 1) for i in range(n))
+        )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
@@ -65,7 +72,10 @@ class SmallCNN(nn.Module):
     def __init__(self, n_channels: int):
         super().__init__()
         widths = (n_channels, 16, 32, 64)
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, stride, 1, bias=False) for a, b, stride in zip(widths, widths[1:], (1, 2, 1)))
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, b, 3, stride, 1, bias=False)
+            for a, b, stride in zip(widths, widths[1:], (1, 2, 1))
+        )
         self.norms = nn.ModuleList(nn.BatchNorm2d(b) for b in widths[1:])
         self.first_relu = nn.ReLU(inplace=True)
         for conv in self.convs:
@@ -100,7 +110,11 @@ def drop_first_relu(encoder: nn.Module) -> None:
 
     LDMLR's code makes its encoder for CIFAR from the network's children, and that ReLU is a call, not a child.
     """
-    owner, name = (encoder.body, "relu") if isinstance(encoder, TorchvisionResNet) else (encoder, "first_relu")
+    owner, name = (
+        (encoder.body, "relu")
+        if isinstance(encoder, TorchvisionResNet)
+        else (encoder, "first_relu")
+    )
     setattr(owner, name, nn.Identity())
 
 
@@ -123,14 +137,20 @@ def load_checkpoint(path: str, encoder: nn.Module) -> dict[str, Tensor]:
     Raises ValueError if the file cannot be read so, or the weights are not this encoder's.
     """
     weights = _read_weights(locate(path))
-    head = {name.removeprefix("fc."): value for name, value in weights.items() if name.startswith("fc.")}
+    head = {
+        name.removeprefix("fc."): value for name, value in weights.items() if name.startswith("fc.")
+    }
     body = {name: value for name, value in weights.items() if not name.startswith("fc.")}
     if isinstance(encoder, TorchvisionResNet):
         body = {f"body.{name.removeprefix('body.')}": value for name, value in body.items()}
     expected = encoder.state_dict()
-    wrong = sorted(set(expected) ^ set(body)) + [n for n in set(expected) & set(body) if expected[n].shape != body[n].shape]
+    wrong = sorted(set(expected) ^ set(body)) + [
+        n for n in set(expected) & set(body) if expected[n].shape != body[n].shape
+    ]
     if wrong:
-        raise ValueError(f"'{path}' does not hold this encoder's weights: {len(wrong)} entries differ, the first is '{wrong[0]}'")
+        raise ValueError(
+            f"'{path}' does not hold this encoder's weights: {len(wrong)} entries differ, the first is '{wrong[0]}'"
+        )
     encoder.load_state_dict(body)
     return head
 
@@ -143,10 +163,14 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
         weights = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the two readers stumble over: a garbled file has them raise nearly anything
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ValueError(f"'{file}' cannot be read as weights alone, without running code in it: {reason}") from None
+        raise ValueError(
+            f"'{file}' cannot be read as weights alone, without running code in it: {reason}"
+        ) from None
     for name in ("state_dict", "model"):
         if isinstance(weights, dict):
             weights = weights.get(name, weights)
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+    if not isinstance(weights, dict) or not all(
+        isinstance(value, Tensor) for value in weights.values()
+    ):
         raise ValueError(f"'{file}' holds no dictionary of tensors")
     return weights

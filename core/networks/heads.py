@@ -56,7 +56,9 @@ class WCDASHead(nn.Module):
         return self.concentration_logit.detach().sigmoid()
 
 
-def build_head(name: str, n_latents: int, n_classes: int, scale: float, trainable_scale: bool) -> nn.Module:
+def build_head(
+    name: str, n_latents: int, n_classes: int, scale: float, trainable_scale: bool
+) -> nn.Module:
     """A head by its config name."""
     if name == "linear":
         return nn.Linear(n_latents, n_classes)

@@ -45,8 +45,14 @@ class Chains:
     def chain(self, settings, seed, records):
         links, key = [], f"seed {seed}"
         for epoch in range(1, settings.get("epochs", 8) + 1):
-            own = {name: value for name, value in settings.items() if name not in ("pause", "epochs") and (epoch > WARMUP or name == "start")}
-            key = hashlib.sha256(json.dumps([key, epoch, sorted(own.items())]).encode()).hexdigest()[:32]
+            own = {
+                name: value
+                for name, value in settings.items()
+                if name not in ("pause", "epochs") and (epoch > WARMUP or name == "start")
+            }
+            key = hashlib.sha256(
+                json.dumps([key, epoch, sorted(own.items())]).encode()
+            ).hexdigest()[:32]
             links.append(Link(key, "warmup" if epoch <= WARMUP else "joint", epoch, 1.0))
         return links
 
@@ -60,11 +66,19 @@ class Chains:
                 state, done = kept, i + 1
         while done < len(links) and not (done and links[done - 1].key == until):
             link, begun = links[done], time.perf_counter()
-            if settings.get("at") == link.epoch and (fault := settings.get("fault")) and not os.path.exists("mended"):
+            if (
+                settings.get("at") == link.epoch
+                and (fault := settings.get("fault"))
+                and not os.path.exists("mended")
+            ):
                 FAULTS[fault]()
             time.sleep(settings.get("pause", 0.02))
             state = hashlib.sha256(state + link.key.encode()).digest()
-            is_nan = settings.get("fault") == "turns_nan" and link.epoch >= settings["at"] and not os.path.exists("mended")
+            is_nan = (
+                settings.get("fault") == "turns_nan"
+                and link.epoch >= settings["at"]
+                and not os.path.exists("mended")
+            )
             top1 = float("nan") if is_nan else state[0] / 2.56
             record = {
                 "phase": link.phase, "epoch": link.epoch, "seconds": time.perf_counter() - begun, "time": time.time(),

@@ -28,7 +28,9 @@ FACTORS = """
   start: {a: {start: 1}, b: {start: 2}}
   rate: {slow: {rate: 1}, fast: {rate: 2}}
 """
-EXPERIMENT = "title: Chains\nsubject: chains:SUBJECT\nsettings: {{pause: {pause}, epochs: {epochs}}}\n"
+EXPERIMENT = (
+    "title: Chains\nsubject: chains:SUBJECT\nsettings: {{pause: {pause}, epochs: {epochs}}}\n"
+)
 TIMINGS = ["wall_seconds", "seconds", "time"]
 WAIT_SECONDS = 120  # for what must happen; no test depends on how fast it does
 
@@ -36,7 +38,14 @@ WAIT_SECONDS = 120  # for what must happen; no test depends on how fast it does
 class Project:
     """`root` is the folder in which `ablate` is started."""
 
-    def __init__(self, root: Path, pause: float = 0.02, epochs: int = 8, seeds: int = 2, faults: Iterable[str] = ()):
+    def __init__(
+        self,
+        root: Path,
+        pause: float = 0.02,
+        epochs: int = 8,
+        seeds: int = 2,
+        faults: Iterable[str] = (),
+    ):
         self.root, self.study = root, "chains"
         root.mkdir(exist_ok=True)
         shutil.copy(HERE / "chains.py", root)
@@ -45,7 +54,9 @@ class Project:
         (root / "chains.yaml").write_text(EXPERIMENT.format(pause=pause, epochs=epochs))
 
     def grid(self, study: str, seeds: int = 2, factors: str = FACTORS) -> None:
-        (self.root / f"{study}.grid.yaml").write_text(GRID.format(study=study, seeds=seeds) + factors)
+        (self.root / f"{study}.grid.yaml").write_text(
+            GRID.format(study=study, seeds=seeds) + factors
+        )
 
     @property
     def environment(self) -> dict[str, str]:
@@ -54,7 +65,18 @@ class Project:
 
     def start(self, *arguments: str, study: str | None = None) -> subprocess.Popen:
         """`ablate run` in a process group of its own."""
-        command = [sys.executable, "-P", "-m", "ablation", "run", "--grid", f"{study or self.study}.grid.yaml", "--jobs", "2", *arguments]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "ablation",
+            "run",
+            "--grid",
+            f"{study or self.study}.grid.yaml",
+            "--jobs",
+            "2",
+            *arguments,
+        ]
         return subprocess.Popen(
             command, cwd=self.root, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         )  # fmt: skip
@@ -68,7 +90,14 @@ class Project:
     def command(self, *arguments: str) -> str:
         """`ablate` with these; it must end well."""
         command = [sys.executable, "-P", "-m", "ablation", *arguments]
-        done = subprocess.run(command, cwd=self.root, env=self.environment, capture_output=True, text=True, timeout=WAIT_SECONDS)
+        done = subprocess.run(
+            command,
+            cwd=self.root,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=WAIT_SECONDS,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -86,24 +115,37 @@ class Project:
     def tables(self) -> dict[str, str]:
         """results.csv and history.csv as text, timings aside."""
         folder = self.root / "reports" / self.study
-        found = {name: pd.read_csv(folder / name, dtype=str) for name in ("results.csv", "history.csv")}
-        return {name: table.drop(columns=[column for column in TIMINGS if column in table]).to_csv(index=False) for name, table in found.items()}
+        found = {
+            name: pd.read_csv(folder / name, dtype=str) for name in ("results.csv", "history.csv")
+        }
+        return {
+            name: table.drop(columns=[column for column in TIMINGS if column in table]).to_csv(
+                index=False
+            )
+            for name, table in found.items()
+        }
 
     def states(self) -> pd.Series:
-        return pd.read_csv(self.root / "reports" / self.study / "results.csv").set_index("trial")["state"]
+        return pd.read_csv(self.root / "reports" / self.study / "results.csv").set_index("trial")[
+            "state"
+        ]
 
     def states_elsewhere(self) -> tuple[list[str], list[str]]:
         """Of the trials in Optuna, and of the runs in MLflow."""
         storage = optuna.storages.RDBStorage(f"sqlite:///{self.root}/.ablate/optuna.db")
-        ledger = [trial.state.name for trial in optuna.load_study(study_name=self.study, storage=storage).trials]
+        ledger = [
+            trial.state.name
+            for trial in optuna.load_study(study_name=self.study, storage=storage).trials
+        ]
         client = MlflowClient(f"sqlite:///{self.root}/mlflow.db")
         runs = client.search_runs([client.get_experiment_by_name(self.study).experiment_id])
         return ledger, [run.info.status for run in runs]
 
-
     def points(self) -> dict[str, dict[str, list[tuple[int, float]]]]:
         """Steps and values of the metrics of each run in MLflow. Not of what the study's own run tells of its progress."""
-        client = MlflowClient(self.environment.get("MLFLOW_TRACKING_URI", f"sqlite:///{self.root}/mlflow.db"))
+        client = MlflowClient(
+            self.environment.get("MLFLOW_TRACKING_URI", f"sqlite:///{self.root}/mlflow.db")
+        )
         runs = client.search_runs([client.get_experiment_by_name(self.study).experiment_id])
         return {
             run.info.run_name: {
@@ -115,8 +157,14 @@ class Project:
     def epochs_written(self) -> dict[str, list[tuple[str, int]]]:
         """Phase and number of the epochs in each trial's metrics.jsonl."""
         files = (self.root / "runs" / self.study).glob("*/metrics.jsonl")
-        entries = {file.parent.name: [json.loads(line) for line in file.read_text().splitlines()] for file in files}
-        return {trial: [(entry["phase"], entry["epoch"]) for entry in found] for trial, found in entries.items()}
+        entries = {
+            file.parent.name: [json.loads(line) for line in file.read_text().splitlines()]
+            for file in files
+        }
+        return {
+            trial: [(entry["phase"], entry["epoch"]) for entry in found]
+            for trial, found in entries.items()
+        }
 
 
 def workers_of(process: subprocess.Popen) -> list[int]:

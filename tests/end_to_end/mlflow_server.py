@@ -31,7 +31,9 @@ class MlflowServer:
             "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db", "--artifacts-destination", f"{self.folder}/artifacts",
         ]  # fmt: skip
         with (self.folder / "log").open("w") as log:
-            self.process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(
+                command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True
+            )
         end = time.monotonic() + WAIT_SECONDS
         while "startup complete" not in (self.folder / "log").read_text():
             if self.process.poll() is not None or time.monotonic() > end:

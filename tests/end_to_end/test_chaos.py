@@ -19,17 +19,27 @@ pytestmark = pytest.mark.chaos
 
 N_KILLS = int(os.environ.get("ABLATE_CHAOS_KILLS", "100"))
 SEED = int(os.environ.get("ABLATE_CHAOS_SEED", "0"))
-SIZE = {"pause": 0.25, "epochs": 24, "seeds": 3}  # some 200 epochs: minutes of work, so that kills meet all of it
+SIZE = {
+    "pause": 0.25,
+    "epochs": 24,
+    "seeds": 3,
+}  # some 200 epochs: minutes of work, so that kills meet all of it
 
 
 def test_a_hundred_kills_change_nothing(tmp_path):
-    undisturbed, project, chance = Project(tmp_path / "undisturbed", **SIZE), Project(tmp_path / "project", **SIZE), random.Random(SEED)
+    undisturbed, project, chance = (
+        Project(tmp_path / "undisturbed", **SIZE),
+        Project(tmp_path / "project", **SIZE),
+        random.Random(SEED),
+    )
     undisturbed.run()
     n_killed, n_rounds = 0, 0
     while n_killed < N_KILLS:
         if (outcomes := list(project.root.glob("runs/*/*/outcome.json"))) and len(outcomes) == 12:
             chance.choice(outcomes).unlink()  # all is done: something is left to do again
-            for record in chance.sample(sorted((project.root / ".ablate/cache/record").glob("*/*")), 20):
+            for record in chance.sample(
+                sorted((project.root / ".ablate/cache/record").glob("*/*")), 20
+            ):
                 record.unlink()
         n_rounds += 1
         process = project.start()
@@ -39,7 +49,11 @@ def test_a_hundred_kills_change_nothing(tmp_path):
             workers = workers_of(process)
             if process.poll() is not None or (who == "worker" and not workers):
                 continue
-            victims = {"study": [process.pid], "worker": workers[:1] if chance.random() < 0.5 else workers[-1:], "both": [process.pid, *workers]}[who]
+            victims = {
+                "study": [process.pid],
+                "worker": workers[:1] if chance.random() < 0.5 else workers[-1:],
+                "both": [process.pid, *workers],
+            }[who]
             for victim in victims:
                 kill(victim)
             n_killed += 1

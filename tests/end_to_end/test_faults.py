@@ -13,6 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from chains_project import Project, kill, workers_of  # noqa: E402
 
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> Project:
     project = Project(tmp_path_factory.mktemp("undisturbed"))
@@ -41,7 +42,9 @@ def kill_all(process: subprocess.Popen) -> None:
         kill(worker)
 
 
-@pytest.mark.parametrize("who", [pytest.param(kill_study, marks=pytest.mark.chaos), kill_workers, kill_all])
+@pytest.mark.parametrize(
+    "who", [pytest.param(kill_study, marks=pytest.mark.chaos), kill_workers, kill_all]
+)
 def test_whoever_is_killed_the_same_command_ends_as_if_nothing_had_been(project, undisturbed, who):
     process = project.start()
     project.wait_for(10, process)
@@ -59,7 +62,10 @@ def test_whoever_is_killed_the_same_command_ends_as_if_nothing_had_been(project,
 
 def test_epochs_that_are_repeated_from_a_checkpoint_are_written_once(tmp_path):
     """The trial fails in epoch 6, and has a checkpoint after epoch 4."""
-    project, once = Project(tmp_path, faults=["raises"], seeds=1), [("warmup", 1), ("warmup", 2), ("warmup", 3), ("joint", 4), ("joint", 5)]
+    project, once = (
+        Project(tmp_path, faults=["raises"], seeds=1),
+        [("warmup", 1), ("warmup", 2), ("warmup", 3), ("joint", 4), ("joint", 5)],
+    )
     project.run("--offline", expect=1)
     for _ in range(2):
         assert project.epochs_written()["fault=raises--s0"] == once
@@ -78,8 +84,12 @@ def assert_nothing_is_lost(project: Project, undisturbed: Project) -> None:
     assert project.tables() == undisturbed.tables()
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.chaos), signal.SIGTERM])
-def test_a_first_signal_finishes_the_epochs_in_hand_and_nothing_is_lost(project, undisturbed, number):
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.chaos), signal.SIGTERM]
+)
+def test_a_first_signal_finishes_the_epochs_in_hand_and_nothing_is_lost(
+    project, undisturbed, number
+):
     process = project.start()
     project.wait_for(10, process)
     process.send_signal(number)
@@ -106,7 +116,17 @@ def test_a_closed_terminal_finishes_the_epochs_in_hand_and_nothing_is_lost(proje
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(project.root)
-        command = [sys.executable, "-P", "-m", "ablation", "run", "--grid", "chains.grid.yaml", "--jobs", "2"]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "ablation",
+            "run",
+            "--grid",
+            "chains.grid.yaml",
+            "--jobs",
+            "2",
+        ]
         os.execve(sys.executable, command, project.environment)
     shown = b""
     while b"test/top1 so far" not in shown or project.n_records() < 10:
@@ -128,17 +148,23 @@ FAULTS = {
 }
 
 
-def test_trials_that_fail_are_recorded_with_their_reasons_the_others_go_on_and_those_alone_are_retried(tmp_path):
+def test_trials_that_fail_are_recorded_with_their_reasons_the_others_go_on_and_those_alone_are_retried(
+    tmp_path,
+):
     project = Project(tmp_path, faults=FAULTS, seeds=1)
     said = project.run("--offline", "--time-limit", "10s", "--memory-limit", "400MB", expect=1)
     for fault, error in FAULTS.items():
         assert f"FAILED fault={fault}--s0: {error}" in said
-    assert project.states().to_dict() == {"reference--s0": "COMPLETE"} | {f"fault={fault}--s0": "FAILED" for fault in FAULTS}
+    assert project.states().to_dict() == {"reference--s0": "COMPLETE"} | {
+        f"fault={fault}--s0": "FAILED" for fault in FAULTS
+    }
     report = (tmp_path / "reports" / "chains" / "report.md").read_text()
     assert all(error in report for error in FAULTS.values())
     n_before = project.n_records()
     (tmp_path / "mended").touch()
-    assert "7 trials that had failed before were not run again" in project.run("--offline", expect=1)
+    assert "7 trials that had failed before were not run again" in project.run(
+        "--offline", expect=1
+    )
     assert project.n_records() == n_before
     project.run("--offline", "--retry-failed")
     assert set(project.states()) == {"COMPLETE"}
@@ -149,18 +175,28 @@ def small_disk(tmp_path) -> Path:
     """A disk of a megabyte."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True
+    ).returncode:
         pytest.skip("no disk can be mounted here")
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def test_a_full_disk_stops_the_study_fails_no_trial_and_the_same_command_goes_on_when_there_is_room(small_disk, undisturbed):
+def test_a_full_disk_stops_the_study_fails_no_trial_and_the_same_command_goes_on_when_there_is_room(
+    small_disk, undisturbed
+):
     project = Project(small_disk)
     (small_disk / "ballast").write_bytes(bytes(850_000))
     said = project.run("--offline", expect=1)
-    assert "no space is left for" in said and "nothing that was finished is lost" in said and "Traceback" not in said, said
-    assert not [path for path in small_disk.glob("runs/*/*/outcome.json") if "FAILED" in path.read_text()]
+    assert (
+        "no space is left for" in said
+        and "nothing that was finished is lost" in said
+        and "Traceback" not in said
+    ), said
+    assert not [
+        path for path in small_disk.glob("runs/*/*/outcome.json") if "FAILED" in path.read_text()
+    ]
     (small_disk / "ballast").unlink()
     subprocess.run(["mount", "-o", "remount,size=50m", small_disk], check=True)
     project.run("--offline")

@@ -8,14 +8,42 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "unit"))
-from tiny_trials import JOINT, ORIGINAL, STAGED, MemoryStore, advance, chain, config_of, run, trial_at  # noqa: E402
+from tiny_trials import (
+    JOINT,
+    ORIGINAL,
+    STAGED,
+    MemoryStore,
+    advance,
+    chain,
+    config_of,
+    run,
+    trial_at,
+)  # noqa: E402
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"),
+]
 
 SETTINGS = {
-    "joint": JOINT | {"device": "cuda", "batch_size": 16, "epochs": 6, "generation.every": 1, "optim.schedule": "cosine"},
-    "staged": STAGED | {"device": "cuda", "batch_size": 16, "staged.head_epochs": 4, "optim.schedule": "cosine"},
-    "original": ORIGINAL | {"device": "cuda", "batch_size": 16, "staged.head_batch_size": 12, "staged.head_epochs": 4, "optim.schedule": "cosine"},
+    "joint": JOINT
+    | {
+        "device": "cuda",
+        "batch_size": 16,
+        "epochs": 6,
+        "generation.every": 1,
+        "optim.schedule": "cosine",
+    },
+    "staged": STAGED
+    | {"device": "cuda", "batch_size": 16, "staged.head_epochs": 4, "optim.schedule": "cosine"},
+    "original": ORIGINAL
+    | {
+        "device": "cuda",
+        "batch_size": 16,
+        "staged.head_batch_size": 12,
+        "staged.head_epochs": 4,
+        "optim.schedule": "cosine",
+    },
 }
 NEAR = 1e-3  # of losses, relative: kernels that add in no fixed order, over a few dozen steps
 
@@ -27,7 +55,11 @@ def losses(settings, recorded):
         if link.phase != "pretrain" and not recorded:
             trial.learner.record = None
         metrics = trial.run(link).metrics
-        found |= {f"{link.phase} {link.epoch} {name}": value for name, value in metrics.items() if name.startswith("train/")}
+        found |= {
+            f"{link.phase} {link.epoch} {name}": value
+            for name, value in metrics.items()
+            if name.startswith("train/")
+        }
     if recorded:
         assert any(repeated.recordings for repeated in trial.learner._repeated.values())
     return found
@@ -85,8 +117,16 @@ def large_images(monkeypatch):
     from core.data.sources import Dataset, Split
 
     gen = torch.Generator().manual_seed(0)
-    parts = [Split(torch.randint(256, (n, 3, 32, 32), generator=gen, dtype=torch.uint8).cuda(), torch.arange(n).cuda() % 10) for n in (600, 200)]
-    monkeypatch.setattr(trial, "load_dataset", lambda *_: Dataset(*parts, list(map(str, range(10)))))
+    parts = [
+        Split(
+            torch.randint(256, (n, 3, 32, 32), generator=gen, dtype=torch.uint8).cuda(),
+            torch.arange(n).cuda() % 10,
+        )
+        for n in (600, 200)
+    ]
+    monkeypatch.setattr(
+        trial, "load_dataset", lambda *_: Dataset(*parts, list(map(str, range(10))))
+    )
 
 
 @pytest.mark.parametrize("share", [0.6, 0.3])
@@ -99,7 +139,9 @@ def test_a_trial_that_runs_out_of_memory_learns_the_same_in_chunks(share, large_
     needed = torch.cuda.max_memory_allocated()
     gc.collect()
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(share * needed / torch.cuda.get_device_properties(0).total_memory)
+    torch.cuda.set_per_process_memory_fraction(
+        share * needed / torch.cuda.get_device_properties(0).total_memory
+    )
     try:
         store = MemoryStore()
         assert advance(IN_LITTLE_MEMORY, store) == [link.key for link in links]
@@ -110,5 +152,8 @@ def test_a_trial_that_runs_out_of_memory_learns_the_same_in_chunks(share, large_
     assert len(n_chunks) == 1 and n_chunks <= {2, 4, 8, 16, 32, 64}
     assert not any("accumulation" in whole.record(link.key) for link in links)
     for link in joint:
-        found, expected = ({k: v for k, v in s.record(link.key)["metrics"].items() if k.startswith("train/")} for s in (store, whole))
+        found, expected = (
+            {k: v for k, v in s.record(link.key)["metrics"].items() if k.startswith("train/")}
+            for s in (store, whole)
+        )
         assert found == pytest.approx(expected, rel=0.02, abs=1e-3)

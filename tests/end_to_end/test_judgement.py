@@ -49,12 +49,18 @@ TRUTH = {  # averaged over the other factors
 DEAD = "no effect by construction"
 
 
-def reported(folder: Path, *factors: str, seeds: int = 8, expect: int = 0) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+def reported(
+    folder: Path, *factors: str, seeds: int = 8, expect: int = 0
+) -> tuple[pd.DataFrame, pd.DataFrame, str]:
     """`ablate run` on a grid of these factors: effects on top-1, claims, report.md."""
     (folder / "planted.py").write_text(PLANTED)
     (folder / "experiment.yaml").write_text(EXPERIMENT)
-    levels = "\n".join(f"  {name}: {{off: {{{name}: 'off'}}, on: {{{name}: 'on'}}}}" for name in factors)
-    (folder / "grid.yaml").write_text(GRID.format(name="planted", seeds=seeds, factors=levels, first=factors[0]))
+    levels = "\n".join(
+        f"  {name}: {{off: {{{name}: 'off'}}, on: {{{name}: 'on'}}}}" for name in factors
+    )
+    (folder / "grid.yaml").write_text(
+        GRID.format(name="planted", seeds=seeds, factors=levels, first=factors[0])
+    )
     ablate(folder, "run", "--grid", "grid.yaml", "--jobs", "2", "--offline", expect=expect)
     report = folder / "reports" / "planted"
     effects = pd.read_csv(report / "effects.csv").query("metric == 'test/top1'").set_index("effect")
@@ -70,18 +76,32 @@ def test_planted_effects_are_recovered_with_their_signs_and_intervals_that_cover
     effects, claims, text = planted
     for name, size in TRUTH.items():
         row = effects.loc[name]
-        assert row["low"] <= size <= row["high"] and row["estimate"] * size > 0 and row["n_seeds"] == 8, name
-    assert dict(effects.loc[list(TRUTH)[:3], "verdict"]) == {"step: off -> on": "higher", "mix: off -> on": "lower", "step x mix": "higher"}
+        assert (
+            row["low"] <= size <= row["high"] and row["estimate"] * size > 0 and row["n_seeds"] == 8
+        ), name
+    assert dict(effects.loc[list(TRUTH)[:3], "verdict"]) == {
+        "step: off -> on": "higher",
+        "mix: off -> on": "lower",
+        "step x mix": "higher",
+    }
     assert list(claims["claim_verdict"]) == ["supported"] * 3
-    assert re.search(r"`step: off -> on` raises top-1 by [78]\.\d", text) and "these means describe no arm" in text
+    assert (
+        re.search(r"`step: off -> on` raises top-1 by [78]\.\d", text)
+        and "these means describe no arm" in text
+    )
 
 
 def test_a_toggle_that_nothing_reads_has_no_effect_by_construction(planted):
     effects, _, text = planted
     of_dead = {name for name in effects.index if re.match(r"dead: |\w+ x dead$", name)}
     assert {"dead: off -> on", "step x dead", "mix x dead"} < of_dead
-    assert set(effects.index[effects["verdict"] == DEAD]) == of_dead and (effects.loc[list(of_dead), "estimate"] == 0).all()
-    assert "Without effect by construction, the same bits with and without: `dead: off -> on`" in text
+    assert (
+        set(effects.index[effects["verdict"] == DEAD]) == of_dead
+        and (effects.loc[list(of_dead), "estimate"] == 0).all()
+    )
+    assert (
+        "Without effect by construction, the same bits with and without: `dead: off -> on`" in text
+    )
     assert re.search(r"\| `dead: off -> on` +\|[^\n]*\| no effect by construction", text)
 
 
@@ -91,7 +111,12 @@ def test_a_study_whose_arms_are_all_identical_is_reported_as_such(tmp_path):
     assert set(of_arms["verdict"]) == {DEAD} and len(of_arms) >= 3
     assert list(claims["claim_verdict"]) == ["refuted", "refuted", "supported"]
     answer = next(line for line in text.split("\n") if line.startswith("**Answer.**"))
-    assert "Without effect by construction" in answer and "ot separable from 0 (" not in answer and "**+" not in text and "**-" not in text
+    assert (
+        "Without effect by construction" in answer
+        and "ot separable from 0 (" not in answer
+        and "**+" not in text
+        and "**-" not in text
+    )
     assert "No arm can be called the best" in answer
 
 
@@ -99,6 +124,12 @@ def test_divergence_is_counted_per_arm_and_does_not_cost_the_others_their_interv
     effects, _, text = reported(tmp_path, "brittle", "step", "dead", seeds=3, expect=1)
     assert "| `brittle`" in text and text.count("1/3, 2 diverged") == 4
     assert "Training diverged in 2 of 3 trials of `brittle`, " in text
-    assert effects.loc["step: off -> on", "n_seeds"] == 3 and effects.loc["brittle: off -> on", "n_seeds"] == 1
+    assert (
+        effects.loc["step: off -> on", "n_seeds"] == 3
+        and effects.loc["brittle: off -> on", "n_seeds"] == 1
+    )
     section = text.split("## Failed trials")[1].split("##")[0]
-    assert re.search(r"\| `brittle` +\| +2 \| +0 \|", section) and "Diverged: the loss is NaN at epoch 2" in section
+    assert (
+        re.search(r"\| `brittle` +\| +2 \| +0 \|", section)
+        and "Diverged: the loss is NaN at epoch 2" in section
+    )

@@ -51,9 +51,15 @@ def trials() -> list[TrialSpec]:
             settings = {"data.name": "digits-lt"}
             for factor, level in levels.items():
                 settings |= FACTORS[factor][level]
-            specs.append(TrialSpec(f"{arm}--s{seed}", arm, "arm", levels, seed, f"{arm}-{seed}", settings, 8, 8, 0))
+            specs.append(
+                TrialSpec(
+                    f"{arm}--s{seed}", arm, "arm", levels, seed, f"{arm}-{seed}", settings, 8, 8, 0
+                )
+            )
         settings = {"data.name": "digits-lt", "method": "ce"}
-        specs.append(TrialSpec(f"ce--s{seed}", "ce", "baseline", {}, seed, f"ce-{seed}", settings, 8, 8, 0))
+        specs.append(
+            TrialSpec(f"ce--s{seed}", "ce", "baseline", {}, seed, f"ce-{seed}", settings, 8, 8, 0)
+        )
     return specs
 
 
@@ -110,7 +116,9 @@ def fabricate(folder: RunFolder) -> None:
         last = found[-1]["metrics"]
         times = "2026-03-01T10:00:00+00:00", "2026-03-01T10:00:27+00:00"
         metrics = {**last, "best/test/top1": last["test/top1"]}
-        vectors = {"test/top1_per_class": [last["test/top1"] + 15 - 4 * index for index in range(10)]}
+        vectors = {
+            "test/top1_per_class": [last["test/top1"] + 15 - 4 * index for index in range(10)]
+        }
         folder.write_outcome(spec.trial, Outcome("COMPLETE", metrics, 27.0, None, *times, vectors))
 
 
@@ -131,10 +139,15 @@ def address(tmp_path, monkeypatch):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-c", f"from ablation.ui import serve; serve(port={port})"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", f"from ablation.ui import serve; serve(port={port})"],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
-        assert process.stdout.readline() == f"MLflow is served at http://127.0.0.1:{port} (Ctrl-C ends it)\n"
+        assert (
+            process.stdout.readline()
+            == f"MLflow is served at http://127.0.0.1:{port} (Ctrl-C ends it)\n"
+        )
         name, link = process.stdout.readline().split(": ")
         assert name.strip() == "fixes"
         yield link.strip()
@@ -166,8 +179,12 @@ class Page:
 
     def click(self, xpath: str) -> None:
         waiting = WebDriverWait(self.driver, WAIT_SECONDS)
-        element = waiting.until(lambda driver: driver.find_element(By.XPATH, xpath), f"nothing at {xpath}")
-        self.driver.execute_script("arguments[0].click()", element)  # the table's checkboxes lie under an ornament
+        element = waiting.until(
+            lambda driver: driver.find_element(By.XPATH, xpath), f"nothing at {xpath}"
+        )
+        self.driver.execute_script(
+            "arguments[0].click()", element
+        )  # the table's checkboxes lie under an ornament
 
     def row(self, run: str) -> str:
         return f"//div[@role='row'][.//a[normalize-space()='{run}']]"
@@ -188,11 +205,15 @@ def test_two_arms_can_be_compared_in_the_interface(address, browser, tmp_path):
     browser.get(address)
     page.wait_for("fixes on digits-lt")
     page.picture("1-study")
-    page.click(f"{page.row('fixes on digits-lt')}//button[contains(@data-component-id, 'runnamecellrenderer')]")
+    page.click(
+        f"{page.row('fixes on digits-lt')}//button[contains(@data-component-id, 'runnamecellrenderer')]"
+    )
     page.wait_for("none--s0", "lr_split--s1", "ce--s0")
     page.picture("2-trials")
     for run in ("none--s0", "lr_split--s0"):
-        page.click(f"{page.row(run)}//input[@type='checkbox' and contains(@aria-label, 'row selection')]")
+        page.click(
+            f"{page.row(run)}//input[@type='checkbox' and contains(@aria-label, 'row selection')]"
+        )
     page.click("//button[normalize-space()='Compare']")
     seen = page.wait_for("optim.lr.encoder", "test/top1", "gradient_decoupling")
     page.picture("3-compare")
@@ -204,7 +225,9 @@ def test_study_says_its_question_and_its_result_on_its_page(address, browser, tm
     page = Page(browser, tmp_path)
     browser.get(address)
     page.click("//a[normalize-space()='fixes on digits-lt']")
-    page.wait_for("Which of the fixes makes joint training work?", "lr_split+gradient_decoupling", "± 0.7")
+    page.wait_for(
+        "Which of the fixes makes joint training work?", "lr_split+gradient_decoupling", "± 0.7"
+    )
     page.click("//button[normalize-space()='Show more']")
     page.wait_for("test/ on the test set, accuracies in percent", "diag/ of the latents")
     page.picture("4-parent")

@@ -29,9 +29,17 @@ class Team(Project):
     def ledger(self, url: str | None = None) -> dict[str, tuple]:
         """Trial -> state, value, parameters, metrics and values by epoch, of arms and baselines, in the database or in `url`."""
         with closing(open_storage(storage_url(url or self.storage))) as storage:
-            found = [trial for name in studies_of(self.study) for trial in read_trials(storage, name)]
+            found = [
+                trial for name in studies_of(self.study) for trial in read_trials(storage, name)
+            ]
         known = {
-            trial.user_attrs["trial"]: (trial.state.name, trial.value, trial.params, trial.user_attrs.get("metrics"), trial.intermediate_values)
+            trial.user_attrs["trial"]: (
+                trial.state.name,
+                trial.value,
+                trial.params,
+                trial.user_attrs.get("metrics"),
+                trial.intermediate_values,
+            )
             for trial in found
         }
         assert len(known) == len(found)  # each is there once
@@ -61,18 +69,30 @@ def test_a_ledger_in_a_teams_database_holds_what_the_projects_own_file_would(tea
     team.command("sync", "chains")  # twice is harmless
     assert team.ledger() == mine
     doctor = team.command("doctor", "chains")
-    assert f"{storage_url(team.storage).partition('//')[0]}//***@" in doctor and "has the trials that have ended as the files have them" in doctor
+    assert (
+        f"{storage_url(team.storage).partition('//')[0]}//***@" in doctor
+        and "has the trials that have ended as the files have them" in doctor
+    )
     files = [path for path in team.root.rglob("*") if path.is_file()]
-    assert SECRET not in said + doctor and [path for path in files if SECRET.encode() in path.read_bytes()] == []
+    assert (
+        SECRET not in said + doctor
+        and [path for path in files if SECRET.encode() in path.read_bytes()] == []
+    )
 
 
 def test_a_study_that_grows_grows_in_the_database_and_no_worker_has_the_password(team):
     team.run("--seeds", "1")
     assert len(team.ledger()) == 4
-    (team.root / "chains.yaml").write_text((team.root / "chains.yaml").read_text().replace("pause: 0.0", "pause: 0.1"))
+    (team.root / "chains.yaml").write_text(
+        (team.root / "chains.yaml").read_text().replace("pause: 0.0", "pause: 0.1")
+    )
     process = team.start("--as", "slow")
     team.wait_for(team.n_records() + 4, process)
-    seen = [Path(f"/proc/{pid}/{file}").read_text() for pid in workers_of(process) for file in ("cmdline", "environ")]
+    seen = [
+        Path(f"/proc/{pid}/{file}").read_text()
+        for pid in workers_of(process)
+        for file in ("cmdline", "environ")
+    ]
     assert seen and SECRET not in "".join(seen)
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 0, said
@@ -85,7 +105,11 @@ def test_a_server_that_is_away_costs_no_trial_and_sync_delivers_later(team, alon
         said = team.run()
     finally:
         cluster.start()
-    assert "is not available" in said and "`ablate sync chains` delivers them later" in said and SECRET not in said
+    assert (
+        "is not available" in said
+        and "`ablate sync chains` delivers them later" in said
+        and SECRET not in said
+    )
     assert team.tables() == alone.tables()
     team.command("sync", "chains", "--storage", team.storage)
     assert team.ledger() == alone.ledger(f"sqlite:///{alone.root}/.ablate/optuna.db")
@@ -97,7 +121,9 @@ def test_another_projects_study_of_the_same_name_is_left_alone_and_said(team, tm
     other = Team(tmp_path / "other", pause=0.0, seeds=1)
     other.storage = team.storage
     said = other.run()
-    assert f":{team.root / 'runs' / 'chains'}; keep this one under another name with --as NAME" in said
+    assert (
+        f":{team.root / 'runs' / 'chains'}; keep this one under another name with --as NAME" in said
+    )
     assert "delivers them later" not in said and team.ledger() == before
     other.run("--as", "others")
     assert len(optuna.get_all_study_names(storage_url(team.storage))) == 2

@@ -84,8 +84,14 @@ class Nodes:
         self.folder, self.temporary = folder, []
         from ray.cluster_utils import Cluster
 
-        light = {"include_dashboard": False, "no_monitor": True, "_system_config": {"enable_worker_prestart": False}}
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **NODE, **light})
+        light = {
+            "include_dashboard": False,
+            "no_monitor": True,
+            "_system_config": {"enable_worker_prestart": False},
+        }
+        self.cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 0, **NODE, **light}
+        )
         self.a = self._add("a", num_cpus=2, num_gpus=1)
         self.b = self._add("b", num_cpus=1)
         self.address = self.cluster.address
@@ -99,7 +105,10 @@ class Nodes:
     def _add(self, name: str, **resources: int):
         """With a folder of its own for all that Ray keeps on a node: of two that share one, the later replaces the code."""
         self.temporary.append(tempfile.TemporaryDirectory(prefix="ray-"))
-        own = {"temp_dir": self.temporary[-1].name, "env_vars": {"NODE": name, "ABLATE_NODE_CACHE": str(self.folder / name)}}
+        own = {
+            "temp_dir": self.temporary[-1].name,
+            "env_vars": {"NODE": name, "ABLATE_NODE_CACHE": str(self.folder / name)},
+        }
         return self.cluster.add_node(**own, **NODE, **resources)
 
 
@@ -107,7 +116,9 @@ class Nodes:
 def nodes(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(UNIT)]))  # the nodes have the package, and the toy
+        patch.setenv(
+            "PYTHONPATH", os.pathsep.join([str(ROOT), str(UNIT)])
+        )  # the nodes have the package, and the toy
         nodes = Nodes(tmp_path_factory.mktemp("nodes"))
         yield nodes
         nodes.cluster.shutdown()
@@ -115,11 +126,39 @@ def nodes(tmp_path_factory):
             folder.cleanup()
 
 
-def start(folder: Path, *options: str, prefix: tuple[str, ...] = (), **variables: str) -> subprocess.Popen:
-    command = [*prefix, sys.executable, "-P", "-m", "ablation", "run", "--grid", "grid.yaml", "--offline", *options]
-    environment = {key: text for key, text in os.environ.items() if key not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "NODE")}
-    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, [str(UNIT), environment.get("PYTHONPATH")])), "COLUMNS": "200", **variables}
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def start(
+    folder: Path, *options: str, prefix: tuple[str, ...] = (), **variables: str
+) -> subprocess.Popen:
+    command = [
+        *prefix,
+        sys.executable,
+        "-P",
+        "-m",
+        "ablation",
+        "run",
+        "--grid",
+        "grid.yaml",
+        "--offline",
+        *options,
+    ]
+    environment = {
+        key: text
+        for key, text in os.environ.items()
+        if key not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "NODE")
+    }
+    environment |= {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(UNIT), environment.get("PYTHONPATH")])),
+        "COLUMNS": "200",
+        **variables,
+    }
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def finish(process: subprocess.Popen, expect: int = 0) -> str:
@@ -158,8 +197,12 @@ def placed(folder: Path) -> list[dict]:
 
 def tables(folder: Path) -> list[pd.DataFrame]:
     """results.csv and history.csv, timings aside."""
-    found = [pd.read_csv(folder / "reports" / "toy" / f"{name}.csv") for name in ("results", "history")]
-    return [table.drop(columns=["wall_seconds", "seconds", "time"], errors="ignore") for table in found]
+    found = [
+        pd.read_csv(folder / "reports" / "toy" / f"{name}.csv") for name in ("results", "history")
+    ]
+    return [
+        table.drop(columns=["wall_seconds", "seconds", "time"], errors="ignore") for table in found
+    ]
 
 
 def require_same(left: Path, right: Path) -> None:
@@ -186,10 +229,18 @@ def test_a_study_on_a_cluster_leaves_what_it_leaves_on_this_machine(nodes, toy, 
     assert {segment["node"] for segment in placed(toy)} == {"a", "b"}
     n_epochs = len(list((toy / ".ablate" / "cache" / "record").glob("*/*")))
     assert f"{n_epochs} epochs trained, 0 reused" in said  # none of them twice
-    lines = [line for line in said.splitlines() if "/8 trials" not in line]  # a line every ten seconds
-    assert len(lines) == 10, said  # one per trial, the count of epochs, the report: Ray says nothing
-    logs = {path.parent.name: path.read_text() for path in (toy / "runs" / "toy").glob("*/stdout.log")}
-    assert sum(text.count("ended ") for text in logs.values()) == len(placed(toy))  # what trials print is in their logs here
+    lines = [
+        line for line in said.splitlines() if "/8 trials" not in line
+    ]  # a line every ten seconds
+    assert len(lines) == 10, (
+        said
+    )  # one per trial, the count of epochs, the report: Ray says nothing
+    logs = {
+        path.parent.name: path.read_text() for path in (toy / "runs" / "toy").glob("*/stdout.log")
+    }
+    assert sum(text.count("ended ") for text in logs.values()) == len(
+        placed(toy)
+    )  # what trials print is in their logs here
     assert not list(nodes.folder.glob("*/record/*/*"))  # which the driver alone keeps
 
 
@@ -204,7 +255,9 @@ def test_a_node_lost_in_the_middle_fails_no_trial_and_its_segment_is_run_again(n
         nodes.restore_b()
     require_same(toy, at_home)
     lost = [segment for segment in placed(toy) if segment["node"] == "b"]
-    assert len(lost) == 1 and lost[0]["until"] in [segment["until"] for segment in placed(toy) if segment["node"] == "a"]
+    assert len(lost) == 1 and lost[0]["until"] in [
+        segment["until"] for segment in placed(toy) if segment["node"] == "a"
+    ]
     assert "a worker on node" in said and "is lost, and what it did is done again" in said
     until(lambda: not is_alive(lost[0]["pid"]))
 
@@ -212,14 +265,18 @@ def test_a_node_lost_in_the_middle_fails_no_trial_and_its_segment_is_run_again(n
 def test_a_node_that_joins_is_used(nodes, toy, at_home):
     nodes.lose_b(kill=False)
     (toy.parent / "seen" / "hang-on-a").touch()
-    process = start(toy, "--executor", "ray", "--ray-address", nodes.address, "--jobs", "3", "--seeds", "3")  # a first segment each
+    process = start(
+        toy, "--executor", "ray", "--ray-address", nodes.address, "--jobs", "3", "--seeds", "3"
+    )  # a first segment each
     until(lambda: len(placed(toy)) == 2, process)
     nodes.restore_b()
     until(lambda: any(segment["node"] == "b" for segment in placed(toy)), process)
     (toy.parent / "seen" / "hang-on-a").unlink()
     process.kill()
     process.communicate()
-    until(lambda: not any(is_alive(segment["pid"]) for segment in placed(toy)))  # nor do workers outlive the study
+    until(
+        lambda: not any(is_alive(segment["pid"]) for segment in placed(toy))
+    )  # nor do workers outlive the study
     said = finish(start(toy, "--executor", "ray", "--ray-address", nodes.address, "--jobs", "12"))
     assert "the cluster has room for 3 of 8 workers" in said
     require_same(toy, at_home)
@@ -229,13 +286,31 @@ def test_a_trial_that_crashes_its_process_fails_and_the_others_go_on(nodes, toy)
     (toy.parent / "seen" / "crash").touch()
     said = finish(start(toy, "--executor", "ray", "--ray-address", nodes.address), expect=1)
     results = tables(toy)[0].set_index("trial")
-    assert set(results[results["state"] == "FAILED"].index) == {"rate=fast--s1", "warmup=settling+rate=fast--s1"}
-    assert results.loc["rate=fast--s1", "error"] == "WorkerDied: the worker process ended: killed by signal 11 (Segmentation fault)"
+    assert set(results[results["state"] == "FAILED"].index) == {
+        "rate=fast--s1",
+        "warmup=settling+rate=fast--s1",
+    }
+    assert (
+        results.loc["rate=fast--s1", "error"]
+        == "WorkerDied: the worker process ended: killed by signal 11 (Segmentation fault)"
+    )
     assert (results["state"] == "COMPLETE").sum() == 6 and "is lost" not in said
 
 
 def test_trials_share_a_gpu_of_a_node(nodes, toy):
-    finish(start(toy, "--executor", "ray", "--ray-address", nodes.address, "--jobs", "3", "--trials-per-gpu", "2"))
+    finish(
+        start(
+            toy,
+            "--executor",
+            "ray",
+            "--ray-address",
+            nodes.address,
+            "--jobs",
+            "3",
+            "--trials-per-gpu",
+            "2",
+        )
+    )
     assert {(segment["node"], segment["gpus"]) for segment in placed(toy)} == {("a", "0")}
     assert len({segment["pid"] for segment in placed(toy)}) == 2  # the third found no place
 
@@ -246,7 +321,9 @@ def test_a_study_asked_to_stop_keeps_what_it_has_and_goes_on_later(nodes, toy, a
     until(lambda: placed(toy), process)
     process.send_signal(signal.SIGTERM)
     assert "the same command goes on" in finish(process, expect=130)
-    assert 0 < len(list((toy / ".ablate" / "cache" / "record").glob("*/*"))) < len(tables(at_home)[1])
+    assert (
+        0 < len(list((toy / ".ablate" / "cache" / "record").glob("*/*"))) < len(tables(at_home)[1])
+    )
     finish(start(toy, *options))
     require_same(toy, at_home)
 
@@ -254,7 +331,20 @@ def test_a_study_asked_to_stop_keeps_what_it_has_and_goes_on_later(nodes, toy, a
 def test_a_trial_past_its_time_limit_is_ended_on_its_node(nodes, toy):
     (toy.parent / "seen" / "hang-on-a").touch()
     (toy.parent / "seen" / "hang-on-b").touch()
-    said = finish(start(toy, "--executor", "ray", "--ray-address", nodes.address, "--time-limit", "2s", "--seeds", "1"), expect=1)
+    said = finish(
+        start(
+            toy,
+            "--executor",
+            "ray",
+            "--ray-address",
+            nodes.address,
+            "--time-limit",
+            "2s",
+            "--seeds",
+            "1",
+        ),
+        expect=1,
+    )
     assert "FAILED reference--s0: TimeLimit: ran past its limit of 2" in said
     until(lambda: not any(is_alive(segment["pid"]) for segment in placed(toy)))
 
@@ -267,9 +357,22 @@ def test_a_project_folder_that_no_node_sees_does(nodes, toy, at_home):
     hidden = toy.parent / "mounted"
     hidden.mkdir()
     mount = 'mount -t tmpfs none "$1" && cp "$0"/*.* "$1" && cd "$1" && shift && "$@" && cp -r reports "$OUT"'
-    said = finish(start(toy, "--executor", "ray", "--ray-address", nodes.address, prefix=(*private, mount, str(toy), str(hidden)), OUT=str(toy)))
+    said = finish(
+        start(
+            toy,
+            "--executor",
+            "ray",
+            "--ray-address",
+            nodes.address,
+            prefix=(*private, mount, str(toy), str(hidden)),
+            OUT=str(toy),
+        )
+    )
     require_same(toy, at_home)
-    assert list(hidden.iterdir()) == [] and {segment["node"] for segment in placed(toy)} == {"a", "b"}, said
+    assert list(hidden.iterdir()) == [] and {segment["node"] for segment in placed(toy)} == {
+        "a",
+        "b",
+    }, said
 
 
 def test_a_driver_that_is_killed_goes_on_by_the_same_command(nodes, toy, at_home):
@@ -290,7 +393,10 @@ def test_a_node_that_would_not_compute_the_same_is_named_and_not_used(nodes, toy
     """Its data are others, or it has none, or other versions: here, another file beside the project's code."""
     (toy.parent / "seen" / "unlike-b").touch()
     said = finish(start(toy, "--executor", "ray", "--ray-address", nodes.address))
-    assert re.search(r"node \S+ \(\S+\) is not used: it has other data, or other source of what is ablated, than the plan", said), said
+    assert re.search(
+        r"node \S+ \(\S+\) is not used: it has other data, or other source of what is ablated, than the plan",
+        said,
+    ), said
     require_same(toy, at_home)
     assert {segment["node"] for segment in placed(toy)} == {"a"}
 
@@ -310,11 +416,19 @@ def test_workers_are_kept_from_nodes_that_turn_out_unfit(nodes):
     from ablation.on_ray.workers import RayWorkers
 
     said: list[str] = []
-    site = Site(json.dumps({"subject": "nowhere:train", "settings": {}, "seed": 0, "key": "", "versions": {}}), "", False)
+    site = Site(
+        json.dumps(
+            {"subject": "nowhere:train", "settings": {}, "seed": 0, "key": "", "versions": {}}
+        ),
+        "",
+        False,
+    )
     with connected(nodes.address, None), RayWorkers(1, Share(1), site, (), said.append) as workers:
         until(lambda: (workers.idle(), workers.wait(0.1)) and len(workers._unfit) == 3)
         assert workers.idle() is None and workers.busy() == []
-    assert len(said) == 1 and "is not used: it cannot load the subject" in said[0]  # one, since all are called alike
+    assert (
+        len(said) == 1 and "is not used: it cannot load the subject" in said[0]
+    )  # one, since all are called alike
 
 
 def test_a_function_and_what_it_imports_of_the_project_are_brought_to_the_nodes(nodes, tmp_path):
@@ -337,7 +451,10 @@ def test_a_function_and_what_it_imports_of_the_project_are_brought_to_the_nodes(
 
 
 def test_core_trains_the_same_bits_on_nodes_and_here(nodes, tmp_path):
-    grid = GRID[: GRID.index("seeds")].replace("nothing", "tiny-digits").replace("top1", "test/top1") + CORE_FACTORS
+    grid = (
+        GRID[: GRID.index("seeds")].replace("nothing", "tiny-digits").replace("top1", "test/top1")
+        + CORE_FACTORS
+    )
     for name in ("here", "there"):
         folder = tmp_path / name
         folder.mkdir()
@@ -350,6 +467,12 @@ def test_core_trains_the_same_bits_on_nodes_and_here(nodes, tmp_path):
 
 
 def test_a_worker_that_fits_no_node_is_refused(nodes, toy):
-    said = finish(start(toy, "--executor", "ray", "--ray-address", nodes.address, "--cpus-per-trial", "3"), expect=2)
-    assert "no node of the cluster has 3 CPUs for a worker; together they have 3 CPUs and 1 GPUs" in said
+    said = finish(
+        start(toy, "--executor", "ray", "--ray-address", nodes.address, "--cpus-per-trial", "3"),
+        expect=2,
+    )
+    assert (
+        "no node of the cluster has 3 CPUs for a worker; together they have 3 CPUs and 1 GPUs"
+        in said
+    )
     assert not (toy / "runs").exists()

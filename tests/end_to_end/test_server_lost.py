@@ -31,7 +31,10 @@ class Tracked(Project):
 
 def test_an_mlflow_server_that_is_killed_costs_no_trial_and_is_brought_up_to_date_later(tmp_path):
     (tmp_path / "server").mkdir()
-    undisturbed, project = Tracked(tmp_path / "undisturbed"), Tracked(tmp_path / "project", pause=1.0)
+    undisturbed, project = (
+        Tracked(tmp_path / "undisturbed"),
+        Tracked(tmp_path / "project", pause=1.0),
+    )
     undisturbed.uri = f"sqlite:///{tmp_path}/undisturbed.db"
     undisturbed.run()
     with MlflowServer(tmp_path / "server") as server:

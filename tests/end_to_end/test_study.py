@@ -53,10 +53,18 @@ def train(config, seed, report):
 
 
 def ablate(folder: Path, *arguments: str, expect: int = 0) -> str:
-    command = [sys.executable, "-P", "-m", "ablation", *arguments]  # -P: with the import path of the `ablate` script
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "ablation",
+        *arguments,
+    ]  # -P: with the import path of the `ablate` script
     environment = {**os.environ, "COLUMNS": "200"}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == expect, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -86,7 +94,11 @@ def test_a_study_leaves_a_report_and_a_row_per_trial(finished):
     assert list(table["state"]) == ["COMPLETE"] * 14  # (4 arms + 3 baselines) x 2 seeds
     assert table["test/top1"].between(0, 100).all()
     text = (finished / "reports" / "tiny" / "report.md").read_text()
-    assert "Does a tiny study work?" in text and "`lr_split+warmup=on`" not in text and "`lr_split+warmup`" in text
+    assert (
+        "Does a tiny study work?" in text
+        and "`lr_split+warmup=on`" not in text
+        and "`lr_split+warmup`" in text
+    )
     assert (finished / "reports" / "tiny" / "figures" / "effects.png").stat().st_size > 1000
 
 
@@ -100,8 +112,13 @@ def test_optuna_has_every_trial_complete(finished):
     import optuna
 
     storage = f"sqlite:///{finished}/.ablate/optuna.db"
-    arms, baselines = (optuna.load_study(study_name=name, storage=storage).trials for name in ("tiny", "tiny/baselines"))
-    assert [trial.state.name for trial in arms] == ["COMPLETE"] * 8 and [trial.state.name for trial in baselines] == ["COMPLETE"] * 6
+    arms, baselines = (
+        optuna.load_study(study_name=name, storage=storage).trials
+        for name in ("tiny", "tiny/baselines")
+    )
+    assert [trial.state.name for trial in arms] == ["COMPLETE"] * 8 and [
+        trial.state.name for trial in baselines
+    ] == ["COMPLETE"] * 6
 
 
 def test_mlflow_has_one_parent_and_a_finished_child_per_trial(finished):
@@ -125,7 +142,9 @@ def test_sharing_and_the_number_of_workers_change_no_bit(finished, tmp_path):
     alone = project(tmp_path / "alone")
     ablate(alone, "run", "--grid", "tiny.yaml", "--jobs", "1", "--no-share", "--offline")
     pd.testing.assert_frame_equal(results(alone), results(finished), check_exact=True)
-    history = [pd.read_csv(folder / "reports" / "tiny" / "history.csv") for folder in (alone, finished)]
+    history = [
+        pd.read_csv(folder / "reports" / "tiny" / "history.csv") for folder in (alone, finished)
+    ]
     pd.testing.assert_frame_equal(*history, check_exact=True)
 
 
@@ -134,7 +153,9 @@ def test_one_more_seed_trains_that_seed_alone(finished, tmp_path):
     ablate(finished, "run", "--grid", "tiny.yaml", "--seeds", "3", "--offline")
     after = results(finished)
     assert len(after) == 21
-    pd.testing.assert_frame_equal(after[after["seed"] < 2].reset_index(drop=True), before, check_exact=True)
+    pd.testing.assert_frame_equal(
+        after[after["seed"] < 2].reset_index(drop=True), before, check_exact=True
+    )
 
 
 GROWN_GRID = """
@@ -152,10 +173,15 @@ baselines: [ce]
 
 def recorded(folder: Path) -> dict[str, int]:
     """Key of every epoch in the cache -> when it was written."""
-    return {path.name: path.stat().st_mtime_ns for path in (folder / ".ablate" / "cache" / "record").glob("*/*")}
+    return {
+        path.name: path.stat().st_mtime_ns
+        for path in (folder / ".ablate" / "cache" / "record").glob("*/*")
+    }
 
 
-def test_a_later_study_trains_the_epochs_that_the_earlier_one_did_not_leave_and_no_others(finished, tmp_path, monkeypatch):
+def test_a_later_study_trains_the_epochs_that_the_earlier_one_did_not_leave_and_no_others(
+    finished, tmp_path, monkeypatch
+):
     """One more factor and two more seeds, in a grid file of its own."""
     folder = tmp_path / "grown"
     shutil.copytree(finished, folder)
@@ -184,7 +210,9 @@ baselines: [{baselines}]
 
 
 @pytest.mark.parallel
-def test_two_studies_at_once_that_evict_each_other_s_checkpoints_get_the_results_that_each_gets_alone(finished, tmp_path):
+def test_two_studies_at_once_that_evict_each_other_s_checkpoints_get_the_results_that_each_gets_alone(
+    finished, tmp_path
+):
     """On one cache, which is too small for a single checkpoint and trimmed all the time."""
     folder = project(tmp_path / "crowded")
     lr_split, warmup = GRID.split("factors:\n  ")[1].split("\nbaselines")[0].split("\n  ")
@@ -192,9 +220,28 @@ def test_two_studies_at_once_that_evict_each_other_s_checkpoints_get_the_results
     code = "import ablation.study; ablation.study.TRIM_SECONDS = 0; from ablation.cli import main; main()"
     running = []
     for name, (factor, baselines) in studies.items():
-        (folder / f"{name}.yaml").write_text(CROWDED.format(name=name, factor=factor, baselines=baselines))
-        command = [sys.executable, "-P", "-c", code, "run", "--grid", f"{name}.yaml", "--jobs", "1", "--offline", "--cache-size", "1kB"]
-        running.append(subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        (folder / f"{name}.yaml").write_text(
+            CROWDED.format(name=name, factor=factor, baselines=baselines)
+        )
+        command = [
+            sys.executable,
+            "-P",
+            "-c",
+            code,
+            "run",
+            "--grid",
+            f"{name}.yaml",
+            "--jobs",
+            "1",
+            "--offline",
+            "--cache-size",
+            "1kB",
+        ]
+        running.append(
+            subprocess.Popen(
+                command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+        )
     said = [process.communicate(timeout=300)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0], said
     assert not list((folder / ".ablate" / "cache" / "state").glob("*/*"))
@@ -209,8 +256,12 @@ def test_two_studies_at_once_that_evict_each_other_s_checkpoints_get_the_results
 def test_the_dry_run_says_what_is_shared_and_runs_nothing(tmp_path):
     folder = project(tmp_path / "dry")
     said = ablate(folder, "run", "--grid", "tiny.yaml", "--dry-run")
-    naive, unique = map(int, re.search(r"14 trials: (\d+) epochs one by one, (\d+) unique", said).groups())
-    assert naive == 2 * (4 * 6 + 3 + (2 + 8) + (2 + 4))  # arms, ce, ldmlr, balanced-head; 2 epochs of pre-training each
+    naive, unique = map(
+        int, re.search(r"14 trials: (\d+) epochs one by one, (\d+) unique", said).groups()
+    )
+    assert naive == 2 * (
+        4 * 6 + 3 + (2 + 8) + (2 + 4)
+    )  # arms, ce, ldmlr, balanced-head; 2 epochs of pre-training each
     assert unique < naive
     assert "pretrain 1–2" in said and "joint 2–4: lr_split" in said  # the forest
     assert not (folder / "runs").exists() and not (folder / "mlflow.db").exists()
@@ -220,9 +271,13 @@ def test_the_dry_run_says_what_is_shared_and_runs_nothing(tmp_path):
 def brittle(tmp_path) -> Path:
     """A project that ablates a plain function, of which some trials raise and some kill their worker."""
     (tmp_path / "brittle.py").write_text(BRITTLE)
-    (tmp_path / "fragile.yaml").write_text("title: A function\nsubject: brittle:train\nsettings: {how: works}\n")
+    (tmp_path / "fragile.yaml").write_text(
+        "title: A function\nsubject: brittle:train\nsettings: {how: works}\n"
+    )
     levels = "{works: {how: works}, raises: {how: raises}, dies: {how: dies}}"
-    (tmp_path / "grid.yaml").write_text(f"study: brittle\nexperiment: fragile\ndesign: factorial\nseeds: 2\nfactors:\n  how: {levels}\n")
+    (tmp_path / "grid.yaml").write_text(
+        f"study: brittle\nexperiment: fragile\ndesign: factorial\nseeds: 2\nfactors:\n  how: {levels}\n"
+    )
     return tmp_path
 
 
@@ -244,8 +299,13 @@ def test_failed_trials_are_rerun_on_request_alone(brittle):
     ablate(brittle, "run", "--grid", "grid.yaml", "--offline", expect=1)
     (brittle / "mended").touch()
     said = ablate(brittle, "run", "--grid", "grid.yaml", "--offline", expect=1)
-    assert "0 epochs trained, 4 reused" in said and "2 trials that had failed before were not run again; --retry-failed does that" in said
-    assert "1 epochs trained" in ablate(brittle, "run", "--grid", "grid.yaml", "--offline", "--retry-failed", expect=1)
+    assert (
+        "0 epochs trained, 4 reused" in said
+        and "2 trials that had failed before were not run again; --retry-failed does that" in said
+    )
+    assert "1 epochs trained" in ablate(
+        brittle, "run", "--grid", "grid.yaml", "--offline", "--retry-failed", expect=1
+    )
     states = dict(results(brittle, "brittle").set_index("trial")["state"])
     assert states["how=raises--s1"] == "COMPLETE" and states["how=dies--s0"] == "FAILED"
 
@@ -253,7 +313,11 @@ def test_failed_trials_are_rerun_on_request_alone(brittle):
 def test_a_plain_function_reports_its_own_epochs(brittle):
     ablate(brittle, "run", "--grid", "grid.yaml", "--offline", expect=1)
     records = RunFolder(Places(brittle).runs("brittle").path).records("reference--s1")
-    assert [(r["epoch"], r["metrics"]["test/top1"]) for r in records] == [(1, 11.0), (2, 21.0), (3, 31.0)]
+    assert [(r["epoch"], r["metrics"]["test/top1"]) for r in records] == [
+        (1, 11.0),
+        (2, 21.0),
+        (3, 31.0),
+    ]
 
 
 def test_another_experiment_under_the_same_name_is_refused(finished):
@@ -263,7 +327,11 @@ def test_another_experiment_under_the_same_name_is_refused(finished):
 
 def test_wrong_input_exits_with_2_and_every_problem(tmp_path):
     folder = project(tmp_path / "wrong")
-    (folder / "tiny.yaml").write_text(GRID.replace("seeds: 2", "sedes: 2").replace("optim.lr.encoder: 1.0e-5", "optim.lr.encodr: 1.0e-5"))
+    (folder / "tiny.yaml").write_text(
+        GRID.replace("seeds: 2", "sedes: 2").replace(
+            "optim.lr.encoder: 1.0e-5", "optim.lr.encodr: 1.0e-5"
+        )
+    )
     said = ablate(folder, "run", "--grid", "tiny.yaml", expect=2)
     assert "did you mean 'seeds'" in said and "did you mean 'optim.lr.encoder'" in said
     assert not (folder / "runs").exists()

@@ -37,19 +37,37 @@ def project(folder: Path) -> Path:
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-P", "-m", "ablation", *arguments]  # -P: with the import path of the `ablate` script
+    return [
+        sys.executable,
+        "-P",
+        "-m",
+        "ablation",
+        *arguments,
+    ]  # -P: with the import path of the `ablate` script
 
 
 def ablate(folder: Path, *arguments: str, expect: int = 0, **environment: str) -> str:
-    environment = {name: text for name, text in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | environment
-    done = subprocess.run(command(*arguments), cwd=folder, env=environment, capture_output=True, text=True, errors="replace", timeout=120)
+    environment = {
+        name: text for name, text in os.environ.items() if name != "MLFLOW_TRACKING_URI"
+    } | environment
+    done = subprocess.run(
+        command(*arguments),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=120,
+    )
     assert done.returncode == expect, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
 def run(folder: Path, *options: str, **environment: str) -> str:
-    return ablate(folder, "run", "--grid", "experiments/g.yaml", "--jobs", "1", *options, **environment)
+    return ablate(
+        folder, "run", "--grid", "experiments/g.yaml", "--jobs", "1", *options, **environment
+    )
 
 
 @pytest.fixture(scope="module")
@@ -61,18 +79,30 @@ def finished(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["what?now", "percent%20enc", "it's {x} #1;ünï"])
-def test_a_study_is_run_and_delivered_in_a_folder_of_any_name_and_makes_nothing_outside_of_it(tmp_path, name, monkeypatch):
+def test_a_study_is_run_and_delivered_in_a_folder_of_any_name_and_makes_nothing_outside_of_it(
+    tmp_path, name, monkeypatch
+):
     folder = project(tmp_path / name)
     assert "not available" not in run(folder) + ablate(folder, "sync")
     assert [path.name for path in tmp_path.iterdir()] == [name]
-    assert {"mlflow.db", "mlartifacts"} < {path.name for path in folder.iterdir()} and (folder / ".ablate" / "optuna.db").is_file()
+    assert {"mlflow.db", "mlartifacts"} < {path.name for path in folder.iterdir()} and (
+        folder / ".ablate" / "optuna.db"
+    ).is_file()
     monkeypatch.chdir(folder)
-    client = MlflowClient(f"sqlite:///../{name.translate({ord('?'): '%3F', ord('%'): '%25'})}/mlflow.db")
+    client = MlflowClient(
+        f"sqlite:///../{name.translate({ord('?'): '%3F', ord('%'): '%25'})}/mlflow.db"
+    )
     runs = client.search_runs([client.get_experiment_by_name("g").experiment_id])
     assert len(runs) == 5 and all(client.list_artifacts(found.info.run_id) for found in runs)
 
 
-COMMANDS = [["status"], ["plan", "--grid", "experiments/g.yaml"], ["table"], ["report"], ["compare", f"g:{ARM}", "g:reference"]]
+COMMANDS = [
+    ["status"],
+    ["plan", "--grid", "experiments/g.yaml"],
+    ["table"],
+    ["report"],
+    ["compare", f"g:{ARM}", "g:reference"],
+]
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
@@ -86,7 +116,14 @@ def test_what_an_output_cannot_take_is_replaced(finished, encoding):
 def test_a_reader_that_closes_its_pipe_ends_a_command_quietly(finished, arguments):
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run(command(*arguments), cwd=finished, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
+    done = subprocess.run(
+        command(*arguments),
+        cwd=finished,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
 
@@ -95,7 +132,9 @@ def on_terminal(folder: Path, columns: int, *arguments: str) -> str:
     """What the command shows on a terminal of so many columns."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm", "NO_COLOR": "1"}
-    process = subprocess.Popen(command(*arguments), cwd=folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
+    process = subprocess.Popen(
+        command(*arguments), cwd=folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs
+    )
     os.close(theirs)
     said = b""
     try:
@@ -119,36 +158,65 @@ GROWN = GRID.replace("{flag: 1}}", "{flag: 1}}\n  more: {off: {x: 1}, on: {x: 2}
 CHANGES = {  # what was done -> file, what it says then, trials that are stale, why, trials left
     "nothing": ("subj.py", TRAIN, 0, "", 0),
     "code": ("subj.py", TRAIN.replace("50.0", "51.0"), 4, "code changed", 4),
-    "a level's settings": ("experiments/g.yaml", GRID.replace("{flag: 1}", "{flag: 2}"), 2, "settings changed (flag was 1, is 2)", 2),
+    "a level's settings": (
+        "experiments/g.yaml",
+        GRID.replace("{flag: 1}", "{flag: 2}"),
+        2,
+        "settings changed (flag was 1, is 2)",
+        2,
+    ),
     "a factor more": ("experiments/g.yaml", GROWN, 2, "settings changed (x was None, is 1)", 8),
     "more seeds": ("experiments/g.yaml", GRID.replace("seeds: 2", "seeds: 3"), 0, "", 2),
 }
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_plan_status_report_doctor_and_run_say_the_same_of_what_is_stale_and_left(finished, tmp_path, what):
+def test_plan_status_report_doctor_and_run_say_the_same_of_what_is_stale_and_left(
+    finished, tmp_path, what
+):
     file, text, n_stale, why, n_left = CHANGES[what]
     folder = tmp_path / "project"
     shutil.copytree(finished, folder)
     (folder / file).write_text(text)
-    dry = [ablate(folder, *arguments, "--grid", "experiments/g.yaml") for arguments in (["plan"], ["run", "--dry-run"])]
+    dry = [
+        ablate(folder, *arguments, "--grid", "experiments/g.yaml")
+        for arguments in (["plan"], ["run", "--dry-run"])
+    ]
     said = [*dry, ablate(folder, "status"), ablate(folder, "report")]
     said += [ablate(folder, "doctor", expect=1)] if what == "code" else []  # it was not delivered
-    stale = f"{n_stale} trials that have ended are stale: {why}" if n_stale and what != "a factor more" else None
+    stale = (
+        f"{n_stale} trials that have ended are stale: {why}"
+        if n_stale and what != "a factor more"
+        else None
+    )
     for text in [*said, (folder / "reports" / "g" / "report.md").read_text()]:
         assert stale in text if stale else " stale" not in text or what == "a factor more"
-    assert f"{n_left} left to train" in dry[0] and f"{n_left} left to train" in dry[1] and f"; {n_left} epochs left to train" in said[2]
-    assert (f"{n_left} epochs trained" if n_left else "nothing to train") in run(folder, "--offline")
-    assert " stale" not in ablate(folder, "status") + ablate(folder, "report") and "; 0 epochs left" in ablate(folder, "status")
+    assert (
+        f"{n_left} left to train" in dry[0]
+        and f"{n_left} left to train" in dry[1]
+        and f"; {n_left} epochs left to train" in said[2]
+    )
+    assert (f"{n_left} epochs trained" if n_left else "nothing to train") in run(
+        folder, "--offline"
+    )
+    assert " stale" not in ablate(folder, "status") + ablate(
+        folder, "report"
+    ) and "; 0 epochs left" in ablate(folder, "status")
 
 
-def test_a_grid_whose_settings_a_run_would_refuse_is_refused_by_plan_and_told_by_status(finished, tmp_path):
+def test_a_grid_whose_settings_a_run_would_refuse_is_refused_by_plan_and_told_by_status(
+    finished, tmp_path
+):
     folder = tmp_path / "project"
     shutil.copytree(finished, folder)
     (folder / "experiments" / "g.yaml").write_text(GRID + "settings: {rate: 1}\n")
     for arguments in (["run"], ["run", "--dry-run"], ["plan"]):
-        assert "rate: was None, is 1" in ablate(folder, *arguments, "--grid", "experiments/g.yaml", expect=2)
-    assert "4 trials that have ended are stale: settings changed (rate was None, is 1" in ablate(folder, "status")
+        assert "rate: was None, is 1" in ablate(
+            folder, *arguments, "--grid", "experiments/g.yaml", expect=2
+        )
+    assert "4 trials that have ended are stale: settings changed (rate was None, is 1" in ablate(
+        folder, "status"
+    )
     (folder / "experiments" / "g.yaml").unlink()
     assert "have changed is not known: g.yaml: no such file" in ablate(folder, "status")
 
@@ -166,11 +234,15 @@ def test_published_numbers_are_seen_as_they_are_now_without_a_run(finished, tmp_
     folder = tmp_path / "project"
     shutil.copytree(finished, folder)
     for number in (61.5, 72.5):
-        (folder / "experiments" / "published.yaml").write_text(f"fn: [{{method: Theirs, top1: {number}, protocol: last, source: a paper}}]\n")
+        (folder / "experiments" / "published.yaml").write_text(
+            f"fn: [{{method: Theirs, top1: {number}, protocol: last, source: a paper}}]\n"
+        )
         ablate(folder, "report")
         assert f"{number:.2f}" in (folder / "reports" / "g" / "report.md").read_text()
         # found, though it is of another metric
-        assert "have no finished trials of one metric" in ablate(folder, "compare", "g:reference", "published:Theirs", expect=2)
+        assert "have no finished trials of one metric" in ablate(
+            folder, "compare", "g:reference", "published:Theirs", expect=2
+        )
 
 
 BASELINES = """
@@ -199,9 +271,16 @@ def test_a_grid_of_baselines_alone_is_run_reported_compared_and_tracked(tmp_path
     folder = project(tmp_path / "project")
     (folder / "own.py").write_text(BASELINES)
     (folder / "experiments" / "fn.yaml").write_text("subject: own:SUBJECT\n")
-    (folder / "experiments" / "g.yaml").write_text(GRID[: GRID.index("factors")] + f"baselines: {names}\n")
+    (folder / "experiments" / "g.yaml").write_text(
+        GRID[: GRID.index("factors")] + f"baselines: {names}\n"
+    )
     run(folder)
     assert "`plain`" in ablate(folder, "table") and "2/2" in ablate(folder, "status")
-    assert "Acc of the baselines: `plain` 51.5 ± 0.7" in (folder / "reports" / "g" / "report.md").read_text()
-    assert "`g:plain`" in ablate(folder, "compare", "g:plain", f"g:{'other' if 'other' in names else 'plain'}")
+    assert (
+        "Acc of the baselines: `plain` 51.5 ± 0.7"
+        in (folder / "reports" / "g" / "report.md").read_text()
+    )
+    assert "`g:plain`" in ablate(
+        folder, "compare", "g:plain", f"g:{'other' if 'other' in names else 'plain'}"
+    )
     assert "every run, with its status" in ablate(folder, "doctor")

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("ablation", "core", "experiments", "examples", "setup.cfg", "pyproject.toml", "README.md")
+SOURCES = (
+    "ablation",
+    "core",
+    "experiments",
+    "examples",
+    "setup.cfg",
+    "pyproject.toml",
+    "README.md",
+)
 
 pytestmark = pytest.mark.wheel
 
@@ -21,7 +29,11 @@ def installed(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     (folder / "source").mkdir()
     for name in SOURCES:
-        copy = shutil.copy if (ROOT / name).is_file() else functools.partial(shutil.copytree, symlinks=True)
+        copy = (
+            shutil.copy
+            if (ROOT / name).is_file()
+            else functools.partial(shutil.copytree, symlinks=True)
+        )
         copy(ROOT / name, folder / "source" / name)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "wheel", "--no-deps", "-w", folder, folder / "source"], check=True)
@@ -42,7 +54,9 @@ def ablate(installed, tmp_path):
 
     def run(*arguments: str) -> str:
         command = [sys.executable, "-P", "-m", "ablation", *arguments]
-        done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=900)
+        done = subprocess.run(
+            command, cwd=project, env=environment, capture_output=True, text=True, timeout=900
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -57,10 +71,20 @@ def test_init_and_a_run_of_ones_own_function_work_from_a_wheel(ablate, installed
     ).stdout  # fmt: skip
     assert where.count(str(installed)) == 3, where
     assert "ablate run --grid own-function" in ablate("init")
-    assert "report: reports/own-function/report.md" in ablate("run", "--grid", "own-function", "--seeds", "2")
+    assert "report: reports/own-function/report.md" in ablate(
+        "run", "--grid", "own-function", "--seeds", "2"
+    )
     assert (ablate.project / "reports" / "own-function" / "figures" / "accuracy.png").is_file()
     left = {path.name for path in ablate.project.iterdir()}
-    assert left == {".ablate", "experiments", "mlflow.db", "reports", "runs", "training.py", "mlartifacts"} | ({"__pycache__"} & left)
+    assert left == {
+        ".ablate",
+        "experiments",
+        "mlflow.db",
+        "reports",
+        "runs",
+        "training.py",
+        "mlartifacts",
+    } | ({"__pycache__"} & left)
 
 
 def test_the_shipped_study_runs_from_a_wheel_by_its_name(ablate):

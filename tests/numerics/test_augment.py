@@ -45,7 +45,9 @@ def test_no_padding_and_no_flip_is_the_identity(images):
 def test_a_flip_alone_mirrors_about_half_of_the_images_left_to_right(images):
     many = images[:1].expand(1000, -1, -1, -1)
     found = crop_and_flip(many, 0, True, seeded())
-    same, mirrored = ((found == other).flatten(1).all(1) for other in (images[0], images[0].flip(2)))
+    same, mirrored = (
+        (found == other).flatten(1).all(1) for other in (images[0], images[0].flip(2))
+    )
     assert (same ^ mirrored).all()
     assert int(mirrored.sum()) == pytest.approx(500, abs=5 * 250**0.5)
 
@@ -73,9 +75,13 @@ def test_normalisation_is_per_channel_of_pixels_in_zero_to_one(images):
     found = normalise(images, mean, std)
     assert found.dtype == torch.float32
     for c in range(3):
-        torch.testing.assert_close(found[:, c], (images[:, c].float() / 255 - mean[c]) / std[c], rtol=0, atol=SINGLE)
+        torch.testing.assert_close(
+            found[:, c], (images[:, c].float() / 255 - mean[c]) / std[c], rtol=0, atol=SINGLE
+        )
     assert torch.equal(images, before)
 
 
 def test_one_mean_and_one_deviation_serve_all_channels(images):
-    assert torch.equal(normalise(images, (0.5,), (0.25,)), normalise(images, (0.5,) * 3, (0.25,) * 3))
+    assert torch.equal(
+        normalise(images, (0.5,), (0.25,)), normalise(images, (0.5,) * 3, (0.25,) * 3)
+    )

@@ -10,7 +10,9 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("n, batch_size", [(100, 16), (96, 16), (97, 16), (5, 16), (17, 16), (3, 2), (2, 1)])
+@pytest.mark.parametrize(
+    "n, batch_size", [(100, 16), (96, 16), (97, 16), (5, 16), (17, 16), (3, 2), (2, 1)]
+)
 def test_an_epoch_meets_every_sample_once_and_no_batch_of_one(n, batch_size):
     found = batches(n, batch_size, seeded())
     assert torch.cat(found).sort().values.tolist() == list(range(n))
@@ -18,7 +20,10 @@ def test_an_epoch_meets_every_sample_once_and_no_batch_of_one(n, batch_size):
     assert 2 <= len(found[-1]) <= batch_size + 1 or batch_size == 1
 
 
-@pytest.mark.parametrize("n, sizes", [(97, [16, 16, 16, 16, 16, 17]), (98, [16, 16, 16, 16, 16, 16, 2]), (17, [17]), (1, [1])])
+@pytest.mark.parametrize(
+    "n, sizes",
+    [(97, [16, 16, 16, 16, 16, 17]), (98, [16, 16, 16, 16, 16, 16, 2]), (17, [17]), (1, [1])],
+)
 def test_a_last_batch_of_one_joins_the_one_before(n, sizes):
     assert [len(part) for part in batches(n, 16, seeded())] == sizes
 
@@ -60,7 +65,9 @@ def test_balanced_batches_draw_every_sample_of_a_class_alike(long_tail):
     drawn = torch.cat([torch.cat(balanced_batches(long_tail, 3, 32, rng)) for _ in range(60)])
     for c, n in enumerate((300, 60, 5)):
         members = (long_tail == c).nonzero().flatten()
-        times = torch.bincount(drawn[long_tail[drawn] == c], minlength=len(long_tail))[members].double()
+        times = torch.bincount(drawn[long_tail[drawn] == c], minlength=len(long_tail))[
+            members
+        ].double()
         expected = times.sum() / n
         chi_square = float(((times - expected) ** 2 / expected).sum())
         assert abs(chi_square - (n - 1)) < 5 * (2 * (n - 1)) ** 0.5

@@ -25,7 +25,11 @@ def denoisers():
 @pytest.fixture
 def batch():
     rng = torch.Generator().manual_seed(1)
-    return torch.randn(6, 64, generator=rng), torch.tensor([0, 1, 10, 400, 998, 999]), torch.tensor([0, 1, 2, 3, 4, 0])
+    return (
+        torch.randn(6, 64, generator=rng),
+        torch.tensor([0, 1, 10, 400, 998, 999]),
+        torch.tensor([0, 1, 2, 3, 4, 0]),
+    )
 
 
 def change(denoiser, before, after):
@@ -44,7 +48,10 @@ def test_conditions_that_latents_share_count_for_each_of_them(name, denoisers, b
     which = torch.tensor([3, 0, 3, 1, 3, 0])
     noisy, t, labels = batch
     with torch.no_grad():
-        shared, apart = denoisers[name](noisy, t, labels, which), denoisers[name](noisy, t[which], labels[which])
+        shared, apart = (
+            denoisers[name](noisy, t, labels, which),
+            denoisers[name](noisy, t[which], labels[which]),
+        )
     torch.testing.assert_close(shared, apart, rtol=0, atol=SINGLE)
 
 
@@ -89,7 +96,11 @@ def equivariance_error(denoiser, batch, order):
     """How far permuting dimensions before differs from permuting them after."""
     noisy, t, labels = batch
     with torch.no_grad():
-        return float((denoiser(noisy[:, order], t, labels) - denoiser(noisy, t, labels)[:, order]).abs().max())
+        return float(
+            (denoiser(noisy[:, order], t, labels) - denoiser(noisy, t, labels)[:, order])
+            .abs()
+            .max()
+        )
 
 
 def test_the_unet_cannot_tell_blocks_of_dimensions_apart(denoisers, batch):
@@ -104,7 +115,9 @@ def test_the_unet_tells_dimensions_within_a_block_apart(denoisers, batch):
 def test_the_mlp_tells_all_dimensions_apart(denoisers, batch, order):
     noisy, t, labels = batch
     assert equivariance_error(denoisers["mlp"], batch, order) > FAR
-    assert (change(denoisers["mlp"], batch, (noisy[:, order], t, labels)) > FAR).all()  # nor is it blind to order
+    assert (
+        change(denoisers["mlp"], batch, (noisy[:, order], t, labels)) > FAR
+    ).all()  # nor is it blind to order
 
 
 def test_the_unet_refuses_latents_that_it_cannot_halve():

@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from core.diagnostics import class_radii, drift, generated_to_real, linear_cka, one_nearest_neighbour_accuracy, spectrum
+from core.diagnostics import (
+    class_radii,
+    drift,
+    generated_to_real,
+    linear_cka,
+    one_nearest_neighbour_accuracy,
+    spectrum,
+)
 
 EXACT = 1e-10  # float64
 SINGLE = 1e-6  # absolute, float32
@@ -28,7 +35,9 @@ def rotation(n, rng):
 
 def test_cka_is_one_for_itself_and_up_to_rotation_scale_and_shift(latents, rng):
     assert float(linear_cka(latents, latents)) == pytest.approx(1, rel=EXACT)
-    assert float(linear_cka(latents, 3 * latents @ rotation(6, rng) + 5)) == pytest.approx(1, rel=EXACT)
+    assert float(linear_cka(latents, 3 * latents @ rotation(6, rng) + 5)) == pytest.approx(
+        1, rel=EXACT
+    )
 
 
 def test_cka_is_its_kernel_formula_and_symmetric(latents, rng):
@@ -55,7 +64,9 @@ def test_drift_is_one_at_right_angles_and_two_when_turned_round(latents):
     assert float(drift(-latents, latents)) == pytest.approx(2, rel=EXACT)
     angle = math.pi / 3
     turned = torch.tensor([[math.cos(angle), math.sin(angle)]]).expand(5, 2)
-    assert float(drift(turned, torch.tensor([[1.0, 0.0]]).expand(5, 2))) == pytest.approx(0.5, abs=SINGLE)
+    assert float(drift(turned, torch.tensor([[1.0, 0.0]]).expand(5, 2))) == pytest.approx(
+        0.5, abs=SINGLE
+    )
     assert float(drift(torch.eye(4), torch.eye(4).roll(1, 0))) == 1
 
 
@@ -67,7 +78,11 @@ def test_effective_rank_of_an_isotropic_cloud_is_its_dimension(rng):
 
 
 def test_effective_rank_of_a_line_is_one(rng):
-    line = torch.randn(30, 1, generator=rng, dtype=torch.float64) @ torch.ones(1, 5, dtype=torch.float64) + 2
+    line = (
+        torch.randn(30, 1, generator=rng, dtype=torch.float64)
+        @ torch.ones(1, 5, dtype=torch.float64)
+        + 2
+    )
     rank, variance = spectrum(line)
     assert float(rank) == pytest.approx(1, rel=EXACT)
     assert float(variance) == pytest.approx(float(line.var(0, correction=0).sum()), rel=EXACT)
@@ -82,11 +97,15 @@ def test_effective_rank_counts_directions_by_their_share_of_variance():
 
 def test_total_collapse_has_no_variance_and_a_finite_rank():
     rank, variance = spectrum(torch.full((20, 4), 0.1))
-    assert float(variance) == pytest.approx(0, abs=EXACT) and float(rank) == pytest.approx(1, abs=EXACT)
+    assert float(variance) == pytest.approx(0, abs=EXACT) and float(rank) == pytest.approx(
+        1, abs=EXACT
+    )
 
 
 def test_class_radius_is_the_mean_distance_to_the_class_mean():
-    latents = torch.tensor([[1.0, 0], [-1, 0], [0, 3], [0, -3], [5, 5], [7, 5], [9, 9]], dtype=torch.float64)
+    latents = torch.tensor(
+        [[1.0, 0], [-1, 0], [0, 3], [0, -3], [5, 5], [7, 5], [9, 9]], dtype=torch.float64
+    )
     found = class_radii(latents, torch.tensor([0, 0, 0, 0, 1, 1, 2]), 4)
     # distances 2 and 1 to the means of 4 and 2 samples, with what the sample mean takes away put back
     assert found[:2].tolist() == pytest.approx([2 * (4 / 3) ** 0.5, 2**0.5], rel=EXACT)
@@ -115,14 +134,20 @@ def test_copies_are_recognised_in_a_collapsed_encoding_too(rng):
 
 def test_small_classes_do_not_look_tight(rng):
     """Many classes of 2 and one of 20,000 from one distribution have the same radius on average."""
-    pairs = class_radii(torch.randn(4000, 8, generator=rng), torch.arange(2000).repeat_interleave(2), 2000).mean()
-    crowd = class_radii(torch.randn(20_000, 8, generator=rng), torch.zeros(20_000, dtype=torch.int64), 1)[0]
+    pairs = class_radii(
+        torch.randn(4000, 8, generator=rng), torch.arange(2000).repeat_interleave(2), 2000
+    ).mean()
+    crowd = class_radii(
+        torch.randn(20_000, 8, generator=rng), torch.zeros(20_000, dtype=torch.int64), 1
+    )[0]
     assert float(pairs) == pytest.approx(float(crowd), rel=0.02)
 
 
 def labelled(rng, n_per_class, n_classes=3, n_latents=8):
     labels = torch.arange(n_classes).repeat_interleave(n_per_class)
-    return 20 * torch.eye(n_classes, n_latents)[labels] + torch.randn(len(labels), n_latents, generator=rng), labels
+    return 20 * torch.eye(n_classes, n_latents)[labels] + torch.randn(
+        len(labels), n_latents, generator=rng
+    ), labels
 
 
 def test_generated_latents_of_the_real_distribution_look_real(rng):
@@ -130,7 +155,9 @@ def test_generated_latents_of_the_real_distribution_look_real(rng):
     generated, _ = labelled(rng, 64)
     found = generated_to_real(real, labels, generated, labels, 3)
     assert found["gen/radius_ratio"].tolist() == pytest.approx([1] * 3, abs=SAMPLED)
-    assert (found["gen/prototype_distance"] < 3 * (2 / 64) ** 0.5).all()  # means of 64 differ by sqrt(2 / 64) per dimension
+    assert (
+        found["gen/prototype_distance"] < 3 * (2 / 64) ** 0.5
+    ).all()  # means of 64 differ by sqrt(2 / 64) per dimension
     assert found["gen/one_nn"].tolist() == pytest.approx([0.5] * 3, abs=2 * SAMPLED)
 
 
@@ -147,7 +174,9 @@ def test_generated_latents_that_are_wide_or_off_are_measured_so(rng):
 def test_classes_with_fewer_than_two_latents_on_either_side_are_not_measured(rng):
     real, labels = labelled(rng, 4, n_classes=4)
     keep = torch.tensor([0, 1, 2, 3, 4, 8, 9, 10, 11, 12, 13])  # class 1 has one real latent
-    of_generated = torch.tensor([0, 1, 2, 4, 5, 6, 8])  # class 2 has one generated latent, class 3 none
+    of_generated = torch.tensor(
+        [0, 1, 2, 4, 5, 6, 8]
+    )  # class 2 has one generated latent, class 3 none
     found = generated_to_real(real[keep], labels[keep], real[of_generated], labels[of_generated], 4)
     for values in found.values():
         assert values.shape == (4,)

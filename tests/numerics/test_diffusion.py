@@ -6,7 +6,16 @@ from itertools import pairwise
 import pytest
 import torch
 
-from core.diffusion import add_noise, alpha_bars, estimate_x0, generate, loss_weights, step, target, timesteps
+from core.diffusion import (
+    add_noise,
+    alpha_bars,
+    estimate_x0,
+    generate,
+    loss_weights,
+    step,
+    target,
+    timesteps,
+)
 
 EXACT = 1e-12  # both sides in float64
 SINGLE = 1e-6  # relative, one side rounded to float32
@@ -47,12 +56,18 @@ def test_linear_schedule_runs_evenly_from_1e_4_to_2e_2():
     levels = levels_of("linear")
     betas = 1 - levels / torch.cat([torch.ones(1, dtype=torch.float64), levels[:-1]])
     early = slice(0, 900)  # later levels are too small for their ratio to keep the digits
-    assert betas[early].tolist() == pytest.approx([1e-4 + (2e-2 - 1e-4) * t / 999 for t in range(900)], abs=SINGLE)
-    assert float(levels[-1]) == pytest.approx(math.prod(1 - 1e-4 - (2e-2 - 1e-4) * t / 999 for t in range(1000)), rel=SINGLE)
+    assert betas[early].tolist() == pytest.approx(
+        [1e-4 + (2e-2 - 1e-4) * t / 999 for t in range(900)], abs=SINGLE
+    )
+    assert float(levels[-1]) == pytest.approx(
+        math.prod(1 - 1e-4 - (2e-2 - 1e-4) * t / 999 for t in range(1000)), rel=SINGLE
+    )
 
 
 def test_linear_schedule_adds_as_much_noise_in_fewer_steps():
-    assert float(levels_of("linear", 250)[-1].log()) == pytest.approx(float(levels_of("linear", 1000)[-1].log()), rel=0.03)
+    assert float(levels_of("linear", 250)[-1].log()) == pytest.approx(
+        float(levels_of("linear", 1000)[-1].log()), rel=0.03
+    )
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -75,24 +90,36 @@ def test_noising_keeps_unit_variance(pair):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_estimate_inverts_target(objective, pair):
     x0, noise, level = pair
-    found = estimate_x0(objective, target(objective, x0, noise, level), add_noise(x0, noise, level), level)
+    found = estimate_x0(
+        objective, target(objective, x0, noise, level), add_noise(x0, noise, level), level
+    )
     torch.testing.assert_close(found, x0, rtol=1e-10, atol=1e-10)  # noise: divided by sqrt(1e-4)
 
 
 def test_v_is_the_velocity_along_the_noising_angle(pair):
     x0, noise, level = pair
     angle, h = torch.atan2((1 - level).sqrt(), level.sqrt()), 1e-6
-    velocity = (add_noise(x0, noise, (angle + h).cos() ** 2) - add_noise(x0, noise, (angle - h).cos() ** 2)) / (2 * h)
+    velocity = (
+        add_noise(x0, noise, (angle + h).cos() ** 2) - add_noise(x0, noise, (angle - h).cos() ** 2)
+    ) / (2 * h)
     inside = slice(1, -1)  # a central difference needs room on both sides
-    torch.testing.assert_close(target("v", x0, noise, level)[inside], velocity[inside], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        target("v", x0, noise, level)[inside], velocity[inside], rtol=1e-6, atol=1e-6
+    )
 
 
 def test_snr_weighting_makes_the_loss_the_same_for_every_objective(pair, rng):
     x0, noise, level = pair
-    noisy, wrong_x0 = add_noise(x0, noise, level), torch.randn(x0.shape, generator=rng, dtype=torch.float64)
-    wrong_noise = (noisy - level.sqrt() * wrong_x0) / (1 - level).sqrt()  # the noise that the wrong x0 stands for
+    noisy, wrong_x0 = (
+        add_noise(x0, noise, level),
+        torch.randn(x0.shape, generator=rng, dtype=torch.float64),
+    )
+    wrong_noise = (noisy - level.sqrt() * wrong_x0) / (
+        1 - level
+    ).sqrt()  # the noise that the wrong x0 stands for
     losses = [
-        loss_weights("snr", o, level) * (target(o, wrong_x0, wrong_noise, level) - target(o, x0, noise, level)) ** 2
+        loss_weights("snr", o, level)
+        * (target(o, wrong_x0, wrong_noise, level) - target(o, x0, noise, level)) ** 2
         for o in OBJECTIVES
     ]
     plain = (wrong_noise - noise) ** 2
@@ -147,7 +174,9 @@ def test_step_at_eta_zero_keeps_the_noise_and_takes_no_fresh_one(pair):
 def test_step_keeps_the_variance_of_the_forward_process(eta):
     now, after = torch.tensor([0.2, 0.7], dtype=torch.float64)
     zero = torch.zeros((), dtype=torch.float64)
-    old = step((1 - now).sqrt(), zero, now, after, eta, zero)  # what becomes of one unit of old noise
+    old = step(
+        (1 - now).sqrt(), zero, now, after, eta, zero
+    )  # what becomes of one unit of old noise
     fresh = step(zero, zero, now, after, eta, zero + 1)
     assert float(old**2 + fresh**2) == pytest.approx(float(1 - after), rel=EXACT)
 
@@ -201,10 +230,16 @@ def gaussian_denoiser(mean, deviation, levels):
 def test_ddim_in_many_steps_follows_the_flow_that_maps_noise_to_gaussian_data(schedule, rng):
     levels, mean, deviation = levels_of(schedule), 3.0, 0.5
     start = torch.randn(64, 1, generator=rng, dtype=torch.float64)
-    found = generate(gaussian_denoiser(mean, deviation, levels), "x0", levels, start, 1000, 0.0, rng)
+    found = generate(
+        gaussian_denoiser(mean, deviation, levels), "x0", levels, start, 1000, 0.0, rng
+    )
     first = levels[-1]
-    units = (start - first.sqrt() * mean) / (first * deviation**2 + 1 - first).sqrt()  # constant along the flow
-    torch.testing.assert_close(found, mean + deviation * units, rtol=0, atol=0.02)  # discretisation, O(1 / steps)
+    units = (start - first.sqrt() * mean) / (
+        first * deviation**2 + 1 - first
+    ).sqrt()  # constant along the flow
+    torch.testing.assert_close(
+        found, mean + deviation * units, rtol=0, atol=0.02
+    )  # discretisation, O(1 / steps)
 
 
 def test_ddpm_generates_the_mean_and_spread_of_gaussian_data(rng):
@@ -217,7 +252,10 @@ def test_ddpm_generates_the_mean_and_spread_of_gaussian_data(rng):
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_generation_depends_on_its_generator_alone(eta):
-    levels, start = alpha_bars("cosine", 100), torch.randn(8, 4, generator=torch.Generator().manual_seed(1))
+    levels, start = (
+        alpha_bars("cosine", 100),
+        torch.randn(8, 4, generator=torch.Generator().manual_seed(1)),
+    )
 
     def sample(seed):
         generator = torch.Generator().manual_seed(seed)

@@ -27,7 +27,9 @@ def archived_images(archive, names):
         for member in tar:
             name = member.name.split("/", 1)[-1]
             if name in wanted:
-                found[name] = torch.from_numpy(np.array(Image.open(tar.extractfile(member)))).permute(2, 0, 1)
+                found[name] = torch.from_numpy(
+                    np.array(Image.open(tar.extractfile(member)))
+                ).permute(2, 0, 1)
             if len(found) == len(wanted):
                 break
     return torch.stack([found[f"test/{name}"] for name in names])
@@ -38,16 +40,22 @@ def archived_images(archive, names):
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_golden_latents_and_logits_of_the_shipped_encoder(reference_data, name):
     golden = np.load(reference_data / "golden" / f"encoder_{name}_if100.npz")
-    images = archived_images(reference_data / "data" / f"{name}-lt-if100.tar.gz", golden["image"].tolist())
+    images = archived_images(
+        reference_data / "data" / f"{name}-lt-if100.tar.gz", golden["image"].tolist()
+    )
     encoder = build_encoder("resnet32", 3).eval()
-    head = load_checkpoint(str(reference_data / "pretrained" / f"resnet32_{name}_lt001.checkpoint"), encoder)
+    head = load_checkpoint(
+        str(reference_data / "pretrained" / f"resnet32_{name}_lt001.checkpoint"), encoder
+    )
     latents = encoder(normalise(images, MEAN, STD))
     torch.testing.assert_close(latents, torch.from_numpy(golden["latent"]), rtol=0, atol=GOLDEN)
     logits = latents @ head["weight"].T + head["bias"]
     torch.testing.assert_close(logits, torch.from_numpy(golden["logits"]), rtol=0, atol=GOLDEN)
 
 
-@pytest.mark.parametrize("depth, n_parameters", [(20, 269_722), (32, 464_154), (44, 658_586), (56, 853_018)])
+@pytest.mark.parametrize(
+    "depth, n_parameters", [(20, 269_722), (32, 464_154), (44, 658_586), (56, 853_018)]
+)
 def test_cifar_resnets_have_their_published_number_of_parameters(depth, n_parameters):
     encoder = build_encoder(f"resnet{depth}", 3)
     assert sum(p.numel() for p in encoder.parameters()) + (64 + 1) * 10 == n_parameters
@@ -82,7 +90,10 @@ def test_an_image_becomes_one_latent_of_the_declared_size(name, n_channels, size
     assert latents.isfinite().all() and not torch.equal(latents[0], latents[1])
 
 
-@pytest.mark.parametrize("name, n_channels, n_latents", [("resnet18", 3, 512), ("resnet34", 1, 512), ("resnet50", 3, 2048)])
+@pytest.mark.parametrize(
+    "name, n_channels, n_latents",
+    [("resnet18", 3, 512), ("resnet34", 1, 512), ("resnet50", 3, 2048)],
+)
 def test_torchvision_backbones_declare_their_latents(name, n_channels, n_latents):
     with torch.device("meta"):  # shapes without numbers: initial weights take seconds
         encoder = build_encoder(f"torchvision-{name}", n_channels)
@@ -117,14 +128,20 @@ def test_saved_weights_load_into_a_fresh_encoder_bit_for_bit(layout, trained, tm
     fresh = build_encoder("small-cnn", 1).eval()
     loaded_head = load_checkpoint(str(file), fresh)
     assert fresh.state_dict().keys() == encoder.state_dict().keys()
-    assert all(torch.equal(value, fresh.state_dict()[name]) for name, value in encoder.state_dict().items())
+    assert all(
+        torch.equal(value, fresh.state_dict()[name]) for name, value in encoder.state_dict().items()
+    )
     assert loaded_head.keys() == {"weight", "bias"}
-    assert torch.equal(loaded_head["weight"], head.weight) and torch.equal(loaded_head["bias"], head.bias)
+    assert torch.equal(loaded_head["weight"], head.weight) and torch.equal(
+        loaded_head["bias"], head.bias
+    )
 
 
 def test_a_file_without_a_head_gives_none(trained, tmp_path):
     safetensors.torch.save_file(trained[0].state_dict(), tmp_path / "encoder.safetensors")
-    assert load_checkpoint(str(tmp_path / "encoder.safetensors"), build_encoder("small-cnn", 1)) == {}
+    assert (
+        load_checkpoint(str(tmp_path / "encoder.safetensors"), build_encoder("small-cnn", 1)) == {}
+    )
 
 
 @torch.no_grad()
@@ -136,7 +153,9 @@ def test_torchvisions_own_weights_load_and_give_torchvisions_logits(tmp_path):
     head = load_checkpoint(str(tmp_path / "resnet18.pth"), encoder)
     images = torch.randn(2, 3, 64, 64)
     latents = encoder(images)
-    torch.testing.assert_close(latents @ head["weight"].T + head["bias"], original(images), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        latents @ head["weight"].T + head["bias"], original(images), rtol=1e-5, atol=1e-5
+    )
     safetensors.torch.save_file(encoder.state_dict(), tmp_path / "own.safetensors")
     encoder.body.conv1.weight.zero_()
     assert load_checkpoint(str(tmp_path / "own.safetensors"), encoder) == {}
@@ -145,14 +164,20 @@ def test_torchvisions_own_weights_load_and_give_torchvisions_logits(tmp_path):
 
 @pytest.mark.parametrize(
     "stored, wanted",
-    [(("resnet20", 3), ("resnet32", 3)), (("resnet20", 3), ("resnet20", 1)), (("small-cnn", 3), ("resnet20", 3))],
+    [
+        (("resnet20", 3), ("resnet32", 3)),
+        (("resnet20", 3), ("resnet20", 1)),
+        (("small-cnn", 3), ("resnet20", 3)),
+    ],
 )
 def test_another_encoders_weights_are_refused_and_nothing_is_loaded(stored, wanted, tmp_path):
     torch.manual_seed(0)
     safetensors.torch.save_file(build_encoder(*stored).state_dict(), tmp_path / "other.safetensors")
     encoder = build_encoder(*wanted)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    with pytest.raises(ValueError, match=r"other\.safetensors' does not hold this encoder's weights"):
+    with pytest.raises(
+        ValueError, match=r"other\.safetensors' does not hold this encoder's weights"
+    ):
         load_checkpoint(str(tmp_path / "other.safetensors"), encoder)
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
 

@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from core.geometry import class_means, distances, prototype_loss, radius_loss, track, unbiased_radii, within_class_covariance
+from core.geometry import (
+    class_means,
+    distances,
+    prototype_loss,
+    radius_loss,
+    track,
+    unbiased_radii,
+    within_class_covariance,
+)
 
 EXACT = 1e-10  # float64; the term under the root of a distance is 1e-12
 MOMENTUM = 0.9
@@ -23,11 +31,17 @@ def tracked():
     return torch.tensor([1.0, 2.0, 1.5, 0.5, 3.0], dtype=torch.float64)
 
 
-USED = torch.tensor([1, 0, 1, 1, 0, 0, 0, 1, 1, 1, 0, 1])  # leaves class 1 one sample and class 3 none
+USED = torch.tensor(
+    [1, 0, 1, 1, 0, 0, 0, 1, 1, 1, 0, 1]
+)  # leaves class 1 one sample and class 3 none
 
 
 def members(values, labels, c, used=None):
-    return [v for i, (v, y) in enumerate(zip(values, labels.tolist())) if y == c and (used is None or used[i])]
+    return [
+        v
+        for i, (v, y) in enumerate(zip(values, labels.tolist()))
+        if y == c and (used is None or used[i])
+    ]
 
 
 @pytest.mark.parametrize("used", [None, USED])
@@ -49,7 +63,9 @@ def test_class_means_of_scalars_are_scalars(batch):
 
 def test_class_means_have_the_gradient_of_finite_differences(batch):
     latents, labels, _ = batch
-    assert torch.autograd.gradcheck(lambda z: class_means(z, labels, 5, USED)[0], latents.requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda z: class_means(z, labels, 5, USED)[0], latents.requires_grad_()
+    )
 
 
 def test_distances_are_euclidean(batch):
@@ -87,7 +103,9 @@ def test_radii_around_a_mean_of_the_same_samples_are_corrected_for_it(n):
 def test_a_class_of_one_borrows_the_mean_corrected_radius_of_the_others():
     radii, counts = torch.tensor([3.0, 0.0, 4.0]), torch.tensor([2.0, 1.0, 5.0])
     first, last = 3 * 2**0.5, 4 * 1.25**0.5
-    assert unbiased_radii(radii, counts).tolist() == pytest.approx([first, (first + last) / 2, last])
+    assert unbiased_radii(radii, counts).tolist() == pytest.approx(
+        [first, (first + last) / 2, last]
+    )
 
 
 def radius_loss_by_loop(latents, labels, prototypes, tracked, used=None):
@@ -114,7 +132,11 @@ def on_spheres(radii):
     labels = torch.arange(len(radii)).repeat_interleave(4)
     prototypes = 8 * torch.eye(len(radii), 4)
     directions = torch.cat([torch.eye(4)] * len(radii))
-    return prototypes[labels] + torch.tensor(radii)[labels][:, None] * directions, labels, prototypes
+    return (
+        prototypes[labels] + torch.tensor(radii)[labels][:, None] * directions,
+        labels,
+        prototypes,
+    )
 
 
 def test_radius_loss_is_exactly_zero_at_equal_radii():
@@ -122,7 +144,9 @@ def test_radius_loss_is_exactly_zero_at_equal_radii():
     assert float(radius_loss(latents, labels, prototypes, torch.full((3,), 2.0), MOMENTUM)) == 0
 
 
-@pytest.mark.parametrize("radii", [[2.0, 2.0, 2.01], [1.0, 2.0, 3.0], [0.0, 2.0, 2.0], [4.0, 4.0, 4.0]])
+@pytest.mark.parametrize(
+    "radii", [[2.0, 2.0, 2.01], [1.0, 2.0, 3.0], [0.0, 2.0, 2.0], [4.0, 4.0, 4.0]]
+)
 def test_radius_loss_is_positive_away_from_the_common_radius(radii):
     latents, labels, prototypes = on_spheres(radii)
     assert float(radius_loss(latents, labels, prototypes, torch.full((3,), 2.0), MOMENTUM)) > 1e-6
@@ -145,7 +169,9 @@ def test_descending_the_radius_loss_shrinks_wide_classes_and_widens_narrow_ones(
 def test_losses_have_the_gradients_of_finite_differences(batch, tracked, used):
     latents, labels, prototypes = batch
     latents.requires_grad_()
-    assert torch.autograd.gradcheck(lambda z: radius_loss(z, labels, prototypes, tracked, MOMENTUM, used), latents)
+    assert torch.autograd.gradcheck(
+        lambda z: radius_loss(z, labels, prototypes, tracked, MOMENTUM, used), latents
+    )
     assert torch.autograd.gradcheck(lambda z: prototype_loss(z, labels, prototypes), latents)
 
 
@@ -158,20 +184,30 @@ def test_radius_loss_has_a_finite_gradient_where_a_lone_latent_is_its_prototype(
 
 
 def test_no_gradient_reaches_prototypes_or_tracked_radii(batch, tracked):
-    latents, labels, prototypes = (x.requires_grad_() if x.is_floating_point() else x for x in batch)
+    latents, labels, prototypes = (
+        x.requires_grad_() if x.is_floating_point() else x for x in batch
+    )
     tracked.requires_grad_()
-    (radius_loss(latents, labels, prototypes, tracked, MOMENTUM) + prototype_loss(latents, labels, prototypes)).backward()
+    (
+        radius_loss(latents, labels, prototypes, tracked, MOMENTUM)
+        + prototype_loss(latents, labels, prototypes)
+    ).backward()
     assert latents.grad.any()
     assert prototypes.grad is None and tracked.grad is None
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 2)])
 def test_tracking_is_an_exponential_moving_average_over_the_classes_present(shape):
-    start, batch_means = torch.zeros(shape, dtype=torch.float64), torch.ones(shape, dtype=torch.float64)
+    start, batch_means = (
+        torch.zeros(shape, dtype=torch.float64),
+        torch.ones(shape, dtype=torch.float64),
+    )
     counts, tracked = torch.tensor([5.0, 1.0, 0.0]), start
     for n in range(1, 4):
         tracked = track(tracked, batch_means, counts, MOMENTUM)
-        assert tracked[:2].flatten().tolist() == pytest.approx([1 - MOMENTUM**n] * tracked[:2].numel(), rel=EXACT)
+        assert tracked[:2].flatten().tolist() == pytest.approx(
+            [1 - MOMENTUM**n] * tracked[:2].numel(), rel=EXACT
+        )
     assert torch.equal(tracked[2], start[2])
 
 
@@ -187,7 +223,9 @@ def test_the_covariance_within_classes_is_that_of_the_classes_in_use():
     prototypes, _ = class_means(latents, labels, 3)
     used = torch.tensor([True, False, True])
     found, n = within_class_covariance(latents, labels, prototypes, used)
-    parts = [torch.cov(latents[labels == c].T, correction=0) * int((labels == c).sum()) for c in (0, 2)]
+    parts = [
+        torch.cov(latents[labels == c].T, correction=0) * int((labels == c).sum()) for c in (0, 2)
+    ]
     torch.testing.assert_close(found, sum(parts) / 60)
     assert int(n) == 60
     nothing, none = within_class_covariance(latents[40:70], labels[40:70], prototypes, used)

@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from ablation.one_run import unpacked
-from core.metrics import compensate_label_shift, evaluate, expected_calibration_error, group_masks, packed_hits, per_class_accuracy, top1
+from core.metrics import (
+    compensate_label_shift,
+    evaluate,
+    expected_calibration_error,
+    group_masks,
+    packed_hits,
+    per_class_accuracy,
+    top1,
+)
 
 SINGLE = 1e-5  # relative, float32
 
@@ -35,14 +43,18 @@ def test_compensation_divides_the_probabilities_by_the_class_prior():
     counts = torch.tensor([500, 100, 30, 5])
     divided = logits.softmax(1) / (counts / counts.sum())
     found = compensate_label_shift(logits, counts)
-    torch.testing.assert_close(found.softmax(1), divided / divided.sum(1, keepdim=True), rtol=SINGLE, atol=1e-7)
+    torch.testing.assert_close(
+        found.softmax(1), divided / divided.sum(1, keepdim=True), rtol=SINGLE, atol=1e-7
+    )
     assert torch.equal(found.argmax(1), divided.argmax(1))
     assert not torch.equal(found.argmax(1), logits.argmax(1))
 
 
 def test_compensation_under_a_balanced_prior_changes_no_probability():
     logits = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(compensate_label_shift(logits, torch.full((4,), 7)).softmax(1), logits.softmax(1))
+    torch.testing.assert_close(
+        compensate_label_shift(logits, torch.full((4,), 7)).softmax(1), logits.softmax(1)
+    )
 
 
 def test_calibration_error_of_a_constructed_case():
@@ -55,36 +67,59 @@ def test_calibration_error_of_a_constructed_case():
 def test_calibration_error_cancels_within_a_bin_and_not_across_bins():
     # 0.70 always wrong, 0.72 always right: one bin of fifteen, (0.6667, 0.7333]
     labels = torch.tensor([1, 0])
-    assert float(expected_calibration_error(confident([0.70, 0.72], [0, 0]), labels)) == pytest.approx((0.70 - 0.28) / 2 * 100)
+    assert float(
+        expected_calibration_error(confident([0.70, 0.72], [0, 0]), labels)
+    ) == pytest.approx((0.70 - 0.28) / 2 * 100)
     # 0.72 and 0.75 lie in two
-    assert float(expected_calibration_error(confident([0.72, 0.75], [0, 0]), labels)) == pytest.approx((0.72 + 0.25) / 2 * 100)
+    assert float(
+        expected_calibration_error(confident([0.72, 0.75], [0, 0]), labels)
+    ) == pytest.approx((0.72 + 0.25) / 2 * 100)
 
 
 def test_calibration_error_is_that_of_a_loop_over_bins():
     rng = torch.Generator().manual_seed(0)
-    logits, labels = 2 * torch.randn(300, 5, generator=rng, dtype=torch.float64), torch.randint(5, (300,), generator=rng)
+    logits, labels = (
+        2 * torch.randn(300, 5, generator=rng, dtype=torch.float64),
+        torch.randint(5, (300,), generator=rng),
+    )
     confidence, predictions = logits.softmax(1).max(1)
     total = 0.0
     for b in range(10):
         mine = (confidence > b / 10) & (confidence <= (b + 1) / 10)
         if mine.any():
-            total += int(mine.sum()) / 300 * abs(float((predictions == labels)[mine].double().mean() - confidence[mine].mean()))
-    assert float(expected_calibration_error(logits, labels, n_bins=10)) == pytest.approx(100 * total)
+            total += (
+                int(mine.sum())
+                / 300
+                * abs(
+                    float((predictions == labels)[mine].double().mean() - confidence[mine].mean())
+                )
+            )
+    assert float(expected_calibration_error(logits, labels, n_bins=10)) == pytest.approx(
+        100 * total
+    )
 
 
 def test_calibration_error_of_certainty_is_the_error_rate():
     logits = torch.tensor([[1000.0, 0.0]] * 4)
-    assert float(expected_calibration_error(logits, torch.tensor([0, 0, 0, 1]))) == pytest.approx(25)
+    assert float(expected_calibration_error(logits, torch.tensor([0, 0, 0, 1]))) == pytest.approx(
+        25
+    )
 
 
 def test_many_is_above_100_images_few_below_20_and_medium_the_rest():
     masks = group_masks(torch.tensor([101, 100, 20, 19, 1, 5000]))
-    assert {name: mask.nonzero().flatten().tolist() for name, mask in masks.items()} == {"many": [0, 5], "medium": [1, 2], "few": [3, 4]}
+    assert {name: mask.nonzero().flatten().tolist() for name, mask in masks.items()} == {
+        "many": [0, 5],
+        "medium": [1, 2],
+        "few": [3, 4],
+    }
 
 
 def test_hits_are_packed_class_by_class_in_the_order_of_the_test_set():
     labels = torch.tensor([1, 0, 0, 1, 1])
-    logits = torch.eye(3)[[1, 0, 1, 0, 1]]  # class 0: right, wrong; class 1: right, wrong, right; class 2: no image
+    logits = torch.eye(3)[
+        [1, 0, 1, 0, 1]
+    ]  # class 0: right, wrong; class 1: right, wrong, right; class 2: no image
     assert packed_hits(logits, labels, 3) == "2:80 3:a0 0:"
 
 
@@ -97,28 +132,48 @@ def test_hits_read_back_are_those_that_were_packed(n):
         assert hits.tolist() == (logits.argmax(1) == label)[labels == label].tolist()
     assert 100 * sum(map(sum, found)) / n == pytest.approx(float(top1(logits, labels)))
     accuracies = [100 * hits.mean() if len(hits) else math.nan for hits in found]
-    assert accuracies == pytest.approx(per_class_accuracy(logits.argmax(1), labels, 4).tolist(), nan_ok=True)
+    assert accuracies == pytest.approx(
+        per_class_accuracy(logits.argmax(1), labels, 4).tolist(), nan_ok=True
+    )
 
 
 def test_ten_thousand_images_take_a_quarter_of_as_many_characters():
-    assert len(packed_hits(torch.eye(10).repeat(1000, 1), torch.arange(10).repeat(1000), 10)) == 2500 + 10 * len("1000:") + 9
+    assert (
+        len(packed_hits(torch.eye(10).repeat(1000, 1), torch.arange(10).repeat(1000), 10))
+        == 2500 + 10 * len("1000:") + 9
+    )
 
 
 def test_evaluation_by_hand():
-    logits = torch.tensor([[4.0, 0, 0], [4.0, 0, 0], [0, 4.0, 0], [4.0, 0, 3.9], [0, 0, 4.0], [4.0, 3.9, 0]])
+    logits = torch.tensor(
+        [[4.0, 0, 0], [4.0, 0, 0], [0, 4.0, 0], [4.0, 0, 3.9], [0, 0, 4.0], [4.0, 3.9, 0]]
+    )
     labels = torch.tensor([0, 0, 1, 2, 2, 1])
-    scalars, vectors = evaluate(logits, labels, torch.tensor([900, 90, 10]), torch.tensor([0.9, 0.09, 0.01]))
+    scalars, vectors = evaluate(
+        logits, labels, torch.tensor([900, 90, 10]), torch.tensor([0.9, 0.09, 0.01])
+    )
     assert vectors["test/per_class"] == pytest.approx([100, 50, 50])
     assert scalars.keys() == {
         "test/top1", "test/top1_compensated", "test/balanced_accuracy", "test/ece", "test/many", "test/medium", "test/few",
     }  # fmt: skip
-    assert (scalars["test/many"], scalars["test/medium"], scalars["test/few"]) == pytest.approx((100, 50, 50))
-    assert (scalars["test/top1"], scalars["test/balanced_accuracy"]) == pytest.approx((400 / 6, 400 / 6))
-    assert scalars["test/top1_compensated"] == pytest.approx(600 / 6 - 200 / 6)  # two near misses won, two head images lost
+    assert (scalars["test/many"], scalars["test/medium"], scalars["test/few"]) == pytest.approx(
+        (100, 50, 50)
+    )
+    assert (scalars["test/top1"], scalars["test/balanced_accuracy"]) == pytest.approx(
+        (400 / 6, 400 / 6)
+    )
+    assert scalars["test/top1_compensated"] == pytest.approx(
+        600 / 6 - 200 / 6
+    )  # two near misses won, two head images lost
 
 
 def test_balanced_accuracy_weighs_classes_alike():
-    scalars, _ = evaluate(torch.tensor([[1.0, 0], [1.0, 0], [1.0, 0], [1.0, 0]]), torch.tensor([0, 0, 0, 1]), torch.tensor([30, 10]), None)
+    scalars, _ = evaluate(
+        torch.tensor([[1.0, 0], [1.0, 0], [1.0, 0], [1.0, 0]]),
+        torch.tensor([0, 0, 0, 1]),
+        torch.tensor([30, 10]),
+        None,
+    )
     assert (scalars["test/top1"], scalars["test/balanced_accuracy"]) == pytest.approx((75, 50))
 
 
@@ -133,5 +188,9 @@ def test_group_accuracies_average_to_top1_over_their_images():
     counts = torch.tensor([500, 200, 60, 20, 19, 3])
     scalars, _ = evaluate(logits, labels, counts, None)
     assert "test/top1_compensated" not in scalars
-    shares = {name: float(mask[labels].double().mean()) for name, mask in group_masks(counts).items()}
-    assert sum(shares[name] * scalars[f"test/{name}"] for name in shares) == pytest.approx(scalars["test/top1"])
+    shares = {
+        name: float(mask[labels].double().mean()) for name, mask in group_masks(counts).items()
+    }
+    assert sum(shares[name] * scalars[f"test/{name}"] for name in shares) == pytest.approx(
+        scalars["test/top1"]
+    )

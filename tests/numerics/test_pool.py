@@ -40,7 +40,16 @@ def class_means_denoiser(noisy, t, labels, which):
 def drawn(counts, method="ddim", seed=0, denoise=class_means_denoiser):
     generation, levels = Generation(method=method, steps=5), alpha_bars("cosine", 20)
     rng = torch.Generator().manual_seed(seed)
-    return draw(denoise, Diffusion(steps=20), generation, levels, torch.tensor(counts), 3, rng, farthest=10.0)
+    return draw(
+        denoise,
+        Diffusion(steps=20),
+        generation,
+        levels,
+        torch.tensor(counts),
+        3,
+        rng,
+        farthest=10.0,
+    )
 
 
 @pytest.mark.parametrize("method", ["ddim", "ddpm"])
@@ -90,13 +99,19 @@ def test_every_condition_is_worked_out_once_a_step():
 
 def test_an_empty_quota_gives_an_empty_pool():
     pool = drawn([0, 0])
-    assert pool.latents.shape == (0, 3) and pool.labels.shape == (0,) and pool.labels.dtype == torch.int64
+    assert (
+        pool.latents.shape == (0, 3)
+        and pool.labels.shape == (0,)
+        and pool.labels.dtype == torch.int64
+    )
 
 
 def test_a_gaussian_pool_has_the_means_and_the_covariance_that_it_is_given():
     n, scale = 20_000, torch.tensor([[2.0, 0.0, 0.0], [1.0, 0.5, 0.0], [0.0, 0.3, 0.1]])
     prototypes, covariance = torch.tensor([[0.0, 1.0, 2.0], [5.0, -5.0, 0.0]]), scale @ scale.T
-    pool = draw_gaussian(prototypes, covariance, torch.tensor([n, n]), torch.Generator().manual_seed(0))
+    pool = draw_gaussian(
+        prototypes, covariance, torch.tensor([n, n]), torch.Generator().manual_seed(0)
+    )
     assert torch.bincount(pool.labels).tolist() == [n, n]
     means, _ = class_means(pool.latents, pool.labels, 2)
     torch.testing.assert_close(means, prototypes, rtol=0, atol=5 * 2.3 / n**0.5)

@@ -11,7 +11,12 @@ def test_cifar10_at_imbalance_100_has_the_published_counts():
 
 @pytest.mark.parametrize(
     "n_max, n_classes, factor, total",
-    [(5000, 10, 100, 12_406), (500, 100, 100, 10_847), (5000, 10, 10, 20_431), (500, 100, 10, 19_573)],
+    [
+        (5000, 10, 100, 12_406),
+        (500, 100, 100, 10_847),
+        (5000, 10, 10, 20_431),
+        (500, 100, 10, 19_573),
+    ],
 )
 def test_totals_are_those_of_the_published_sets(n_max, n_classes, factor, total):
     assert sum(exponential_counts(n_max, n_classes, factor)) == total

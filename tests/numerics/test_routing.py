@@ -104,7 +104,9 @@ def test_conflict_is_the_cosine_over_the_whole_batch_and_both_norms(gradients):
     expected = torch.cosine_similarity(real.flatten(), semantic.flatten(), dim=0)
     assert float(found.cosine) == pytest.approx(float(expected), rel=EXACT)
     assert float(found.real_norm) == pytest.approx(float(real.square().sum().sqrt()), rel=EXACT)
-    assert float(found.semantic_norm) == pytest.approx(float(semantic.square().sum().sqrt()), rel=EXACT)
+    assert float(found.semantic_norm) == pytest.approx(
+        float(semantic.square().sum().sqrt()), rel=EXACT
+    )
 
 
 @pytest.mark.parametrize("factor, cosine", [(1.0, 1), (1e-4, 1), (-1.0, -1), (-1e4, -1)])

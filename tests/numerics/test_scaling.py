@@ -58,7 +58,10 @@ def test_a_moving_encoder_moves_the_statistics_and_not_the_fixed_map(scaling, mo
     learner = started(scaling, x, labels)
     before = learner.mean.clone(), learner.std.clone(), learner.geometry.prototypes.clone()
     learner.track_latents(x + 1, labels)
-    assert [not torch.equal(a, b) for a, b in zip(before, (learner.mean, learner.std, learner.geometry.prototypes))] == [moves, moves, True]
+    assert [
+        not torch.equal(a, b)
+        for a, b in zip(before, (learner.mean, learner.std, learner.geometry.prototypes))
+    ] == [moves, moves, True]
 
 
 def clamped_ancestral_sampling(denoise, levels, start, rng):
@@ -68,32 +71,50 @@ def clamped_ancestral_sampling(denoise, levels, start, rng):
         level, before = levels[t], levels[t - 1] if t else torch.ones_like(levels[0])
         beta = 1 - level / before
         x0 = denoise(z, torch.full((len(z),), t)).clamp(-1, 1)
-        mean = beta * before.sqrt() / (1 - level) * x0 + (1 - before) * (1 - beta).sqrt() / (1 - level) * z
+        mean = (
+            beta * before.sqrt() / (1 - level) * x0
+            + (1 - before) * (1 - beta).sqrt() / (1 - level) * z
+        )
         deviation = (beta * (1 - before) / (1 - level)).sqrt()
         z = mean + (deviation * torch.randn(z.shape, generator=rng) if t else 0)
     return z
 
 
 def test_generation_with_a_limit_is_clamped_ancestral_sampling():
-    levels, start = alpha_bars("cosine", 30).double(), torch.randn(50, 4, generator=torch.Generator().manual_seed(1)).double()
+    levels, start = (
+        alpha_bars("cosine", 30).double(),
+        torch.randn(50, 4, generator=torch.Generator().manual_seed(1)).double(),
+    )
     denoise = lambda z, t: 1.7 * z + 0.3  # noqa: E731  leaves [-1, 1] at most steps
     found = generate(denoise, "x0", levels, start, 30, 1.0, torch.Generator().manual_seed(2), 1.0)
     expected = clamped_ancestral_sampling(denoise, levels, start, torch.Generator().manual_seed(2))
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     free = generate(denoise, "x0", levels, start, 30, 1.0, torch.Generator().manual_seed(2))
     assert found.abs().max() <= 1 < free.abs().max()
-    assert not torch.allclose(found, free.clamp(-1, 1), atol=0.1)  # a clamp at the end alone is something else
+    assert not torch.allclose(
+        found, free.clamp(-1, 1), atol=0.1
+    )  # a clamp at the end alone is something else
 
 
 @pytest.mark.parametrize("objective", ["x0", "noise", "v"])
 def test_the_limit_holds_for_the_estimate_whatever_the_objective(objective):
-    levels, start = alpha_bars("cosine", 30), torch.randn(50, 4, generator=torch.Generator().manual_seed(1))
+    levels, start = (
+        alpha_bars("cosine", 30),
+        torch.randn(50, 4, generator=torch.Generator().manual_seed(1)),
+    )
 
     def sure_of_3(z, t):
         signal, spread = levels[t[0]].sqrt(), (1 - levels[t[0]]).sqrt()
-        return {"x0": torch.full_like(z, 3), "noise": (z - signal * 3) / spread, "v": (signal * z - 3) / spread}[objective]
+        return {
+            "x0": torch.full_like(z, 3),
+            "noise": (z - signal * 3) / spread,
+            "v": (signal * z - 3) / spread,
+        }[objective]
 
-    assert torch.equal(generate(sure_of_3, objective, levels, start, 10, 0.0, None, 0.5), torch.full_like(start, 0.5))
+    assert torch.equal(
+        generate(sure_of_3, objective, levels, start, 10, 0.0, None, 0.5),
+        torch.full_like(start, 0.5),
+    )
 
 
 @pytest.mark.parametrize("method", ["ddim", "ddpm"])
@@ -101,7 +122,20 @@ def test_the_clamp_belongs_to_unit_scaling(method):
     def drawn(scaling):
         denoise = lambda noisy, t, labels, which: (4.0 * labels[which, None] - 2).expand_as(noisy)  # noqa: E731  -2, 2
         rng, diffusion = torch.Generator().manual_seed(0), Diffusion(steps=20, scaling=scaling)
-        return draw(denoise, diffusion, Generation(method=method, steps=5), alpha_bars("cosine", 20), torch.tensor([2, 2]), 3, rng, farthest=5.0).latents[:, 0].tolist()
+        return (
+            draw(
+                denoise,
+                diffusion,
+                Generation(method=method, steps=5),
+                alpha_bars("cosine", 20),
+                torch.tensor([2, 2]),
+                3,
+                rng,
+                farthest=5.0,
+            )
+            .latents[:, 0]
+            .tolist()
+        )
 
     assert drawn("standardised") == [-2, -2, 2, 2]
     assert drawn("unit") == [-1, -1, 1, 1]

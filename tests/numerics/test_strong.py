@@ -25,7 +25,11 @@ def seeded(seed=0):
 def some_images(n, side=SIDE, channels=3, seed=5):
     """Smooth pictures, so that a grey, a mean and a blur differ from each other."""
     coarse = torch.rand(n, channels, 4, 4, generator=seeded(seed)) * 255
-    return torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear").round().to(torch.uint8)
+    return (
+        torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")
+        .round()
+        .to(torch.uint8)
+    )
 
 
 def changed(name, images, strength):
@@ -46,13 +50,17 @@ def changed(name, images, strength):
 def test_enhancements_are_torchvisions(name, function, strength):
     images = some_images(6)
     expected = torch.stack([function(image, 1 + 0.99 * strength) for image in images])
-    torch.testing.assert_close(changed(name, images, strength), expected.float(), rtol=0, atol=2 * ROUNDED)
+    torch.testing.assert_close(
+        changed(name, images, strength), expected.float(), rtol=0, atol=2 * ROUNDED
+    )
 
 
 @pytest.mark.parametrize("strength, bits", [(0.0, 8), (0.5, 5), (-0.5, 5), (1.0, 2), (-1.0, 2)])
 def test_posterising_keeps_the_highest_bits(strength, bits):
     images = some_images(6)
-    assert torch.equal(changed("posterise", images, strength), reference.posterize(images, bits).float())
+    assert torch.equal(
+        changed("posterise", images, strength), reference.posterize(images, bits).float()
+    )
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.4, -0.4, 1.0])
@@ -76,7 +84,9 @@ def moved(name, images, strength):
     groups = {other: slice(0, n) if other == name else slice(0, 0) for other in OPERATIONS}
     rows, columns, is_inside = places(groups, torch.full((n,), strength), height, width)
     batch = torch.arange(n)[:, None, None]
-    return (images.permute(0, 2, 3, 1)[batch, rows, columns] * is_inside[..., None]).permute(0, 3, 1, 2)
+    return (images.permute(0, 2, 3, 1)[batch, rows, columns] * is_inside[..., None]).permute(
+        0, 3, 1, 2
+    )
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
@@ -205,7 +215,9 @@ def test_images_of_one_channel_are_their_own_grey_whatever_the_files_are_said_to
 @pytest.mark.parametrize("n", [1, 2, 8, 20])
 def test_small_batches_meet_every_operation_in_turn(n, monkeypatch):
     sizes = dict.fromkeys(OPERATIONS, 0)
-    monkeypatch.setattr(module, "places", lambda groups, *a: counted(groups, sizes) or places(groups, *a))
+    monkeypatch.setattr(
+        module, "places", lambda groups, *a: counted(groups, sizes) or places(groups, *a)
+    )
     for turn in range(2 * len(OPERATIONS)):
         strong(some_images(n, 8), 1, RGB, seeded(), turn)
     assert set(sizes.values()) == {2 * n}

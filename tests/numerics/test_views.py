@@ -17,7 +17,9 @@ def seeded(seed=0):
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (32, 32), (5, 9)])
 def test_pixels_come_from_the_box_of_the_other_image_and_from_nowhere_else(height, width):
     images, others = torch.rand(2, 20, 3, height, width, generator=seeded())
-    found, kept = boxes(torch.rand(20, generator=seeded(1)), torch.rand(20, 2, generator=seeded(2)), height, width)
+    found, kept = boxes(
+        torch.rand(20, generator=seeded(1)), torch.rand(20, 2, generator=seeded(2)), height, width
+    )
     mixed = cutmix(images, others, found)
     for i, (box, share) in enumerate(zip(found, kept)):
         top, bottom, left, right = box.tolist()
@@ -55,7 +57,9 @@ def test_memory_stays_channels_last():
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_loss_is_the_symmetrised_negative_cosine(seed):
     p1, p2, z1, z2 = torch.randn(4, 7, 5, generator=seeded(seed))
-    cosines = [sum(a * b) / (a.norm() * b.norm()) for p, z in ((p1, z2), (p2, z1)) for a, b in zip(p, z)]
+    cosines = [
+        sum(a * b) / (a.norm() * b.norm()) for p, z in ((p1, z2), (p2, z1)) for a, b in zip(p, z)
+    ]
     assert consistency_loss(p1, p2, z1, z2) == pytest.approx(-float(sum(cosines)) / 14, abs=SINGLE)
     assert consistency_loss(3 * z2, z1 / 7, z1, z2) == pytest.approx(-1, abs=SINGLE)
     assert consistency_loss(-z2, -z1, z1, z2) == pytest.approx(1, abs=SINGLE)
@@ -73,7 +77,10 @@ def test_both_views_and_all_its_weights_learn_and_the_views_are_alike():
     loss = consistency(first, second)
     loss.backward()
     assert first.grad.norm() > 0 and second.grad.norm() > 0
-    assert all(parameter.grad is not None and parameter.grad.norm() > 0 for parameter in consistency.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.norm() > 0
+        for parameter in consistency.parameters()
+    )
     assert torch.allclose(consistency(second, first), loss, atol=SINGLE)
 
 

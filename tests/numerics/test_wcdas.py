@@ -49,14 +49,20 @@ def test_density_integrates_to_one_over_the_circle(gamma):
 def test_vanishing_concentration_makes_every_logit_scale_over_two_pi(inputs):
     latents, weight, _ = inputs
     logits = wcdas_logits(latents, weight, torch.full((3,), -40.0, dtype=torch.float64), 30.0)
-    torch.testing.assert_close(logits, torch.full_like(logits, 30 / (2 * math.pi)), rtol=EXACT, atol=0)
+    torch.testing.assert_close(
+        logits, torch.full_like(logits, 30 / (2 * math.pi)), rtol=EXACT, atol=0
+    )
 
 
 @pytest.mark.parametrize("gamma", [0.01, 0.5, 0.99])
 def test_logits_stay_within_bounds_that_aligned_and_opposite_latents_reach(gamma):
     angles = torch.linspace(0, math.pi, 101, dtype=torch.float64)
-    logits = wcdas_logits(5 * on_the_circle(angles), on_the_circle(angles[:1]), logit_of(gamma), 30.0)[:, 0]
-    low, high = (30 / (2 * math.pi) * r for r in ((1 - gamma) / (1 + gamma), (1 + gamma) / (1 - gamma)))
+    logits = wcdas_logits(
+        5 * on_the_circle(angles), on_the_circle(angles[:1]), logit_of(gamma), 30.0
+    )[:, 0]
+    low, high = (
+        30 / (2 * math.pi) * r for r in ((1 - gamma) / (1 + gamma), (1 + gamma) / (1 - gamma))
+    )
     assert float(logits[0]) == pytest.approx(high, rel=EXACT)
     assert float(logits[-1]) == pytest.approx(low, rel=EXACT)
     assert (logits.diff() < 0).all()  # falls with the angle
@@ -69,12 +75,16 @@ def test_logits_do_not_depend_on_the_length_of_latent_or_weight(inputs):
 
 
 def test_logits_are_proportional_to_the_scale(inputs):
-    torch.testing.assert_close(wcdas_logits(*inputs, 60.0), 2 * wcdas_logits(*inputs, 30.0), rtol=EXACT, atol=0)
+    torch.testing.assert_close(
+        wcdas_logits(*inputs, 60.0), 2 * wcdas_logits(*inputs, 30.0), rtol=EXACT, atol=0
+    )
 
 
 def test_gradients_agree_with_finite_differences(inputs):
     scale = torch.tensor(30.0, dtype=torch.float64)
-    assert torch.autograd.gradcheck(wcdas_logits, tuple(x.requires_grad_() for x in (*inputs, scale)))
+    assert torch.autograd.gradcheck(
+        wcdas_logits, tuple(x.requires_grad_() for x in (*inputs, scale))
+    )
 
 
 @pytest.mark.parametrize("concentration_logit", [17.0, 40.0])
@@ -93,14 +103,26 @@ def test_high_concentration_stays_finite_and_peaks_where_it_should(concentration
 @pytest.mark.parametrize("their_pi", [False, True])
 def test_golden_logits_loss_and_gradients(reference_data, setting, their_pi):
     golden = np.load(reference_data / "golden" / "wcdas.npz")
-    part = {name.split("/")[1]: torch.from_numpy(golden[name]) for name in golden if name.startswith(f"{setting}/")}
+    part = {
+        name.split("/")[1]: torch.from_numpy(golden[name])
+        for name in golden
+        if name.startswith(f"{setting}/")
+    }
     scale = 250.0 if setting == "fixed_scale" else F.softplus(part["scale_raw"]) + 1
-    weight, concentration_logit = part["weight"].requires_grad_(), part["concentration_logit"].requires_grad_()
+    weight, concentration_logit = (
+        part["weight"].requires_grad_(),
+        part["concentration_logit"].requires_grad_(),
+    )
     scale = scale * (math.pi / 3.14 if their_pi else 1)
     logits = wcdas_logits(part["latent"], weight, concentration_logit, scale)
     loss = F.cross_entropy(logits, part["label"])
     loss.backward()
-    found = {"logits": logits, "loss": loss, "grad_weight": weight.grad, "grad_concentration_logit": concentration_logit.grad}
+    found = {
+        "logits": logits,
+        "loss": loss,
+        "grad_weight": weight.grad,
+        "grad_concentration_logit": concentration_logit.grad,
+    }
     for name, value in found.items():
         golden_value = part[name]
         error = float((value.detach() - golden_value).abs().max() / golden_value.abs().max())

@@ -16,7 +16,9 @@ settings: {epochs: 3}
 """
 
 FACTORS = GRID[GRID.index("factors:") : GRID.index("baselines:")]
-CLAIM = "{id: a, says: A., contrast: {arm: lr, minus: ldmlr}, expects: [{metric: m, direction: up}]}"
+CLAIM = (
+    "{id: a, says: A., contrast: {arm: lr, minus: ldmlr}, expects: [{metric: m, direction: up}]}"
+)
 
 # fmt: off
 BROKEN = [

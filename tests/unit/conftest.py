@@ -17,8 +17,14 @@ def latest_schemas() -> Iterator[None]:
 
     head, known = _VersionManager.get_head_version, {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(utils, "_get_latest_schema_revision", functools.cache(utils._get_latest_schema_revision))
-        patch.setattr(_VersionManager, "get_head_version", lambda manager: known.get("head") or known.setdefault("head", head(manager)))
+        patch.setattr(
+            utils, "_get_latest_schema_revision", functools.cache(utils._get_latest_schema_revision)
+        )
+        patch.setattr(
+            _VersionManager,
+            "get_head_version",
+            lambda manager: known.get("head") or known.setdefault("head", head(manager)),
+        )
         yield
 
 
@@ -32,7 +38,9 @@ def migrated(latest_schemas, tmp_path_factory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     MlflowClient(f"sqlite:///{path}").search_experiments()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(utils, "_initialize_tables", lambda engine: shutil.copyfile(path, engine.url.database))
+        patch.setattr(
+            utils, "_initialize_tables", lambda engine: shutil.copyfile(path, engine.url.database)
+        )
         yield path
 
 
@@ -55,7 +63,9 @@ def uri(migrated, tmp_path, monkeypatch) -> str:
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
-def made_toy(root: Path, migrated: Path, empty_ledger: Path, stop_after: float, is_running: bool) -> Path:
+def made_toy(
+    root: Path, migrated: Path, empty_ledger: Path, stop_after: float, is_running: bool
+) -> Path:
     """`root` as a toy project whose study was run, killed after so many epochs, and delivered."""
     from toy_project import ToyProject
 

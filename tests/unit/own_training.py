@@ -18,7 +18,10 @@ def write_module(text: str, name: str = "trained") -> None:
 def send(worker: Worker, does: str = "", subject: str = "trained:train") -> None:
     """Have a worker run a trial with these settings in the working directory."""
     request = {"subject": subject, "settings": {"does": does}, "seed": 0, "until": None}
-    worker.send({**request, "cache": str(Path("cache").resolve()), "log": str(Path("log").resolve())}, "task")
+    worker.send(
+        {**request, "cache": str(Path("cache").resolve()), "log": str(Path("log").resolve())},
+        "task",
+    )
 
 
 def hear(workers: Workers, worker: Worker) -> list[dict[str, Any]]:
@@ -51,7 +54,9 @@ def processes_here() -> list[int]:
     found = []
     for process in PROCESSES.glob("[0-9]*"):
         try:
-            if (process / "cwd").resolve() == Path.cwd() and ") Z " not in (process / "stat").read_text():
+            if (process / "cwd").resolve() == Path.cwd() and ") Z " not in (
+                process / "stat"
+            ).read_text():
                 found.append(int(process.name))
         except OSError:  # it has ended meanwhile
             continue

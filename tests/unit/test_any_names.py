@@ -49,15 +49,57 @@ COLUMNS = [
     "count", "acc", "ACC", "best/acc", "metric/error", "loss", "loss/", "/x", "a//b", ".", "..", "a.b", "True", "null", "nan", "1", "-",
 ]  # fmt: skip
 CHARACTERS = st.characters(exclude_categories=("Cs",))
-ODD = st.text(CHARACTERS, min_size=1, max_size=8) | st.text("aé日/ .|`$%\\\n\t", min_size=1, max_size=300)
+ODD = st.text(CHARACTERS, min_size=1, max_size=8) | st.text(
+    "aé日/ .|`$%\\\n\t", min_size=1, max_size=300
+)
 NAMES = st.sampled_from(COLUMNS) | ODD
-LEVEL_VALUES = st.none() | st.booleans() | st.integers(-(10**6), 10**6) | st.floats(-1e6, 1e6) | NAMES | st.lists(st.integers(0, 9), max_size=2)
+LEVEL_VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**6), 10**6)
+    | st.floats(-1e6, 1e6)
+    | NAMES
+    | st.lists(st.integers(0, 9), max_size=2)
+)
 SOUND = ("float", "int", "float32", "zero-d", "one")
 KINDS = st.sampled_from(SOUND + SOUND + ("bool", "text", "none", "list", "nan", "complex"))
 
 
-USUAL = st.sampled_from(["lr", "off", "on", "a", "b", "mean", "index", "T", "count", "name", "0", "1e3", "null", "True", "metric", "level"])
-USUAL_METRICS = st.sampled_from(["acc", "error", "seed", "test/top1", "loss", "mean", "index", "kind", "1", "best/acc", "a.b-c@d"])
+USUAL = st.sampled_from(
+    [
+        "lr",
+        "off",
+        "on",
+        "a",
+        "b",
+        "mean",
+        "index",
+        "T",
+        "count",
+        "name",
+        "0",
+        "1e3",
+        "null",
+        "True",
+        "metric",
+        "level",
+    ]
+)
+USUAL_METRICS = st.sampled_from(
+    [
+        "acc",
+        "error",
+        "seed",
+        "test/top1",
+        "loss",
+        "mean",
+        "index",
+        "kind",
+        "1",
+        "best/acc",
+        "a.b-c@d",
+    ]
+)
 
 
 @st.composite
@@ -73,10 +115,15 @@ def studies(draw):
     for factor in factors:
         values = draw(st.lists(LEVEL_VALUES, min_size=2, max_size=2, unique_by=repr))
         level_names = draw(st.lists(given_names, min_size=2, max_size=2, unique=True))
-        setting = draw(st.sampled_from([f"x{len(levels)}", f"y{len(levels)}.z"]) if usual else NAMES)
+        setting = draw(
+            st.sampled_from([f"x{len(levels)}", f"y{len(levels)}.z"]) if usual else NAMES
+        )
         levels[factor] = {name: {setting: value} for name, value in zip(level_names, values)}
     return {
-        "returned": [(name, draw(KINDS) if name != headline or draw(st.booleans()) else "float") for name in names],
+        "returned": [
+            (name, draw(KINDS) if name != headline or draw(st.booleans()) else "float")
+            for name in names
+        ],
         "headline": headline,
         "epochs": draw(st.lists(st.integers(1, 4), max_size=3) | st.just([1, 2, 3])),
         "factors": levels,
@@ -147,9 +194,17 @@ COUNT = itertools.count()
 UNSHRUNK = [Phase.explicit, Phase.generate]  # to shrink a study takes many minutes
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, phases=UNSHRUNK, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=30,
+    deadline=None,
+    derandomize=True,
+    phases=UNSHRUNK,
+    suppress_health_check=list(HealthCheck),
+)
 @given(plan=studies())
-def test_a_whole_study_under_any_names_ends_with_a_sentence_and_all_tables_agree(plan, tmp_path_factory, migrated, empty_ledger):
+def test_a_whole_study_under_any_names_ends_with_a_sentence_and_all_tables_agree(
+    plan, tmp_path_factory, migrated, empty_ledger
+):
     # another folder for each: MLflow keeps a database open as long as its process lives
     folder = tmp_path_factory.getbasetemp() / f"fuzzed{next(COUNT)}"
     with project(folder, migrated, empty_ledger), pytest.MonkeyPatch.context() as patch:
@@ -161,9 +216,13 @@ def test_a_whole_study_under_any_names_ends_with_a_sentence_and_all_tables_agree
         grid = {
             "study": "g", "experiment": "e", "metric": {"name": plan["headline"], "goal": "maximize"}, "seeds": 2, "factors": plan["factors"],
         }  # fmt: skip
-        Path("experiments/g.yaml").write_text(yaml.safe_dump(grid, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        Path("experiments/g.yaml").write_text(
+            yaml.safe_dump(grid, sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )
         done = ablate("run", "--grid", "experiments/g.yaml", "--jobs", "1")
-        event("the grid is refused" if done.exit_code == 2 else f"the study ends in {done.exit_code}")
+        event(
+            "the grid is refused" if done.exit_code == 2 else f"the study ends in {done.exit_code}"
+        )
         if done.exit_code == 2:
             assert not Path("runs/g").exists()
             return
@@ -179,7 +238,11 @@ def test_a_whole_study_under_any_names_ends_with_a_sentence_and_all_tables_agree
             shift = headline - [name for name, _ in plan["returned"]].index(plan["headline"])
             for i in wanted:
                 for place in ("results.csv", "MLflow"):
-                    hits = sum(math.isclose(value, shift + i) for value in places[place] if not math.isnan(value))
+                    hits = sum(
+                        math.isclose(value, shift + i)
+                        for value in places[place]
+                        if not math.isnan(value)
+                    )
                     # the headline stands in the table of its best epoch too
                     assert hits >= 1, (trial, place, plan["returned"][i], places)
         assert ablate("status").exit_code == 0
@@ -190,24 +253,36 @@ def test_a_whole_study_under_any_names_ends_with_a_sentence_and_all_tables_agree
         ablate("report")
 
 
-FILE_NAMES = st.sampled_from(["0.png", ".hidden.png", "._0.png", "a.PNG", "b.gif", "c", "d.txt", "Thumbs.db", "sub/e.png"]) | ODD.map(
-    lambda text: text.replace("/", "_").replace("\0", "")[:60] + ".png"
-)
-CLASS_NAMES = st.sampled_from(["cat", "Cat", ".git", "__MACOSX", "caf\u00e9", "cafe\u0301", "@eaDir"]) | ODD.map(
-    lambda text: text.replace("/", "_").replace("\0", "")[:60]
-)
+FILE_NAMES = st.sampled_from(
+    ["0.png", ".hidden.png", "._0.png", "a.PNG", "b.gif", "c", "d.txt", "Thumbs.db", "sub/e.png"]
+) | ODD.map(lambda text: text.replace("/", "_").replace("\0", "")[:60] + ".png")
+CLASS_NAMES = st.sampled_from(
+    ["cat", "Cat", ".git", "__MACOSX", "caf\u00e9", "cafe\u0301", "@eaDir"]
+) | ODD.map(lambda text: text.replace("/", "_").replace("\0", "")[:60])
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
-    files=st.lists(st.tuples(st.sampled_from(["train", "test", "val"]), CLASS_NAMES, FILE_NAMES, st.booleans()), max_size=12),
+    files=st.lists(
+        st.tuples(
+            st.sampled_from(["train", "test", "val"]), CLASS_NAMES, FILE_NAMES, st.booleans()
+        ),
+        max_size=12,
+    ),
     everywhere=st.lists(CLASS_NAMES, max_size=2, unique=True),
 )
-def test_images_under_any_names_are_counted_or_refused_with_a_sentence(files, everywhere, tmp_path_factory):
+def test_images_under_any_names_are_counted_or_refused_with_a_sentence(
+    files, everywhere, tmp_path_factory
+):
     root = tmp_path_factory.getbasetemp() / "images"
     shutil.rmtree(root, ignore_errors=True)
     (root / "data").mkdir(parents=True)
-    wanted = [(part, label, f"{i}.png", True) for part in ("train", "test") for label in everywhere for i in range(2)]
+    wanted = [
+        (part, label, f"{i}.png", True)
+        for part in ("train", "test")
+        for label in everywhere
+        for i in range(2)
+    ]
     for part, label, name, is_image in [*wanted, *files]:
         path = root / "data" / part / label / name
         try:
@@ -220,11 +295,19 @@ def test_images_under_any_names_are_counted_or_refused_with_a_sentence(files, ev
                 path.write_bytes(b"no image")
         except (OSError, ValueError):  # a name that this file system does not take
             continue
-    (root / "e.yaml").write_text("title: E\nsettings:\n  data: {source: folder, path: data}\n  encoder.name: small-cnn\n")
+    (root / "e.yaml").write_text(
+        "title: E\nsettings:\n  data: {source: folder, path: data}\n  encoder.name: small-cnn\n"
+    )
     before = Path.cwd()
     os.chdir(root)
     try:
-        described, verified = ablate("data", "describe", "e.yaml"), ablate("data", "verify", "e.yaml")
+        described, verified = (
+            ablate("data", "describe", "e.yaml"),
+            ablate("data", "verify", "e.yaml"),
+        )
     finally:
         os.chdir(before)
-    assert (described.exit_code == 2) is (verified.exit_code == 2), (described.output, verified.output)
+    assert (described.exit_code == 2) is (verified.exit_code == 2), (
+        described.output,
+        verified.output,
+    )

@@ -31,7 +31,13 @@ def left(root: Path) -> dict[str, bytes | None]:
     """All that is there and is no folder; of the cache, the trials and what was unpacked the folders too."""
     kept = ("runs/", ".ablate/", "reports/", "unpacked")
     found = {path.relative_to(root).as_posix(): path for path in root.rglob("*")}
-    return {name: path.read_bytes() if path.is_file() else None for name, path in found.items() if not path.is_dir() or f"{name}/".removeprefix("project/").startswith(kept) and name.count("/") > 1}
+    return {
+        name: path.read_bytes() if path.is_file() else None
+        for name, path in found.items()
+        if not path.is_dir()
+        or f"{name}/".removeprefix("project/").startswith(kept)
+        and name.count("/") > 1
+    }
 
 
 def train(n_jobs: int, gpus: object) -> None:
@@ -62,16 +68,28 @@ def test_bad_input_is_named_and_nothing_is_done(project, case):
     write(project, case.files)
     before = left(project.parent)
     done = CliRunner().invoke(main, shlex.split(case.command))
-    assert isinstance(done.exception, SystemExit) and done.exit_code == 2, (done.output, done.exc_info)
+    assert isinstance(done.exception, SystemExit) and done.exit_code == 2, (
+        done.output,
+        done.exc_info,
+    )
     refused(done.output, case)
     assert left(project.parent) == before and CANARY not in before
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.name in IN_A_PROCESS_OF_ITS_OWN], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [case for case in CASES if case.name in IN_A_PROCESS_OF_ITS_OWN],
+    ids=lambda case: case.name,
+)
 def test_bad_input_is_named_by_the_command_as_users_start_it(project, case):
     write(project, case.files)
     before = left(project.parent)
-    done = subprocess.run([sys.executable, "-m", "ablation", *shlex.split(case.command)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "ablation", *shlex.split(case.command)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 2, done.stderr
     refused(done.stderr, case)
     assert left(project.parent) == before and CANARY not in before
@@ -79,7 +97,9 @@ def test_bad_input_is_named_by_the_command_as_users_start_it(project, case):
 
 @pytest.mark.parametrize("experiment", ["digits", "images"])
 def test_the_project_is_sound_but_for_what_a_case_changes(project, experiment):
-    done = CliRunner().invoke(main, ["run", "--grid", "grid.yaml", "--experiment", experiment, "--offline"])
+    done = CliRunner().invoke(
+        main, ["run", "--grid", "grid.yaml", "--experiment", experiment, "--offline"]
+    )
     assert done.exit_code == 1 and str(done.exception) == "something is being trained", done.output
 
 

@@ -13,7 +13,17 @@ from ablation.lock import only_one
 from ablation.places import Places
 
 
-@pytest.mark.parametrize(("text", "n_bytes"), [("0", 0), ("12", 12), ("1.5 kB", 1500), ("500MB", 500_000_000), ("2GiB", 2**31), (" 3 gb ", 3 * 10**9)])
+@pytest.mark.parametrize(
+    ("text", "n_bytes"),
+    [
+        ("0", 0),
+        ("12", 12),
+        ("1.5 kB", 1500),
+        ("500MB", 500_000_000),
+        ("2GiB", 2**31),
+        (" 3 gb ", 3 * 10**9),
+    ],
+)
 def test_sizes_are_read_as_people_write_them(text, n_bytes):
     assert parse_size(text, "--size") == n_bytes
 
@@ -24,7 +34,10 @@ def test_what_is_no_size_is_refused_by_name(text):
         parse_size(text, "--cache-size")
 
 
-@pytest.mark.parametrize(("n_bytes", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (2_500_000, "2.5 MB"), (7e12, "7000.0 GB")])
+@pytest.mark.parametrize(
+    ("n_bytes", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (2_500_000, "2.5 MB"), (7e12, "7000.0 GB")],
+)
 def test_sizes_are_shown_in_the_unit_that_suits(n_bytes, text):
     assert show_size(n_bytes) == text
 
@@ -54,7 +67,10 @@ def filled(tmp_path, monkeypatch):
 
 def test_clearing_asks_first_and_says_what_would_go(filled):
     done = CliRunner().invoke(main, ["cache", "clear"], input="n\n")
-    assert "3 entries, 5.1 kB, 3.0 min of work; finished trials keep their results in runs/" in done.output
+    assert (
+        "3 entries, 5.1 kB, 3.0 min of work; finished trials keep their results in runs/"
+        in done.output
+    )
     assert done.exit_code == 1 and len(list(filled.entries())) == 3
 
 
@@ -68,13 +84,21 @@ def test_clearing_removes_everything_and_says_so(filled, arguments, typed):
 def test_a_cache_in_use_is_not_cleared(filled):
     with only_one(Places().runs("fixes").path):
         done = CliRunner().invoke(main, ["cache", "clear", "--yes"])
-        assert done.exit_code == 2 and done.stderr == ".ablate/cache: cannot be cleared while a study is being run: fixes\n"
+        assert (
+            done.exit_code == 2
+            and done.stderr
+            == ".ablate/cache: cannot be cleared while a study is being run: fixes\n"
+        )
         assert len(list(filled.entries())) == 3
     assert CliRunner().invoke(main, ["cache", "clear", "--yes"]).exit_code == 0
 
 
 def test_a_study_that_is_started_while_the_user_is_asked_keeps_its_cache(filled, monkeypatch):
     with ExitStack() as running:
-        monkeypatch.setattr(click, "confirm", lambda *_, **__: running.enter_context(only_one(Places().runs("fixes").path)))
+        monkeypatch.setattr(
+            click,
+            "confirm",
+            lambda *_, **__: running.enter_context(only_one(Places().runs("fixes").path)),
+        )
         assert CliRunner().invoke(main, ["cache", "clear"]).exit_code == 2
     assert len(list(filled.entries())) == 3

@@ -57,9 +57,22 @@ def lifting(size):
         (0, "none", "not decided"),
     ],
 )
-@pytest.mark.parametrize("contrast", [OFF_ON, {"arm": "lr_split", "minus": "reference"}, {"arm": "lr_split", "minus": "ldmlr"}])
-def test_planted_effects_decide_and_intervals_with_0_do_not(tmp_path, contrast, size, direction, verdict):
-    table = judged(study(tmp_path, factors=ONE, top1=lifting(size), seeds=range(5), claims=[claim(contrast, direction)]))
+@pytest.mark.parametrize(
+    "contrast",
+    [OFF_ON, {"arm": "lr_split", "minus": "reference"}, {"arm": "lr_split", "minus": "ldmlr"}],
+)
+def test_planted_effects_decide_and_intervals_with_0_do_not(
+    tmp_path, contrast, size, direction, verdict
+):
+    table = judged(
+        study(
+            tmp_path,
+            factors=ONE,
+            top1=lifting(size),
+            seeds=range(5),
+            claims=[claim(contrast, direction)],
+        )
+    )
     assert list(table.columns) == CSV_COLUMNS
     (row,) = table.itertuples()
     assert (row.verdict, row.claim_verdict) == (verdict, verdict)
@@ -69,7 +82,9 @@ def test_planted_effects_decide_and_intervals_with_0_do_not(tmp_path, contrast, 
 
 def test_estimates_are_those_of_the_effects(tmp_path):
     contrasts = [OFF_ON, {"arm": "lr_split", "minus": "ldmlr"}]
-    results = load(study(tmp_path, claims=[claim(c, "up", id=str(i)) for i, c in enumerate(contrasts)]))
+    results = load(
+        study(tmp_path, claims=[claim(c, "up", id=str(i)) for i, c in enumerate(contrasts)])
+    )
     effects = judge(results)
     found = judge_claims(results, effects).set_index("contrast")
     expected = effects[effects["metric"] == "test/top1"].set_index("effect").loc[found.index]
@@ -81,7 +96,13 @@ def test_a_contrast_may_start_from_any_level_and_end_at_the_reference(tmp_path):
     truth = {"low": 60.0, "middle": 64.0, "high": 70.0}
     ends = [("middle", "high"), ("high", "low")]
     sides = [{"factor": "rate", "from": start, "to": end} for start, end in ends]
-    folder = study(tmp_path, factors=LEVELS, top1=lambda v: truth[v["rate"]], claims=[claim(s, "up", id=s["to"]) for s in sides], noise=0.1)
+    folder = study(
+        tmp_path,
+        factors=LEVELS,
+        top1=lambda v: truth[v["rate"]],
+        claims=[claim(s, "up", id=s["to"]) for s in sides],
+        noise=0.1,
+    )
     cells, table = load(folder).cells("test/top1"), judged(folder)
     for row, (start, end) in zip(table.itertuples(), ends):
         expected = paired_difference(cells[f"rate={end}"], cells[f"rate={start}"])
@@ -91,7 +112,9 @@ def test_a_contrast_may_start_from_any_level_and_end_at_the_reference(tmp_path):
 
 
 def test_a_baseline_may_stand_on_either_side(tmp_path):
-    (row,) = judged(study(tmp_path, noise=0.2, claims=[claim({"arm": "ce", "minus": "ldmlr"}, "down")])).itertuples()
+    (row,) = judged(
+        study(tmp_path, noise=0.2, claims=[claim({"arm": "ce", "minus": "ldmlr"}, "down")])
+    ).itertuples()
     assert row.verdict == "supported" and row.contrast == "ce - ldmlr"
 
 
@@ -107,32 +130,48 @@ def test_a_claim_is_as_its_worst_expectation(tmp_path):
 
 
 def test_what_was_not_measured_decides_nothing(tmp_path):
-    folder = study(tmp_path, factors=ONE, claims=[claim(OFF_ON, "diag/drift: up", "diag/drift: none")])
+    folder = study(
+        tmp_path, factors=ONE, claims=[claim(OFF_ON, "diag/drift: up", "diag/drift: none")]
+    )
     table = judged(folder)
     assert set(table["verdict"]) == {"not decided"} and not table["n_seeds"].any()
-    assert all(line.endswith("not decided, not measured") for line in claim_texts(table)[0].expectations)
+    assert all(
+        line.endswith("not decided, not measured") for line in claim_texts(table)[0].expectations
+    )
 
 
 def test_one_seed_decides_nothing(tmp_path):
-    table = judged(study(tmp_path, factors=ONE, seeds=[0], claims=[claim(OFF_ON, "up", "down", "none")]))
+    table = judged(
+        study(tmp_path, factors=ONE, seeds=[0], claims=[claim(OFF_ON, "up", "down", "none")])
+    )
     assert set(table["verdict"]) == {"not decided"}
     assert "(one seed: no interval over seeds)" in claim_texts(table)[0].expectations[0]
 
 
 def test_seeds_that_agree_exactly_decide_nothing(tmp_path):
-    table = judged(study(tmp_path, factors=ONE, noise=0.0, claims=[claim(OFF_ON, "up", "down", "none")]))
+    table = judged(
+        study(tmp_path, factors=ONE, noise=0.0, claims=[claim(OFF_ON, "up", "down", "none")])
+    )
     assert set(table["verdict"]) == {"not decided"}
     assert "(seeds agree exactly: no interval over seeds)" in claim_texts(table)[0].expectations[0]
 
 
 def test_seeds_that_lack_a_side_drop_out(tmp_path):
     state = {"lr_split--s1": "FAILED"}
-    folder = study(tmp_path, factors=ONE, claims=[claim(OFF_ON, "up")], state=lambda s: state.get(s.trial, "COMPLETE"), seeds=range(4))
+    folder = study(
+        tmp_path,
+        factors=ONE,
+        claims=[claim(OFF_ON, "up")],
+        state=lambda s: state.get(s.trial, "COMPLETE"),
+        seeds=range(4),
+    )
     assert judged(folder)["n_seeds"].item() == 3
 
 
 def test_a_study_that_waits_decides_nothing(tmp_path):
-    folder = study(tmp_path, factors=ONE, claims=[claim(OFF_ON, "up", "none")], state=lambda s: "WAITING")
+    folder = study(
+        tmp_path, factors=ONE, claims=[claim(OFF_ON, "up", "none")], state=lambda s: "WAITING"
+    )
     assert verdicts(folder) == ["not decided", "not decided"]
 
 
@@ -149,11 +188,20 @@ def kill(folder, arm, by):
 @pytest.mark.parametrize("contrast", [OFF_ON, {"arm": "lr_split", "minus": "reference"}])
 @pytest.mark.parametrize("seeds", [[0], [0, 1, 2]])
 def test_a_dead_toggle_supports_no_effect_and_refutes_any(tmp_path, contrast, seeds):
-    folder = study(tmp_path, factors=ONE, seeds=seeds, claims=[claim(contrast, "none", "up", "down", "diag/drift: none")])
+    folder = study(
+        tmp_path,
+        factors=ONE,
+        seeds=seeds,
+        claims=[claim(contrast, "none", "up", "down", "diag/drift: none")],
+    )
     kill(folder, "lr_split", by="reference")
     table = judged(folder)
     assert list(table["verdict"]) == ["supported", "refuted", "refuted", "not decided"]
-    assert claim_texts(table)[0].expectations[1].endswith("refuted, no effect by construction (the same bits)")
+    assert (
+        claim_texts(table)[0]
+        .expectations[1]
+        .endswith("refuted, no effect by construction (the same bits)")
+    )
 
 
 def test_equal_results_of_other_histories_do_not_support_no_effect(tmp_path):
@@ -166,22 +214,47 @@ def test_equal_results_of_other_histories_do_not_support_no_effect(tmp_path):
 
 
 def within(margin):
-    return {**claim(OFF_ON), "expects": [{"metric": "test/top1", "direction": "none", "within": margin}]}
+    return {
+        **claim(OFF_ON),
+        "expects": [{"metric": "test/top1", "direction": "none", "within": margin}],
+    }
 
 
-@pytest.mark.parametrize("margin, verdict", [(3.0, "supported"), (1.05, "not decided"), (0.3, "refuted")])
+@pytest.mark.parametrize(
+    "margin, verdict", [(3.0, "supported"), (1.05, "not decided"), (0.3, "refuted")]
+)
 def test_no_effect_within_a_margin_is_supported_by_two_one_sided_tests(tmp_path, margin, verdict):
-    folder = study(tmp_path, factors=ONE, seeds=range(6), noise=0.2, top1=lambda v: 60.0 + (v["lr_split"] == "on"), claims=[within(margin)])
+    folder = study(
+        tmp_path,
+        factors=ONE,
+        seeds=range(6),
+        noise=0.2,
+        top1=lambda v: 60.0 + (v["lr_split"] == "on"),
+        claims=[within(margin)],
+    )
     cells, (row,) = load(folder).cells("test/top1"), judged(folder).itertuples()
     d = cells["lr_split"] - cells["reference"]
-    sides = [stats.ttest_1samp(d, -margin, alternative="greater").pvalue, stats.ttest_1samp(d, margin, alternative="less").pvalue]
+    sides = [
+        stats.ttest_1samp(d, -margin, alternative="greater").pvalue,
+        stats.ttest_1samp(d, margin, alternative="less").pvalue,
+    ]
     expected = max(sides) if abs(d.mean()) < margin else stats.ttest_1samp(d, margin).pvalue
-    assert row.p == pytest.approx(expected) and row.verdict == verdict and row.direction == f"none within {margin:g}"
-    assert claim_texts(judged(folder))[0].expectations[0].startswith(f"top-1 should not change by {margin:g} points or more: {verdict}, ")
+    assert (
+        row.p == pytest.approx(expected)
+        and row.verdict == verdict
+        and row.direction == f"none within {margin:g}"
+    )
+    assert (
+        claim_texts(judged(folder))[0]
+        .expectations[0]
+        .startswith(f"top-1 should not change by {margin:g} points or more: {verdict}, ")
+    )
 
 
 def test_a_margin_decides_nothing_from_one_seed_and_is_needless_where_bits_agree(tmp_path):
-    assert verdicts(study(tmp_path / "one", factors=ONE, seeds=[0], claims=[within(50.0)])) == ["not decided"]
+    assert verdicts(study(tmp_path / "one", factors=ONE, seeds=[0], claims=[within(50.0)])) == [
+        "not decided"
+    ]
     folder = study(tmp_path / "dead", factors=ONE, claims=[within(0.1)])
     kill(folder, "lr_split", by="reference")
     assert verdicts(folder) == ["supported"]
@@ -190,13 +263,19 @@ def test_a_margin_decides_nothing_from_one_seed_and_is_needless_where_bits_agree
 @pytest.mark.parametrize("side", [-1, 1])
 def test_at_its_bound_a_margin_is_wrongly_kept_in_5_percent_of_studies(side):
     differences = np.random.default_rng(8).normal(side * 1.0, 0.8, (4_000, 5))
-    kept = [abs(one.mean) < 1 and margin_p(one, 1.0) < 0.05 for one in (contrast(row[:, None], [1.0]) for row in differences)]
+    kept = [
+        abs(one.mean) < 1 and margin_p(one, 1.0) < 0.05
+        for one in (contrast(row[:, None], [1.0]) for row in differences)
+    ]
     assert np.mean(kept) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 4_000)
     assert np.mean(kept) > 0.02
 
 
 def one_sided(contrast, direction, value, metric="test/top1"):
-    return {**claim(contrast), "expects": [{"metric": metric, "direction": direction, "value": value}]}
+    return {
+        **claim(contrast),
+        "expects": [{"metric": metric, "direction": direction, "value": value}],
+    }
 
 
 @pytest.mark.parametrize("contrast, arms", [
@@ -204,19 +283,33 @@ def one_sided(contrast, direction, value, metric="test/top1"):
     ({"factor": "lr_split", "level": "off"}, ["reference", "gradient_decoupling"]),
     ({"factor": "gradient_decoupling", "level": "on"}, ["gradient_decoupling", "lr_split+gradient_decoupling"]),
 ])  # fmt: skip
-@pytest.mark.parametrize("shift, below, above", [(-9, "refuted", "supported"), (0, "not decided", "not decided"), (9, "supported", "refuted")])
-def test_the_mean_of_an_arm_or_a_level_is_tested_against_a_number(tmp_path, contrast, arms, shift, below, above):
+@pytest.mark.parametrize(
+    "shift, below, above",
+    [(-9, "refuted", "supported"), (0, "not decided", "not decided"), (9, "supported", "refuted")],
+)
+def test_the_mean_of_an_arm_or_a_level_is_tested_against_a_number(
+    tmp_path, contrast, arms, shift, below, above
+):
     cells = load(study(tmp_path / "cells", factors=TWO, seeds=range(5))).cells("test/top1")
     number = float(cells[arms].mean(axis=1).mean()) + shift
-    several = [one_sided(contrast, "below", number), {**one_sided(contrast, "above", number), "id": "b"}]
+    several = [
+        one_sided(contrast, "below", number),
+        {**one_sided(contrast, "above", number), "id": "b"},
+    ]
     table = judged(study(tmp_path, factors=TWO, seeds=range(5), claims=several))
     assert list(table["verdict"]) == [below, above]
     values = cells[arms].mean(axis=1)
     for row in table.itertuples():
         test = stats.ttest_1samp(values, number)
-        assert (row.estimate, row.p, row.n_seeds) == (pytest.approx(values.mean()), pytest.approx(test.pvalue), 5)
+        assert (row.estimate, row.p, row.n_seeds) == (
+            pytest.approx(values.mean()),
+            pytest.approx(test.pvalue),
+            5,
+        )
         assert (row.low, row.high) == pytest.approx(tuple(test.confidence_interval()))
-        assert row.contrast == (contrast["arm"] if "arm" in contrast else f"{contrast['factor']}: {contrast['level']}")
+        assert row.contrast == (
+            contrast["arm"] if "arm" in contrast else f"{contrast['factor']}: {contrast['level']}"
+        )
     assert list(table["direction"]) == [f"below {number:.12g}", f"above {number:.12g}"]
 
 
@@ -225,14 +318,25 @@ def test_the_mean_of_an_arm_or_a_level_is_tested_against_a_number(tmp_path, cont
     ({"state": lambda spec: "WAITING"}, "not measured"),
 ])  # fmt: skip
 def test_a_mean_without_an_interval_decides_nothing(tmp_path, options, told):
-    table = judged(study(tmp_path, factors=ONE, claims=[one_sided({"arm": "reference"}, "above", 1.0)], **options))
+    table = judged(
+        study(
+            tmp_path, factors=ONE, claims=[one_sided({"arm": "reference"}, "above", 1.0)], **options
+        )
+    )
     assert list(table["verdict"]) == ["not decided"]
-    assert claim_texts(table)[0].expectations[0].startswith("top-1 should be above 1 %: not decided, ")
+    assert (
+        claim_texts(table)[0].expectations[0].startswith("top-1 should be above 1 %: not decided, ")
+    )
     assert claim_texts(table)[0].expectations[0].endswith(told)
 
 
 def test_a_dead_toggle_says_nothing_about_the_mean_of_its_levels(tmp_path):
-    folder = study(tmp_path, factors=ONE, seeds=range(4), claims=[one_sided({"factor": "lr_split", "level": "on"}, "above", 1.0)])
+    folder = study(
+        tmp_path,
+        factors=ONE,
+        seeds=range(4),
+        claims=[one_sided({"factor": "lr_split", "level": "on"}, "above", 1.0)],
+    )
     kill(folder, "lr_split", by="reference")
     assert verdicts(folder) == ["supported"]
 
@@ -245,22 +349,44 @@ def test_means_and_differences_are_one_family_and_one_table(tmp_path):
     np.testing.assert_array_equal(table["p_holm"], holm(table["p"]))
     assert table["p_holm"].min() == 2 * table["p"].min()
     mean = f"{table['estimate'][1]:.1f} ["
-    assert f" | `reference`: top-1 {mean}" in claims_table(table) and "difference or mean [95 %]" in claims_table(table)
+    assert f" | `reference`: top-1 {mean}" in claims_table(
+        table
+    ) and "difference or mean [95 %]" in claims_table(table)
     assert "difference [95 %]" in claims_table(table[:1])
     text = render(results, effects, table, [])
-    assert f"- top-1 should be below 20 %: refuted, {mean}" in text and "(`b`, by `reference`)" in text
+    assert (
+        f"- top-1 should be below 20 %: refuted, {mean}" in text and "(`b`, by `reference`)" in text
+    )
     assert "a one-sample t-test of its mean against the number named" in text
 
 
 def test_a_level_whose_arms_lie_on_both_sides_of_the_number_is_told_arm_by_arm(tmp_path):
-    several = [one_sided({"factor": "gradient_decoupling", "level": "off"}, "above", number, "test/top1") | {"id": f"c{number}"} for number in (10, 60, 90)]
-    table = judged(study(tmp_path, factors=TWO, seeds=range(4), noise=0.3, top1=lambda levels: 80.0 - 40 * (levels["lr_split"] == "on"), claims=several))
+    several = [
+        one_sided({"factor": "gradient_decoupling", "level": "off"}, "above", number, "test/top1")
+        | {"id": f"c{number}"}
+        for number in (10, 60, 90)
+    ]
+    table = judged(
+        study(
+            tmp_path,
+            factors=TWO,
+            seeds=range(4),
+            noise=0.3,
+            top1=lambda levels: 80.0 - 40 * (levels["lr_split"] == "on"),
+            claims=several,
+        )
+    )
     low, middle, high = table["level_by_level"]
     assert (low, high) == ("", "")
     reference, lr_split = middle.split(" and ")
     assert reference.endswith(" in reference") and lr_split.endswith(" in lr_split")
-    assert float(reference.split(" ")[0]) == pytest.approx(80, abs=4) and float(lr_split.split(" ")[0]) == pytest.approx(40, abs=4)
-    assert f"a mean that describes no arm; arm by arm: {middle}" in claim_texts(table)[1].expectations[0]
+    assert float(reference.split(" ")[0]) == pytest.approx(80, abs=4) and float(
+        lr_split.split(" ")[0]
+    ) == pytest.approx(40, abs=4)
+    assert (
+        f"a mean that describes no arm; arm by arm: {middle}"
+        in claim_texts(table)[1].expectations[0]
+    )
 
 
 def with_p_values(folder, *p_values):
@@ -281,7 +407,10 @@ def test_two_claims_that_each_alone_would_be_decided_are_not_together(tmp_path):
 
 
 def test_the_family_is_every_expectation_of_every_claim(tmp_path):
-    several = [claim(OFF_ON, "up", "diag/drift: up", id="a"), claim({"arm": "ce", "minus": "ldmlr"}, "none", "test/few: down", id="b")]
+    several = [
+        claim(OFF_ON, "up", "diag/drift: up", id="a"),
+        claim({"arm": "ce", "minus": "ldmlr"}, "none", "test/few: down", id="b"),
+    ]
     table = judged(study(tmp_path, claims=several))
     np.testing.assert_array_equal(table["p_holm"], holm(table["p"]))
     assert table["p_holm"][0] == pytest.approx(4 * table["p"][0])  # the smallest of four
@@ -291,16 +420,26 @@ def test_a_mean_over_unlike_effects_is_told_level_by_level(tmp_path):
     def top1(levels):
         return 90.0 - 70 * (levels["gradient_decoupling"] == "on" and levels["lr_split"] == "off")
 
-    several = [claim(OFF_ON, "up"), claim({**OFF_ON, "from": "on", "to": "off"}, "down", id="b"), claim({"arm": "lr_split", "minus": "ldmlr"}, "up", id="c")]
-    table = judged(study(tmp_path, factors=TWO, top1=top1, noise=0.3, seeds=range(4), claims=several))
+    several = [
+        claim(OFF_ON, "up"),
+        claim({**OFF_ON, "from": "on", "to": "off"}, "down", id="b"),
+        claim({"arm": "lr_split", "minus": "ldmlr"}, "up", id="c"),
+    ]
+    table = judged(
+        study(tmp_path, factors=TWO, top1=top1, noise=0.3, seeds=range(4), claims=several)
+    )
     forward, backward, _ = notes = list(table["level_by_level"])
     assert notes[2] == ""
     off, on = forward.split(" and ")
     assert abs(float(off.split(" ")[0])) < 1 and off.endswith("at gradient_decoupling=off")
-    assert float(on.split(" ")[0]) == pytest.approx(70, abs=1) and on.endswith("at gradient_decoupling=on")
+    assert float(on.split(" ")[0]) == pytest.approx(70, abs=1) and on.endswith(
+        "at gradient_decoupling=on"
+    )
     assert " and -70" in backward or " and -69" in backward
     assert forward in claim_texts(table)[0].expectations[0] and forward in claims_table(table)
-    assert claims_counted(table) == "Of 3 claims: 3 supported (`a` on average, `b` on average, `c`)."
+    assert (
+        claims_counted(table) == "Of 3 claims: 3 supported (`a` on average, `b` on average, `c`)."
+    )
 
 
 def test_effects_that_add_up_are_not_told_level_by_level(tmp_path):
@@ -309,23 +448,41 @@ def test_effects_that_add_up_are_not_told_level_by_level(tmp_path):
 
 
 def test_claims_are_counted_in_one_sentence(tmp_path):
-    several = [claim(OFF_ON, direction, id=id) for id, direction in [("a", "up"), ("b", "down"), ("c", "up")]]
+    several = [
+        claim(OFF_ON, direction, id=id)
+        for id, direction in [("a", "up"), ("b", "down"), ("c", "up")]
+    ]
     several.append(claim(OFF_ON, "diag/drift: up", id="d"))
     table = judged(study(tmp_path, factors=ONE, claims=several))
-    assert claims_counted(table) == "Of 4 claims: 2 supported (`a`, `c`), 1 refuted (`b`), 1 not decided."
+    assert (
+        claims_counted(table)
+        == "Of 4 claims: 2 supported (`a`, `c`), 1 refuted (`b`), 1 not decided."
+    )
     assert claims_counted(table[table["claim"] == "d"]) == "Of 1 claim: 1 not decided."
     assert claims_counted(table.iloc[:0]) == ""
 
 
 def test_the_report_tells_each_claim_with_its_numbers(tmp_path):
-    results = load(study(tmp_path, factors=ONE, claims=[claim(OFF_ON, "up", "test/few: down"), claim(OFF_ON, "diag/drift: up", id="b")]))
+    results = load(
+        study(
+            tmp_path,
+            factors=ONE,
+            claims=[claim(OFF_ON, "up", "test/few: down"), claim(OFF_ON, "diag/drift: up", id="b")],
+        )
+    )
     effects = judge(results)
     table = judge_claims(results, effects)
     text = render(results, effects, table, [])
     section = text.split("\n## Claims\n")[1].split("\n## ")[0]
     row = effects[(effects["metric"] == "test/top1") & (effects["kind"] == "main")].iloc[0]
-    assert "**Refuted:** This is a. (`a`, by `lr_split: off -> on`)" in section and "**Not decided:** This is b." in section
-    assert f"- top-1 should rise: supported, {row['estimate']:+.1f} [{row['low']:.1f}, {row['high']:.1f}] points (p = " in section
+    assert (
+        "**Refuted:** This is a. (`a`, by `lr_split: off -> on`)" in section
+        and "**Not decided:** This is b." in section
+    )
+    assert (
+        f"- top-1 should rise: supported, {row['estimate']:+.1f} [{row['low']:.1f}, {row['high']:.1f}] points (p = "
+        in section
+    )
     assert "- few should fall: refuted, " in section and "over all 3 expectations" in section
     assert "uncorrected 95 % ones" in section and "\n\n\n" not in text
     assert "Of 2 claims: 1 refuted (`a`), 1 not decided." in text.split("\n## ")[0]

@@ -62,11 +62,15 @@ def experiment(tmp_path):
 def test_unpacking_where_nothing_can_be_written_names_the_folder(tmp_path, folder):
     (tmp_path / "own.yaml").touch()
     target = str(tmp_path / folder)
-    assert said("data", "unpack", str(archive(tmp_path / "images.tar.gz", "gz")), target).startswith(f"{target}: cannot be written: ")
+    assert said(
+        "data", "unpack", str(archive(tmp_path / "images.tar.gz", "gz")), target
+    ).startswith(f"{target}: cannot be written: ")
 
 
 def test_unpacking_a_damaged_archive_names_it(damaged, tmp_path):
-    assert said("data", "unpack", str(damaged), str(tmp_path / "images")).startswith(f"'{damaged}' is not a tar archive that can be read")
+    assert said("data", "unpack", str(damaged), str(tmp_path / "images")).startswith(
+        f"'{damaged}' is not a tar archive that can be read"
+    )
 
 
 @pytest.mark.parametrize("command", ["describe", "verify"])
@@ -78,20 +82,29 @@ def test_looking_at_a_damaged_archive_names_it(damaged, experiment, command):
 def test_looking_at_a_file_that_is_no_archive_names_it(tmp_path, experiment):
     path = tmp_path / "images.tar.gz"
     path.write_text("no archive")
-    assert said("data", "describe", experiment(path)).startswith(f"own.yaml: settings.data.path: '{path}' is not a tar archive that can be read")
+    assert said("data", "describe", experiment(path)).startswith(
+        f"own.yaml: settings.data.path: '{path}' is not a tar archive that can be read"
+    )
 
 
 def test_looking_at_what_is_not_cifar_names_the_setting(tmp_path):
     (tmp_path / "cifar-10-batches-py").mkdir()
     (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_text("no images")
-    (tmp_path / "own.yaml").write_text(f"settings: {{data: {{source: cifar10, path: {tmp_path}}}}}\n")
-    assert said("data", "describe", str(tmp_path / "own.yaml")).startswith(f"own.yaml: settings.data.path: '{tmp_path}' cannot be read: Dataset not found or corrupted.")
+    (tmp_path / "own.yaml").write_text(
+        f"settings: {{data: {{source: cifar10, path: {tmp_path}}}}}\n"
+    )
+    assert said("data", "describe", str(tmp_path / "own.yaml")).startswith(
+        f"own.yaml: settings.data.path: '{tmp_path}' cannot be read: Dataset not found or corrupted."
+    )
 
 
 def test_the_interface_says_that_its_store_is_out_of_reach(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlserver://ada:secret@127.0.0.1:9/mlflow")
     line = said("ui", "--port", "45871", expect=1)
-    assert line.startswith("MLflow at sqlserver://***@127.0.0.1:9/mlflow is not available: ") and "secret" not in line
+    assert (
+        line.startswith("MLflow at sqlserver://***@127.0.0.1:9/mlflow is not available: ")
+        and "secret" not in line
+    )
 
 
 def test_folders_that_can_be_written_are_made_and_left_empty(tmp_path):
@@ -123,7 +136,11 @@ def test_the_doctor_exits_with_whether_all_is_well(tmp_path, monkeypatch, is_wel
     monkeypatch.chdir(tmp_path)
     asked = []
     monkeypatch.setattr(doctor, "doctor", lambda *arguments: asked.append(arguments[:2]) or is_well)
-    assert CliRunner().invoke(main, ["doctor"]).exit_code == CliRunner().invoke(main, ["doctor", "--repair"]).exit_code == code
+    assert (
+        CliRunner().invoke(main, ["doctor"]).exit_code
+        == CliRunner().invoke(main, ["doctor", "--repair"]).exit_code
+        == code
+    )
     assert asked == [(None, False), (None, True)]
 
 

@@ -27,13 +27,25 @@ PUBLISHED = "published:LDMLR"
 
 def fabricated(root, name="fixes", **what):
     """`runs/<name>/`."""
-    return study(root / "runs" / name, study=name, **{"factors": SHORTEST, "facts": {"data_fingerprint": "d1", "source_fingerprint": "s1"}, **what})
+    return study(
+        root / "runs" / name,
+        study=name,
+        **{
+            "factors": SHORTEST,
+            "facts": {"data_fingerprint": "d1", "source_fingerprint": "s1"},
+            **what,
+        },
+    )
 
 
 def top1(root, arm, name="fixes"):
     """By seed, from the outcomes."""
     folder = Places(root).runs(name)
-    return {spec.seed: folder.outcome(spec.trial).metrics["test/top1"] for spec in folder.manifest().trials if spec.arm == arm}
+    return {
+        spec.seed: folder.outcome(spec.trial).metrics["test/top1"]
+        for spec in folder.manifest().trials
+        if spec.arm == arm
+    }
 
 
 def compared(root, left, right, study=None):
@@ -46,27 +58,46 @@ def test_arms_of_one_study_are_compared_within_each_seed(tmp_path):
     left, right = (list(top1(tmp_path, arm).values()) for arm in ("lr_split", "ldmlr"))
     test = stats.ttest_rel(left, right)
     interval = test.confidence_interval()
-    assert found.rows[0].found[:4] == pytest.approx((np.mean(left) - np.mean(right), interval.low, interval.high, test.pvalue))
+    assert found.rows[0].found[:4] == pytest.approx(
+        (np.mean(left) - np.mean(right), interval.low, interval.high, test.pvalue)
+    )
     assert found.rows[0].found.how == "paired, 3 seeds"
-    assert [row.metric for row in found.rows] == ["test/top1", "best/test/top1", "test/many", "test/few"]
+    assert [row.metric for row in found.rows] == [
+        "test/top1",
+        "best/test/top1",
+        "test/many",
+        "test/few",
+    ]
     assert found.warnings == []
 
 
 def test_swapped_the_difference_changes_its_sign(tmp_path):
     fabricated(tmp_path)
     for left, right in [("fixes:lr_split", "fixes:ce"), ("fixes:lr_split", PUBLISHED)]:
-        one, other = (compared(tmp_path, *names).rows[0].found for names in [(left, right), (right, left)])
+        one, other = (
+            compared(tmp_path, *names).rows[0].found for names in [(left, right), (right, left)]
+        )
         assert other[:4] == pytest.approx((-one.mean, -one.high, -one.low, one.p))
 
 
-@pytest.mark.parametrize(("facts", "how"), [({"data_fingerprint": "d1"}, "paired, 3 seeds"), ({"data_fingerprint": "d2"}, "unpaired (Welch), 3 and 3 seeds")])
+@pytest.mark.parametrize(
+    ("facts", "how"),
+    [
+        ({"data_fingerprint": "d1"}, "paired, 3 seeds"),
+        ({"data_fingerprint": "d2"}, "unpaired (Welch), 3 and 3 seeds"),
+    ],
+)
 def test_seeds_pair_across_studies_where_they_saw_the_same_data(tmp_path, facts, how):
     fabricated(tmp_path)
     fabricated(tmp_path, "later", facts={"source_fingerprint": "s1", **facts}, noise=2.0)
     found = compared(tmp_path, "fixes:lr_split", "later:lr_split")
     assert found.rows[0].found.how == how
     left, right = (list(top1(tmp_path, "lr_split", name).values()) for name in ("fixes", "later"))
-    test = stats.ttest_rel(left, right) if how.startswith("paired") else stats.ttest_ind(left, right, equal_var=False)
+    test = (
+        stats.ttest_rel(left, right)
+        if how.startswith("paired")
+        else stats.ttest_ind(left, right, equal_var=False)
+    )
     assert found.rows[0].found.p == pytest.approx(test.pvalue)
     assert bool(found.warnings) == ("Welch" in how)
 
@@ -78,7 +109,9 @@ def test_other_code_and_other_data_are_warned_of(tmp_path):
     assert "trained on other data (data_fingerprint d1 and d2), so seeds are not paired" in data
     assert "trained by other code (source_fingerprint s1 and s2)" in code
     fabricated(tmp_path, "unknown", facts={})
-    assert [text.startswith("whether") for text in compared(tmp_path, "fixes:ce", "unknown:ce").warnings] == [True, True]
+    assert [
+        text.startswith("whether") for text in compared(tmp_path, "fixes:ce", "unknown:ce").warnings
+    ] == [True, True]
 
 
 def test_a_published_number_is_a_constant_and_stands_against_its_own_protocol_first(tmp_path):
@@ -89,19 +122,34 @@ def test_a_published_number_is_a_constant_and_stands_against_its_own_protocol_fi
     interval = test.confidence_interval()
     same, last = found.rows
     assert (same.what, last.what) == ("best on test, their protocol", "top-1, last epoch")
-    assert same.found[:4] == pytest.approx((np.mean(best) - 68.5, interval.low - 68.5, interval.high - 68.5, test.pvalue))
+    assert same.found[:4] == pytest.approx(
+        (np.mean(best) - 68.5, interval.low - 68.5, interval.high - 68.5, test.pvalue)
+    )
     assert same.found.mean - last.found.mean == pytest.approx(1.5)
     text = comparison_text(found)
-    assert "published LDMLR: 68.50, best epoch on test, one number without spread; a paper, table 1" in text
+    assert (
+        "published LDMLR: 68.50, best epoch on test, one number without spread; a paper, table 1"
+        in text
+    )
     assert re.search(r"\| +68\.50 \|", text)
 
 
 def test_two_studies_are_compared_arm_by_arm_and_a_study_with_one_arm(tmp_path):
     fabricated(tmp_path)
     fabricated(tmp_path, "later", baselines=["ce"])
-    assert [row.what for row in compared(tmp_path, "fixes", "later").rows] == ["`reference`", "`lr_split`", "`ce`"]
+    assert [row.what for row in compared(tmp_path, "fixes", "later").rows] == [
+        "`reference`",
+        "`lr_split`",
+        "`ce`",
+    ]
     others = compared(tmp_path, "fixes", "fixes:ldmlr").rows
-    assert [row.what for row in others] == ["`reference`", "`lr_split`", "`ce`", "`ldmlr-no-generation`", "`balanced-head`"]
+    assert [row.what for row in others] == [
+        "`reference`",
+        "`lr_split`",
+        "`ce`",
+        "`ldmlr-no-generation`",
+        "`balanced-head`",
+    ]
     arms = {row.what.split(",")[0] for row in compared(tmp_path, "later", PUBLISHED).rows}
     assert arms == {"`reference`", "`lr_split`", "`ce`"}
 
@@ -109,13 +157,22 @@ def test_two_studies_are_compared_arm_by_arm_and_a_study_with_one_arm(tmp_path):
 def test_settings_that_differ_are_listed_and_no_others(tmp_path):
     folder = fabricated(tmp_path)
     for spec in folder.manifest().trials:
-        folder.write_config(spec, {"epochs": 5, "optim": {"lr": {"encoder": 1e-5 if spec.arm == "lr_split" else 1e-3}}})
-    assert compared(tmp_path, "lr_split", "reference", "fixes").settings == [("optim.lr.encoder", 1e-5, 1e-3)]
-    assert "| `optim.lr.encoder` | `1e-05`" in comparison_text(compared(tmp_path, "lr_split", "reference", "fixes"))
+        folder.write_config(
+            spec,
+            {"epochs": 5, "optim": {"lr": {"encoder": 1e-5 if spec.arm == "lr_split" else 1e-3}}},
+        )
+    assert compared(tmp_path, "lr_split", "reference", "fixes").settings == [
+        ("optim.lr.encoder", 1e-5, 1e-3)
+    ]
+    assert "| `optim.lr.encoder` | `1e-05`" in comparison_text(
+        compared(tmp_path, "lr_split", "reference", "fixes")
+    )
 
 
 def test_trials_that_are_missing_are_told_and_the_others_paired(tmp_path):
-    fabricated(tmp_path, state=lambda spec: "FAILED" if spec.trial == "lr_split--s1" else "COMPLETE")
+    fabricated(
+        tmp_path, state=lambda spec: "FAILED" if spec.trial == "lr_split--s1" else "COMPLETE"
+    )
     found = compared(tmp_path, "fixes:lr_split", "fixes:ce")
     assert found.rows[0].found.how == "paired, 2 seeds"
     assert found.warnings == ["fixes has trials that are not finished: `lr_split` 2 of 3"]
@@ -128,7 +185,9 @@ def test_without_runs_the_report_s_tables_say_the_same(tmp_path):
         write_report(folder, tmp_path / "reports" / "fixes")
     (tmp_path / "runs").rename(tmp_path / "elsewhere")
     (tmp_path / "experiments").mkdir()
-    (tmp_path / "experiments" / "published.yaml").write_text("digits-lt:\n- {method: LDMLR, top1: 68.5, protocol: best epoch, source: a paper}\n")
+    (tmp_path / "experiments" / "published.yaml").write_text(
+        "digits-lt:\n- {method: LDMLR, top1: 68.5, protocol: best epoch, source: a paper}\n"
+    )
     here = compared(tmp_path, "fixes:lr_split", "fixes:ldmlr")
     assert [row.found for row in here.rows] == [row.found for row in there.rows]
     assert here.settings == [("lr_split", "on", None)]
@@ -136,18 +195,43 @@ def test_without_runs_the_report_s_tables_say_the_same(tmp_path):
     (tmp_path / "elsewhere").rename(tmp_path / "runs")
     fabricated(tmp_path, "later", facts={"data_fingerprint": "d1", "source_fingerprint": "s2"})
     (tmp_path / "runs" / "fixes" / "study.json").unlink()
-    assert ["by other code" in text for text in compared(tmp_path, "fixes:ce", "later:ce").warnings] == [True]
+    assert [
+        "by other code" in text for text in compared(tmp_path, "fixes:ce", "later:ce").warnings
+    ] == [True]
 
 
 @pytest.mark.parametrize(
     "names, says",
     [
-        (("fixe:ce", "fixes:cee"), ["fixe:ce: no study 'fixe' in runs/, reports/ or docs/results/; did you mean 'fixes'?", "fixes:cee: fixes has no arm 'cee'; did you mean 'ce'?"]),
-        (("lr_split", "fixes"), ["lr_split: no study 'lr_split' in runs/, reports/ or docs/results/; say 'fixes:lr_split' or 'later:lr_split'"]),
-        (("fixes:ce", "published:LDMLRR"), ["published:LDMLRR: nothing published on digits-lt by 'LDMLRR'; did you mean 'LDMLR'?"]),
-        (("published:LDMLR", "published:LDMLR"), ["published:LDMLR: is compared with a STUDY or STUDY:ARM"]),
-        (("ce", "lr", "--study", "fixs"), ["--study: no study 'fixs' in runs/, reports/ or docs/results/; did you mean 'fixes'?"]),
-        (("fixes:ce", "fixes:lr_split", "--figure", "x.jpg"), ["--figure: x.jpg must end in .png or .svg"]),
+        (
+            ("fixe:ce", "fixes:cee"),
+            [
+                "fixe:ce: no study 'fixe' in runs/, reports/ or docs/results/; did you mean 'fixes'?",
+                "fixes:cee: fixes has no arm 'cee'; did you mean 'ce'?",
+            ],
+        ),
+        (
+            ("lr_split", "fixes"),
+            [
+                "lr_split: no study 'lr_split' in runs/, reports/ or docs/results/; say 'fixes:lr_split' or 'later:lr_split'"
+            ],
+        ),
+        (
+            ("fixes:ce", "published:LDMLRR"),
+            ["published:LDMLRR: nothing published on digits-lt by 'LDMLRR'; did you mean 'LDMLR'?"],
+        ),
+        (
+            ("published:LDMLR", "published:LDMLR"),
+            ["published:LDMLR: is compared with a STUDY or STUDY:ARM"],
+        ),
+        (
+            ("ce", "lr", "--study", "fixs"),
+            ["--study: no study 'fixs' in runs/, reports/ or docs/results/; did you mean 'fixes'?"],
+        ),
+        (
+            ("fixes:ce", "fixes:lr_split", "--figure", "x.jpg"),
+            ["--figure: x.jpg must end in .png or .svg"],
+        ),
     ],
 )
 def test_unknown_names_exit_with_2_and_the_nearest_right_one(tmp_path, monkeypatch, names, says):
@@ -163,7 +247,9 @@ def test_an_arm_needs_no_study_where_there_is_one_only(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main, ["compare", "lr_split", "ldmlr"])
     assert done.exit_code == 0
-    assert done.stdout == CliRunner().invoke(main, ["compare", "fixes:lr_split", "fixes:ldmlr"]).stdout
+    assert (
+        done.stdout == CliRunner().invoke(main, ["compare", "fixes:lr_split", "fixes:ldmlr"]).stdout
+    )
 
 
 @pytest.mark.parametrize("noise", [0.2, 6.0])
@@ -174,20 +260,32 @@ def test_only_differences_whose_interval_excludes_0_are_bold(tmp_path, noise):
     assert len(found) == 11 and (noise > 1 or any(bold for bold, *_ in found))
     for bold, low, high in found:
         assert bool(bold) == (float(low) * float(high) > 0)
-    sentence = comparison_text(compared(tmp_path, "fixes:lr_split", "fixes:gradient_decoupling")).split("\n")[0]
+    sentence = comparison_text(
+        compared(tmp_path, "fixes:lr_split", "fixes:gradient_decoupling")
+    ).split("\n")[0]
     assert ("not separable from 0" in sentence) == (noise > 1)
 
 
 def test_one_seed_and_seeds_that_agree_have_no_interval():
-    one, two, same = (pd.Series(values, index=range(len(values))) for values in ([70.0], [70.0, 71.0], [72.46, 72.46]))
-    for found in (difference(one, two, False), difference(one, one + 1, True), difference(same, same + 1, True), difference_to_constant(one, 3.0)):
+    one, two, same = (
+        pd.Series(values, index=range(len(values)))
+        for values in ([70.0], [70.0, 71.0], [72.46, 72.46])
+    )
+    for found in (
+        difference(one, two, False),
+        difference(one, one + 1, True),
+        difference(same, same + 1, True),
+        difference_to_constant(one, 3.0),
+    ):
         assert np.isfinite(found.mean) and np.isnan([found.low, found.high, found.p]).all()
 
 
 def test_what_has_no_spread_is_a_constant_in_welch_s_place():
     values, same = pd.Series([70.0, 71.0, 72.5]), pd.Series([72.46] * 3)
     found, test = difference(values, same, may_pair=False), stats.ttest_1samp(values, 72.46)
-    assert found[:4] == pytest.approx((values.mean() - 72.46, *(np.array(test.confidence_interval()) - 72.46), test.pvalue))
+    assert found[:4] == pytest.approx(
+        (values.mean() - 72.46, *(np.array(test.confidence_interval()) - 72.46), test.pvalue)
+    )
     assert difference(same, values, may_pair=False).low == pytest.approx(-found.high)
 
 
@@ -197,17 +295,28 @@ def one_seeded(root, name="fixes", **what):
 
 def test_one_seed_of_each_is_compared_over_its_test_images_and_said_to_be(tmp_path):
     expected = judge(load(one_seeded(tmp_path))).set_index(["effect", "metric"])
-    for arms, name in [(("lr_split", "ldmlr"), "lr_split - ldmlr"), (("ce", "ldmlr"), "ce - ldmlr")]:
+    for arms, name in [
+        (("lr_split", "ldmlr"), "lr_split - ldmlr"),
+        (("ce", "ldmlr"), "ce - ldmlr"),
+    ]:
         found = compared(tmp_path, *arms, "fixes")
         for row in found.rows:
             if row.metric in ("test/top1", "test/balanced_accuracy"):
-                assert (row.found.low, row.found.high) == pytest.approx(tuple(expected.loc[(name, row.metric), ["low", "high"]]), abs=0.5)
+                assert (row.found.low, row.found.high) == pytest.approx(
+                    tuple(expected.loc[(name, row.metric), ["low", "high"]]), abs=0.5
+                )
             else:
                 assert math.isnan(row.found.low) and row.found.how == "one seed"
         text, is_apart = comparison_text(found), expected.loc[(name, "test/top1"), "low"] > 0
-        assert ("] points, separable from 0 on this one training run (one seed: over test images)." in text.split("\n")[0]) == is_apart
+        assert (
+            "] points, separable from 0 on this one training run (one seed: over test images)."
+            in text.split("\n")[0]
+        ) == is_apart
         assert ("not separable from 0 on this one training run" in text) != is_apart
-        assert "paired bootstrap over test images" in text and "conditional on this one training run" in text
+        assert (
+            "paired bootstrap over test images" in text
+            and "conditional on this one training run" in text
+        )
         assert "**" not in text and all(math.isnan(row.found.p) for row in found.rows)
 
 
@@ -216,7 +325,10 @@ def test_one_seed_is_compared_across_studies_of_the_same_data_and_seed_alone(tmp
     one_seeded(tmp_path, "later")
     one_seeded(tmp_path, "other-data", facts={"data_fingerprint": "d2"})
     with_hits(fabricated(tmp_path, "other-seed", seeds=[1]), better)
-    hows = [compared(tmp_path, "fixes:lr_split", f"{name}:ce").rows[0].found.how for name in ("later", "other-data", "other-seed")]
+    hows = [
+        compared(tmp_path, "fixes:lr_split", f"{name}:ce").rows[0].found.how
+        for name in ("later", "other-data", "other-seed")
+    ]
     assert hows == [ON_RUN, "one seed", "one seed"]
 
 
@@ -232,7 +344,9 @@ def test_the_correlation_of_pairs_stands_beside_their_difference(tmp_path):
     left, right = (list(top1(tmp_path, arm).values()) for arm in ("lr_split", "ldmlr"))
     assert found.rows[0].found.correlation == pytest.approx(np.corrcoef(left, right)[0, 1])
     assert "| pair correlation |" in comparison_text(found)
-    assert "pair correlation" not in comparison_text(compared(tmp_path, "fixes:lr_split", PUBLISHED))
+    assert "pair correlation" not in comparison_text(
+        compared(tmp_path, "fixes:lr_split", PUBLISHED)
+    )
 
 
 @pytest.mark.parametrize("kind", ["png", "svg"])
@@ -240,7 +354,12 @@ def test_the_figure_is_the_same_bytes_every_time(tmp_path, monkeypatch, kind):
     fabricated(tmp_path)
     monkeypatch.chdir(tmp_path)
     for name in "ab":
-        assert CliRunner().invoke(main, ["compare", "lr_split", PUBLISHED, "--figure", f"{name}.{kind}"]).exit_code == 0
+        assert (
+            CliRunner()
+            .invoke(main, ["compare", "lr_split", PUBLISHED, "--figure", f"{name}.{kind}"])
+            .exit_code
+            == 0
+        )
     assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
     assert len((tmp_path / f"a.{kind}").read_bytes()) > 5_000
 
@@ -251,5 +370,7 @@ def test_a_study_of_another_metric_is_refused(tmp_path):
     folder.write_manifest(replace(folder.manifest(), metric={"name": "loss", "goal": "minimize"}))
     for path in folder.path.glob("*/outcome.json"):
         path.write_text(path.read_text().replace("test/", "other/"))
-    with pytest.raises(InputError, match="test/top1: is not measured in later, and loss not in fixes"):
+    with pytest.raises(
+        InputError, match="test/top1: is not measured in later, and loss not in fixes"
+    ):
         compared(tmp_path, "fixes:ce", "later:ce")

@@ -36,7 +36,9 @@ from ablation.tracking_store import TrackingUnavailable, reaching
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")  # inside MLflow
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::sqlalchemy.exc.SADeprecationWarning"
+)  # inside MLflow
 
 TRIAL = "warmup=settling+rate=fast--s1"
 HOW = {
@@ -104,7 +106,11 @@ def test_records_of_before_the_trial_changed_do_not_make_its_outcome(toy):
     assert TRIAL in {trial for trial, _ in toy.ran}
 
 
-@pytest.mark.parametrize("how", [lambda data: data + b"{}\n", lambda data: data.replace(b"21.0", b"22.0")], ids=["a line too many", "a digit"])
+@pytest.mark.parametrize(
+    "how",
+    [lambda data: data + b"{}\n", lambda data: data.replace(b"21.0", b"22.0")],
+    ids=["a line too many", "a digit"],
+)
 def test_records_that_are_well_formed_and_not_what_the_trial_left_are_made_again(toy, how, caplog):
     before = toy.tables()
     break_(toy, "metrics.jsonl", how)
@@ -123,8 +129,16 @@ def test_nobody_stumbles_over_a_damaged_file_before_it_is_made_again(toy, name, 
     if name == "outcome.json":
         row = toy.tables()[0].set_index("trial").loc[TRIAL]
         assert row["state"] != "COMPLETE" and pd.isna(row["top1"])
-        assert f"{path} is damaged" in caplog.text and "`ablate run` closes the trial again" in caplog.text
-    if name == "metrics.jsonl" and how(b"") != b"" or how is HOW["NUL bytes"] and name == "metrics.jsonl":
+        assert (
+            f"{path} is damaged" in caplog.text
+            and "`ablate run` closes the trial again" in caplog.text
+        )
+    if (
+        name == "metrics.jsonl"
+        and how(b"") != b""
+        or how is HOW["NUL bytes"]
+        and name == "metrics.jsonl"
+    ):
         assert f"{path}: line 1 is damaged" in caplog.text
 
 
@@ -133,7 +147,10 @@ def test_nobody_stumbles_over_a_damaged_file_before_it_is_made_again(toy, name, 
 def test_a_damaged_file_takes_nothing_from_optuna_and_mlflow(toy, name, how):
     break_(toy, name, HOW[how])
     toy.deliver()
-    assert toy.states()[TRIAL] == ["COMPLETE"] and set(toy.statuses().values()) <= {"FINISHED", "KILLED"}
+    assert toy.states()[TRIAL] == ["COMPLETE"] and set(toy.statuses().values()) <= {
+        "FINISHED",
+        "KILLED",
+    }
     toy.go()
     toy.deliver()
     assert toy.states()[TRIAL] == ["COMPLETE"] and set(toy.statuses().values()) == {"FINISHED"}
@@ -147,7 +164,9 @@ def test_the_whole_lines_before_a_damaged_one_are_kept_and_those_behind_it_are_n
 def test_a_torn_last_line_is_no_damage_while_a_trial_runs(toy, caplog):
     (toy.folder.trial_path(TRIAL) / "outcome.json").unlink()
     break_(toy, "metrics.jsonl", lambda data: data[:-9])
-    assert len(toy.folder.records(TRIAL)) == 3 and toy.folder.damage(TRIAL) == {} and caplog.text == ""
+    assert (
+        len(toy.folder.records(TRIAL)) == 3 and toy.folder.damage(TRIAL) == {} and caplog.text == ""
+    )
 
 
 @pytest.mark.parametrize("name", ["outcome.json", "metrics.jsonl", "config.yaml"])
@@ -167,8 +186,15 @@ def test_a_damaged_manifest_is_named_and_written_again_by_a_run(toy, how, caplog
     content = toy.folder.manifest()
     path.write_bytes(how(path.read_bytes()))
     say.cache_clear()
-    for read in (toy.report, lambda: update_ledger(toy.url, toy.folder), lambda: Tracker(toy.uri).sync(toy.folder)):
-        with pytest.raises(Damaged, match=r"study\.json: is damaged .*`ablate run` with the study's grid writes it again"):
+    for read in (
+        toy.report,
+        lambda: update_ledger(toy.url, toy.folder),
+        lambda: Tracker(toy.uri).sync(toy.folder),
+    ):
+        with pytest.raises(
+            Damaged,
+            match=r"study\.json: is damaged .*`ablate run` with the study's grid writes it again",
+        ):
             read()
     assert toy.go().n_trained == 0
     assert "study.json: is damaged" in caplog.text
@@ -176,16 +202,36 @@ def test_a_damaged_manifest_is_named_and_written_again_by_a_run(toy, how, caplog
     assert_as_before(toy, before)
 
 
-WRONG = [("wall_seconds", "long"), ("metrics", [1]), ("metrics", {"top1": "high"}), ("error", "it failed"), ("error", {"type": "E"}), ("state", "DONE"), ("more", 1)]
+WRONG = [
+    ("wall_seconds", "long"),
+    ("metrics", [1]),
+    ("metrics", {"top1": "high"}),
+    ("error", "it failed"),
+    ("error", {"type": "E"}),
+    ("state", "DONE"),
+    ("more", 1),
+]
 
 
 @pytest.mark.parametrize(("field", "value"), WRONG)
 def test_an_outcome_with_a_field_that_cannot_be_is_damaged(toy, field, value):
-    break_(toy, "outcome.json", lambda data: json.dumps({**json.loads(data), field: value}).encode())
+    break_(
+        toy, "outcome.json", lambda data: json.dumps({**json.loads(data), field: value}).encode()
+    )
     assert toy.folder.outcome(TRIAL) is None and "outcome.json" in toy.folder.damage(TRIAL)
 
 
-@pytest.mark.parametrize(("field", "value"), [("trials", {}), ("trials", [{"trial": 3}]), ("seeds", 3), ("metric", {}), ("factors", []), ("claims", None)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("trials", {}),
+        ("trials", [{"trial": 3}]),
+        ("seeds", 3),
+        ("metric", {}),
+        ("factors", []),
+        ("claims", None),
+    ],
+)
 def test_a_manifest_with_a_field_that_cannot_be_is_damaged(toy, field, value):
     path = toy.folder.path / "study.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
@@ -193,10 +239,22 @@ def test_a_manifest_with_a_field_that_cannot_be_is_damaged(toy, field, value):
         toy.folder.manifest()
 
 
-@pytest.mark.parametrize("line", ["3", "{}", '{"phase": "joint", "epoch": "1", "metrics": {}}', '{"phase": "joint", "epoch": 1, "metrics": {"top1": "x"}}', '{"phase": "joint", "epoch": 1, "metrics": {}, "seconds": "x"}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "3",
+        "{}",
+        '{"phase": "joint", "epoch": "1", "metrics": {}}',
+        '{"phase": "joint", "epoch": 1, "metrics": {"top1": "x"}}',
+        '{"phase": "joint", "epoch": 1, "metrics": {}, "seconds": "x"}',
+    ],
+)
 def test_a_well_formed_line_that_is_no_record_is_damaged(toy, line):
     break_(toy, "metrics.jsonl", lambda data: line.encode() + b"\n" + data)
-    assert toy.folder.records(TRIAL) == [] and "line 1 is damaged" in toy.folder.damage(TRIAL)["metrics.jsonl"]
+    assert (
+        toy.folder.records(TRIAL) == []
+        and "line 1 is damaged" in toy.folder.damage(TRIAL)["metrics.jsonl"]
+    )
 
 
 def test_failed_trials_are_not_run_again_because_their_records_were_damaged(toy):
@@ -206,7 +264,11 @@ def test_failed_trials_are_not_run_again_because_their_records_were_damaged(toy)
     toy.folder.write_outcome(TRIAL, type(outcome)("FAILED", {}, 3.0, error, key=outcome.key))
     break_(toy, "metrics.jsonl", HOW["NUL bytes"])
     toy.go()
-    assert toy.ran == [] and toy.folder.outcome(TRIAL).error == error and len(toy.folder.records(TRIAL)) >= 3
+    assert (
+        toy.ran == []
+        and toy.folder.outcome(TRIAL).error == error
+        and len(toy.folder.records(TRIAL)) >= 3
+    )
 
 
 # --- the cache
@@ -235,7 +297,9 @@ def test_what_is_no_entry_counts_as_absent_is_found_and_makes_way(tmp_path, kind
     assert list(store.damaged()) == []
 
 
-def test_an_unreadable_entry_counts_as_absent_and_one_that_was_not_read_for_another_reason_stays(tmp_path, monkeypatch):
+def test_an_unreadable_entry_counts_as_absent_and_one_that_was_not_read_for_another_reason_stays(
+    tmp_path, monkeypatch
+):
     store, key = DiskStore(tmp_path), "0123456789abcdef" * 2
     store.save("state", key, b"content")
 
@@ -306,7 +370,10 @@ def test_an_unfinished_study_starts_over_without_its_cache(tmp_path, monkeypatch
 # --- what the harness remembers for its own convenience
 
 
-@pytest.mark.parametrize("how", [b"", b"\xff\xfe", b"[1]", b'{"nothing": 3}', b'{"nothing": {"joint": "x"}}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "how",
+    [b"", b"\xff\xfe", b"[1]", b'{"nothing": 3}', b'{"nothing": {"joint": "x"}}', b"[" * 100_000],
+)
 def test_damaged_timings_are_forgotten_and_measured_anew(tmp_path, how):
     path = tmp_path / "timings.json"
     path.write_bytes(how)
@@ -342,9 +409,14 @@ def tracker(toy) -> None:
     Tracker(toy.uri).sync(toy.folder)
 
 
-@pytest.mark.parametrize(("name", "reach", "error"), [(".ablate/optuna.db", ledger, LedgerUnavailable), ("mlflow.db", tracker, TrackingUnavailable)])
+@pytest.mark.parametrize(
+    ("name", "reach", "error"),
+    [(".ablate/optuna.db", ledger, LedgerUnavailable), ("mlflow.db", tracker, TrackingUnavailable)],
+)
 class TestDatabases:
-    def test_one_that_is_locked_is_named_in_a_line_and_brought_up_later(self, toy, name, reach, error, patience, capsys, caplog):
+    def test_one_that_is_locked_is_named_in_a_line_and_brought_up_later(
+        self, toy, name, reach, error, patience, capsys, caplog
+    ):
         patience(0.05)
         (toy.folder.trial_path(TRIAL) / "outcome.json").unlink()
         toy.go()
@@ -353,13 +425,17 @@ class TestDatabases:
         for _ in range(2):
             with pytest.raises(error) as raised:
                 reach(toy)
-        assert time.monotonic() - begun < 5.0  # Optuna and MLflow themselves wait a minute, and twenty seconds
+        assert (
+            time.monotonic() - begun < 5.0
+        )  # Optuna and MLflow themselves wait a minute, and twenty seconds
         assert str(raised.value).endswith(f"{Path(name).name} is not available: database is locked")
         assert capsys.readouterr().err == "" and "Traceback" not in caplog.text
         other.execute("ROLLBACK")
         for _ in range(2):
             toy.deliver()
-            assert set(map(tuple, toy.states().values())) == {("COMPLETE",)} and set(toy.statuses().values()) == {"FINISHED"}
+            assert set(map(tuple, toy.states().values())) == {("COMPLETE",)} and set(
+                toy.statuses().values()
+            ) == {"FINISHED"}
 
     def test_one_that_is_locked_for_a_moment_is_waited_for(self, toy, name, reach, error, caplog):
         other = locked(toy.root / name)
@@ -369,20 +445,32 @@ class TestDatabases:
 
     def test_a_text_file_is_named_in_a_line_at_once_and_left_alone(self, toy, name, reach, error):
         (toy.root / name).write_text("this is no database\n" * 99)
-        with pytest.raises(error, match=rf"{Path(name).name} is not available: file is not a database$"):
+        with pytest.raises(
+            error, match=rf"{Path(name).name} is not available: file is not a database$"
+        ):
             reach(toy)
         assert (toy.root / name).read_text() == "this is no database\n" * 99
 
 
 def test_what_a_database_says_is_told_without_statement_values_and_links():
-    error = OperationalError("SELECT secret", {"password": "x"}, sqlite3.OperationalError("database is locked\nmore"))
+    error = OperationalError(
+        "SELECT secret", {"password": "x"}, sqlite3.OperationalError("database is locked\nmore")
+    )
     assert database.first_line(error) == "database is locked"
-    assert database.first_line(OSError("(sqlite3.OperationalError) disk I/O error\n[SQL: SELECT]")) == "(sqlite3.OperationalError) disk I/O error"
+    assert (
+        database.first_line(OSError("(sqlite3.OperationalError) disk I/O error\n[SQL: SELECT]"))
+        == "(sqlite3.OperationalError) disk I/O error"
+    )
 
 
 def test_what_mlflow_says_is_told_in_a_line():
-    with pytest.raises(TrackingUnavailable, match=r"database is locked$") as raised, reaching("http://localhost:5000"):
-        raise MlflowException("(sqlite3.OperationalError) database is locked\n[SQL: SELECT]\n(Background on this error at: https://sqlalche.me)")
+    with (
+        pytest.raises(TrackingUnavailable, match=r"database is locked$") as raised,
+        reaching("http://localhost:5000"),
+    ):
+        raise MlflowException(
+            "(sqlite3.OperationalError) database is locked\n[SQL: SELECT]\n(Background on this error at: https://sqlalche.me)"
+        )
     assert "\n" not in str(raised.value)
 
 
@@ -390,7 +478,9 @@ def test_what_mlflow_raises_it_does_not_log_with_a_traceback_too():
     assert not logging.getLogger("mlflow.store.db.utils").isEnabledFor(logging.ERROR)
 
 
-def test_a_database_whose_maker_was_killed_is_made_anew_and_one_that_was_there_before_stays(tmp_path):
+def test_a_database_whose_maker_was_killed_is_made_anew_and_one_that_was_there_before_stays(
+    tmp_path,
+):
     path = tmp_path / "some.db"
     code = (
         "import os, sqlite3, sys; from ablation.database import making\n"
@@ -431,7 +521,9 @@ def test_one_process_at_a_time_makes_a_database_though_each_removes_what_it_held
                 with log.open("a") as file:
                     file.write("out\n")
 
-    threads = [threading.Thread(target=make) for _ in range(8)]  # flock holds between open files, of one process too
+    threads = [
+        threading.Thread(target=make) for _ in range(8)
+    ]  # flock holds between open files, of one process too
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -442,15 +534,36 @@ def test_one_process_at_a_time_makes_a_database_though_each_removes_what_it_held
 def test_urls_of_sqlite_are_files_and_others_are_not():
     assert database.sqlite_file("sqlite:////tmp/a.db") == Path("/tmp/a.db")
     assert database.sqlite_file("sqlite:///a.db?timeout=3") == Path("a.db")
-    for url in ("postgresql://me@host/db", "http://host:5000", "sqlite://", "sqlite:///:memory:", "/a/folder"):
+    for url in (
+        "postgresql://me@host/db",
+        "http://host:5000",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "/a/folder",
+    ):
         assert database.sqlite_file(url) is None
 
 
-FOLDERS = ["what?now", "percent%20enc", "100%", "{x}", "a#b;c", "sp ace", "it's", 'say "x"', "new\nline", "ünï☃", "a\\b", ":memory:"]
+FOLDERS = [
+    "what?now",
+    "percent%20enc",
+    "100%",
+    "{x}",
+    "a#b;c",
+    "sp ace",
+    "it's",
+    'say "x"',
+    "new\nline",
+    "ünï☃",
+    "a\\b",
+    ":memory:",
+]
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_a_database_is_made_in_the_project_whatever_its_folder_is_called(tmp_path, monkeypatch, name):
+def test_a_database_is_made_in_the_project_whatever_its_folder_is_called(
+    tmp_path, monkeypatch, name
+):
     (tmp_path / name / "within").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / name / "within")
     require_usable_name(Path())
@@ -474,12 +587,18 @@ def test_a_database_of_another_folder_is_made_there_too(tmp_path, monkeypatch, n
 
 
 @pytest.mark.parametrize("name", ["q'uo\"te", "a :b", os.fsdecode(b"caf\xe9")])
-def test_a_project_in_a_folder_that_mlflow_cannot_name_is_refused_before_anything_is_made(tmp_path, monkeypatch, name):
+def test_a_project_in_a_folder_that_mlflow_cannot_name_is_refused_before_anything_is_made(
+    tmp_path, monkeypatch, name
+):
     (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / name)
     for arguments in (["run", "--grid", "g.yaml"], ["status"], ["ui"]):
         done = CliRunner().invoke(main, arguments)
-        assert done.exit_code == 2 and ascii(str(tmp_path / name)) in done.output and "rename the folder" in done.output
+        assert (
+            done.exit_code == 2
+            and ascii(str(tmp_path / name)) in done.output
+            and "rename the folder" in done.output
+        )
     assert list(Path().iterdir()) == []
 
 

@@ -115,16 +115,22 @@ def project(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def bring(project: Path, source: dict, name: str = "pets", progress=lambda n, n_all: None) -> list[str]:
+def bring(
+    project: Path, source: dict, name: str = "pets", progress=lambda n, n_all: None
+) -> list[str]:
     said: list[str] = []
-    (project / "experiments" / "sources.yaml").write_text(yaml.safe_dump({"pets": source}), encoding="utf-8")
+    (project / "experiments" / "sources.yaml").write_text(
+        yaml.safe_dump({"pets": source}), encoding="utf-8"
+    )
     data_get.get(name, Path(), Path(".ablate/downloads"), said.append, progress)
     return said
 
 
 def left(project: Path) -> set[str]:
     """Files of the project but for its own sources.yaml."""
-    return {str(path.relative_to(project)) for path in project.rglob("*") if path.is_file()} - {"experiments/sources.yaml"}
+    return {str(path.relative_to(project)) for path in project.rglob("*") if path.is_file()} - {
+        "experiments/sources.yaml"
+    }
 
 
 def test_the_files_come_out_whole_and_checked_and_nothing_else_is_left(project, upstream, source):
@@ -142,13 +148,18 @@ def test_the_files_come_out_whole_and_checked_and_nothing_else_is_left(project, 
 def test_it_is_below_the_folder_that_the_environment_names_and_experiments_find_it_there(
     project, source, tmp_path_factory, monkeypatch
 ):
-    (project / "experiments" / "sources.yaml").write_text(yaml.safe_dump({"pets": source}), encoding="utf-8")
+    (project / "experiments" / "sources.yaml").write_text(
+        yaml.safe_dump({"pets": source}), encoding="utf-8"
+    )
     root = tmp_path_factory.mktemp("big disk")
     monkeypatch.setenv("ABLATE_DATA", str(root))
     done = CliRunner().invoke(main, ["data", "get", "pets"])
     assert done.exit_code == 0, done.output
     assert (root / "data" / "pets.tar.gz").is_file() and left(project) == set()
-    assert sources.load(Data(source="folder", path="data/pets.tar.gz")).class_counts.tolist() == [5, 5]
+    assert sources.load(Data(source="folder", path="data/pets.tar.gz")).class_counts.tolist() == [
+        5,
+        5,
+    ]
 
 
 def test_the_archive_is_the_same_bytes_wherever_it_is_made(project, source):
@@ -178,7 +189,9 @@ def test_an_archive_of_other_making_with_the_same_images_is_there_already_and_ha
 
 
 def test_only_what_was_asked_for_is_transferred(project, upstream, source, monkeypatch):
-    monkeypatch.setattr(data_get.shutil, "rmtree", lambda *_, **__: None)  # the clone stays, to be looked at
+    monkeypatch.setattr(
+        data_get.shutil, "rmtree", lambda *_, **__: None
+    )  # the clone stays, to be looked at
     bring(project, source)
     clone = project / ".ablate" / "downloads" / "pets" / "git"
     listing = ["rev-list", "--objects", "--missing=print", "--no-object-names", "HEAD"]
@@ -210,9 +223,13 @@ def test_a_transfer_that_was_stopped_goes_on_where_it_was(project, source, monke
 @pytest.mark.parametrize("file", ["data/pets.tar.gz", "pretrained/net.checkpoint"])
 def test_what_has_another_checksum_is_not_kept(project, source, file):
     source["files"][file]["sha256"] = "0" * 64
-    with pytest.raises(InputError, match=f"^{file}: came from the repository with the checksum .* it was not kept"):
+    with pytest.raises(
+        InputError, match=f"^{file}: came from the repository with the checksum .* it was not kept"
+    ):
         bring(project, source)
-    assert file not in left(project) and not any(name.startswith(".ablate") and "git" in name for name in left(project))
+    assert file not in left(project) and not any(
+        name.startswith(".ablate") and "git" in name for name in left(project)
+    )
 
 
 def test_a_folder_that_holds_other_files_than_published_is_named(project, source):
@@ -277,7 +294,9 @@ def full_disk(project, source, monkeypatch):
     ],
     ids=lambda case: getattr(case, "__name__", ""),
 )
-def test_trouble_is_told_in_one_sentence_and_leaves_nothing_half_done(project, source, monkeypatch, trouble, says):
+def test_trouble_is_told_in_one_sentence_and_leaves_nothing_half_done(
+    project, source, monkeypatch, trouble, says
+):
     trouble(project, source, monkeypatch)
     with pytest.raises(Unavailable, match=says) as raised:
         bring(project, source)
@@ -295,18 +314,29 @@ def test_the_command_lists_what_there_is_and_says_what_is_here(project, source):
     assert "  pretrained/net.checkpoint  (not here)\n" in done.output
 
 
-def test_an_experiment_whose_files_are_missing_says_where_it_looked_and_which_command_brings_them(project, source):
-    (project / "experiments" / "sources.yaml").write_text(yaml.safe_dump({"pets": source}), encoding="utf-8")
+def test_an_experiment_whose_files_are_missing_says_where_it_looked_and_which_command_brings_them(
+    project, source
+):
+    (project / "experiments" / "sources.yaml").write_text(
+        yaml.safe_dump({"pets": source}), encoding="utf-8"
+    )
     encoder = "{name: small-cnn, channels: rgb, checkpoint: pretrained/net.checkpoint}"
     settings = f"  data: {{source: folder, path: data/pets.tar.gz}}\n  encoder: {encoder}\n"
-    Path("experiments/pets.yaml").write_text(f"title: Pets\nsettings:\n{settings}", encoding="utf-8")
+    Path("experiments/pets.yaml").write_text(
+        f"title: Pets\nsettings:\n{settings}", encoding="utf-8"
+    )
     grid = "study: g\nexperiment: pets\nseeds: 2\nfactors:\n  head:\n    a: {head.name: linear}\n    b: {head.name: cosine}\n"
     Path("experiments/g.yaml").write_text(grid, encoding="utf-8")
     with pytest.raises(InputError) as raised:
         load_study("experiments/g.yaml", None, [], None, load_subject)
-    for key, file in (("data.path", "data/pets.tar.gz"), ("encoder.checkpoint", "pretrained/net.checkpoint")):
+    for key, file in (
+        ("data.path", "data/pets.tar.gz"),
+        ("encoder.checkpoint", "pretrained/net.checkpoint"),
+    ):
         looked = f"'{file}' is not there; looked for '{project / file}'"
-        assert f"pets.yaml: settings.{key}: {looked}; `ablate data get pets` brings it" in str(raised.value)
+        assert f"pets.yaml: settings.{key}: {looked}; `ablate data get pets` brings it" in str(
+            raised.value
+        )
     done = CliRunner().invoke(main, ["plan", "--grid", "g"])
     assert done.exit_code == 0 and "the study cannot be run yet" in done.output, done.output
     assert CliRunner().invoke(main, ["run", "--grid", "g", "--dry-run"]).exit_code == 2
@@ -316,20 +346,40 @@ def test_an_experiment_whose_files_are_missing_says_where_it_looked_and_which_co
 
 
 WRONG = [
-    ({"repository": "ext::sh -c evil"}, "pets.repository: 'ext::sh -c evil' is not the address of a git repository"),
+    (
+        {"repository": "ext::sh -c evil"},
+        "pets.repository: 'ext::sh -c evil' is not the address of a git repository",
+    ),
     ({"repository": "-uevil"}, "pets.repository: '-uevil' is not the address"),
     ({"revision": "main"}, "pets.revision: 'main' is not the 40 hex digits of a commit"),
     ({"revison": "x"}, "pets.revison: unknown key 'revison'; did you mean 'revision'?"),
     ({"files": {}}, "pets.files: is missing"),
-    ({"files": {"../x": {"file": "a", "n_bytes": 1, "sha256": "0" * 64}}}, "'../x' is not a relative path"),
-    ({"files": {"x": {"file": "../a", "n_bytes": 1, "sha256": "0" * 64}}}, "'../a' is not a path inside the repository"),
-    ({"files": {"x": {"n_bytes": 1, "sha256": "0" * 64}}}, "pets.files.x: needs either file or folders"),
-    ({"files": {"x": {"file": "a", "n_bytes": 0, "sha256": "0" * 64}}}, "pets.files.x.n_bytes: 0 is not a number of bytes"),
-    ({"files": {"x": {"file": "a", "n_bytes": 1, "sha256": "abc"}}}, "pets.files.x.sha256: 'abc' is not a SHA-256"),
+    (
+        {"files": {"../x": {"file": "a", "n_bytes": 1, "sha256": "0" * 64}}},
+        "'../x' is not a relative path",
+    ),
+    (
+        {"files": {"x": {"file": "../a", "n_bytes": 1, "sha256": "0" * 64}}},
+        "'../a' is not a path inside the repository",
+    ),
+    (
+        {"files": {"x": {"n_bytes": 1, "sha256": "0" * 64}}},
+        "pets.files.x: needs either file or folders",
+    ),
+    (
+        {"files": {"x": {"file": "a", "n_bytes": 0, "sha256": "0" * 64}}},
+        "pets.files.x.n_bytes: 0 is not a number of bytes",
+    ),
+    (
+        {"files": {"x": {"file": "a", "n_bytes": 1, "sha256": "abc"}}},
+        "pets.files.x.sha256: 'abc' is not a SHA-256",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("change", "says"), WRONG, ids=lambda case: case if isinstance(case, str) else "")
+@pytest.mark.parametrize(
+    ("change", "says"), WRONG, ids=lambda case: case if isinstance(case, str) else ""
+)
 def test_a_wrong_file_of_sources_is_named_key_by_key(project, source, change, says):
     Path("sources.yaml").write_text(yaml.safe_dump({"pets": source | change}), encoding="utf-8")
     with pytest.raises(InputError) as raised:

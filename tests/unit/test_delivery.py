@@ -37,7 +37,11 @@ def looked(project, monkeypatch) -> list[str]:
             studies.append(folder.path.name)
             (project.root / "mlflow.db").touch()
 
-    monkeypatch.setattr(ledger_import, "update_ledger", lambda url, folder, is_running=True: (project.root / ".ablate" / "optuna.db").touch())
+    monkeypatch.setattr(
+        ledger_import,
+        "update_ledger",
+        lambda url, folder, is_running=True: (project.root / ".ablate" / "optuna.db").touch(),
+    )
     monkeypatch.setattr(tracking, "Tracker", Tracker)
     return studies
 
@@ -77,7 +81,10 @@ def name_a_server(places, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
 
 
-@pytest.mark.parametrize("change", [change_report, change_manifest, lose_mlflow, change_mlflow, lose_ledger, name_a_server])
+@pytest.mark.parametrize(
+    "change",
+    [change_report, change_manifest, lose_mlflow, change_mlflow, lose_ledger, name_a_server],
+)
 def test_any_change_is_delivered(project, looked, change, monkeypatch):
     deliver(project)
     change(project, monkeypatch)
@@ -109,15 +116,22 @@ def test_what_could_not_be_delivered_is_tried_again(project, looked, monkeypatch
     assert deliver(project) and looked == ["fixes"]
 
 
-@pytest.mark.parametrize(("raised", "is_promised"), [(TrackingUnavailable, True), (TrackingRefused, False)])
-def test_what_can_never_be_delivered_is_not_promised(project, monkeypatch, capsys, raised, is_promised):
+@pytest.mark.parametrize(
+    ("raised", "is_promised"), [(TrackingUnavailable, True), (TrackingRefused, False)]
+)
+def test_what_can_never_be_delivered_is_not_promised(
+    project, monkeypatch, capsys, raised, is_promised
+):
     def refuse(self, folder, reports, is_running=True):
         raise raised("http://localhost:5000", "it is so")
 
     monkeypatch.setattr(tracking.Tracker, "sync", refuse)
     assert not Delivery(project, "fixes", Console()).deliver()
     said = capsys.readouterr().out
-    assert "it is so; the files are complete" in said and ("delivers them later" in said) == is_promised
+    assert (
+        "it is so; the files are complete" in said
+        and ("delivers them later" in said) == is_promised
+    )
 
 
 def test_a_ledger_out_of_reach_keeps_nothing_from_mlflow(project, looked, monkeypatch):
@@ -135,7 +149,9 @@ def test_a_blank_tracking_uri_is_as_none(project, looked, monkeypatch, blank):
     assert deliver(project) and looked == ["fixes"]
 
 
-def test_attempts_become_rarer_while_they_fail_and_are_as_frequent_as_before_after_a_success(project, monkeypatch):
+def test_attempts_become_rarer_while_they_fail_and_are_as_frequent_as_before_after_a_success(
+    project, monkeypatch
+):
     delivery, intervals = Delivery(project, "fixes", Console(quiet=True)), []
     with monkeypatch.context() as down:
         down.setattr(tracking.Tracker, "sync", refuse)
@@ -148,7 +164,9 @@ def test_attempts_become_rarer_while_they_fail_and_are_as_frequent_as_before_aft
 
 
 @pytest.mark.parametrize("interval", [SYNC_SECONDS, 2 * SYNC_SECONDS])
-def test_what_happens_in_between_is_delivered_when_the_interval_is_over(project, looked, monkeypatch, interval):
+def test_what_happens_in_between_is_delivered_when_the_interval_is_over(
+    project, looked, monkeypatch, interval
+):
     delivery = Delivery(project, "fixes", Console(quiet=True))
     delivery.interval = interval
     now = delivery.last

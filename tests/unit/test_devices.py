@@ -24,7 +24,13 @@ def two_gpus(monkeypatch):
         ({"cuda"}, None, None, None, Shared(8, ["0", "3"])),  # four to each
         ({"cuda", "cpu"}, "3", None, None, Shared(4, ["3"])),
         ({"cuda"}, None, 1, None, Shared(2, ["0", "3"])),
-        ({"cuda"}, None, 20, None, Shared(40, ["0", "3"])),  # asked for, so not bounded by the processors
+        (
+            {"cuda"},
+            None,
+            20,
+            None,
+            Shared(40, ["0", "3"]),
+        ),  # asked for, so not bounded by the processors
         ({"cuda"}, "0,3", 2, 3, Shared(3, ["0", "3"])),
         ({""}, "0", 2, None, Shared(2, ["0"])),
     ],
@@ -55,7 +61,9 @@ def test_what_cannot_be_is_refused_by_name(which, gpus, per_gpu, jobs, said):
 
 def test_gpus_are_those_that_the_driver_lists_where_no_variable_chooses(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr(devices.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, "0\n1\n"))
+    monkeypatch.setattr(
+        devices.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, "0\n1\n")
+    )
     assert visible_gpus() == ["0", "1"]
 
 
@@ -66,13 +74,17 @@ def test_a_machine_without_a_driver_has_none(monkeypatch):
 
 
 def variables(worker) -> dict[str, str]:
-    while not (text := open(f"/proc/{worker.process.pid}/environ").read()):  # the system is still starting it
+    while not (
+        text := open(f"/proc/{worker.process.pid}/environ").read()
+    ):  # the system is still starting it
         pass
     return dict(line.split("=", 1) for line in text.split("\0") if "=" in line)
 
 
 @pytest.mark.parametrize(("allowed", "order"), [(None, "PCI_BUS_ID"), ("0,3", "FASTEST_FIRST")])
-def test_a_worker_counts_gpus_as_they_were_counted_when_it_was_given_one(monkeypatch, allowed, order):
+def test_a_worker_counts_gpus_as_they_were_counted_when_it_was_given_one(
+    monkeypatch, allowed, order
+):
     """By the bus, as nvidia-smi does, unless a variable has chosen among them as CUDA counts."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
@@ -98,5 +110,7 @@ def test_workers_are_given_gpus_in_turn_and_a_dead_one_s_goes_to_the_next():
         events = []
         while not events:
             events = workers.wait(5)
-        assert [(event.worker, event.message["error"]["type"]) for event in events] == [(crew[1], "TimeLimit")]
+        assert [(event.worker, event.message["error"]["type"]) for event in events] == [
+            (crew[1], "TimeLimit")
+        ]
         assert gpu_of(workers.idle()) == "3"

@@ -24,7 +24,9 @@ from ablation.lock import only_one
 from ablation.runs import Outcome
 from ablation.tracking import IN_GRID
 
-pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")  # inside MLflow
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::sqlalchemy.exc.SADeprecationWarning"
+)  # inside MLflow
 
 TRIAL, SHARED = "warmup=settling+rate=fast--s0", "reference--s0"
 HIDDEN = ".0123456789abcdef"
@@ -36,16 +38,29 @@ def lines(toy: ToyProject, repair: bool = False) -> dict[str, tuple[str, str]]:
     return read(said)
 
 
-APART = {"Optuna": ("MLflow",), "MLflow": ("Optuna",), "files": ("MLflow",), "outcomes": ("MLflow",)}  # what has no say in a check, and takes long
+APART = {
+    "Optuna": ("MLflow",),
+    "MLflow": ("Optuna",),
+    "files": ("MLflow",),
+    "outcomes": ("MLflow",),
+}  # what has no say in a check, and takes long
 
 
 def lines_around(toy: ToyProject, check: str, repair: bool = False) -> dict[str, tuple[str, str]]:
     """The check among those of its group."""
     of_study = functools.partial(module._study_checks, toy.places, "toy", ())
-    makers = (lambda: cache_checks(toy.places, ()), of_study, lambda: database_checks(toy.places, ()))
-    group = next(found for found in (make() for make in makers) if check in [each.name for each in found])
+    makers = (
+        lambda: cache_checks(toy.places, ()),
+        of_study,
+        lambda: database_checks(toy.places, ()),
+    )
+    group = next(
+        found for found in (make() for make in makers) if check in [each.name for each in found]
+    )
     said: list[str] = []
-    examine("", [each for each in group if each.name not in APART.get(check, ())], repair, said.append)
+    examine(
+        "", [each for each in group if each.name not in APART.get(check, ())], repair, said.append
+    )
     return read(said)
 
 
@@ -87,7 +102,9 @@ def in_mlflow(toy: ToyProject, statement: str, *values) -> None:
         assert connection.execute(statement, values).rowcount > 0
 
 
-OF_TRIAL = "trial_id = (SELECT trial_id FROM trial_user_attributes WHERE key = 'trial' AND value_json = ?)"
+OF_TRIAL = (
+    "trial_id = (SELECT trial_id FROM trial_user_attributes WHERE key = 'trial' AND value_json = ?)"
+)
 
 
 def enroll_again(toy: ToyProject, state: optuna.trial.TrialState) -> None:
@@ -116,7 +133,9 @@ def consistently_other(toy: ToyProject) -> None:
     records[-1]["metrics"]["top1"] = 99.0
     outcome = toy.folder.outcome(TRIAL)
     toy.folder.write_records(TRIAL, records)
-    toy.folder.write_outcome(TRIAL, replace(outcome, metrics={**outcome.metrics, "top1": 99.0, "best/top1": 99.0}))
+    toy.folder.write_outcome(
+        TRIAL, replace(outcome, metrics={**outcome.metrics, "top1": 99.0, "best/top1": 99.0})
+    )
 
 
 CORRUPTIONS = {  # what is done -> how, the check that finds it, what is said
@@ -170,7 +189,11 @@ CORRUPTIONS = {  # what is done -> how, the check that finds it, what is said
 
 def contents(toy: ToyProject) -> dict[Path, bytes | None]:
     """Every file, but what SQLite keeps beside its databases."""
-    paths = (path for path in toy.root.rglob("*") if not path.name.endswith(("-wal", "-shm", ".lock", ".db")))
+    paths = (
+        path
+        for path in toy.root.rglob("*")
+        if not path.name.endswith(("-wal", "-shm", ".lock", ".db"))
+    )
     return {path: path.read_bytes() if path.is_file() else None for path in paths}
 
 
@@ -187,14 +210,21 @@ def assert_found_and_mended(toy: ToyProject, corrupt, check: str, said: str) -> 
     assert found[check][0] == "found" and said in found[check][1] and "--repair" in found[check][1]
     assert contents(toy) == corrupted
     repaired = lines_around(toy, check, repair=True)
-    assert repaired[check][0] == "mended" and {result for result, _ in repaired.values()} <= {"ok", "mended"}  # it was looked at again
+    assert repaired[check][0] == "mended" and {result for result, _ in repaired.values()} <= {
+        "ok",
+        "mended",
+    }  # it was looked at again
 
 
 @named("cache, temporary files, stores of finished trials, notes")
-def test_what_is_damaged_or_left_behind_in_cache_and_notes_is_found_by_name_and_removed(toy, corrupt, check, said):
+def test_what_is_damaged_or_left_behind_in_cache_and_notes_is_found_by_name_and_removed(
+    toy, corrupt, check, said
+):
     before = contents(toy)
     assert_found_and_mended(toy, corrupt, check, said)
-    assert {path for path, content in contents(toy).items() if content not in (None, before.get(path))} == set()
+    assert {
+        path for path, content in contents(toy).items() if content not in (None, before.get(path))
+    } == set()
 
 
 @named("files, outcomes")
@@ -208,25 +238,35 @@ def test_damaged_files_of_trials_are_found_by_name_and_made_again(toy, corrupt, 
 
 
 @named("Optuna")
-def test_what_optuna_holds_otherwise_than_the_files_is_found_by_name_and_repaired(toy, corrupt, check, said):
+def test_what_optuna_holds_otherwise_than_the_files_is_found_by_name_and_repaired(
+    toy, corrupt, check, said
+):
     before = toy.tables()
     assert_found_and_mended(toy, corrupt, check, said)
     toy.go()
     for table, was in zip(toy.tables(), before):
         pd.testing.assert_frame_equal(table, was, check_exact=True)
     update_ledger(toy.url, toy.folder, is_running=False)
-    assert all(sorted(set(states)) in (["COMPLETE"], ["COMPLETE", "FAIL"]) and states.count("COMPLETE") == 1 for states in toy.states().values())
+    assert all(
+        sorted(set(states)) in (["COMPLETE"], ["COMPLETE", "FAIL"])
+        and states.count("COMPLETE") == 1
+        for states in toy.states().values()
+    )
 
 
 @named("MLflow")
-def test_what_mlflow_holds_otherwise_than_the_files_is_found_by_name_and_repaired(toy, corrupt, check, said):
+def test_what_mlflow_holds_otherwise_than_the_files_is_found_by_name_and_repaired(
+    toy, corrupt, check, said
+):
     assert_found_and_mended(toy, corrupt, check, said)
     toy.deliver()
     assert list(toy.statuses().values()) == ["FINISHED"] * 9
 
 
 @named("Optuna's database, MLflow's database")
-def test_a_database_that_is_none_is_found_by_name_moved_aside_and_filled_anew(toy, corrupt, check, said):
+def test_a_database_that_is_none_is_found_by_name_moved_aside_and_filled_anew(
+    toy, corrupt, check, said
+):
     corrupt(toy)
     database = toy.root / (".ablate/optuna.db" if check.startswith("Optuna") else "mlflow.db")
     content = database.read_bytes()
@@ -234,10 +274,16 @@ def test_a_database_that_is_none_is_found_by_name_moved_aside_and_filled_anew(to
     assert found[check][0] == "found" and said in found[check][1] and "--repair" in found[check][1]
     assert database.read_bytes() == content
     repaired = lines(toy, repair=True)
-    assert repaired[check][0] == "mended" and {result for result, _ in repaired.values()} <= {"ok", "mended"}
+    assert repaired[check][0] == "mended" and {result for result, _ in repaired.values()} <= {
+        "ok",
+        "mended",
+    }
     assert database.with_name(f"{database.name}.damaged1").read_bytes() == content
     assert {result for result, _ in lines(toy).values()} == {"ok"}
-    assert set(map(tuple, toy.states().values())) == {("COMPLETE",)} and list(toy.statuses().values()) == ["FINISHED"] * 9
+    assert (
+        set(map(tuple, toy.states().values())) == {("COMPLETE",)}
+        and list(toy.statuses().values()) == ["FINISHED"] * 9
+    )
 
 
 def test_a_sound_project_is_found_well_and_repairing_it_changes_nothing(toy):
@@ -258,7 +304,9 @@ def test_corruptions_of_all_kinds_at_once_are_repaired(toy):
     for name in TOGETHER:
         CORRUPTIONS[name][0](toy)
     found = lines(toy)
-    assert {CORRUPTIONS[name][1] for name in TOGETHER} == {check for check, (result, _) in found.items() if result == "found"}
+    assert {CORRUPTIONS[name][1] for name in TOGETHER} == {
+        check for check, (result, _) in found.items() if result == "found"
+    }
     assert {result for result, _ in lines(toy, repair=True).values()} <= {"ok", "mended"}
     toy.go()
     for table, was in zip(toy.tables(), before):
@@ -272,7 +320,10 @@ def test_what_neither_cache_nor_files_have_is_left_to_the_next_run(toy, name):
     put(path(toy, "metrics.jsonl"))
     put(path(toy, name))
     repaired = lines(toy, repair=True)
-    assert repaired["files"][0] == "mended" and "1 to be run again by `ablate run`" in repaired["files"][1]
+    assert (
+        repaired["files"][0] == "mended"
+        and "1 to be run again by `ablate run`" in repaired["files"][1]
+    )
     assert repaired["Optuna"][0] == "mended" and "COMPLETE without files" in repaired["Optuna"][1]
     assert {result for result, _ in lines(toy).values()} == {"ok"}
     assert TRIAL not in toy.states()
@@ -292,7 +343,10 @@ def test_what_is_replaced_and_may_be_nowhere_else_is_put_aside(toy):
     assert {name: path(toy, f"{name}.damaged1").read_bytes() for name in others} == others
     consistently_other(toy)
     lines(toy, repair=True)
-    assert path(toy, "outcome.json.damaged2").read_bytes() != b"" and path(toy, "outcome.json.damaged1").read_bytes() == others["outcome.json"]
+    assert (
+        path(toy, "outcome.json.damaged2").read_bytes() != b""
+        and path(toy, "outcome.json.damaged1").read_bytes() == others["outcome.json"]
+    )
 
 
 def test_results_that_only_their_own_files_have_are_put_aside_when_those_cannot_be_told(toy):
@@ -300,7 +354,10 @@ def test_results_that_only_their_own_files_have_are_put_aside_when_those_cannot_
     outcome = path(toy, "outcome.json").read_bytes()
     path(toy, "metrics.jsonl").write_bytes(b"half writ\n")
     lines(toy, repair=True)
-    assert not path(toy, "outcome.json").exists() and path(toy, "outcome.json.damaged1").read_bytes() == outcome
+    assert (
+        not path(toy, "outcome.json").exists()
+        and path(toy, "outcome.json.damaged1").read_bytes() == outcome
+    )
     assert path(toy, "metrics.jsonl.damaged1").read_bytes() == b"half writ\n"
 
 
@@ -317,19 +374,29 @@ def test_records_of_an_interrupted_study_are_mended_and_none_stays_running(toy):
     toy.store.clear()
     toy.go(stop_after=5)
     toy.deliver(is_running=True)
-    trial = next(spec.trial for spec in toy.folder.manifest().trials if len(toy.folder.records(spec.trial)) > 1)
+    trial = next(
+        spec.trial
+        for spec in toy.folder.manifest().trials
+        if len(toy.folder.records(spec.trial)) > 1
+    )
     kept = toy.folder.records(trial)
     put(path(toy, "metrics.jsonl", trial), b"\0" * 50 + b"\n")
     found = lines(toy)
     assert f"{trial}/metrics.jsonl" in found["files"][1] and found["MLflow"][0] == "found"
     assert {result for result, _ in lines(toy, repair=True).values()} <= {"ok", "mended"}
     assert toy.folder.records(trial) == kept
-    assert "RUNNING" not in [states[-1] for states in toy.states().values()] and "RUNNING" not in toy.statuses().values()
+    assert (
+        "RUNNING" not in [states[-1] for states in toy.states().values()]
+        and "RUNNING" not in toy.statuses().values()
+    )
 
 
 CODE = {
     "unmet": ("import nothing_like_it", "cannot import 'unmet': No module named 'nothing_like_it'"),
-    "unlicensed": ("raise RuntimeError('no licence')", "cannot import 'unlicensed': RuntimeError: no licence"),
+    "unlicensed": (
+        "raise RuntimeError('no licence')",
+        "cannot import 'unlicensed': RuntimeError: no licence",
+    ),
 }
 
 
@@ -344,24 +411,36 @@ def test_code_that_cannot_be_loaded_is_named_and_the_rest_is_still_looked_at(toy
 
 def test_a_failed_trial_stays_failed(toy):
     error = {"type": "ArithmeticError", "message": "it diverged", "traceback": ""}
-    toy.folder.write_outcome(TRIAL, Outcome("FAILED", {}, 3.0, error, key=toy.folder.outcome(TRIAL).key))
+    toy.folder.write_outcome(
+        TRIAL, Outcome("FAILED", {}, 3.0, error, key=toy.folder.outcome(TRIAL).key)
+    )
     put(path(toy, "metrics.jsonl"))
     assert {result for result, _ in lines(toy, repair=True).values()} <= {"ok", "mended"}
-    assert toy.folder.outcome(TRIAL).error == error and toy.states()[TRIAL] == ["FAIL"] and toy.statuses()[TRIAL] == "FAILED"
+    assert (
+        toy.folder.outcome(TRIAL).error == error
+        and toy.states()[TRIAL] == ["FAIL"]
+        and toy.statuses()[TRIAL] == "FAILED"
+    )
 
 
 def test_a_damaged_manifest_is_named_and_left_to_the_next_run(toy):
     put(toy.folder.path / "study.json")
     for repair, result in ((False, "found"), (True, "left")):
         found = lines(toy, repair)
-        assert found["study.json"][0] == result and "`ablate run` with the study's grid writes it again" in found["study.json"][1]
+        assert (
+            found["study.json"][0] == result
+            and "`ablate run` with the study's grid writes it again" in found["study.json"][1]
+        )
         assert "MLflow" not in found
 
 
 def test_trials_that_left_the_grid_are_told_and_are_no_fault(toy):
     toy.edit("[0, 1]", "[0]")
     toy.go()
-    assert lines(toy)["MLflow"][0] == "found" and "left the grid, and are not said to" in lines(toy)["MLflow"][1]
+    assert (
+        lines(toy)["MLflow"][0] == "found"
+        and "left the grid, and are not said to" in lines(toy)["MLflow"][1]
+    )
     toy.deliver()
     found = lines(toy)
     assert {result for result, _ in found.values()} == {"ok"}
@@ -376,14 +455,23 @@ def test_a_trial_that_counts_in_optuna_though_it_left_the_grid_is_found(toy):
 
 
 def test_a_study_that_is_being_run_is_not_touched(toy):
-    for corrupt in ("an outcome", "RUNNING in MLflow", "a run twice", "temporary in the cache", "a store of its own", "progress"):
+    for corrupt in (
+        "an outcome",
+        "RUNNING in MLflow",
+        "a run twice",
+        "temporary in the cache",
+        "a store of its own",
+        "progress",
+    ):
         CORRUPTIONS[corrupt][0](toy)
     with only_one(toy.folder.path):
         before, runs = contents(toy), MlflowClient(toy.uri).search_runs(["1"])
         found = lines(toy, repair=True)
         assert found["all"] == ("ok", "not looked at: it is being run")
         assert "while a study is being run: toy" in found["temporary files"][1]
-        assert contents(toy) == before and len(MlflowClient(toy.uri).search_runs(["1"])) == len(runs)
+        assert contents(toy) == before and len(MlflowClient(toy.uri).search_runs(["1"])) == len(
+            runs
+        )
 
 
 def test_a_database_that_another_program_holds_is_left_and_named(toy, monkeypatch):
@@ -391,8 +479,15 @@ def test_a_database_that_another_program_holds_is_left_and_named(toy, monkeypatc
     other = sqlite3.connect(toy.root / "mlflow.db", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     found = lines(toy, repair=True)
-    assert found["MLflow's database"] == ("left", "mlflow.db: database is locked; end the program that holds it, or let it be written to, and look again")
-    assert found["MLflow"][0] == "left" and "is not available" in found["MLflow"][1] and found["Optuna"][0] == "ok"
+    assert found["MLflow's database"] == (
+        "left",
+        "mlflow.db: database is locked; end the program that holds it, or let it be written to, and look again",
+    )
+    assert (
+        found["MLflow"][0] == "left"
+        and "is not available" in found["MLflow"][1]
+        and found["Optuna"][0] == "ok"
+    )
 
 
 def test_a_study_whose_code_has_changed_is_not_compared_with_the_cache(toy):
@@ -400,7 +495,11 @@ def test_a_study_whose_code_has_changed_is_not_compared_with_the_cache(toy):
     toy.folder.write_manifest(replace(manifest, subject="no.such.module:SUBJECT"))
     put(path(toy, "config.yaml"))
     found = lines(toy, repair=True)
-    assert found["files"][0] == "left" and "1 left as it is: code or data have changed since, or cannot be loaded" in found["files"][1]
+    assert (
+        found["files"][0] == "left"
+        and "1 left as it is: code or data have changed since, or cannot be loaded"
+        in found["files"][1]
+    )
     assert path(toy, "config.yaml").read_bytes() == b"half writ"
 
 
@@ -422,15 +521,21 @@ def test_the_doctor_looks_at_every_study_or_at_one_and_tells_whether_all_is_well
     manifest = toy.folder.manifest()
     toy.places.runs("other").write_manifest(replace(manifest, study="other"))
     text, is_well = examined(None)
-    assert "study other" in text and "study toy" in text and not is_well  # other was never delivered
-    assert text.endswith("Nothing was changed. `ablate doctor --repair` mends what is marked --repair; the other lines say what to do.")
+    assert (
+        "study other" in text and "study toy" in text and not is_well
+    )  # other was never delivered
+    assert text.endswith(
+        "Nothing was changed. `ablate doctor --repair` mends what is marked --repair; the other lines say what to do."
+    )
     text, is_well = examined("toy")
     assert "study other" not in text and is_well and text.endswith("All is well.")
     text, is_well = examined(None, repair=True)
     assert is_well and text.endswith("All is well again.")
     put(toy.folder.path / "study.json")
     text, is_well = examined(None, repair=True)
-    assert not is_well and text.endswith("What is marked `left` could not be mended; its lines say what to do.")
+    assert not is_well and text.endswith(
+        "What is marked `left` could not be mended; its lines say what to do."
+    )
 
 
 def test_without_a_project_there_is_nothing_to_mend_and_nothing_is_made(tmp_path, monkeypatch):

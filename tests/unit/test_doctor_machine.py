@@ -23,15 +23,28 @@ def looked(root, name: str):
     return next(check for check in environment_checks(Places(root)) if check.name == name).look()
 
 
-def test_bounds_are_those_of_setup_cfg_and_of_the_distribution_where_there_is_none(tmp_path, monkeypatch):
+def test_bounds_are_those_of_setup_cfg_and_of_the_distribution_where_there_is_none(
+    tmp_path, monkeypatch
+):
     python, packages = required()
-    assert python == ">=3.11" and {"torch", "mlflow", "optuna", "click"} <= {each.name for each in packages}
+    assert python == ">=3.11" and {"torch", "mlflow", "optuna", "click"} <= {
+        each.name for each in packages
+    }
     monkeypatch.setattr(doctor_environment, "SETUP", tmp_path / "setup.cfg")
     python, installed = required()
-    assert python == ">=3.11" and {"torch", "mlflow", "optuna", "click"} <= {each.name for each in installed}
+    assert python == ">=3.11" and {"torch", "mlflow", "optuna", "click"} <= {
+        each.name for each in installed
+    }
 
 
-@pytest.mark.parametrize(("needed", "said"), [("optuna>=99", "optuna>=99 (found"), ("nosuchthing>=1", "nosuchthing>=1 (found none)"), ("click", "")])
+@pytest.mark.parametrize(
+    ("needed", "said"),
+    [
+        ("optuna>=99", "optuna>=99 (found"),
+        ("nosuchthing>=1", "nosuchthing>=1 (found none)"),
+        ("click", ""),
+    ],
+)
 def test_a_package_that_is_not_as_needed_is_named(tmp_path, monkeypatch, needed, said):
     monkeypatch.setattr(doctor_environment, "required", lambda: (">=3.11", [Requirement(needed)]))
     found = looked(tmp_path, "packages")
@@ -81,7 +94,9 @@ def test_a_file_system_whose_clock_is_another_is_found(tmp_path, monkeypatch):
 
 def test_a_database_is_named_without_loading_mlflow():
     code = "import sys; from ablation.doctor_check import place; print(place('http://me:secret@host/'), 'mlflow' in sys.modules)"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
     assert said == "http://***@host/ False\n"
 
 
@@ -89,7 +104,9 @@ def test_a_database_is_named_without_loading_mlflow():
 def python(monkeypatch):
     """Let another Python answer."""
 
-    def answers(stdout: str = "", stderr: str = "", code: int = 0, does=lambda *arguments: None) -> None:
+    def answers(
+        stdout: str = "", stderr: str = "", code: int = 0, does=lambda *arguments: None
+    ) -> None:
         def run(source: str, *arguments: str):
             does(*arguments)
             return subprocess.CompletedProcess([], code, stdout, stderr)
@@ -106,21 +123,40 @@ def said(name: str):
 
 
 def test_devices_are_listed_with_their_memory(python):
-    python(json.dumps({"version": "2.11.0", "cuda": "13.0", "devices": [["NVIDIA H100", 85 * 10**9], ["NVIDIA L4", 24 * 10**9]]}))
+    python(
+        json.dumps(
+            {
+                "version": "2.11.0",
+                "cuda": "13.0",
+                "devices": [["NVIDIA H100", 85 * 10**9], ["NVIDIA L4", 24 * 10**9]],
+            }
+        )
+    )
     assert said("torch").what == "2.11.0, for CUDA 13.0"
     assert said("devices").what == "cuda:0 NVIDIA H100, 85.0 GB, cuda:1 NVIDIA L4, 24.0 GB"
 
 
 def test_a_torch_that_cannot_be_imported_is_found_and_the_rest_is_still_looked_at(python):
-    python(stderr="Traceback ...\nImportError: libcudart.so.13: cannot open shared object file\n", code=1)
-    assert not said("torch").is_well and said("torch").what.endswith("libcudart.so.13: cannot open shared object file")
+    python(
+        stderr="Traceback ...\nImportError: libcudart.so.13: cannot open shared object file\n",
+        code=1,
+    )
+    assert not said("torch").is_well and said("torch").what.endswith(
+        "libcudart.so.13: cannot open shared object file"
+    )
     assert said("devices").is_well
-    assert determinism().what == "a short trial failed: ImportError: libcudart.so.13: cannot open shared object file"
+    assert (
+        determinism().what
+        == "a short trial failed: ImportError: libcudart.so.13: cannot open shared object file"
+    )
 
 
 def test_a_machine_too_slow_for_torch_is_found_and_the_rest_is_still_looked_at(python, monkeypatch):
     monkeypatch.setattr(doctor_torch, "TIMEOUT_SECONDS", 0.001)
-    assert said("torch").what == "cannot be imported: it took more than 0.001 s" and not said("torch").is_well
+    assert (
+        said("torch").what == "cannot be imported: it took more than 0.001 s"
+        and not said("torch").is_well
+    )
     assert said("devices").is_well
     assert said("determinism").what == "a short trial failed: it took more than 0.001 s"
 
@@ -132,8 +168,18 @@ def leave(other: dict, **record):
     def trial(settings: str, root: str) -> None:
         stores.append(DiskStore(Path(root)))
         differs = other if len(stores) == 2 else {}
-        stores[-1].save("record", "ab12", json.dumps({"epoch": 1, "seconds": len(stores), "metrics": {"loss": 0.5}} | differs.get("record", {})).encode(), len(stores))
-        stores[-1].save("state", differs.get("key", "ab12"), differs.get("state", b"weights"), len(stores))
+        stores[-1].save(
+            "record",
+            "ab12",
+            json.dumps(
+                {"epoch": 1, "seconds": len(stores), "metrics": {"loss": 0.5}}
+                | differs.get("record", {})
+            ).encode(),
+            len(stores),
+        )
+        stores[-1].save(
+            "state", differs.get("key", "ab12"), differs.get("state", b"weights"), len(stores)
+        )
 
     return trial
 
@@ -157,4 +203,7 @@ def test_two_runs_of_a_trial_that_differ_in_anything_but_time_are_found(python, 
 def test_this_machine_computes_the_same_twice():
     found = determinism()
     assert found.is_well, found.what
-    assert found.what == "a short trial, run twice, left the same 5 records and tables and 3 checkpoints"
+    assert (
+        found.what
+        == "a short trial, run twice, left the same 5 records and tables and 3 checkpoints"
+    )

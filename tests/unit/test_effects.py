@@ -15,7 +15,10 @@ from ablation.effects import judge, rank
 from ablation.results import load
 from ablation.statistics import holm, paired_difference
 
-THREE_LEVELS = {"routing": {"summed": {}, "decoupled": {}, "pcgrad": {}}, "warmup": FACTORS["warmup"]}
+THREE_LEVELS = {
+    "routing": {"summed": {}, "decoupled": {}, "pcgrad": {}},
+    "warmup": FACTORS["warmup"],
+}
 
 
 def headline(folder):
@@ -55,21 +58,34 @@ def test_simple_effects_are_the_effect_at_each_level_of_the_other_factor(tmp_pat
         return 90 - 70 * (decoupled and not split)
 
     table = headline(study(tmp_path, seeds=range(5), top1=top1, noise=0.1))
-    assert table.loc["gradient_decoupling: off -> on at lr_split=off", "estimate"] == pytest.approx(-70, abs=0.3)
-    assert table.loc["gradient_decoupling: off -> on at lr_split=on", "estimate"] == pytest.approx(0, abs=0.3)
+    assert table.loc["gradient_decoupling: off -> on at lr_split=off", "estimate"] == pytest.approx(
+        -70, abs=0.3
+    )
+    assert table.loc["gradient_decoupling: off -> on at lr_split=on", "estimate"] == pytest.approx(
+        0, abs=0.3
+    )
     assert table.loc["gradient_decoupling: off -> on", "estimate"] == pytest.approx(-35, abs=0.3)
-    assert table.loc["lr_split: off -> on at gradient_decoupling=on", "estimate"] == pytest.approx(70, abs=0.3)
+    assert table.loc["lr_split: off -> on at gradient_decoupling=on", "estimate"] == pytest.approx(
+        70, abs=0.3
+    )
 
 
 def test_designs_without_interactions_have_no_simple_effects():
-    cells = {"reference": {"a": "off", "b": "off"}, "a": {"a": "on", "b": "off"}, "b": {"a": "off", "b": "on"}}
+    cells = {
+        "reference": {"a": "off", "b": "off"},
+        "a": {"a": "on", "b": "off"},
+        "b": {"a": "off", "b": "on"},
+    }
     assert list(simple_effects(cells, {"a": ["off", "on"], "b": ["off", "on"]})) == []
 
 
 def test_a_factorial_tells_what_a_level_adds_alone_and_last(tmp_path):
     folder = study(tmp_path)
     cells, table = load(folder).cells("test/top1"), headline(folder)
-    alone, last = table.loc["warmup: off -> on (alone)"], table.loc["warmup: off -> on (added last)"]
+    alone, last = (
+        table.loc["warmup: off -> on (alone)"],
+        table.loc["warmup: off -> on (added last)"],
+    )
     full = "lr_split+warmup+gradient_decoupling"
     for row, pair, kind in [
         (alone, ("warmup", "reference"), "add-one-in"),
@@ -82,7 +98,9 @@ def test_a_factorial_tells_what_a_level_adds_alone_and_last(tmp_path):
 
 def contrasts_of(design, levels):
     """kind -> name -> replicas of the single effects of a design over factors of these levels."""
-    factors = [Factor(name, tuple(Level(level, {}) for level in names)) for name, names in levels.items()]
+    factors = [
+        Factor(name, tuple(Level(level, {}) for level in names)) for name, names in levels.items()
+    ]
     found = single_effects({arm.name: arm.levels for arm in arms(factors, design)}, levels)
     return {(one.kind, one.name): one.replicas for one in found}
 
@@ -91,16 +109,27 @@ OFF_ON = ("off", "on")
 
 
 def test_with_more_levels_the_others_stand_where_the_design_has_its_full_arm():
-    found = contrasts_of(["factorial"], {"warmup": ("off", "on", "plateau"), "rule": ("summed", "decoupled", "pcgrad")})
+    found = contrasts_of(
+        ["factorial"],
+        {"warmup": ("off", "on", "plateau"), "rule": ("summed", "decoupled", "pcgrad")},
+    )
     assert found == {
         ("add-one-in", "warmup: off -> on (alone)"): [("warmup", "reference")],
-        ("leave-one-out", "warmup: off -> on (added last)"): [("warmup+rule=decoupled", "rule=decoupled")],
+        ("leave-one-out", "warmup: off -> on (added last)"): [
+            ("warmup+rule=decoupled", "rule=decoupled")
+        ],
         ("add-one-in", "warmup: off -> plateau (alone)"): [("warmup=plateau", "reference")],
-        ("leave-one-out", "warmup: off -> plateau (added last)"): [("warmup=plateau+rule=decoupled", "rule=decoupled")],
+        ("leave-one-out", "warmup: off -> plateau (added last)"): [
+            ("warmup=plateau+rule=decoupled", "rule=decoupled")
+        ],
         ("add-one-in", "rule: summed -> decoupled (alone)"): [("rule=decoupled", "reference")],
-        ("leave-one-out", "rule: summed -> decoupled (added last)"): [("warmup+rule=decoupled", "warmup")],
+        ("leave-one-out", "rule: summed -> decoupled (added last)"): [
+            ("warmup+rule=decoupled", "warmup")
+        ],
         ("add-one-in", "rule: summed -> pcgrad (alone)"): [("rule=pcgrad", "reference")],
-        ("leave-one-out", "rule: summed -> pcgrad (added last)"): [("warmup+rule=pcgrad", "warmup")],
+        ("leave-one-out", "rule: summed -> pcgrad (added last)"): [
+            ("warmup+rule=pcgrad", "warmup")
+        ],
     }
 
 
@@ -124,14 +153,21 @@ def test_without_noise_estimates_are_exact_and_claim_no_certainty(tmp_path):
 
 def test_each_level_of_three_is_compared_with_the_reference(tmp_path):
     truth = {"summed": 60.0, "decoupled": 64.0, "pcgrad": 55.0}
-    table = headline(study(tmp_path, factors=THREE_LEVELS, seeds=range(6), top1=lambda v: truth[v["routing"]]))
+    table = headline(
+        study(tmp_path, factors=THREE_LEVELS, seeds=range(6), top1=lambda v: truth[v["routing"]])
+    )
     assert table.loc["routing: summed -> decoupled", "estimate"] == pytest.approx(4, abs=1)
     assert table.loc["routing: summed -> pcgrad", "verdict"] == "lower"
     assert {"routing=decoupled x warmup", "routing=pcgrad x warmup"} <= set(table.index)
 
 
 def test_a_main_effect_takes_each_pair_of_arms_that_differ_in_nothing_else_once():
-    cells = {"reference": ("summed", "off"), "a": ("decoupled", "off"), "b": ("pcgrad", "off"), "c": ("summed", "on")}
+    cells = {
+        "reference": ("summed", "off"),
+        "a": ("decoupled", "off"),
+        "b": ("pcgrad", "off"),
+        "c": ("summed", "on"),
+    }
     cells = {arm: dict(zip(THREE_LEVELS, levels)) for arm, levels in cells.items()}
     factors = {factor: list(levels) for factor, levels in THREE_LEVELS.items()}
     found = {one.name: one.replicas for one in main_effects(cells, factors)}
@@ -145,11 +181,17 @@ def test_a_main_effect_takes_each_pair_of_arms_that_differ_in_nothing_else_once(
 def test_leave_one_out_compares_with_the_full_arm(tmp_path):
     folder = study(tmp_path)
     manifest = folder.manifest()
-    kept = [t for t in manifest.trials if t.kind == "baseline" or list(t.levels.values()).count("on") >= 2]
+    kept = [
+        t
+        for t in manifest.trials
+        if t.kind == "baseline" or list(t.levels.values()).count("on") >= 2
+    ]
     folder.write_manifest(type(manifest)(**{**vars(manifest), "trials": kept}))
     results, table = load(folder), headline(folder)
     cells = results.cells("test/top1")
-    expected = (cells["lr_split+warmup+gradient_decoupling"] - cells["warmup+gradient_decoupling"]).mean()
+    expected = (
+        cells["lr_split+warmup+gradient_decoupling"] - cells["warmup+gradient_decoupling"]
+    ).mean()
     assert table.loc["lr_split: off -> on", "estimate"] == pytest.approx(expected)
     assert "interaction" not in set(table["kind"])
 
@@ -157,14 +199,19 @@ def test_leave_one_out_compares_with_the_full_arm(tmp_path):
 def test_differences_to_the_reference_are_paired_by_seed(tmp_path):
     folder = study(tmp_path)
     cells, table = load(folder).cells("test/top1"), headline(folder)
-    row, expected = table.loc["lr_split - ldmlr"], paired_difference(cells["lr_split"], cells["ldmlr"])
+    row, expected = (
+        table.loc["lr_split - ldmlr"],
+        paired_difference(cells["lr_split"], cells["ldmlr"]),
+    )
     assert tuple(row[["estimate", "low", "high", "p"]]) == pytest.approx(expected[:4])
     assert "ldmlr - ldmlr" not in table.index and "balanced-head - ldmlr" in table.index
 
 
 def test_holm_runs_over_main_effects_and_interactions_of_the_headline_metric(tmp_path):
     effects = judge(load(study(tmp_path)))
-    family = effects[(effects["metric"] == "test/top1") & effects["kind"].isin(["main", "interaction"])]
+    family = effects[
+        (effects["metric"] == "test/top1") & effects["kind"].isin(["main", "interaction"])
+    ]
     assert len(family) == 6
     assert list(family["p_holm"]) == pytest.approx(list(holm(family["p"])))
     assert effects.drop(family.index)["p_holm"].isna().all()
@@ -187,7 +234,9 @@ def test_one_seed_gets_no_interval(tmp_path):
 
 def copy_arms(folder, dead):
     """Give every arm with `dead` on the very records and outcome of its partner with `dead` off."""
-    specs = {(tuple(t.levels.items()), t.seed): t for t in folder.manifest().trials if t.kind == "arm"}
+    specs = {
+        (tuple(t.levels.items()), t.seed): t for t in folder.manifest().trials if t.kind == "arm"
+    }
     for (levels, seed), spec in specs.items():
         partner = specs[tuple({**dict(levels), dead: "off"}.items()), seed].trial
         folder.write_records(spec.trial, folder.records(partner))
@@ -199,7 +248,11 @@ def test_a_dead_toggle_has_no_effect_by_construction(tmp_path):
     copy_arms(folder, "warmup")
     table = headline(folder)
     dead = {"warmup: off -> on", "lr_split x warmup", "warmup x gradient_decoupling"}
-    dead |= {f"warmup: off -> on at {other}={at}" for other in ("lr_split", "gradient_decoupling") for at in ("off", "on")}
+    dead |= {
+        f"warmup: off -> on at {other}={at}"
+        for other in ("lr_split", "gradient_decoupling")
+        for at in ("off", "on")
+    }
     dead |= {"warmup: off -> on (alone)", "warmup: off -> on (added last)"}
     assert set(table.index[table["verdict"] == "no effect by construction"]) == dead
 
@@ -214,7 +267,9 @@ def test_equal_accuracy_with_another_history_is_not_by_construction(tmp_path):
 
 
 def test_arms_that_never_finished_leave_the_other_pairs(tmp_path):
-    folder = study(tmp_path, state=lambda spec: "FAILED" if spec.arm == "lr_split+warmup" else "COMPLETE")
+    folder = study(
+        tmp_path, state=lambda spec: "FAILED" if spec.arm == "lr_split+warmup" else "COMPLETE"
+    )
     cells, table = load(folder).cells("test/top1"), headline(folder)
     pairs = [("lr_split", "reference"), ("lr_split+gradient_decoupling", "gradient_decoupling")]
     pairs += [("lr_split+warmup+gradient_decoupling", "warmup+gradient_decoupling")]
@@ -223,7 +278,12 @@ def test_arms_that_never_finished_leave_the_other_pairs(tmp_path):
 
 
 def test_an_effect_that_no_seed_has_is_listed_all_the_same(tmp_path):
-    table = headline(study(tmp_path, state=lambda spec: "FAILED" if spec.levels.get("warmup") == "on" else "COMPLETE"))
+    table = headline(
+        study(
+            tmp_path,
+            state=lambda spec: "FAILED" if spec.levels.get("warmup") == "on" else "COMPLETE",
+        )
+    )
     assert table.loc["warmup: off -> on", "verdict"] == judged.NO_SEED
     assert table.loc["lr_split: off -> on", "n_seeds"] == 3
 
@@ -236,52 +296,102 @@ def test_an_arm_that_finished_once_does_not_leave_means_with_one_seed(tmp_path):
     pairs += [("lr_split+warmup+gradient_decoupling", "warmup+gradient_decoupling")]
     within = np.mean([cells[on] - cells[off] for on, off in pairs], axis=0)
     row = table.loc["lr_split: off -> on"]
-    assert row["n_seeds"] == 3 and row["estimate"] == pytest.approx(within.mean()) and row["p"] == pytest.approx(stats.ttest_1samp(within, 0).pvalue)
+    assert (
+        row["n_seeds"] == 3
+        and row["estimate"] == pytest.approx(within.mean())
+        and row["p"] == pytest.approx(stats.ttest_1samp(within, 0).pvalue)
+    )
     alone = table.loc["lr_split+warmup - ldmlr"]
-    assert alone["n_seeds"] == 1 and alone["verdict"] == judged.ONE_SEED and np.isfinite(alone["estimate"])
+    assert (
+        alone["n_seeds"] == 1
+        and alone["verdict"] == judged.ONE_SEED
+        and np.isfinite(alone["estimate"])
+    )
 
 
 def test_a_seed_that_one_arm_lacks_leaves_every_mean_that_the_arm_belongs_to(tmp_path):
     """Else the arm's other pairs would bring that seed's own ease or hardness in on one side alone."""
-    folder = study(tmp_path, seeds=range(4), state=lambda spec: "FAILED" if spec.trial == "lr_split+warmup--s2" else "COMPLETE")
+    folder = study(
+        tmp_path,
+        seeds=range(4),
+        state=lambda spec: "FAILED" if spec.trial == "lr_split+warmup--s2" else "COMPLETE",
+    )
     cells, table = load(folder).cells("test/top1"), headline(folder)
-    on, off = ([arm for arm, levels in load(folder).arms.items() if levels["lr_split"] == level] for level in ("on", "off"))
+    on, off = (
+        [arm for arm, levels in load(folder).arms.items() if levels["lr_split"] == level]
+        for level in ("on", "off")
+    )
     whole = cells.drop(index=2)
     assert table.loc["lr_split: off -> on", "n_seeds"] == 3
-    assert table.loc["lr_split: off -> on", "estimate"] == pytest.approx((whole[on].mean(axis=1) - whole[off].mean(axis=1)).mean())
+    assert table.loc["lr_split: off -> on", "estimate"] == pytest.approx(
+        (whole[on].mean(axis=1) - whole[off].mean(axis=1)).mean()
+    )
     assert table.loc["lr_split: off -> on at warmup=off", "n_seeds"] == 4
 
 
-def test_the_means_of_an_interaction_plot_differ_by_the_interaction_also_where_a_trial_is_missing(tmp_path):
-    folder = study(tmp_path, noise=3.0, seeds=range(4), state=lambda spec: "FAILED" if spec.trial in ("warmup--s3", "lr_split--s1") else "COMPLETE")
+def test_the_means_of_an_interaction_plot_differ_by_the_interaction_also_where_a_trial_is_missing(
+    tmp_path,
+):
+    folder = study(
+        tmp_path,
+        noise=3.0,
+        seeds=range(4),
+        state=lambda spec: "FAILED" if spec.trial in ("warmup--s3", "lr_split--s1") else "COMPLETE",
+    )
     results, table = load(folder), headline(folder)
     for pair in pairs(results, "test/top1"):
         m = {levels: found.mean for levels, found in pair.means.items()}
         assert {found.n for found in pair.means.values()} == {2}
-        assert m["on", "on"] - m["on", "off"] - m["off", "on"] + m["off", "off"] == pytest.approx(table.loc[pair.interactions[0], "estimate"])
+        assert m["on", "on"] - m["on", "off"] - m["off", "on"] + m["off", "off"] == pytest.approx(
+            table.loc[pair.interactions[0], "estimate"]
+        )
 
 
 def cells_study(path, **values):
     """A study of arms x=<name> with these values by seed; NaN for a trial that failed."""
-    folder = study(path, factors={"x": {name: {} for name in values}}, baselines=[], seeds=range(len(next(iter(values.values())))))
+    folder = study(
+        path,
+        factors={"x": {name: {} for name in values}},
+        baselines=[],
+        seeds=range(len(next(iter(values.values())))),
+    )
     for spec in folder.manifest().trials:
         own, outcome = values[spec.levels["x"]][spec.seed], folder.outcome(spec.trial)
-        failed = {"state": "FAILED", "metrics": {}, "error": {"type": "Diverged", "message": "at epoch 2", "traceback": ""}}
-        folder.write_outcome(spec.trial, replace(outcome, **failed if np.isnan(own) else {"metrics": {"test/top1": own}}))
+        failed = {
+            "state": "FAILED",
+            "metrics": {},
+            "error": {"type": "Diverged", "message": "at epoch 2", "traceback": ""},
+        }
+        folder.write_outcome(
+            spec.trial,
+            replace(outcome, **failed if np.isnan(own) else {"metrics": {"test/top1": own}}),
+        )
     return load(folder)
 
 
 def test_an_arm_without_the_hard_seed_is_not_the_best_by_missing_it(tmp_path):
     """`lucky` has the best mean, and in each seed that it has it is behind."""
-    results = cells_study(tmp_path, steady=[80.0, 80.2, 80.1, 50.0], lucky=[79.0, 79.1, 79.2, np.nan], low=[60.0, 60.1, 60.3, 31.0])
+    results = cells_study(
+        tmp_path,
+        steady=[80.0, 80.2, 80.1, 50.0],
+        lucky=[79.0, 79.1, 79.2, np.nan],
+        low=[60.0, 60.1, 60.3, 31.0],
+    )
     ranking = rank(results, list(results.arms))
     assert (ranking.best, ranking.rivals, ranking.is_adjusted) == ("x=steady", [], True)
 
 
 def test_a_best_mean_that_is_behind_where_both_finished_is_not_crowned(tmp_path):
-    results = cells_study(tmp_path, a=[80.0, 80.1, np.nan, np.nan], b=[np.nan, np.nan, 70.0, 70.1], c=[80.9, 81.0, 60.0, 60.1])
+    results = cells_study(
+        tmp_path,
+        a=[80.0, 80.1, np.nan, np.nan],
+        b=[np.nan, np.nan, 70.0, 70.1],
+        c=[80.9, 81.0, 60.0, 60.1],
+    )
     ranking = rank(results, list(results.arms))
-    assert ranking.best == "x=b" and set(ranking.rivals) >= {"x=a"}  # b beats c by 10, a is 0.9 behind c: never met
+    assert ranking.best == "x=b" and set(ranking.rivals) >= {
+        "x=a"
+    }  # b beats c by 10, a is 0.9 behind c: never met
 
 
 @pytest.mark.parametrize("noise, is_crowned", [(0.05, True), (5.0, False)])

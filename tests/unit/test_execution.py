@@ -21,7 +21,10 @@ def toy(tmp_path):
 def outcomes(toy) -> dict[str, str]:
     """Trial -> what became of it."""
     found = {trial: toy.folder.outcome(trial) for trial in TRIALS}
-    return {trial: outcome.state if outcome.error is None else outcome.error["type"] for trial, outcome in found.items()}
+    return {
+        trial: outcome.state if outcome.error is None else outcome.error["type"]
+        for trial, outcome in found.items()
+    }
 
 
 COMPLETE = dict.fromkeys(TRIALS, "COMPLETE")
@@ -38,7 +41,12 @@ def test_a_checkpoint_that_another_study_evicts_at_once_fails_no_trial(toy, monk
     toy.run(monkeypatch, after=lambda request: toy.store.trim(0))
     assert outcomes(toy) == COMPLETE
     assert not any(entry.kind == "state" for entry in toy.store.entries())
-    assert [record["metrics"]["top1"] for record in toy.folder.records("rate=fast--s1")] == [11.0, 21.0, 31.0, 41.0]
+    assert [record["metrics"]["top1"] for record in toy.folder.records("rate=fast--s1")] == [
+        11.0,
+        21.0,
+        31.0,
+        41.0,
+    ]
 
 
 def test_what_another_study_finishes_between_two_looks_is_taken_over(toy, monkeypatch):
@@ -69,7 +77,11 @@ def test_a_worker_that_does_not_leave_what_was_planned_fails_its_trials(toy, mon
 
 def test_without_sharing_every_trial_runs_all_its_epochs_and_leaves_no_store(toy, monkeypatch):
     plan = toy.run(monkeypatch, share=False)
-    assert Counter(trial for trial, _ in toy.ran) == {name: len(trial.links) for name, trial in plan.trials.items()} == dict.fromkeys(TRIALS, 4)
+    assert (
+        Counter(trial for trial, _ in toy.ran)
+        == {name: len(trial.links) for name, trial in plan.trials.items()}
+        == dict.fromkeys(TRIALS, 4)
+    )
     assert outcomes(toy) == COMPLETE
     assert [path for path in toy.store.root.rglob("*") if path.is_file()] == []
 
@@ -85,7 +97,11 @@ def test_with_and_without_sharing_trials_leave_the_same_files(toy, tmp_path_fact
 
 def test_a_trial_that_fails_alone_keeps_its_store_to_be_tried_again_from(toy, monkeypatch):
     def diverge(settings, seed, until, store, report, whole=toy.subject.advance):
-        if settings == {"warmup": 2, "rate": 2} and seed == 1 and not store.holds("state", "seed1 ww"):
+        if (
+            settings == {"warmup": 2, "rate": 2}
+            and seed == 1
+            and not store.holds("state", "seed1 ww")
+        ):
             whole(settings, seed, "seed1 ww", store, report)
             raise ArithmeticError("it diverged")
         whole(settings, seed, until, store, report)
@@ -110,7 +126,9 @@ def test_trials_of_one_name_in_two_studies_run_alone_at_once_in_stores_of_their_
     assert first.holds("record", "a" * 32)
 
 
-def test_a_listener_hears_what_a_segment_took_apart_from_its_epochs_and_whether_a_worker_was_started_for_it(toy, monkeypatch):
+def test_a_listener_hears_what_a_segment_took_apart_from_its_epochs_and_whether_a_worker_was_started_for_it(
+    toy, monkeypatch
+):
     heard = []
 
     class Ear(Listener):
@@ -119,4 +137,6 @@ def test_a_listener_hears_what_a_segment_took_apart_from_its_epochs_and_whether_
 
     toy.run(monkeypatch, jobs=2, listener=Ear())
     assert sum(is_first for is_first, _ in heard) == 2
-    assert all(seconds < 0 for _, seconds in heard)  # a toy's epoch says that it took an hour, and took none
+    assert all(
+        seconds < 0 for _, seconds in heard
+    )  # a toy's epoch says that it took an hour, and took none

@@ -45,7 +45,9 @@ def test_a_trial_that_ends_within_another_cuts_it():
 
 
 def test_equal_trials_are_one_segment():
-    assert cut(segments(chains(a="xyz", b="xyz"))) == {"xyz": (["x", "xy", "xyz"], None, ["a", "b"])}
+    assert cut(segments(chains(a="xyz", b="xyz"))) == {
+        "xyz": (["x", "xy", "xyz"], None, ["a", "b"])
+    }
 
 
 def test_nothing_in_common_and_nothing_at_all():
@@ -54,7 +56,9 @@ def test_nothing_in_common_and_nothing_at_all():
 
 
 def test_the_critical_path_is_the_longest_way_to_an_end():
-    found = segments({"a": chain("xaaa"), "b": chain("xb", cost=lambda key: {"x": 1.0, "xb": 5.0}[key])})
+    found = segments(
+        {"a": chain("xaaa"), "b": chain("xb", cost=lambda key: {"x": 1.0, "xb": 5.0}[key])}
+    )
     assert found["x"].critical == 6.0  # through b, whose one epoch is worth five
     assert (found["xaaa"].critical, found["xb"].critical) == (3.0, 5.0)
 
@@ -66,7 +70,12 @@ def test_without_sharing_every_trial_is_a_segment_of_its_own():
 
 
 def test_a_shared_epoch_is_trained_by_the_first_trial_in_plan_order():
-    assert ownership(chains(a="xxa", b="xxb", c="xxb", d="y")) == {"a": (3, 0), "b": (1, 2), "c": (0, 3), "d": (1, 0)}
+    assert ownership(chains(a="xxa", b="xxb", c="xxb", d="y")) == {
+        "a": (3, 0),
+        "b": (1, 2),
+        "c": (0, 3),
+        "d": (1, 0),
+    }
 
 
 PATHS = st.lists(st.text("ab", min_size=1, max_size=7), min_size=1, max_size=8)
@@ -102,9 +111,13 @@ def test_segments_partition_the_links_of_every_chain(trials):
         path = path_to(found, links[-1].key)
         assert [link for segment in path for link in segment.links] == links
         assert all(name in segment.trials for segment in path)
-        assert sum(name in segment.trials for segment in found.values()) == len(path)  # it passes through no other
+        assert sum(name in segment.trials for segment in found.values()) == len(
+            path
+        )  # it passes through no other
     keys = [link.key for segment in found.values() for link in segment.links]
-    assert sorted(keys) == sorted({link.key for links in trials.values() for link in links})  # each link once
+    assert sorted(keys) == sorted(
+        {link.key for links in trials.values() for link in links}
+    )  # each link once
 
 
 @given(forests())
@@ -114,7 +127,12 @@ def test_segments_end_exactly_where_trials_part_or_end(trials):
         for link in links:
             through.setdefault(link.key, []).append(name)
     ends = {links[-1].key for links in trials.values()}
-    parts = {a.key for links in trials.values() for a, b in itertools.pairwise(links) if through[a.key] != through[b.key]}
+    parts = {
+        a.key
+        for links in trials.values()
+        for a, b in itertools.pairwise(links)
+        if through[a.key] != through[b.key]
+    }
     found = segments(trials)
     assert set(found) == ends | parts
     for end, segment in found.items():
@@ -137,13 +155,18 @@ def test_parents_stand_before_their_children(trials):
 def test_the_critical_path_equals_that_of_every_trial_followed_to_its_end(trials):
     for segment in segments(trials).values():
         first = segment.links[0].epoch
-        assert segment.critical == max(sum(link.cost for link in trials[name] if link.epoch >= first) for name in segment.trials)
+        assert segment.critical == max(
+            sum(link.cost for link in trials[name] if link.epoch >= first)
+            for name in segment.trials
+        )
 
 
 @given(forests())
 def test_every_link_is_owned_once(trials):
     owned = ownership(trials)
-    assert sum(new for new, _ in owned.values()) == len({link.key for links in trials.values() for link in links})
+    assert sum(new for new, _ in owned.values()) == len(
+        {link.key for links in trials.values() for link in links}
+    )
     assert all(new + shared == len(trials[name]) for name, (new, shared) in owned.items())
 
 

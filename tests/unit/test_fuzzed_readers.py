@@ -43,7 +43,24 @@ JSON = st.recursive(
     max_leaves=8,
 )  # fmt: skip
 SPEC = TrialSpec("a--s0", "a", "arm", {"rate": "slow"}, 0, "k", {"epochs": 1}, 2, 2, 0)
-MANIFEST = Manifest("s", "e", "t", "q", "d", ["factorial"], {"name": "top1", "goal": "maximize"}, {}, [0], [], None, [], [SPEC], [], {}, {})
+MANIFEST = Manifest(
+    "s",
+    "e",
+    "t",
+    "q",
+    "d",
+    ["factorial"],
+    {"name": "top1", "goal": "maximize"},
+    {},
+    [0],
+    [],
+    None,
+    [],
+    [SPEC],
+    [],
+    {},
+    {},
+)
 OUTCOME = Outcome("COMPLETE", {"top1": 1.0}, 1.0, key="k")
 RECORD = {"phase": "joint", "epoch": 1, "seconds": 1.0, "metrics": {"top1": 1.0}, "vectors": {}}
 
@@ -70,8 +87,14 @@ def changed(whole: dict) -> st.SearchStrategy[bytes]:
     """JSON of anything; and of this, with some of its values another thing, or gone."""
     some = st.dictionaries(st.sampled_from([*whole, "more"]), JSON, max_size=3)
     less = st.sets(st.sampled_from([*whole]), max_size=2)
-    near = st.tuples(some, less).map(lambda both: {key: value for key, value in {**whole, **both[0]}.items() if key not in both[1]})
-    return (JSON | near).map(lambda value: json.dumps(value).encode()) | garbled(json.dumps(whole).encode())
+    near = st.tuples(some, less).map(
+        lambda both: {
+            key: value for key, value in {**whole, **both[0]}.items() if key not in both[1]
+        }
+    )
+    return (JSON | near).map(lambda value: json.dumps(value).encode()) | garbled(
+        json.dumps(whole).encode()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +111,33 @@ def forget_what_was_said(monkeypatch):
 
 # --- experiments and settings
 
-KEYS = st.sampled_from(["epochs", "warmup", "warmup.plateau", "warmup.fraction", "optim.lr", "optim.lr.head", "data.mean", "data.channels", "data.n_test", "routing", "encoder.checkpoint", "pretraining.milestones", "head.scale", "end_to_end", "", ".", "a", "epochs.b"])
-VALUES = JSON | st.integers(-(10**400), 10**400) | st.sampled_from([math.inf, math.nan, "none", "on", {}, [], [[]], 1e308, -0.0, 10**18])
+KEYS = st.sampled_from(
+    [
+        "epochs",
+        "warmup",
+        "warmup.plateau",
+        "warmup.fraction",
+        "optim.lr",
+        "optim.lr.head",
+        "data.mean",
+        "data.channels",
+        "data.n_test",
+        "routing",
+        "encoder.checkpoint",
+        "pretraining.milestones",
+        "head.scale",
+        "end_to_end",
+        "",
+        ".",
+        "a",
+        "epochs.b",
+    ]
+)
+VALUES = (
+    JSON
+    | st.integers(-(10**400), 10**400)
+    | st.sampled_from([math.inf, math.nan, "none", "on", {}, [], [[]], 1e308, -0.0, 10**18])
+)
 
 
 @fuzz(150)
@@ -100,7 +148,12 @@ def test_any_settings_are_parsed_or_their_faults_are_told(given_settings):
 
 
 @fuzz(100)
-@given(garbled(DIGITS.encode(), b"title: a\ndataset: b\nsubject: core\nsettings: {epochs: 3, optim: {lr.head: 1}}\n"))
+@given(
+    garbled(
+        DIGITS.encode(),
+        b"title: a\ndataset: b\nsubject: core\nsettings: {epochs: 3, optim: {lr.head: 1}}\n",
+    )
+)
 def test_any_experiment_is_read_or_refused(place, data):
     (place / "digits.yaml").write_bytes(data)
     problems = []
@@ -113,7 +166,11 @@ def test_any_experiment_is_read_or_refused(place, data):
 
 
 @fuzz(100)
-@given(st.text(max_size=12), st.text(max_size=12), st.sampled_from(["epochs", "data.mean", "warmup", "optim"]))
+@given(
+    st.text(max_size=12),
+    st.text(max_size=12),
+    st.sampled_from(["epochs", "data.mean", "warmup", "optim"]),
+)
 def test_any_options_are_taken_or_refused(place, value, seeds, key):
     (place / "digits.yaml").write_text(DIGITS)
     (place / "grid.yaml").write_text(GRID)
@@ -144,7 +201,9 @@ def test_any_outcome_is_read_or_damaged(place, data):
     (place / SPEC.trial / "outcome.json").write_bytes(data)
     folder = RunFolder(place)
     outcome = folder.outcome(SPEC.trial)
-    assert isinstance(outcome, Outcome) or (outcome is None and "outcome.json" in folder.damage(SPEC.trial))
+    assert isinstance(outcome, Outcome) or (
+        outcome is None and "outcome.json" in folder.damage(SPEC.trial)
+    )
     folder.ending(SPEC)
 
 
@@ -154,7 +213,12 @@ def test_any_records_are_read_up_to_the_damaged_one(place, lines):
     (place / SPEC.trial).mkdir(exist_ok=True)
     (place / SPEC.trial / "metrics.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
     records = RunFolder(place).records(SPEC.trial)
-    assert all(isinstance(record["phase"], str) and isinstance(record["epoch"], int) and isinstance(record["metrics"], dict) for record in records)
+    assert all(
+        isinstance(record["phase"], str)
+        and isinstance(record["epoch"], int)
+        and isinstance(record["metrics"], dict)
+        for record in records
+    )
 
 
 @fuzz(100)
@@ -162,7 +226,11 @@ def test_any_records_are_read_up_to_the_damaged_one(place, lines):
 def test_any_note_of_what_is_left_is_read_or_counts_as_none(place, data):
     (place / "progress.json").write_bytes(data)
     left = read_left(place / "progress.json")
-    assert left is None or (isinstance(left.at, (int, float)) and isinstance(left.jobs, int) and isinstance(left.in_hand, list))
+    assert left is None or (
+        isinstance(left.at, (int, float))
+        and isinstance(left.jobs, int)
+        and isinstance(left.in_hand, list)
+    )
 
 
 @fuzz(100)
@@ -201,7 +269,11 @@ NO_EFFECTS = pd.DataFrame({"metric": []})
 @fuzz(100)
 @given(garbled(*TABLES))
 def test_any_table_of_a_report_is_read_or_refused(place, data):
-    for name, read in {"results": lambda folder: read_trials(folder, NO_EFFECTS), "effects": read_effects, "claims": read_claims}.items():
+    for name, read in {
+        "results": lambda folder: read_trials(folder, NO_EFFECTS),
+        "effects": read_effects,
+        "claims": read_claims,
+    }.items():
         (place / f"{name}.csv").write_bytes(data)
         try:
             read(place)
@@ -230,7 +302,10 @@ ARCHIVES = (packed(), tar(""), tar("bz2"), tar("xz"))
 def test_any_archive_is_read_or_refused(place, data):
     path, folder = place / "a.tar.gz", place / "unpacked"
     path.write_bytes(data)
-    for read in (lambda: sources.load(Data(source="folder", path=str(path))), lambda: unpack_data(path, folder)):
+    for read in (
+        lambda: sources.load(Data(source="folder", path=str(path))),
+        lambda: unpack_data(path, folder),
+    ):
         try:
             read()
         except (ValueError, InputError) as error:
@@ -246,13 +321,25 @@ def test_any_image_is_decoded_or_named(place, data):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(content)
     try:
-        assert sources.load(Data(source="folder", path=str(root), size=8)).train.images.shape == (4, 3, 8, 8)
+        assert sources.load(Data(source="folder", path=str(root), size=8)).train.images.shape == (
+            4,
+            3,
+            8,
+            8,
+        )
     except ValueError as error:
         assert "train/cat/1.png" in str(error)
 
 
 WEIGHTS = encoder()
-CHECKPOINTS = (saved(WEIGHTS), safetensors.torch.save(WEIGHTS), pickle.dumps({"a": 1}), pickle.dumps(Code()), struct.pack("<Q", 99) + b"{}", saved({"state_dict": [torch.zeros(1)]}))
+CHECKPOINTS = (
+    saved(WEIGHTS),
+    safetensors.torch.save(WEIGHTS),
+    pickle.dumps({"a": 1}),
+    pickle.dumps(Code()),
+    struct.pack("<Q", 99) + b"{}",
+    saved({"state_dict": [torch.zeros(1)]}),
+)
 
 
 @fuzz(100)
@@ -270,11 +357,25 @@ def test_any_checkpoint_is_loaded_or_named_and_its_code_is_not_run(place, data, 
 
 # --- credentials
 
-SECRET = st.text("abcXYZ019-_.~!$*+", min_size=6, max_size=12).filter(lambda text: text not in "***" and len(set(text)) > 2)
+SECRET = st.text("abcXYZ019-_.~!$*+", min_size=6, max_size=12).filter(
+    lambda text: text not in "***" and len(set(text)) > 2
+)
 
 
 @fuzz(150)
-@given(SECRET, st.sampled_from(["", "@", "/", "%40", ":", "#", "?"]), SECRET, st.sampled_from(["postgresql://ada:{}@host/db", "http://ada:{}@host:5000", "see http://x/ and mysql+driver://ada:{}@h/d?a=1", "postgresql://host/db?user=a&password={}"]))
+@given(
+    SECRET,
+    st.sampled_from(["", "@", "/", "%40", ":", "#", "?"]),
+    SECRET,
+    st.sampled_from(
+        [
+            "postgresql://ada:{}@host/db",
+            "http://ada:{}@host:5000",
+            "see http://x/ and mysql+driver://ada:{}@h/d?a=1",
+            "postgresql://host/db?user=a&password={}",
+        ]
+    ),
+)
 def test_no_password_of_a_url_is_shown(first, between, last, url):
     secret = first + ("" if "password=" in url else between + last)
     text = redacted(url.format(secret))

@@ -17,7 +17,10 @@ CLAIMS = [
         "id": f"is-{direction}",
         "says": f"It goes {direction}.",
         "contrast": {"factor": "lr_split", "from": "off", "to": "on"},
-        "expects": [{"metric": "test/top1", "direction": direction}, {"metric": "diag/drift", "direction": "up"}][: 1 + (direction == "up")],
+        "expects": [
+            {"metric": "test/top1", "direction": direction},
+            {"metric": "diag/drift", "direction": "up"},
+        ][: 1 + (direction == "up")],
     }
     for direction in ("up", "down")
 ]
@@ -31,16 +34,37 @@ def reported(root, name="fixes", **what):
 
 def cells(text):
     """First column -> the other cells, of all rows."""
-    rows = [[cell.strip() for cell in line[1:-1].split(" | ")] for line in text.split("\n") if line.startswith("|")]
+    rows = [
+        [cell.strip() for cell in line[1:-1].split(" | ")]
+        for line in text.split("\n")
+        if line.startswith("|")
+    ]
     return {row[0].strip("`"): row[1:] for row in rows}
 
 
-@pytest.mark.parametrize("what", [{}, {"noise": 4.0}, {"seeds": [0]}, {"state": lambda s: "FAILED" if s.trial == "warmup--s1" else "COMPLETE"}])
+@pytest.mark.parametrize(
+    "what",
+    [
+        {},
+        {"noise": 4.0},
+        {"seeds": [0]},
+        {"state": lambda s: "FAILED" if s.trial == "warmup--s1" else "COMPLETE"},
+    ],
+)
 def test_the_numbers_are_those_of_the_report(tmp_path, what):
     report = reported(tmp_path, **what).read_text()
-    shown, text = cells(report.split("\n## Accuracy\n")[1].split("\nTop-1 is")[0]), headline_tables([tmp_path / "reports"], "fixes")
+    shown, text = (
+        cells(report.split("\n## Accuracy\n")[1].split("\nTop-1 is")[0]),
+        headline_tables([tmp_path / "reports"], "fixes"),
+    )
     header, *_ = text.split("\n")
-    assert [cell.strip() for cell in header[1:-1].split("|")] == ["arm", "seeds", "top-1 (mean ± std)", "minus `ldmlr` [95 %]", "best on test"]
+    assert [cell.strip() for cell in header[1:-1].split("|")] == [
+        "arm",
+        "seeds",
+        "top-1 (mean ± std)",
+        "minus `ldmlr` [95 %]",
+        "best on test",
+    ]
     table = cells(text)
     arms = [arm for arm in shown if not arm.startswith(("*", "arm", "-"))]
     assert [arm for arm in table if not arm.startswith(("arm", "-"))] == arms and len(arms) == 12
@@ -59,7 +83,9 @@ def test_only_differences_whose_interval_excludes_0_are_bold(tmp_path):
         assert not (bold and float(low) <= 0 <= float(high))
 
 
-@pytest.mark.parametrize("what", [{"baselines": []}, {"baselines": [], "factors": {}}, {"state": lambda s: "WAITING"}])
+@pytest.mark.parametrize(
+    "what", [{"baselines": []}, {"baselines": [], "factors": {}}, {"state": lambda s: "WAITING"}]
+)
 def test_what_is_not_there_is_left_out_or_blank(tmp_path, what):
     reported(tmp_path, **what)
     text = headline_tables([tmp_path / "reports"], "fixes")
@@ -79,11 +105,16 @@ def test_claims_stand_with_their_verdict_and_numbers(tmp_path):
     reported(tmp_path, claims=CLAIMS)
     whole = headline_tables([tmp_path / "reports"], "fixes")
     arms, table = whole.split("\n\n")
-    assert headline_tables([tmp_path / "reports"], "fixes", ["claims"]) == table and headline_tables([tmp_path / "reports"], "fixes", ["arms"]) == arms
+    assert (
+        headline_tables([tmp_path / "reports"], "fixes", ["claims"]) == table
+        and headline_tables([tmp_path / "reports"], "fixes", ["arms"]) == arms
+    )
     rows = cells(table)
     assert rows["It goes up."][0] == "not decided" and rows["It goes down."][0] == "**refuted**"
     size = r"top-1 \+[\d.]+ \[[\d., ]+\] points \(p .* after Holm's correction, 3 seeds\)"
-    assert re.fullmatch(rf"`lr_split: off -> on`: {size}; diag/drift not measured", rows["It goes up."][1])
+    assert re.fullmatch(
+        rf"`lr_split: off -> on`: {size}; diag/drift not measured", rows["It goes up."][1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,7 +122,11 @@ def test_claims_stand_with_their_verdict_and_numbers(tmp_path):
     [
         ("fixs", (), "fixs: no such report; did you mean 'fixes'?"),
         (None, (), "name a study; choose from fixes, other"),
-        ("fixes", ("claim",), "fixes: no part of a report is called 'claim'; did you mean 'claims'?"),
+        (
+            "fixes",
+            ("claim",),
+            "fixes: no part of a report is called 'claim'; did you mean 'claims'?",
+        ),
         ("fixes", ("claims",), "fixes: the study has no claims"),
     ],
 )
@@ -107,5 +142,11 @@ def test_the_command_prints_the_only_study(tmp_path, monkeypatch):
     reported(tmp_path, factors={"lr_split": FACTORS["lr_split"]}, claims=CLAIMS)
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main, ["table"])
-    assert done.exit_code == 0 and done.stdout == headline_tables([tmp_path / "reports"], "fixes") + "\n"
-    assert CliRunner().invoke(main, ["table", "fixes", "claims"]).stdout == headline_tables([tmp_path / "reports"], "fixes", ["claims"]) + "\n"
+    assert (
+        done.exit_code == 0
+        and done.stdout == headline_tables([tmp_path / "reports"], "fixes") + "\n"
+    )
+    assert (
+        CliRunner().invoke(main, ["table", "fixes", "claims"]).stdout
+        == headline_tables([tmp_path / "reports"], "fixes", ["claims"]) + "\n"
+    )

@@ -14,7 +14,7 @@ from ablation.html import to_html
 from ablation.report import write_report
 
 SHORTEST = {"lr_split": FACTORS["lr_split"]}
-HOSTILE = '<script>alert(1)</script> <img src=http://evil.test/x onerror=alert(2)> ![a](http://evil.test/b.png) [c](javascript:alert(3))'
+HOSTILE = "<script>alert(1)</script> <img src=http://evil.test/x onerror=alert(2)> ![a](http://evil.test/b.png) [c](javascript:alert(3))"
 LOADING = {"src", "srcset", "data", "poster", "background", "action", "formaction", "xlink:href"}
 
 
@@ -40,7 +40,14 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     path = tmp_path_factory.mktemp("study")
-    folder = study(path / "runs", factors=SHORTEST, detail=True, title=HOSTILE, question=HOSTILE, state=lambda s: "FAILED" if s.trial == "ce--s1" else "COMPLETE")
+    folder = study(
+        path / "runs",
+        factors=SHORTEST,
+        detail=True,
+        title=HOSTILE,
+        question=HOSTILE,
+        state=lambda s: "FAILED" if s.trial == "ce--s1" else "COMPLETE",
+    )
     page = write_report(folder, path / "reports", as_html=True)
     assert page.name == "report.html"
     return page.parent
@@ -49,28 +56,53 @@ def written(tmp_path_factory):
 def assert_loads_nothing(text: str) -> None:
     page = Page(text)
     for tag, attributes in page.tags:
-        assert tag not in ("script", "link", "iframe", "object", "embed", "base", "form", "video", "audio")
+        assert tag not in (
+            "script",
+            "link",
+            "iframe",
+            "object",
+            "embed",
+            "base",
+            "form",
+            "video",
+            "audio",
+        )
         assert not [name for name in attributes if name.startswith("on")]
         for name in LOADING.intersection(attributes):
             assert attributes[name].startswith("data:image/"), (tag, attributes)
     assert not re.search(r"url\(|@import", text)
-    assert "default-src 'none'" in [meta.get("content", "") for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"][0]
+    assert (
+        "default-src 'none'"
+        in [
+            meta.get("content", "")
+            for meta in page.all("meta")
+            if meta.get("http-equiv") == "Content-Security-Policy"
+        ][0]
+    )
 
 
 def test_the_page_loads_nothing_and_its_figures_load_nothing(written):
     text = (written / "report.html").read_text()
     assert_loads_nothing(text)
     images = Page(text).all("img")
-    assert len(images) == len(re.findall(r"!\[[^]]*\]\(figures/", (written / "report.md").read_text())) == 5
+    assert (
+        len(images)
+        == len(re.findall(r"!\[[^]]*\]\(figures/", (written / "report.md").read_text()))
+        == 5
+    )
     for image in images:
         drawing = base64.b64decode(image["src"].removeprefix("data:image/svg+xml;base64,")).decode()
-        links = [link for link in re.findall(r'(?:href|src)="([^"]*)"', drawing)] + re.findall(r"url\(([^)]*)\)", drawing)
+        links = [link for link in re.findall(r'(?:href|src)="([^"]*)"', drawing)] + re.findall(
+            r"url\(([^)]*)\)", drawing
+        )
         assert drawing.startswith("<?xml") and all(link.startswith("#") for link in links)
 
 
 def test_hostile_text_is_shown_as_text(written):
     page = Page((written / "report.html").read_text())
-    assert page.shown.count("<script>alert(1)</script>") == 3  # the window's title, the heading, the question
+    assert (
+        page.shown.count("<script>alert(1)</script>") == 3
+    )  # the window's title, the heading, the question
     assert not [link for link in page.all("a") if "javascript" in link.get("href", "")]
     assert "evil.test" not in str([attributes for _, attributes in page.tags])
 
@@ -89,7 +121,10 @@ def test_the_page_says_what_the_report_says(written):
 def test_a_page_that_is_there_is_kept_up_and_none_is_made_unasked(tmp_path):
     with mock.patch("ablation.figures.draw", return_value=[]):
         folder, reports = study(tmp_path / "runs", factors=SHORTEST), tmp_path / "reports"
-        assert write_report(folder, reports).name == "report.md" and not (reports / "report.html").exists()
+        assert (
+            write_report(folder, reports).name == "report.md"
+            and not (reports / "report.html").exists()
+        )
         (reports / "report.html").write_text("of an earlier state of the study")
         assert write_report(folder, reports).name == "report.md"
         assert "Which fixes make joint training work" in (reports / "report.html").read_text()

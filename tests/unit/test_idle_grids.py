@@ -23,7 +23,15 @@ HEADS = "head: {linear: {head.name: linear}, cosine: {head.name: cosine, head.sc
 
 @pytest.fixture
 def load(tmp_path):
-    def load(factors=f"{{{RATES}}}", settings="{}", baselines="[]", more="", overrides=(), tiny=EXPERIMENT, subject_loader=load_subject):
+    def load(
+        factors=f"{{{RATES}}}",
+        settings="{}",
+        baselines="[]",
+        more="",
+        overrides=(),
+        tiny=EXPERIMENT,
+        subject_loader=load_subject,
+    ):
         text = f"study: s\nexperiment: tiny\nseeds: 2\nfactors: {factors}\nsettings: {settings}\nbaselines: {baselines}\n{more}\n"
         (tmp_path / "grid.yaml").write_text(text)
         (tmp_path / "tiny.yaml").write_text(tiny)
@@ -44,27 +52,70 @@ NOTHING = "changes nothing in any arm or baseline that has it"
 @pytest.mark.parametrize(
     ("settings", "baselines", "said"),
     [
-        ("{optim.momentum: 0.5}", "[]", ["optim.momentum: 0.5 NOTHING; it would with optim.name: sgd"]),
-        ("{optim: {name: adam, momentum: 0.5}}", "[ce, ldmlr]", ["optim.momentum: 0.5 NOTHING; it would with optim.name: sgd"]),
-        ("{staged.head_epochs: 9}", "[ce, frozen-encoder]", ["staged.head_epochs: 9 NOTHING; it would with method: staged"]),
-        ("{data.augmentation: none, data.padding: 2}", "[ldmlr]", ["data.padding: 2 NOTHING; it would with data.augmentation: crop"]),
-        ("{generation: {method: ddpm, steps: 5}}", "[ldmlr]", ["generation.steps: 5 NOTHING; it would with generation.method: ddim"]),
-        ("{losses: {radius: 0, radius_from: many}}", "[ce]", ["losses.radius_from: 'many' NOTHING; it would with losses.radius: 0.1"]),
-        ("{denoiser.name: unet1d, denoiser.width: 64}", "[ldmlr]", ["denoiser.width: 64 NOTHING; it would with denoiser.name: mlp"]),
-        ("{pretraining.milestones: [2]}", "[]", ["pretraining.milestones: a list NOTHING; it would with pretraining.schedule: step"]),
+        (
+            "{optim.momentum: 0.5}",
+            "[]",
+            ["optim.momentum: 0.5 NOTHING; it would with optim.name: sgd"],
+        ),
+        (
+            "{optim: {name: adam, momentum: 0.5}}",
+            "[ce, ldmlr]",
+            ["optim.momentum: 0.5 NOTHING; it would with optim.name: sgd"],
+        ),
+        (
+            "{staged.head_epochs: 9}",
+            "[ce, frozen-encoder]",
+            ["staged.head_epochs: 9 NOTHING; it would with method: staged"],
+        ),
+        (
+            "{data.augmentation: none, data.padding: 2}",
+            "[ldmlr]",
+            ["data.padding: 2 NOTHING; it would with data.augmentation: crop"],
+        ),
+        (
+            "{generation: {method: ddpm, steps: 5}}",
+            "[ldmlr]",
+            ["generation.steps: 5 NOTHING; it would with generation.method: ddim"],
+        ),
+        (
+            "{losses: {radius: 0, radius_from: many}}",
+            "[ce]",
+            ["losses.radius_from: 'many' NOTHING; it would with losses.radius: 0.1"],
+        ),
+        (
+            "{denoiser.name: unet1d, denoiser.width: 64}",
+            "[ldmlr]",
+            ["denoiser.width: 64 NOTHING; it would with denoiser.name: mlp"],
+        ),
+        (
+            "{pretraining.milestones: [2]}",
+            "[]",
+            ["pretraining.milestones: a list NOTHING; it would with pretraining.schedule: step"],
+        ),
         ("{data.download: true}", "[]", ["data.download: true NOTHING"]),
-        ("{routing: summed, head.name: linear, head.scale: 5}", "[ce]", ["head.scale: 5 NOTHING; it would with head.name: cosine"]),
+        (
+            "{routing: summed, head.name: linear, head.scale: 5}",
+            "[ce]",
+            ["head.scale: 5 NOTHING; it would with head.name: cosine"],
+        ),
     ],
 )
 def test_a_setting_of_the_grid_that_changes_no_arm_is_refused(load, settings, baselines, said):
-    assert refused(load, settings=settings, baselines=baselines) == [f"grid.yaml: settings.{text.replace('NOTHING', NOTHING)}" for text in said]
+    assert refused(load, settings=settings, baselines=baselines) == [
+        f"grid.yaml: settings.{text.replace('NOTHING', NOTHING)}" for text in said
+    ]
 
 
 @pytest.mark.parametrize(("factors", "settings"), [
     (f"{{{RATES}}}", "{optim.lr.encoder: 0.1}"), (f"{{{HEADS}}}", "{head.name: wcdas, head.scale: 3}"), ("{a: {x: {warmup.epochs: 2}, y: {warmup.plateau: {}}}}", "{warmup.epochs: 1}"),
 ])  # fmt: skip
 def test_a_default_that_every_level_replaces_is_taken(load, factors, settings):
-    assert load(factors=factors, settings=settings, baselines="[ce, ldmlr]", tiny=EXPERIMENT.replace("epochs: 12", "epochs: 40"))
+    assert load(
+        factors=factors,
+        settings=settings,
+        baselines="[ce, ldmlr]",
+        tiny=EXPERIMENT.replace("epochs: 12", "epochs: 40"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,24 +138,57 @@ def test_a_setting_of_the_grid_that_changes_one_of_them_is_taken(load, settings,
     ("overrides", "said"),
     [
         (["optim.momentum=0.5"], ["optim.momentum: 0.5 NOTHING; it would with optim.name: sgd"]),
-        (["data.augmentation=none", "data.padding=3"], ["data.padding: 3 NOTHING; it would with data.augmentation: crop"]),
-        (["staged.encoding.first_relu=false"], ["staged.encoding.first_relu: false NOTHING; it would with method: staged"]),
-        (["warmup.fraction=0.5", "warmup.epochs=3"], ["warmup.fraction: 0.5 NOTHING; it would with warmup.epochs: null"]),
-        (["encoder.channels=gray", "data.path=data"], ["encoder.channels: 'gray' NOTHING", "data.path: 'data' NOTHING; it would with data.source: folder"]),
+        (
+            ["data.augmentation=none", "data.padding=3"],
+            ["data.padding: 3 NOTHING; it would with data.augmentation: crop"],
+        ),
+        (
+            ["staged.encoding.first_relu=false"],
+            ["staged.encoding.first_relu: false NOTHING; it would with method: staged"],
+        ),
+        (
+            ["warmup.fraction=0.5", "warmup.epochs=3"],
+            ["warmup.fraction: 0.5 NOTHING; it would with warmup.epochs: null"],
+        ),
+        (
+            ["encoder.channels=gray", "data.path=data"],
+            [
+                "encoder.channels: 'gray' NOTHING",
+                "data.path: 'data' NOTHING; it would with data.source: folder",
+            ],
+        ),
     ],
 )
 def test_an_override_that_changes_nothing_is_refused_by_its_name(load, overrides, said):
-    assert refused(load, overrides=overrides) == [f"-S: {text.replace('NOTHING', NOTHING)}" for text in said]
+    assert refused(load, overrides=overrides) == [
+        f"-S: {text.replace('NOTHING', NOTHING)}" for text in said
+    ]
 
 
-@pytest.mark.parametrize("overrides", [["epochs=9"], ["staged.head_epochs=3"], ["losses.generated=0"], ["data.padding=2", "optim.name=sgd", "optim.momentum=0.1"], ["warmup.epochs=2"]])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["epochs=9"],
+        ["staged.head_epochs=3"],
+        ["losses.generated=0"],
+        ["data.padding=2", "optim.name=sgd", "optim.momentum=0.1"],
+        ["warmup.epochs=2"],
+    ],
+)
 def test_an_override_that_changes_something_somewhere_is_taken(load, overrides):
     assert load(baselines="[ce, ldmlr]", overrides=overrides)
 
 
 @pytest.mark.parametrize(
     "overrides",
-    [["optim.name=adam"], ["losses.radius=0"], ["epochs=4"], ["optim.momentum=0.1"], ["warmup.epochs=12", "warmup.fraction=0.5"], ["generation.method=ddpm", "optim.clip=1"]],
+    [
+        ["optim.name=adam"],
+        ["losses.radius=0"],
+        ["epochs=4"],
+        ["optim.momentum=0.1"],
+        ["warmup.epochs=12", "warmup.fraction=0.5"],
+        ["generation.method=ddpm", "optim.clip=1"],
+    ],
 )
 def test_what_an_override_makes_idle_is_no_fault_of_the_grid(load, overrides):
     settings = "{optim: {name: sgd, momentum: 0.5}, losses.radius_from: many, generation.steps: 5, warmup.epochs: 3}"
@@ -119,52 +203,107 @@ def test_what_an_override_makes_idle_is_no_fault_of_the_grid(load, overrides):
 @pytest.mark.parametrize(
     ("factors", "said"),
     [
-        ("{a: {off: {}, on: {routing: summed, optim.momentum: 0.5}}}", ["a.on.optim.momentum: 0.5 NOTHING; it would with optim.name: sgd"]),
-        ("{a: {off: {head.name: linear, head.scale: 5}, on: {head.name: cosine}}}", ["a.off.head.scale: 5 NOTHING; it would with head.name: cosine"]),
-        ("{a: {none: {end_to_end: false, optim.ramp_epochs: 2}, some: {}}}", ["a.none.optim.ramp_epochs: 2 NOTHING; it would with end_to_end: true"]),
-        ("{a: {staged: {method: staged, losses.radius: 0}, joint: {}}}", ["a.staged.losses.radius: 0 NOTHING; it would with method: joint"]),
-        ("{a: {ce: {method: ce, losses.logit_adjustment: 1}, joint: {}}}", ["a.ce.losses.logit_adjustment: 1 NOTHING; it would with method: joint"]),
-        (f"{{{RATES}, b: {{off: {{}}, on: {{losses.generated: 0, generation.quota: ldmlr}}}}}}", ["b.on.generation.quota: 'ldmlr' NOTHING; it would with losses.generated: 1.0"]),
+        (
+            "{a: {off: {}, on: {routing: summed, optim.momentum: 0.5}}}",
+            ["a.on.optim.momentum: 0.5 NOTHING; it would with optim.name: sgd"],
+        ),
+        (
+            "{a: {off: {head.name: linear, head.scale: 5}, on: {head.name: cosine}}}",
+            ["a.off.head.scale: 5 NOTHING; it would with head.name: cosine"],
+        ),
+        (
+            "{a: {none: {end_to_end: false, optim.ramp_epochs: 2}, some: {}}}",
+            ["a.none.optim.ramp_epochs: 2 NOTHING; it would with end_to_end: true"],
+        ),
+        (
+            "{a: {staged: {method: staged, losses.radius: 0}, joint: {}}}",
+            ["a.staged.losses.radius: 0 NOTHING; it would with method: joint"],
+        ),
+        (
+            "{a: {ce: {method: ce, losses.logit_adjustment: 1}, joint: {}}}",
+            ["a.ce.losses.logit_adjustment: 1 NOTHING; it would with method: joint"],
+        ),
+        (
+            f"{{{RATES}, b: {{off: {{}}, on: {{losses.generated: 0, generation.quota: ldmlr}}}}}}",
+            ["b.on.generation.quota: 'ldmlr' NOTHING; it would with losses.generated: 1.0"],
+        ),
     ],
 )
 def test_a_setting_of_a_level_that_changes_no_arm_with_it_is_refused(load, factors, said):
-    assert refused(load, factors=factors, baselines="[ce, ldmlr]") == [f"grid.yaml: factors.{text.replace('NOTHING', NOTHING)}" for text in said]
+    assert refused(load, factors=factors, baselines="[ce, ldmlr]") == [
+        f"grid.yaml: factors.{text.replace('NOTHING', NOTHING)}" for text in said
+    ]
 
 
 def test_a_setting_of_an_extra_arm_that_changes_nothing_in_it_is_refused(load):
-    found = refused(load, more="arms: {plain: {method: ce, losses.logit_adjustment: 1}, other: {losses.logit_adjustment: 1}}")
-    assert found == [f"grid.yaml: arms.plain.losses.logit_adjustment: 1 {NOTHING}; it would with method: joint"]
+    found = refused(
+        load,
+        more="arms: {plain: {method: ce, losses.logit_adjustment: 1}, other: {losses.logit_adjustment: 1}}",
+    )
+    assert found == [
+        f"grid.yaml: arms.plain.losses.logit_adjustment: 1 {NOTHING}; it would with method: joint"
+    ]
 
 
 def test_a_setting_that_counts_in_one_of_the_arms_with_its_level_is_taken(load):
     optimisers = "optimiser: {adam: {}, sgd: {optim.name: sgd}}"
-    assert load(factors=f"{{{optimisers}, momentum: {{none: {{optim.momentum: 0}}, much: {{optim.momentum: 0.9}}}}}}")
+    assert load(
+        factors=f"{{{optimisers}, momentum: {{none: {{optim.momentum: 0}}, much: {{optim.momentum: 0.9}}}}}}"
+    )
     assert load(factors=f"{{{RATES}, warmup: {{some: {{}}, all: {{warmup.epochs: 12}}}}}}")
 
 
-@pytest.mark.parametrize("baselines", ["[ldmlr-original]", "[ce, ldmlr-original, balanced-head-original-encoding]", "[frozen-encoder, ldmlr]"])
-def test_neither_a_baseline_of_ours_nor_an_experiment_is_asked_whether_its_settings_count(load, baselines):
+@pytest.mark.parametrize(
+    "baselines",
+    [
+        "[ldmlr-original]",
+        "[ce, ldmlr-original, balanced-head-original-encoding]",
+        "[frozen-encoder, ldmlr]",
+    ],
+)
+def test_neither_a_baseline_of_ours_nor_an_experiment_is_asked_whether_its_settings_count(
+    load, baselines
+):
     assert load(baselines=baselines)
 
 
 @pytest.mark.parametrize(
     ("factors", "said"),
     [
-        ("{a: {low: {optim.momentum: 0.1}, high: {optim.momentum: 0.9}}}", ["a.high: as level 'low'"]),
-        ("{a: {off: {}, on: {optim.momentum: 0.8}}, b: {off: {}, on: {routing: summed}}}", ["a.on: as level 'off'"]),  # as the experiment has it
-        ("{a: {quarter: {warmup.fraction: 0.25}, three: {warmup.epochs: 3}, four: {warmup.epochs: 4}}}", ["a.three: as level 'quarter'"]),
+        (
+            "{a: {low: {optim.momentum: 0.1}, high: {optim.momentum: 0.9}}}",
+            ["a.high: as level 'low'"],
+        ),
+        (
+            "{a: {off: {}, on: {optim.momentum: 0.8}}, b: {off: {}, on: {routing: summed}}}",
+            ["a.on: as level 'off'"],
+        ),  # as the experiment has it
+        (
+            "{a: {quarter: {warmup.fraction: 0.25}, three: {warmup.epochs: 3}, four: {warmup.epochs: 4}}}",
+            ["a.three: as level 'quarter'"],
+        ),
         ("{a: {off: {}, on: {optim.name: adamw}}}", ["a.on: as level 'off'"]),
-        ("{a: {x: {generation.every: 12}, y: {generation.every: 20}, z: {generation.every: 2}}, b: {off: {}, on: {routing: summed}}}", ["a.y: as level 'x'"]),
+        (
+            "{a: {x: {generation.every: 12}, y: {generation.every: 20}, z: {generation.every: 2}}, b: {off: {}, on: {routing: summed}}}",
+            ["a.y: as level 'x'"],
+        ),
         ("{a: {off: {}, on: {end_to_end: true}}}\ndesign: leave-one-out", ["a.on: as level 'off'"]),
     ],
 )
 def test_two_levels_that_compute_the_same_in_every_arm_are_refused(load, factors, said):
     found = [text for text in refused(load, factors=factors) if NOTHING not in text]
-    assert found == [f"grid.yaml: factors.{text}".replace(": as ", ": is a dead toggle: in every arm it computes the same as ") for text in said]
+    assert found == [
+        f"grid.yaml: factors.{text}".replace(
+            ": as ", ": is a dead toggle: in every arm it computes the same as "
+        )
+        for text in said
+    ]
 
 
 def test_an_override_that_makes_a_factor_dead_is_told_by_the_factor(load):
-    assert refused(load, overrides=["end_to_end=false"]) == ["grid.yaml: factors.rate.high: is a dead toggle: in every arm it computes the same as level 'low'"]
+    assert refused(load, overrides=["end_to_end=false"]) == [
+        "grid.yaml: factors.rate.high: is a dead toggle: in every arm it computes the same as level 'low'"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -191,12 +330,22 @@ class Plain:
 
 @pytest.mark.parametrize("tiny", ["settings: {a: 1, b: 2}", "settings: {a: 1}"])
 def test_of_a_subject_that_tells_nothing_only_levels_of_the_same_settings_are_dead(load, tiny):
-    plain = {"subject_loader": lambda name: Plain(), "tiny": f"subject: own:train\n{tiny}", "settings": "{c: 3}"}
-    assert refused(load, factors="{f: {off: {}, on: {a: 1}}}", **plain) == ["grid.yaml: factors.f.on: is a dead toggle: in every arm it computes the same as level 'off'"]
+    plain = {
+        "subject_loader": lambda name: Plain(),
+        "tiny": f"subject: own:train\n{tiny}",
+        "settings": "{c: 3}",
+    }
+    assert refused(load, factors="{f: {off: {}, on: {a: 1}}}", **plain) == [
+        "grid.yaml: factors.f.on: is a dead toggle: in every arm it computes the same as level 'off'"
+    ]
     assert load(factors="{f: {off: {}, on: {a: 1.0}}}", **plain)
     assert load(factors="{f: {off: {}, on: {b: 3}}}", overrides=["d=4"], **plain)
 
 
 def test_a_layer_of_an_arm_with_another_fault_is_not_judged(load):
-    found = refused(load, settings="{optim.momentum: 0.5}", factors="{a: {off: {}, on: {optim.nam: sgd}}}")
-    assert found == ["grid.yaml: factors.a.on.optim.nam: unknown setting 'nam' in 'optim'; did you mean 'optim.name'?"]
+    found = refused(
+        load, settings="{optim.momentum: 0.5}", factors="{a: {off: {}, on: {optim.nam: sgd}}}"
+    )
+    assert found == [
+        "grid.yaml: factors.a.on.optim.nam: unknown setting 'nam' in 'optim'; did you mean 'optim.name'?"
+    ]

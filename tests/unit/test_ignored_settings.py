@@ -10,7 +10,15 @@ from core.parsing import parse
 from core.subject import SUBJECT
 from core.trajectory import all_effective
 
-BASE = {"data.channels": "gray", "data.n_max": 60, "data.imbalance_factor": 10, "encoder.name": "small-cnn", "pretraining.epochs": 3, "epochs": 20, "warmup.epochs": 4}
+BASE = {
+    "data.channels": "gray",
+    "data.n_max": 60,
+    "data.imbalance_factor": 10,
+    "encoder.name": "small-cnn",
+    "pretraining.epochs": 3,
+    "epochs": 20,
+    "warmup.epochs": 4,
+}
 STAGES = BASE | {"method": "staged"}
 FROZEN = BASE | {"end_to_end": False}
 CE = BASE | {"method": "ce"}
@@ -24,7 +32,9 @@ def explicit(given: dict) -> dict:
     """The same settings with every other one written out at its default, alternatives of a warm-up aside."""
     config = config_of(given)
     values = {key: value_of(config, key) for key in setting_keys() if not key.startswith("warmup")}
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()} | given
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
+    } | given
 
 
 @pytest.mark.parametrize(
@@ -127,7 +137,14 @@ def test_what_would_make_a_setting_count_is_told(base, key, value, instead):
 def test_the_subject_tells_by_its_settings_which_trials_are_the_same():
     same = [BASE, BASE | {"optim.momentum": 0.5}, BASE | {"warmup.fraction": 0.2}]
     assert len({SUBJECT.effective(given) for given in same}) == 1
-    others = [BASE | {"threads": 2}, BASE | {"optim.ramp_epochs": 1}, BASE | PLATEAU, BASE | PLATEAU | {"warmup.plateau.tolerance": 0.2}, CE, BASE | {"evaluate_every": 7}]
+    others = [
+        BASE | {"threads": 2},
+        BASE | {"optim.ramp_epochs": 1},
+        BASE | PLATEAU,
+        BASE | PLATEAU | {"warmup.plateau.tolerance": 0.2},
+        CE,
+        BASE | {"evaluate_every": 7},
+    ]
     assert len({SUBJECT.effective(given) for given in [BASE, *others]}) == 1 + len(others)
 
 
@@ -140,7 +157,10 @@ CHOICES = {
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.fixed_dictionaries({key: st.sampled_from(values) for key, values in CHOICES.items()}), st.sampled_from([*CHOICES, "losses.momentum", "head.scale", "generation.steps"]))
+@given(
+    st.fixed_dictionaries({key: st.sampled_from(values) for key, values in CHOICES.items()}),
+    st.sampled_from([*CHOICES, "losses.momentum", "head.scale", "generation.steps"]),
+)
 def test_a_setting_is_ignored_only_if_no_epoch_has_another_key_with_another_value(chosen, key):
     given = JOINT | {"generation.steps": 3, "losses.momentum": 0.5, "head.scale": 7.0} | chosen
     found = ignored(given, [key])
@@ -148,7 +168,9 @@ def test_a_setting_is_ignored_only_if_no_epoch_has_another_key_with_another_valu
         other = given | {key: value}
         if not parse(other)[1]:
             keys = [[link.key for link in chain(settings)] for settings in (given, other)]
-            assert (keys[0] == keys[1]) is (all_effective(config_of(given)) == all_effective(config_of(other)))
+            assert (keys[0] == keys[1]) is (
+                all_effective(config_of(given)) == all_effective(config_of(other))
+            )
             assert keys[0] == keys[1] or not found
 
 
@@ -158,18 +180,43 @@ TINY = JOINT | {"pretraining.epochs": 1, "epochs": 3, "warmup.epochs": 1, "gener
 @pytest.mark.parametrize(
     ("base", "other"),
     [
-        (TINY | {"losses.radius": 0, "losses.prototype": 0}, {"losses.momentum": 0.1, "losses.radius_from": "many"}),
-        (TINY | {"losses.radius": 0, "warmup.epochs": 3}, {"losses.momentum": 0.1, "routing": "summed", "optim.lr.encoder": 0.1}),
+        (
+            TINY | {"losses.radius": 0, "losses.prototype": 0},
+            {"losses.momentum": 0.1, "losses.radius_from": "many"},
+        ),
+        (
+            TINY | {"losses.radius": 0, "warmup.epochs": 3},
+            {"losses.momentum": 0.1, "routing": "summed", "optim.lr.encoder": 0.1},
+        ),
         (TINY | {"losses.semantic": 0}, {"losses.prototype": 3.0, "losses.radius": 2.0}),
         (TINY | {"warmup.epochs": 3}, {"losses.prototype": 3.0}),
-        (TINY | {"head.name": "linear"}, {"head.scale": 5.0, "head.trainable_scale": False, "optim.momentum": 0.1}),
-        (TINY | {"generation.every": 3}, {"losses.generated": 0, "generation.steps": 2, "generation.quota": "ldmlr", "generation.batch_size": 5}),
+        (
+            TINY | {"head.name": "linear"},
+            {"head.scale": 5.0, "head.trainable_scale": False, "optim.momentum": 0.1},
+        ),
+        (
+            TINY | {"generation.every": 3},
+            {
+                "losses.generated": 0,
+                "generation.steps": 2,
+                "generation.quota": "ldmlr",
+                "generation.batch_size": 5,
+            },
+        ),
         (TINY | {"optim.name": "adamw"}, {"optim.name": "adam"}),
-        (STAGED | {"pretraining.epochs": 1, "generation.method": "ddpm"}, {"generation.steps": 9, "epochs": 7, "losses.radius": 0, "optim.lr.encoder": 0.1}),
-        (STAGED | {"pretraining.epochs": 1, "staged.generation": False}, {"diffusion.steps": 9, "denoiser.width": 24, "losses.generated": 0}),
+        (
+            STAGED | {"pretraining.epochs": 1, "generation.method": "ddpm"},
+            {"generation.steps": 9, "epochs": 7, "losses.radius": 0, "optim.lr.encoder": 0.1},
+        ),
+        (
+            STAGED | {"pretraining.epochs": 1, "staged.generation": False},
+            {"diffusion.steps": 9, "denoiser.width": 24, "losses.generated": 0},
+        ),
     ],
 )
-def test_settings_that_have_no_effect_by_the_keys_leave_all_that_a_trial_records_as_it_is(base, other):
+def test_settings_that_have_no_effect_by_the_keys_leave_all_that_a_trial_records_as_it_is(
+    base, other
+):
     given = base | {key: value for key, value in explicit(base).items() if key in other}
     changed = base | other
     assert all_effective(config_of(given)) == all_effective(config_of(changed))

@@ -7,7 +7,9 @@ from mlflow.entities import ViewType
 from ablation.errors import InputError
 from ablation.lock import being_run, is_being_run, only_one
 
-pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")  # inside MLflow
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::sqlalchemy.exc.SADeprecationWarning"
+)  # inside MLflow
 
 
 def begun(toy) -> set[str]:
@@ -17,16 +19,24 @@ def begun(toy) -> set[str]:
 def test_no_record_of_a_study_that_nobody_runs_stays_running(killed):
     assert "RUNNING" in killed.statuses().values() and killed.counted()["RUNNING"] > 0
     killed.deliver()
-    assert killed.states() == {} and killed.counted() == {"WAITING": len(killed.folder.manifest().trials)}
+    assert killed.states() == {} and killed.counted() == {
+        "WAITING": len(killed.folder.manifest().trials)
+    }
     assert killed.statuses() == dict.fromkeys([*begun(killed), "toy on nothing"], "KILLED")
 
 
 def test_saying_so_twice_changes_nothing(killed):
     killed.deliver()
-    before = {name: (run.info.end_time, run.data.tags, run.data.metrics) for name, run in killed.runs().items()}
+    before = {
+        name: (run.info.end_time, run.data.tags, run.data.metrics)
+        for name, run in killed.runs().items()
+    }
     states = [(trial.number, trial.state, trial.user_attrs) for trial in killed.trials()]
     killed.deliver()
-    assert {name: (run.info.end_time, run.data.tags, run.data.metrics) for name, run in killed.runs().items()} == before
+    assert {
+        name: (run.info.end_time, run.data.tags, run.data.metrics)
+        for name, run in killed.runs().items()
+    } == before
     assert [(trial.number, trial.state, trial.user_attrs) for trial in killed.trials()] == states
 
 
@@ -38,11 +48,18 @@ def test_what_goes_on_is_the_same_run(killed):
     assert killed.counted()["RUNNING"] == len(begun(killed))
     killed.go()
     killed.deliver()
-    assert before.items() <= {name: run.info.run_id for name, run in killed.runs(ViewType.ALL).items()}.items()
-    assert set(killed.statuses().values()) == {"FINISHED"} and set(map(tuple, killed.states().values())) == {("COMPLETE",)}
+    assert (
+        before.items()
+        <= {name: run.info.run_id for name, run in killed.runs(ViewType.ALL).items()}.items()
+    )
+    assert set(killed.statuses().values()) == {"FINISHED"} and set(
+        map(tuple, killed.states().values())
+    ) == {("COMPLETE",)}
 
 
-def test_a_trial_that_goes_on_from_fewer_records_than_were_delivered_keeps_its_run_and_has_each_point_once(killed):
+def test_a_trial_that_goes_on_from_fewer_records_than_were_delivered_keeps_its_run_and_has_each_point_once(
+    killed,
+):
     """As when a checkpoint was lost with the record after it."""
     killed.deliver()
     name = next(name for name in sorted(begun(killed)) if len(killed.folder.records(name)) > 1)
@@ -55,7 +72,12 @@ def test_a_trial_that_goes_on_from_fewer_records_than_were_delivered_keeps_its_r
     killed.deliver()
     assert killed.runs(ViewType.ALL)[name].info.run_id == run.info.run_id
     client = MlflowClient(killed.uri)
-    assert [point.step for point in client.get_metric_history(run.info.run_id, "top1")] == [1, 2, 3, 4]
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "top1")] == [
+        1,
+        2,
+        3,
+        4,
+    ]
 
 
 def test_a_trial_that_has_to_begin_anew_waits_again_even_while_the_study_runs(killed):
@@ -73,7 +95,9 @@ def test_a_finished_trial_that_lost_its_outcome_keeps_its_run_until_it_is_run_ag
     assert toy.runs()["reference--s0"].info.run_id == run
     toy.go()
     toy.deliver()
-    assert toy.runs(ViewType.ALL)["reference--s0"].info.run_id == run and set(toy.statuses().values()) == {"FINISHED"}
+    assert toy.runs(ViewType.ALL)["reference--s0"].info.run_id == run and set(
+        toy.statuses().values()
+    ) == {"FINISHED"}
 
 
 def test_results_say_waiting_of_what_nobody_runs(killed):
@@ -86,7 +110,11 @@ def test_the_lock_tells_whether_a_study_is_being_run(toy):
     folder = toy.folder.path
     assert not is_being_run(folder)
     with only_one(folder):
-        assert is_being_run(folder) and toy.folder.is_being_run() and being_run(folder.parent) == ["toy"]
+        assert (
+            is_being_run(folder)
+            and toy.folder.is_being_run()
+            and being_run(folder.parent) == ["toy"]
+        )
         with pytest.raises(InputError, match="another process is running"), only_one(folder):
             pass
     assert not is_being_run(folder) and being_run(folder.parent) == []

@@ -39,7 +39,9 @@ def test_a_terminal_that_is_closed_asks_once_though_its_shell_and_the_system_say
 
 
 def test_what_a_closed_terminal_would_refuse_goes_nowhere_and_a_file_goes_on(tmp_path, monkeypatch):
-    kept, thrown = [os.open(tmp_path / name, os.O_WRONLY | os.O_CREAT) for name in ("kept", "thrown")]
+    kept, thrown = [
+        os.open(tmp_path / name, os.O_WRONLY | os.O_CREAT) for name in ("kept", "thrown")
+    ]
     monkeypatch.setattr(interruption, "STREAMS", (kept, thrown))
     monkeypatch.setattr(interruption.os, "isatty", lambda stream: stream == thrown)
     with interruption.heeded():

@@ -26,7 +26,9 @@ def top_level(path: Path) -> set[str]:
     return {name.split(".")[0] for name in imported(path)}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "ablation").rglob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "ablation").rglob("*.py")), ids=lambda path: path.name
+)
 def test_the_harness_never_imports_torch(path):
     assert not top_level(path) & {"torch", "torchvision"}
 
@@ -38,7 +40,9 @@ def test_core_never_imports_the_harness_or_its_tools(path):
 
 @pytest.mark.parametrize("name", sorted(HEART))
 def test_the_mathematical_heart_imports_nothing_else_of_core(name):
-    inside = {module for module in imported(ROOT / "core" / f"{name}.py") if module.startswith("core")}
+    inside = {
+        module for module in imported(ROOT / "core" / f"{name}.py") if module.startswith("core")
+    }
     assert {module.split(".")[1] for module in inside} <= HEART
 
 
@@ -49,8 +53,19 @@ def test_only_core_subject_is_named_by_the_harness_and_only_data_commands_look_i
 
 def test_the_command_line_starts_without_heavy_modules():
     code = "import sys, ablation.cli; print(*sorted({name.split('.')[0] for name in sys.modules}))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
-    assert not set(loaded) & {"torch", "mlflow", "matplotlib", "pandas", "optuna", "numpy", "rich", "yaml"}
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout.split()
+    assert not set(loaded) & {
+        "torch",
+        "mlflow",
+        "matplotlib",
+        "pandas",
+        "optuna",
+        "numpy",
+        "rich",
+        "yaml",
+    }
 
 
 def test_planning_a_study_loads_no_torch(tmp_path):
@@ -60,5 +75,7 @@ def test_planning_a_study_loads_no_torch(tmp_path):
         "assert result.exit_code == 0, result.output\n"
         "print(*sorted({name.split('.')[0] for name in sys.modules}))"
     )
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    ).stdout.split()
     assert not set(loaded) & {"torch", "mlflow", "matplotlib", "pandas", "optuna", "sklearn"}

@@ -54,7 +54,9 @@ def rewrite(folder: RunFolder, trial: str, **changes) -> None:
 def with_other_keys(folder: RunFolder) -> None:
     """As after a change of code: all trials are new, and have not run yet."""
     manifest = folder.manifest()
-    folder.write_manifest(replace(manifest, trials=[replace(spec, key=f"{spec.key}-new") for spec in manifest.trials]))
+    folder.write_manifest(
+        replace(manifest, trials=[replace(spec, key=f"{spec.key}-new") for spec in manifest.trials])
+    )
 
 
 def run_again(folder: RunFolder, add: float) -> None:
@@ -69,10 +71,16 @@ def test_trials_have_levels_as_parameters_and_identity_as_attributes(url, tmp_pa
     folder = made(tmp_path)
     update_ledger(url, folder)
     study = loaded(url)
-    assert len(study.trials) == 8 and study.metric_names == ["test/top1"] and study.direction.name == "MAXIMIZE"
+    assert (
+        len(study.trials) == 8
+        and study.metric_names == ["test/top1"]
+        and study.direction.name == "MAXIMIZE"
+    )
     trial = next(each for each in study.trials if each.user_attrs["trial"] == "lr--s1")
     assert trial.params == {"lr": "on", "warmup": "off"}
-    assert trial.distributions == {factor: CategoricalDistribution(("off", "on")) for factor in FACTORS}
+    assert trial.distributions == {
+        factor: CategoricalDistribution(("off", "on")) for factor in FACTORS
+    }
     outcome = folder.outcome("lr--s1")
     identity = {"trial": "lr--s1", "arm": "lr", "kind": "arm", "seed": 1, "key": "key-lr-1"}
     assert trial.user_attrs == {**identity, "metrics": outcome.metrics}
@@ -83,7 +91,10 @@ def test_trials_have_levels_as_parameters_and_identity_as_attributes(url, tmp_pa
 def test_baselines_have_a_study_of_their_own_after_that_of_the_arms(url, tmp_path):
     update_ledger(url, made(tmp_path))
     assert names(url) == ["fixes", "fixes/baselines"]
-    assert [trial.user_attrs["trial"] for trial in loaded(url, "fixes/baselines").trials] == ["ce--s0", "ce--s1"]
+    assert [trial.user_attrs["trial"] for trial in loaded(url, "fixes/baselines").trials] == [
+        "ce--s0",
+        "ce--s1",
+    ]
 
 
 def test_a_study_without_baselines_has_one_study(url, tmp_path):
@@ -92,13 +103,32 @@ def test_a_study_without_baselines_has_one_study(url, tmp_path):
 
 
 def test_importances_name_the_factor_that_matters_and_no_seed(url, tmp_path):
-    update_ledger(url, made(tmp_path, factors=fabricate.FACTORS, seeds=[0, 1, 2, 3], baselines=["ce", "ldmlr"], noise=0.1))
+    update_ledger(
+        url,
+        made(
+            tmp_path,
+            factors=fabricate.FACTORS,
+            seeds=[0, 1, 2, 3],
+            baselines=["ce", "ldmlr"],
+            noise=0.1,
+        ),
+    )
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     found = optuna.importance.get_param_importances(loaded(url), evaluator=evaluator)
     assert set(found) == set(fabricate.FACTORS) and max(found, key=found.get) == "lr_split"
 
 
-PLOTS = ["param_importances", "optimization_history", "parallel_coordinate", "slice", "contour", "intermediate_values", "edf", "rank", "timeline"]
+PLOTS = [
+    "param_importances",
+    "optimization_history",
+    "parallel_coordinate",
+    "slice",
+    "contour",
+    "intermediate_values",
+    "edf",
+    "rank",
+    "timeline",
+]
 
 
 @pytest.mark.parametrize("name", PLOTS)
@@ -111,7 +141,9 @@ def test_every_plot_of_optuna_shows_the_study(url, tmp_path, name):
         warnings.simplefilter("ignore")
         axes = getattr(plots, f"plot_{name}")(loaded(url))
     figure = (axes.flat[0] if hasattr(axes, "flat") else axes).figure
-    drawn = [part for each in figure.axes for part in (*each.lines, *each.collections, *each.patches)]
+    drawn = [
+        part for each in figure.axes for part in (*each.lines, *each.collections, *each.patches)
+    ]
     matplotlib.pyplot.close(figure)
     assert drawn
 
@@ -148,24 +180,42 @@ def test_what_has_not_ended_is_counted_and_no_trial(url, tmp_path, is_running):
     states = {"lr--s0": "RUNNING", "lr--s1": "WAITING", "warmup--s0": "FAILED"}
     folder = made(tmp_path, state=lambda spec: states.get(spec.trial, "COMPLETE"))
     update_ledger(url, folder, is_running)
-    counted = {"COMPLETE": 5, "FAILED": 1, "WAITING": 1, "RUNNING": 1} if is_running else {"COMPLETE": 5, "FAILED": 1, "WAITING": 2}
+    counted = (
+        {"COMPLETE": 5, "FAILED": 1, "WAITING": 1, "RUNNING": 1}
+        if is_running
+        else {"COMPLETE": 5, "FAILED": 1, "WAITING": 2}
+    )
     assert loaded(url).user_attrs["states"] == counted
     assert sorted(trial.state.name for trial in loaded(url).trials) == ["COMPLETE"] * 5 + ["FAIL"]
 
 
 def contents(url: str) -> list[tuple]:
     connection = sqlite3.connect(url.removeprefix("sqlite:///"))
-    tables = ["studies", "trials", "trial_params", "trial_values", "trial_intermediate_values", "trial_user_attributes", "study_user_attributes"]
+    tables = [
+        "studies",
+        "trials",
+        "trial_params",
+        "trial_values",
+        "trial_intermediate_values",
+        "trial_user_attributes",
+        "study_user_attributes",
+    ]
     return [sorted(map(repr, connection.execute(f"SELECT * FROM {table}"))) for table in tables]
 
 
 def fail_one(folder):
     error = {"type": "ValueError", "message": "out of memory", "traceback": "..."}
-    folder.write_outcome("lr--s0", Outcome("FAILED", {}, 3.0, error, finished=FINISHED, key="key-lr-0"))
+    folder.write_outcome(
+        "lr--s0", Outcome("FAILED", {}, 3.0, error, finished=FINISHED, key="key-lr-0")
+    )
 
 
 def blank_one(folder):
-    rewrite(folder, "lr--s0", metrics={**folder.outcome("lr--s0").metrics, "loss": math.nan, "norm": math.inf})
+    rewrite(
+        folder,
+        "lr--s0",
+        metrics={**folder.outcome("lr--s0").metrics, "loss": math.nan, "norm": math.inf},
+    )
 
 
 @pytest.mark.parametrize("change", [lambda folder: None, fail_one, blank_one])
@@ -198,16 +248,23 @@ def test_superseded_trials_do_not_count(url, tmp_path, are_run):
     update_ledger(url, folder)
     found = loaded(url).trials
     assert [trial.user_attrs["key"][-4:] for trial in found] == (["-new"] * 8 if are_run else [])
-    assert names(url) == ["fixes", "fixes/baselines"] and len(loaded(url, "fixes/baselines").trials) == 2 * are_run
+    assert (
+        names(url) == ["fixes", "fixes/baselines"]
+        and len(loaded(url, "fixes/baselines").trials) == 2 * are_run
+    )
     if are_run:
-        assert loaded(url).best_value == max(folder.outcome(each.user_attrs["trial"]).metrics["test/top1"] for each in found)
+        assert loaded(url).best_value == max(
+            folder.outcome(each.user_attrs["trial"]).metrics["test/top1"] for each in found
+        )
 
 
 def test_trials_that_left_the_grid_do_not_count(url, tmp_path):
     folder = made(tmp_path)
     update_ledger(url, folder)
     manifest = folder.manifest()
-    folder.write_manifest(replace(manifest, trials=[spec for spec in manifest.trials if spec.seed == 0]))
+    folder.write_manifest(
+        replace(manifest, trials=[spec for spec in manifest.trials if spec.seed == 0])
+    )
     update_ledger(url, folder)
     assert {trial.user_attrs["seed"] for trial in loaded(url).trials} == {0}
 
@@ -215,7 +272,11 @@ def test_trials_that_left_the_grid_do_not_count(url, tmp_path):
 @pytest.mark.parametrize("grows", ["level", "factor"])
 def test_a_study_that_grows_keeps_one_parameter_for_each_factor(url, tmp_path, grows):
     update_ledger(url, made(tmp_path))
-    factors = {**FACTORS, "warmup": {**FACTORS["warmup"], "plateau": {"warmup": 2}}} if grows == "level" else {**FACTORS, "head": {"off": {}, "on": {}}}
+    factors = (
+        {**FACTORS, "warmup": {**FACTORS["warmup"], "plateau": {"warmup": 2}}}
+        if grows == "level"
+        else {**FACTORS, "head": {"off": {}, "on": {}}}
+    )
     update_ledger(url, made(tmp_path, factors=factors))
     found = loaded(url).trials
     choices = {factor: CategoricalDistribution(tuple(levels)) for factor, levels in factors.items()}
@@ -232,10 +293,15 @@ def test_a_failed_trial_that_is_run_again_counts_and_the_failure_stays_on_record
     update_ledger(url, folder)
     found = [trial for trial in loaded(url).trials if trial.user_attrs["trial"] == "lr--s0"]
     assert [trial.state.name for trial in found] == ["FAIL", "COMPLETE"]
-    assert found[0].user_attrs["reason"] == "ValueError: out of memory" and "reason" not in found[1].user_attrs
+    assert (
+        found[0].user_attrs["reason"] == "ValueError: out of memory"
+        and "reason" not in found[1].user_attrs
+    )
 
 
-@pytest.mark.parametrize("metrics", [{"test/top1": math.nan}, {"test/top1": -math.inf}, {"loss": 1.0}])
+@pytest.mark.parametrize(
+    "metrics", [{"test/top1": math.nan}, {"test/top1": -math.inf}, {"loss": 1.0}]
+)
 def test_a_result_without_a_finite_metric_is_one_failure(url, tmp_path, metrics):
     folder = made(tmp_path, baselines=[])
     rewrite(folder, "lr--s0", metrics=metrics)
@@ -254,14 +320,20 @@ def test_a_complete_trial_whose_outcome_is_lost_stays_until_it_is_run_again(url,
     assert len(loaded(url).trials) == 8 - forgets
     folder.write_outcome("lr--s0", replace(outcome, metrics={"test/top1": 1.0}))
     update_ledger(url, folder)
-    assert [trial.value for trial in loaded(url).trials if trial.user_attrs["trial"] == "lr--s0"] == [1.0]
+    assert [
+        trial.value for trial in loaded(url).trials if trial.user_attrs["trial"] == "lr--s0"
+    ] == [1.0]
 
 
 def test_another_goal_makes_the_study_anew(url, tmp_path):
     update_ledger(url, made(tmp_path))
     update_ledger(url, made(tmp_path, metric={"name": "test/few", "goal": "minimize"}))
     study = loaded(url)
-    assert study.direction.name == "MINIMIZE" and study.metric_names == ["test/few"] and len(study.trials) == 8
+    assert (
+        study.direction.name == "MINIMIZE"
+        and study.metric_names == ["test/few"]
+        and len(study.trials) == 8
+    )
 
 
 def test_what_an_earlier_version_enrolled_is_replaced(url, tmp_path):
@@ -271,7 +343,15 @@ def test_what_an_earlier_version_enrolled_is_replaced(url, tmp_path):
     for state, name in ((TrialState.WAITING, "lr--s0"), (TrialState.COMPLETE, "ce--s0")):
         attributes = {"trial": name, "key": f"key-{name[:2]}-0"}
         value = None if state == TrialState.WAITING else 99.0
-        study.add_trial(optuna.trial.create_trial(state=state, value=value, params={"seed": 0}, distributions=seeds, user_attrs=attributes))
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=state,
+                value=value,
+                params={"seed": 0},
+                distributions=seeds,
+                user_attrs=attributes,
+            )
+        )
     update_ledger(url, made(tmp_path))
     assert names(url) == ["fixes", "fixes/baselines"] and len(loaded(url).trials) == 8
     assert not any("seed" in trial.params for trial in loaded(url).trials)
@@ -287,14 +367,22 @@ def test_what_others_have_put_into_the_study_stays(url, tmp_path, is_remade):
     if is_remade:
         with_other_keys(folder)
     update_ledger(url, folder)
-    assert [trial.state for trial in loaded(url).trials if "key" not in trial.user_attrs] == [TrialState.WAITING]
+    assert [trial.state for trial in loaded(url).trials if "key" not in trial.user_attrs] == [
+        TrialState.WAITING
+    ]
     assert loaded(url).user_attrs["note"] == "mine"
 
 
 def test_trials_of_others_whose_parameters_have_other_choices_are_named(url, tmp_path):
     study = optuna.create_study(storage=url, study_name="fixes", direction="maximize")
-    study.add_trial(optuna.trial.create_trial(value=1.0, params={"lr": "a"}, distributions={"lr": CategoricalDistribution(("a", "b"))}))
-    assert "study 'fixes': CategoricalDistribution" in unavailable(update_ledger, url, made(tmp_path))
+    study.add_trial(
+        optuna.trial.create_trial(
+            value=1.0, params={"lr": "a"}, distributions={"lr": CategoricalDistribution(("a", "b"))}
+        )
+    )
+    assert "study 'fixes': CategoricalDistribution" in unavailable(
+        update_ledger, url, made(tmp_path)
+    )
 
 
 def bring(url: str, path: str, barrier) -> None:
@@ -309,13 +397,17 @@ def test_processes_that_deliver_at_once_add_each_trial_once(url, tmp_path):
     run_again(folder, 1.0)
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(3)
-    processes = [context.Process(target=bring, args=(url, str(folder.path), barrier)) for _ in range(3)]
+    processes = [
+        context.Process(target=bring, args=(url, str(folder.path), barrier)) for _ in range(3)
+    ]
     for process in processes:
         process.start()
     for process in processes:
         process.join(timeout=60)
     assert [process.exitcode for process in processes] == [0, 0, 0]
-    assert sorted(trial.user_attrs["key"] for trial in loaded(url).trials) == sorted(spec.key for spec in folder.manifest().trials if spec.kind == "arm")
+    assert sorted(trial.user_attrs["key"] for trial in loaded(url).trials) == sorted(
+        spec.key for spec in folder.manifest().trials if spec.kind == "arm"
+    )
 
 
 def database(url: str) -> Path:
@@ -333,12 +425,17 @@ def test_a_process_that_does_not_let_go_of_the_ledger_is_told(url, tmp_path, mon
     monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.0)
     with database(url).with_name("optuna.db.lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        assert unavailable(update_ledger, url, made(tmp_path)).endswith("is not available: another process is writing to it")
+        assert unavailable(update_ledger, url, made(tmp_path)).endswith(
+            "is not available: another process is writing to it"
+        )
 
 
 def test_damaged_database_is_said_to_be_unavailable(url, tmp_path):
     database(url).write_bytes(b"this is no database\n" * 1000)
-    assert unavailable(update_ledger, url, made(tmp_path)) == f"Optuna's ledger at {url} is not available: file is not a database"
+    assert (
+        unavailable(update_ledger, url, made(tmp_path))
+        == f"Optuna's ledger at {url} is not available: file is not a database"
+    )
 
 
 def test_database_that_lacks_a_table_is_said_to_be_unavailable(url, tmp_path, monkeypatch):
@@ -365,17 +462,24 @@ def test_locked_database_is_said_to_be_unavailable(url, tmp_path, monkeypatch):
 def test_database_of_another_version_of_optuna_is_said_to_be_unavailable(url, tmp_path):
     with sqlite3.connect(database(url)) as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'v99.0.0.a'")
-    assert "is no longer compatible with the table schema" in unavailable(update_ledger, url, made(tmp_path))
+    assert "is no longer compatible with the table schema" in unavailable(
+        update_ledger, url, made(tmp_path)
+    )
 
 
 @pytest.mark.parametrize(
     ("elsewhere", "shown"),
     [
-        ("postgresql+nodriver://ada:secret@localhost/optuna", "postgresql+nodriver://***@localhost/optuna"),
+        (
+            "postgresql+nodriver://ada:secret@localhost/optuna",
+            "postgresql+nodriver://***@localhost/optuna",
+        ),
         ("sqlserver://ada:secret@localhost/optuna", "sqlserver://***@localhost/optuna"),
         ("sqlite:////proc/none/optuna.db", "sqlite:////proc/none/optuna.db"),
     ],
 )
 def test_database_out_of_reach_is_said_without_credentials(elsewhere, shown, tmp_path):
     said = unavailable(update_ledger, elsewhere, made(tmp_path))
-    assert said.startswith(f"Optuna's ledger at {shown} is not available: ") and "secret" not in said
+    assert (
+        said.startswith(f"Optuna's ledger at {shown} is not available: ") and "secret" not in said
+    )

@@ -29,16 +29,23 @@ def test_what_is_no_database_of_a_team_is_refused(text, message):
     assert refusal(text) == message
 
 
-def test_the_driver_that_is_installed_is_chosen_and_a_missing_one_is_named_with_the_extra(monkeypatch):
+def test_the_driver_that_is_installed_is_chosen_and_a_missing_one_is_named_with_the_extra(
+    monkeypatch,
+):
     find_spec = "ablation.ledger_storage.importlib.util.find_spec"
     monkeypatch.setattr(find_spec, lambda name: name == "psycopg2")
     assert storage_url("postgres://u:s3cret@h/d") == "postgresql+psycopg2://u:s3cret@h/d"
     assert storage_url("postgresql+psycopg://h/d") == "postgresql+psycopg://h/d"
     assert storage_url("sqlite:///a/file.db") == "sqlite:///a/file.db"
     monkeypatch.setattr(find_spec, lambda name: None)
-    assert refusal("postgresql://u:s3cret@h/d") == "--storage: postgresql://***@h/d: needs a driver for PostgreSQL: pip install 'ablate-lt[postgres]'"
+    assert (
+        refusal("postgresql://u:s3cret@h/d")
+        == "--storage: postgresql://***@h/d: needs a driver for PostgreSQL: pip install 'ablate-lt[postgres]'"
+    )
 
 
 def test_the_command_in_the_provenance_holds_no_password(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["/usr/bin/ablate", "run", "--storage", "postgresql://me:s3cret@host/db"])
+    monkeypatch.setattr(
+        sys, "argv", ["/usr/bin/ablate", "run", "--storage", "postgresql://me:s3cret@host/db"]
+    )
     assert provenance()["command"] == "ablate run --storage postgresql://***@host/db"

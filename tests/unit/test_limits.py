@@ -9,12 +9,22 @@ import pytest
 
 from ablation import limits
 from ablation.errors import InputError
-from ablation.limits import RECENT_SECONDS, Limits, MemoryKills, n_killed_for_memory, parse_duration, resident_bytes
+from ablation.limits import (
+    RECENT_SECONDS,
+    Limits,
+    MemoryKills,
+    n_killed_for_memory,
+    parse_duration,
+    resident_bytes,
+)
 from ablation.supervision import MAX_LOSSES, Supervision, Task
 from ablation.workers import death
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("45min", 2700), ("1.5h", 5400), (" 2 d ", 172_800)])
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("45min", 2700), ("1.5h", 5400), (" 2 d ", 172_800)],
+)
 def test_times_have_units(text, seconds):
     assert parse_duration(text, "--time-limit") == seconds
 
@@ -31,7 +41,9 @@ def test_the_system_tells_what_a_process_holds_and_nothing_of_one_that_is_gone()
     assert n_killed_for_memory() >= 0
 
 
-def test_kills_for_want_of_memory_are_those_of_the_own_control_group_where_it_tells(tmp_path, monkeypatch):
+def test_kills_for_want_of_memory_are_those_of_the_own_control_group_where_it_tells(
+    tmp_path, monkeypatch
+):
     events = tmp_path / "memory.events"
     monkeypatch.setattr(limits, "_events_of_own_group", lambda: [events])
     of_the_machine = n_killed_for_memory()
@@ -61,7 +73,9 @@ def test_a_kill_for_want_of_memory_is_soon_no_explanation_any_more(monkeypatch):
         (-signal.SIGSEGV, True, "died", "WorkerDied"),
     ],
 )
-def test_a_killed_worker_has_died_for_want_of_memory_only_if_there_was_none(code, for_memory, event, error):
+def test_a_killed_worker_has_died_for_want_of_memory_only_if_there_was_none(
+    code, for_memory, event, error
+):
     told = death(code, for_memory, None)
     assert (told["event"], told["error"]["type"]) == (event, error)
 
@@ -82,7 +96,12 @@ def task(seconds_before=0.0, trial="a--s0"):
 
 
 def test_a_chain_past_its_time_and_a_worker_past_its_memory_are_ended_and_no_others():
-    workers = [Worker(task(3601.0)), Worker(task(3500.0)), Worker(task(), 2 * 10**9), Worker(task(), 10**8)]
+    workers = [
+        Worker(task(3601.0)),
+        Worker(task(3500.0)),
+        Worker(task(), 2 * 10**9),
+        Worker(task(), 10**8),
+    ]
     Supervision(Limits(3600.0, 10**9)).enforce(workers)
     assert [worker.killed for worker in workers] == ["TimeLimit", None, "MemoryLimit", None]
 
@@ -90,7 +109,9 @@ def test_a_chain_past_its_time_and_a_worker_past_its_memory_are_ended_and_no_oth
 def test_an_epoch_that_is_repeated_counts_once(monkeypatch):
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    chain = Task(SimpleNamespace(), "a--s0", False, {"k1": 10.0, "k2": 20.0, "k3": 30.0}, n_done=1, begun=now)  # a checkpoint after the first
+    chain = Task(
+        SimpleNamespace(), "a--s0", False, {"k1": 10.0, "k2": 20.0, "k3": 30.0}, n_done=1, begun=now
+    )  # a checkpoint after the first
     assert chain.seconds() == 10
     now += 20
     assert chain.seconds() == 30

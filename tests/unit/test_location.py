@@ -40,7 +40,11 @@ def test_below_the_named_folder_first_then_below_the_working_directory(here, the
     (here / "mine").touch()
     (there / "both").touch()
     (there / "theirs").touch()
-    assert [locate(name) for name in ("both", "theirs", "gone")] == [there / "both", there / "theirs", there / "gone"]
+    assert [locate(name) for name in ("both", "theirs", "gone")] == [
+        there / "both",
+        there / "theirs",
+        there / "gone",
+    ]
     assert locate("mine") == Path("mine")
 
 
@@ -62,14 +66,25 @@ def test_what_is_missing_is_told_with_every_place_where_it_was_looked_for(here, 
     encoder = Encoder(checkpoint="net.pt", channels="rgb")
     config = Config(data=Data(source="folder", path="images.tar.gz"), encoder=encoder)
     faults = {fault.key: fault for fault in missing_inputs(config)}
-    assert {key: fault.absent for key, fault in faults.items()} == {"data.path": "images.tar.gz", "encoder.checkpoint": "net.pt"}
-    assert str(there / "net.pt") in faults["encoder.checkpoint"].message and str(here / "net.pt") in faults["encoder.checkpoint"].message
+    assert {key: fault.absent for key, fault in faults.items()} == {
+        "data.path": "images.tar.gz",
+        "encoder.checkpoint": "net.pt",
+    }
+    assert (
+        str(there / "net.pt") in faults["encoder.checkpoint"].message
+        and str(here / "net.pt") in faults["encoder.checkpoint"].message
+    )
 
 
 def test_something_else_in_the_place_of_a_file_is_a_fault_and_not_an_absence(here):
     (here / "net.pt").mkdir()
     (here / "images").mkdir()
-    settings = {"data.source": "folder", "data.path": "images", "encoder.checkpoint": "net.pt", "encoder.channels": "rgb"}
+    settings = {
+        "data.source": "folder",
+        "data.path": "images",
+        "encoder.checkpoint": "net.pt",
+        "encoder.channels": "rgb",
+    }
     faults = SUBJECT.check(settings)
     assert {fault.key for fault in faults} == {"data.path", "encoder.checkpoint"}
     assert not any(fault.absent for fault in faults)

@@ -30,7 +30,9 @@ class Device:
         def bounded(encoder, images):
             if len(images) > (self.room if torch.is_grad_enabled() else self.room_in_eval):
                 self.n_failed += 1
-                raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to hold {len(images)} images.")
+                raise torch.OutOfMemoryError(
+                    f"CUDA out of memory. Tried to hold {len(images)} images."
+                )
             return forward(encoder, images)
 
         monkeypatch.setattr(SmallCNN, "forward", bounded)
@@ -46,7 +48,9 @@ def marks(store, links, name="accumulation"):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("n_chunks", [1, 2, 3, 8, 16, 32])
 @pytest.mark.parametrize("n", [1, 2, 3, 14, 31, 32, 33])
-def test_chunks_hold_each_image_once_and_are_no_larger_than_those_of_a_full_batch(n, n_chunks, training):
+def test_chunks_hold_each_image_once_and_are_no_larger_than_those_of_a_full_batch(
+    n, n_chunks, training
+):
     found = chunks(n, 32, n_chunks, training)
     assert [i for chunk in found for i in range(n)[chunk.rows]] == list(range(n))
     sizes = [chunk.rows.stop - chunk.rows.start for chunk in found]
@@ -61,7 +65,9 @@ def test_chunks_hold_each_image_once_and_are_no_larger_than_those_of_a_full_batc
 
 @pytest.mark.parametrize("rule", ["decoupled", "pcgrad"])
 @pytest.mark.parametrize("n_chunks", [2, 5, 512])
-def test_with_frozen_batchnorm_a_step_in_chunks_is_that_of_the_whole_batch(n_chunks, rule, warmed, monkeypatch):  # noqa: F811
+def test_with_frozen_batchnorm_a_step_in_chunks_is_that_of_the_whole_batch(
+    n_chunks, rule, warmed, monkeypatch
+):  # noqa: F811
     found = []
     for n in (1, n_chunks):
         at_the_thaw = trial_at_the_thaw(warmed, routing=rule, batchnorm="frozen")
@@ -96,13 +102,22 @@ def test_batchnorm_that_trains_takes_its_statistics_chunk_by_chunk_and_the_gradi
 def test_running_statistics_move_once_a_batch_by_the_mean_of_the_chunks():
     images, gradient, encoder = images_and_encoder()
     norm, conv = encoder.norms[0], copy.deepcopy(encoder.convs[0])
-    mean, var, n_tracked = norm.running_mean.clone(), norm.running_var.clone(), int(norm.num_batches_tracked)
+    mean, var, n_tracked = (
+        norm.running_mean.clone(),
+        norm.running_var.clone(),
+        int(norm.num_batches_tracked),
+    )
     passes = Passes(encoder, images, config_of(JOINT | {"batch_size": 13}), 3)
     passes.backward(gradient)
     with torch.no_grad():
         parts = [conv(images[rows]) for rows in (slice(0, 4), slice(4, 8), slice(8, 13))]
-    for found, before, of_chunks in [(norm.running_mean, mean, [p.mean((0, 2, 3)) for p in parts]), (norm.running_var, var, [p.var((0, 2, 3)) for p in parts])]:
-        expected = 0.9 * before + 0.1 * sum(len(p) / 13 * value for p, value in zip(parts, of_chunks))
+    for found, before, of_chunks in [
+        (norm.running_mean, mean, [p.mean((0, 2, 3)) for p in parts]),
+        (norm.running_var, var, [p.var((0, 2, 3)) for p in parts]),
+    ]:
+        expected = 0.9 * before + 0.1 * sum(
+            len(p) / 13 * value for p, value in zip(parts, of_chunks)
+        )
         assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
     assert norm.num_batches_tracked == n_tracked + 1
     assert norm.momentum == 0.1 and norm.track_running_stats
@@ -112,13 +127,25 @@ def test_running_statistics_move_once_a_batch_by_the_mean_of_the_chunks():
 def test_pretraining_in_chunks_learns_from_the_mean_over_the_batch(mixup, monkeypatch):
     config = config_of(JOINT | {"pretraining.batch_size": 33, "pretraining.mixup": mixup})
     train = sources.load(config.data).train
-    monkeypatch.setattr(SmallCNN, "train", lambda encoder, mode=True: encoder)  # batch normalisation stays frozen
+    monkeypatch.setattr(
+        SmallCNN, "train", lambda encoder, mode=True: encoder
+    )  # batch normalisation stays frozen
     found = []
     for n_chunks in (1, 4):
         learned = pretraining.Pretraining(config, 0, 1, 10, n_chunks)
         for module in learned.encoder.modules():
             module.training = False
-        found.append((learned.epoch(train, 1, 0.1), torch.cat([p.detach().flatten() for p in [*learned.encoder.parameters(), *learned.fc.parameters()]])))
+        found.append(
+            (
+                learned.epoch(train, 1, 0.1),
+                torch.cat(
+                    [
+                        p.detach().flatten()
+                        for p in [*learned.encoder.parameters(), *learned.fc.parameters()]
+                    ]
+                ),
+            )
+        )
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
     assert (found[1][1] - found[0][1]).norm() < 1e-5 * found[0][1].norm()
 
@@ -139,7 +166,9 @@ def test_a_trial_goes_on_in_chunks_that_fit_and_its_records_say_so(batchnorm, mo
     assert found.keys() == expected.keys() and all(map(math.isfinite, found.values()))
 
 
-def test_with_frozen_batchnorm_what_a_trial_learns_in_chunks_is_what_it_learns_otherwise(monkeypatch):
+def test_with_frozen_batchnorm_what_a_trial_learns_in_chunks_is_what_it_learns_otherwise(
+    monkeypatch,
+):
     settings = JOINT | {"batchnorm": "frozen"}
     links, whole, store = chain(settings), run(settings), MemoryStore()
     advance(settings, store, until=links[3].key)  # up to the thaw with all the memory
@@ -149,7 +178,9 @@ def test_with_frozen_batchnorm_what_a_trial_learns_in_chunks_is_what_it_learns_o
     for link in links[4:]:
         for name, value in whole.record(link.key)["metrics"].items():
             if name.startswith(("train/", "grad/", "diag/")):
-                assert store.record(link.key)["metrics"][name] == pytest.approx(value, rel=2e-3, abs=1e-4), name
+                assert store.record(link.key)["metrics"][name] == pytest.approx(
+                    value, rel=2e-3, abs=1e-4
+                ), name
 
 
 def test_an_epoch_in_the_midst_of_a_phase_goes_back_to_the_last_checkpoint(monkeypatch):
@@ -168,7 +199,12 @@ def test_an_epoch_in_the_midst_of_a_phase_goes_back_to_the_last_checkpoint(monke
 
 
 def test_a_resumed_trial_goes_on_with_the_chunks_that_it_had_and_ends_the_same(monkeypatch):
-    links, device, store, whole = chain(JOINT), Device(monkeypatch, room=9), MemoryStore(), MemoryStore()
+    links, device, store, whole = (
+        chain(JOINT),
+        Device(monkeypatch, room=9),
+        MemoryStore(),
+        MemoryStore(),
+    )
     advance(JOINT, whole)
     advance(JOINT, store, until=links[4].key)
     device.n_failed = 0
@@ -198,26 +234,38 @@ def test_nothing_of_the_failed_try_is_left_when_the_next_begins(monkeypatch):
     assert left == [0] * 5
 
 
-@pytest.mark.parametrize(("settings", "phase", "most"), [(JOINT, "pretrain", 16), (JOINT | {"batchnorm": "frozen"}, "joint", 32), (JOINT, "joint", 16)])
+@pytest.mark.parametrize(
+    ("settings", "phase", "most"),
+    [(JOINT, "pretrain", 16), (JOINT | {"batchnorm": "frozen"}, "joint", 32), (JOINT, "joint", 16)],
+)
 def test_chunks_that_cannot_be_smaller_are_the_end_of_it(settings, phase, most, monkeypatch):
     links, store = chain(settings), MemoryStore()
     n_done = [link.phase for link in links].index(phase)
     if n_done:
         advance(settings, store, until=links[n_done - 1].key)
     device = Device(monkeypatch, room=0)
-    with pytest.raises(torch.OutOfMemoryError, match=rf"^out of memory in {phase} epoch \d, even with .* in {most} chunks: CUDA out of memory. Tried to hold \d images.$"):
+    with pytest.raises(
+        torch.OutOfMemoryError,
+        match=rf"^out of memory in {phase} epoch \d, even with .* in {most} chunks: CUDA out of memory. Tried to hold \d images.$",
+    ):
         advance(settings, store)
     assert device.n_failed == math.log2(most) + 1
     assert [store.holds("record", link.key) for link in links].count(True) == n_done
 
 
-@pytest.mark.parametrize(("settings", "phase"), [(JOINT, "warmup"), (STAGED, "diffusion"), (STAGED, "head")])
-def test_where_no_batch_passes_through_the_encoder_there_is_nothing_to_split(settings, phase, monkeypatch):
+@pytest.mark.parametrize(
+    ("settings", "phase"), [(JOINT, "warmup"), (STAGED, "diffusion"), (STAGED, "head")]
+)
+def test_where_no_batch_passes_through_the_encoder_there_is_nothing_to_split(
+    settings, phase, monkeypatch
+):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(trial, f"{phase}_epoch", full)
-    with pytest.raises(torch.OutOfMemoryError, match=rf"^out of memory in {phase} epoch \d, where no batch"):
+    with pytest.raises(
+        torch.OutOfMemoryError, match=rf"^out of memory in {phase} epoch \d, where no batch"
+    ):
         advance(settings, MemoryStore())
 
 
@@ -242,8 +290,12 @@ def test_a_recording_that_broke_off_for_memory_is_known_by_what_it_came_from():
             raise RuntimeError("operation failed due to a previous error during capture")
     except RuntimeError as error:
         assert is_out_of_memory(error)
-    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
-    assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    assert is_out_of_memory(
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    )
+    assert not is_out_of_memory(
+        RuntimeError("CUDA error: an illegal memory access was encountered")
+    )
 
 
 # --- encoding
@@ -254,10 +306,15 @@ def test_encoding_goes_on_with_as_many_images_as_fit_and_says_so(monkeypatch):
     links, whole = chain(settings), run(settings)
     device, store = Device(monkeypatch, room_in_eval=30), MemoryStore()
     advance(settings, store)
-    assert marks(store, links, "encoding_batch") == [None, 25, 25] and marks(store, links) == [None] * 3
+    assert (
+        marks(store, links, "encoding_batch") == [None, 25, 25]
+        and marks(store, links) == [None] * 3
+    )
     assert device.n_failed > 0
     for link in links:
-        assert store.record(link.key)["metrics"] == pytest.approx(whole.record(link.key)["metrics"], rel=1e-3, abs=1e-4)
+        assert store.record(link.key)["metrics"] == pytest.approx(
+            whole.record(link.key)["metrics"], rel=1e-3, abs=1e-4
+        )
 
 
 def test_a_smaller_encoding_batch_is_found_once_and_encodes_the_same(monkeypatch):

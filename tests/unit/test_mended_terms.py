@@ -71,7 +71,9 @@ def test_tracked_radii_of_rare_classes_are_not_biased_low(n_per_batch):
         learner.track_latents(latents, torch.zeros(n_per_batch, dtype=torch.int64))
         found.append(float(learner.geometry.radii[0]))
     mean = sum(found[100:]) / 300
-    assert 0.98 * radius < mean < 1.05 * radius  # 0.92 where the prototype takes in the sample first
+    assert (
+        0.98 * radius < mean < 1.05 * radius
+    )  # 0.92 where the prototype takes in the sample first
 
 
 @pytest.mark.parametrize("objective", ["noise", "v", "x0"])
@@ -83,7 +85,16 @@ def test_generation_by_a_poor_denoiser_stays_where_latents_are(objective):
         return z * 0.97
 
     diffusion = Diffusion(objective=objective)
-    drawn = draw(denoise, diffusion, Generation(steps=20), levels, torch.tensor([20, 20]), 8, torch.Generator().manual_seed(0), farthest=6.0)
+    drawn = draw(
+        denoise,
+        diffusion,
+        Generation(steps=20),
+        levels,
+        torch.tensor([20, 20]),
+        8,
+        torch.Generator().manual_seed(0),
+        farthest=6.0,
+    )
     assert drawn.latents.abs().max() < 10
 
 
@@ -123,12 +134,19 @@ def test_radii_of_views_are_those_of_strongly_augmented_images_around_their_own_
 
 
 @pytest.mark.parametrize("generated", [0.0, 1.0])
-def test_a_staged_gaussian_pool_lies_around_its_classes_whatever_joint_arms_take_of_theirs(generated):
+def test_a_staged_gaussian_pool_lies_around_its_classes_whatever_joint_arms_take_of_theirs(
+    generated,
+):
     learner = learner_of(STAGED | {"generation.method": "gaussian", "losses.generated": generated})
     learner.refresh_pool(1)
     pool, labels = learner.pool
     means = torch.stack([pool[labels == c].mean(0) for c in labels.unique()])
-    assert torch.corrcoef(torch.stack([means.flatten(), learner.geometry.prototypes[labels.unique()].flatten()]))[0, 1] > 0.8
+    assert (
+        torch.corrcoef(
+            torch.stack([means.flatten(), learner.geometry.prototypes[labels.unique()].flatten()])
+        )[0, 1]
+        > 0.8
+    )
 
 
 def test_the_covariance_that_a_gaussian_pool_borrows_follows_the_encoder():
@@ -136,7 +154,9 @@ def test_the_covariance_that_a_gaussian_pool_borrows_follows_the_encoder():
     learner = learner_of(settings)
     assert learner_of(JOINT).covariance is None
     before, address = learner.covariance.clone(), learner.covariance.data_ptr()
-    latents = 3 * torch.randn(64, learner.n_latents, generator=torch.Generator().manual_seed(0)).abs()
+    latents = (
+        3 * torch.randn(64, learner.n_latents, generator=torch.Generator().manual_seed(0)).abs()
+    )
     learner.track_latents(latents, torch.arange(64) % learner.n_classes)
     assert not torch.equal(learner.covariance, before)
     assert learner.covariance.data_ptr() == address
@@ -146,7 +166,10 @@ def test_the_covariance_that_a_gaussian_pool_borrows_follows_the_encoder():
     ("settings", "says"),
     [
         ({}, "Every seed pre-trains an encoder of its own"),
-        ({"encoder.checkpoint": "some/where.pt", "encoder.channels": "gray"}, "one pretrained encoder, where.pt"),
+        (
+            {"encoder.checkpoint": "some/where.pt", "encoder.channels": "gray"},
+            "one pretrained encoder, where.pt",
+        ),
     ],
 )
 def test_a_study_says_what_its_seeds_have_in_common(settings, says):

@@ -43,13 +43,17 @@ def again(driver: Driver, tmp_path: Path) -> NodeStore:
 
 
 def on_node(tmp_path: Path) -> list[str]:
-    return sorted(path.parent.parent.name for path in (tmp_path / "node").rglob("*") if path.is_file())
+    return sorted(
+        path.parent.parent.name for path in (tmp_path / "node").rglob("*") if path.is_file()
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_worker_saves_is_at_the_driver_with_its_seconds(driver, node, kind, tmp_path):
     node.save(kind, "key", b"content", 5.0)
-    assert driver.store.load(kind, "key") == b"content" and [entry.seconds for entry in driver.store.entries()] == [5.0]
+    assert driver.store.load(kind, "key") == b"content" and [
+        entry.seconds for entry in driver.store.entries()
+    ] == [5.0]
     assert node.load(kind, "key") == b"content" and driver.sent == []  # the node has it
     assert on_node(tmp_path) == ([] if kind == "record" else [kind])
 
@@ -58,12 +62,17 @@ def test_what_a_worker_saves_is_at_the_driver_with_its_seconds(driver, node, kin
 def test_an_entry_travels_once_to_a_node_whose_workers_share_it(driver, node, kind, tmp_path):
     driver.store.save(kind, "key", b"content", 5.0)
     assert node.holds(kind, "key") and not node.holds(kind, "other")
-    assert [node.load(kind, "key"), again(driver, tmp_path).load(kind, "key")] == [b"content", b"content"]
+    assert [node.load(kind, "key"), again(driver, tmp_path).load(kind, "key")] == [
+        b"content",
+        b"content",
+    ]
     assert driver.sent == [kind] and on_node(tmp_path) == [kind]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_the_driver_does_not_have_is_not_there_though_the_node_has_it(driver, node, kind, tmp_path):
+def test_what_the_driver_does_not_have_is_not_there_though_the_node_has_it(
+    driver, node, kind, tmp_path
+):
     node.save(kind, "key", b"content")
     driver.store.clear()
     later = again(driver, tmp_path)
@@ -116,7 +125,9 @@ def test_a_disk_of_the_drivers_that_is_full_is_told_to_the_worker(driver, node, 
 
 
 @pytest.mark.parametrize("kind", KEPT)
-def test_a_node_whose_disk_is_full_keeps_nothing_and_uses_what_comes(driver, node, kind, monkeypatch):
+def test_a_node_whose_disk_is_full_keeps_nothing_and_uses_what_comes(
+    driver, node, kind, monkeypatch
+):
     driver.store.save(kind, "key", b"content")
 
     def full(*_):

@@ -45,7 +45,9 @@ factors: {rate: {slow: {rate: 1}, fast: {rate: 2}}}
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(OURS), os.environ.get("PYTHONPATH")])))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join(filter(None, [str(OURS), os.environ.get("PYTHONPATH")]))
+    )
     monkeypatch.setenv(CACHE, str(tmp_path / "node"))
     monkeypatch.delenv("ABLATE_DATA", raising=False)
     (tmp_path / "project").mkdir()
@@ -64,7 +66,14 @@ def sample(name: str, settings=(), **changes) -> dict:
 
 def request(folder: Path, seed: int) -> str:
     return json.dumps(
-        {"subject": "trained:train", "settings": {}, "seed": seed, "until": None, "cache": f"{folder}/cache", "log": f"{folder}/runs/log"}
+        {
+            "subject": "trained:train",
+            "settings": {},
+            "seed": seed,
+            "until": None,
+            "cache": f"{folder}/cache",
+            "log": f"{folder}/runs/log",
+        }
     )
 
 
@@ -88,13 +97,23 @@ def test_a_relay_tells_what_its_worker_says_and_how_it_ends(site, tmp_path):
     relay.send(request(tmp_path, 0))
     *logs, record, done = heard(relay, store, "done")
     assert record["record"]["metrics"] == {"top1": 0.0} and done == {"event": "done"}
-    assert "".join(log["text"] for log in logs) == "seed 0\n" and {log["log"] for log in logs} == {f"{tmp_path}/runs/log"}
-    assert store.record(record["key"]) == record["record"]  # where the driver is; the node keeps none
+    assert "".join(log["text"] for log in logs) == "seed 0\n" and {log["log"] for log in logs} == {
+        f"{tmp_path}/runs/log"
+    }
+    assert (
+        store.record(record["key"]) == record["record"]
+    )  # where the driver is; the node keeps none
     assert not list((tmp_path / "node").glob("record/*/*"))
     assert relay.resident_bytes() > 2**20
     relay.send(request(tmp_path, 1))
-    *logs, exited = [message for message in heard(relay, store, "exited") if message["event"] != "failed"]
-    assert "seed 1" in "".join(log["text"] for log in logs) and exited == {"event": "exited", "code": 7, "for_memory": False}
+    *logs, exited = [
+        message for message in heard(relay, store, "exited") if message["event"] != "failed"
+    ]
+    assert "seed 1" in "".join(log["text"] for log in logs) and exited == {
+        "event": "exited",
+        "code": 7,
+        "for_memory": False,
+    }
     relay.send(request(tmp_path, 0))  # nobody is there any more
 
 
@@ -105,12 +124,21 @@ def test_a_worker_does_not_outlive_the_process_that_watches_it(site, tmp_path):
         "while relay.next()[0][1] != b'seed 2\\n': pass\n"
         "print(relay._process.pid, flush=True); time.sleep(600)"
     )
-    watch = subprocess.Popen([sys.executable, "-c", code, site.sample, site.data, request(tmp_path, 2)], stdout=subprocess.PIPE, text=True)
-    worker = int(watch.stdout.readline())  # in the middle of its task, it would not look at its pipes for minutes
+    watch = subprocess.Popen(
+        [sys.executable, "-c", code, site.sample, site.data, request(tmp_path, 2)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    worker = int(
+        watch.stdout.readline()
+    )  # in the middle of its task, it would not look at its pipes for minutes
     watch.send_signal(signal.SIGKILL)
     watch.communicate()
     for _ in range(500):
-        if not Path(f"/proc/{worker}").exists() or ") Z " in Path(f"/proc/{worker}/stat").read_text():
+        if (
+            not Path(f"/proc/{worker}").exists()
+            or ") Z " in Path(f"/proc/{worker}/stat").read_text()
+        ):
             return
         time.sleep(0.01)
     os.kill(worker, signal.SIGKILL)
@@ -129,7 +157,9 @@ def test_a_node_with_other_source_says_so(site):
 
 def test_a_node_without_the_subject_says_so(site):
     os.remove("trained.py")
-    assert "cannot load the subject" in fault_of(site) and "cannot import 'trained'" in fault_of(site)
+    assert "cannot load the subject" in fault_of(site) and "cannot import 'trained'" in fault_of(
+        site
+    )
 
 
 @pytest.mark.parametrize(
@@ -143,20 +173,38 @@ def test_a_node_without_the_subject_says_so(site):
 def test_a_node_with_other_versions_names_them(site, versions, said):
     planned = json.loads(site.sample)
     planned["versions"] |= versions
-    assert re.fullmatch(f"has other versions: {said}", fault_of(site._replace(sample=json.dumps(planned))))
+    assert re.fullmatch(
+        f"has other versions: {said}", fault_of(site._replace(sample=json.dumps(planned)))
+    )
 
 
 def test_a_node_without_the_data_names_them(site, tmp_path):
-    settings = {"data.source": "folder", "data.path": "images", "data.channels": "rgb", "encoder.name": "small-cnn"}
-    without = site._replace(sample=json.dumps({"subject": "core", "settings": settings, "seed": 0, "key": "k", "versions": {}}), data=str(tmp_path))
-    assert "'images' is not there; looked for" in fault_of(without) and f"{tmp_path}/images" in fault_of(without)
+    settings = {
+        "data.source": "folder",
+        "data.path": "images",
+        "data.channels": "rgb",
+        "encoder.name": "small-cnn",
+    }
+    without = site._replace(
+        sample=json.dumps(
+            {"subject": "core", "settings": settings, "seed": 0, "key": "k", "versions": {}}
+        ),
+        data=str(tmp_path),
+    )
+    assert "'images' is not there; looked for" in fault_of(
+        without
+    ) and f"{tmp_path}/images" in fault_of(without)
 
 
 def test_a_node_without_ablate_says_so(site, tmp_path, monkeypatch):
     (tmp_path / "elsewhere" / "ablation").mkdir(parents=True)
-    (tmp_path / "elsewhere" / "ablation" / "__init__.py").write_text("raise ImportError('not what was installed')\n")
+    (tmp_path / "elsewhere" / "ablation" / "__init__.py").write_text(
+        "raise ImportError('not what was installed')\n"
+    )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "elsewhere"))
-    assert "cannot run ablate with" in fault_of(site) and "install there what the driver's machine has" in fault_of(site)
+    assert "cannot run ablate with" in fault_of(
+        site
+    ) and "install there what the driver's machine has" in fault_of(site)
 
 
 def test_a_node_whose_cache_cannot_be_written_says_so(site, tmp_path, monkeypatch):
@@ -176,8 +224,14 @@ def test_a_module_of_the_project_hides_none_of_ours_on_a_node(site, monkeypatch)
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--executor", "ray", "--ray-address", "127.0.0.1:9"], "--ray-address: no Ray cluster at 127.0.0.1:9: "),
-        (["--executor", "ray", "--ray-address", "somewhere"], "--ray-address: no Ray cluster at somewhere: "),
+        (
+            ["--executor", "ray", "--ray-address", "127.0.0.1:9"],
+            "--ray-address: no Ray cluster at 127.0.0.1:9: ",
+        ),
+        (
+            ["--executor", "ray", "--ray-address", "somewhere"],
+            "--ray-address: no Ray cluster at somewhere: ",
+        ),
         (["--executor", "ray", "--ray-address", "local"], "--ray-address: 'local' is no cluster"),
         (["--executor", "ray", "--gpus", "0"], "--gpus: 0: is for --executor local"),
         (["--ray-address", "127.0.0.1:9"], "--ray-address: 127.0.0.1:9: is for --executor ray"),

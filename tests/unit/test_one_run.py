@@ -39,13 +39,31 @@ def said_of(results):
 def test_top1_intervals_are_scipys_paired_bootstrap(tmp_path):
     folder = with_hits(study(tmp_path, factors=ONE, seeds=[0]), better)
     row = rows_of(folder).loc["lr_split: off -> on"]
-    treated, control = (100.0 * np.concatenate(hits_of(folder, arm)) for arm in ("lr_split", "reference"))
+    treated, control = (
+        100.0 * np.concatenate(hits_of(folder, arm)) for arm in ("lr_split", "reference")
+    )
     expected = stats.bootstrap(
-        (treated, control), lambda a, b, axis: (a - b).mean(axis=axis), paired=True, vectorized=True, n_resamples=9_999, method="percentile", rng=1
+        (treated, control),
+        lambda a, b, axis: (a - b).mean(axis=axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=9_999,
+        method="percentile",
+        rng=1,
     ).confidence_interval
-    assert (row["low"], row["high"]) == pytest.approx(tuple(expected), abs=0.5)  # two draws of 9,999; the width is 10
-    assert row["low"] < row["estimate"] < row["high"] and row["estimate"] == pytest.approx((treated - control).mean())
-    unpaired = stats.bootstrap((treated, control), lambda a, b, axis: a.mean(axis) - b.mean(axis), vectorized=True, method="percentile", rng=1).confidence_interval
+    assert (row["low"], row["high"]) == pytest.approx(
+        tuple(expected), abs=0.5
+    )  # two draws of 9,999; the width is 10
+    assert row["low"] < row["estimate"] < row["high"] and row["estimate"] == pytest.approx(
+        (treated - control).mean()
+    )
+    unpaired = stats.bootstrap(
+        (treated, control),
+        lambda a, b, axis: a.mean(axis) - b.mean(axis),
+        vectorized=True,
+        method="percentile",
+        rng=1,
+    ).confidence_interval
     assert row["high"] - row["low"] < 0.9 * (unpaired.high - unpaired.low)
 
 
@@ -55,8 +73,12 @@ def test_balanced_accuracy_is_resampled_within_classes(tmp_path):
     pairs = zip(hits_of(folder, "lr_split"), hits_of(folder, "reference"))
     variances = [np.var(100.0 * a - 100.0 * b) / len(a) for a, b in pairs]
     half = stats.norm.ppf(0.975) * np.sqrt(np.sum(variances)) / len(N_TEST)
-    assert (row["low"], row["high"]) == pytest.approx((row["estimate"] - half, row["estimate"] + half), abs=0.6)
-    assert row["estimate"] != pytest.approx(rows_of(folder).loc["lr_split: off -> on", "estimate"], abs=1e-6)
+    assert (row["low"], row["high"]) == pytest.approx(
+        (row["estimate"] - half, row["estimate"] + half), abs=0.6
+    )
+    assert row["estimate"] != pytest.approx(
+        rows_of(folder).loc["lr_split: off -> on", "estimate"], abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("n", [60, pytest.param(1000, marks=pytest.mark.slow)])
@@ -67,7 +89,9 @@ def test_intervals_cover_what_more_images_would_show(n):
         hits = np.stack([hard < 0.6, 0.7 * hard + 0.3 * rng.random(100) < 0.5], axis=1)
         low, high = image_bootstrap([hits], np.array([[1.0, -1.0]]))[0]
         covered.append(low <= 0.1 <= high)  # 0.6 - 0.5
-    assert np.mean(covered) == pytest.approx(0.95, abs=0.01 + 3 * np.sqrt(0.95 * 0.05 / n))  # a percentile interval of 100 images
+    assert np.mean(covered) == pytest.approx(
+        0.95, abs=0.01 + 3 * np.sqrt(0.95 * 0.05 / n)
+    )  # a percentile interval of 100 images
 
 
 def test_interactions_take_all_four_arms_of_the_same_images():
@@ -75,12 +99,16 @@ def test_interactions_take_all_four_arms_of_the_same_images():
     hits, weights = rng.random((400, 4)) < [0.5, 0.6, 0.6, 0.9], np.array([[1.0, -1.0, -1.0, 1.0]])
     values = hits @ weights[0]
     half = stats.norm.ppf(0.975) * values.std() / 20
-    assert image_bootstrap([hits], weights)[0] == pytest.approx([values.mean() - half, values.mean() + half], abs=0.01)
+    assert image_bootstrap([hits], weights)[0] == pytest.approx(
+        [values.mean() - half, values.mean() + half], abs=0.01
+    )
 
 
 @pytest.mark.parametrize("strata", [[(1, 2)], [(1, 2), (1, 2)], [(5, 2)]])
 def test_arms_that_are_right_about_the_same_images_get_no_interval(strata):
-    assert np.isnan(image_bootstrap([np.ones(shape, bool) for shape in strata], np.array([[1.0, -1.0]]))).all()
+    assert np.isnan(
+        image_bootstrap([np.ones(shape, bool) for shape in strata], np.array([[1.0, -1.0]]))
+    ).all()
 
 
 def test_a_class_of_one_image_never_varies():
@@ -91,7 +119,10 @@ def test_a_class_of_one_image_never_varies():
 
 
 def test_the_same_hits_give_the_same_bits(tmp_path):
-    tables = [judge(load(with_hits(study(tmp_path / name, factors=ONE, seeds=[0]), better))) for name in "ab"]
+    tables = [
+        judge(load(with_hits(study(tmp_path / name, factors=ONE, seeds=[0]), better)))
+        for name in "ab"
+    ]
     assert tables[0].to_csv() == tables[1].to_csv()
 
 
@@ -125,7 +156,15 @@ def test_arms_tested_on_other_images_are_not_paired(tmp_path):
 
 @pytest.mark.parametrize("state", [{}, {"lr_split--s0": "FAILED"}])
 def test_studies_of_two_seeds_are_judged_by_seeds(tmp_path, state):
-    folder = with_hits(study(tmp_path, factors=ONE, seeds=[0, 1], state=lambda spec: state.get(spec.trial, "COMPLETE")), better)
+    folder = with_hits(
+        study(
+            tmp_path,
+            factors=ONE,
+            seeds=[0, 1],
+            state=lambda spec: state.get(spec.trial, "COMPLETE"),
+        ),
+        better,
+    )
     with_them = rows_of(folder)
     for spec in folder.manifest().trials:
         if spec.trial not in state:
@@ -140,11 +179,23 @@ def test_the_answer_says_that_intervals_are_over_images_of_one_run(tmp_path):
     assert "over test images and conditional on this one training run" in text
     assert "eparable from 0 on this one training run: `lr_split: off -> on` (" in text
     assert "on this one training run, of 8 arms: 1 higher, 7 not separable" in text
-    assert not {"raises", "lowers", "Holm's", "With 1 seeds"} & set(text.split()) and "The best arm is" not in text
-    over_images = "on this one training run, over test images, it is separable from all others that finished."
-    assert f"One seed can call no arm the best: `lr_split` (80.0) has the best top-1; {over_images}" in text
+    assert (
+        not {"raises", "lowers", "Holm's", "With 1 seeds"} & set(text.split())
+        and "The best arm is" not in text
+    )
+    over_images = (
+        "on this one training run, over test images, it is separable from all others that finished."
+    )
+    assert (
+        f"One seed can call no arm the best: `lr_split` (80.0) has the best top-1; {over_images}"
+        in text
+    )
     limits = " ".join(one_seed_limits(effects))
-    assert "conditional on this one training run" in limits and "bootstrap over test images" in limits and "No interval" not in limits
+    assert (
+        "conditional on this one training run" in limits
+        and "bootstrap over test images" in limits
+        and "No interval" not in limits
+    )
 
 
 def test_ranks_of_one_run_are_separable_where_scipys_bootstrap_of_their_images_says_so(tmp_path):
@@ -156,33 +207,56 @@ def test_ranks_of_one_run_are_separable_where_scipys_bootstrap_of_their_images_s
     lows = {}
     for other in others:
         gaps = (best - 100.0 * np.concatenate(hits_of(folder, other)),)
-        lows[other] = stats.bootstrap(gaps, np.mean, n_resamples=9_999, confidence_level=1 - 0.05 / 7, method="percentile", rng=1).confidence_interval.low
+        lows[other] = stats.bootstrap(
+            gaps,
+            np.mean,
+            n_resamples=9_999,
+            confidence_level=1 - 0.05 / 7,
+            method="percentile",
+            rng=1,
+        ).confidence_interval.low
     ranking = judged.rank(results, list(results.arms))
-    assert ranking.best == "warmup" and ranking.rivals == [other for other in others if lows[other] <= 0] == ["lr_split"]
-    assert [one.low for one in judged.minus_others(results, "warmup", others, 1 - 0.05 / 7)] == pytest.approx(list(lows.values()), abs=0.6)
+    assert ranking.best == "warmup" and ranking.rivals == [
+        other for other in others if lows[other] <= 0
+    ] == ["lr_split"]
+    assert [
+        one.low for one in judged.minus_others(results, "warmup", others, 1 - 0.05 / 7)
+    ] == pytest.approx(list(lows.values()), abs=0.6)
 
 
 def test_ranks_of_one_run_that_does_not_tell_its_hits_are_left_open(tmp_path):
     results = load(study(tmp_path, seeds=[0]))
     assert len(judged.rank(results, list(results.arms)).rivals) == 7
-    assert re.search(r"has the best top-1\. Its difference to the baseline with the best top-1, `balanced-head`, is \+[\d.]+\.", said_of(results))
+    assert re.search(
+        r"has the best top-1\. Its difference to the baseline with the best top-1, `balanced-head`, is \+[\d.]+\.",
+        said_of(results),
+    )
 
 
 def test_without_hits_the_limits_say_that_there_is_no_interval(tmp_path):
     effects = judge(load(study(tmp_path, factors=ONE, seeds=[0])))
-    assert not is_conditional(effects) and "No interval or p-value can be given" in " ".join(one_seed_limits(effects))
+    assert not is_conditional(effects) and "No interval or p-value can be given" in " ".join(
+        one_seed_limits(effects)
+    )
     assert not is_conditional(judge(load(study(tmp_path / "two", factors=ONE, seeds=[0, 1]))))
 
 
 def test_claims_stay_undecided(tmp_path):
-    claim = {"id": "a", "says": "It lifts.", "contrast": {"factor": "lr_split", "from": "off", "to": "on"}, "expects": [{"metric": "test/top1", "direction": "up"}]}
+    claim = {
+        "id": "a",
+        "says": "It lifts.",
+        "contrast": {"factor": "lr_split", "from": "off", "to": "on"},
+        "expects": [{"metric": "test/top1", "direction": "up"}],
+    }
     results = load(with_hits(study(tmp_path, factors=ONE, seeds=[0], claims=[claim]), better))
     effects = judge(results)
     assert effects["verdict"].iloc[0] == judged.SEPARABLE_ON_RUN
     assert list(judge_claims(results, effects)["verdict"]) == ["not decided"]
 
 
-@pytest.mark.parametrize("settings", [JOINT, STAGED, JOINT | {"method": "ce"}], ids=["joint", "staged", "ce"])
+@pytest.mark.parametrize(
+    "settings", [JOINT, STAGED, JOINT | {"method": "ce"}], ids=["joint", "staged", "ce"]
+)
 def test_a_trial_records_which_test_images_are_right(settings, tmp_path):
     store = run(settings)
     records = [store.record(link.key) for link in chain(settings)]
@@ -190,7 +264,15 @@ def test_a_trial_records_which_test_images_are_right(settings, tmp_path):
         assert ("hits" in record) == ("test/top1" in record["metrics"])
         if "hits" in record:
             hits = unpacked(record["hits"])
-            assert record["metrics"]["test/top1"] == pytest.approx(100 * np.concatenate(hits).mean())
-            assert record["vectors"]["test/per_class"] == pytest.approx([100 * own.mean() for own in hits])
+            assert record["metrics"]["test/top1"] == pytest.approx(
+                100 * np.concatenate(hits).mean()
+            )
+            assert record["vectors"]["test/per_class"] == pytest.approx(
+                [100 * own.mean() for own in hits]
+            )
     spec = study(tmp_path, factors={}, seeds=[0]).manifest().trials[0]
-    assert outcome_of(spec, records, {"name": "test/top1", "goal": "maximize"}).hits == records[-1]["hits"] != ""
+    assert (
+        outcome_of(spec, records, {"name": "test/top1", "goal": "maximize"}).hits
+        == records[-1]["hits"]
+        != ""
+    )

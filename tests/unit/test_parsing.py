@@ -14,15 +14,30 @@ CHECKPOINT = FOLDER | {"encoder.checkpoint": "encoder.safetensors"}
 
 FAULTS = {
     # a key that does not exist: the nearest one, in full, or all there are
-    "unknown, near": (("optim.lr.encodre", 1e-3), "unknown setting 'encodre' in 'optim.lr'; did you mean 'optim.lr.encoder'?"),
+    "unknown, near": (
+        ("optim.lr.encodre", 1e-3),
+        "unknown setting 'encodre' in 'optim.lr'; did you mean 'optim.lr.encoder'?",
+    ),
     "unknown, near, at the top": (("epoch", 3), "unknown setting 'epoch'; did you mean 'epochs'?"),
-    "unknown, far": (("optim.lr.xyz", 1), "unknown setting 'xyz' in 'optim.lr'; choose from denoiser, encoder, head"),
+    "unknown, far": (
+        ("optim.lr.xyz", 1),
+        "unknown setting 'xyz' in 'optim.lr'; choose from denoiser, encoder, head",
+    ),
     "unknown section": (("warmpu.epochs", 3), "unknown setting 'warmpu'; did you mean 'warmup'?"),
     # sections and values
-    "section as a value": (("optim.lr", 1e-3), "'optim.lr' is a section; set one of its keys: encoder, head, denoiser"),
+    "section as a value": (
+        ("optim.lr", 1e-3),
+        "'optim.lr' is a section; set one of its keys: encoder, head, denoiser",
+    ),
     "value as a section": (("epochs.warmup", 3), "'epochs' is a value and has no key 'warmup'"),
-    "nested value as a section": (("optim.lr.head.bias", 3), "'optim.lr.head' is a value and has no key 'bias'"),
-    "optional section as a value": (("warmup.plateau", 5), "5 is not a section; write {} for its defaults, or set its keys"),
+    "nested value as a section": (
+        ("optim.lr.head.bias", 3),
+        "'optim.lr.head' is a value and has no key 'bias'",
+    ),
+    "optional section as a value": (
+        ("warmup.plateau", 5),
+        "5 is not a section; write {} for its defaults, or set its keys",
+    ),
     # types
     "text for a whole number": (("epochs", "ten"), "'ten' is not a whole number"),
     "fraction for a whole number": (("epochs", 2.5), "2.5 is not a whole number"),
@@ -37,11 +52,23 @@ FAULTS = {
     "text for a switch": (("end_to_end", "maybe"), "'maybe' is not a switch; write true or false"),
     "number for a text": (("data.path", 3), "3 is not a text"),
     "text in a list of numbers": (("data.mean", [0.5, "grey"]), "'grey' is not a number"),
-    "fraction in a list of whole numbers": (("pretraining.milestones", [10, 20.5]), "20.5 is not a whole number"),
+    "fraction in a list of whole numbers": (
+        ("pretraining.milestones", [10, 20.5]),
+        "20.5 is not a whole number",
+    ),
     # choices
-    "choice, near": (("routing", "decopled"), "'decopled' is not allowed; did you mean 'decoupled'? choose from summed, decoupled, alternating, stopgrad, pcgrad"),
-    "choice, far": (("head.name", "svm"), "'svm' is not allowed; choose from linear, cosine, wcdas"),
-    "choice, another type": (("head.name", 3), "'3' is not allowed; choose from linear, cosine, wcdas"),
+    "choice, near": (
+        ("routing", "decopled"),
+        "'decopled' is not allowed; did you mean 'decoupled'? choose from summed, decoupled, alternating, stopgrad, pcgrad",
+    ),
+    "choice, far": (
+        ("head.name", "svm"),
+        "'svm' is not allowed; choose from linear, cosine, wcdas",
+    ),
+    "choice, another type": (
+        ("head.name", 3),
+        "'3' is not allowed; choose from linear, cosine, wcdas",
+    ),
     # limits
     "below the minimum": (("epochs", 0), "0 is too small; at least 1"),
     "at an open limit": (("pretraining.lr", 0.0), "0 is too small; more than 0"),
@@ -93,28 +120,50 @@ CROSS_FAULTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("settings", "key", "message"), CROSS_FAULTS.values(), ids=CROSS_FAULTS.keys())
+@pytest.mark.parametrize(
+    ("settings", "key", "message"), CROSS_FAULTS.values(), ids=CROSS_FAULTS.keys()
+)
 def test_settings_that_contradict_each_other_are_a_fault(settings, key, message):
     assert parse(settings)[1] == [Fault(key, message)]
 
 
 @pytest.mark.parametrize(
     ("files", "flip", "encoder", "loaded", "mend"),
-    [("bgr", False, "rgb", "bgr", "true"), ("rgb", False, "bgr", "rgb", "true"), ("rgb", True, "rgb", "bgr", "false"), ("bgr", True, "bgr", "rgb", "false")],
+    [
+        ("bgr", False, "rgb", "bgr", "true"),
+        ("rgb", False, "bgr", "rgb", "true"),
+        ("rgb", True, "rgb", "bgr", "false"),
+        ("bgr", True, "bgr", "rgb", "false"),
+    ],
 )
 def test_a_channel_order_mismatch_says_how_to_mend_it(files, flip, encoder, loaded, mend):
-    settings = CHECKPOINT | {"data.channels": files, "data.flip_channels": flip, "encoder.channels": encoder}
+    settings = CHECKPOINT | {
+        "data.channels": files,
+        "data.flip_channels": flip,
+        "encoder.channels": encoder,
+    }
     (fault,) = parse(settings)[1]
     assert fault.key == "encoder.channels"
     assert fault.message == (
         f"the encoder was trained on {encoder} and the images are loaded as {loaded}; "
         f"set data.flip_channels: {mend} (a swap of red and blue costs many points of accuracy, silently)"
     )
-    assert parse(settings | {"data.flip_channels": mend})[1] == []  # the advice works, as YAML text too
+    assert (
+        parse(settings | {"data.flip_channels": mend})[1] == []
+    )  # the advice works, as YAML text too
 
 
 def test_everything_wrong_is_reported_at_once_and_in_order():
-    _, faults = parse({"epoch": 3, "epochs": -1, "routing": "sum", "end_to_end": "on", "optim": {}, "data.path": 7})
+    _, faults = parse(
+        {
+            "epoch": 3,
+            "epochs": -1,
+            "routing": "sum",
+            "end_to_end": "on",
+            "optim": {},
+            "data.path": 7,
+        }
+    )
     assert [fault.key for fault in faults] == ["epoch", "epochs", "routing", "optim", "data.path"]
     _, faults = parse({"data.source": "folder", "warmup.epochs": 1000, "pretraining.epochs": 0})
     assert [fault.key for fault in faults] == ["data.path", "pretraining.epochs", "warmup.epochs"]
@@ -141,17 +190,23 @@ def test_an_optional_section_can_be_taken_with_its_defaults(word):
 
 
 def test_numbers_take_the_type_of_their_setting():
-    config, faults = parse({"epochs": 12.0, "losses.real": 2, "data.mean": 0.25, "pretraining.milestones": [5.0, 7]})
+    config, faults = parse(
+        {"epochs": 12.0, "losses.real": 2, "data.mean": 0.25, "pretraining.milestones": [5.0, 7]}
+    )
     assert not faults
     assert (config.epochs, type(config.epochs)) == (12, int)
     assert (config.losses.real, type(config.losses.real)) == (2.0, float)
     assert config.data.mean == (0.25,)
-    assert config.pretraining.milestones == (5, 7) and all(type(m) is int for m in config.pretraining.milestones)
+    assert config.pretraining.milestones == (5, 7) and all(
+        type(m) is int for m in config.pretraining.milestones
+    )
 
 
 @pytest.mark.parametrize("nothing", [None, "none"])
 def test_an_optional_setting_can_be_unset(nothing):
-    assert parse({"data.n_max": 5, "generation.batch_size": nothing})[0].generation.batch_size is None
+    assert (
+        parse({"data.n_max": 5, "generation.batch_size": nothing})[0].generation.batch_size is None
+    )
     assert parse({"data.n_max": 5} | {"data.n_max": nothing})[0].data.n_max is None
 
 
@@ -167,12 +222,20 @@ def test_setting_one_kind_of_warmup_unsets_the_others():
     assert warmup({"warmup.epochs": 5, "warmup.fraction": 0.5}) == (None, 0.5, None)
     assert warmup({"warmup.epochs": 5, "warmup.plateau": {}}) == (None, None, Plateau())
     assert warmup({"warmup.plateau.window": 3}) == (None, None, Plateau(window=3))
-    assert warmup({"warmup.plateau.window": 3, "warmup.plateau.tolerance": 0.1}) == (None, None, Plateau(window=3, tolerance=0.1))
+    assert warmup({"warmup.plateau.window": 3, "warmup.plateau.tolerance": 0.1}) == (
+        None,
+        None,
+        Plateau(window=3, tolerance=0.1),
+    )
     assert warmup({"warmup.plateau": {}, "warmup.epochs": 0}) == (0, None, None)
 
 
 def test_unsetting_one_kind_of_warmup_leaves_the_others():
-    assert warmup({"warmup.epochs": 5, "warmup.fraction": None, "warmup.plateau": None}) == (5, None, None)
+    assert warmup({"warmup.epochs": 5, "warmup.fraction": None, "warmup.plateau": None}) == (
+        5,
+        None,
+        None,
+    )
 
 
 def test_later_settings_win():
@@ -223,7 +286,9 @@ def test_every_setting_has_a_help_text():
     for cls in classes:
         for field in dataclasses.fields(cls):
             is_section = field.default_factory is not dataclasses.MISSING
-            assert is_section or field.metadata.get("help", "").strip(), f"{cls.__name__}.{field.name}"
+            assert is_section or field.metadata.get("help", "").strip(), (
+                f"{cls.__name__}.{field.name}"
+            )
 
 
 def test_every_default_lies_within_its_limits():
@@ -236,7 +301,11 @@ def test_every_default_lies_within_its_limits():
     ("settings", "key", "message"),
     [
         ({"data.mean": [0.5, 0.5]}, "data.mean", "has 2 values; the images have 3 channels"),
-        ({"data.channels": "gray", "data.std": [0.5, 0.5, 0.5]}, "data.std", "has 3 values; the images have 1 channel"),
+        (
+            {"data.channels": "gray", "data.std": [0.5, 0.5, 0.5]},
+            "data.std",
+            "has 3 values; the images have 1 channel",
+        ),
         ({"data.std": 0}, "data.std", "0 is too small; more than 0"),
     ],
 )
@@ -255,8 +324,14 @@ def test_a_plateau_that_nobody_waits_for_is_no_fault():
 def test_only_a_staged_trial_asks_for_the_augmentation_of_its_latents():
     settings = {"staged.encoding.augmented": True, "data.augmentation": "none"}
     assert parse(settings)[1] == []
-    assert [fault.key for fault in parse(settings | {"method": "staged"})[1]] == ["staged.encoding.augmented"]
-    for remedy in ({"data.augmentation": "crop"}, {"data.augmentation": "crop-flip"}, {"staged.encoding.augmented": False}):
+    assert [fault.key for fault in parse(settings | {"method": "staged"})[1]] == [
+        "staged.encoding.augmented"
+    ]
+    for remedy in (
+        {"data.augmentation": "crop"},
+        {"data.augmentation": "crop-flip"},
+        {"staged.encoding.augmented": False},
+    ):
         assert parse(settings | {"method": "staged"} | remedy)[1] == []
 
 
@@ -274,11 +349,27 @@ def test_ddpm_does_not_ask_for_ddims_steps():
 @pytest.mark.parametrize(
     ("settings", "key", "message"),
     [
-        ({"data.n_max": 500}, "data.n_max", "class 0 has 128 training images and the profile asks for 500"),
+        (
+            {"data.n_max": 500},
+            "data.n_max",
+            "class 0 has 128 training images and the profile asks for 500",
+        ),
         ({"data.n_test": 174}, "data.n_test", "174 leaves a class without training images"),
-        ({"data.n_test": 174, "data.imbalance_factor": 20, "data.n_max": 10}, "data.n_test", "174 leaves a class without training images"),
-        ({"data.n_max": 500, "data.imbalance_factor": 100}, "data.n_max", "class 0 has 128 training images and the profile asks for 500"),
-        ({"data.n_max": 10, "data.imbalance_factor": 20}, "data.imbalance_factor", "leave the smallest class empty"),
+        (
+            {"data.n_test": 174, "data.imbalance_factor": 20, "data.n_max": 10},
+            "data.n_test",
+            "174 leaves a class without training images",
+        ),
+        (
+            {"data.n_max": 500, "data.imbalance_factor": 100},
+            "data.n_max",
+            "class 0 has 128 training images and the profile asks for 500",
+        ),
+        (
+            {"data.n_max": 10, "data.imbalance_factor": 20},
+            "data.imbalance_factor",
+            "leave the smallest class empty",
+        ),
     ],
 )
 def test_images_that_are_not_there_are_noticed_before_anything_runs(settings, key, message):

@@ -22,7 +22,16 @@ def toy(tmp_path):
 def shown(toy, seeds=None, known=None, jobs=2) -> str:
     console = Console(file=io.StringIO(), width=120)
     plan = expected(toy.study(seeds), toy.plan(seeds), toy.store, toy.folder)
-    show_plan(console, toy.study(seeds), plan, plan.unfinished(toy.folder), toy.store, known or {}, jobs, toy.root / "runs")
+    show_plan(
+        console,
+        toy.study(seeds),
+        plan,
+        plan.unfinished(toy.folder),
+        toy.store,
+        known or {},
+        jobs,
+        toy.root / "runs",
+    )
     return console.file.getvalue()
 
 
@@ -32,7 +41,13 @@ def row(text: str, name: str) -> list[str]:
 
 def test_epochs_by_phase_naive_unique_the_factor_between_and_what_is_left(toy):
     text = shown(toy, "[0]")
-    assert row(text, "warmup") == ["warmup", "10", "3", "3.3", "3"]  # two arms of two epochs and two of three, one past
+    assert row(text, "warmup") == [
+        "warmup",
+        "10",
+        "3",
+        "3.3",
+        "3",
+    ]  # two arms of two epochs and two of three, one past
     assert row(text, "joint") == ["joint", "6", "6", "1.0", "6"]
     assert "4 trials: 16 epochs one by one, 9 unique (1.8 times fewer), 9 left to train" in text
 
@@ -49,17 +64,27 @@ def test_the_forest_forks_at_the_first_epoch_that_differs(toy):
         "joint 3–4: rate=fast",
         "",
     ]
-    assert lines[top + 4].index("joint") > lines[top + 3].index("warmup") > lines[top + 1].index("warmup")  # below what they start from
+    assert (
+        lines[top + 4].index("joint")
+        > lines[top + 3].index("warmup")
+        > lines[top + 1].index("warmup")
+    )  # below what they start from
 
 
 def test_arms_that_come_to_the_same_end_there_together(toy, monkeypatch):
     toy.run(monkeypatch)
-    assert "joint 3–4: rate=fast, warmup=settling+rate=fast" in shown(toy, "[1]")  # settled after two epochs: the fixed warm-up
+    assert "joint 3–4: rate=fast, warmup=settling+rate=fast" in shown(
+        toy, "[1]"
+    )  # settled after two epochs: the fixed warm-up
 
 
 def test_a_study_that_shares_nothing_is_shown_without_forest(toy):
-    (toy.root / "grid.yaml").write_text((toy.root / "grid.yaml").read_text().replace("rate: 2}", "rate: 2}, other: {rate: 3}"))
-    toy.subject.chain = lambda settings, seed, records: [Toy.chain(toy.subject, {"warmup": 0, "rate": f"{settings}"}, seed, records)[0]]
+    (toy.root / "grid.yaml").write_text(
+        (toy.root / "grid.yaml").read_text().replace("rate: 2}", "rate: 2}, other: {rate: 3}")
+    )
+    toy.subject.chain = lambda settings, seed, records: [
+        Toy.chain(toy.subject, {"warmup": 0, "rate": f"{settings}"}, seed, records)[0]
+    ]
     text = shown(toy)
     assert "epochs of seed" not in text and "(1.0 times fewer)" in text
 
@@ -68,7 +93,9 @@ def test_finished_trials_are_not_left_to_train_whatever_the_cache_holds(toy, mon
     toy.run(monkeypatch)
     toy.store.clear()
     text = shown(toy)
-    assert "0 left to train" in text and "nothing is left to train" in text and "plateau" not in text
+    assert (
+        "0 left to train" in text and "nothing is left to train" in text and "plateau" not in text
+    )
     assert row(text, "joint")[-1] == "0"
 
 
@@ -83,15 +110,28 @@ def test_the_forecast_counts_workers_and_what_has_been_measured(toy):
 
 def test_the_plan_ends_with_what_its_seeds_can_find(toy):
     text = " ".join(shown(toy).split())
-    assert "power: 2 seeds find a difference of 12 points" in text and "correction over 3 tests" in text  # two main effects, one interaction
+    assert (
+        "power: 2 seeds find a difference of 12 points" in text
+        and "correction over 3 tests" in text
+    )  # two main effects, one interaction
     assert "a guess of 1 point" in text and "lack of a finished study of nothing" in text
     assert "one seed gives no interval over seeds" in " ".join(shown(toy, "[0]").split())
 
 
 def test_the_spread_is_that_of_an_earlier_study_of_the_same_experiment(toy):
-    folder = study(toy.root / "runs" / "earlier", study="earlier", experiment="nothing", metric={"name": "top1", "goal": "maximize"})
+    folder = study(
+        toy.root / "runs" / "earlier",
+        study="earlier",
+        experiment="nothing",
+        metric={"name": "top1", "goal": "maximize"},
+    )
     for spec in folder.manifest().trials:
         outcome = folder.outcome(spec.trial)
-        folder.write_outcome(spec.trial, replace(outcome, metrics={"top1": outcome.metrics["test/top1"]}))
+        folder.write_outcome(
+            spec.trial, replace(outcome, metrics={"top1": outcome.metrics["test/top1"]})
+        )
     text = " ".join(shown(toy).split())
-    assert "as measured in study earlier (differences to ldmlr, 22 degrees of freedom)" in text and "guess" not in text
+    assert (
+        "as measured in study earlier (differences to ldmlr, 22 degrees of freedom)" in text
+        and "guess" not in text
+    )

@@ -16,9 +16,13 @@ from ablation.statistics import paired_difference, power_of, smallest_detectable
 TEXT = ("test/top1", "digits-lt")
 
 
-@pytest.mark.parametrize("n, effect_size", [(3, 0.1), (3, 2.0), (5, 0.7), (20, 0.1), (20, 0.7), (100, 0.3)])  # it has NaN beyond
+@pytest.mark.parametrize(
+    "n, effect_size", [(3, 0.1), (3, 2.0), (5, 0.7), (20, 0.1), (20, 0.7), (100, 0.3)]
+)  # it has NaN beyond
 def test_power_is_that_of_statsmodels(n, effect_size):
-    assert power_of(effect_size, n) == pytest.approx(TTestPower().power(effect_size, n, 0.05), abs=1e-6)
+    assert power_of(effect_size, n) == pytest.approx(
+        TTestPower().power(effect_size, n, 0.05), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("n, alpha", [(2, 0.05), (3, 0.05 / 6), (5, 0.05), (8, 0.05 / 28)])
@@ -34,7 +38,9 @@ def test_two_seeds_have_a_closed_form_and_no_correction_is_too_strict_for_the_so
     alpha = 0.05 / n_tests
     size = smallest_detectable(1.0, 2, alpha=alpha) * np.sqrt(2)
     critical = np.tan(np.pi / 2 * (1 - alpha))  # Student's t of one degree of freedom is Cauchy's
-    z = np.linspace(0, 10, 200_001)  # |difference| must exceed critical times an estimate |z| of its deviation
+    z = np.linspace(
+        0, 10, 200_001
+    )  # |difference| must exceed critical times an estimate |z| of its deviation
     found = stats.norm.cdf(size - critical * z) + stats.norm.cdf(-size - critical * z)
     assert np.trapezoid(2 * stats.norm.pdf(z) * found, z) == pytest.approx(0.8, abs=1e-3)
 
@@ -72,12 +78,20 @@ def test_the_spread_is_that_of_the_differences_to_the_reference(tmp_path):
 def test_seeds_that_lack_a_side_and_arms_that_agree_to_the_bit_tell_nothing(tmp_path):
     failed = {"ce--s0": "FAILED", "reference--s1": "WAITING"}
     one = {"lr_split": FACTORS["lr_split"]}
-    folder = study(tmp_path / "fixes", factors=one, baselines=["ce", "ldmlr"], seeds=range(4), state=lambda s: failed.get(s.trial, "COMPLETE"))
+    folder = study(
+        tmp_path / "fixes",
+        factors=one,
+        baselines=["ce", "ldmlr"],
+        seeds=range(4),
+        state=lambda s: failed.get(s.trial, "COMPLETE"),
+    )
     for seed in range(4):
         copied = folder.outcome(f"ldmlr--s{seed}")
         folder.write_outcome(f"lr_split--s{seed}", replace(copied, key=f"key-lr_split-{seed}"))
     cells = load(folder).cells("test/top1")
-    variances = [paired_difference(cells[arm], cells["ldmlr"]).sd ** 2 for arm in ("ce", "reference")]
+    variances = [
+        paired_difference(cells[arm], cells["ldmlr"]).sd ** 2 for arm in ("ce", "reference")
+    ]
     found = measured_spread(tmp_path, *reversed(TEXT))
     assert (found.sd, found.n) == (pytest.approx(np.sqrt(np.mean(variances))), 4)
 
@@ -87,7 +101,15 @@ def test_without_a_measured_baseline_the_first_arm_is_the_reference(tmp_path):
     assert measured_spread(tmp_path, *reversed(TEXT)).reference == "reference"
 
 
-@pytest.mark.parametrize("what", [{"experiment": "cifar10"}, {"metric": {"name": "test/few", "goal": "maximize"}}, {"seeds": [0]}, {"noise": 0.0}])
+@pytest.mark.parametrize(
+    "what",
+    [
+        {"experiment": "cifar10"},
+        {"metric": {"name": "test/few", "goal": "maximize"}},
+        {"seeds": [0]},
+        {"noise": 0.0},
+    ],
+)
 def test_studies_of_other_experiments_or_without_spread_tell_nothing(tmp_path, what):
     study(tmp_path / "other", **what)
     found = measured_spread(tmp_path, *reversed(TEXT))
@@ -106,8 +128,14 @@ def test_the_study_that_tells_most_is_taken_and_a_broken_one_passed_over(tmp_pat
 def test_the_plan_says_what_the_seeds_can_find_and_from_which_study():
     text = "\n".join(told(3, 6, 4, Spread(0.8, "fixes", "ldmlr", 22), *TEXT))
     assert f"3 seeds find a difference of {smallest_detectable(0.8, 3):.2g} points" in text
-    assert f"of {smallest_detectable(0.8, 3, alpha=0.05 / 6):.2g} points at the first step of Holm's correction over 6 tests" in text
-    assert "0.8 points" in text and "as measured in study fixes (differences to ldmlr, 22 degrees of freedom)" in text
+    assert (
+        f"of {smallest_detectable(0.8, 3, alpha=0.05 / 6):.2g} points at the first step of Holm's correction over 6 tests"
+        in text
+    )
+    assert (
+        "0.8 points" in text
+        and "as measured in study fixes (differences to ldmlr, 22 degrees of freedom)" in text
+    )
     assert "the mean of 4 such differences: 0.5 times" in text
     assert f"{seeds_needed(1.0, 0.8)} seeds would find 1 point" in text
     assert "test of 3 seeds can reach is 0.25: it is never below 0.05" in text
@@ -115,8 +143,17 @@ def test_the_plan_says_what_the_seeds_can_find_and_from_which_study():
 
 def test_a_guess_is_called_one_and_enough_seeds_are_not_asked_for_more():
     text = "\n".join(told(30, 1, 1, GUESS, *TEXT))
-    assert "a guess of 1 point" in text and "scale linearly" in text and "lack of a finished study of digits-lt" in text
-    assert "would find" not in text and "Holm" not in text and "main effect" not in text and "never" not in text
+    assert (
+        "a guess of 1 point" in text
+        and "scale linearly" in text
+        and "lack of a finished study of digits-lt" in text
+    )
+    assert (
+        "would find" not in text
+        and "Holm" not in text
+        and "main effect" not in text
+        and "never" not in text
+    )
 
 
 def test_one_seed_is_told_what_it_lacks():
@@ -127,7 +164,9 @@ def test_one_seed_is_told_what_it_lacks():
 
 
 def test_a_metric_without_points_has_none():
-    assert "point" not in "\n".join([*told(3, 6, 4, GUESS, "loss", "x"), *told(1, 6, 4, GUESS, "loss", "x")])
+    assert "point" not in "\n".join(
+        [*told(3, 6, 4, GUESS, "loss", "x"), *told(1, 6, 4, GUESS, "loss", "x")]
+    )
 
 
 def test_the_family_is_the_main_effects_and_interactions_of_the_design():

@@ -50,16 +50,49 @@ def test_values_are_those_of_yaml_1_2(text, value):
 )  # fmt: skip
 def test_text_that_others_take_for_something_else_is_doubtful_with_its_place(read, text, instead):
     doubts = []
-    assert read_value(f"[1, {{a: {text}}}]" if "," not in text else f"- 1\n- a: {text}", "-S", "k", doubts) == [1, {"a": text}]
+    assert read_value(
+        f"[1, {{a: {text}}}]" if "," not in text else f"- 1\n- a: {text}", "-S", "k", doubts
+    ) == [1, {"a": text}]
     [doubt] = doubts
     assert (doubt.file, doubt.key) == ("-S", "k[1].a")
-    assert f'{text} is read as text; write {instead}' in doubt.message and f'"{text}" in quotes if text is meant' in doubt.message
+    assert (
+        f"{text} is read as text; write {instead}" in doubt.message
+        and f'"{text}" in quotes if text is meant' in doubt.message
+    )
     assert read(f"x:\n  y: {text}\n") == {"x": {"y": text}}
 
 
 @pytest.mark.parametrize(
     "text",
-    ["none", "y", "n", "1.2.3", "v1", "10k", "5%", "1/2", "1-2", "10.0.0.1", "a_1", "_1", "2024-1-1", "nano", "a:b", "x,y", "<<", "=", "0bad", "'yes'", '"None"', "'1_000'", '"2024-01-01"', "true", "~", "017", "|\n yes\n"],
+    [
+        "none",
+        "y",
+        "n",
+        "1.2.3",
+        "v1",
+        "10k",
+        "5%",
+        "1/2",
+        "1-2",
+        "10.0.0.1",
+        "a_1",
+        "_1",
+        "2024-1-1",
+        "nano",
+        "a:b",
+        "x,y",
+        "<<",
+        "=",
+        "0bad",
+        "'yes'",
+        '"None"',
+        "'1_000'",
+        '"2024-01-01"',
+        "true",
+        "~",
+        "017",
+        "|\n yes\n",
+    ],
 )
 def test_text_that_everybody_reads_alike_is_not_doubtful(text):
     doubts = []
@@ -68,7 +101,15 @@ def test_text_that_everybody_reads_alike_is_not_doubtful(text):
 
 
 def test_keys_are_text(read):
-    assert list(read("on: 1\noff: 2\n5: 3\n0.1: 4\ntrue: 5\nnull: 6\n<<: 7\n")) == ["on", "off", "5", "0.1", "true", "null", "<<"]
+    assert list(read("on: 1\noff: 2\n5: 3\n0.1: 4\ntrue: 5\nnull: 6\n<<: 7\n")) == [
+        "on",
+        "off",
+        "5",
+        "0.1",
+        "true",
+        "null",
+        "<<",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -122,9 +163,13 @@ def test_nesting_up_to_the_limit_is_read(read):
 
 def test_a_missing_file_names_the_nearest_one_there(tmp_path):
     (tmp_path / "fixes.yaml").touch()
-    with pytest.raises(InputError, match=r"fixs.yaml: no such file in '.*'; did you mean 'fixes.yaml'\?"):
+    with pytest.raises(
+        InputError, match=r"fixs.yaml: no such file in '.*'; did you mean 'fixes.yaml'\?"
+    ):
         read_yaml(tmp_path / "fixs.yaml")
-    with pytest.raises(InputError, match="b.yaml: no such file: the folder '.*nowhere' does not exist"):
+    with pytest.raises(
+        InputError, match="b.yaml: no such file: the folder '.*nowhere' does not exist"
+    ):
         read_yaml(tmp_path / "nowhere" / "b.yaml")
 
 
@@ -144,17 +189,36 @@ def test_an_option_without_a_value_is_refused():
 
 
 def test_flatten_joins_nested_keys_with_dots_in_order():
-    nested = {"z": 1, "optim": {"lr": {"encoder": 2}, "lr.head": 3}, "warmup": {"plateau": {}}, "sizes": [{"a": 1}]}
+    nested = {
+        "z": 1,
+        "optim": {"lr": {"encoder": 2}, "lr.head": 3},
+        "warmup": {"plateau": {}},
+        "sizes": [{"a": 1}],
+    }
     flat = flatten(nested, pytest.fail)
-    assert list(flat.items()) == [("z", 1), ("optim.lr.encoder", 2), ("optim.lr.head", 3), ("warmup.plateau", {}), ("sizes", [{"a": 1}])]
+    assert list(flat.items()) == [
+        ("z", 1),
+        ("optim.lr.encoder", 2),
+        ("optim.lr.head", 3),
+        ("warmup.plateau", {}),
+        ("sizes", [{"a": 1}]),
+    ]
 
 
 @pytest.mark.parametrize(
     ("mapping", "key", "message"),
     [
         ({"a": {"b": 1}, "a.b": 2}, "a.b", "is set twice, to 1 and to 2"),
-        ({"optim": {"lr": 1}, "optim.lr.encoder": 2}, "optim.lr.encoder", "clashes with 'optim.lr'"),
-        ({"optim.lr.encoder": 2, "optim": {"lr": 1}}, "optim.lr", "clashes with 'optim.lr.encoder'"),
+        (
+            {"optim": {"lr": 1}, "optim.lr.encoder": 2},
+            "optim.lr.encoder",
+            "clashes with 'optim.lr'",
+        ),
+        (
+            {"optim.lr.encoder": 2, "optim": {"lr": 1}},
+            "optim.lr",
+            "clashes with 'optim.lr.encoder'",
+        ),
         ({"a..b": 1}, "a..b", "is no dotted key"),
         ({"": 1}, "", "is no dotted key"),
         ({".a": 1}, ".a", "is no dotted key"),
@@ -176,7 +240,13 @@ YAML_LIKE = st.text("ab01.-:,[]{}#&*!|>'\"%@?<~= \n\t\\uU", max_size=60)
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.one_of(st.binary(max_size=80), st.text(max_size=80).map(lambda text: text.encode("utf-8", "surrogatepass")), YAML_LIKE.map(str.encode)))
+@given(
+    st.one_of(
+        st.binary(max_size=80),
+        st.text(max_size=80).map(lambda text: text.encode("utf-8", "surrogatepass")),
+        YAML_LIKE.map(str.encode),
+    )
+)
 def test_any_bytes_are_read_or_refused(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
     path.write_bytes(data)

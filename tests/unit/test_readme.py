@@ -16,13 +16,19 @@ CLOSE = "<!-- /ablate table -->"
 
 
 def test_the_tables_of_the_readme_are_those_of_the_reports():
-    done = refresh((ROOT / "README.md").read_bytes().decode(), "README.md", [ROOT / "docs" / "results"])
+    done = refresh(
+        (ROOT / "README.md").read_bytes().decode(), "README.md", [ROOT / "docs" / "results"]
+    )
     assert done.stale == [], "ablate table --into README.md"
 
 
 def test_the_tests_that_the_readme_names_are_there():
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "README.md").read_text()))
-    defined = {name for path in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())}
+    defined = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
     assert len(named) > 20 and named <= defined, named - defined
 
 
@@ -45,14 +51,27 @@ def ablate(*arguments):
 
 
 def test_blocks_are_renewed_and_the_rest_is_kept_byte_for_byte(root, file):
-    before, between, after = "\ufeff# Été\t \r\nText  \n\n", "  <!-- ablate table x -->\n\x0c\n", "\x85no newline at the end"
-    blocks = [f"<!-- ablate table {which} -->\n{CLOSE}\n" for which in ("fixes", "claimed arms", "claimed claims")]
+    before, between, after = (
+        "\ufeff# Été\t \r\nText  \n\n",
+        "  <!-- ablate table x -->\n\x0c\n",
+        "\x85no newline at the end",
+    )
+    blocks = [
+        f"<!-- ablate table {which} -->\n{CLOSE}\n"
+        for which in ("fixes", "claimed arms", "claimed claims")
+    ]
     blocks[0] = blocks[0].replace(CLOSE, f"stale\n{CLOSE} ")
     file.write_bytes("".join([before, blocks[0], between, *blocks[1:], after]).encode())
     done = ablate("--into", file)
     assert (done.exit_code, done.stdout) == (0, f"{file}: 3 of 3 blocks renewed\n")
-    tables = [headline_tables([root / "reports"], *which) for which in [("fixes",), ("claimed", ["arms"]), ("claimed", ["claims"])]]
-    renewed = [block.replace("stale\n", "").replace("-->\n", f"-->\n\n{table}\n\n", 1) for block, table in zip(blocks, tables)]
+    tables = [
+        headline_tables([root / "reports"], *which)
+        for which in [("fixes",), ("claimed", ["arms"]), ("claimed", ["claims"])]
+    ]
+    renewed = [
+        block.replace("stale\n", "").replace("-->\n", f"-->\n\n{table}\n\n", 1)
+        for block, table in zip(blocks, tables)
+    ]
     assert file.read_bytes().decode() == "".join([before, renewed[0], between, *renewed[1:], after])
 
 
@@ -98,15 +117,33 @@ GOOD = f"<!-- ablate table fixes -->\n{CLOSE}\n"
 @pytest.mark.parametrize(
     "text, says",
     [
-        ("<!-- ablate table fixes -->\n", ["line 3: the block is not closed; end it with <!-- /ablate table -->"]),
-        (f"<!-- ablate table fixes -->\n{GOOD}", ["line 3: the block is not closed; end it with <!-- /ablate table -->"]),
+        (
+            "<!-- ablate table fixes -->\n",
+            ["line 3: the block is not closed; end it with <!-- /ablate table -->"],
+        ),
+        (
+            f"<!-- ablate table fixes -->\n{GOOD}",
+            ["line 3: the block is not closed; end it with <!-- /ablate table -->"],
+        ),
         (f"a\x85b\x0cc\n{CLOSE}\n", ["line 4: closes a block that was not opened"]),
         (f"{CLOSE}\n", ["line 3: closes a block that was not opened"]),
-        (f"\n<!-- ablate table claimd -->\n{CLOSE}\n", ["line 4: claimd: no such report; did you mean 'claimed'?"]),
+        (
+            f"\n<!-- ablate table claimd -->\n{CLOSE}\n",
+            ["line 4: claimd: no such report; did you mean 'claimed'?"],
+        ),
         (f"<!-- ablate table -->\n{CLOSE}\n", ["line 3: name a study; choose from claimed, fixes"]),
-        (f"<!-- ablate table fixes arm -->\n{CLOSE}\n", ["line 3: fixes: no part of a report is called 'arm'; did you mean 'arms'?"]),
-        (f"<!-- ablate table fixes claims -->\n{CLOSE}\n", ["line 3: fixes: the study has no claims"]),
-        (f"<!-- ablate table fixes x -->\n{CLOSE}\n{CLOSE}\n", ["line 3: fixes: no part", "line 5: closes a block"]),
+        (
+            f"<!-- ablate table fixes arm -->\n{CLOSE}\n",
+            ["line 3: fixes: no part of a report is called 'arm'; did you mean 'arms'?"],
+        ),
+        (
+            f"<!-- ablate table fixes claims -->\n{CLOSE}\n",
+            ["line 3: fixes: the study has no claims"],
+        ),
+        (
+            f"<!-- ablate table fixes x -->\n{CLOSE}\n{CLOSE}\n",
+            ["line 3: fixes: no part", "line 5: closes a block"],
+        ),
     ],
 )
 @pytest.mark.parametrize("flags", [[], ["--check"]])

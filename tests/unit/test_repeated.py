@@ -48,10 +48,17 @@ class Tape(TorchDispatchMode):
     @torch.no_grad()
     def replay(self):
         for func, args, kwargs, out in self.done:
-            read = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+            read = {
+                t.untyped_storage().data_ptr()
+                for t in tree_leaves((args, kwargs))
+                if isinstance(t, torch.Tensor)
+            }
             again = func(*args, **kwargs)
             for place, new in zip(tree_leaves(out), tree_leaves(again), strict=True):
-                if isinstance(place, torch.Tensor) and place.untyped_storage().data_ptr() not in read:
+                if (
+                    isinstance(place, torch.Tensor)
+                    and place.untyped_storage().data_ptr() not in read
+                ):
                     place.copy_(new)
 
 
@@ -60,7 +67,11 @@ def tape(step, inputs):
     recorded = Tape()
     with recorded:
         outputs = step(*inputs)
-    assert not [func for func, *_ in recorded.done if func in WAITS or torch.Tag.nondeterministic_seeded in func.tags]
+    assert not [
+        func
+        for func, *_ in recorded.done
+        if func in WAITS or torch.Tag.nondeterministic_seeded in func.tags
+    ]
     replays = iter([lambda: None])
     return outputs, lambda: next(replays, recorded.replay)()
 
@@ -68,18 +79,71 @@ def tape(step, inputs):
 SETTINGS = {
     "joint": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1},
     "staged": STAGED | {"batch_size": 16, "staged.diffusion_epochs": 5},
-    "original": ORIGINAL | {"batch_size": 16, "staged.diffusion_epochs": 5, "staged.head_batch_size": 16},
-    "joint, unit scaling, mixup": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1, "diffusion.scaling": "unit", "optim.denoiser_name": "sgd", "mixup": 0.4},
-    "joint, alternating": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1, "routing": "alternating", "optim.clip": 0.5},
-    "joint, averaged weights": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1, "optim.ema": 0.9},
-    "joint, two crops": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1, "losses.consistency": 1.0},
-    "joint, mixup and CutMix": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1, "losses.consistency": 1.0, "mixup": 0.4},
-    "joint, sharpness-aware": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1, "optim.sam": 0.05},
-    "joint, all at once": JOINT | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1, "losses.consistency": 1.0, "mixup": 0.4, "optim.sam": 0.05, "optim.ema": 0.9},
+    "original": ORIGINAL
+    | {"batch_size": 16, "staged.diffusion_epochs": 5, "staged.head_batch_size": 16},
+    "joint, unit scaling, mixup": JOINT
+    | {
+        "batch_size": 16,
+        "warmup.epochs": 2,
+        "epochs": 7,
+        "generation.every": 1,
+        "diffusion.scaling": "unit",
+        "optim.denoiser_name": "sgd",
+        "mixup": 0.4,
+    },
+    "joint, alternating": JOINT
+    | {
+        "batch_size": 16,
+        "warmup.epochs": 2,
+        "epochs": 7,
+        "generation.every": 1,
+        "routing": "alternating",
+        "optim.clip": 0.5,
+    },
+    "joint, averaged weights": JOINT
+    | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1, "optim.ema": 0.9},
+    "joint, two crops": JOINT
+    | {
+        "batch_size": 16,
+        "warmup.epochs": 2,
+        "epochs": 7,
+        "generation.every": 1,
+        "losses.consistency": 1.0,
+    },
+    "joint, mixup and CutMix": JOINT
+    | {
+        "batch_size": 16,
+        "warmup.epochs": 2,
+        "epochs": 7,
+        "generation.every": 1,
+        "losses.consistency": 1.0,
+        "mixup": 0.4,
+    },
+    "joint, sharpness-aware": JOINT
+    | {"batch_size": 16, "warmup.epochs": 2, "epochs": 7, "generation.every": 1, "optim.sam": 0.05},
+    "joint, all at once": JOINT
+    | {
+        "batch_size": 16,
+        "warmup.epochs": 2,
+        "epochs": 7,
+        "generation.every": 1,
+        "losses.consistency": 1.0,
+        "mixup": 0.4,
+        "optim.sam": 0.05,
+        "optim.ema": 0.9,
+    },
 }
 
 
-@pytest.mark.parametrize(("name", "n_chunks"), [*((name, 1) for name in SETTINGS), ("joint", 3), ("joint, all at once", 3), ("joint, alternating", 3)])
+@pytest.mark.parametrize(
+    ("name", "n_chunks"),
+    [
+        *((name, 1) for name in SETTINGS),
+        ("joint", 3),
+        ("joint, all at once", 3),
+        ("joint, alternating", 3),
+    ],
+)
 def test_repeated_recordings_train_as_plain_steps_do(name, n_chunks):
     plain, recorded = (whole_trial(SETTINGS[name], record, n_chunks) for record in (None, tape))
     assert plain.keys() == recorded.keys()
@@ -96,8 +160,12 @@ def whole_trial(settings, record, n_chunks):
         if link.phase != "pretrain":
             trial.learner.record = record
         metrics |= {f"{link.epoch} {k}": torch.tensor(v) for k, v in trial.run(link)[0].items()}
-    if record is not None:  # the last batch of an epoch is smaller: its recording and the other's take turns
-        assert {step.__name__: sizes(repeated) for step, repeated in trial.learner._repeated.items()} == RECORDED[settings.get("method", "joint")]
+    if (
+        record is not None
+    ):  # the last batch of an epoch is smaller: its recording and the other's take turns
+        assert {
+            step.__name__: sizes(repeated) for step, repeated in trial.learner._repeated.items()
+        } == RECORDED[settings.get("method", "joint")]
     return metrics | {k: v.clone() for k, v in trial.state(links[-1].phase).items()}
 
 
@@ -109,7 +177,9 @@ RECORDED = {
 
 def sizes(repeated):
     """Of the batches of which recordings have been repeated."""
-    return {inputs[0][0][0] for inputs in repeated.recordings if repeated.n_calls[inputs] > N_PLAIN + 1}
+    return {
+        inputs[0][0][0] for inputs in repeated.recordings if repeated.n_calls[inputs] > N_PLAIN + 1
+    }
 
 
 def test_a_finished_learner_is_gone_at_once():
@@ -148,14 +218,28 @@ def test_each_combination_of_shapes_has_its_recording_and_none_is_a_combination(
 
     repeated = Repeated(step, tape)
     for _ in range(N_PLAIN + 2):
-        for x, y in ((torch.ones(3), None), (torch.ones(2), None), (torch.full((3,), 5.0), torch.ones(3))):
+        for x, y in (
+            (torch.ones(3), None),
+            (torch.ones(2), None),
+            (torch.full((3,), 5.0), torch.ones(3)),
+        ):
             expected = step(x, y)
             seen.pop()
             assert torch.equal(repeated(x, y), expected)
-    assert seen.count(2) == N_PLAIN + 1 and seen.count(3) == 2 * (N_PLAIN + 1)  # afterwards Python is not asked
+    assert seen.count(2) == N_PLAIN + 1 and seen.count(3) == 2 * (
+        N_PLAIN + 1
+    )  # afterwards Python is not asked
 
 
-@pytest.mark.parametrize(("phase", "name"), [("warmup", "joint"), ("joint", "joint"), ("joint", "joint, two crops"), ("joint", "joint, all at once")])
+@pytest.mark.parametrize(
+    ("phase", "name"),
+    [
+        ("warmup", "joint"),
+        ("joint", "joint"),
+        ("joint", "joint, two crops"),
+        ("joint", "joint, all at once"),
+    ],
+)
 def test_an_epoch_never_waits_for_the_device(phase, name, monkeypatch):
     settings = SETTINGS[name]
     trial = trial_at(settings, 0, MemoryStore(), 0)
@@ -170,27 +254,57 @@ def test_an_epoch_never_waits_for_the_device(phase, name, monkeypatch):
     assert [func for func, *_ in recorded.done if func in WAITS] == []
 
 
-@pytest.mark.parametrize(("augmentation", "change"), [("none", {}), ("crop-flip", {}), ("strong", {}), ("crop-flip", {"losses.consistency": 1.0}), ("none", {"losses.consistency": 1.0, "mixup": 1.0})])
+@pytest.mark.parametrize(
+    ("augmentation", "change"),
+    [
+        ("none", {}),
+        ("crop-flip", {}),
+        ("strong", {}),
+        ("crop-flip", {"losses.consistency": 1.0}),
+        ("none", {"losses.consistency": 1.0, "mixup": 1.0}),
+    ],
+)
 def test_every_tensor_of_an_epoch_is_on_the_device(augmentation, change, monkeypatch):
     """On `meta`, the device without values, which refuses tensors of other devices as a GPU does."""
-    config = replace(config_of(SETTINGS["joint"] | {"data.augmentation": augmentation} | change), device="meta", batch_size=64)
+    config = replace(
+        config_of(SETTINGS["joint"] | {"data.augmentation": augmentation} | change),
+        device="meta",
+        batch_size=64,
+    )
     unfused = lambda optim, parameters, lr: torch.optim.SGD(list(parameters), lr)  # noqa: E731  fused steps have no form there
     monkeypatch.setattr(learner, "build_optimiser", unfused)
     for module in (epochs, learner, views):
         monkeypatch.setattr(module, "generator", lambda *_: None)
-    monkeypatch.setattr(epochs, "batches", lambda n, size, _: torch.randperm(n, device="meta").split(size))
+    monkeypatch.setattr(
+        epochs, "batches", lambda n, size, _: torch.randperm(n, device="meta").split(size)
+    )
     monkeypatch.setattr(chunks, "autocast", lambda _: nullcontext())
     monkeypatch.setattr(epochs.Means, "read", lambda means: {})
     with torch.device("meta"):
-        trained = learner.Learner(config, 0, build_encoder("small-cnn", 1), {}, torch.ones(10, dtype=torch.int64, device="cpu"))
+        trained = learner.Learner(
+            config,
+            0,
+            build_encoder("small-cnn", 1),
+            {},
+            torch.ones(10, dtype=torch.int64, device="cpu"),
+        )
         trained.mean, trained.std = torch.zeros(2, 64)
         trained.is_nonnegative = True
         trained.geometry = Geometry(torch.zeros(10, 64), torch.zeros(10), torch.zeros(10))
         trained.pool = Pool(torch.zeros(50, 64), torch.zeros(50, dtype=torch.int64))
-        train = Split(torch.zeros(150, 1, 8, 8, dtype=torch.uint8), torch.zeros(150, dtype=torch.int64))
+        train = Split(
+            torch.zeros(150, 1, 8, 8, dtype=torch.uint8), torch.zeros(150, dtype=torch.int64)
+        )
     latents = epochs.joint_epoch(trained, train, 5).latents
     assert latents.device.type == "meta" and latents.shape[1] == 64
     assert len(latents) < 150 if config.mixup else len(latents) == 150
     epochs.warmup_epoch(trained, torch.zeros(150, 64, device="meta"), train.labels, 1)
-    of_each = lambda z, t: trained.denoiser(z, t[:1].expand(10), torch.arange(10, device="meta"), train.labels)  # noqa: E731
-    assert generate(of_each, "x0", trained.levels, torch.zeros(150, 64, device="meta"), 3, 0.0, None).device.type == "meta"
+    of_each = lambda z, t: trained.denoiser(
+        z, t[:1].expand(10), torch.arange(10, device="meta"), train.labels
+    )  # noqa: E731
+    assert (
+        generate(
+            of_each, "x0", trained.levels, torch.zeros(150, 64, device="meta"), 3, 0.0, None
+        ).device.type
+        == "meta"
+    )

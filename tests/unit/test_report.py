@@ -30,14 +30,21 @@ def text_of(folder) -> str:
 def rows_of(text: str, section: str) -> dict[str, list[str]]:
     """First column -> the other cells, of the first table of a section."""
     lines = re.search(rf"^## {section}$(.*?)(?=^## |\Z)", text, re.M | re.S)[1].split("\n")
-    cells = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines if line.startswith("|")]
+    cells = [
+        [cell.strip() for cell in line[1:-1].split("|")] for line in lines if line.startswith("|")
+    ]
     return {row[0].strip("`"): row[1:] for row in cells}
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     path = tmp_path_factory.mktemp("study")
-    folder = study(path / "runs", factors=SHORTEST, detail=True, state=lambda s: STATES.get(s.trial, "COMPLETE"))
+    folder = study(
+        path / "runs",
+        factors=SHORTEST,
+        detail=True,
+        state=lambda s: STATES.get(s.trial, "COMPLETE"),
+    )
     with only_one(folder.path):  # as the process that runs it does
         return write_report(folder, path / "reports")
 
@@ -59,7 +66,9 @@ def test_the_table_is_what_results_csv_says(written):
         if arm != "ldmlr":
             expected = paired_difference(top1, reference.reindex(top1.index))
             numbers = [float(number) for number in re.findall(r"[-+]?[\d.]+", difference)]
-            assert numbers == pytest.approx([*expected[:3]], abs=0.51 * 10 ** -decimals(expected.high - expected.mean))
+            assert numbers == pytest.approx(
+                [*expected[:3]], abs=0.51 * 10 ** -decimals(expected.high - expected.mean)
+            )
             assert difference.startswith("**") == (expected.low > 0 or expected.high < 0)
 
 
@@ -85,7 +94,9 @@ def test_the_same_folder_gives_the_same_bytes_and_stale_figures_go(written, tmp_
     for name in ["a", "b"]:
         folder = study(tmp_path / f"runs-{name}", factors=SHORTEST)
         write_report(folder, tmp_path if name == "a" else tmp_path / "again")
-    files = sorted(path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*.*"))
+    files = sorted(
+        path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*.*")
+    )
     assert len(files) == 4 + 2 * 3  # without histories neither learning curves nor mechanism
     for file in files:
         assert (tmp_path / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
@@ -99,7 +110,9 @@ def test_unfinished_trials_are_named(written):
 
 def test_a_failed_trial_appears_with_its_reason(tmp_path):
     text = text_of(study(tmp_path, state=lambda spec: STATES.get(spec.trial, "COMPLETE")))
-    assert rows_of(text, "Failed trials")["warmup--s1"] == ["ValueError: the loss is NaN at epoch 3"]
+    assert rows_of(text, "Failed trials")["warmup--s1"] == [
+        "ValueError: the loss is NaN at epoch 3"
+    ]
     assert "33 of 36 trials (33 complete, 1 failed, 1 running, 1 waiting)" in text
     assert rows_of(text, "Accuracy")["warmup"][1] == "2/3"
 
@@ -108,8 +121,14 @@ def test_trials_that_were_split_for_memory_are_named_among_the_limits(tmp_path):
     folder = study(tmp_path, factors=SHORTEST)
     assert "Too little memory" not in text_of(folder)
     records = folder.records("lr_split--s1")
-    folder.write_records("lr_split--s1", [record | {"accumulation": 2 * n} for n, record in enumerate(records, start=1)])
-    assert f"`lr_split--s1` (joint, {2 * len(records)} chunks) passed each batch" in text_of(folder).partition("## Limits")[2]
+    folder.write_records(
+        "lr_split--s1",
+        [record | {"accumulation": 2 * n} for n, record in enumerate(records, start=1)],
+    )
+    assert (
+        f"`lr_split--s1` (joint, {2 * len(records)} chunks) passed each batch"
+        in text_of(folder).partition("## Limits")[2]
+    )
 
 
 def diverge(folder, *trials):
@@ -125,11 +144,26 @@ def test_diverged_trials_are_counted_per_arm_as_a_result(tmp_path):
     diverge(folder, "warmup--s0", "warmup--s1", "ce--s1")
     text = text_of(folder)
     accuracy = rows_of(text, "Accuracy")
-    assert [accuracy[arm][1] for arm in ("warmup", "lr_split", "ce", "reference")] == ["1/3, 2 diverged", "2/3", "2/3, 1 diverged", "3/3"]
+    assert [accuracy[arm][1] for arm in ("warmup", "lr_split", "ce", "reference")] == [
+        "1/3, 2 diverged",
+        "2/3",
+        "2/3, 1 diverged",
+        "3/3",
+    ]
     counts = re.search(r"## Failed trials\n\n(.*?)\n\n", text, re.S)[1].split("\n")
-    assert [re.findall(r"[\w_]+", line) for line in counts[2:]] == [["warmup", "2", "0"], ["lr_split", "0", "1"], ["ce", "1", "0"]]
-    assert "Training diverged in 2 of 3 trials of `warmup` and 1 of 3 trials of `ce`; what follows is of the trials that did not." in text
-    assert "the trials that did not diverge, and flatters it" in text and "Diverged: training broke down" in text
+    assert [re.findall(r"[\w_]+", line) for line in counts[2:]] == [
+        ["warmup", "2", "0"],
+        ["lr_split", "0", "1"],
+        ["ce", "1", "0"],
+    ]
+    assert (
+        "Training diverged in 2 of 3 trials of `warmup` and 1 of 3 trials of `ce`; what follows is of the trials that did not."
+        in text
+    )
+    assert (
+        "the trials that did not diverge, and flatters it" in text
+        and "Diverged: training broke down" in text
+    )
 
 
 def test_without_divergence_there_is_no_word_of_it(tmp_path):
@@ -141,8 +175,13 @@ def test_the_correlation_of_pairs_is_told(tmp_path):
     folder = study(tmp_path, seeds=range(4), factors=SHORTEST)
     cells = load(folder).cells("test/top1")
     known = [cells[arm].corr(cells["ldmlr"]) for arm in cells if arm != "ldmlr"]
-    assert f"Correlation over seeds with `ldmlr`: {min(known):.2f} to {max(known):.2f} (median {pd.Series(known).median():.2f})." in text_of(folder)
-    assert "Correlation over seeds" not in text_of(study(tmp_path / "two", seeds=[0, 1], factors=SHORTEST))
+    assert (
+        f"Correlation over seeds with `ldmlr`: {min(known):.2f} to {max(known):.2f} (median {pd.Series(known).median():.2f})."
+        in text_of(folder)
+    )
+    assert "Correlation over seeds" not in text_of(
+        study(tmp_path / "two", seeds=[0, 1], factors=SHORTEST)
+    )
 
 
 def test_arms_that_finished_once_are_said_to_be_left_out_of_means(tmp_path):
@@ -154,7 +193,9 @@ def test_arms_that_finished_once_are_said_to_be_left_out_of_means(tmp_path):
 
 @pytest.mark.parametrize("noise", [0.3, 4.0])
 def test_nothing_is_bold_whose_interval_contains_0(tmp_path, noise):
-    text = text_of(study(tmp_path, noise=noise, top1=lambda levels: 66.0 + 3 * (levels["warmup"] == "on")))
+    text = text_of(
+        study(tmp_path, noise=noise, top1=lambda levels: 66.0 + 3 * (levels["warmup"] == "on"))
+    )
     shown = re.findall(r"(\*\*)?([-+][\d.]+) \[([-\d.]+), ([-\d.]+)\]", text)
     assert len(shown) > 10
     for bold, _, low, high in shown:
@@ -183,7 +224,9 @@ def test_the_answer_warns_where_averages_describe_no_arm(tmp_path):
     answer = next(line for line in text.split("\n") if line.startswith("**Answer.**"))
     assert "averaged over the other factors" in answer and "these means describe no arm" in answer
     assert re.search(r"`gradient_decoupling: off -> on at lr_split=off` -(69|70)", answer)
-    assert re.search(r"\| `gradient_decoupling: off -> on at lr_split=off`\s+\|\s+\*\*-(69|70)", text)
+    assert re.search(
+        r"\| `gradient_decoupling: off -> on at lr_split=off`\s+\|\s+\*\*-(69|70)", text
+    )
 
 
 def test_effects_that_add_up_are_not_told_level_by_level(tmp_path):
@@ -191,10 +234,17 @@ def test_effects_that_add_up_are_not_told_level_by_level(tmp_path):
 
 
 def test_the_answer_gives_planted_effects(tmp_path):
-    folder = study(tmp_path, factors=SHORTEST, seeds=range(4), top1=lambda v: 60.0 - 8 * (v["lr_split"] == "on"))
+    folder = study(
+        tmp_path,
+        factors=SHORTEST,
+        seeds=range(4),
+        top1=lambda v: 60.0 - 8 * (v["lr_split"] == "on"),
+    )
     text = text_of(folder)
     answer = next(line for line in text.split("\n") if line.startswith("**Answer.**"))
-    size = re.search(r"`lr_split: off -> on` lowers top-1 by ([\d.]+) \[([\d.]+), ([\d.]+)\] points", answer)
+    size = re.search(
+        r"`lr_split: off -> on` lowers top-1 by ([\d.]+) \[([\d.]+), ([\d.]+)\] points", answer
+    )
     mean, low, high = map(float, size.groups())
     assert low < 8 < high and low < mean < high
 
@@ -205,10 +255,16 @@ def test_the_answer_gives_planted_effects(tmp_path):
         ({"state": lambda spec: "WAITING"}, "No trial has finished (36 waiting)"),
         ({"state": lambda spec: "FAILED"}, "No trial has finished (36 failed)"),
         ({"baselines": []}, "none was declared"),
-        ({"state": lambda s: "WAITING" if s.arm == "ldmlr" else "COMPLETE"}, "`ldmlr` has no finished trial"),
+        (
+            {"state": lambda s: "WAITING" if s.arm == "ldmlr" else "COMPLETE"},
+            "`ldmlr` has no finished trial",
+        ),
         ({"factors": SHORTEST}, "`lr_split: off -> on` raises top-1"),
         ({"factors": {}}, "of 1 arm: 1 lower"),
-        ({"state": lambda s: "FAILED" if s.arm == "warmup" else "COMPLETE"}, "left out of the means: `warmup`."),
+        (
+            {"state": lambda s: "FAILED" if s.arm == "warmup" else "COMPLETE"},
+            "left out of the means: `warmup`.",
+        ),
         ({"published": [], "facts": {}, "question": ""}, "## Provenance"),
     ],
 )
@@ -220,10 +276,21 @@ def test_partial_studies_say_what_they_lack(tmp_path, what, says):
 
 
 def test_what_sets_a_baseline_apart_is_told(tmp_path):
-    assert "settings other than the experiment's" not in text_of(study(tmp_path / "unknown", factors=SHORTEST))
-    folder = study(tmp_path / "known", factors=SHORTEST, config={"method": "joint", "head": {"name": "wcdas"}, "epochs": 5})
+    assert "settings other than the experiment's" not in text_of(
+        study(tmp_path / "unknown", factors=SHORTEST)
+    )
+    folder = study(
+        tmp_path / "known",
+        factors=SHORTEST,
+        config={"method": "joint", "head": {"name": "wcdas"}, "epochs": 5},
+    )
     manifest = folder.manifest()
-    trials = [replace(t, settings={"epochs": 5, "method": "staged", "head.name": "linear"}) if t.arm == "ldmlr" else t for t in manifest.trials]
+    trials = [
+        replace(t, settings={"epochs": 5, "method": "staged", "head.name": "linear"})
+        if t.arm == "ldmlr"
+        else t
+        for t in manifest.trials
+    ]
     folder.write_manifest(replace(manifest, trials=trials))
     assert re.search(r"\| `ldmlr` +\| `method: staged`, `head.name: linear` +\|", text_of(folder))
 
@@ -234,7 +301,9 @@ def test_published_numbers_carry_protocol_and_source(tmp_path):
 
 
 def test_figures_survive_a_study_without_results(tmp_path):
-    report = write_report(study(tmp_path / "runs", state=lambda spec: "WAITING"), tmp_path / "reports")
+    report = write_report(
+        study(tmp_path / "runs", state=lambda spec: "WAITING"), tmp_path / "reports"
+    )
     assert "figures/" not in report.read_text()
 
 
@@ -242,9 +311,15 @@ def test_numbers_are_rounded_to_what_their_uncertainty_allows():
     assert value(72.3456, 0.6) == "72.3 ± 0.6"
     assert value(72.3456, 0.012) == "72.346 ± 0.012"
     assert effect(3.21, 1.1, 5.32) == "+3.2 [1.1, 5.3]"
-    assert value(0.01234, float("nan")) == "0.0123" and value(72.3456, float("nan")) == "72.3" and value(0.0, 0.0) == "0.0 ± 0.0"
+    assert (
+        value(0.01234, float("nan")) == "0.0123"
+        and value(72.3456, float("nan")) == "72.3"
+        and value(0.0, 0.0) == "0.0 ± 0.0"
+    )
     assert effect(-0.01, -0.52, 0.5) == "+0.0 [-0.5, 0.5]"
-    assert effect(3.0, 0.04, 5.96) == "+3.00 [0.04, 5.96]"  # the bound excludes 0 and must be seen to
+    assert (
+        effect(3.0, 0.04, 5.96) == "+3.00 [0.04, 5.96]"
+    )  # the bound excludes 0 and must be seen to
 
 
 def test_a_table_keeps_its_columns_whatever_the_cells_hold():
@@ -254,26 +329,54 @@ def test_a_table_keeps_its_columns_whatever_the_cells_hold():
 
 def test_the_report_has_its_sections_in_the_order_of_a_paper(written):
     found = re.findall(r"^## (.*)$", written.read_text(), re.M)
-    order = ["Accuracy", "Effects", "Learning curves", "Mechanism", "Classes", "Claims", "Failed trials", "Trials not finished", "Setup", "Limits", "Provenance"]
+    order = [
+        "Accuracy",
+        "Effects",
+        "Learning curves",
+        "Mechanism",
+        "Classes",
+        "Claims",
+        "Failed trials",
+        "Trials not finished",
+        "Setup",
+        "Limits",
+        "Provenance",
+    ]
     assert found == [section for section in order if section not in ("Claims", "Failed trials")]
 
 
 def test_effects_come_with_their_figure_and_the_interactions_with_theirs(tmp_path):
-    text = write_report(study(tmp_path / "runs", factors={name: FACTORS[name] for name in ("lr_split", "warmup")}), tmp_path / "reports").read_text()
+    text = write_report(
+        study(tmp_path / "runs", factors={name: FACTORS[name] for name in ("lr_split", "warmup")}),
+        tmp_path / "reports",
+    ).read_text()
     effects = text[text.index("## Effects") :]
-    assert effects.index("| effect") < effects.index("figures/effects.png") < effects.index("figures/interactions.png")
+    assert (
+        effects.index("| effect")
+        < effects.index("figures/effects.png")
+        < effects.index("figures/interactions.png")
+    )
     assert (tmp_path / "reports" / "figures" / "interactions.svg").is_file()
 
 
 def test_each_fix_stands_alone_and_added_last(tmp_path):
     folder = study(tmp_path, noise=0.3, seeds=range(4))
     cells = load(folder).cells("test/top1")
-    shown = rows_of(re.sub("^### Each", "## Each", text_of(folder), flags=re.M), "Each fix alone, and left out")
-    assert {"lr_split: off -> on", "warmup: off -> on", "gradient_decoupling: off -> on"} < set(shown)
+    shown = rows_of(
+        re.sub("^### Each", "## Each", text_of(folder), flags=re.M), "Each fix alone, and left out"
+    )
+    assert {"lr_split: off -> on", "warmup: off -> on", "gradient_decoupling: off -> on"} < set(
+        shown
+    )
     alone, _, last, _ = shown["lr_split: off -> on"]
-    for told, treated, control in [(alone, "lr_split", "reference"), (last, "lr_split+warmup+gradient_decoupling", "warmup+gradient_decoupling")]:
+    for told, treated, control in [
+        (alone, "lr_split", "reference"),
+        (last, "lr_split+warmup+gradient_decoupling", "warmup+gradient_decoupling"),
+    ]:
         expected = paired_difference(cells[treated], cells[control])
-        assert told.strip("*") == effect(expected.mean, expected.low, expected.high) and told.startswith("**")
+        assert told.strip("*") == effect(
+            expected.mean, expected.low, expected.high
+        ) and told.startswith("**")
 
 
 def test_designs_without_lone_fixes_have_no_table_of_them(tmp_path):
@@ -283,19 +386,39 @@ def test_designs_without_lone_fixes_have_no_table_of_them(tmp_path):
 def test_one_seed_is_not_said_to_be_paired_or_a_mean_over_seeds(tmp_path):
     folder = study(tmp_path / "runs", factors=SHORTEST, seeds=[0], detail=True)
     text = write_report(folder, tmp_path / "reports").read_text()
-    assert "paired by seed" not in text and "over seeds" not in text.replace("mean over seeds", "") and text.count("One seed") >= 3
+    assert (
+        "paired by seed" not in text
+        and "over seeds" not in text.replace("mean over seeds", "")
+        and text.count("One seed") >= 3
+    )
 
 
 def test_claims_and_failures_stand_after_the_evidence_and_before_the_setup(tmp_path):
-    claim = {"id": "up", "says": "It rises.", "contrast": {"factor": "lr_split", "from": "off", "to": "on"}, "expects": [{"metric": "test/top1", "direction": "up"}]}
-    text = text_of(study(tmp_path, claims=[claim], state=lambda spec: STATES.get(spec.trial, "COMPLETE")))
+    claim = {
+        "id": "up",
+        "says": "It rises.",
+        "contrast": {"factor": "lr_split", "from": "off", "to": "on"},
+        "expects": [{"metric": "test/top1", "direction": "up"}],
+    }
+    text = text_of(
+        study(tmp_path, claims=[claim], state=lambda spec: STATES.get(spec.trial, "COMPLETE"))
+    )
     found = re.findall(r"^## (.*)$", text, re.M)
-    assert found[2:] == ["Claims", "Failed trials", "Trials not finished", "Setup", "Limits", "Provenance"]
+    assert found[2:] == [
+        "Claims",
+        "Failed trials",
+        "Trials not finished",
+        "Setup",
+        "Limits",
+        "Provenance",
+    ]
 
 
 def test_the_table_says_what_a_spread_over_seeds_is_a_spread_of(tmp_path):
     says = "All seeds start from one pretrained encoder, some.checkpoint."
-    known = study(tmp_path / "a", factors=SHORTEST, baselines=["ldmlr"], facts={"between_seeds": says})
+    known = study(
+        tmp_path / "a", factors=SHORTEST, baselines=["ldmlr"], facts={"between_seeds": says}
+    )
     text = text_of(known)
     assert says in text.partition("## Effects")[0] and text.count(says) == 1
     assert "None" not in text_of(study(tmp_path / "b", factors=SHORTEST, baselines=["ldmlr"]))

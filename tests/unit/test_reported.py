@@ -80,7 +80,10 @@ NUMBERS = {
 @pytest.mark.parametrize(("given", "kept"), NUMBERS.values(), ids=NUMBERS)
 def test_numbers_of_all_kinds_are_kept_whether_returned_or_reported(given, kept):
     record = record_of(reporting((1, {"loss": given}), (2, {}), returns={"acc": given}))
-    assert points(record) == {1: {"loss": pytest.approx(kept, nan_ok=True)}, 2: {"acc": pytest.approx(kept, nan_ok=True)}}
+    assert points(record) == {
+        1: {"loss": pytest.approx(kept, nan_ok=True)},
+        2: {"acc": pytest.approx(kept, nan_ok=True)},
+    }
 
 
 NO_NUMBERS = {
@@ -103,7 +106,9 @@ NO_NUMBERS = {
 def test_what_is_no_number_is_refused_with_its_name_and_what_it_is(given, said):
     with pytest.raises(TypeError, match=rf"^train returned {said}; a metric is one number$"):
         record_of(reporting(returns={"loss": 1, "acc": given}))
-    with pytest.raises(TypeError, match=rf"^for epoch 3, report got {said}; a metric is one number$"):
+    with pytest.raises(
+        TypeError, match=rf"^for epoch 3, report got {said}; a metric is one number$"
+    ):
         record_of(reporting((3, {"acc": given})))
 
 
@@ -125,15 +130,21 @@ NO_METRICS = {
 
 @pytest.mark.parametrize(("given", "said"), NO_METRICS.values(), ids=NO_METRICS)
 def test_what_is_no_dict_of_metrics_is_refused_with_what_it_is(given, said):
-    with pytest.raises(TypeError, match=rf"(?s)^<lambda> returned {said}; metrics are a dict, name -> number$"):
+    with pytest.raises(
+        TypeError, match=rf"(?s)^<lambda> returned {said}; metrics are a dict, name -> number$"
+    ):
         record_of(returning(given))
-    with pytest.raises(TypeError, match=rf"(?s)^for epoch 1, report got {said}; metrics are a dict"):
+    with pytest.raises(
+        TypeError, match=rf"(?s)^for epoch 1, report got {said}; metrics are a dict"
+    ):
         record_of(reporting((1, given)))
 
 
 @pytest.mark.filterwarnings("error")
 def test_a_coroutine_is_refused_without_a_warning_that_it_was_never_awaited():
-    with pytest.raises(TypeError, match=r"^<lambda> returned <coroutine .*> \(coroutine\); metrics are a dict"):
+    with pytest.raises(
+        TypeError, match=r"^<lambda> returned <coroutine .*> \(coroutine\); metrics are a dict"
+    ):
         record_of(lambda config, seed, report: coroutine())
 
 
@@ -143,44 +154,108 @@ def test_a_value_of_several_lines_is_told_on_one():
     assert "\n" not in str(error.value) and "(ndarray)" in str(error.value)
 
 
-@pytest.mark.parametrize(("name", "said"), [(1, r"1 \(int\)"), (None, r"None \(NoneType\)"), (("test", "acc"), r"\('test', 'acc'\) \(tuple\)"), (b"acc", r"b'acc' \(bytes\)")])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (1, r"1 \(int\)"),
+        (None, r"None \(NoneType\)"),
+        (("test", "acc"), r"\('test', 'acc'\) \(tuple\)"),
+        (b"acc", r"b'acc' \(bytes\)"),
+    ],
+)
 def test_names_of_metrics_that_are_no_text_are_refused(name, said):
-    with pytest.raises(TypeError, match=rf"^train returned a metric called {said}; names are text$"):
+    with pytest.raises(
+        TypeError, match=rf"^train returned a metric called {said}; names are text$"
+    ):
         record_of(reporting(returns={"acc": 1, name: 2}))
     with pytest.raises(TypeError, match=rf"^for epoch 0, report got a metric called {said}"):
         record_of(reporting((0, {name: 2})))
 
 
 def test_names_that_are_text_of_a_kind_are_kept():
-    assert record_of(returning({Name.ACC: 1, np.str_("loss"): 2}))["metrics"] == {"acc": 1.0, "loss": 2.0}
+    assert record_of(returning({Name.ACC: 1, np.str_("loss"): 2}))["metrics"] == {
+        "acc": 1.0,
+        "loss": 2.0,
+    }
 
 
-@pytest.mark.parametrize(("epoch", "kept"), [(0, 0), (3.0, 3), (np.int64(3), 3), (torch.tensor(3), 3), (np.array([3.0]), 3)])
+@pytest.mark.parametrize(
+    ("epoch", "kept"),
+    [(0, 0), (3.0, 3), (np.int64(3), 3), (torch.tensor(3), 3), (np.array([3.0]), 3)],
+)
 def test_whole_epochs_of_all_kinds_are_kept(epoch, kept):
-    assert points(record_of(reporting((epoch, {"acc": 2, "loss": 1})))) == {kept: {"acc": 1.0, "loss": 1.0}}
+    assert points(record_of(reporting((epoch, {"acc": 2, "loss": 1})))) == {
+        kept: {"acc": 1.0, "loss": 1.0}
+    }
 
 
-@pytest.mark.parametrize("epoch", [0.25, 1.5, -1, -0.5, np.float32(0.5), torch.tensor(-2), math.nan, math.inf, "1", None, True, [1], 1e300])
+@pytest.mark.parametrize(
+    "epoch",
+    [
+        0.25,
+        1.5,
+        -1,
+        -0.5,
+        np.float32(0.5),
+        torch.tensor(-2),
+        math.nan,
+        math.inf,
+        "1",
+        None,
+        True,
+        [1],
+        1e300,
+    ],
+)
 def test_other_epochs_are_refused(epoch):
-    with pytest.raises(ValueError, match=rf"^report got epoch .* \({type(epoch).__name__}\); epochs are whole numbers from 0$"):
+    with pytest.raises(
+        ValueError,
+        match=rf"^report got epoch .* \({type(epoch).__name__}\); epochs are whole numbers from 0$",
+    ):
         record_of(reporting((epoch, {"acc": 1})))
 
 
 LAST = {
-    "fewer are returned": ([(1, {"acc": 1, "loss": 9}), (2, {"acc": 2, "loss": 8})], {"acc": 2}, {1: {"acc": 1, "loss": 9}, 2: {"acc": 2, "loss": 8}}),
+    "fewer are returned": (
+        [(1, {"acc": 1, "loss": 9}), (2, {"acc": 2, "loss": 8})],
+        {"acc": 2},
+        {1: {"acc": 1, "loss": 9}, 2: {"acc": 2, "loss": 8}},
+    ),
     "others are returned": ([(2, {"loss": 8})], {"acc": 2}, {2: {"acc": 2, "loss": 8}}),
     "none is returned": ([(1, {"acc": 1}), (2, {"acc": 2})], {}, {1: {"acc": 1}, 2: {"acc": 2}}),
-    "what is returned stands for what was reported": ([(1, {"acc": 1}), (2, {"acc": 2})], {"acc": 3}, {1: {"acc": 1}, 2: {"acc": 3}}),
-    "an epoch in parts": ([(1, {"loss": 9}), (1, {"acc": 1}), (2, {"loss": 8}), (2, {"f1": 5})], {"acc": 2}, {1: {"loss": 9, "acc": 1}, 2: {"loss": 8, "f1": 5, "acc": 2}}),
-    "an epoch again": ([(1, {"acc": 1}), (1, {"acc": 4}), (2, {"acc": 2})], {"acc": 2}, {1: {"acc": 4}, 2: {"acc": 2}}),
-    "the last epoch again": ([(1, {"acc": 1}), (2, {"acc": 2, "loss": 8}), (2, {"loss": 7})], {}, {1: {"acc": 1}, 2: {"acc": 2, "loss": 7}}),
-    "epochs in no order": ([(2, {"acc": 2, "loss": 8}), (1, {"acc": 1}), (0, {"acc": 0})], {"acc": 3}, {0: {"acc": 0}, 1: {"acc": 1}, 2: {"acc": 3, "loss": 8}}),
+    "what is returned stands for what was reported": (
+        [(1, {"acc": 1}), (2, {"acc": 2})],
+        {"acc": 3},
+        {1: {"acc": 1}, 2: {"acc": 3}},
+    ),
+    "an epoch in parts": (
+        [(1, {"loss": 9}), (1, {"acc": 1}), (2, {"loss": 8}), (2, {"f1": 5})],
+        {"acc": 2},
+        {1: {"loss": 9, "acc": 1}, 2: {"loss": 8, "f1": 5, "acc": 2}},
+    ),
+    "an epoch again": (
+        [(1, {"acc": 1}), (1, {"acc": 4}), (2, {"acc": 2})],
+        {"acc": 2},
+        {1: {"acc": 4}, 2: {"acc": 2}},
+    ),
+    "the last epoch again": (
+        [(1, {"acc": 1}), (2, {"acc": 2, "loss": 8}), (2, {"loss": 7})],
+        {},
+        {1: {"acc": 1}, 2: {"acc": 2, "loss": 7}},
+    ),
+    "epochs in no order": (
+        [(2, {"acc": 2, "loss": 8}), (1, {"acc": 1}), (0, {"acc": 0})],
+        {"acc": 3},
+        {0: {"acc": 0}, 1: {"acc": 1}, 2: {"acc": 3, "loss": 8}},
+    ),
     "one epoch alone": ([(0, {"loss": 8})], {"acc": 2}, {0: {"acc": 2, "loss": 8}}),
 }
 
 
 @pytest.mark.parametrize(("calls", "returns", "kept"), LAST.values(), ids=LAST)
-def test_of_each_epoch_all_that_was_reported_is_kept_once_and_the_last_value_counts(calls, returns, kept):
+def test_of_each_epoch_all_that_was_reported_is_kept_once_and_the_last_value_counts(
+    calls, returns, kept
+):
     assert points(record_of(reporting(*calls, returns=returns))) == kept
 
 
@@ -198,18 +273,49 @@ def test_what_is_reported_is_kept_as_it_was_then():
 
 @pytest.mark.parametrize("returns", [{}, {"loss": 1}, {"loss": 1, "Acc": 2}])
 def test_a_trial_without_the_headline_metric_at_its_end_fails_and_says_what_there_is(returns):
-    spec = TrialSpec(trial="a--s0", arm="a", kind="arm", levels={}, seed=0, settings={}, epochs_planned=1, epochs_trained=1, epochs_shared=0, key="k")
-    outcome = outcome_of(spec, [record_of(reporting((1, {"acc": 1}), (2, {}), returns=returns))], {"name": "acc", "goal": "maximize"})
+    spec = TrialSpec(
+        trial="a--s0",
+        arm="a",
+        kind="arm",
+        levels={},
+        seed=0,
+        settings={},
+        epochs_planned=1,
+        epochs_trained=1,
+        epochs_shared=0,
+        key="k",
+    )
+    outcome = outcome_of(
+        spec,
+        [record_of(reporting((1, {"acc": 1}), (2, {}), returns=returns))],
+        {"name": "acc", "goal": "maximize"},
+    )
     assert (outcome.state, outcome.error["type"]) == ("FAILED", "MissingMetric")
-    assert outcome.error["message"] == f"the last record does not hold the metric 'acc'; it holds {', '.join(sorted(returns)) or 'none'}"
+    assert (
+        outcome.error["message"]
+        == f"the last record does not hold the metric 'acc'; it holds {', '.join(sorted(returns)) or 'none'}"
+    )
 
 
 @pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(("goal", "best"), [("maximize", 3.0), ("minimize", 2.0)])
 def test_the_best_epoch_is_one_with_a_finite_value_wherever_the_others_stand(odd, goal, best):
-    spec = TrialSpec(trial="a--s0", arm="a", kind="arm", levels={}, seed=0, settings={}, epochs_planned=1, epochs_trained=1, epochs_shared=0, key="k")
+    spec = TrialSpec(
+        trial="a--s0",
+        arm="a",
+        kind="arm",
+        levels={},
+        seed=0,
+        settings={},
+        epochs_planned=1,
+        epochs_trained=1,
+        epochs_shared=0,
+        key="k",
+    )
     for values in ((odd, 3, 2), (3, odd, 2), (2, odd, 3)):
-        record = record_of(reporting(*((epoch, {"acc": value}) for epoch, value in enumerate(values)), returns={}))
+        record = record_of(
+            reporting(*((epoch, {"acc": value}) for epoch, value in enumerate(values)), returns={})
+        )
         assert outcome_of(spec, [record], {"name": "acc", "goal": goal}).metrics["best/acc"] == best
 
 

@@ -37,7 +37,9 @@ def written(table: pd.DataFrame, path) -> list[dict[str, str]]:
 def test_every_trial_is_a_row_whatever_became_of_it(results, tmp_path):
     rows = {row["trial"]: row for row in written(results.trials, tmp_path / "results.csv")}
     assert len(rows) == 12 * 3
-    assert {trial: row["state"] for trial, row in rows.items() if row["state"] != "COMPLETE"} == STATES
+    assert {
+        trial: row["state"] for trial, row in rows.items() if row["state"] != "COMPLETE"
+    } == STATES
     assert rows["warmup--s1"]["error"] == "ValueError: the loss is NaN at epoch 3"
     for trial in STATES:
         assert rows[trial]["test/top1"] == rows[trial]["epochs_trained"] == ""
@@ -50,7 +52,17 @@ def test_a_trial_that_has_begun_and_that_nobody_runs_waits(folder):
 
 def test_columns_are_those_of_the_contract(results):
     columns = list(results.trials.columns)
-    lead = ["trial", "arm", "kind", "seed", "state", "lr_split", "warmup", "gradient_decoupling", "test/top1"]
+    lead = [
+        "trial",
+        "arm",
+        "kind",
+        "seed",
+        "state",
+        "lr_split",
+        "warmup",
+        "gradient_decoupling",
+        "test/top1",
+    ]
     assert columns[: len(lead)] == lead
     assert columns[-4:] == ["epochs_trained", "epochs_shared", "wall_seconds", "error"]
     assert results.metrics[0] == "test/top1"
@@ -70,10 +82,21 @@ def test_history_says_which_epochs_made_do_with_little_memory(tmp_path):
     folder = study(tmp_path, detail=True, seeds=[0])
     assert not {"accumulation", "encoding_batch"} & set(load(folder).history.columns)
     records = folder.records("warmup--s0")
-    folder.write_records("warmup--s0", [record | ({"accumulation": 4} if record["phase"] == "joint" else {}) for record in records])
+    folder.write_records(
+        "warmup--s0",
+        [
+            record | ({"accumulation": 4} if record["phase"] == "joint" else {})
+            for record in records
+        ],
+    )
     rows = [row for row in written(load(folder).history, tmp_path / "history.csv")]
-    assert [row["accumulation"] for row in rows if row["trial"] == "warmup--s0"] == [""] * 5 + ["4"] * (N_EPOCHS - 5)
-    assert not any(row["accumulation"] for row in rows if row["trial"] != "warmup--s0") and "encoding_batch" not in rows[0]
+    assert [row["accumulation"] for row in rows if row["trial"] == "warmup--s0"] == [""] * 5 + [
+        "4"
+    ] * (N_EPOCHS - 5)
+    assert (
+        not any(row["accumulation"] for row in rows if row["trial"] != "warmup--s0")
+        and "encoding_batch" not in rows[0]
+    )
 
 
 def test_history_has_a_row_per_record(results, tmp_path):
@@ -81,7 +104,9 @@ def test_history_has_a_row_per_record(results, tmp_path):
     rows = [row for row in history if row["trial"] == "lr_split--s1"]
     records = RunFolder(tmp_path).records("lr_split--s1")
     assert [int(row["epoch"]) for row in rows] == list(range(1, N_EPOCHS + 1))
-    assert [float(row["test/top1"]) for row in rows] == [record["metrics"]["test/top1"] for record in records]
+    assert [float(row["test/top1"]) for row in rows] == [
+        record["metrics"]["test/top1"] for record in records
+    ]
     counts = Counter(row["trial"] for row in history)
     assert (counts["ce--s0"], counts["ldmlr--s2"]) == (1, 0)
 
@@ -90,7 +115,10 @@ def test_cells_hold_finished_trials_only(results):
     cells = results.cells("test/top1")
     assert list(cells.index) == [0, 1, 2]
     assert cells.isna().sum().sum() == len(STATES)
-    assert cells.loc[1, "lr_split"] == results.trials.set_index("trial").loc["lr_split--s1", "test/top1"]
+    assert (
+        cells.loc[1, "lr_split"]
+        == results.trials.set_index("trial").loc["lr_split--s1", "test/top1"]
+    )
 
 
 def test_per_class_carries_the_number_of_training_images(results):
@@ -111,7 +139,9 @@ def test_digests_tell_bit_identical_trials_by_everything_but_time(tmp_path):
     folder = study(tmp_path, seeds=[0])
     before = load(folder).digests
     records = folder.records("ce--s0")
-    folder.write_records("ce--s0", [{**record, "seconds": 99.0, "time": 1.7e9} for record in records])
+    folder.write_records(
+        "ce--s0", [{**record, "seconds": 99.0, "time": 1.7e9} for record in records]
+    )
     assert load(folder).digests == before
     records[0]["metrics"]["test/top1"] += 1e-13
     folder.write_records("ce--s0", records)
@@ -132,7 +162,9 @@ def test_hits_make_a_difference_to_the_bits_and_their_absence_none(tmp_path):
         folder.write_outcome("ce--s0", replace(folder.outcome("ce--s0"), hits=hits))
         assert load(folder).hits == {"ce--s0": hits}
         digests.add(load(folder).digests["ce--s0"])
-    folder.write_records("ce--s0", [{**record, "hits": "3:a0"} for record in folder.records("ce--s0")])
+    folder.write_records(
+        "ce--s0", [{**record, "hits": "3:a0"} for record in folder.records("ce--s0")]
+    )
     assert len(digests | {load(folder).digests["ce--s0"]}) == 4
 
 
@@ -141,7 +173,9 @@ def test_what_a_trial_left_before_it_changed_is_not_its_result(tmp_path):
     folder.write_outcome("ce--s0", replace(folder.outcome("ce--s0"), key="of other settings"))
     results = load(folder)
     assert results.trials.set_index("trial").loc["ce--s0", "state"] == "WAITING"
-    assert results.cells("test/top1")["ce"].isna().all() and "ce--s0" not in set(results.history["trial"])
+    assert results.cells("test/top1")["ce"].isna().all() and "ce--s0" not in set(
+        results.history["trial"]
+    )
 
 
 def test_a_study_without_any_result_has_empty_tables(tmp_path):

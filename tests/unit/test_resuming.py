@@ -10,17 +10,33 @@ from core import trial
 from core.subject import SUBJECT
 from tiny_trials import JOINT, ORIGINAL, STAGED, MemoryStore, advance, chain, records, run
 
-PLATEAU = {"warmup.plateau.window": 1, "warmup.plateau.min_epochs": 2, "warmup.plateau.tolerance": 1.0, "warmup.plateau.max_fraction": 0.8}
+PLATEAU = {
+    "warmup.plateau.window": 1,
+    "warmup.plateau.min_epochs": 2,
+    "warmup.plateau.tolerance": 1.0,
+    "warmup.plateau.max_fraction": 0.8,
+}
 """Planned as four of five epochs; no loss falls to 0, so it ends after two."""
 
 TRIALS = {
     "joint": JOINT,
-    "joint, sgd, mixup": JOINT | {"optim.name": "sgd", "pretraining.mixup": 0.4, "data.augmentation": "crop-flip", "optim.schedule": "cosine"},
+    "joint, sgd, mixup": JOINT
+    | {
+        "optim.name": "sgd",
+        "pretraining.mixup": 0.4,
+        "data.augmentation": "crop-flip",
+        "optim.schedule": "cosine",
+    },
     "joint, gaussian, views, strong": JOINT
-    | {"generation.method": "gaussian", "losses.radius_from": "views", "data.augmentation": "strong"},
+    | {
+        "generation.method": "gaussian",
+        "losses.radius_from": "views",
+        "data.augmentation": "strong",
+    },
     "plateau": JOINT | PLATEAU,
     "joint, averaged weights": JOINT | {"optim.ema": 0.9},
-    "joint, two views, sharpness-aware": JOINT | {"losses.consistency": 1.0, "mixup": 0.4, "optim.sam": 0.05},
+    "joint, two views, sharpness-aware": JOINT
+    | {"losses.consistency": 1.0, "mixup": 0.4, "optim.sam": 0.05},
     "staged": STAGED,
     "original": ORIGINAL,
     "control": STAGED | {"staged.generation": False, "staged.batching": "balanced"},
@@ -56,7 +72,11 @@ LENGTHS = {
     "joint": 7, "joint, sgd, mixup": 7, "joint, gaussian, views, strong": 7, "plateau": 7, "joint, averaged weights": 7,
     "joint, two views, sharpness-aware": 7, "staged": 6, "original": 6, "control": 4, "ce": 3,
 }  # fmt: skip
-STOPS = [pytest.param(name, i, id=f"{name}, after link {i + 1}") for name, n in LENGTHS.items() for i in range(n - 1)]
+STOPS = [
+    pytest.param(name, i, id=f"{name}, after link {i + 1}")
+    for name, n in LENGTHS.items()
+    for i in range(n - 1)
+]
 
 
 def test_every_link_but_the_last_is_a_stop():
@@ -69,7 +89,9 @@ def test_a_trial_stopped_at_any_epoch_and_resumed_equals_the_uninterrupted_one(n
     assert advance(TRIALS[name], store, until=links[i].key) == [link.key for link in links[: i + 1]]
     torch.manual_seed(i)  # another process
     torch.rand(7)
-    assert advance(TRIALS[name], store) == [link.key for link in links[i + 1 :]]  # nothing is run again
+    assert advance(TRIALS[name], store) == [
+        link.key for link in links[i + 1 :]
+    ]  # nothing is run again
     assert_same(name, store)
 
 
@@ -78,8 +100,12 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("seconds_between_checkpoints", [-1.0, 1e9])
-@pytest.mark.parametrize(("name", "i"), [("joint", 0), ("joint", 2), ("joint", 5), ("staged", 2), ("staged", 4)])
-def test_a_trial_that_dies_and_is_run_again_equals_the_uninterrupted_one(name, i, seconds_between_checkpoints, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "i"), [("joint", 0), ("joint", 2), ("joint", 5), ("staged", 2), ("staged", 4)]
+)
+def test_a_trial_that_dies_and_is_run_again_equals_the_uninterrupted_one(
+    name, i, seconds_between_checkpoints, monkeypatch
+):
     monkeypatch.setattr(trial, "CHECKPOINT_SECONDS", seconds_between_checkpoints)
     links, store = whole(name)[1], MemoryStore()
 
@@ -90,15 +116,34 @@ def test_a_trial_that_dies_and_is_run_again_equals_the_uninterrupted_one(name, i
     with pytest.raises(Killed):
         SUBJECT.advance(TRIALS[name], 0, None, store, die)
     ran = advance(TRIALS[name], store)
-    assert len(ran) == len(links) - i if seconds_between_checkpoints < 0 else len(ran) >= len(links) - i  # the record is there, its checkpoint is not
+    assert (
+        len(ran) == len(links) - i
+        if seconds_between_checkpoints < 0
+        else len(ran) >= len(links) - i
+    )  # the record is there, its checkpoint is not
     assert_same(name, store)
 
 
 def test_checkpoints_are_left_where_a_phase_ends():
     store, links = whole("joint")
-    assert [store.holds("state", link.key) for link in links] == [False, True, False, True, False, False, True]
+    assert [store.holds("state", link.key) for link in links] == [
+        False,
+        True,
+        False,
+        True,
+        False,
+        False,
+        True,
+    ]
     store, links = whole("staged")
-    assert [store.holds("state", link.key) for link in links] == [False, True, False, True, False, True]
+    assert [store.holds("state", link.key) for link in links] == [
+        False,
+        True,
+        False,
+        True,
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("name", ["joint", "staged", "ce", "plateau"])
@@ -138,7 +183,10 @@ PAIRS = {
     "staged and original": (STAGED, ORIGINAL),
     "staged encodings": (ORIGINAL, {"staged.encoding.first_relu": True}),
     "staged scalings": (STAGED, {"diffusion.scaling": "unit"}),
-    "what a control has no use for": (STAGED | {"staged.generation": False}, {"diffusion.scaling": "unit", "optim.denoiser_name": "sgd"}),
+    "what a control has no use for": (
+        STAGED | {"staged.generation": False},
+        {"diffusion.scaling": "unit", "optim.denoiser_name": "sgd"},
+    ),
     "as it is": (JOINT, {"method": "ce"}),
 }
 
@@ -191,11 +239,17 @@ class Damaged(MemoryStore):
     ("state", 6, 4),  # the last checkpoint: from the one at the end of the warm-up
     ("state", 3, 7), ("latents", 1, 7),  # not needed any more
 ])  # fmt: skip
-def test_a_damaged_checkpoint_of_a_finished_trial_is_made_again_if_needed(kind, i, resumes_at, form):
+def test_a_damaged_checkpoint_of_a_finished_trial_is_made_again_if_needed(
+    kind, i, resumes_at, form
+):
     store, links = whole("joint")
     entry = (kind, links[i].key)
     assert entry in store
-    broken = Damaged(store, entry) if form == "damaged" else MemoryStore({k: v for k, v in store.items() if k != entry})
+    broken = (
+        Damaged(store, entry)
+        if form == "damaged"
+        else MemoryStore({k: v for k, v in store.items() if k != entry})
+    )
     assert advance(JOINT, broken) == [link.key for link in links[resumes_at:]]
     assert_same("joint", broken)
 
@@ -211,7 +265,11 @@ def test_a_damaged_checkpoint_of_a_stopped_trial_is_made_again(kind, i, resumes_
     advance(JOINT, store, until=links[4].key)
     entry = (kind, links[i].key)
     assert entry in store
-    broken = Damaged(store, entry) if form == "damaged" else MemoryStore({k: v for k, v in store.items() if k != entry})
+    broken = (
+        Damaged(store, entry)
+        if form == "damaged"
+        else MemoryStore({k: v for k, v in store.items() if k != entry})
+    )
     assert advance(JOINT, broken) == [link.key for link in links[resumes_at:]]
     assert_same("joint", broken)
 
@@ -251,14 +309,18 @@ def test_a_plateau_ends_the_warmup_early():
     store, links = whole("plateau")
     assert planned == ["pretrain"] * 2 + ["warmup"] * 4 + ["joint"]
     assert [link.phase for link in links] == ["pretrain"] * 2 + ["warmup"] * 2 + ["joint"] * 3
-    assert [link.key for link in links] == [link.key for link in chain(JOINT)]  # the fixed warm-up of that length
+    assert [link.key for link in links] == [
+        link.key for link in chain(JOINT)
+    ]  # the fixed warm-up of that length
     assert records(store, links) == records(whole("joint")[0], links)
 
 
 def test_a_plateau_asked_for_an_epoch_that_never_comes_stops_where_it_turns_off():
     planned, store = chain(TRIALS["plateau"]), MemoryStore()
     ran = advance(TRIALS["plateau"], store, until=planned[5].key)
-    assert ran == [link.key for link in whole("plateau")[1][:4]]  # its pre-training and warm-up, which others may share
+    assert ran == [
+        link.key for link in whole("plateau")[1][:4]
+    ]  # its pre-training and warm-up, which others may share
     assert store.holds("state", ran[-1])
     advance(TRIALS["plateau"], store)
     assert_same("plateau", store)

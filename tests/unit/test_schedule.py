@@ -37,7 +37,10 @@ def test_children_wait_for_their_parent():
 
 
 def test_what_is_there_is_passed_over():
-    assert drained(Schedule(CHAINS, True, lambda segment: segment.end in ("b", "y"))) == ["l3", "s1"]
+    assert drained(Schedule(CHAINS, True, lambda segment: segment.end in ("b", "y"))) == [
+        "l3",
+        "s1",
+    ]
 
 
 def test_children_of_what_was_there_before_its_worker_said_so_are_handed_out_once():
@@ -48,15 +51,24 @@ def test_children_of_what_was_there_before_its_worker_said_so_are_handed_out_onc
 
 
 def test_segments_that_overlap_what_is_being_run_wait():
-    schedule = Schedule({"long": CHAINS["long"], "other": CHAINS["other"]}, True, lambda segment: False, busy=["b"])
-    assert drained(schedule) == ["y"]  # "long" is one segment now, and its links a and b are in another worker's hands
+    schedule = Schedule(
+        {"long": CHAINS["long"], "other": CHAINS["other"]}, True, lambda segment: False, busy=["b"]
+    )
+    assert drained(schedule) == [
+        "y"
+    ]  # "long" is one segment now, and its links a and b are in another worker's hands
 
 
 def test_without_sharing_every_trial_is_a_segment_of_its_own():
     assert drained(Schedule(CHAINS, False, lambda segment: False)) == ["long", "short", "other"]
-    assert drained(Schedule(CHAINS, False, lambda segment: False, busy=["long"])) == ["short", "other"]
+    assert drained(Schedule(CHAINS, False, lambda segment: False, busy=["long"])) == [
+        "short",
+        "other",
+    ]
 
 
 def test_ten_thousand_trials_are_handed_out_each_once():
     chains = {str(i): links("root", f"leaf{i}") for i in range(10_000)}
-    assert sorted(drained(Schedule(chains, True, lambda segment: False))) == sorted(["root", *(f"leaf{i}" for i in range(10_000))])
+    assert sorted(drained(Schedule(chains, True, lambda segment: False))) == sorted(
+        ["root", *(f"leaf{i}" for i in range(10_000))]
+    )

@@ -20,7 +20,11 @@ from ablation.tracking import Tracker
 from ablation.tracking_store import TrackingUnavailable
 
 ROOT = Path(__file__).parents[2]
-OURS = [path for folder in ("ablation", "core", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
+OURS = [
+    path
+    for folder in ("ablation", "core", "benchmarks")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
 PICKLES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 SECRET = "hunter2-and-more"
 
@@ -39,11 +43,28 @@ def rules_broken(text: str) -> list[str]:
     """What a module does that could run code which somebody else has put into a file or an option."""
     tree, broken = ast.parse(text), []
     for node in ast.walk(tree):
-        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        modules = (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
         broken += [f"imports {module}" for module in modules if module.split(".")[0] in PICKLES]
     for name, call in calls(tree):
         given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-        if name in ("eval", "exec", "compile", "os.system", "os.popen", "yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load", "torch.jit.load"):
+        if name in (
+            "eval",
+            "exec",
+            "compile",
+            "os.system",
+            "os.popen",
+            "yaml.load",
+            "yaml.load_all",
+            "yaml.unsafe_load",
+            "yaml.full_load",
+            "torch.jit.load",
+        ):
             broken.append(f"calls {name}")
         if name == "torch.load" and given.get("weights_only") != "True":
             broken.append("calls torch.load without weights_only=True")
@@ -68,7 +89,9 @@ def test_no_module_runs_code_out_of_files(path):
 )  # fmt: skip
 def test_the_rules_see_what_they_forbid(text):
     assert rules_broken(text)
-    assert not rules_broken("import json\ntorch.load(path, weights_only=True)\nyaml.safe_load(x)\nsubprocess.run(x)\nmodel.eval()")
+    assert not rules_broken(
+        "import json\ntorch.load(path, weights_only=True)\nyaml.safe_load(x)\nsubprocess.run(x)\nmodel.eval()"
+    )
 
 
 def test_the_interface_is_served_to_this_machine_alone(uri, monkeypatch):
@@ -93,7 +116,9 @@ def test_the_interface_is_served_to_this_machine_alone(uri, monkeypatch):
     [(command, options)] = started
     assert command[command.index("--host") + 1] == "127.0.0.1" and command.count("--host") == 1
     assert not options.get("shell") and options["env"]["MLFLOW_BACKEND_STORE_URI"] == uri
-    assert not any("sqlite" in word for word in command)  # what a process is started with is shown to everybody
+    assert not any(
+        "sqlite" in word for word in command
+    )  # what a process is started with is shown to everybody
 
 
 # --- credentials
@@ -119,7 +144,11 @@ def no_patience(monkeypatch):
 
 
 def everything_left(root: Path) -> dict[str, bytes]:
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.mark.parametrize("url", URLS.values(), ids=URLS.keys())
@@ -146,7 +175,17 @@ def test_no_password_of_a_store_is_shown(finished_toys, monkeypatch, tmp_path, c
 def test_a_run_leaves_no_password_behind(toy, monkeypatch, capfd, caplog):
     """The command line and the environment have one, a trial's error quotes it: it is in no file and on no console."""
     url = URLS["PostgreSQL"]
-    arguments = ["run", "--grid", "grid.yaml", "--as", "secret", "--storage", url, "-S", f"note={url}?sslpassword={SECRET}"]
+    arguments = [
+        "run",
+        "--grid",
+        "grid.yaml",
+        "--as",
+        "secret",
+        "--storage",
+        url,
+        "-S",
+        f"note={url}?sslpassword={SECRET}",
+    ]
     monkeypatch.setattr(sys, "argv", ["/usr/bin/ablate", *arguments])
     monkeypatch.setattr(study, "provenance", provenance.provenance)  # which records it
     monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
@@ -159,17 +198,42 @@ def test_a_run_leaves_no_password_behind(toy, monkeypatch, capfd, caplog):
     monkeypatch.setattr(type(toy.subject), "advance", fail)
     toy.store.clear()
     toy.work_here(monkeypatch)
-    outputs = [CliRunner().invoke(main, ["run", "--grid", "grid.yaml", "--as", "secret", "--jobs", "1"])]
-    assert outputs[0].exit_code == 1 and "FAILED" in outputs[0].output and "is not available" in outputs[0].output, outputs[0].output
-    for command in ("status secret", "report secret --html", "sync secret", "compare secret toy", "doctor", "ui --port 45875", "cache", "plan --grid grid.yaml"):
+    outputs = [
+        CliRunner().invoke(main, ["run", "--grid", "grid.yaml", "--as", "secret", "--jobs", "1"])
+    ]
+    assert (
+        outputs[0].exit_code == 1
+        and "FAILED" in outputs[0].output
+        and "is not available" in outputs[0].output
+    ), outputs[0].output
+    for command in (
+        "status secret",
+        "report secret --html",
+        "sync secret",
+        "compare secret toy",
+        "doctor",
+        "ui --port 45875",
+        "cache",
+        "plan --grid grid.yaml",
+    ):
         outputs.append(CliRunner().invoke(main, command.split()))
     monkeypatch.delenv("MLFLOW_TRACKING_URI")  # and what is delivered to a store that is there
     outputs.append(CliRunner().invoke(main, ["sync", "secret"]))
     assert outputs[-1].exit_code == 0, outputs[-1].output
     said = capfd.readouterr()
-    shown = "".join(done.output + str(done.exception) for done in outputs) + said.out + said.err + caplog.text
+    shown = (
+        "".join(done.output + str(done.exception) for done in outputs)
+        + said.out
+        + said.err
+        + caplog.text
+    )
     assert "postgresql://***@127.0.0.1:9/db" in shown and SECRET not in shown
     files = everything_left(toy.root)
     assert "--storage postgresql://***@" in files["runs/secret/study.json"].decode()
-    assert {"mlflow.db", ".ablate/optuna.db", "reports/secret/report.md", "reports/secret/report.html"} <= set(files)
+    assert {
+        "mlflow.db",
+        ".ablate/optuna.db",
+        "reports/secret/report.md",
+        "reports/secret/report.html",
+    } <= set(files)
     assert [name for name, content in files.items() if SECRET.encode() in content] == []

@@ -6,7 +6,9 @@ from ablation import delivery, figures, session
 from ablation.lock import only_one
 from ablation.runs import Damaged
 
-pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")  # inside MLflow
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::sqlalchemy.exc.SADeprecationWarning"
+)  # inside MLflow
 
 TRIAL = "rate=fast--s0"
 
@@ -20,7 +22,9 @@ def run(toy, monkeypatch):
     def run(after=lambda request: None, retry_failed=False):
         opened = session.open_study(toy.root / "grid.yaml", None, [], None, None)
         toy.work_here(monkeypatch, after)
-        return session.run(opened, 2, share=True, retry_failed=retry_failed, cache_limit=10**9, offline=False)
+        return session.run(
+            opened, 2, share=True, retry_failed=retry_failed, cache_limit=10**9, offline=False
+        )
 
     return run
 
@@ -30,13 +34,21 @@ def test_damaged_files_are_made_again_without_training_and_said(toy, run, capsys
     content = path.read_bytes()
     path.write_bytes(content[:-9])
     assert run().n_trained == 0 and toy.ran == [] and path.read_bytes() == content
-    assert f"{TRIAL}: outcome.json was damaged: made again, without training" in capsys.readouterr().out
+    assert (
+        f"{TRIAL}: outcome.json was damaged: made again, without training"
+        in capsys.readouterr().out
+    )
 
 
-def test_a_study_that_another_process_runs_is_neither_restored_nor_are_its_failures_forgotten(toy, run):
+def test_a_study_that_another_process_runs_is_neither_restored_nor_are_its_failures_forgotten(
+    toy, run
+):
     path = toy.folder.trial_path(TRIAL) / "outcome.json"
     path.write_bytes(b"half writ")
-    with only_one(toy.folder.path), pytest.raises(session.InputError, match="another process is running this study"):
+    with (
+        only_one(toy.folder.path),
+        pytest.raises(session.InputError, match="another process is running this study"),
+    ):
         run(retry_failed=True)
     assert path.read_bytes() == b"half writ"
 
@@ -57,7 +69,9 @@ def test_what_is_interrupted_was_running_and_is_not_any_more(toy, run, error):
     assert "RUNNING" not in toy.statuses().values() and "RUNNING" not in toy.counted()
     assert toy.statuses()["toy on nothing"] == "KILLED"
     run()
-    assert set(toy.statuses().values()) == {"FINISHED"} and set(map(tuple, toy.states().values())) == {("COMPLETE",)}
+    assert set(toy.statuses().values()) == {"FINISHED"} and set(
+        map(tuple, toy.states().values())
+    ) == {("COMPLETE",)}
 
 
 def test_a_study_that_was_killed_is_set_right_by_sync(killed):

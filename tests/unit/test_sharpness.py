@@ -46,7 +46,9 @@ def gradients(trial, encoder, head, rule):
     z = encoder(x)
     real = F.cross_entropy(head(z), y)
     draws = learner.draw_noise(len(y), generator(0, "noise", EPOCH))
-    semantic = learner.config.losses.semantic * learner.semantic(learner.standardise(z), y, *draws).total
+    semantic = (
+        learner.config.losses.semantic * learner.semantic(learner.standardise(z), y, *draws).total
+    )
     at_latent = [torch.autograd.grad(loss, z, retain_graph=True)[0] for loss in (real, semantic)]
     names, parameters = zip(*encoder.named_parameters())
     of_encoder = torch.autograd.grad(z, parameters, combine(rule, *at_latent), retain_graph=True)
@@ -86,33 +88,60 @@ def test_a_step_is_that_of_the_gradient_at_the_perturbed_weights(rule, rho, batc
         assert (step - unperturbed).norm() > 1e-3 * expected.norm()  # the perturbation matters
 
 
-@pytest.mark.parametrize("change", [{}, {"routing": "summed", "losses.consistency": 1.0, "mixup": 0.4}, {"batchnorm": "frozen", "standardisation": "batch"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"routing": "summed", "losses.consistency": 1.0, "mixup": 0.4},
+        {"batchnorm": "frozen", "standardisation": "batch"},
+    ],
+)
 def test_the_rest_of_the_step_is_that_of_the_first_pass(change, warmed):
     """Denoiser, statistics, what is tracked and what is reported: the same bits as without it."""
     plain, sharp = (trial_at_the_thaw(warmed, **change, **{"optim.sam": rho}) for rho in (0.0, 0.5))
     found = [joint_epoch(trial.learner, trial.dataset.train, EPOCH) for trial in (plain, sharp)]
     assert found[0].metrics == found[1].metrics and torch.equal(found[0].latents, found[1].latents)
     states = [trial.learner.state() for trial in (plain, sharp)]
-    differing = {name for name, value in states[0].items() if not torch.equal(value, states[1][name])}
-    trained = {f"{name}.{key}" for name in ("encoder", "head") for key, _ in getattr(plain.learner, name).named_parameters()}
+    differing = {
+        name for name, value in states[0].items() if not torch.equal(value, states[1][name])
+    }
+    trained = {
+        f"{name}.{key}"
+        for name in ("encoder", "head")
+        for key, _ in getattr(plain.learner, name).named_parameters()
+    }
     assert differing == trained
-    norms = [module for module in sharp.learner.encoder.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    norms = [
+        module
+        for module in sharp.learner.encoder.modules()
+        if isinstance(module, torch.nn.BatchNorm2d)
+    ]
     assert norms and all(norm.track_running_stats for norm in norms)
 
 
 def test_an_encoder_that_no_loss_reaches_stays_where_it_is(warmed):
-    trial = trial_at_the_thaw(warmed, routing="decoupled", **{"optim.sam": 0.5, "losses.semantic": 0.0})
+    trial = trial_at_the_thaw(
+        warmed, routing="decoupled", **{"optim.sam": 0.5, "losses.semantic": 0.0}
+    )
     before = dict(trial.learner.encoder.named_parameters())
     before = {name: parameter.detach().clone() for name, parameter in before.items()}
     head = weights(trial.learner.head)
     joint_epoch(trial.learner, trial.dataset.train, EPOCH)
-    assert all(torch.equal(parameter, before[name]) for name, parameter in trial.learner.encoder.named_parameters())
-    assert any(not torch.equal(value, head[name]) for name, value in trial.learner.head.state_dict().items())
+    assert all(
+        torch.equal(parameter, before[name])
+        for name, parameter in trial.learner.encoder.named_parameters()
+    )
+    assert any(
+        not torch.equal(value, head[name])
+        for name, value in trial.learner.head.state_dict().items()
+    )
 
 
 @pytest.mark.parametrize("rho", [1e-8, 0.05, 3.0])
 def test_weights_are_put_back_exactly(rho):
-    first, second = (torch.randn(5, 3, generator=torch.Generator().manual_seed(i)) for i in range(2))
+    first, second = (
+        torch.randn(5, 3, generator=torch.Generator().manual_seed(i)) for i in range(2)
+    )
     unused = torch.ones(2)
     first.grad, second.grad = torch.randn_like(first), torch.randn_like(second)
     norm = (first.grad.square().sum() + second.grad.square().sum()).sqrt()
@@ -120,7 +149,9 @@ def test_weights_are_put_back_exactly(rho):
     before = [tensor.clone() for tensor in (first, second, unused)]
     with perturbed([first, second, unused], rho):
         assert first.grad is None and torch.equal(unused, before[2])
-        assert all(torch.allclose(tensor, want, atol=1e-6) for tensor, want in zip((first, second), wanted))
+        assert all(
+            torch.allclose(tensor, want, atol=1e-6) for tensor, want in zip((first, second), wanted)
+        )
     assert all(torch.equal(tensor, was) for tensor, was in zip((first, second, unused), before))
 
 
@@ -156,11 +187,29 @@ def test_arms_with_and_without_it_share_their_warmup():
 
 
 def test_an_epoch_of_two_passes_costs_twice_as_much():
-    costs = [[link.cost for link in chain(settings)] for settings in (JOINT, JOINT | {"optim.sam": 0.05}, JOINT | {"optim.sam": 0.05, "losses.consistency": 1})]
+    costs = [
+        [link.cost for link in chain(settings)]
+        for settings in (
+            JOINT,
+            JOINT | {"optim.sam": 0.05},
+            JOINT | {"optim.sam": 0.05, "losses.consistency": 1},
+        )
+    ]
     assert costs[0][:4] == costs[1][:4] == costs[2][:4]
-    assert [b / a for a, b in zip(costs[0][4:], costs[1][4:])] == [2] * 3 and [b / a for a, b in zip(costs[0][4:], costs[2][4:])] == [4] * 3
+    assert [b / a for a, b in zip(costs[0][4:], costs[1][4:])] == [2] * 3 and [
+        b / a for a, b in zip(costs[0][4:], costs[2][4:])
+    ] == [4] * 3
 
 
-@pytest.mark.parametrize(("value", "says"), [(-0.05, "-0.05 is too small; at least 0"), ("wide", "'wide' is not a number"), (True, "True is not a number")])
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (-0.05, "-0.05 is too small; at least 0"),
+        ("wide", "'wide' is not a number"),
+        (True, "True is not a number"),
+    ],
+)
 def test_a_radius_is_a_number_from_0(value, says):
-    assert [(fault.key, fault.message) for fault in parse({"optim.sam": value})[1]] == [("optim.sam", says)]
+    assert [(fault.key, fault.message) for fault in parse({"optim.sam": value})[1]] == [
+        ("optim.sam", says)
+    ]

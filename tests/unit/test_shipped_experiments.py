@@ -31,7 +31,10 @@ def nothing_beside(tmp_path, monkeypatch):
 def test_there_are_grids_experiments_and_published_numbers():
     assert FOLDER / "fixes.yaml" in GRIDS
     assert {FOLDER / "digits-lt.yaml", FOLDER / "cifar10-lt-if100.yaml"} <= set(EXPERIMENTS)
-    assert set(FILES) - set(GRIDS) - set(EXPERIMENTS) == {FOLDER / "published.yaml", FOLDER / "sources.yaml"}
+    assert set(FILES) - set(GRIDS) - set(EXPERIMENTS) == {
+        FOLDER / "published.yaml",
+        FOLDER / "sources.yaml",
+    }
 
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.name)
@@ -52,7 +55,10 @@ def test_a_shipped_experiment_lacks_nothing_but_files_that_can_be_brought(path):
     try:
         assert experiment_settings(path, [], load_subject("core"))
     except InputError as error:
-        assert all(re.search("`ablate data get cifar100?-lt-if100` brings it$", problem.message) for problem in error.problems), error
+        assert all(
+            re.search("`ablate data get cifar100?-lt-if100` brings it$", problem.message)
+            for problem in error.problems
+        ), error
 
 
 @pytest.mark.parametrize("path", GRIDS + EXPERIMENTS, ids=lambda path: path.name)
@@ -64,12 +70,20 @@ def test_a_shipped_file_opens_with_the_command_that_runs_it(path):
 
 def test_the_sources_are_sound_and_bring_what_the_experiments_name():
     sources = read_sources(FOLDER / "sources.yaml")
-    assert {"cifar10-lt-if100", "cifar100-lt-if100", "cifar10-lt-if10", "cifar100-lt-if10"} == set(sources)
+    assert {"cifar10-lt-if100", "cifar100-lt-if100", "cifar10-lt-if10", "cifar100-lt-if10"} == set(
+        sources
+    )
     brought = {file.path for source in sources.values() for file in source.files}
-    assert {"data/cifar10-lt-if100.tar.gz", "pretrained/resnet32_cifar10_lt001.checkpoint"} <= brought
+    assert {
+        "data/cifar10-lt-if100.tar.gz",
+        "pretrained/resnet32_cifar10_lt001.checkpoint",
+    } <= brought
 
 
 def test_published_numbers_are_ldmlrs():
-    numbers = {entry["method"]: entry["top1"] for entry in published(FOLDER / "published.yaml", "cifar10-lt-if100")}
+    numbers = {
+        entry["method"]: entry["top1"]
+        for entry in published(FOLDER / "published.yaml", "cifar10-lt-if100")
+    }
     assert numbers["CE + LDMLR"] == 76.26
     assert published(FOLDER / "published.yaml", "digits-lt") == []

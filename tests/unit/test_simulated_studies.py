@@ -51,7 +51,17 @@ def results_of(cells):
     trials, rows = [], []
     for (seed, own), (arm, levels) in itertools.product(enumerate(cells), ARMS.items()):
         trials.append(TrialSpec(f"{arm}--s{seed}", arm, "arm", levels, seed, "", {}, 1, 1, 0))
-        rows.append({"trial": trials[-1].trial, "arm": arm, "seed": seed, "state": "COMPLETE", **levels, "test/top1": own[list(ARMS).index(arm)], "epochs_trained": 1})
+        rows.append(
+            {
+                "trial": trials[-1].trial,
+                "arm": arm,
+                "seed": seed,
+                "state": "COMPLETE",
+                **levels,
+                "test/top1": own[list(ARMS).index(arm)],
+                "epochs_trained": 1,
+            }
+        )
     manifest = Manifest(
         study="simulated", experiment="none", title="", question="", dataset="", design=["factorial"], metric={"name": "test/top1", "goal": "maximize"},
         factors={factor: {level: {} for level in levels} for factor, levels in LEVELS.items()}, seeds=list(range(len(cells))), baselines=[], reference=None,
@@ -75,7 +85,12 @@ def p_values(cells):
 def any_found(p):
     """(n_studies,) bool: whether a study finds anything after Holm's correction. p: (n_studies, 6)"""
     candidates = p.min(axis=1) < judged.ALPHA  # the correction only makes p larger
-    return np.array([candidate and bool((holm(row) < judged.ALPHA).any()) for row, candidate in zip(p, candidates)])
+    return np.array(
+        [
+            candidate and bool((holm(row) < judged.ALPHA).any())
+            for row, candidate in zip(p, candidates)
+        ]
+    )
 
 
 def test_ten_thousand_null_studies_keep_the_family_wise_error_at_5_percent():
@@ -103,13 +118,25 @@ def test_judge_finds_what_the_simulation_of_null_studies_finds(n, seed):
 @pytest.mark.parametrize("correlation", [0.0, 0.8])
 def test_intervals_cover_whatever_the_correlation_of_pairs(n, correlation):
     rng = np.random.default_rng(4)
-    pairs = rng.multivariate_normal([71.0, 70.0], 4 * np.array([[1, correlation], [correlation, 1]]), (n, N_SEEDS))
+    pairs = rng.multivariate_normal(
+        [71.0, 70.0], 4 * np.array([[1, correlation], [correlation, 1]]), (n, N_SEEDS)
+    )
     found = [paired_difference(pair[:, 0], pair[:, 1]) for pair in pairs]
     assert within(np.mean([one.low <= 1 <= one.high for one in found]), n, 0.95)
-    shrunk = correlation * special.hyp2f1(0.5, 0.5, (N_SEEDS + 1) / 2, correlation**2) * special.poch((N_SEEDS - 1) / 2, 0.5) ** 2 * 2 / (N_SEEDS - 1)
-    assert np.mean([one.correlation for one in found]) == pytest.approx(shrunk, abs=3 * 0.5 / np.sqrt(n))  # Hotelling 1953: few seeds pull it to 0
+    shrunk = (
+        correlation
+        * special.hyp2f1(0.5, 0.5, (N_SEEDS + 1) / 2, correlation**2)
+        * special.poch((N_SEEDS - 1) / 2, 0.5) ** 2
+        * 2
+        / (N_SEEDS - 1)
+    )
+    assert np.mean([one.correlation for one in found]) == pytest.approx(
+        shrunk, abs=3 * 0.5 / np.sqrt(n)
+    )  # Hotelling 1953: few seeds pull it to 0
     expected = 2 * np.sqrt(2 * (1 - correlation))  # standard deviation of the differences
-    assert np.sqrt(np.mean([one.sd**2 for one in found])) == pytest.approx(expected, rel=0.05)  # pairing narrows them
+    assert np.sqrt(np.mean([one.sd**2 for one in found])) == pytest.approx(
+        expected, rel=0.05
+    )  # pairing narrows them
 
 
 def test_intervals_of_main_effects_and_interactions_cover_planted_ones():
@@ -119,7 +146,11 @@ def test_intervals_of_main_effects_and_interactions_cover_planted_ones():
     for cells in cells_of(n, seed=5, truth=truth):
         found = [contrast(cells, row) for row in WEIGHTS]
         covered += [one.low <= true <= one.high for one, true in zip(found, expected)]
-        signs += [np.sign(one.mean) == np.sign(true) for one, true in zip(found, expected) if abs(true) > 1e-9]
+        signs += [
+            np.sign(one.mean) == np.sign(true)
+            for one, true in zip(found, expected)
+            if abs(true) > 1e-9
+        ]
     assert within(np.mean(covered), n * len(FAMILY), 0.95)
     assert np.mean(signs) > 0.99
 
@@ -131,7 +162,11 @@ def planted(levels):
 
 
 def test_a_study_with_planted_effects_gives_them_back(tmp_path):
-    rows = judge(load(study(tmp_path, seeds=range(6), top1=planted))).pipe(lambda table: table[table["metric"] == "test/top1"]).set_index("effect")
+    rows = (
+        judge(load(study(tmp_path, seeds=range(6), top1=planted)))
+        .pipe(lambda table: table[table["metric"] == "test/top1"])
+        .set_index("effect")
+    )
     truth = {
         "lr_split: off -> on": 9.5,
         "warmup: off -> on": -0.5,
@@ -151,7 +186,15 @@ def test_a_study_with_planted_effects_gives_them_back(tmp_path):
         row = rows.loc[name]
         assert row["low"] <= size <= row["high"], name
         assert size == 0 or np.sign(row["estimate"]) == np.sign(size), name
-    verdicts = rows.loc[["lr_split: off -> on", "lr_split x warmup", "lr_split: off -> on (alone)", "warmup: off -> on at lr_split=off"], "verdict"]
+    verdicts = rows.loc[
+        [
+            "lr_split: off -> on",
+            "lr_split x warmup",
+            "lr_split: off -> on (alone)",
+            "warmup: off -> on at lr_split=off",
+        ],
+        "verdict",
+    ]
     assert list(verdicts) == ["higher", "higher", "higher", "lower"]
     assert rows.loc["gradient_decoupling: off -> on", "verdict"] == judged.NOT_SEPARABLE
 
@@ -162,37 +205,56 @@ def test_arms_that_are_identical_have_no_effect_by_construction(tmp_path, seeds)
     for spec in folder.manifest().trials:
         if spec.kind == "arm" and spec.arm != "reference":
             folder.write_records(spec.trial, folder.records(f"reference--s{spec.seed}"))
-            folder.write_outcome(spec.trial, replace(folder.outcome(f"reference--s{spec.seed}"), key=spec.key))
+            folder.write_outcome(
+                spec.trial, replace(folder.outcome(f"reference--s{spec.seed}"), key=spec.key)
+            )
     results = load(folder)
     effects = judge(results)
     of_arms = effects[effects["kind"] != "difference"]
     assert set(of_arms["kind"]) == {"main", "interaction", "simple", "add-one-in", "leave-one-out"}
     assert set(of_arms["verdict"]) == {judged.BY_CONSTRUCTION} and (of_arms["estimate"] == 0).all()
     text = answer(results, effects, judge_claims(results, effects))
-    assert "Without effect by construction, the same bits with and without: `lr_split: off -> on`" in text
+    assert (
+        "Without effect by construction, the same bits with and without: `lr_split: off -> on`"
+        in text
+    )
     assert "Not separable from 0" not in text and "No interaction is separable" not in text
 
 
 def test_the_family_is_what_repeated_measures_anova_tests():
     cells = cells_of(1, seed=6, truth=np.array([planted(levels) for levels in CELLS]))[0]
-    rows = [{"seed": seed, "y": cells[seed, i], **levels} for seed in range(N_SEEDS) for i, levels in enumerate(CELLS)]
+    rows = [
+        {"seed": seed, "y": cells[seed, i], **levels}
+        for seed in range(N_SEEDS)
+        for i, levels in enumerate(CELLS)
+    ]
     table = pd.DataFrame(rows)
-    anova = AnovaRM(table, "y", "seed", within=list(LEVELS)).fit().anova_table  # each effect against its own interaction with seeds
+    anova = (
+        AnovaRM(table, "y", "seed", within=list(LEVELS)).fit().anova_table
+    )  # each effect against its own interaction with seeds
     found = family_of(cells)
     for name, row in found.iterrows():
         expected = anova.loc[name.split(": ")[0].replace(" x ", ":")]
         assert row["p"] == pytest.approx(expected["Pr > F"]), name
         t = row["estimate"] / (row["sd"] / np.sqrt(N_SEEDS))
         assert t**2 == pytest.approx(expected["F Value"]), name
-    fit = ols(f"y ~ {' * '.join(f'C({factor}, Sum)' for factor in LEVELS)} + C(seed)", table).fit()  # seeds as blocks
+    fit = ols(
+        f"y ~ {' * '.join(f'C({factor}, Sum)' for factor in LEVELS)} + C(seed)", table
+    ).fit()  # seeds as blocks
     for factor in LEVELS:
-        assert found.loc[f"{factor}: off -> on", "estimate"] == pytest.approx(-2 * fit.params[f"C({factor}, Sum)[S.off]"])
+        assert found.loc[f"{factor}: off -> on", "estimate"] == pytest.approx(
+            -2 * fit.params[f"C({factor}, Sum)[S.off]"]
+        )
     for a, b in itertools.combinations(LEVELS, 2):
-        assert found.loc[f"{a} x {b}", "estimate"] == pytest.approx(4 * fit.params[f"C({a}, Sum)[S.off]:C({b}, Sum)[S.off]"])
+        assert found.loc[f"{a} x {b}", "estimate"] == pytest.approx(
+            4 * fit.params[f"C({a}, Sum)[S.off]:C({b}, Sum)[S.off]"]
+        )
 
 
 def test_pingouin_agrees_on_pairs_and_on_repeated_measures(tmp_path):
-    pingouin = pytest.importorskip("pingouin", reason="pingouin, an oracle for tests only, is not installed")
+    pingouin = pytest.importorskip(
+        "pingouin", reason="pingouin, an oracle for tests only, is not installed"
+    )
     two = {name: FACTORS[name] for name in ("lr_split", "warmup")}
     folder = study(tmp_path, factors=two, seeds=range(6))
     results = load(folder)
@@ -204,7 +266,13 @@ def test_pingouin_agrees_on_pairs_and_on_repeated_measures(tmp_path):
         assert row["p"] == pytest.approx(table.filter(regex="^p[-_]val").iloc[0])
         assert row["estimate"] / row["sd"] * np.sqrt(6) == pytest.approx(table["T"])
     trials = results.trials[results.trials["kind"] == "arm"].rename(columns={"test/top1": "top1"})
-    anova = pingouin.rm_anova(trials, dv="top1", within=["lr_split", "warmup"], subject="seed").set_index("Source")
+    anova = pingouin.rm_anova(
+        trials, dv="top1", within=["lr_split", "warmup"], subject="seed"
+    ).set_index("Source")
     p = anova.filter(regex="^p[-_]unc").iloc[:, 0]
-    for name, source in [("lr_split: off -> on", "lr_split"), ("warmup: off -> on", "warmup"), ("lr_split x warmup", "lr_split * warmup")]:
+    for name, source in [
+        ("lr_split: off -> on", "lr_split"),
+        ("warmup: off -> on", "warmup"),
+        ("lr_split x warmup", "lr_split * warmup"),
+    ]:
         assert rows.loc[name, "p"] == pytest.approx(p[source]), name

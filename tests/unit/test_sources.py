@@ -60,7 +60,11 @@ def test_digits_without_a_profile_are_all_that_the_test_set_leaves():
     from sklearn.datasets import load_digits
 
     everything = Counter(load_digits().target.tolist())
-    assert sources.load(data).class_counts.tolist() == [everything[c] - 50 for c in range(10)] == counted(data)
+    assert (
+        sources.load(data).class_counts.tolist()
+        == [everything[c] - 50 for c in range(10)]
+        == counted(data)
+    )
 
 
 def test_the_digits_test_set_is_balanced_and_apart_from_training():
@@ -69,7 +73,9 @@ def test_the_digits_test_set_is_balanced_and_apart_from_training():
     loaded = sources.load(Data(channels="gray", n_test=20))
     assert torch.bincount(loaded.test.labels).tolist() == [20] * 10
     # every image of the package is in exactly one part
-    parts = Counter(image.numpy().tobytes() for split in (loaded.train, loaded.test) for image in split.images)
+    parts = Counter(
+        image.numpy().tobytes() for split in (loaded.train, loaded.test) for image in split.images
+    )
     raw = np.round(load_digits().images * (255 / 16)).astype(np.uint8)
     assert parts == Counter(image.tobytes() for image in raw)
     assert not as_set(loaded.train.images) & as_set(loaded.test.images)
@@ -81,11 +87,17 @@ def test_validation_images_come_from_the_training_images_and_the_test_set_is_not
     expected = [max(1, round(0.2 * n)) for n in all_of_them.class_counts.tolist()]
     assert expected[-1] == 1 and expected[0] == 12
     assert torch.bincount(loaded.test.labels).tolist() == expected
-    assert loaded.class_counts.tolist() == counted(data) == [n - held for n, held in zip(all_of_them.class_counts.tolist(), expected)]
+    assert (
+        loaded.class_counts.tolist()
+        == counted(data)
+        == [n - held for n, held in zip(all_of_them.class_counts.tolist(), expected)]
+    )
     for c in range(10):  # each image is in one of the two parts, under its own label
         parts = [split.images[split.labels == c] for split in (loaded.train, loaded.test)]
         assert not as_set(parts[0]) & as_set(parts[1])
-        assert as_set(torch.cat(parts)) == as_set(all_of_them.train.images[all_of_them.train.labels == c])
+        assert as_set(torch.cat(parts)) == as_set(
+            all_of_them.train.images[all_of_them.train.labels == c]
+        )
     assert_equal(loaded, sources.load(data))
     assert data_fingerprint(Config(data=data)) != data_fingerprint(Config(data=DIGITS))
 
@@ -94,7 +106,12 @@ def test_validation_that_leaves_a_class_empty_is_named():
     data = dataclasses.replace(DIGITS, n_max=10, imbalance_factor=10, validation=0.2)
     with pytest.raises(ValueError, match=r"0\.2 of the 1 training images of class 7 leaves none"):
         sources.load(data)
-    found = SUBJECT.check({f"data.{name}": getattr(data, name) for name in ("channels", "n_max", "imbalance_factor", "n_test", "validation")})
+    found = SUBJECT.check(
+        {
+            f"data.{name}": getattr(data, name)
+            for name in ("channels", "n_max", "imbalance_factor", "n_test", "validation")
+        }
+    )
     assert [fault.key for fault in found] == ["data.validation"]
 
 
@@ -113,11 +130,19 @@ def test_the_digits_are_the_same_whatever_was_drawn_before():
 
 
 def test_too_many_digits_asked_for_is_said():
-    with pytest.raises(ValueError, match="^data.n_test: 174 test images per class leave none to train on$"):
+    with pytest.raises(
+        ValueError, match="^data.n_test: 174 test images per class leave none to train on$"
+    ):
         sources.load(Data(channels="gray", n_test=174))
-    with pytest.raises(ValueError, match="^data.imbalance_factor: class 0 has 158 training images and the profile asks for 500$"):
+    with pytest.raises(
+        ValueError,
+        match="^data.imbalance_factor: class 0 has 158 training images and the profile asks for 500$",
+    ):
         sources.load(dataclasses.replace(DIGITS, n_max=500))
-    with pytest.raises(ValueError, match="^5 images of the largest class and an imbalance factor of 10 leave the smallest class empty$"):
+    with pytest.raises(
+        ValueError,
+        match="^5 images of the largest class and an imbalance factor of 10 leave the smallest class empty$",
+    ):
         sources.load(dataclasses.replace(DIGITS, n_max=5))
 
 
@@ -133,7 +158,9 @@ def png(pixels):
 def tree_of(seed=0, size=4, train=(("zebra", 3), ("ant", 5), ("Bee", 2)), n_test=2):
     """name -> content of a small ImageFolder pair with random pixels."""
     rng = np.random.default_rng(seed)
-    names = [f"train/{c}/{i}.png" for c, n in train for i in range(n)] + [f"test/{c}/{i}.png" for c, _ in train for i in range(n_test)]
+    names = [f"train/{c}/{i}.png" for c, n in train for i in range(n)] + [
+        f"test/{c}/{i}.png" for c, _ in train for i in range(n_test)
+    ]
     return {name: png(rng.integers(0, 256, (size, size, 3))) for name in names}
 
 
@@ -161,8 +188,15 @@ def test_classes_are_the_folders_in_sorted_order(tmp_path):
     files = tree_of()
     data = folder(written(tmp_path / "images", files))
     loaded = sources.load(data)
-    assert loaded.class_names == ["Bee", "ant", "zebra"]  # by code point, as torchvision's ImageFolder
-    assert loaded.class_names == torchvision.datasets.ImageFolder(tmp_path / "images" / "train").classes
+    assert loaded.class_names == [
+        "Bee",
+        "ant",
+        "zebra",
+    ]  # by code point, as torchvision's ImageFolder
+    assert (
+        loaded.class_names
+        == torchvision.datasets.ImageFolder(tmp_path / "images" / "train").classes
+    )
     assert loaded.class_counts.tolist() == [2, 5, 3] == counted(data)
     assert loaded.train.labels.tolist() == [0] * 2 + [1] * 5 + [2] * 3
     assert loaded.test.labels.tolist() == [0] * 2 + [1] * 2 + [2] * 2
@@ -182,7 +216,12 @@ def test_a_folder_and_an_archive_of_it_are_the_same_data(tmp_path):
 
 def test_files_that_are_no_images_by_name_are_passed_over(tmp_path):
     files = tree_of()
-    extra = files | {"train/ant/notes.txt": b"five ants", "train/list.txt": b"", "README": b"", "val/ant/0.png": png(np.zeros((9, 9, 3)))}
+    extra = files | {
+        "train/ant/notes.txt": b"five ants",
+        "train/list.txt": b"",
+        "README": b"",
+        "val/ant/0.png": png(np.zeros((9, 9, 3))),
+    }
     expected = sources.load(folder(written(tmp_path / "plain", files)))
     for path in (written(tmp_path / "extra", extra), packed(tmp_path / "extra.tar.gz", extra)):
         assert_equal(expected, sources.load(folder(path)))
@@ -198,9 +237,16 @@ def test_images_are_counted_in_as_many_passes_for_many_classes_as_for_few(monkey
             return super().__iter__()
 
     def passes(n_classes: int) -> int:
-        places = [Place(part, f"{c:03d}", f"{i}.png") for part in PARTS for c in range(n_classes) for i in range(c + 1)]
+        places = [
+            Place(part, f"{c:03d}", f"{i}.png")
+            for part in PARTS
+            for c in range(n_classes)
+            for i in range(c + 1)
+        ]
         images, folders = Images.fromkeys(places, Path()), frozenset(place[:2] for place in places)
-        monkeypatch.setattr(counting, "listed", lambda path: Listing(path, images, {}, folders, (), PARTS))
+        monkeypatch.setattr(
+            counting, "listed", lambda path: Listing(path, images, {}, folders, (), PARTS)
+        )
         assert class_counts(folder("images"), []) == list(range(1, n_classes + 1))
         return images.n_passes
 
@@ -208,7 +254,10 @@ def test_images_are_counted_in_as_many_passes_for_many_classes_as_for_few(monkey
 
 
 def test_a_profile_is_applied_to_a_folder(tmp_path):
-    data = folder(written(tmp_path / "images", tree_of(train=(("a", 8), ("b", 8), ("c", 8)))), imbalance_factor=4)
+    data = folder(
+        written(tmp_path / "images", tree_of(train=(("a", 8), ("b", 8), ("c", 8)))),
+        imbalance_factor=4,
+    )
     loaded = sources.load(data)
     assert loaded.class_counts.tolist() == [8, 4, 2] == counted(data)
     assert torch.bincount(loaded.test.labels).tolist() == [2, 2, 2]  # the test set is left as it is
@@ -231,11 +280,17 @@ def broken(kind):
     """A tree with one fault, and what is said of it after the name of the data set."""
     files = tree_of()
     if kind == "broken image":
-        return files | {"train/ant/1.png": files["train/ant/1.png"][:40]}, r"train/ant/1\.png: not an image that can be read"
+        return files | {
+            "train/ant/1.png": files["train/ant/1.png"][:40]
+        }, r"train/ant/1\.png: not an image that can be read"
     if kind == "not an image":
-        return files | {"test/zebra/0.png": b"zebra"}, r"test/zebra/0\.png: not an image that can be read"
+        return files | {
+            "test/zebra/0.png": b"zebra"
+        }, r"test/zebra/0\.png: not an image that can be read"
     if kind == "differing sizes":
-        return files | {"train/zebra/1.png": png(np.zeros((4, 5, 3)))}, r"train/zebra/1\.png: \(4, 5\) pixels where the others have \(4, 4\); set data\.size"
+        return files | {
+            "train/zebra/1.png": png(np.zeros((4, 5, 3)))
+        }, r"train/zebra/1\.png: \(4, 5\) pixels where the others have \(4, 4\); set data\.size"
     raise AssertionError(kind)
 
 
@@ -243,17 +298,28 @@ def broken(kind):
 @pytest.mark.parametrize("kind", ["broken image", "not an image", "differing sizes"])
 def test_images_that_cannot_be_used_are_named(tmp_path, kind, form):
     files, message = broken(kind)
-    path = written(tmp_path / "mine", files) if form == "folder" else packed(tmp_path / "mine.tar.gz", files)
+    path = (
+        written(tmp_path / "mine", files)
+        if form == "folder"
+        else packed(tmp_path / "mine.tar.gz", files)
+    )
     with pytest.raises(ValueError, match=f"^'{path}': {message}"):
         sources.load(folder(path))
 
 
 def test_images_of_differing_sizes_can_be_resized(tmp_path):
     files, _ = broken("differing sizes")
-    assert sources.load(folder(written(tmp_path / "mine", files), size=6)).train.images.shape == (10, 3, 6, 6)
+    assert sources.load(folder(written(tmp_path / "mine", files), size=6)).train.images.shape == (
+        10,
+        3,
+        6,
+        6,
+    )
 
 
-@pytest.mark.parametrize("content", [b"", b"not an archive", "truncated"], ids=["empty", "text", "truncated"])
+@pytest.mark.parametrize(
+    "content", [b"", b"not an archive", "truncated"], ids=["empty", "text", "truncated"]
+)
 def test_a_file_that_is_no_archive_is_named(tmp_path, content):
     if content == "truncated":
         content = packed(tmp_path / "whole.tar.gz", tree_of(size=30)).read_bytes()
@@ -266,7 +332,10 @@ def test_a_file_that_is_no_archive_is_named(tmp_path, content):
 
 def test_names_in_an_archive_cannot_leave_a_folder(tmp_path):
     path = packed(tmp_path / "mine.tar.gz", tree_of(), prefix="../../outside/")
-    with pytest.raises(ValueError, match=r"mine.tar.gz' is not read: its member '../../outside/train/zebra/0.png' would be unpacked outside the folder$"):
+    with pytest.raises(
+        ValueError,
+        match=r"mine.tar.gz' is not read: its member '../../outside/train/zebra/0.png' would be unpacked outside the folder$",
+    ):
         sources.load(folder(path))
     assert [p.name for p in tmp_path.iterdir()] == ["mine.tar.gz"]
 
@@ -298,12 +367,18 @@ def test_cifar_is_made_long_tailed_by_the_usual_profile(cifar):
     data, asked = cifar
     data = dataclasses.replace(data, imbalance_factor=10.0, n_max=40)
     loaded = sources.load(data)
-    assert loaded.class_counts.tolist() == [int(40 * 10 ** (-c / 9) + 1e-6) for c in range(10)] == counted(data)
+    assert (
+        loaded.class_counts.tolist()
+        == [int(40 * 10 ** (-c / 9) + 1e-6) for c in range(10)]
+        == counted(data)
+    )
     assert torch.bincount(loaded.test.labels).tolist() == [3] * 10
     for split in (loaded.train, loaded.test):
         assert split.labels.tolist() == sorted(split.labels.tolist())
         assert split.images.shape[1:] == (3, 32, 32) and split.images.dtype == torch.uint8
-        assert torch.equal(split.images[:, 0, 0, 0].long(), split.labels)  # images went with their labels, channels first
+        assert torch.equal(
+            split.images[:, 0, 0, 0].long(), split.labels
+        )  # images went with their labels, channels first
     assert loaded.class_names == [f"class {c}" for c in range(10)]
     assert asked == [(Path(data.path), True, False), (Path(data.path), False, False)]
 

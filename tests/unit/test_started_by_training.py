@@ -206,7 +206,9 @@ def test_nor_that_of_a_study_that_was_killed(left):
     write_module(LEAVING.format(left=left, then="time.sleep(600)"))
     path = os.pathsep.join([str(OURS), os.path.dirname(__file__)])
     command = [sys.executable, "-c", STUDY]
-    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, start_new_session=True) as study:
+    with subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": path}, start_new_session=True
+    ) as study:
         wait_for("begun")
         study.kill()
     await_end_of_all()
@@ -263,7 +265,15 @@ def test_the_next_trial_of_a_worker_finds_signals_as_the_first_did():
             assert hear(workers, worker)[0]["record"]["metrics"] == {"top1": 1.0, "left": 0.0}
 
 
-@pytest.mark.parametrize("does", ["sys.stdout.close()", "sys.stderr.close()", "sys.stdout = sys.stderr = None", "sys.stdout = io.StringIO()"])
+@pytest.mark.parametrize(
+    "does",
+    [
+        "sys.stdout.close()",
+        "sys.stderr.close()",
+        "sys.stdout = sys.stderr = None",
+        "sys.stdout = io.StringIO()",
+    ],
+)
 @pytest.mark.parametrize("ends", ["return {'top1': 1}", "raise KeyError('lost')"])
 def test_the_standard_streams_of_a_worker_outlast_what_a_trial_does_to_them(does, ends):
     write_module(

@@ -40,7 +40,13 @@ def test_adjusted_means_are_those_of_least_squares_at_the_average_seed(rng):
     cells = rng.normal(70, 1, (4, 3)) + [[0.0], [0.0], [0.0], [-30.0]]
     assert adjusted_means(cells) == pytest.approx(cells.mean(axis=0))
     cells[3, 1] = cells[0, 2] = np.nan
-    table = pd.DataFrame([{"y": cells[s, c], "seed": s, "cell": c} for s, c in np.ndindex(4, 3) if np.isfinite(cells[s, c])])
+    table = pd.DataFrame(
+        [
+            {"y": cells[s, c], "seed": s, "cell": c}
+            for s, c in np.ndindex(4, 3)
+            if np.isfinite(cells[s, c])
+        ]
+    )
     fit = ols("y ~ C(cell) + C(seed)", table).fit()
     expected = [fit.predict(pd.DataFrame({"cell": c, "seed": range(4)})).mean() for c in range(3)]
     assert adjusted_means(cells) == pytest.approx(expected)
@@ -48,17 +54,27 @@ def test_adjusted_means_are_those_of_least_squares_at_the_average_seed(rng):
 
 
 def test_paired_difference_agrees_with_pingouin(rng):
-    pingouin = pytest.importorskip("pingouin", reason="pingouin, an oracle for tests only, is not installed")
+    pingouin = pytest.importorskip(
+        "pingouin", reason="pingouin, an oracle for tests only, is not installed"
+    )
     treated, control = rng.normal(71, 1, 8), rng.normal(70, 1, 8)
-    found, table = paired_difference(treated, control), pingouin.ttest(treated, control, paired=True).iloc[0]
+    found, table = (
+        paired_difference(treated, control),
+        pingouin.ttest(treated, control, paired=True).iloc[0],
+    )
     assert found.p == pytest.approx(table.filter(regex="^p[-_]val").iloc[0])
     interval = table.filter(regex="^CI95").iloc[0]
-    assert (found.low, found.high) == pytest.approx(tuple(interval), abs=0.005)  # pingouin rounds to 2 decimals
+    assert (found.low, found.high) == pytest.approx(
+        tuple(interval), abs=0.005
+    )  # pingouin rounds to 2 decimals
 
 
 def test_what_seeds_share_cancels(rng):
     control, treated, shift = rng.normal(0, 1, (3, 5))
-    before, after = paired_difference(treated, control), paired_difference(treated + 50 * shift, control + 50 * shift)
+    before, after = (
+        paired_difference(treated, control),
+        paired_difference(treated + 50 * shift, control + 50 * shift),
+    )
     assert after[:4] == pytest.approx(before[:4])
     assert after.correlation > 0.99
 
@@ -66,7 +82,10 @@ def test_what_seeds_share_cancels(rng):
 @pytest.mark.parametrize("n", [2, 3, 10])
 def test_interval_brackets_the_estimate_and_widens_with_confidence(rng, n):
     treated, control = rng.normal(0, 1, (2, n))
-    found, wider = paired_difference(treated, control), paired_difference(treated, control, confidence=0.99)
+    found, wider = (
+        paired_difference(treated, control),
+        paired_difference(treated, control, confidence=0.99),
+    )
     assert wider.low < found.low < found.mean < found.high < wider.high
 
 
@@ -114,10 +133,17 @@ def test_cells_and_weights_must_fit():
 def test_factorial_contrasts_agree_with_repeated_measures_anova(rng):
     pd = pytest.importorskip("pandas")
     cells = rng.normal(70, 1, (6, 4)) + [0, 1, 3, 5]  # (a, b): 00 01 10 11
-    rows = [(s, a, b, cells[s, 2 * a + b]) for s, a, b in itertools.product(range(6), range(2), range(2))]
+    rows = [
+        (s, a, b, cells[s, 2 * a + b])
+        for s, a, b in itertools.product(range(6), range(2), range(2))
+    ]
     table = pd.DataFrame(rows, columns=["seed", "a", "b", "y"])
     anova = AnovaRM(table, "y", "seed", within=["a", "b"]).fit().anova_table
-    for weights, row in [([-0.5, -0.5, 0.5, 0.5], "a"), ([-0.5, 0.5, -0.5, 0.5], "b"), ([1, -1, -1, 1], "a:b")]:
+    for weights, row in [
+        ([-0.5, -0.5, 0.5, 0.5], "a"),
+        ([-0.5, 0.5, -0.5, 0.5], "b"),
+        ([1, -1, -1, 1], "a:b"),
+    ]:
         assert contrast(cells, weights).p == pytest.approx(anova.loc[row, "Pr > F"])
     fit = ols("y ~ a * b + C(seed)", table).fit()
     assert contrast(cells, [1, -1, -1, 1]).mean == pytest.approx(fit.params["a:b"])
@@ -144,12 +170,16 @@ def test_smallest_permutation_p_is_what_enumeration_finds(n):
 def test_smallest_detectable_difference_is_found_with_80_percent_power(n):
     noncentrality = smallest_detectable(sd=2.0, n=n) / 2.0 * np.sqrt(n)
     critical = stats.t.ppf(0.975, n - 1)
-    power = stats.nct.sf(critical, n - 1, noncentrality) + stats.nct.cdf(-critical, n - 1, noncentrality)
+    power = stats.nct.sf(critical, n - 1, noncentrality) + stats.nct.cdf(
+        -critical, n - 1, noncentrality
+    )
     assert power == pytest.approx(0.8, abs=1e-3)
 
 
 def test_smallest_detectable_difference_is_undefined_without_spread():
-    assert np.isnan([smallest_detectable(2.0, 1), smallest_detectable(0.0, 3), smallest_detectable(np.nan, 3)]).all()
+    assert np.isnan(
+        [smallest_detectable(2.0, 1), smallest_detectable(0.0, 3), smallest_detectable(np.nan, 3)]
+    ).all()
 
 
 def test_pooled_sd_is_the_root_mean_square():

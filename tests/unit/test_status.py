@@ -20,14 +20,25 @@ from ablation.remaining import Left, Remaining, about, read_left
 from ablation.status import describe_status, status_of
 from ablation.timings import Timings
 
-STATES = {"lr_split--s0": "RUNNING", "lr_split--s1": "FAILED", "lr_split--s2": "WAITING", "reference--s2": "RUNNING"}
+STATES = {
+    "lr_split--s0": "RUNNING",
+    "lr_split--s1": "FAILED",
+    "lr_split--s2": "WAITING",
+    "reference--s2": "RUNNING",
+}
 
 
 @pytest.fixture
 def folder(tmp_path):
     places = Places(tmp_path)
     factors = {"lr_split": FACTORS["lr_split"]}
-    return study(places.runs("fixes").path, factors=factors, baselines=["ce"], detail=True, state=lambda spec: STATES.get(spec.trial, "COMPLETE"))
+    return study(
+        places.runs("fixes").path,
+        factors=factors,
+        baselines=["ce"],
+        detail=True,
+        state=lambda spec: STATES.get(spec.trial, "COMPLETE"),
+    )
 
 
 def said(root) -> dict[str, list[str]]:
@@ -50,7 +61,9 @@ def test_epochs_and_accuracy_are_those_of_the_records(folder):
     half = N_EPOCHS // 2
     arm = status_of(folder, None)["lr_split"]
     assert (arm.epochs, arm.epochs_planned) == (half, 3 * N_EPOCHS)
-    assert arm.left == (15 - (half - 5)) + 15  # of 20 epochs, 5 are shared with an earlier trial; the failed one is not run again
+    assert (
+        arm.left == (15 - (half - 5)) + 15
+    )  # of 20 epochs, 5 are shared with an earlier trial; the failed one is not run again
     assert arm.current == [(half, folder.records("lr_split--s0")[-1]["metrics"]["test/top1"])]
     done = [folder.outcome(f"reference--s{seed}").metrics["test/top1"] for seed in (0, 1)]
     assert status_of(folder, None)["reference"].finished == done
@@ -59,7 +72,10 @@ def test_epochs_and_accuracy_are_those_of_the_records(folder):
 def test_a_study_that_nobody_runs_is_interrupted(folder, tmp_path):
     lines = said(tmp_path)
     assert "interrupted" in lines["arm"] and "running" not in lines["arm"]
-    assert lines["5/9"] == "trials done, 1 failed; 35 epochs left to train; not running: `ablate run` goes on where it stopped".split()
+    assert (
+        lines["5/9"]
+        == "trials done, 1 failed; 35 epochs left to train; not running: `ablate run` goes on where it stopped".split()
+    )
     assert lines["lr_split"][-3:] == ["at", "epoch", "10"]
 
 
@@ -68,14 +84,20 @@ def test_a_study_that_is_run_says_who_runs_and_how_long_it_takes(folder, tmp_pat
         assert "how long that takes is known once" in " ".join(said(tmp_path)["5/9"])
         file = Places(tmp_path).progress("fixes")
         file.parent.mkdir(parents=True)
-        file.write_text(json.dumps(Left(9000.0, time.time() - 3600, 2, ["reference--s2"])._asdict()))
+        file.write_text(
+            json.dumps(Left(9000.0, time.time() - 3600, 2, ["reference--s2"])._asdict())
+        )
         lines = said(tmp_path)
     assert lines["reference"][:2] == ["2", "1"] and lines["arm"][:3] == ["done", "running", "begun"]
     assert " ".join(lines["5/9"]).endswith("about 1.5 h left with 2 jobs")
 
 
 def test_a_forecast_is_counted_down_to_its_end():
-    assert [about(3600.0, since) for since in (0.0, 1800.0, 4000.0)] == ["about 1.0 h left", "about 30.0 min left", "nearly done"]
+    assert [about(3600.0, since) for since in (0.0, 1800.0, 4000.0)] == [
+        "about 1.0 h left",
+        "about 30.0 min left",
+        "nearly done",
+    ]
     assert about(None, 0.0) == ""
 
 
@@ -102,11 +124,19 @@ def test_trials_that_an_earlier_run_finished_are_counted(toy, monkeypatch):
     toy.store.path("record", last.key).unlink()
     shown = progress(toy.plan())
     Execution(toy.study(), toy.plan(), toy.store, toy.folder, shown)
-    assert (shown.trials["rate=fast--s1"].done_epochs, shown.trials["rate=fast--s1"].metric) == (3, 31.0)
+    assert (shown.trials["rate=fast--s1"].done_epochs, shown.trials["rate=fast--s1"].metric) == (
+        3,
+        31.0,
+    )
     shown = progress(toy.plan())
     toy.run(monkeypatch, listener=shown)
-    assert shown.said.startswith("8/8 trials (7 before), 2 epochs trained, ")  # from the checkpoint where joint training began
-    assert all(arm.n_complete == arm.n_trials and arm.done_epochs == arm.n_epochs for arm in shown.arms.values())
+    assert shown.said.startswith(
+        "8/8 trials (7 before), 2 epochs trained, "
+    )  # from the checkpoint where joint training began
+    assert all(
+        arm.n_complete == arm.n_trials and arm.done_epochs == arm.n_epochs
+        for arm in shown.arms.values()
+    )
 
 
 def test_trials_that_failed_before_count_as_failed(toy, monkeypatch):
@@ -155,7 +185,9 @@ def test_what_is_left_is_forecast_written_and_removed(toy, monkeypatch):
     assert not file.exists() and read_left(file) is None
 
 
-def test_every_segment_that_begins_is_left_and_is_of_the_trials_that_it_is_run_for(toy, monkeypatch):
+def test_every_segment_that_begins_is_left_and_is_of_the_trials_that_it_is_run_for(
+    toy, monkeypatch
+):
     heard, most = [], []
 
     class Hands(Listener):
@@ -175,5 +207,7 @@ def test_while_a_segment_runs_its_recorded_epochs_are_not_left(toy):
     for link in trial.links[:3]:
         toy.store.save("record", link.key, b"{}")
     known = {"warmup": 1.0, "joint": 1.0}
-    assert forecast({"a": trial.links}, toy.store, known, 1) == len(trial.links)  # no checkpoint: from the start
+    assert forecast({"a": trial.links}, toy.store, known, 1) == len(
+        trial.links
+    )  # no checkpoint: from the start
     assert forecast({"a": trial.links}, toy.store, known, 1, unrecorded) == len(trial.links) - 3

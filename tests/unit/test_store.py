@@ -32,7 +32,11 @@ def test_what_was_saved_is_loaded(tmp_path, kind, data):
 
 def test_kinds_and_keys_are_kept_apart(tmp_path):
     store = DiskStore(tmp_path)
-    entries = {(kind, key): f"{kind} {key}".encode() for kind in KINDS for key in (KEY, KEY[::-1], KEY[:-1] + "0")}
+    entries = {
+        (kind, key): f"{kind} {key}".encode()
+        for kind in KINDS
+        for key in (KEY, KEY[::-1], KEY[:-1] + "0")
+    }
     for (kind, key), data in entries.items():
         store.save(kind, key, data)
     assert {entry: store.load(*entry) for entry in entries} == entries
@@ -90,7 +94,9 @@ def test_a_damaged_file_counts_as_absent_and_is_removed(tmp_path, damage):
 
 @pytest.mark.parametrize("fails", ["fsync", "replace"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_save_that_fails_leaves_what_was_there_and_no_temporary_file(tmp_path, monkeypatch, fails, error):
+def test_a_save_that_fails_leaves_what_was_there_and_no_temporary_file(
+    tmp_path, monkeypatch, fails, error
+):
     store = DiskStore(tmp_path)
     store.save("state", KEY, b"before")
 
@@ -126,7 +132,12 @@ for _ in range(100):
 def test_two_processes_may_write_one_key(tmp_path):
     root = Path(ablation.__file__).parents[1]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), letter, KEY], cwd=root, **pipes) for letter in "ab"]
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path), letter, KEY], cwd=root, **pipes
+        )
+        for letter in "ab"
+    ]
     for writer in writers:
         assert writer.stdout.readline() == "ready\n"
     for writer in writers:  # both at once
@@ -153,11 +164,30 @@ def filled(root):
 
 
 def test_entries_tell_kind_size_and_what_they_took(tmp_path):
-    found = {(entry.kind, entry.path.name[0]): (entry.n_bytes, entry.seconds) for entry in filled(tmp_path).entries()}
-    assert found == {("latents", "0"): (1048, 5.0), ("state", "1"): (1048, 1.0), ("state", "2"): (1048, 9.0), ("record", "f"): (60, 0.001)}
+    found = {
+        (entry.kind, entry.path.name[0]): (entry.n_bytes, entry.seconds)
+        for entry in filled(tmp_path).entries()
+    }
+    assert found == {
+        ("latents", "0"): (1048, 5.0),
+        ("state", "1"): (1048, 1.0),
+        ("state", "2"): (1048, 9.0),
+        ("record", "f"): (60, 0.001),
+    }
 
 
-@pytest.mark.parametrize(("limit", "left"), [(10**9, "012f"), (3204, "012f"), (3203, "02f"), (2156, "02f"), (2155, "2f"), (61, "f"), (0, "f")])
+@pytest.mark.parametrize(
+    ("limit", "left"),
+    [
+        (10**9, "012f"),
+        (3204, "012f"),
+        (3203, "02f"),
+        (2156, "02f"),
+        (2155, "2f"),
+        (61, "f"),
+        (0, "f"),
+    ],
+)
 def test_a_full_cache_loses_what_saves_least_per_byte_and_never_a_record(tmp_path, limit, left):
     store = filled(tmp_path)
     store.trim(limit)
@@ -175,7 +205,9 @@ def test_trimming_an_absent_cache_is_harmless(tmp_path):
     assert DiskStore(tmp_path / "nothing").trim(0) == []
 
 
-def test_what_an_interrupted_trial_left_that_shares_nothing_is_counted_and_trimmed_with_the_rest(tmp_path):
+def test_what_an_interrupted_trial_left_that_shares_nothing_is_counted_and_trimmed_with_the_rest(
+    tmp_path,
+):
     store = filled(tmp_path)
     alone = store.alone("state", "reference--s0")  # a study may have any name
     alone.save("state", "3" * 32, bytes(1000), 0.5)

@@ -54,7 +54,9 @@ def module(tmp_path, monkeypatch):
 
     def write(imports="", code=MODULE):
         name = next(names)
-        (tmp_path / f"{name}.py").write_text(code.format(imports=imports) if code is MODULE else code, encoding="utf-8")
+        (tmp_path / f"{name}.py").write_text(
+            code.format(imports=imports) if code is MODULE else code, encoding="utf-8"
+        )
         return name
 
     return write
@@ -72,7 +74,9 @@ def ran(subject, settings, seed=0):
     """The record of a one-link trial, and what was reported."""
     (link,) = subject.chain(settings, seed, lambda key: None)
     store, reported = MemoryStore(), []
-    subject.advance(settings, seed, link.key, store, lambda key, record: reported.append((key, record)))
+    subject.advance(
+        settings, seed, link.key, store, lambda key, record: reported.append((key, record))
+    )
     assert reported == [(link.key, store.record(link.key))]
     return store, link, store.record(link.key)
 
@@ -93,32 +97,52 @@ def test_a_function_becomes_a_subject_and_a_subject_stays_one(module):
 def test_names_that_cannot_be_found_are_errors_that_say_why(module):
     name = module()
     assert problem("mine") == "'mine' is neither 'core' nor of the form package.module:function"
-    assert problem(f"{name}:") == f"'{name}:' is neither 'core' nor of the form package.module:function"
+    assert (
+        problem(f"{name}:")
+        == f"'{name}:' is neither 'core' nor of the form package.module:function"
+    )
     assert problem("no_such_package.train:run") == (
         f"cannot import 'no_such_package.train': No module named 'no_such_package'; looked for in {os.getcwd()} and among the installed packages"
     )
     assert problem(f"{name}:trian") == f"module '{name}' has no 'trian'"
     needy = module(imports="import no_such_dependency")
-    assert problem(f"{needy}:train") == f"cannot import '{needy}': No module named 'no_such_dependency'"
+    assert (
+        problem(f"{needy}:train")
+        == f"cannot import '{needy}': No module named 'no_such_dependency'"
+    )
 
 
 def test_what_is_neither_a_function_nor_a_subject_is_an_error(module):
     name = module()
-    assert problem(f"{name}:LEARNING_RATE") == f"'{name}:LEARNING_RATE' is neither a function nor a subject"
+    assert (
+        problem(f"{name}:LEARNING_RATE")
+        == f"'{name}:LEARNING_RATE' is neither a function nor a subject"
+    )
 
 
 def test_code_that_is_not_python_is_an_error_that_says_where(module):
     name = module(code="def train(config, seed, report):\n    return {\n")
-    assert problem(f"{name}:train") == f"cannot import '{name}': '{{' was never closed ({name}.py, line 2)"
+    assert (
+        problem(f"{name}:train")
+        == f"cannot import '{name}': '{{' was never closed ({name}.py, line 2)"
+    )
 
 
-@pytest.mark.parametrize("options", [["-P"], []], ids=["as the ablate script", "with -m and -c, where the folder comes first"])
+@pytest.mark.parametrize(
+    "options",
+    [["-P"], []],
+    ids=["as the ablate script", "with -m and -c, where the folder comes first"],
+)
 def test_own_code_is_found_where_ablate_is_started_and_hides_none_of_ours(tmp_path, options):
-    (tmp_path / "my.py").write_text("def train(config, seed, report):\n    return {'accuracy': 1}\n")
+    (tmp_path / "my.py").write_text(
+        "def train(config, seed, report):\n    return {'accuracy': 1}\n"
+    )
     (tmp_path / "core").mkdir()
     (tmp_path / "core" / "__init__.py").write_text("raise RuntimeError('this is not ours')\n")
     code = "from ablation.subjects import load_subject as load; print([type(load(name)).__name__ for name in ('my:train', 'core', 'my:train')])"
-    done = subprocess.run([sys.executable, *options, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *options, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.stdout == "['FunctionSubject', 'StrategyA', 'FunctionSubject']\n", done.stderr
 
 
@@ -153,12 +177,19 @@ def test_a_subject_that_another_module_hides_is_refused_with_both_paths(installe
     (installed / own).parent.mkdir(exist_ok=True)
     (installed / own).write_text(TRAIN)
     said = problem(name)
-    assert said.startswith(f"{installed / own} is hidden by ") and said.endswith("; rename the first")
+    assert said.startswith(f"{installed / own} is hidden by ") and said.endswith(
+        "; rename the first"
+    )
     assert said.partition(" is hidden by ")[2].partition(",")[0].endswith(other)
 
 
-@pytest.mark.parametrize("line", ["import installed", "from json.tool2 import f", "def f():\n    from core.things import x"])
-def test_a_module_that_a_subject_imports_and_another_one_hides_is_refused_too(installed, line, module):
+@pytest.mark.parametrize(
+    "line",
+    ["import installed", "from json.tool2 import f", "def f():\n    from core.things import x"],
+)
+def test_a_module_that_a_subject_imports_and_another_one_hides_is_refused_too(
+    installed, line, module
+):
     for own in ("installed.py", "json/tool2.py", "core/things.py"):
         (installed / own).parent.mkdir(exist_ok=True)
         (installed / own).write_text("f = x = 1\n")
@@ -168,7 +199,9 @@ def test_a_module_that_a_subject_imports_and_another_one_hides_is_refused_too(in
 
 def test_modules_that_are_the_very_ones_that_python_takes_hide_nothing(installed, monkeypatch):
     (installed / "pack").mkdir()
-    (installed / "pack" / "mine.py").write_text(f"from . import helper_of_mine\nimport installed\n{TRAIN}")
+    (installed / "pack" / "mine.py").write_text(
+        f"from . import helper_of_mine\nimport installed\n{TRAIN}"
+    )
     (installed / "pack" / "helper_of_mine.py").write_text("")
     monkeypatch.syspath_prepend(installed)
     assert isinstance(load_subject("pack.mine:train"), FunctionSubject)
@@ -183,15 +216,19 @@ REPORTING = {
     "warm-up to the end": JOINT | {"warmup.fraction": 1.0},
     "plateau": JOINT | {"warmup.plateau.window": 1, "warmup.plateau.min_epochs": 2},
     "frozen encoder": JOINT | {"end_to_end": False},
-    "linear head, diffusion loss alone": JOINT | {"head.name": "linear", "losses.prototype": 0, "losses.radius": 0},
+    "linear head, diffusion loss alone": JOINT
+    | {"head.name": "linear", "losses.prototype": 0, "losses.radius": 0},
     "no generated loss": JOINT | {"losses.generated": 0},
     "no epoch left to generate for": JOINT | {"generation.every": 5},
     "nothing to balance": JOINT | {"data.imbalance_factor": 1},
-    "ldmlr's quota of what is balanced": JOINT | {"data.imbalance_factor": 1, "generation.quota": "ldmlr"},
+    "ldmlr's quota of what is balanced": JOINT
+    | {"data.imbalance_factor": 1, "generation.quota": "ldmlr"},
     "classes of one image": JOINT | {"data.imbalance_factor": 24},
-    "all groups, one test image a class": JOINT | {"data.n_max": 110, "data.imbalance_factor": 50, "data.n_test": 1},
+    "all groups, one test image a class": JOINT
+    | {"data.n_max": 110, "data.imbalance_factor": 50, "data.n_test": 1},
     "averaged weights": JOINT | {"optim.ema": 0.9},
-    "averaged weights, all groups": JOINT | {"optim.ema": 0.9, "data.n_max": 110, "data.imbalance_factor": 50},
+    "averaged weights, all groups": JOINT
+    | {"optim.ema": 0.9, "data.n_max": 110, "data.imbalance_factor": 50},
     "averaged weights, never thawed": JOINT | {"optim.ema": 0.9, "end_to_end": False},
     "averaged weights, staged": STAGED | {"optim.ema": 0.9},
     "two views": JOINT | {"losses.consistency": 1.0},
@@ -204,11 +241,15 @@ REPORTING = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:std\\(\\):UserWarning")  # the spread of one radius, which is left out
+@pytest.mark.filterwarnings(
+    "ignore:std\\(\\):UserWarning"
+)  # the spread of one radius, which is left out
 @pytest.mark.parametrize("settings", REPORTING.values(), ids=REPORTING)
 def test_the_metrics_that_are_foretold_are_those_of_the_last_epoch(settings):
     store = run(settings)
-    assert set(store.record(chain(settings, store=store)[-1].key)["metrics"]) == SUBJECT.metrics(settings)
+    assert set(store.record(chain(settings, store=store)[-1].key)["metrics"]) == SUBJECT.metrics(
+        settings
+    )
 
 
 def test_groups_of_classes_are_cut_where_the_test_metrics_cut_them():
@@ -216,7 +257,9 @@ def test_groups_of_classes_are_cut_where_the_test_metrics_cut_them():
 
 
 def test_kinds_of_warmup_are_alternatives():
-    assert [set(group) for group in SUBJECT.alternatives()] == [{"warmup.epochs", "warmup.fraction", "warmup.plateau"}]
+    assert [set(group) for group in SUBJECT.alternatives()] == [
+        {"warmup.epochs", "warmup.fraction", "warmup.plateau"}
+    ]
 
 
 # --- a function as a subject
@@ -241,7 +284,9 @@ def test_its_key_follows_settings_seed_and_source(module):
 
     same = key({"lr": 0.5, "epochs": 3})
     assert key({"epochs": 3, "lr": 0.5}) == same  # the order of settings does not count
-    elsewhere = load_subject(f"{module()}:train")  # the same text in another module may call other helpers
+    elsewhere = load_subject(
+        f"{module()}:train"
+    )  # the same text in another module may call other helpers
     assert elsewhere.chain({"epochs": 3, "lr": 0.5}, 0, None)[0].key != same
     assert key({"lr": 0.5, "epochs": 4}) != same
     assert key({"lr": 0.5}) != same
@@ -281,11 +326,17 @@ IMPORTS = {
 
 @pytest.mark.parametrize("line, helper", IMPORTS.values(), ids=IMPORTS)
 @pytest.mark.parametrize("where", ["", "    "], ids=["at the top", "in the function"])
-def test_its_key_follows_the_modules_of_the_project_that_it_imports(package, tmp_path, line, helper, where):
+def test_its_key_follows_the_modules_of_the_project_that_it_imports(
+    package, tmp_path, line, helper, where
+):
     line = line.format(package=f"own_package_{tmp_path.name.replace('-', '_')}")
     function = "def train(config, seed, report):\n{}\n    return {{'accuracy': 1}}\n"
     main = function.format(f"    {line}") if where else f"{line}\n" + function.format("    pass")
-    others = {"between": "from .helper import scale", "parts__between": "from ..helper import scale", "unused": "scale = 1\n"}
+    others = {
+        "between": "from .helper import scale",
+        "parts__between": "from ..helper import scale",
+        "unused": "scale = 1\n",
+    }
     before = package(main=main, helper="scale = 1\n", parts__helper="scale = 1\n", **others)
     assert package(unused="scale = 2\n") == before
     assert package(**{helper: "scale = 2\n"}) != before
@@ -293,11 +344,22 @@ def test_its_key_follows_the_modules_of_the_project_that_it_imports(package, tmp
 
 
 def test_its_key_follows_the_versions_of_the_libraries_that_these_import(package, monkeypatch):
-    before = package(main="from .helper import f\n\n\ndef train(config, seed, report):\n    return {'accuracy': 1}\n", helper="def f():\n    import yaml\n")
+    before = package(
+        main="from .helper import f\n\n\ndef train(config, seed, report):\n    return {'accuracy': 1}\n",
+        helper="def f():\n    import yaml\n",
+    )
     real = importlib.metadata.version
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: real(name) + ".post1" if name == "optuna" else real(name))
+    monkeypatch.setattr(
+        importlib.metadata,
+        "version",
+        lambda name: real(name) + ".post1" if name == "optuna" else real(name),
+    )
     assert package() == before
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: real(name) + ".post1" if name == "PyYAML" else real(name))
+    monkeypatch.setattr(
+        importlib.metadata,
+        "version",
+        lambda name: real(name) + ".post1" if name == "PyYAML" else real(name),
+    )
     assert package() != before
 
 

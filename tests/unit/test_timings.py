@@ -16,7 +16,9 @@ def measured(tmp_path):
         timings.recorded([], {"phase": phase, "seconds": seconds})
         timings.save()
 
-    measure.known = lambda settings, experiment="digits": Timings(tmp_path / "timings.json", experiment, settings).known()
+    measure.known = lambda settings, experiment="digits": Timings(
+        tmp_path / "timings.json", experiment, settings
+    ).known()
     return measure
 
 

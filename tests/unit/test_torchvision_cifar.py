@@ -32,18 +32,28 @@ def cifar(tmp_path, monkeypatch) -> Path:
 
     def batch(n: int) -> dict:
         labels = np.arange(n) % 10
-        return {"data": rng.integers(0, 256, (n, 3072), dtype=np.uint8), "labels": rng.permutation(labels).tolist()}
+        return {
+            "data": rng.integers(0, 256, (n, 3072), dtype=np.uint8),
+            "labels": rng.permutation(labels).tolist(),
+        }
 
     meta = {"label_names": [f"class{c}" for c in range(10)]}
-    contents = {f"data_batch_{i}": batch(PER_CLASS * 2) for i in range(1, 6)} | {"test_batch": batch(30), "batches.meta": meta}
+    contents = {f"data_batch_{i}": batch(PER_CLASS * 2) for i in range(1, 6)} | {
+        "test_batch": batch(30),
+        "batches.meta": meta,
+    }
     sums = {}
     for name, content in contents.items():
         (folder / name).write_bytes(pickle.dumps(content))
         sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
     cls = torchvision.datasets.CIFAR10
-    monkeypatch.setattr(cls, "train_list", [[name, sums[name]] for name in sums if name.startswith("data")])
+    monkeypatch.setattr(
+        cls, "train_list", [[name, sums[name]] for name in sums if name.startswith("data")]
+    )
     monkeypatch.setattr(cls, "test_list", [["test_batch", sums["test_batch"]]])
-    monkeypatch.setattr(cls, "meta", {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]})
+    monkeypatch.setattr(
+        cls, "meta", {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]}
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ABLATE_DATA", raising=False)
     return folder
@@ -51,7 +61,18 @@ def cifar(tmp_path, monkeypatch) -> Path:
 
 def test_the_experiment_is_the_usual_long_tail():
     settings = experiment_settings(ROOT / "experiments" / "cifar10-lt.yaml", [], SUBJECT)
-    assert SUBJECT.describe(settings)["class_counts"] == [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+    assert SUBJECT.describe(settings)["class_counts"] == [
+        5000,
+        2997,
+        1796,
+        1077,
+        645,
+        387,
+        232,
+        139,
+        83,
+        50,
+    ]
     assert settings["data.download"] is True and "encoder.checkpoint" not in settings
 
 
@@ -66,9 +87,19 @@ def test_it_is_read_made_long_tailed_and_trained_on(cifar, tmp_path):
     settings = experiment_settings(ROOT / "experiments" / "cifar10-lt.yaml", TINY, SUBJECT)
     config, _ = parse(settings)
     loaded = sources.load(config.data)
-    assert loaded.class_counts.tolist() == SUBJECT.describe(settings)["class_counts"] == [20, 15, 11, 9, 7, 5, 4, 3, 2, 2]
+    assert (
+        loaded.class_counts.tolist()
+        == SUBJECT.describe(settings)["class_counts"]
+        == [20, 15, 11, 9, 7, 5, 4, 3, 2, 2]
+    )
     assert loaded.class_names == [f"class{c}" for c in range(10)] and len(loaded.test.labels) == 30
     records = []
-    SUBJECT.advance(settings, 0, None, DiskStore(tmp_path / "cache"), lambda key, record: records.append(record))
-    assert [(record["phase"], record["epoch"]) for record in records] == [("pretrain", 1), ("warmup", 1), ("joint", 2)]
+    SUBJECT.advance(
+        settings, 0, None, DiskStore(tmp_path / "cache"), lambda key, record: records.append(record)
+    )
+    assert [(record["phase"], record["epoch"]) for record in records] == [
+        ("pretrain", 1),
+        ("warmup", 1),
+        ("joint", 2),
+    ]
     assert 0 <= records[-1]["metrics"]["test/top1"] <= 100

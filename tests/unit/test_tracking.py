@@ -21,7 +21,9 @@ from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec
 from ablation.tracking import Synced, Tracker
 from ablation.tracking_store import TrackingRefused, TrackingUnavailable
 
-pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")  # inside MLflow
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::sqlalchemy.exc.SADeprecationWarning"
+)  # inside MLflow
 
 STARTED, FINISHED = "2026-03-01T10:00:00+00:00", "2026-03-01T10:01:00+00:00"
 START = 1772359200000  # STARTED in milliseconds
@@ -29,9 +31,13 @@ NOTHING = Synced(0, 0, 0, 0)
 ROOT = Path(__file__).parents[2]
 
 
-def spec(arm: str, seed: int, levels: dict[str, str], settings: dict, kind: str = "arm") -> TrialSpec:
+def spec(
+    arm: str, seed: int, levels: dict[str, str], settings: dict, kind: str = "arm"
+) -> TrialSpec:
     settings = {"data.name": "digits", "routing": "summed", **settings}
-    return TrialSpec(f"{arm}--s{seed}", arm, kind, levels, seed, f"key-{arm}-{seed}", settings, 3, 3, 0)
+    return TrialSpec(
+        f"{arm}--s{seed}", arm, kind, levels, seed, f"key-{arm}-{seed}", settings, 3, 3, 0
+    )
 
 
 SPECS = [
@@ -65,7 +71,12 @@ def manifest(specs: list[TrialSpec] = SPECS) -> Manifest:
 
 def record(phase: str, epoch: int, top1: float, seconds: float = 2.0) -> dict:
     metrics = {"pretrain/loss": 0.5} if phase == "pretrain" else {"grad/encoder": 0.1}
-    return {"phase": phase, "epoch": epoch, "seconds": seconds, "metrics": {"test/top1": top1, **metrics}}
+    return {
+        "phase": phase,
+        "epoch": epoch,
+        "seconds": seconds,
+        "metrics": {"test/top1": top1, **metrics},
+    }
 
 
 RECORDS = [record("pretrain", 1, 30.0), record("warmup", 1, 50.0), record("joint", 2, 60.0)]
@@ -78,7 +89,11 @@ COMPLETE = Outcome(
     FINISHED,
     {"test/top1_per_class": [90.0, 30.0]},
 )
-CRASH = {"type": "ValueError", "message": "loss is nan", "traceback": "Traceback ...\nValueError: loss is nan\n"}
+CRASH = {
+    "type": "ValueError",
+    "message": "loss is nan",
+    "traceback": "Traceback ...\nValueError: loss is nan\n",
+}
 FAILED = Outcome("FAILED", {}, 2.0, CRASH, STARTED, FINISHED)
 
 
@@ -112,7 +127,9 @@ def contents(path: Path) -> dict:
     """Every row of the tables that an import writes to."""
     connection = sqlite3.connect(path)
     tables = ["experiments", "runs", "metrics", "latest_metrics", "params", "tags"]
-    return {table: sorted(map(repr, connection.execute(f"SELECT * FROM {table}"))) for table in tables}
+    return {
+        table: sorted(map(repr, connection.execute(f"SELECT * FROM {table}"))) for table in tables
+    }
 
 
 def test_finished_trial_is_a_child_of_its_study_with_levels_metrics_and_files(uri, folder):
@@ -124,10 +141,25 @@ def test_finished_trial_is_a_child_of_its_study_with_levels_metrics_and_files(ur
     parent, run = found["fixes on digits-lt"], found["lr_split--s0"]
     assert set(found) == {"fixes on digits-lt", "lr_split--s0", "none--s0"}
     assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-    assert run.data.params == {"lr_split": "on", "optim.lr.encoder": "1e-05", "arm": "lr_split", "seed": "0"}
-    expected = {"factor.lr_split": "on", "kind": "arm", "seed": "0", "arm": "lr_split", "key": LR_SPLIT.key}
+    assert run.data.params == {
+        "lr_split": "on",
+        "optim.lr.encoder": "1e-05",
+        "arm": "lr_split",
+        "seed": "0",
+    }
+    expected = {
+        "factor.lr_split": "on",
+        "kind": "arm",
+        "seed": "0",
+        "arm": "lr_split",
+        "key": LR_SPLIT.key,
+    }
     assert expected.items() <= run.data.tags.items()
-    assert (run.info.status, run.info.start_time, run.info.end_time) == ("FINISHED", START, START + 60_000)
+    assert (run.info.status, run.info.start_time, run.info.end_time) == (
+        "FINISHED",
+        START,
+        START + 60_000,
+    )
     assert history(uri, run, "test/top1") == [(1, 50.0, START + 4000), (2, 60.0, START + 6000)]
     assert run.data.metrics["best/test/top1"] == 61.0
     assert run.data.metrics["test/top1_per_class/class_01"] == 30.0
@@ -154,9 +186,17 @@ def test_parent_says_what_the_study_is_and_how_its_arms_do(uri, folder):
     note = parent.data.tags["mlflow.note.content"]
     assert "Which fix matters?" in note and "abc123 (with uncommitted changes)" in note
     assert "| none | 2 | 61.0 ± 1.4 |" in note and "| ce |" not in note
-    assert "Metrics, by epoch: `test/` on the test set, accuracies in percent; `best/`" in note and "`diag/`" not in note
+    assert (
+        "Metrics, by epoch: `test/` on the test set, accuracies in percent; `best/`" in note
+        and "`diag/`" not in note
+    )
     assert parent.data.tags["design"] == "factorial"
-    assert parent.data.metrics == {"study/trials": 4, "study/complete": 2, "study/failed": 1, "study/wall_seconds": 14}
+    assert parent.data.metrics == {
+        "study/trials": 4,
+        "study/complete": 2,
+        "study/failed": 1,
+        "study/wall_seconds": 14,
+    }
     assert parent.info.status == "RUNNING"
 
 
@@ -168,7 +208,15 @@ def test_importing_twice_changes_nothing(uri, folder, tmp_path, monkeypatch, is_
     tracker = Tracker()
     tracker.sync(folder)
     before = contents(tmp_path / "mlflow.db")
-    for write in ("create_run", "log_batch", "log_artifact", "log_text", "set_terminated", "update_run", "delete_run"):
+    for write in (
+        "create_run",
+        "log_batch",
+        "log_artifact",
+        "log_text",
+        "set_terminated",
+        "update_run",
+        "delete_run",
+    ):
         monkeypatch.delattr(MlflowClient, write)
     assert (Tracker() if is_new_process else tracker).sync(folder) == NOTHING
     assert contents(tmp_path / "mlflow.db") == before
@@ -198,7 +246,11 @@ def test_points_that_were_logged_but_not_counted_are_not_logged_twice(uri, folde
     folder.write_config(NONE, {})
     folder.write_records(NONE.trial, RECORDS[:1])
     Tracker().sync(folder)
-    tags = {name: text for name, text in runs(uri)["none--s0"].data.tags.items() if name.startswith("ablate.")}
+    tags = {
+        name: text
+        for name, text in runs(uri)["none--s0"].data.tags.items()
+        if name.startswith("ablate.")
+    }
     folder.write_records(NONE.trial, RECORDS)
     Tracker().sync(folder)
     run = runs(uri)["none--s0"]
@@ -279,7 +331,9 @@ def test_study_that_grows_keeps_its_runs_and_gives_them_the_new_labels(uri, fold
     Tracker().sync(folder)
     before = runs(uri)
     assert before["fixes on digits-lt"].info.status == "FINISHED"
-    grown = [replace(each, levels={**each.levels, "routing_rule": "off"}) for each in (NONE, LR_SPLIT)]
+    grown = [
+        replace(each, levels={**each.levels, "routing_rule": "off"}) for each in (NONE, LR_SPLIT)
+    ]
     new = spec("decoupled", 0, {"lr_split": "off", "routing_rule": "on"}, {"routing": "decoupled"})
     folder.write_manifest(manifest([*grown, CE, new]))
     assert Tracker().sync(folder) == NOTHING
@@ -287,7 +341,11 @@ def test_study_that_grows_keeps_its_runs_and_gives_them_the_new_labels(uri, fold
     assert after["fixes on digits-lt"].info.status == "RUNNING"
     assert after["none--s0"].info.run_id == before["none--s0"].info.run_id
     assert after["none--s0"].data.params["routing"] == "summed"
-    assert after["none--s0"].data.params["routing_rule"] == after["none--s0"].data.tags["factor.routing_rule"] == "off"
+    assert (
+        after["none--s0"].data.params["routing_rule"]
+        == after["none--s0"].data.tags["factor.routing_rule"]
+        == "off"
+    )
 
 
 def test_two_imports_at_work_on_one_study_make_one_run_of_a_trial(uri, folder):
@@ -312,7 +370,9 @@ def test_run_deleted_by_hand_is_made_again(uri, folder):
 
 
 @pytest.mark.parametrize("is_new_process", [False, True])
-def test_a_deleted_experiment_is_told_and_left_to_a_person_since_all_its_runs_would_come_back(uri, folder, is_new_process):
+def test_a_deleted_experiment_is_told_and_left_to_a_person_since_all_its_runs_would_come_back(
+    uri, folder, is_new_process
+):
     finish(folder, NONE)
     tracker = Tracker()
     tracker.sync(folder)
@@ -324,35 +384,62 @@ def test_a_deleted_experiment_is_told_and_left_to_a_person_since_all_its_runs_wo
     if not is_new_process:
         with pytest.raises(TrackingUnavailable, match="deleted"):
             tracker.sync(folder)
-    with pytest.raises(TrackingRefused, match=f"its experiment 'fixes' is deleted; .* mlflow experiments restore --experiment-id {id_}`") as raised:
+    with pytest.raises(
+        TrackingRefused,
+        match=f"its experiment 'fixes' is deleted; .* mlflow experiments restore --experiment-id {id_}`",
+    ) as raised:
         (Tracker() if is_new_process else tracker).sync(folder)
     assert not raised.value.is_for_now
-    assert client.get_run(foreign).info.lifecycle_stage == client.get_experiment(id_).lifecycle_stage == "deleted"
+    assert (
+        client.get_run(foreign).info.lifecycle_stage
+        == client.get_experiment(id_).lifecycle_stage
+        == "deleted"
+    )
     client.restore_experiment(id_)
     assert Tracker().sync(folder).n_created == 1
 
 
 REFUSED = {  # metrics of one epoch, and settings
-    "names": ({"loss/": 1.0, "val//loss": 2.0, "/x": 3.0, ".": 4.0, "..": 5.0, "loss": 6.0}, {"a//b": 1, "a/b": 2, "..": 3}),
+    "names": (
+        {"loss/": 1.0, "val//loss": 2.0, "/x": 3.0, ".": 4.0, "..": 5.0, "loss": 6.0},
+        {"a//b": 1, "a/b": 2, "..": 3},
+    ),
     "long names": ({"m" * 300: 1.0, "m" * 301: 2.0}, {"k" * 300: 1, "k" * 301: 2}),
     "long texts": ({"loss": 1.0}, {"text": "v" * 7000, "other": "v" * 7001}),
     "surrogates and zeros": ({"\ud800": 1.0, "\udfff": 2.0}, {"\ud800": "a\ud800b", "z": "a\0b"}),
     "more settings than a batch holds": ({"loss": 1.0}, {f"k{n}": n for n in range(250)}),
-    "values": ({"nan": math.nan, "inf": -math.inf, "int": 10**400, "large": 2**70, "bool": True}, {"int": 10**400}),
+    "values": (
+        {"nan": math.nan, "inf": -math.inf, "int": 10**400, "large": 2**70, "bool": True},
+        {"int": 10**400},
+    ),
     "epochs": ({"loss": 1.0, "x": 2.0}, {}),
 }
 
 
 @pytest.mark.parametrize(("metrics", "settings"), REFUSED.values(), ids=REFUSED.keys())
 @pytest.mark.parametrize("truncates", ["true", "false"])
-def test_what_mlflow_refuses_is_made_to_fit_and_everything_arrives(uri, folder, monkeypatch, metrics, settings, truncates):
+def test_what_mlflow_refuses_is_made_to_fit_and_everything_arrives(
+    uri, folder, monkeypatch, metrics, settings, truncates
+):
     monkeypatch.setenv("MLFLOW_TRUNCATE_LONG_VALUES", truncates)
     odd = spec("odd", 0, {"lr_split": "on"}, settings)
     folder.write_manifest(manifest([NONE, odd]))
     finish(folder, NONE)
     epoch = 2**70 if "x" in metrics else 1
-    folder.write_records(odd.trial, [{"phase": "joint", "epoch": epoch, "seconds": 1.0, "metrics": {"test/top1": 60.0, **metrics}}])
-    folder.write_outcome(odd.trial, replace(COMPLETE, metrics={"test/top1": 60.0, **metrics}, vectors={}))
+    folder.write_records(
+        odd.trial,
+        [
+            {
+                "phase": "joint",
+                "epoch": epoch,
+                "seconds": 1.0,
+                "metrics": {"test/top1": 60.0, **metrics},
+            }
+        ],
+    )
+    folder.write_outcome(
+        odd.trial, replace(COMPLETE, metrics={"test/top1": 60.0, **metrics}, vectors={})
+    )
     Tracker().sync(folder)
     assert Tracker().sync(folder) == NOTHING
     found = runs(uri)
@@ -360,8 +447,18 @@ def test_what_mlflow_refuses_is_made_to_fit_and_everything_arrives(uri, folder, 
     run = found[odd.trial]
     assert len(run.data.metrics) == 1 + len(metrics)
     finite = sorted(float(value) for value in metrics.values() if -math.inf < value < 10**300)
-    assert sorted(value for name, value in run.data.metrics.items() if name != "test/top1" and value == value) == finite
-    assert len(run.data.params) == len({"routing", "data.name", "arm", "seed", "lr_split"} | settings.keys()) - 2  # which all share
+    assert (
+        sorted(
+            value
+            for name, value in run.data.metrics.items()
+            if name != "test/top1" and value == value
+        )
+        == finite
+    )
+    assert (
+        len(run.data.params)
+        == len({"routing", "data.name", "arm", "seed", "lr_split"} | settings.keys()) - 2
+    )  # which all share
 
 
 @pytest.mark.parametrize("name", ["val//loss", ".", "m" * 300, "a@"])
@@ -389,7 +486,9 @@ def test_a_run_that_mlflow_refuses_keeps_no_other_from_arriving(uri, folder, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(tracking_store.Store, "create", refuse_one)
-        with pytest.raises(TrackingRefused, match="does not take all results: Invalid value for it"):
+        with pytest.raises(
+            TrackingRefused, match="does not take all results: Invalid value for it"
+        ):
             Tracker().sync(folder)
     assert {LR_SPLIT.trial, CE.trial} <= set(runs(uri)) and NONE.trial not in runs(uri)
     assert Tracker().sync(folder).n_created == 1
@@ -397,19 +496,30 @@ def test_a_run_that_mlflow_refuses_keeps_no_other_from_arriving(uri, folder, mon
 
 def test_a_metric_measured_twice_in_an_epoch_is_one_point(uri, folder):
     folder.write_config(NONE, {})
-    folder.write_records(NONE.trial, [record("joint", 1, 50.0), record("joint", 1, 51.0), record("joint", 2, 60.0)])
+    folder.write_records(
+        NONE.trial, [record("joint", 1, 50.0), record("joint", 1, 51.0), record("joint", 2, 60.0)]
+    )
     Tracker().sync(folder)
-    assert [(step, value) for step, value, _ in history(uri, runs(uri)["none--s0"], "test/top1")] == [(1, 51.0), (2, 60.0)]
+    assert [
+        (step, value) for step, value, _ in history(uri, runs(uri)["none--s0"], "test/top1")
+    ] == [(1, 51.0), (2, 60.0)]
 
 
 @pytest.mark.parametrize("is_new_process", [False, True])
-def test_a_metric_measured_again_after_the_first_value_was_logged_is_one_point(uri, folder, is_new_process):
+def test_a_metric_measured_again_after_the_first_value_was_logged_is_one_point(
+    uri, folder, is_new_process
+):
     folder.write_config(NONE, {})
     tracker = Tracker()
     for n in (1, 2):
-        folder.write_records(NONE.trial, [record("joint", 1, 50.0), record("joint", 1, 51.0), record("joint", 2, 60.0)][:n])
+        folder.write_records(
+            NONE.trial,
+            [record("joint", 1, 50.0), record("joint", 1, 51.0), record("joint", 2, 60.0)][:n],
+        )
         (Tracker() if is_new_process else tracker).sync(folder)
-    assert [(step, value) for step, value, _ in history(uri, runs(uri)["none--s0"], "test/top1")] == [(1, 51.0)]
+    assert [
+        (step, value) for step, value, _ in history(uri, runs(uri)["none--s0"], "test/top1")
+    ] == [(1, 51.0)]
 
 
 @pytest.mark.parametrize(
@@ -417,14 +527,21 @@ def test_a_metric_measured_again_after_the_first_value_was_logged_is_one_point(u
     [
         (COMPLETE, set()),
         (replace(COMPLETE, metrics={"test/top1": 60.0}), {"grad/encoder"}),
-        (replace(COMPLETE, metrics={"test/top1": 60.0, "grad/encoder": math.nan}), {"grad/encoder"}),
+        (
+            replace(COMPLETE, metrics={"test/top1": 60.0, "grad/encoder": math.nan}),
+            {"grad/encoder"},
+        ),
         (FAILED, {"test/top1", "grad/encoder"}),
     ],
 )
 def test_what_is_blank_in_results_is_blank_in_mlflow(uri, folder, outcome, blank):
     """Though an epoch has had it: MLflow shows the last value that it has."""
     finish(folder, NONE)
-    last = {name: outcome.metrics[name] for name in ("test/top1", "grad/encoder") if name in outcome.metrics}
+    last = {
+        name: outcome.metrics[name]
+        for name in ("test/top1", "grad/encoder")
+        if name in outcome.metrics
+    }
     finish(folder, CE, outcome)
     if outcome.state == "COMPLETE":
         folder.write_records(CE.trial, [*RECORDS[:2], {**RECORDS[2], "metrics": last}])
@@ -435,11 +552,15 @@ def test_what_is_blank_in_results_is_blank_in_mlflow(uri, folder, outcome, blank
 
 
 @pytest.mark.parametrize("is_copied", [False, True])
-def test_a_project_that_was_moved_keeps_its_artifacts(uri, folder, tmp_path, monkeypatch, is_copied):
+def test_a_project_that_was_moved_keeps_its_artifacts(
+    uri, folder, tmp_path, monkeypatch, is_copied
+):
     finish(folder, NONE)
     Tracker().sync(folder)
     for name in ("mlartifacts", "runs"):
-        (shutil.copytree if is_copied else shutil.move)(tmp_path / name, tmp_path / "else where" / name)
+        (shutil.copytree if is_copied else shutil.move)(
+            tmp_path / name, tmp_path / "else where" / name
+        )
     shutil.copy(tmp_path / "mlflow.db", tmp_path / "else where")
     monkeypatch.chdir(tmp_path / "else where")
     here = f"sqlite:///{tmp_path / 'else where' / 'mlflow.db'}"
@@ -449,10 +570,15 @@ def test_a_project_that_was_moved_keeps_its_artifacts(uri, folder, tmp_path, mon
     client = MlflowClient(here)
     for run in (runs(here)["none--s0"], runs(here)["lr_split--s0"]):
         assert run.info.artifact_uri.startswith((tmp_path / "else where" / "mlartifacts").as_uri())
-        assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"config.yaml", "metrics.jsonl"}
+        assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
+            "config.yaml",
+            "metrics.jsonl",
+        }
 
 
-def test_a_project_whose_artifacts_were_left_behind_uses_them_where_they_are(uri, folder, tmp_path, monkeypatch):
+def test_a_project_whose_artifacts_were_left_behind_uses_them_where_they_are(
+    uri, folder, tmp_path, monkeypatch
+):
     finish(folder, NONE)
     Tracker().sync(folder)
     (tmp_path / "elsewhere").mkdir()
@@ -475,15 +601,32 @@ def test_report_is_attached_to_the_parent_when_it_changes(uri, folder, tmp_path)
     tracker, client = Tracker(), MlflowClient(uri)
     tracker.sync(folder, reports)
     parent = runs(uri)["fixes on digits-lt"].info.run_id
-    assert {file.path for file in client.list_artifacts(parent)} == {"report.md", "report.html", "results.csv", "claims.csv", "figures"}
-    assert [file.path for file in client.list_artifacts(parent, "figures")] == ["figures/effects.png", "figures/effects.svg"]
+    assert {file.path for file in client.list_artifacts(parent)} == {
+        "report.md",
+        "report.html",
+        "results.csv",
+        "claims.csv",
+        "figures",
+    }
+    assert [file.path for file in client.list_artifacts(parent, "figures")] == [
+        "figures/effects.png",
+        "figures/effects.svg",
+    ]
     (reports / "report.md").write_text("# Fixes, revised")
     Tracker().sync(folder, reports)
-    assert Path(client.download_artifacts(parent, "report.md", str(tmp_path))).read_text() == "# Fixes, revised"
+    assert (
+        Path(client.download_artifacts(parent, "report.md", str(tmp_path))).read_text()
+        == "# Fixes, revised"
+    )
 
 
 def test_names_and_values_that_mlflow_refuses_do_not_stop_the_import(uri, folder):
-    entry = {"phase": "joint", "epoch": 1, "seconds": 1.0, "metrics": {"acc@1 (%)": 5.0, "loss": math.inf}}
+    entry = {
+        "phase": "joint",
+        "epoch": 1,
+        "seconds": 1.0,
+        "metrics": {"acc@1 (%)": 5.0, "loss": math.inf},
+    }
     folder.write_records(NONE.trial, [entry])
     Tracker().sync(folder)
     metrics = runs(uri)["none--s0"].data.metrics
@@ -493,7 +636,12 @@ def test_names_and_values_that_mlflow_refuses_do_not_stop_the_import(uri, folder
 
 def test_more_points_than_a_batch_holds_all_arrive(uri, folder):
     entries = [
-        {"phase": "joint", "epoch": epoch, "seconds": 1.0, "metrics": {f"m/{n}": 1.0 for n in range(10)}}
+        {
+            "phase": "joint",
+            "epoch": epoch,
+            "seconds": 1.0,
+            "metrics": {f"m/{n}": 1.0 for n in range(10)},
+        }
         for epoch in range(1, 251)
     ]
     folder.write_records(NONE.trial, entries)
@@ -532,18 +680,32 @@ def test_a_blank_tracking_uri_is_none(uri, folder, monkeypatch, blank):
     assert Tracker().sync(folder).n_created == 1
 
 
-@pytest.mark.parametrize(("chosen", "seconds"), [({}, 10), ({"MLFLOW_HTTP_REQUEST_TIMEOUT": "7"}, 7)])
+@pytest.mark.parametrize(
+    ("chosen", "seconds"), [({}, 10), ({"MLFLOW_HTTP_REQUEST_TIMEOUT": "7"}, 7)]
+)
 def test_a_server_is_waited_for_ten_seconds_unless_the_user_says_otherwise(chosen, seconds):
     code = "import ablation.tracking_store; from mlflow import environment_variables as known; print(known.MLFLOW_HTTP_REQUEST_TIMEOUT.get())"
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_HTTP_REQUEST_TIMEOUT"} | chosen
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, env=environment).stdout
+    environment = {
+        name: value for name, value in os.environ.items() if name != "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    } | chosen
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env=environment,
+    ).stdout
     assert said == f"{seconds}\n"
 
 
 def test_a_server_that_takes_the_call_and_never_answers_is_given_up(folder, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(TrackingUnavailable, match="timed out"):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(TrackingUnavailable, match="timed out"),
+    ):
         Tracker(f"http://127.0.0.1:{silent.getsockname()[1]}").sync(folder)
 
 

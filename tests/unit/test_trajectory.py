@@ -7,7 +7,18 @@ import pytest
 
 from core import fingerprint, trajectory
 from core.config import BASELINES, Plateau
-from core.trajectory import DIFFUSION, EVALUATE, HEAD, JOINT, PRETRAIN, WARMUP, evaluates, has_settled, learning_rate, rates
+from core.trajectory import (
+    DIFFUSION,
+    EVALUATE,
+    HEAD,
+    JOINT,
+    PRETRAIN,
+    WARMUP,
+    evaluates,
+    has_settled,
+    learning_rate,
+    rates,
+)
 from tiny_trials import chain, config_of
 
 BASE = {
@@ -49,7 +60,9 @@ def test_a_staged_chain_is_pretraining_diffusion_and_head():
     assert phases(links) == "pppdddhh"
     assert [link.epoch for link in links] == [1, 2, 3, 1, 2, 3, 4, 5]
     assert phases(chain(STAGED | {"staged.generation": False})) == "ppphh"
-    assert phases(chain(BASE | {"method": "staged"})) == "ppp" + "d" * 8 + "h" * 8  # as long as the joint arms
+    assert (
+        phases(chain(BASE | {"method": "staged"})) == "ppp" + "d" * 8 + "h" * 8
+    )  # as long as the joint arms
 
 
 def test_the_pretrained_encoder_is_evaluated_as_it_is():
@@ -70,10 +83,21 @@ def test_no_warmup_and_nothing_but_warmup():
 
 @pytest.mark.parametrize(
     ("fraction", "epochs", "expected"),
-    [(0.29, 100, 29), (0.57, 100, 57), (0.25, 60, 15), (0.25, 7, 1), (0.0, 10, 0), (1.0, 10, 10), (1 / 3, 9, 3), (0.999, 10, 9)],
+    [
+        (0.29, 100, 29),
+        (0.57, 100, 57),
+        (0.25, 60, 15),
+        (0.25, 7, 1),
+        (0.0, 10, 0),
+        (1.0, 10, 10),
+        (1 / 3, 9, 3),
+        (0.999, 10, 9),
+    ],
 )
 def test_a_fraction_of_the_epochs_is_rounded_down_as_written(fraction, epochs, expected):
-    assert config_of(BASE | {"epochs": epochs, "warmup.fraction": fraction}).longest_warmup == expected
+    assert (
+        config_of(BASE | {"epochs": epochs, "warmup.fraction": fraction}).longest_warmup == expected
+    )
 
 
 def test_a_fraction_and_its_number_of_epochs_are_the_same_trial():
@@ -104,7 +128,9 @@ def test_what_acts_on_the_thawed_encoder_leaves_the_warmup_shared(other):
     ],
 )  # fmt: skip
 def test_what_acts_in_the_warmup_leaves_the_pretraining_shared(other):
-    first_affected = 4 if "optim.schedule" in other else 3  # a cosine starts where a constant rate does
+    first_affected = (
+        4 if "optim.schedule" in other else 3
+    )  # a cosine starts where a constant rate does
     assert n_shared(BASE, BASE | other) == first_affected
 
 
@@ -121,7 +147,15 @@ def test_what_acts_on_the_pretraining_shares_nothing(other):
     assert n_shared(BASE, BASE | other) == 0
 
 
-@pytest.mark.parametrize("other", [{"losses.generated": 0}, {"generation.quota": "ldmlr"}, {"generation.steps": 10}, {"generation.batch_size": 9}])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"losses.generated": 0},
+        {"generation.quota": "ldmlr"},
+        {"generation.steps": 10},
+        {"generation.batch_size": 9},
+    ],
+)
 def test_what_acts_on_generated_latents_leaves_the_epochs_before_there_are_any_shared(other):
     assert n_shared(BASE, BASE | other) == 3 + 5
     assert n_shared(BASE | {"generation.every": 2}, BASE | {"generation.every": 2} | other) == 3 + 2
@@ -141,33 +175,62 @@ def test_the_end_of_the_warmup_is_where_arms_part():
 def test_a_longer_trial_shares_its_beginning_when_rates_are_constant():
     every = {"evaluate_every": 4, "measure_gradients_every": 4}  # the last epoch does both anyway
     assert n_shared(BASE | every, BASE | every | {"epochs": 12}) == 3 + 8
-    assert n_shared(BASE, BASE | {"pretraining.schedule": "constant", "pretraining.epochs": 3}) == 1  # the first rate of a cosine is the base
+    assert (
+        n_shared(BASE, BASE | {"pretraining.schedule": "constant", "pretraining.epochs": 3}) == 1
+    )  # the first rate of a cosine is the base
 
 
 def test_a_longer_trial_shares_no_warmup_when_rates_follow_a_cosine():
     cosine = BASE | {"optim.schedule": "cosine"}
-    assert n_shared(cosine, cosine | {"epochs": 12}) == 3 + 1  # its first epoch has the base rate in both
+    assert (
+        n_shared(cosine, cosine | {"epochs": 12}) == 3 + 1
+    )  # its first epoch has the base rate in both
 
 
 def test_baselines_share_the_pretraining_and_what_they_have_in_common():
-    ce, ldmlr, control, balanced = (BASE | BASELINES[name] for name in ("ce", "ldmlr", "ldmlr-no-generation", "balanced-head"))
+    ce, ldmlr, control, balanced = (
+        BASE | BASELINES[name] for name in ("ce", "ldmlr", "ldmlr-no-generation", "balanced-head")
+    )
     assert [n_shared(BASE, other) for other in (ce, ldmlr, control, balanced)] == [3] * 4
     assert n_shared(control, balanced) == 3
-    assert n_shared(ldmlr, ldmlr | {"generation.quota": "balance"}) == 3 + 8  # the diffusion is the same
+    assert (
+        n_shared(ldmlr, ldmlr | {"generation.quota": "balance"}) == 3 + 8
+    )  # the diffusion is the same
     assert n_shared(ldmlr, ldmlr | {"optim.lr.head": 0.1}) == 3 + 8
 
 
-@pytest.mark.parametrize("other", [{"routing": "summed"}, {"optim.lr.encoder": 1}, {"batchnorm": "frozen"}, {"losses.semantic": 5}, {"warmup.epochs": 2}])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"routing": "summed"},
+        {"optim.lr.encoder": 1},
+        {"batchnorm": "frozen"},
+        {"losses.semantic": 5},
+        {"warmup.epochs": 2},
+    ],
+)
 def test_the_staged_baseline_is_one_trial_for_all_arms(other):
     ldmlr = BASE | BASELINES["ldmlr"]
     assert keys(ldmlr) == keys(ldmlr | other)
     assert keys(BASE | {"method": "ce"}) == keys(BASE | {"method": "ce"} | other)
 
 
-ENCODINGS = [{"staged.encoding.statistics": "batch"}, {"staged.encoding.augmented": True}, {"staged.encoding.first_relu": False}]
+ENCODINGS = [
+    {"staged.encoding.statistics": "batch"},
+    {"staged.encoding.augmented": True},
+    {"staged.encoding.first_relu": False},
+]
 
 
-@pytest.mark.parametrize("other", [*ENCODINGS, {"diffusion.scaling": "unit"}, {"optim.denoiser_name": "sgd"}, {"batch_size": 64, "staged.head_batch_size": 128}])
+@pytest.mark.parametrize(
+    "other",
+    [
+        *ENCODINGS,
+        {"diffusion.scaling": "unit"},
+        {"optim.denoiser_name": "sgd"},
+        {"batch_size": 64, "staged.head_batch_size": 128},
+    ],
+)
 def test_what_acts_on_the_diffusion_of_a_staged_trial_shares_its_pretraining(other):
     assert n_shared(STAGED, STAGED | other) == 3
 
@@ -176,11 +239,19 @@ def test_what_acts_on_the_diffusion_of_a_staged_trial_shares_its_pretraining(oth
 def test_gradients_are_clipped_in_staged_phases_too(clip):
     """`core.staged` takes its steps as joint epochs do."""
     assert n_shared(STAGED, STAGED | {"optim.clip": clip}) == 3
-    assert n_shared(STAGED | {"staged.generation": False}, STAGED | {"staged.generation": False, "optim.clip": clip}) == 3
+    assert (
+        n_shared(
+            STAGED | {"staged.generation": False},
+            STAGED | {"staged.generation": False, "optim.clip": clip},
+        )
+        == 3
+    )
     assert n_shared(STAGED | {"optim.clip": clip}, STAGED | {"optim.clip": 2 * clip}) == 3
 
 
-@pytest.mark.parametrize("other", [{"optim.head_weight_decay": 0.1}, {"staged.head_batch_size": 64}])
+@pytest.mark.parametrize(
+    "other", [{"optim.head_weight_decay": 0.1}, {"staged.head_batch_size": 64}]
+)
 def test_what_acts_on_the_head_of_a_staged_trial_shares_its_diffusion(other):
     assert n_shared(STAGED, STAGED | other) == 3 + 3
 
@@ -192,7 +263,11 @@ def test_latents_encoded_in_another_way_are_new_epochs_of_a_control_too(other):
 
 
 def test_every_way_to_encode_has_keys_of_its_own():
-    ways = [dict(pair for chosen in some for pair in chosen.items()) for n in range(4) for some in itertools.combinations(ENCODINGS, n)]
+    ways = [
+        dict(pair for chosen in some for pair in chosen.items())
+        for n in range(4)
+        for some in itertools.combinations(ENCODINGS, n)
+    ]
     last = [keys(STAGED | way)[-1] for way in ways]
     assert len(set(last)) == len(ways) == 8
 
@@ -200,7 +275,14 @@ def test_every_way_to_encode_has_keys_of_its_own():
 @pytest.mark.parametrize(("augmented", "counts"), [(True, True), (False, False)])
 def test_the_augmentation_counts_for_latents_that_are_augmented(augmented, counts):
     """Seen in the settings of an epoch, since the pre-training depends on it anyway."""
-    a, b = (trajectory.effective(config_of(STAGED | {"staged.encoding.augmented": augmented, "data.padding": padding}), HEAD, 4) for padding in (1, 2))
+    a, b = (
+        trajectory.effective(
+            config_of(STAGED | {"staged.encoding.augmented": augmented, "data.padding": padding}),
+            HEAD,
+            4,
+        )
+        for padding in (1, 2)
+    )
     assert (a != b) is counts
 
 
@@ -243,11 +325,15 @@ def test_what_changes_no_epoch_changes_no_key(settings, other):
     assert keys(settings) == keys(settings | other)
 
 
-@pytest.mark.parametrize(("radius_from", "counts"), [("views", True), ("images", False), ("many", False)])
+@pytest.mark.parametrize(
+    ("radius_from", "counts"), [("views", True), ("images", False), ("many", False)]
+)
 def test_the_crop_of_views_counts_where_radii_are_taken_from_them(radius_from, counts):
     a, b = (
         trajectory.effective(
-            config_of(BASE | {"losses.radius_from": radius_from, "data.padding": padding}), WARMUP, 1
+            config_of(BASE | {"losses.radius_from": radius_from, "data.padding": padding}),
+            WARMUP,
+            1,
         )
         for padding in (1, 2)
     )
@@ -267,8 +353,15 @@ def test_pretraining_may_augment_in_its_own_way(kind):
 def test_a_momentum_counts_where_a_normal_distribution_follows_it():
     plain = BASE | {"losses.radius": 0, "losses.prototype": 0}
     gaussian = plain | {"generation.method": "gaussian"}
-    for settings, counts in ((plain, False), (gaussian, True), (gaussian | {"losses.generated": 0}, False)):
-        a, b = (trajectory.effective(config_of(settings | {"losses.momentum": m}), JOINT, 5) for m in (0.9, 0.1))
+    for settings, counts in (
+        (plain, False),
+        (gaussian, True),
+        (gaussian | {"losses.generated": 0}, False),
+    ):
+        a, b = (
+            trajectory.effective(config_of(settings | {"losses.momentum": m}), JOINT, 5)
+            for m in (0.9, 0.1)
+        )
         assert (a != b) is counts
 
 
@@ -298,7 +391,12 @@ def test_the_original_is_the_same_trial_in_every_experiment():
     assert keys(BASE | experiment | original) == keys(BASE | original)
     assert phases(chain(BASE | original)) == "ppp" + "d" * 201 + "h" * 400
     assert n_shared(BASE | original, BASE | BASELINES["ldmlr"]) == 3
-    assert n_shared(BASE | BASELINES["balanced-head"], BASE | BASELINES["balanced-head-original-encoding"]) == 3
+    assert (
+        n_shared(
+            BASE | BASELINES["balanced-head"], BASE | BASELINES["balanced-head-original-encoding"]
+        )
+        == 3
+    )
 
 
 def test_an_augmentation_that_is_off_has_no_padding():
@@ -312,7 +410,12 @@ def test_keys_do_not_depend_on_the_order_of_the_settings():
 
 # --- the plateau
 
-PLATEAU = {"warmup.plateau.window": 1, "warmup.plateau.min_epochs": 2, "warmup.plateau.tolerance": 0.1, "warmup.plateau.max_fraction": 0.75}
+PLATEAU = {
+    "warmup.plateau.window": 1,
+    "warmup.plateau.min_epochs": 2,
+    "warmup.plateau.tolerance": 0.1,
+    "warmup.plateau.max_fraction": 0.75,
+}
 
 
 def recorded(config, losses):
@@ -339,13 +442,18 @@ def test_a_plateau_is_planned_at_its_longest():
     ],
 )
 def test_a_plateau_ends_where_the_records_say(losses, n_warmup):
-    assert phases(recorded(config_of(BASE | PLATEAU), losses)) == "ppp" + "w" * n_warmup + "j" * (8 - n_warmup)
+    assert phases(recorded(config_of(BASE | PLATEAU), losses)) == "ppp" + "w" * n_warmup + "j" * (
+        8 - n_warmup
+    )
 
 
 def test_a_plateau_is_not_decided_past_a_missing_record():
     config = config_of(BASE | PLATEAU)
     warmup = keys(BASE | {"warmup.epochs": 8}, phase=WARMUP)
-    found = {warmup[2]: {"metrics": {"train/diffusion_loss": 1.0}}, warmup[3]: {"metrics": {"train/diffusion_loss": 1.0}}}
+    found = {
+        warmup[2]: {"metrics": {"train/diffusion_loss": 1.0}},
+        warmup[3]: {"metrics": {"train/diffusion_loss": 1.0}},
+    }
     assert phases(trajectory.chain(config, 0, found.get)) == "ppp" + "w" * 6 + "jj"
 
 
@@ -368,20 +476,35 @@ def test_a_plateau_lasts_its_least_number_of_epochs():
         (2, 5, [1, 1, 1, 1], False),
         (2, 5, [1, 1, 1, 1, 1], True),
         (2, 1, [2, 2, 1, 1], False),
-        (2, 1, [9, 2, 2, 1.95, 1.95], True),  # 2.5 % of 5 % asked for; what was before does not count
+        (
+            2,
+            1,
+            [9, 2, 2, 1.95, 1.95],
+            True,
+        ),  # 2.5 % of 5 % asked for; what was before does not count
         (2, 1, [2, 2, 1.9, 1.8], False),
         (2, 1, [1, 3, 3, 1], True),  # noise within the windows averages out
         (1, 1, [2, 1.9], False),  # exactly the tolerance is an improvement
         (1, 1, [2, 1.901], True),
     ],
 )
-def test_a_loss_has_settled_when_a_window_is_no_better_than_the_one_before(window, min_epochs, losses, settled):
-    assert has_settled(Plateau(window=window, tolerance=0.05, min_epochs=min_epochs), losses) is settled
+def test_a_loss_has_settled_when_a_window_is_no_better_than_the_one_before(
+    window, min_epochs, losses, settled
+):
+    assert (
+        has_settled(Plateau(window=window, tolerance=0.05, min_epochs=min_epochs), losses)
+        is settled
+    )
 
 
-@pytest.mark.parametrize("settings", [BASE, STAGED, BASE | PLATEAU, BASE | {"method": "ce"}, BASE | {"end_to_end": False}])
+@pytest.mark.parametrize(
+    "settings",
+    [BASE, STAGED, BASE | PLATEAU, BASE | {"method": "ce"}, BASE | {"end_to_end": False}],
+)
 def test_the_links_are_those_that_are_planned(settings):
-    assert [(link.phase, link.epoch) for link in chain(settings)] == list(trajectory.planned(config_of(settings)))
+    assert [(link.phase, link.epoch) for link in chain(settings)] == list(
+        trajectory.planned(config_of(settings))
+    )
 
 
 # --- rates and evaluations
@@ -390,13 +513,24 @@ def test_the_links_are_those_that_are_planned(settings):
 def test_learning_rates_over_the_epochs():
     assert [learning_rate(0.1, "constant", e, 4) for e in range(1, 5)] == [0.1] * 4
     expected = [0.1, 0.1 * (2 + math.sqrt(2)) / 4, 0.05, 0.1 * (2 - math.sqrt(2)) / 4]
-    assert [learning_rate(0.1, "cosine", e, 4) for e in range(1, 5)] == pytest.approx(expected, rel=1e-12)
+    assert [learning_rate(0.1, "cosine", e, 4) for e in range(1, 5)] == pytest.approx(
+        expected, rel=1e-12
+    )
     stepped = [learning_rate(0.1, "step", e, 6, (2, 4)) for e in range(1, 7)]
     assert stepped == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rel=1e-12)
 
 
 def test_each_phase_sets_the_rates_of_the_modules_it_trains():
-    config = config_of(BASE | {"optim.lr.encoder": 1, "optim.lr.head": 2, "optim.lr.denoiser": 3, "pretraining.lr": 4, "pretraining.schedule": "constant"})
+    config = config_of(
+        BASE
+        | {
+            "optim.lr.encoder": 1,
+            "optim.lr.head": 2,
+            "optim.lr.denoiser": 3,
+            "pretraining.lr": 4,
+            "pretraining.schedule": "constant",
+        }
+    )
     assert rates(config, PRETRAIN, 1) == {"encoder": 4}
     assert rates(config, WARMUP, 1) == {"head": 2, "denoiser": 3}
     assert rates(config, JOINT, 5) == {"encoder": 1, "head": 2, "denoiser": 3}
@@ -405,8 +539,12 @@ def test_each_phase_sets_the_rates_of_the_modules_it_trains():
 
 
 def test_the_cosine_of_a_staged_trial_starts_anew_with_the_head():
-    config = config_of(STAGED | {"optim.schedule": "cosine", "optim.lr.head": 1, "optim.lr.denoiser": 1})
-    assert [rates(config, DIFFUSION, e)["denoiser"] for e in (1, 2, 3)] == pytest.approx([1, 0.75, 0.25])
+    config = config_of(
+        STAGED | {"optim.schedule": "cosine", "optim.lr.head": 1, "optim.lr.denoiser": 1}
+    )
+    assert [rates(config, DIFFUSION, e)["denoiser"] for e in (1, 2, 3)] == pytest.approx(
+        [1, 0.75, 0.25]
+    )
     assert [rates(config, HEAD, e)["head"] for e in (4, 5)] == pytest.approx([1, 0.5])
 
 
@@ -417,8 +555,13 @@ def test_the_cosine_runs_on_from_warmup_to_joint_training():
 
 @pytest.mark.parametrize("every", [1, 2, 3, 5, 100])
 def test_the_last_epoch_is_always_evaluated(every):
-    joint, staged = config_of(BASE | {"evaluate_every": every}), config_of(STAGED | {"evaluate_every": every})
-    assert [e for e in range(1, 9) if evaluates(joint, JOINT, e)] == sorted({*range(every, 9, every), 8})
+    joint, staged = (
+        config_of(BASE | {"evaluate_every": every}),
+        config_of(STAGED | {"evaluate_every": every}),
+    )
+    assert [e for e in range(1, 9) if evaluates(joint, JOINT, e)] == sorted(
+        {*range(every, 9, every), 8}
+    )
     assert evaluates(config_of(BASE | {"evaluate_every": every, "end_to_end": False}), WARMUP, 8)
     assert evaluates(staged, HEAD, 5)
     assert not any(evaluates(staged, DIFFUSION, e) for e in range(1, 4))
@@ -454,12 +597,22 @@ def f(x):
         ("A.factor * x", "(A.factor\n            * x)"),
     ],
 )
-def test_comments_docstrings_and_layout_do_not_change_the_source_fingerprint(tmp_path, before, after):
+def test_comments_docstrings_and_layout_do_not_change_the_source_fingerprint(
+    tmp_path, before, after
+):
     assert before in CODE
     assert meaning(tmp_path, CODE) == meaning(tmp_path, CODE.replace(before, after))
 
 
-@pytest.mark.parametrize(("before", "after"), [("factor = 2", "factor = 3"), ("* x", "+ x"), ("def f", "def g"), ("return A", 'return "A" and A')])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("factor = 2", "factor = 3"),
+        ("* x", "+ x"),
+        ("def f", "def g"),
+        ("return A", 'return "A" and A'),
+    ],
+)
 def test_code_changes_the_source_fingerprint(tmp_path, before, after):
     assert before in CODE
     assert meaning(tmp_path, CODE) != meaning(tmp_path, CODE.replace(before, after))
@@ -471,8 +624,19 @@ def meaning(tmp_path, code):
     return fingerprint._meaning(file)
 
 
-@pytest.mark.parametrize(("where", "counts"), [("losses.py", True), ("networks/heads.py", True), ("new.py", True), ("parsing.py", False), ("subject.py", False)])
-def test_the_source_fingerprint_covers_the_modules_that_compute_an_epoch(tmp_path, monkeypatch, where, counts):
+@pytest.mark.parametrize(
+    ("where", "counts"),
+    [
+        ("losses.py", True),
+        ("networks/heads.py", True),
+        ("new.py", True),
+        ("parsing.py", False),
+        ("subject.py", False),
+    ],
+)
+def test_the_source_fingerprint_covers_the_modules_that_compute_an_epoch(
+    tmp_path, monkeypatch, where, counts
+):
     (tmp_path / "networks").mkdir()
     for name in ("losses.py", "networks/heads.py", "parsing.py", "subject.py"):
         (tmp_path / name).write_text("a = 1\n", encoding="utf-8")
@@ -499,15 +663,35 @@ def test_another_checkpoint_makes_every_epoch_new(tmp_path):
 
 
 def test_the_cost_of_a_link_is_that_of_its_phase():
-    assert {link.phase: link.cost for link in chain(BASE)} == {phase: trajectory.COST[phase] for phase in (PRETRAIN, WARMUP, JOINT)}
+    assert {link.phase: link.cost for link in chain(BASE)} == {
+        phase: trajectory.COST[phase] for phase in (PRETRAIN, WARMUP, JOINT)
+    }
     assert chain(BASE | {"method": "ce"})[-1].cost == trajectory.COST[EVALUATE]
-    dear = {link.phase: link.cost - trajectory.COST[link.phase] for settings in (BASE, STAGED) for link in chain(settings | {"denoiser.name": "unet1d"})}
-    assert dear == pytest.approx({PRETRAIN: 0, WARMUP: trajectory.UNET_COST, JOINT: trajectory.UNET_COST, DIFFUSION: trajectory.UNET_COST, HEAD: 0})
+    dear = {
+        link.phase: link.cost - trajectory.COST[link.phase]
+        for settings in (BASE, STAGED)
+        for link in chain(settings | {"denoiser.name": "unet1d"})
+    }
+    assert dear == pytest.approx(
+        {
+            PRETRAIN: 0,
+            WARMUP: trajectory.UNET_COST,
+            JOINT: trajectory.UNET_COST,
+            DIFFUSION: trajectory.UNET_COST,
+            HEAD: 0,
+        }
+    )
 
 
 def test_a_download_changes_no_key(tmp_path):
     """A study that is to fetch CIFAR is planned before it is there, and its workers find the plan still true."""
-    settings = {"data.source": "cifar10", "data.path": str(tmp_path), "data.download": True, "data.imbalance_factor": 100, "pretraining.epochs": 1}
+    settings = {
+        "data.source": "cifar10",
+        "data.path": str(tmp_path),
+        "data.download": True,
+        "data.imbalance_factor": 100,
+        "pretraining.epochs": 1,
+    }
     before = chain(settings)[0].key
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()

@@ -8,7 +8,18 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_trials import JOINT, MemoryStore, advance, at_the_thaw, chain, config_of, records, run, trial_at, warmed_up
+from tiny_trials import (
+    JOINT,
+    MemoryStore,
+    advance,
+    at_the_thaw,
+    chain,
+    config_of,
+    records,
+    run,
+    trial_at,
+    warmed_up,
+)
 
 from core import epochs, state
 from core.epochs import joint_epoch
@@ -20,7 +31,12 @@ from core.views import Consistency, boxes
 
 EPOCH = 3
 VIEWS = {"losses.consistency": 0.8, "mixup": 1.0}
-SETTINGS = JOINT | {"epochs": EPOCH, "data.augmentation": "none", "batch_size": 512, "losses.generated": 0}
+SETTINGS = JOINT | {
+    "epochs": EPOCH,
+    "data.augmentation": "none",
+    "batch_size": 512,
+    "losses.generated": 0,
+}
 PLAIN = JOINT | {"losses.consistency": 1.0}  # two crops
 BOTH = JOINT | VIEWS
 
@@ -38,14 +54,26 @@ def crops(images, gen):
     """Padded by one black pixel and cropped, image by image; normalised."""
     down, right = torch.randint(0, 3, (2, len(images)), generator=gen)
     padded = F.pad(images, (1,) * 4)
-    return torch.stack([p[:, d : d + 8, r : r + 8] for p, d, r in zip(padded, down.tolist(), right.tolist())]).float() / 127.5 - 1
+    return (
+        torch.stack(
+            [p[:, d : d + 8, r : r + 8] for p, d, r in zip(padded, down.tolist(), right.tolist())]
+        ).float()
+        / 127.5
+        - 1
+    )
 
 
 def views(config, images, labels):
     """First and second view, minor labels, and each image's share of its own in either."""
     gens = [generator(0, purpose, EPOCH) for purpose in ("augmentation", "second view")]
     if not config.mixup:
-        return crops(images, gens[0]), crops(images, gens[1]), labels, torch.ones(len(images)), torch.ones(len(images))
+        return (
+            crops(images, gens[0]),
+            crops(images, gens[1]),
+            labels,
+            torch.ones(len(images)),
+            torch.ones(len(images)),
+        )
     x = images.float() / 127.5 - 1
     share = mixing_shares(config.mixup, len(x), 0, "mixup", EPOCH)
     share = torch.maximum(share, 1 - share)
@@ -64,13 +92,19 @@ def flat(tensors):
 
 def assert_near(actual, expected, tolerance=5e-6):
     assert expected.norm() > 1e-4
-    assert (actual - expected).norm() <= tolerance * expected.norm(), float((actual - expected).norm() / expected.norm())
+    assert (actual - expected).norm() <= tolerance * expected.norm(), float(
+        (actual - expected).norm() / expected.norm()
+    )
 
 
-@pytest.mark.parametrize("kind", [{"mixup": 1.0}, {"mixup": 0.2}, {"data.augmentation": "crop"}], ids=str)
+@pytest.mark.parametrize(
+    "kind", [{"mixup": 1.0}, {"mixup": 0.2}, {"data.augmentation": "crop"}], ids=str
+)
 @pytest.mark.parametrize("rule", ["summed", "decoupled", "stopgrad", "pcgrad"])
 def test_each_module_gets_the_gradients_of_both_views(rule, kind, warmed, monkeypatch):
-    trial = trial_at_the_thaw(warmed, routing=rule, **{"losses.consistency": 0.8, "losses.real": 0.7}, **kind)
+    trial = trial_at_the_thaw(
+        warmed, routing=rule, **{"losses.consistency": 0.8, "losses.real": 0.7}, **kind
+    )
     learner = trial.learner
     encoder, head = copy.deepcopy(learner.encoder).train(), learner.head
     images, labels = trial.dataset.train
@@ -78,16 +112,26 @@ def test_each_module_gets_the_gradients_of_both_views(rule, kind, warmed, monkey
     y, n = labels[order], len(labels)
     first, second, y_minor, share, kept = views(learner.config, images[order], y)
     z = encoder(torch.cat([first, second]).to(memory_format=torch.channels_last))
-    targets = [s[:, None] * F.one_hot(y, 10) + (1 - s[:, None]) * F.one_hot(y_minor, 10) for s in (share, kept)]
+    targets = [
+        s[:, None] * F.one_hot(y, 10) + (1 - s[:, None]) * F.one_hot(y_minor, 10)
+        for s in (share, kept)
+    ]
     pure = share >= 0.95
     real = -0.7 * (torch.cat(targets) * head(z).log_softmax(1)).sum(1).mean()
-    semantic = learner.semantic(learner.standardise(z[:n]), y, *learner.draw_noise(n, generator(0, "noise", EPOCH)), pure.float()).total
+    semantic = learner.semantic(
+        learner.standardise(z[:n]),
+        y,
+        *learner.draw_noise(n, generator(0, "noise", EPOCH)),
+        pure.float(),
+    ).total
     learner.thaw()
     agreement = learner.consistency
     p, h = agreement.projector(z), agreement.predictor(agreement.projector(z))
     cosines = F.cosine_similarity(h, torch.cat([p[n:], p[:n]]).detach())
     consistency = -cosines.mean()
-    at_latent = [torch.autograd.grad(loss, z, retain_graph=True)[0] for loss in (real, semantic, consistency)]
+    at_latent = [
+        torch.autograd.grad(loss, z, retain_graph=True)[0] for loss in (real, semantic, consistency)
+    ]
     assert at_latent[1][n:].norm() == 0
     expected = combine(rule, *at_latent[:2]) + 0.8 * at_latent[2]
     expected = flat(torch.autograd.grad(z, list(encoder.parameters()), expected, retain_graph=True))
@@ -101,12 +145,18 @@ def test_each_module_gets_the_gradients_of_both_views(rule, kind, warmed, monkey
     assert_near(flat(p.grad for p in learner.encoder.parameters()), expected)
     assert_near(flat(p.grad for p in head.parameters()), of_head)
     assert_near(flat(p.grad for p in agreement.parameters()), of_agreement)
-    assert found.metrics["train/consistency_loss"] == pytest.approx(float(consistency.detach()), abs=1e-6)
+    assert found.metrics["train/consistency_loss"] == pytest.approx(
+        float(consistency.detach()), abs=1e-6
+    )
     assert found.metrics["train/real_loss"] == pytest.approx(float(real.detach()) / 0.7, rel=1e-5)
-    assert torch.allclose(found.latents, z[:n].detach()[pure], atol=1e-5) and torch.equal(found.labels, y[pure])
+    assert torch.allclose(found.latents, z[:n].detach()[pure], atol=1e-5) and torch.equal(
+        found.labels, y[pure]
+    )
 
 
-@pytest.mark.parametrize("change", [{}, {"mixup": 0.4}, {"head.name": "linear", "optim.name": "sgd", "optim.clip": 1.0}])
+@pytest.mark.parametrize(
+    "change", [{}, {"mixup": 0.4}, {"head.name": "linear", "optim.name": "sgd", "optim.clip": 1.0}]
+)
 def test_without_it_the_first_view_is_the_only_one_and_the_same(change, monkeypatch):
     """The draws of the second view are its own: images, partners and noise of an arm without it are the same."""
     met = []
@@ -129,7 +179,12 @@ def test_without_it_the_first_view_is_the_only_one_and_the_same(change, monkeypa
 
 
 def test_projector_and_predictor_train_with_the_heads_settings():
-    settings = PLAIN | {"optim.head_name": "sgd", "optim.head_weight_decay": 0.25, "optim.lr.head": 0.5, "optim.schedule": "cosine"}
+    settings = PLAIN | {
+        "optim.head_name": "sgd",
+        "optim.head_weight_decay": 0.25,
+        "optim.lr.head": 0.5,
+        "optim.schedule": "cosine",
+    }
     store = MemoryStore()
     advance(settings, store, until=chain(settings)[4].key)
     learner = trial_at(settings, 0, store, 5).learner
@@ -147,7 +202,9 @@ def test_they_learn_from_the_first_joint_epoch_on_and_not_before():
     before, after = (state.from_bytes(store.load("state", links[i].key)) for i in (3, 6))
     assert not state.part("consistency", before)
     initial = run(PLAIN | {"optim.lr.head": 0.0}), chain(PLAIN | {"optim.lr.head": 0.0})
-    still = state.part("consistency", state.from_bytes(initial[0].load("state", initial[1][-1].key)))
+    still = state.part(
+        "consistency", state.from_bytes(initial[0].load("state", initial[1][-1].key))
+    )
     moved = state.part("consistency", after)
     assert moved.keys() == Consistency(64).state_dict().keys()
     assert all(not torch.equal(moved[name], value) for name, value in still.items())
@@ -161,7 +218,10 @@ def test_arms_with_and_without_it_share_their_warmup():
 
 
 def test_an_epoch_of_two_views_costs_twice_as_much():
-    costs = [[link.cost for link in planned(config_of(settings), 0, lambda key: None)] for settings in (JOINT, BOTH)]
+    costs = [
+        [link.cost for link in planned(config_of(settings), 0, lambda key: None)]
+        for settings in (JOINT, BOTH)
+    ]
     assert costs[1][:4] == costs[0][:4] and costs[1][4:] == [2 * cost for cost in costs[0][4:]]
 
 
@@ -170,7 +230,13 @@ SAME = JOINT | {"data.augmentation": "none", "losses.consistency": 1.0}
 
 @pytest.mark.parametrize(
     ("settings", "is_wrong"),
-    [(SAME, True), (SAME | {"mixup": 0.1}, False), (SAME | {"data.augmentation": "crop"}, False), (SAME | {"method": "ce"}, False), (SAME | {"losses.consistency": 0}, False)],
+    [
+        (SAME, True),
+        (SAME | {"mixup": 0.1}, False),
+        (SAME | {"data.augmentation": "crop"}, False),
+        (SAME | {"method": "ce"}, False),
+        (SAME | {"losses.consistency": 0}, False),
+    ],
 )
 def test_two_views_that_are_the_same_are_refused(settings, is_wrong):
     faults = parse(settings)[1]

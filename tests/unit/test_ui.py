@@ -20,7 +20,9 @@ def no_server(monkeypatch):
 def test_port_that_is_taken_is_an_input_error():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(InputError, match=f"--port: cannot serve at 127.0.0.1:{port}: Address already in use"):
+        with pytest.raises(
+            InputError, match=f"--port: cannot serve at 127.0.0.1:{port}: Address already in use"
+        ):
             ui.serve("sqlite:///unused.db", port=port)
 
 

@@ -48,7 +48,10 @@ def trained(tmp_path, monkeypatch) -> None:
 def heard(workers: Workers, worker: Worker, does: str) -> list[dict]:
     """All that a worker says of a task, its death included."""
     settings = {"subject": "trained:train", "settings": {"does": does}, "seed": 0, "until": None}
-    worker.send({**settings, "cache": str(Path("cache").resolve()), "log": str(Path("log").resolve())}, "task")
+    worker.send(
+        {**settings, "cache": str(Path("cache").resolve()), "log": str(Path("log").resolve())},
+        "task",
+    )
     messages: list[dict] = []
     while not messages or messages[-1]["event"] == "record":
         messages += [event.message for event in workers.wait(0.1)]
@@ -104,7 +107,9 @@ def test_a_worker_that_does_not_end_is_killed(monkeypatch):
     with Workers(1) as workers:
         worker = workers.idle()
         os.kill(worker.process.pid, signal.SIGSTOP)
-        wake = threading.Timer(15, os.kill, (worker.process.pid, signal.SIGCONT))  # it would end in good order then
+        wake = threading.Timer(
+            15, os.kill, (worker.process.pid, signal.SIGCONT)
+        )  # it would end in good order then
         wake.start()
     wake.cancel()
     assert worker.process._process.returncode == -signal.SIGKILL
@@ -116,7 +121,11 @@ def test_nor_does_it_keep_the_worker_of_a_study_that_was_killed():
         "threading.Thread(target=time.sleep, args=(30,)).start()\n"
         "end_within(0.1)"
     )
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(OURS)}, start_new_session=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(OURS)},
+        start_new_session=True,
+    )
     assert done.returncode == -signal.SIGKILL
 
 

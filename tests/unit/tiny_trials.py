@@ -30,7 +30,13 @@ JOINT = PRETRAIN_AND_DATA | {
     "generation.steps": 3,
     "generation.every": 2,  # a pool outlives the epoch that drew it
 }
-STAGED = JOINT | {"method": "staged", "staged.diffusion_epochs": 2, "staged.head_epochs": 2, "head.name": "linear", "head.start": "pretrained"}
+STAGED = JOINT | {
+    "method": "staged",
+    "staged.diffusion_epochs": 2,
+    "staged.head_epochs": 2,
+    "head.name": "linear",
+    "head.start": "pretrained",
+}
 
 ORIGINAL = STAGED | {
     "staged.encoding.statistics": "batch",
@@ -72,7 +78,9 @@ def chain(settings: dict, seed: int = 0, store: MemoryStore | None = None) -> li
     return SUBJECT.chain(settings, seed, store.record if store is not None else lambda key: None)
 
 
-def advance(settings: dict, store: MemoryStore, seed: int = 0, until: str | None = None) -> list[str]:
+def advance(
+    settings: dict, store: MemoryStore, seed: int = 0, until: str | None = None
+) -> list[str]:
     """Run to `until`, or to the end; the keys of the links that were run, not found."""
     ran = []
     SUBJECT.advance(settings, seed, until, store, lambda key, record: ran.append(key))
@@ -89,13 +97,22 @@ def run(settings: dict, seed: int = 0) -> MemoryStore:
 def records(store: MemoryStore, links: list[Link]) -> list[str]:
     """What the links reported, wall time aside, as text: NaN equals NaN there, and no other two floats are equal."""
     found = [store.record(link.key) for link in links]
-    return [json.dumps({name: value for name, value in record.items() if name not in ("seconds", "time")}) for record in found]
+    return [
+        json.dumps(
+            {name: value for name, value in record.items() if name not in ("seconds", "time")}
+        )
+        for record in found
+    ]
 
 
 def trial_at(settings: dict, seed: int, store: MemoryStore, n_done: int) -> Trial:
     """The trial as it goes on after its first `n_done` links, which the store has."""
     links = chain(settings, seed, store)
-    start = last_checkpoints(links, links[n_done - 1].key, store) if n_done else Checkpoints(0, None, None)
+    start = (
+        last_checkpoints(links, links[n_done - 1].key, store)
+        if n_done
+        else Checkpoints(0, None, None)
+    )
     assert start.done == n_done
     return Trial(config_of(settings), seed, store, links, start)
 
@@ -107,7 +124,9 @@ def warmed_up(settings: dict) -> MemoryStore:
     return store
 
 
-def at_the_thaw(settings: dict, warmed: MemoryStore, pool_at: int | None = None, **changes) -> Trial:
+def at_the_thaw(
+    settings: dict, warmed: MemoryStore, pool_at: int | None = None, **changes
+) -> Trial:
     """A trial after its warm-up, with settings changed that the warm-up does not know of; pool_at: draw latents as of this epoch."""
     trial = trial_at(settings, 0, warmed, 4)
     if pool_at is not None:

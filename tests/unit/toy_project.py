@@ -56,7 +56,9 @@ class ToyProject(ToyStudy):
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch):
         super().__init__(root, SUBJECT)
         monkeypatch.chdir(root)
-        monkeypatch.setattr(running, "provenance", lambda: {"commit": "abc123"})  # to ask for it takes as long as all else
+        monkeypatch.setattr(
+            running, "provenance", lambda: {"commit": "abc123"}
+        )  # to ask for it takes as long as all else
         (root / "nothing.yaml").write_text("title: Nothing\nsubject: toy_project:SUBJECT\n")
         self.monkeypatch, self.places = monkeypatch, Places(root)
         self.store, self.folder = self.places.store, self.places.runs("toy")
@@ -72,7 +74,9 @@ class ToyProject(ToyStudy):
         self, seeds: str | None = None, overrides: Sequence[str] = (), stop_after: float = math.inf, share: bool = True,
     ) -> Done | None:  # fmt: skip
         """`ablate run --offline`: the manifest, the trials that are missing, the report. Killed after some epochs: None."""
-        study = load_study(self.root / "grid.yaml", None, list(overrides), seeds, lambda name: self.subject)
+        study = load_study(
+            self.root / "grid.yaml", None, list(overrides), seeds, lambda name: self.subject
+        )
         plan, manifest = self._planned(study)
         refuse_mixture(manifest, self.folder)
         self.restored = TrialFiles(self.folder, self.store, manifest, self.subject).restore()
@@ -82,7 +86,9 @@ class ToyProject(ToyStudy):
         self.work_here(self.monkeypatch)
         try:
             with only_one(self.folder.path):
-                done = run_study(study, plan, manifest, self.places, 2, StopAfter(stop_after), share)
+                done = run_study(
+                    study, plan, manifest, self.places, 2, StopAfter(stop_after), share
+                )
         except Killed:
             return None
         self.report()
@@ -90,7 +96,9 @@ class ToyProject(ToyStudy):
 
     def _planned(self, study: Study) -> tuple[Plan, Manifest]:
         plan = build_plan(study, self.store, self.folder)
-        return plan, replace(manifest_of(study, "toy", plan, Path("published.yaml")), subject="toy_project:SUBJECT")
+        return plan, replace(
+            manifest_of(study, "toy", plan, Path("published.yaml")), subject="toy_project:SUBJECT"
+        )
 
     def report(self) -> None:
         results = load(self.folder)
@@ -99,7 +107,10 @@ class ToyProject(ToyStudy):
 
     def tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """results.csv and history.csv, as they stand."""
-        return tuple(pd.read_csv(self.places.report("toy") / f"{name}.csv") for name in ("results", "history"))
+        return tuple(
+            pd.read_csv(self.places.report("toy") / f"{name}.csv")
+            for name in ("results", "history")
+        )
 
     def deliver(self, is_running: bool = False) -> None:
         """`ablate sync`."""
@@ -124,7 +135,9 @@ class ToyProject(ToyStudy):
     def runs(self, view: int = ViewType.ACTIVE_ONLY) -> dict[str, Run]:
         """Name -> MLflow run; fails if two have one name."""
         client = MlflowClient(self.uri)
-        found = client.search_runs([client.get_experiment_by_name("toy").experiment_id], run_view_type=view)
+        found = client.search_runs(
+            [client.get_experiment_by_name("toy").experiment_id], run_view_type=view
+        )
         names = {run.info.run_name: run for run in found}
         assert len(names) == len(found)
         return names

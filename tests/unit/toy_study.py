@@ -55,8 +55,12 @@ class Toy:
     def chain(self, settings, seed, records):
         links, settled = [], False
         for epoch in range(1, N_EPOCHS + 1):
-            joint = settled or epoch > (LONGEST if settings["warmup"] == "plateau" else settings["warmup"])
-            key = f"{links[-1].key if links else f'seed{seed} '}{settings['rate'] if joint else 'w'}"
+            joint = settled or epoch > (
+                LONGEST if settings["warmup"] == "plateau" else settings["warmup"]
+            )
+            key = (
+                f"{links[-1].key if links else f'seed{seed} '}{settings['rate'] if joint else 'w'}"
+            )
             links.append(Link(key, "joint" if joint else "warmup", epoch, 1.0))
             if settings["warmup"] == "plateau" and not joint:
                 settled = bool((records(key) or {"metrics": {}})["metrics"].get("settled"))
@@ -69,11 +73,24 @@ class Toy:
 
         links = self.chain(settings, seed, records)
         whole = list(takewhile(lambda link: store.load("record", link.key) is not None, links))
-        done = max((i + 1 for i, link in enumerate(whole) if store.load("state", link.key) is not None), default=0)
+        done = max(
+            (i + 1 for i, link in enumerate(whole) if store.load("state", link.key) is not None),
+            default=0,
+        )
         while done < len(links) and not (done and links[done - 1].key == until):
             link = links[done]
-            metrics = {"top1": float(10 * link.epoch + seed), "settled": float(link.epoch == self.settles_after.get(seed))}
-            record = {"phase": link.phase, "epoch": link.epoch, "seconds": 3600.0, "time": 0.0, "metrics": metrics, "vectors": {}}
+            metrics = {
+                "top1": float(10 * link.epoch + seed),
+                "settled": float(link.epoch == self.settles_after.get(seed)),
+            }
+            record = {
+                "phase": link.phase,
+                "epoch": link.epoch,
+                "seconds": 3600.0,
+                "time": 0.0,
+                "metrics": metrics,
+                "vectors": {},
+            }
             store.save("record", link.key, json.dumps(record).encode(), 3600.0)
             report(link.key, record)
             links, done = self.chain(settings, seed, records), done + 1
@@ -114,9 +131,13 @@ class ToyStudy:
     ) -> Plan:  # fmt: skip
         """Execute the plan; `after` is called when a segment has been run and before the harness hears of it."""
         self.work_here(monkeypatch, after)
-        return Execution(self.study(), self.plan(), self.store, self.folder, listener or Listener(), share).run(jobs)
+        return Execution(
+            self.study(), self.plan(), self.store, self.folder, listener or Listener(), share
+        ).run(jobs)
 
-    def work_here(self, monkeypatch: pytest.MonkeyPatch, after: Callable[[dict], None] = lambda request: None) -> None:
+    def work_here(
+        self, monkeypatch: pytest.MonkeyPatch, after: Callable[[dict], None] = lambda request: None
+    ) -> None:
         """Let workers be none of their own processes."""
         for module in (execution, placement):
             monkeypatch.setattr(module, "Workers", lambda n, gpus=(): self.make_workers(n, after))
@@ -159,7 +180,13 @@ class ToyStudy:
             events.append(Event(worker, {"event": "record", "key": key, "record": record}))
 
         try:
-            self.subject.advance(request["settings"], request["seed"], request["until"], DiskStore(Path(request["cache"])), report)
+            self.subject.advance(
+                request["settings"],
+                request["seed"],
+                request["until"],
+                DiskStore(Path(request["cache"])),
+                report,
+            )
         except ArithmeticError as error:
             failure = {"type": "ArithmeticError", "message": str(error), "traceback": ""}
             return [*events, Event(worker, {"event": "failed", "error": failure})]
