@@ -1,6 +1,7 @@
 """What several test files need."""
 
 import os
+import signal
 from pathlib import Path
 
 import postgresql
@@ -10,6 +11,22 @@ if os.environ.get("ABLATE_DATA", "").strip():
     os.environ["ABLATE_DATA"] = str(
         Path(os.environ["ABLATE_DATA"]).resolve()
     )  # for tests that work elsewhere
+
+
+# A shell lets the background jobs of a script ignore these, and so would every study that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+LONG = {"chaos", "slow", "parallel", "ray", "wheel", "fuzz", "gpu", "data"}  # markers
+LONGEST_SECONDS = 3600
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test ends within the `timeout` of setup.cfg; one of whole studies, within an hour."""
+    for item in items:
+        if LONG & {mark.name for mark in item.iter_markers()}:
+            item.add_marker(pytest.mark.timeout(LONGEST_SECONDS))
 
 
 @pytest.fixture(scope="session")
