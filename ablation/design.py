@@ -16,7 +16,8 @@ class Level:
     """One position of a factor."""
 
     name: str
-    overrides: dict[str, Any]  # dotted key -> value
+    # dotted key -> value
+    overrides: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -40,20 +41,25 @@ class Factor:
 class Arm:
     """One cell of the design."""
 
-    name: str  # e.g. "lr_split+warmup=plateau"
-    levels: dict[str, str]  # factor -> level; {} for an extra arm
-    overrides: dict[str, Any]  # of all its levels, in the order of the factors
+    # e.g. "lr_split+warmup=plateau"
+    name: str
+    # factor -> level; {} for an extra arm
+    levels: dict[str, str]
+    # of all its levels, in the order of the factors
+    overrides: dict[str, Any]
 
 
 def arms(factors: Sequence[Factor], designs: Iterable[str], extra: Iterable[Arm] = ()) -> list[Arm]:
-    """The arms of all `designs` together, each once, then the `extra` ones. Without factors, the latter alone.
+    """The arms of all `designs` together, each once, then the `extra` ones.
+
+    Without factors, the extra ones alone.
 
     factorial      every combination of levels
     leave-one-out  every factor full, and with each factor in turn back at its reference
     add-one-in     every factor at its reference, and each factor in turn full
     one-factor     every factor at its reference, and each other level in turn alone
 
-    Sorted by how many factors have left their reference: the reference comes first, the full arms last.
+    Sorted by how many factors have left their reference: the reference first, full arms last.
     """
     cells = dict.fromkeys(cell for design in designs if factors for cell in _cells(factors, design))
     return [_arm(factors, cell) for cell in sorted(cells, key=_n_moved)] + list(extra)
@@ -68,29 +74,23 @@ def n_cells(factors: Sequence[Factor], design: str) -> int:
     return 1 + len(factors)
 
 
-_Cell = tuple[int, ...]  # for each factor, the index of its level: 0 is the reference
+# for each factor, the index of its level: 0 is the reference
+_Cell = tuple[int, ...]
 
 
 def _cells(factors: Sequence[Factor], design: str) -> Iterable[_Cell]:
     reference = (0,) * len(factors)
     full = tuple(factor.levels.index(factor.full) for factor in factors)
-    if (
-        design == "factorial"
-    ):  # the first factor turns fastest, so that it is the first to stand alone
-        return (
-            cell[::-1]
-            for cell in itertools.product(
-                *(range(len(factor.levels)) for factor in reversed(factors))
-            )
-        )
+    n_levels = [len(factor.levels) for factor in factors]
+    if design == "factorial":
+        # the first factor turns fastest, so that it is the first to stand alone
+        return (cell[::-1] for cell in itertools.product(*map(range, reversed(n_levels))))
     if design == "leave-one-out":
         return [full, *(_with(full, i, 0) for i in range(len(factors)))]
     if design == "add-one-in":
         return [reference, *(_with(reference, i, full[i]) for i in range(len(factors)))]
     if design == "one-factor":
-        others = [
-            (i, level) for i, factor in enumerate(factors) for level in range(1, len(factor.levels))
-        ]
+        others = [(i, level) for i, n in enumerate(n_levels) for level in range(1, n)]
         return [reference, *(_with(reference, i, level) for i, level in others)]
     raise ValueError(f"unknown design {design!r}")
 

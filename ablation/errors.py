@@ -10,9 +10,12 @@ from typing import NamedTuple
 class Problem(NamedTuple):
     """One mistake in the input: where it stands and what is allowed there."""
 
-    file: str  # the file's name, or the command-line option
-    key: str  # dotted path inside the file, "" for the file as a whole
-    message: str  # what is wrong, the value, and what is allowed
+    # the file's name, or the command-line option
+    file: str
+    # dotted path inside the file, "" for the file as a whole
+    key: str
+    # what is wrong, the value, and what is allowed
+    message: str
 
     def __str__(self) -> str:
         return ": ".join(part for part in self if part)
@@ -27,13 +30,17 @@ class InputError(Exception):
 
 
 class Stuck(Exception):
-    """The study cannot go on until somebody has made room; nothing that was finished is lost. The command line exits with 1."""
+    """The study cannot go on until somebody has made room; the command line exits with 1.
+
+    Nothing that was finished is lost.
+    """
 
 
 class Unavailable(Exception):
-    """A database or a server cannot be reached, read or written; results are safe in the study's files."""
+    """A database or server cannot be reached, read or written; results are safe in files."""
 
-    is_for_now = True  # whether trying again later may do
+    # whether trying again later may do
+    is_for_now = True
 
 
 def nearest(value: object, choices: Iterable[str]) -> str:

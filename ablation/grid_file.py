@@ -1,29 +1,38 @@
-"""The two kinds of files under `experiments/`: grids and the experiments they vary (DESIGN.md, section 5)."""
+"""The two kinds of files under `experiments/`: grids and the experiments they vary.
+
+See DESIGN.md, section 5.
+"""
 
 from __future__ import annotations
 
+import itertools
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from ablation.design import DESIGNS, Arm, Factor
+from ablation.columns import COSTS, IDENTITY
+from ablation.design import DESIGNS, Arm, Factor, Level
 from ablation.errors import InputError, Problem, nearest
 from ablation.grid_claims import read_claims
-from ablation.grid_factors import read_factors
 from ablation.reading import read_value, read_yaml, show
-from ablation.section import METRIC_NAME, NAME, Section
+from ablation.section import FILE_NAME, LEVEL_NAME, METRIC_NAME, NAME, SUBJECT_NAME, Section
 
 GRID_KEYS = (
-    "study", "question", "experiment", "metric", "design", "seeds", "factors",
-    "arms", "baselines", "reference", "claims", "settings",
-)  # fmt: skip
-EXPERIMENT_KEYS = ("title", "dataset", "subject", "settings")
-
-FILE_NAME = (
-    r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}",
-    "a name (letters, digits, '.', '_', '-'; at most 100)",
+    "study",
+    "question",
+    "experiment",
+    "metric",
+    "design",
+    "seeds",
+    "factors",
+    "arms",
+    "baselines",
+    "reference",
+    "claims",
+    "settings",
 )
-SUBJECT_NAME = (r"core|[A-Za-z_][\w.]*:[A-Za-z_]\w*", "'core' or 'package.module:function'")
+EXPERIMENT_KEYS = ("title", "dataset", "subject", "settings")
 
 MAX_SEEDS = 1000
 MAX_SEED = 2**32 - 1
@@ -31,39 +40,45 @@ MAX_SEED = 2**32 - 1
 
 @dataclass(frozen=True)
 class Grid:
-    """A grid file: what is varied, and what is asked."""
+    """A grid file: what is varied, and what is asked.
 
-    file: str  # the file's name, for messages
+    Settings are dotted key -> value. Of a claim see `ablation.grid_claims`.
+    """
+
+    # the file's name, for messages
+    file: str
     study: str
     question: str
-    experiment: str  # a name beside the grid file, or a path
-    metric: dict[str, str]  # {name, goal: maximize | minimize}
+    # a name beside the grid file, or a path
+    experiment: str
+    # {name, goal: maximize | minimize}
+    metric: dict[str, str]
     design: tuple[str, ...]
     seeds: tuple[int, ...]
     factors: tuple[Factor, ...]
-    arms: tuple[Arm, ...]  # beside those of the design
+    # beside those of the design
+    arms: tuple[Arm, ...]
     baselines: tuple[str, ...]
-    reference: str | None  # the baseline that differences are taken to
-    claims: tuple[
-        dict[str, Any], ...
-    ]  # {id, says, contrast: {factor, from, to} | {arm, minus} | {factor, level} | {arm}, expects: [{metric, direction, within?, value?}]}
-    settings: dict[str, Any]  # for all arms and baselines, dotted key -> value
-    doubts: tuple[
-        Problem, ...
-    ] = ()  # text in settings, of levels and arms too, that may not be meant as text, see `ablation.reading`
+    # the baseline that differences are taken to
+    reference: str | None
+    claims: tuple[dict[str, Any], ...]
+    # for all arms and baselines
+    settings: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Experiment:
     """An experiment file: data and training, before anything is varied."""
 
-    file: str  # the file's name, for messages
+    # the file's name, for messages
+    file: str
     name: str
     title: str
-    dataset: str  # its key in experiments/published.yaml
+    # its key in experiments/published.yaml
+    dataset: str
     subject: str
-    settings: dict[str, Any]  # dotted key -> value
-    doubts: tuple[Problem, ...] = ()  # text in settings that may not be meant as text
+    # dotted key -> value
+    settings: dict[str, Any]
 
 
 def read_grid(
@@ -73,57 +88,49 @@ def read_grid(
 
     None if there is nothing to go on. A grid is sound only if it added no problems.
     """
-    doubts: list[Problem] = []
-    values = _mapping(path, problems, doubts)
-    if values is None:
+    file = _file(path, problems)
+    if file is None:
         return None
-    file = Section(path.name, "", values, problems)
-    if values and not {"study", "factors"} & set(values) and set(values) <= set(EXPERIMENT_KEYS):
-        file.note(
-            "",
-            f"is an experiment, not a grid; name a grid file and give this one as --experiment {path.stem}",
-        )
+    keys = set(file.values)
+    if keys and not keys & {"study", "factors"} and keys <= set(EXPERIMENT_KEYS):
+        remedy = f"name a grid file and give this one as --experiment {path.stem}"
+        file.note("", f"is an experiment, not a grid; {remedy}")
         return None
     file.allow(*GRID_KEYS)
     metric = file.section("metric")
     metric.allow("name", "goal")
     headline = metric.text("name", "test/top1", *METRIC_NAME) or ""
-    baselines = _baselines(file)
+    goal = metric.choice("goal", ("maximize", "minimize"), "maximize") or ""
+    arms = file.section("arms")
+    baselines = file.items(
+        "baselines", lambda name: "" if isinstance(name, str) else "is not a baseline's name"
+    )
+    named = experiment or file.text("experiment", means="an experiment's name or path")
     return Grid(
         file=path.name,
         study=file.text("study", None, *FILE_NAME) or "",
         question=file.text("question", "") or "",
-        experiment=experiment
-        or file.text("experiment", means="an experiment's name or path")
-        or "",
-        metric={
-            "name": headline,
-            "goal": metric.choice("goal", ("maximize", "minimize"), "maximize") or "",
-        },
+        experiment=named or "",
+        metric={"name": headline, "goal": goal},
         design=_designs(file),
         seeds=_seeds(file, "seeds") if seeds is None else _seeds_option(seeds, problems),
-        factors=read_factors(file, headline),
-        arms=_arms(file.section("arms")),
+        factors=_factors(file, headline),
+        arms=tuple(Arm(name, {}, arms.settings(name)) for name in arms.names(*NAME)),
         baselines=baselines,
         reference=_reference(file, baselines),
         claims=read_claims(file),
         settings=file.settings("settings"),
-        doubts=_of_settings(doubts),
     )
 
 
 def read_experiment(path: Path, problems: list[Problem]) -> Experiment | None:
     """The experiment; None if there is nothing to go on, and sound only if it added no problems."""
-    doubts: list[Problem] = []
-    values = _mapping(path, problems, doubts)
-    if values is None:
+    file = _file(path, problems)
+    if file is None:
         return None
-    file = Section(path.name, "", values, problems)
-    if {"study", "factors"} & set(values):
-        file.note(
-            "",
-            "is a grid, not an experiment; name the experiment that the grid varies, e.g. --experiment digits-lt",
-        )
+    if {"study", "factors"} & set(file.values):
+        remedy = "name the experiment that the grid varies, e.g. --experiment digits-lt"
+        file.note("", f"is a grid, not an experiment; {remedy}")
         return None
     file.allow(*EXPERIMENT_KEYS)
     return Experiment(
@@ -133,8 +140,20 @@ def read_experiment(path: Path, problems: list[Problem]) -> Experiment | None:
         dataset=file.text("dataset", path.stem, *FILE_NAME) or "",
         subject=file.text("subject", "core", *SUBJECT_NAME) or "",
         settings=file.settings("settings"),
-        doubts=_of_settings(doubts),
     )
+
+
+def as_text(value: Any) -> str:
+    """Equal for equal values only: Python takes 1, 1.0 and True for the same."""
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _file(path: Path, problems: list[Problem]) -> Section | None:
+    try:
+        return Section(path.name, "", read_yaml(path), problems)
+    except InputError as error:
+        problems.extend(error.problems)
+        return None
 
 
 def _designs(file: Section) -> tuple[str, ...]:
@@ -143,28 +162,44 @@ def _designs(file: Section) -> tuple[str, ...]:
         return (file.choice("design", DESIGNS, "factorial") or "",)
     if not value:
         file.note("design", f"is an empty list; {nearest('', DESIGNS)}")
-    for i, design in enumerate(value):
-        if design not in DESIGNS:
-            file.note(f"design[{i}]", f"{show(design)} is not allowed; {nearest(design, DESIGNS)}")
-        elif design in value[:i]:
-            file.note(f"design[{i}]", f"'{design}' is there twice")
-    return tuple(value)
+
+    def fault(design: Any) -> str:
+        return "" if design in DESIGNS else f"is not allowed; {nearest(design, DESIGNS)}"
+
+    return file.items("design", fault)
 
 
-def _arms(section: Section) -> tuple[Arm, ...]:
-    return tuple(Arm(name, {}, section.settings(name)) for name in section.names(*NAME))
+def _factors(file: Section, headline: str) -> tuple[Factor, ...]:
+    """The factors that have two levels or more. headline: the grid's metric."""
+    section = file.section("factors")
+    if not any(file.values.get(key) for key in ("factors", "arms", "baselines")):
+        form = "it must map each factor to its levels, the reference first"
+        exception = "only a grid of baselines or of arms needs none"
+        file.note("factors", f"is missing; {form} ({exception})")
+    factors = []
+    for name in section.names(*NAME):
+        if name in (*IDENTITY, *COSTS, headline):
+            what = "the metric of the study, and so " if name == headline else ""
+            remedy = "give the factor another name"
+            section.note(name, f"'{name}' is {what}a column of results.csv; {remedy}")
+        levels = _levels(section, name)
+        if len(levels) >= 2:
+            factors.append(Factor(name, levels))
+    return tuple(factors)
 
 
-def _baselines(file: Section) -> tuple[str, ...]:
-    names: list[str] = []
-    for i, name in enumerate(file.listing("baselines")):
-        if not isinstance(name, str):
-            file.note(f"baselines[{i}]", f"{show(name)} is not a baseline's name")
-        elif name in names:
-            file.note(f"baselines[{i}]", f"'{name}' is there twice")
-        else:
-            names.append(name)
-    return tuple(names)
+def _levels(factors: Section, name: str) -> tuple[Level, ...]:
+    n_problems = len(factors.problems)
+    section = factors.section(name)
+    levels = tuple(Level(level, section.settings(level)) for level in section.names(*LEVEL_NAME))
+    if len(factors.problems) > n_problems:
+        return levels
+    if len(levels) < 2:
+        factors.note(name, f"has {len(levels)} of the two or more levels that a factor needs")
+    for first, second in itertools.combinations(levels, 2):
+        if as_text(first.overrides) == as_text(second.overrides):
+            section.note(second.name, f"is a dead toggle: it sets the same as level '{first.name}'")
+    return levels
 
 
 def _reference(file: Section, baselines: tuple[str, ...]) -> str | None:
@@ -176,25 +211,18 @@ def _reference(file: Section, baselines: tuple[str, ...]) -> str | None:
 def _seeds(section: Section, key: str) -> tuple[int, ...]:
     """n -> 0 to n - 1; a list as it is."""
     value = section.values.get(key)
-    if value is None:
-        section.note(key, "is missing; it must be a number of seeds, or a list of seeds")
-    elif _is_integer(value):
-        if 1 <= value <= MAX_SEEDS:
-            return tuple(range(value))
-        section.note(key, f"{value} is not a number of seeds between 1 and {MAX_SEEDS}")
-    elif not isinstance(value, list) or not 1 <= len(value) <= MAX_SEEDS:
-        section.note(
-            key, f"{show(value)} is not a number of seeds, or a list of 1 to {MAX_SEEDS} seeds"
+    if _is_integer(value, 1, MAX_SEEDS):
+        return tuple(range(value))
+    if isinstance(value, list) and 1 <= len(value) <= MAX_SEEDS:
+        allowed = f"an integer from 0 to {MAX_SEED}"
+        return section.items(
+            key, lambda seed: "" if _is_integer(seed, 0, MAX_SEED) else f"is not a seed: {allowed}"
         )
+    allowed = f"a number of seeds between 1 and {MAX_SEEDS}, or a list of 1 to {MAX_SEEDS} seeds"
+    if value is None:
+        section.note(key, f"is missing; it must be {allowed}")
     else:
-        for i, seed in enumerate(value):
-            if not _is_integer(seed) or not 0 <= seed <= MAX_SEED:
-                section.note(
-                    f"{key}[{i}]", f"{show(seed)} is not a seed: an integer from 0 to {MAX_SEED}"
-                )
-            elif seed in value[:i]:
-                section.note(f"{key}[{i}]", f"{seed} is there twice")
-        return tuple(value)
+        section.note(key, f"{show(value)} is not {allowed}")
     return ()
 
 
@@ -208,20 +236,5 @@ def _seeds_option(text: str, problems: list[Problem]) -> tuple[int, ...]:
     return _seeds(Section("--seeds", "", {"": value}, problems), "")
 
 
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _of_settings(doubts: list[Problem]) -> tuple[Problem, ...]:
-    """Those in a part of the file that holds settings."""
-    return tuple(
-        doubt for doubt in doubts if doubt.key.partition(".")[0] in ("settings", "factors", "arms")
-    )
-
-
-def _mapping(path: Path, problems: list[Problem], doubts: list[Problem]) -> dict[str, Any] | None:
-    try:
-        return read_yaml(path, doubts)
-    except InputError as error:
-        problems.extend(error.problems)
-        return None
+def _is_integer(value: Any, low: int, high: int) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high

@@ -1,154 +1,193 @@
-"""Refusing what changes nothing: settings that every arm ignores, and factors whose levels compute the same."""
+"""Refusing what could not tell anything.
+
+Settings that every arm ignores or undoes, factors that decide the same setting, and levels that
+compute the same.
+"""
 
 from __future__ import annotations
 
+import functools
 import itertools
-import json
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from ablation.design import Arm, Factor
+from ablation.design import Arm, Factor, Level
 from ablation.errors import Problem
-from ablation.grid_layers import Layer, Stack, merged
-from ablation.reading import dotted, show
+from ablation.grid_file import as_text
+from ablation.reading import dotted, overlap, show
 from ablation.subject import Subject
 
-_Place = tuple[str, str]  # file and dotted key of a layer
-_Settings = Mapping[str, Any]
+Alternatives = Sequence[Collection[str]]
+"""Groups of dotted keys of which setting one unsets the others, see `ablation.subject.Subject`."""
+
+
+class Layer(NamedTuple):
+    """Settings and where they stand."""
+
+    file: str
+    # dotted key of the mapping that holds them
+    place: str
+    settings: Mapping[str, Any]
+    # they serve other grids too, or are a built-in baseline's: they need not change anything
+    may_idle: bool = False
+
+
+# bottom first
+Stack = tuple[Layer, ...]
+
+
+def merged(stack: Stack) -> dict[str, Any]:
+    """The layers in one, later ones winning; an overridden key stands where it was last set."""
+    settings: dict[str, Any] = {}
+    for layer in stack:
+        for key, value in layer.settings.items():
+            settings.pop(key, None)
+            settings[key] = value
+    return settings
+
+
+def rivals(factors: Sequence[Factor], alternatives: Alternatives) -> Iterator[tuple[str, str]]:
+    """Factor and message of each that decides a setting of one before it.
+
+    Which of the two wins would depend on their order.
+    """
+    for first, second in itertools.combinations(factors, 2):
+        ours, theirs = _values(first), _values(second)
+        for key, other in itertools.product(theirs, ours):
+            agreed = key == other and len(ours[key] | theirs[key]) == 1
+            # null unsets no alternative
+            both_set = {"null"} not in (theirs[key], ours[other])
+            if overlap(key, other) and not agreed:
+                what = f"'{other}'"
+            elif both_set and _are_alternatives(key, other, alternatives):
+                what = f"its alternative '{other}'"
+            else:
+                continue
+            message = f"sets '{key}', but factor '{first.name}' sets {what}"
+            yield second.name, f"{message}: one would undo the other"
+
+
+def undone(
+    options: Mapping[str, Any], factors: Sequence[Factor], alternatives: Alternatives
+) -> Iterator[tuple[str, str]]:
+    """Key and message of each setting of the command line that no arm of a design could see."""
+    for key, value in options.items():
+        for factor in factors:
+            covers = [_covers(level, key) for level in factor.levels]
+            replaces = [
+                value is not None and _replaces(level, key, alternatives) for level in factor.levels
+            ]
+            if all(either for either in map(max, covers, replaces)):
+                also = "" if all(covers) else ", or an alternative to it"
+                message = (
+                    f"would be undone in every arm: each level of factor '{factor.name}' sets it"
+                )
+                yield key, f"{message}{also}"
 
 
 def ignored_settings(
-    subject: Subject, stacks: Mapping[str, Stack], sound: Collection[str], options: Layer
+    subject: Subject, stacks: Sequence[Stack], unsound: Collection[Stack], options: Layer
 ) -> Iterator[Problem]:
-    """Each setting of a layer that changes nothing in any of the arms and baselines that have the layer.
+    """Each setting of a layer that changes nothing in any of the stacks that have the layer.
 
-    stacks: of each arm and baseline. sound: the names of those without fault; a layer that another one has is not judged.
-    options: the layer of the command line. What is ignored because of it alone is no fault of the grid.
+    stacks: of each arm and baseline; a layer of an unsound one is not judged. options: the layer of
+    the command line. What is ignored because of it alone is no fault of the grid. A key that a
+    later layer sets anew counts where its new value does: to replace a default is no fault.
     """
     if not hasattr(subject, "ignored"):
         return
-    unsure = {
-        _place(layer) for name, stack in stacks.items() if name not in sound for layer in stack
-    }
-    layers = {
-        _place(layer): layer
-        for stack in stacks.values()
+    unsure = {layer[:2] for stack in unsound for layer in stack}
+    judged = {
+        layer[:2]: layer
+        for stack in stacks
         for layer in stack
-        if not layer.may_idle and _place(layer) not in unsure
+        if not layer.may_idle and layer[:2] not in unsure
     }
-    idle = _idle(
-        subject, stacks.values(), {place: list(layer.settings) for place, layer in layers.items()}
-    )
-    if options.settings:
-        without = [
-            tuple(layer for layer in stack if layer is not options) for stack in stacks.values()
-        ]
-        of_grid = {place: keys for place, keys in idle.items() if keys and place != _place(options)}
-        idle |= _idle(
-            subject,
-            [stack for stack in without if not of_grid or _is_sound(subject, stack)],
-            of_grid,
-        )
-    for place, keys in idle.items():
-        having = [
-            stack for stack in stacks.values() if any(_place(layer) == place for layer in stack)
-        ]
+    left = {place: list(layer.settings) for place, layer in judged.items()}
+
+    def strike(stack: Stack) -> None:
+        for layer in stack:
+            if keys := left.get(layer[:2]):
+                left[layer[:2]] = list(subject.ignored(merged(stack), keys))
+
+    # baselines come last, and settings that all share may be there for one of them alone
+    for stack in reversed(stacks):
+        strike(stack)
+    for stack in reversed(stacks) if options.settings else ():
+        without = tuple(layer for layer in stack if layer[:2] != options[:2])
+        is_asked = any(left.get(layer[:2]) for layer in without)
+        if is_asked and all(fault.absent for fault in subject.check(merged(without))):
+            strike(without)
+    for place, keys in left.items():
+        layer = judged[place]
+        first = next(stack for stack in stacks if any(other[:2] == place for other in stack))
         for key in keys:
-            yield Problem(
-                layers[place].file,
-                dotted(layers[place].place, key),
-                _message(subject, having, key, layers[place].settings[key]),
-            )
+            found = subject.counts_with(merged(first), key)
+            value = found[1] if found and isinstance(found[1], str) else show(found and found[1])
+            instead = f"; it would with {found[0]}: {value}" if found else ""
+            message = "changes nothing in any arm or baseline that has it"
+            said = f"{show(layer.settings[key])} {message}{instead}"
+            yield Problem(layer.file, dotted(layer.place, key), said)
 
 
-def dead_factors(
+def dead_levels(
     subject: Subject,
-    factors: Collection[Factor],
+    factors: Sequence[Factor],
     arms: Collection[Arm],
-    settings: Mapping[str, _Settings],
+    settings: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[tuple[str, str]]:
-    """(place, message) of each level that computes the same as one before it, whatever the levels of the other factors.
+    """Key and message of each level that computes the same as one before it in every arm.
 
     settings: of each arm without fault.
     """
-    of = _Effective(subject, settings)
-    for factor in factors:
-        around: dict[
-            tuple[str, ...], dict[str, str]
-        ] = {}  # levels of the other factors -> level -> arm
-        for arm in arms:
-            if arm.levels:
-                others = tuple(level for name, level in arm.levels.items() if name != factor.name)
-                around.setdefault(others, {})[arm.levels[factor.name]] = arm.name
+    compute = getattr(subject, "effective", as_text)
+    effective = functools.cache(lambda name: compute(settings[name]))
+    names = {tuple(arm.levels.values()): arm.name for arm in arms if arm.levels}
+    for i, factor in enumerate(factors):
         for first, second in itertools.combinations(factor.levels, 2):
             pairs = [
-                (names[first.name], names[second.name])
-                for names in around.values()
-                if first.name in names and second.name in names
+                (name, names[other])
+                for levels, name in names.items()
+                if levels[i] == first.name
+                and (other := (*levels[:i], second.name, *levels[i + 1 :])) in names
             ]
-            if (
-                not pairs
-                or not all(name in settings for pair in pairs for name in pair)
-                or _text(first.overrides) == _text(second.overrides)
-            ):
+            # the same settings are refused where they are read
+            same_settings = as_text(first.overrides) == as_text(second.overrides)
+            are_sound = all(name in settings for pair in pairs for name in pair)
+            if not pairs or same_settings or not are_sound:
                 continue
-            if all(of(one) == of(other) for one, other in pairs):
-                message = (
-                    f"is a dead toggle: in every arm it computes the same as level '{first.name}'"
-                )
-                yield f"factors.{factor.name}.{second.name}", message
+            if all(effective(one) == effective(other) for one, other in pairs):
+                what = f"in every arm it computes the same as level '{first.name}'"
+                yield f"factors.{factor.name}.{second.name}", f"is a dead toggle: {what}"
 
 
-class _Effective:
-    """What can change an arm, looked up when it is first asked for."""
-
-    def __init__(self, subject: Subject, settings: Mapping[str, _Settings]):
-        self.of: Callable[[_Settings], Hashable] = getattr(subject, "effective", _text)
-        self.settings, self.known = settings, dict[str, Hashable]()
-
-    def __call__(self, name: str) -> Hashable:
-        if name not in self.known:
-            self.known[name] = self.of(self.settings[name])
-        return self.known[name]
+def _values(factor: Factor) -> dict[str, set[str]]:
+    """Each key that the factor sets, and what it sets it to."""
+    values: dict[str, set[str]] = {}
+    for level in factor.levels:
+        for key, value in level.overrides.items():
+            values.setdefault(key, set()).add(as_text(value))
+    return values
 
 
-def _idle(
-    subject: Subject, stacks: Collection[Stack], asked: Mapping[_Place, list[str]]
-) -> dict[_Place, list[str]]:
-    """Of the keys asked for, by layer, those that change nothing in any of the stacks. Most are found to count in the first.
-
-    A key that a later layer sets anew counts where its new value does: to replace a default is no fault.
-    """
-    left = {place: list(keys) for place, keys in asked.items()}
-    for stack in reversed(
-        list(stacks)
-    ):  # settings that all share may be there for a baseline alone, and baselines come last
-        for layer in stack:
-            keys = left.get(_place(layer), [])
-            if keys:
-                left[_place(layer)] = list(subject.ignored(merged(stack), keys))
-    return left
+def _covers(level: Level, key: str) -> bool:
+    return any(f"{key}.".startswith(f"{other}.") for other in level.overrides)
 
 
-def _message(subject: Subject, having: list[Stack], key: str, value: Any) -> str:
-    """having: the stacks with the layer that sets the key."""
-    found = subject.counts_with(merged(having[0]), key)
-    instead = (
-        f"; it would with {found[0]}: {found[1] if isinstance(found[1], str) else show(found[1])}"
-        if found
-        else ""
+def _replaces(level: Level, key: str, alternatives: Alternatives) -> bool:
+    return any(
+        value is not None and _are_alternatives(key, other, alternatives)
+        for other, value in level.overrides.items()
     )
-    return f"{show(value)} changes nothing in any arm or baseline that has it{instead}"
 
 
-def _is_sound(subject: Subject, stack: Stack) -> bool:
-    return all(fault.absent for fault in subject.check(merged(stack)))
-
-
-def _place(layer: Layer) -> _Place:
-    return layer.file, layer.place
-
-
-def _text(value: Any) -> str:
-    """Equal for equal values only: Python takes 1, 1.0 and True for the same."""
-    return json.dumps(value, sort_keys=True, default=str)
+def _are_alternatives(key: str, other: str, alternatives: Alternatives) -> bool:
+    """Whether setting one of the keys unsets the other."""
+    for group in alternatives:
+        members = [
+            next((member for member in group if f"{name}.".startswith(f"{member}.")), None)
+            for name in (key, other)
+        ]
+        if None not in members and members[0] != members[1]:
+            return True
+    return False

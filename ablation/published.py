@@ -15,9 +15,10 @@ KEYS = ("method", "top1", "protocol", "source")
 
 
 def published(path: Path | str, dataset: str) -> list[dict[str, Any]]:
-    """What `path` (experiments/published.yaml) has on a data set: {method, top1 (percent), protocol, source}.
+    """What `path` (experiments/published.yaml) has on a data set.
 
-    [] if it has nothing. Raises InputError if anything in the file is wrong, about other data sets too.
+    Each a {method, top1 (percent), protocol, source}. Raises InputError if anything in the file is
+    wrong, about other data sets too.
     """
     problems: list[Problem] = []
     file = Section(Path(path).name, "", read_yaml(path), problems)
@@ -28,7 +29,10 @@ def published(path: Path | str, dataset: str) -> list[dict[str, Any]]:
 
 
 def published_now(manifest: Manifest) -> list[dict[str, Any]]:
-    """What the file beside a study's grid has on its data set now; what it had when the study was run, if it is not there."""
+    """What the file beside a study's grid has on its data set.
+
+    Now, or where it is not there, when the study was run.
+    """
     path = Path(manifest.asked["grid"]).parent / FILE if manifest.asked else None
     return published(path, manifest.dataset) if path and path.is_file() else manifest.published
 

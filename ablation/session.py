@@ -19,7 +19,6 @@ from ablation.errors import InputError, Problem
 from ablation.exits import refused
 from ablation.formatting import duration
 from ablation.grid import Study, load_study, yaml_path
-from ablation.grid_file import FILE_NAME
 from ablation.inputs import require_usable_inputs
 from ablation.limits import Limits
 from ablation.live import progress
@@ -30,6 +29,7 @@ from ablation.plan_view import show_plan
 from ablation.reading import read_yaml
 from ablation.remaining import Remaining
 from ablation.runs import Manifest
+from ablation.section import FILE_NAME
 from ablation.study import (
     Bound,
     Done,

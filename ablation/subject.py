@@ -1,9 +1,9 @@
 """What the harness asks of the code that it ablates: the subject protocol (DESIGN.md, section 6).
 
-A trial is a chain of *links* (epochs). A link's key is a hash over everything that can change what the
-link computes, the key before it included, so equal keys mean equal results: two trials share every link
-up to the first that differs, a restart finds its own last checkpoint, and a finished trial is never run
-again. The harness plans with keys alone; only worker processes call `advance`.
+A trial is a chain of *links* (epochs). A link's key is a hash over everything that can change what
+the link computes, the key before it included, so equal keys mean equal results: two trials share
+every link up to the first that differs, a restart finds its own last checkpoint, and a finished
+trial is never run again. The harness plans with keys alone; only worker processes call `advance`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,19 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 Record = dict[str, Any]
-"""What one link reports, JSON-able:
-`phase` (e.g. pretrain, warmup, joint), `epoch` (from 1, counted on within the trial; pre-training has a
-count of its own), `seconds`, `metrics` (name -> float; accuracies in percent), `vectors` (name -> list of
-floats, one per class). Optional: `hits`, which test images are right: a word per class, `36:ffff7fefe0`, its number
-of images and their bits (first image first) in hexadecimal, filled up with zeros to whole bytes; where a device had too
-little memory, `accumulation`, in how many chunks the encoder met each batch of a phase (gradients accumulated to the
-same effective batch; batch normalisation that trains took its statistics chunk by chunk), and `encoding_batch`, how many
-images were encoded at once for evaluation. Neither is a setting: no key depends on them."""
+"""What one link reports, JSON-able.
 
+`phase` (e.g. pretrain, warmup, joint), `epoch` (from 1, counted on within the trial; pre-training
+has a count of its own), `seconds`, `metrics` (name -> float; accuracies in percent), `vectors`
+(name -> list of floats, one per class).
+
+Optional: `hits`, which test images are right: a word per class, `36:ffff7fefe0`, its number of
+images and their bits (first image first) in hexadecimal, filled up with zeros to whole bytes; where
+a device had too little memory, `accumulation`, in how many chunks the encoder met each batch of a
+phase (gradients accumulated to the same effective batch; batch normalisation that trains took its
+statistics chunk by chunk), and `encoding_batch`, how many images were encoded at once for
+evaluation. Neither is a setting: no key depends on them.
+"""
 
 Report = Callable[[str, Record], bool | None]
 """Told of each finished link, its key and its record; True asks to stop after it."""
@@ -29,27 +33,30 @@ Report = Callable[[str, Record], bool | None]
 class Link(NamedTuple):
     """One epoch of a trial, as planned."""
 
-    key: str  # hex digest
+    # hex digest
+    key: str
     phase: str
     epoch: int
-    cost: float  # relative to the other links of the study, for scheduling and estimates
+    # relative to the other links of the study, for scheduling and estimates
+    cost: float
 
 
 class Fault(NamedTuple):
     """One mistake in a trial's settings."""
 
-    key: str  # dotted, e.g. "optim.lr.encodre"
+    # dotted, e.g. "optim.lr.encodre"
+    key: str
     message: str
-    # The path as the settings name it, where nothing is wrong but that a file is not on this machine: the study
-    # can then be planned and not run.
+    # the path as the settings name it, where nothing is wrong but that a file is not on this
+    # machine: the study can then be planned and not run
     absent: str = ""
 
 
 class Store(Protocol):
     """Bytes under a key and a kind; what `load` returns is what was saved, whole, or None.
 
-    `seconds` is what the data took to compute. A bounded store may lose anything but records, at any time, and
-    loses first what saves the least time per byte.
+    `seconds` is what the data took to compute. A bounded store may lose anything but records, at
+    any time, and loses first what saves the least time per byte.
     """
 
     def load(self, kind: str, key: str) -> bytes | None: ...
@@ -58,20 +65,26 @@ class Store(Protocol):
 
 
 class Subject(Protocol):
-    """Code that can be ablated. All methods but `advance` and `inspect` are cheap and import no torch.
+    """Code that can be ablated. All but `advance` and `inspect` are cheap and import no torch.
 
-    A subject may do without `metrics`, `alternatives`, `effective`, `ignored` with `counts_with`, and `reads_files` with
-    `inspect`; then less can be told before anything runs.
+    A subject may do without `metrics`, `alternatives`, `effective`, `ignored` with `counts_with`,
+    and `reads_files` with `inspect`; then less can be told before anything runs.
     """
 
     def check(self, settings: Mapping[str, Any]) -> list[Fault]:
-        """All that is wrong with a trial's settings (dotted key -> value); [] if they can be run."""
+        """All that is wrong with a trial's settings (dotted key -> value); [] if nothing is."""
 
     def reads_files(self, settings: Mapping[str, Any]) -> bool:
-        """Whether a trial reads files that `check` has not read whole, such as images; then `inspect` is asked, too."""
+        """Whether a trial reads files that `check` has not read whole, such as images.
+
+        Then `inspect` is asked, too.
+        """
 
     def inspect(self, settings: Mapping[str, Any], store: Store) -> list[Fault]:
-        """All that is wrong with those files, for settings without fault; `store` may keep what trials need of them."""
+        """All that is wrong with those files, for settings without fault.
+
+        `store` may keep what trials need of them.
+        """
 
     def resolve(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The full nested configuration, defaults filled in."""
@@ -80,19 +93,28 @@ class Subject(Protocol):
         """Name -> settings of each baseline that a grid may name."""
 
     def metrics(self, settings: Mapping[str, Any]) -> Collection[str] | None:
-        """Names of the metrics that the last record of a trial holds, for settings without fault; None if not known."""
+        """Names of the metrics of a trial's last record, for settings without fault, if known."""
 
     def alternatives(self) -> Sequence[Collection[str]]:
         """Groups of dotted keys of which setting one (to anything but null) unsets the others."""
 
     def effective(self, settings: Mapping[str, Any]) -> Hashable:
-        """The settings that can change a trial, as a value: two trials of one seed compute the same where these are equal."""
+        """The settings that can change a trial, as a value.
+
+        Two trials of one seed compute the same where these are equal.
+        """
 
     def ignored(self, settings: Mapping[str, Any], keys: Sequence[str]) -> Collection[str]:
-        """Those of the keys, all set in these settings without fault, that change nothing in a trial, whatever their values."""
+        """Those of the keys that change nothing in a trial, whatever their values.
+
+        All of them are set in these settings, which are without fault.
+        """
 
     def counts_with(self, settings: Mapping[str, Any], key: str) -> tuple[str, Any] | None:
-        """A setting, and a value of it, with which an ignored key would change something; None if no single one is known."""
+        """A setting, and a value of it, with which an ignored key would change something.
+
+        None if no single one is known.
+        """
 
     def describe(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Facts for the report's provenance: data fingerprint, class counts, versions, device."""
@@ -102,8 +124,8 @@ class Subject(Protocol):
     ) -> Sequence[Link]:
         """The links of a trial, first to last.
 
-        `records` looks up what finished links reported, for chains whose length depends on it (a warm-up
-        that ends at a plateau); links past an undecided point are planned at their longest.
+        `records` looks up what finished links reported, for chains whose length depends on it (a
+        warm-up that ends at a plateau); links past an undecided point are planned at their longest.
         """
 
     def advance(
@@ -114,10 +136,11 @@ class Subject(Protocol):
         store: Store,
         report: Report,
     ) -> None:
-        """Run the chain from its last checkpoint in `store` to the link with key `until`, included (None: all of it).
+        """Run the chain from its last checkpoint in `store` to the link with key `until`, included.
 
-        Saves a record (kind "record", JSON) for each link and a checkpoint at the last; calls
-        `report(key, record)` after each link, and if that answers True saves a checkpoint and returns: the study
-        is being stopped. Returns, with a checkpoint, where the chain turns out not to lead to `until`. What it raises
-        is the trial's failure; of exceptions called `Diverged`, the report counts them by arm, as a result.
+        None: all of it. Saves a record (kind "record", JSON) for each link and a checkpoint at the
+        last; calls `report(key, record)` after each link, and if that answers True saves a
+        checkpoint and returns: the study is being stopped. Returns, with a checkpoint, where the
+        chain turns out not to lead to `until`. What it raises is the trial's failure; of exceptions
+        called `Diverged`, the report counts them by arm, as a result.
         """

@@ -1,21 +1,19 @@
-"""Finding the code to ablate by name, and adapting a plain training function to the subject protocol."""
+"""Finding the code to ablate by name, and adapting a plain function to the subject protocol."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import inspect
 import json
 import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from ablation import interruption
 from ablation.errors import InputError, Problem
@@ -34,75 +32,45 @@ BUILT_IN = {"core": "core.subject:SUBJECT"}
 
 
 def load_subject(name: str) -> Subject:
-    """`core`, or `package.module:attribute` where the attribute is a subject or a training function.
+    """`core`, or `package.module:attribute` of a subject or a training function.
 
     Modules may stand in the working directory. Raises InputError, naming what could not be found.
     """
     module_name, _, attribute = BUILT_IN.get(name, name).partition(":")
     if not attribute:
-        raise InputError(
-            [
-                Problem(
-                    "",
-                    "subject",
-                    f"'{name}' is neither 'core' nor of the form package.module:function",
-                )
-            ]
-        )
+        raise _refused(f"'{name}' is neither 'core' nor of the form package.module:function")
     _search_here_last()
     module = _imported(module_name)
     if name not in BUILT_IN:
         _refuse_hidden([module_name, *imported_names(project_sources(module_name))])
     found = getattr(module, attribute, None)
     if found is None:
-        raise InputError([Problem("", "subject", f"module '{module_name}' has no '{attribute}'")])
-    fault = _fault(found)
-    if fault:
-        raise InputError([Problem("", "subject", f"'{name}' {fault}")])
-    return FunctionSubject(found) if inspect.isfunction(found) else found
+        raise _refused(f"module '{module_name}' has no '{attribute}'")
+    if fault := _fault(found):
+        raise _refused(f"'{name}' {fault}")
+    return cast(Subject, FunctionSubject(found) if inspect.isfunction(found) else found)
+
+
+def _refused(message: str) -> InputError:
+    return InputError([Problem("", "subject", message)])
 
 
 def _imported(name: str) -> ModuleType:
     """The user's module, which may do anything at its import."""
     try:
-        with contained(name), _interrupts() as interrupts:
+        with contained(name):
             return importlib.import_module(name)
+    except KeyboardInterrupt:
+        raise
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt) and interrupts:
-            raise
         missing = error.name if isinstance(error, ImportError) else None
         _refuse_hidden([name, *([missing] if missing else [])])
         what = str(error) if isinstance(error, Exception) else describe_exit(error)
-        named = (
-            what
-            if isinstance(error, (ImportError, SyntaxError))
-            else f"{type(error).__name__}: {what}"
-        )
+        if not isinstance(error, ImportError | SyntaxError):
+            what = f"{type(error).__name__}: {what}"
         if missing and f"{name}.".startswith(f"{missing}."):
-            named += f"; looked for in {os.getcwd()} and among the installed packages"
-        raise InputError([Problem("", "subject", f"cannot import '{name}': {named}")]) from None
-
-
-@contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """The SIGINTs of a terminal meanwhile: code that raises KeyboardInterrupt of its own is told from Ctrl-C."""
-    heard: list[int] = []
-
-    def interrupt(number: int, frame: Any) -> None:
-        heard.append(number)
-        signal.default_int_handler(number, frame)
-
-    is_ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-    if is_ours:
-        signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield heard
-    finally:
-        if is_ours and signal.getsignal(signal.SIGINT) is interrupt:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            what += f"; looked for in {os.getcwd()} and among the installed packages"
+        raise _refused(f"cannot import '{name}': {what}") from None
 
 
 def _fault(found: Any) -> str:
@@ -112,13 +80,14 @@ def _fault(found: Any) -> str:
     if not inspect.isfunction(found):
         is_subject = all(hasattr(found, method) for method in ("check", "chain", "advance"))
         return "" if is_subject else "is neither a function nor a subject"
+    no_metrics = "returns no metrics when it is called"
     if inspect.iscoroutinefunction(found):
-        return "is an async function, which returns no metrics when it is called; call asyncio.run in a plain one"
+        return f"is an async function, which {no_metrics}; call asyncio.run in a plain one"
     if inspect.isgeneratorfunction(found) or inspect.isasyncgenfunction(found):
-        return "is a generator function: it yields, and returns no metrics when it is called; call report(epoch, metrics) instead"
-    signature = inspect.signature(
-        found, follow_wrapped=False
-    )  # of what is called: a decorator may pass on other arguments
+        remedy = "call report(epoch, metrics) instead"
+        return f"is a generator function: it yields, and {no_metrics}; {remedy}"
+    # of what is called: a decorator may pass on other arguments
+    signature = inspect.signature(found, follow_wrapped=False)
     try:
         signature.bind({}, 0, None)
     except TypeError:
@@ -131,57 +100,49 @@ def _fault(found: Any) -> str:
 
 
 def _search_here_last() -> None:
-    """Put the working directory at the end of the import path, whether Python has put it first (`-m`) or nowhere.
+    """Put the working directory at the end of the import path, wherever Python has put it.
 
     A project's own `core/` must not hide ours, in no process of a study.
     """
     here = os.getcwd()
     sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder) != here]
-    try:
-        importlib.import_module(
-            "core"
-        )  # now: an editable install of ours is searched after all of sys.path
-    except ImportError:  # `here` is a checkout of ours, not installed
-        pass
+    # now: an editable install of ours is searched after all of sys.path
+    with contextlib.suppress(ImportError):
+        # it fails where `here` is a checkout of ours, not installed
+        importlib.import_module("core")
     sys.path.append(here)
 
 
 def _refuse_hidden(names: Iterable[str]) -> None:
-    """Raise InputError naming each module of the working directory in whose place Python takes one of the same name elsewhere."""
-    hidden: dict[Path, Problem] = {}
+    """Raise InputError for modules of the working directory in whose place Python takes others."""
+    hidden: dict[Path, str] = {}
     for name in names:
         own = module_file(name, Path.cwd())
         taken = taken_from(name) if own else None
-        if taken is not None and own.resolve() != Path(taken).resolve():
-            message = f"{own} is hidden by {taken}, which Python finds first; rename the first"
-            hidden.setdefault(own, Problem("", "subject", message))
+        if own and taken is not None and own.resolve() != Path(taken).resolve():
+            remedy = "which Python finds first; rename the first"
+            hidden.setdefault(own, f"{own} is hidden by {taken}, {remedy}")
     if hidden:
-        raise InputError(hidden.values())
+        raise InputError(Problem("", "subject", message) for message in hidden.values())
 
 
 class FunctionSubject:
     """A function `train(config, seed, report) -> metrics` as a subject whose chain has one link.
 
-    config: dict, dotted keys as the experiment and the levels give them. report(epoch, metrics) may be called
-    as training goes on, several times for one epoch: of each metric the last value counts. The returned metrics are the
-    trial's result, and those of its last epoch that it does not return, too. Nothing is known of its settings, so
-    none is refused. A change in the function's module, in those of the project that it imports, or of the version of
-    a library that one of these imports makes its trials new (see `ablation.imported`). Data are not looked at.
+    config: dict, dotted keys as the experiment and the levels give them. report(epoch, metrics) may
+    be called as training goes on, several times for one epoch: of each metric the last value
+    counts. The returned metrics are the trial's result, and those of its last epoch that it does
+    not return, too. Nothing is known of its settings, so none is refused. A change in the
+    function's module, in those of the project that it imports, or of the version of a library that
+    one of these imports makes its trials new (see `ablation.imported`). Data are not looked at.
     """
 
     def __init__(self, train: Callable[..., Mapping[str, float]]):
         self.train = train
         sources = project_sources(train.__module__)
         self.versions = library_versions(sources)
-        named = [
-            f"{train.__module__}:{train.__qualname__}",
-            *(
-                part
-                for name, text in sources.items()
-                for part in (name, hashlib.sha256(text).hexdigest())
-            ),
-        ]
-        self.source_fingerprint = hashlib.sha256("\n".join(named).encode()).hexdigest()[:32]
+        texts = {name: hashlib.sha256(text).hexdigest() for name, text in sources.items()}
+        self.source_fingerprint = _digest([train.__module__, train.__qualname__, texts])
 
     def check(self, settings: Mapping[str, Any]) -> list[Fault]:
         return []
@@ -201,11 +162,8 @@ class FunctionSubject:
     def chain(
         self, settings: Mapping[str, Any], seed: int, records: Callable[[str], Record | None]
     ) -> list[Link]:
-        text = json.dumps(
-            [self.source_fingerprint, self.versions, dict(sorted(settings.items())), seed],
-            default=str,
-        )
-        return [Link(hashlib.sha256(text.encode()).hexdigest()[:32], "train", 1, 1.0)]
+        key = _digest([self.source_fingerprint, self.versions, dict(settings), seed])
+        return [Link(key, "train", 1, 1.0)]
 
     def advance(
         self,
@@ -225,28 +183,41 @@ class FunctionSubject:
         def on_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
             nonlocal is_interrupted
             if not is_running or os.getpid() != process:
-                raise RuntimeError(
-                    "report can be called while the function runs, and in its process alone"
-                )
+                where = "while the function runs, and in its process alone"
+                raise RuntimeError(f"report can be called {where}")
             own = history.setdefault(plain_epoch(epoch), {})
             own |= plain_metrics(metrics, f"for epoch {epoch}, report got")
             if interruption.requested():
                 is_interrupted = True
-                raise interruption.Interrupted  # what a function has computed cannot be kept
+                # what a function has computed cannot be kept
+                raise interruption.Interrupted
 
-        on_epoch.__qualname__ = "report"  # as messages of wrong calls name it
+        # as messages of wrong calls name it
+        on_epoch.__qualname__ = "report"
         returned = self.train(dict(settings), seed, on_epoch)
         is_running = False
-        if os.getpid() != process:  # one that it has forked, and that has returned, too
+        if os.getpid() != process:
+            # one that it has forked, and that has returned, too
             raise SystemExit(0)
         if is_interrupted or interruption.is_known_to_training():
-            raise interruption.Interrupted  # it may have returned early
+            # it may have returned early
+            raise interruption.Interrupted
         metrics = plain_metrics(returned, f"{self.train.__name__} returned")
         last = max(history, default=1)
+        seconds = time.perf_counter() - started
         record = {
-            "phase": "train", "epoch": last, "time": time.time(), "seconds": time.perf_counter() - started,
-            "metrics": history.get(last, {}) | metrics, "vectors": {},
+            "phase": "train",
+            "epoch": last,
+            "time": time.time(),
+            "seconds": seconds,
+            "metrics": history.get(last, {}) | metrics,
+            "vectors": {},
             "history": [{"epoch": epoch, "metrics": history[epoch]} for epoch in sorted(history)],
-        }  # fmt: skip
-        store.save("record", key, json.dumps(record).encode(), record["seconds"])
+        }
+        store.save("record", key, json.dumps(record).encode(), seconds)
         report(key, record)
+
+
+def _digest(parts: list[Any]) -> str:
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal
 
 from core.config import Config
-from core.parsing import convert, find, is_union, parse, section_type
+from core.parsing import convert, find, parse, without_none
 from core.trajectory import all_effective
 
 
 def ignored(settings: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
-    """Those of the keys that change nothing in a trial with these settings, whatever they are set to.
+    """Those of the keys that change nothing in a trial with these settings, whatever their values.
 
-    keys: dotted, all of them in `settings`, which are without fault. A key is ignored if other values are allowed and the
-    trial's effective settings are the same with each of them; a value that would be a fault tells nothing.
+    keys: dotted, all of them in `settings`, which are without fault. A key is ignored if other
+    values are allowed and the trial's effective settings are the same with each of them; a value
+    that would be a fault tells nothing.
     """
     config, _ = parse(settings)
     known = all_effective(config)
@@ -24,40 +26,39 @@ def ignored(settings: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
 
 
 def counts_with(settings: Mapping[str, Any], key: str) -> tuple[str, Any] | None:
-    """A setting, and the value of it, with which a key that is ignored would not be; None if no single one is found.
+    """A setting, and a value of it, with which an ignored key would not be; None if none is found.
 
     Settings that switch something are tried: those of the key's own section first, the method last.
     """
-    section, now = key.rpartition(".")[0], parse(settings)[0]
-    known = all_effective(now)
-    for other in sorted(
-        setting_keys(), key=lambda name: (name == "method", name.rpartition(".")[0] != section)
-    ):
+    config, _ = parse(settings)
+    known = all_effective(config)
+
+    def is_far(other: str) -> bool:
+        return other.rpartition(".")[0] != key.rpartition(".")[0]
+
+    for other in sorted(setting_keys(), key=lambda name: (name == "method", is_far(name))):
         if other == key:
             continue
-        for value in _switched(
-            other, value_of(now, other), is_near=other.rpartition(".")[0] == section
-        ):
-            changed = {
-                **{name: kept for name, kept in settings.items() if name != other},
-                other: value,
-            }
-            config, faults = parse(changed)
-            # what is ignored itself makes nothing count
-            if (
-                not faults
-                and (effective := all_effective(config)) != known
-                and not _changes_nothing(changed, key, effective)
-            ):
+        kept = {name: value for name, value in settings.items() if name != other}
+        for value in _switched(other, value_of(config, other), is_far(other)):
+            changed = {**kept, other: value}
+            new, faults = parse(changed)
+            if faults or (effective := all_effective(new)) == known:
+                # what is ignored itself makes nothing count
+                continue
+            if not _changes_nothing(changed, key, effective):
                 return other, value
     return None
 
 
 def _changes_nothing(settings: Mapping[str, Any], key: str, known: list[Any]) -> bool:
     """known: `all_effective` of the settings."""
+    annotation, limits = find(key)
+    value = convert(settings[key], annotation, limits)
     n_allowed = 0
-    for value in _others(key, settings[key]):
-        config, faults = parse({**settings, key: value})  # where it stands: a later key may undo it
+    for other in _others(key, value):
+        # where it stands: a later key may undo it
+        config, faults = parse({**settings, key: other})
         if faults:
             continue
         n_allowed += 1
@@ -68,57 +69,52 @@ def _changes_nothing(settings: Mapping[str, Any], key: str, known: list[Any]) ->
 
 def _others(key: str, value: Any) -> Iterator[Any]:
     """Values of a setting other than this one, near to it and far; some may not be allowed."""
-    annotation, limits, _ = find(key)
-    value, _ = convert(value, annotation, limits)
-    default = value_of(Config(), key)
-    seen = [value]
-    for other in _candidates(annotation, limits, value, default):
-        if other not in seen:
-            seen.append(other)
+    annotation, limits = find(key)
+    for other in _candidates(annotation, limits, value, value_of(Config(), key)):
+        if other != value:
             yield other
 
 
 def _candidates(
-    annotation: Any, limits: Mapping[str, Any], value: Any, default: Any
+    annotation: Any, limits: Mapping[str, float], value: Any, default: Any
 ) -> Iterator[Any]:
-    if is_union(annotation):
+    kind, may_be_none = without_none(annotation)
+    options = typing.get_args(kind)
+    if may_be_none:
         yield None
-        if section_type(annotation):
-            yield {}
-            return
-        annotation = next(option for option in get_args(annotation) if option is not type(None))
-    if get_origin(annotation) is Literal:
-        yield from get_args(annotation)
-    elif get_origin(annotation) is tuple:
-        item = get_args(annotation)[0]
-        for number in _candidates(item, limits, value[0] if value else None, None):
+    if dataclasses.is_dataclass(kind):
+        yield {}
+    elif typing.get_origin(kind) is Literal:
+        yield from options
+    elif typing.get_origin(kind) is tuple:
+        for number in _candidates(options[0], limits, value[0] if value else None, None):
             yield [number] * len(value)
             yield [number]
         yield [*value, *value]
-    elif annotation is bool:
+    elif kind is bool:
         yield from (True, False)
-    elif annotation is str:
+    elif kind is str:
         yield f"{value or ''}-"
     else:
         near = [] if value is None else [2 * value, value / 2, value + 1, value - 1]
         ends = [limits[name] for name in ("minimum", "maximum") if name in limits]
-        for number in [default, *near, *ends, 0.5, 1, 2, 10]:
-            if number is not None:
-                yield int(number) if annotation is int else float(number)
+        numbers = [default, *near, *ends, 0.5, 1, 2, 10]
+        yield from dict.fromkeys(kind(number) for number in numbers if number is not None)
 
 
-def _switched(key: str, value: Any, is_near: bool) -> Iterator[Any]:
-    """Other values of a setting that switches something; of numbers, only those that 0 switches off, unless `is_near`."""
-    annotation, limits, _ = find(key)
-    default = value_of(Config(), key)
-    if annotation in (int, float) and not is_near:
-        yield from [default or 1] if value == 0 else []
-    elif annotation == (str | None):
+def _switched(key: str, value: Any, is_far: bool) -> Iterator[Any]:
+    """Other values of a setting that switches something.
+
+    Of a number elsewhere (is_far), only its default, where it is switched off by 0.
+    """
+    annotation, _ = find(key)
+    kind, may_be_none = without_none(annotation)
+    if kind in (int, float) and not may_be_none and is_far:
+        yield from [value_of(Config(), key) or 1] if value == 0 else []
+    elif kind is str and may_be_none:
         yield from [None] if value is not None else []
-    elif get_origin(annotation) is not tuple:
-        yield from (
-            other for other in _candidates(annotation, limits, value, default) if other != value
-        )
+    elif typing.get_origin(kind) is not tuple:
+        yield from _others(key, value)
 
 
 @functools.cache
@@ -127,13 +123,14 @@ def setting_keys() -> tuple[str, ...]:
     return tuple(_keys(Config))
 
 
-def _keys(cls: type, prefix: str = "") -> Iterator[str]:
-    for name, annotation in typing.get_type_hints(cls).items():
-        nested = section_type(annotation)
-        if nested is None or is_union(annotation):
+def _keys(section: Any, prefix: str = "") -> Iterator[str]:
+    for name, annotation in typing.get_type_hints(section).items():
+        kind, may_be_none = without_none(annotation)
+        is_section = dataclasses.is_dataclass(kind)
+        if may_be_none or not is_section:
             yield f"{prefix}{name}"
-        if nested is not None:
-            yield from _keys(nested, f"{prefix}{name}.")
+        if is_section:
+            yield from _keys(kind, f"{prefix}{name}.")
 
 
 def value_of(config: Config, key: str) -> Any:

@@ -107,7 +107,7 @@ def member(name: str, **fields: object) -> tarfile.TarInfo:
 
 
 def bomb() -> bytes:
-    """A member that says it is a terabyte, behind honest ones; its content need not be there to be refused."""
+    """A member that says it is a terabyte; its content need not be there to be refused."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w:gz") as tar:
         for name, content in images().items():
@@ -174,18 +174,28 @@ def laughs(n: int = 9) -> str:
 RUN = "run --grid grid.yaml"
 CALL = f'!!python/object/apply:os.system ["touch {CANARY}"]'
 
+
+def for_grid(name: str, content: Content, *said: str) -> Case:
+    return Case(name, RUN, ("grid.yaml", *said), {"grid.yaml": content})
+
+
+def in_grid(name: str, old: str, new: str, *said: str) -> Case:
+    return for_grid(name, GRID.replace(old, new), *said)
+
+
+def for_experiment(name: str, content: Content, *said: str) -> Case:
+    return Case(name, RUN, ("digits.yaml", *said), {"digits.yaml": content})
+
+
 YAML = [
-    Case(
-        "code in a grid",
-        RUN,
-        ("grid.yaml", "line 1", "python/object/apply:os.system"),
-        {"grid.yaml": f"study: {CALL}\n" + GRID[11:]},
+    for_grid(
+        "code in a grid", f"study: {CALL}\n" + GRID[11:], "line 1", "python/object/apply:os.system"
     ),
-    Case(
+    for_experiment(
         "code in an experiment",
-        RUN,
-        ("digits.yaml", "line 1", "python/object/apply:os.system"),
-        {"digits.yaml": f"title: {CALL}\n" + DIGITS},
+        f"title: {CALL}\n" + DIGITS,
+        "line 1",
+        "python/object/apply:os.system",
     ),
     Case(
         "code in published numbers",
@@ -198,114 +208,43 @@ YAML = [
         RUN + f" -S epochs={CALL.split(' ')[0]}",
         ("-S: epochs", "python/object/apply:os.system"),
     ),
-    Case(
-        "a name of Python's",
-        RUN,
-        ("grid.yaml", "python/name:os.system"),
-        {"grid.yaml": GRID.replace("bad", "!!python/name:os.system")},
+    in_grid("a name of Python's", "bad", "!!python/name:os.system", "python/name:os.system"),
+    for_grid("a billion laughs", laughs(), "line 1", "anchors (&) and aliases (*)"),
+    for_experiment("a billion laughs in an experiment", laughs(), "anchors (&) and aliases (*)"),
+    in_grid("an alias", "seeds: 1", "seeds: *n", "line 4", "anchors (&)"),
+    in_grid("a merge key", "slow:", "<<:", "factors.rate.<<"),
+    for_grid("a key twice", GRID + "seeds: 2\n", "seeds", "line 7", "twice"),
+    in_grid("a level twice", "fast:", "slow:", "factors.rate.slow", "twice"),
+    for_grid(
+        "deep nesting", GRID + "settings: " + "{a: " * 5000 + "1" + "}" * 5000, "nested deeper than"
     ),
-    Case(
-        "a billion laughs",
-        RUN,
-        ("grid.yaml", "line 1", "anchors (&) and aliases (*)"),
-        {"grid.yaml": laughs()},
-    ),
-    Case(
-        "a billion laughs in an experiment",
-        RUN,
-        ("digits.yaml", "anchors (&) and aliases (*)"),
-        {"digits.yaml": laughs()},
-    ),
-    Case(
-        "an alias",
-        RUN,
-        ("grid.yaml", "line 4", "anchors (&)"),
-        {"grid.yaml": GRID.replace("seeds: 1", "seeds: *n")},
-    ),
-    Case(
-        "a merge key",
-        RUN,
-        ("grid.yaml", "factors.rate.<<"),
-        {"grid.yaml": GRID.replace("slow:", "<<:")},
-    ),
-    Case(
-        "a key twice",
-        RUN,
-        ("grid.yaml", "seeds", "line 7", "twice"),
-        {"grid.yaml": GRID + "seeds: 2\n"},
-    ),
-    Case(
-        "a level twice",
-        RUN,
-        ("grid.yaml", "factors.rate.slow", "twice"),
-        {"grid.yaml": GRID.replace("fast:", "slow:")},
-    ),
-    Case(
-        "deep nesting",
-        RUN,
-        ("grid.yaml", "nested deeper than"),
-        {"grid.yaml": GRID + "settings: " + "{a: " * 5000 + "1" + "}" * 5000},
-    ),
-    Case(
+    for_experiment(
         "deep nesting in blocks",
-        RUN,
-        ("digits.yaml", "nested deeper than"),
-        {"digits.yaml": "".join(f"{' ' * i}a:\n" for i in range(400))},
+        "".join(f"{' ' * i}a:\n" for i in range(400)),
+        "nested deeper than",
     ),
-    Case(
-        "an endless number",
-        RUN,
-        ("grid.yaml", "seeds", "18 digits"),
-        {"grid.yaml": GRID.replace("seeds: 1", "seeds: " + "9" * 5000)},
+    in_grid("an endless number", "seeds: 1", "seeds: " + "9" * 5000, "seeds", "18 digits"),
+    for_experiment(
+        "not a number", DIGITS.replace("epochs: 2", "epochs: .nan"), "settings.epochs", ".nan"
     ),
-    Case(
-        "not a number",
-        RUN,
-        ("digits.yaml", "settings.epochs", ".nan"),
-        {"digits.yaml": DIGITS.replace("epochs: 2", "epochs: .nan")},
+    for_grid("a NUL byte", GRID + "question: a\0b\n", "U+0000"),
+    for_experiment(
+        "an escaped NUL in a path", IMAGES.replace("DATA", '"images\\0"'), "settings.data.path"
     ),
-    Case("a NUL byte", RUN, ("grid.yaml", "U+0000"), {"grid.yaml": GRID + "question: a\0b\n"}),
-    Case(
-        "an escaped NUL in a path",
-        RUN,
-        ("digits.yaml", "settings.data.path"),
-        {"digits.yaml": IMAGES.replace("DATA", '"images\\0"')},
-    ),
-    Case(
-        "an escape sequence of terminals",
-        RUN,
-        ("grid.yaml", "U+001B"),
-        {"grid.yaml": GRID + "question: \x1b[2J\n"},
-    ),
-    Case(
-        "not UTF-8",
-        RUN,
-        ("grid.yaml", "line 7", "not UTF-8"),
-        {"grid.yaml": GRID.encode() + b"question: \xff\xfe\n"},
-    ),
-    Case("UTF-16", RUN, ("grid.yaml", "not UTF-8"), {"grid.yaml": GRID.encode("utf-16")}),
-    Case(
-        "a tab",
-        RUN,
-        ("grid.yaml", "line 6", "tab"),
-        {"grid.yaml": GRID.replace("  rate", "\trate")},
-    ),
-    Case(
-        "two documents", RUN, ("grid.yaml", "single document"), {"grid.yaml": GRID + "---\n" + GRID}
-    ),
-    Case("an empty grid", RUN, ("grid.yaml", "empty"), {"grid.yaml": ""}),
-    Case("a large grid", RUN, ("grid.yaml", "larger than"), {"grid.yaml": GRID + "#" * 10**6}),
-    Case("a list", RUN, ("grid.yaml", "must hold a mapping"), {"grid.yaml": "- study: bad\n"}),
-    Case("an image for a grid", RUN, ("grid.yaml", "not UTF-8"), {"grid.yaml": png()}),
-    Case("a folder for a grid", RUN, ("grid.yaml", "directory"), {"grid.yaml": folder}),
-    Case("a pipe for a grid", RUN, ("grid.yaml", "is no file"), {"grid.yaml": pipe}),
-    Case("a pipe for an experiment", RUN, ("digits.yaml", "is no file"), {"digits.yaml": pipe}),
-    Case(
-        "a link to itself", RUN, ("grid.yaml", "cannot be read"), {"grid.yaml": link("grid.yaml")}
-    ),
-    Case(
-        "a link to nothing", RUN, ("grid.yaml", "no such file"), {"grid.yaml": link("nowhere.yaml")}
-    ),
+    for_grid("an escape sequence of terminals", GRID + "question: \x1b[2J\n", "U+001B"),
+    for_grid("not UTF-8", GRID.encode() + b"question: \xff\xfe\n", "line 7", "not UTF-8"),
+    for_grid("UTF-16", GRID.encode("utf-16"), "not UTF-8"),
+    in_grid("a tab", "  rate", "\trate", "line 6", "tab"),
+    for_grid("two documents", GRID + "---\n" + GRID, "single document"),
+    for_grid("an empty grid", "", "empty"),
+    for_grid("a large grid", GRID + "#" * 10**6, "larger than"),
+    for_grid("a list", "- study: bad\n", "must hold a mapping"),
+    for_grid("an image for a grid", png(), "not UTF-8"),
+    for_grid("a folder for a grid", folder, "directory"),
+    for_grid("a pipe for a grid", pipe, "is no file"),
+    for_experiment("a pipe for an experiment", pipe, "is no file"),
+    for_grid("a link to itself", link("grid.yaml"), "cannot be read"),
+    for_grid("a link to nothing", link("nowhere.yaml"), "no such file"),
     Case("an endless device", "run --grid /dev/zero", ("zero", "is no file")),
     Case("no such grid", "plan --grid gird.yaml", ("gird.yaml", "did you mean 'grid.yaml'?")),
     Case(
@@ -327,66 +266,16 @@ YAML = [
 ]
 
 NAMES = [
-    Case(
-        "a study that leaves the folder",
-        RUN,
-        ("grid.yaml", "study", "'../../bad'"),
-        {"grid.yaml": GRID.replace("bad", "../../bad")},
-    ),
-    Case(
-        "an absolute study",
-        RUN,
-        ("grid.yaml", "study", "'/tmp/bad'"),
-        {"grid.yaml": GRID.replace("bad", "/tmp/bad")},
-    ),
-    Case(
-        "a study called dots",
-        RUN,
-        ("grid.yaml", "study", "'..'"),
-        {"grid.yaml": GRID.replace("bad", "..")},
-    ),
-    Case(
-        "a study with a line break",
-        RUN,
-        ("grid.yaml", "study"),
-        {"grid.yaml": GRID.replace("bad", '"bad\\n"')},
-    ),
-    Case(
-        "a factor with a slash",
-        RUN,
-        ("grid.yaml", "'../rate'"),
-        {"grid.yaml": GRID.replace("rate:", "../rate:")},
-    ),
-    Case(
-        "a level with a slash",
-        RUN,
-        ("grid.yaml", "factors.rate", "'../fast'"),
-        {"grid.yaml": GRID.replace("fast:", "../fast:")},
-    ),
-    Case(
-        "a level called dots",
-        RUN,
-        ("grid.yaml", "factors.rate", "'..'"),
-        {"grid.yaml": GRID.replace("fast:", "..:")},
-    ),
-    Case(
-        "an arm with a slash",
-        RUN,
-        ("grid.yaml", "'../../more'"),
-        {"grid.yaml": GRID + "arms: {../../more: {epochs: 3}}\n"},
-    ),
-    Case(
-        "an endless name",
-        RUN,
-        ("grid.yaml", "study"),
-        {"grid.yaml": GRID.replace("bad", "b" * 300)},
-    ),
-    Case(
-        "a data set with a slash",
-        RUN,
-        ("digits.yaml", "dataset", "'../x'"),
-        {"digits.yaml": "dataset: ../x\n" + DIGITS},
-    ),
+    in_grid("a study that leaves the folder", "bad", "../../bad", "study", "'../../bad'"),
+    in_grid("an absolute study", "bad", "/tmp/bad", "study", "'/tmp/bad'"),
+    in_grid("a study called dots", "bad", "..", "study", "'..'"),
+    in_grid("a study with a line break", "bad", '"bad\\n"', "study"),
+    in_grid("a factor with a slash", "rate:", "../rate:", "'../rate'"),
+    in_grid("a level with a slash", "fast:", "../fast:", "factors.rate", "'../fast'"),
+    in_grid("a level called dots", "fast:", "..:", "factors.rate", "'..'"),
+    for_grid("an arm with a slash", GRID + "arms: {../../more: {epochs: 3}}\n", "'../../more'"),
+    in_grid("an endless name", "bad", "b" * 300, "study"),
+    for_experiment("a data set with a slash", "dataset: ../x\n" + DIGITS, "dataset", "'../x'"),
     Case(
         "an experiment that is not there",
         RUN,
@@ -406,23 +295,20 @@ NAMES = [
 ]
 
 SUBJECTS = [
-    Case(
+    for_experiment(
         "a subject that is an expression",
-        RUN,
-        ("digits.yaml", "subject", "__import__"),
-        {"digits.yaml": DIGITS + f"subject: \"__import__('os').system('touch {CANARY}')\"\n"},
+        DIGITS + f"subject: \"__import__('os').system('touch {CANARY}')\"\n",
+        "subject",
+        "__import__",
     ),
-    Case(
+    for_experiment(
         "a subject that is no function of Python's",
-        RUN,
-        ("digits.yaml", "subject", "os:environ"),
-        {"digits.yaml": DIGITS + "subject: os:environ\n"},
+        DIGITS + "subject: os:environ\n",
+        "subject",
+        "os:environ",
     ),
-    Case(
-        "a subject that is not there",
-        RUN,
-        ("digits.yaml", "subject", "'nowhere'"),
-        {"digits.yaml": DIGITS + "subject: nowhere:train\n"},
+    for_experiment(
+        "a subject that is not there", DIGITS + "subject: nowhere:train\n", "subject", "'nowhere'"
     ),
     Case(
         "a subject without that function",
@@ -488,6 +374,17 @@ OPTIONS = [
     Case("a command that is none", "rnu", ("rnu", "No such command")),
 ]
 
+
+def torn(name: str, command: str, content: Content) -> Case:
+    manifest = "runs/torn/study.json"
+    return Case(name, command, (manifest, "damaged"), {manifest: content})
+
+
+def of_table(name: str, command: str, content: Content) -> Case:
+    table = "reports/own/results.csv"
+    return Case(name, command, table, {table: content})
+
+
 COMMANDS = [
     Case("status of no study", "status bda", ("bda", "no such study")),
     Case("status outside", "status ../../etc", ("../../etc", "no such study")),
@@ -495,24 +392,9 @@ COMMANDS = [
     Case("report of no study", "report bda", ("bda", "no such study")),
     Case("report outside", "report ../images", ("../images", "no such study")),
     Case("sync of no study", "sync bda", ("bda", "no such study")),
-    Case(
-        "a damaged manifest, status",
-        "status torn",
-        ("runs/torn/study.json", "damaged"),
-        {"runs/torn/study.json": '{"study": "torn", '},
-    ),
-    Case(
-        "a damaged manifest, report",
-        "report torn",
-        ("runs/torn/study.json", "damaged"),
-        {"runs/torn/study.json": "[" * 10**5},
-    ),
-    Case(
-        "a damaged manifest, sync",
-        "sync torn",
-        ("runs/torn/study.json", "damaged"),
-        {"runs/torn/study.json": b"\xff\xfe\0"},
-    ),
+    torn("a damaged manifest, status", "status torn", '{"study": "torn", '),
+    torn("a damaged manifest, report", "report torn", "[" * 10**5),
+    torn("a damaged manifest, sync", "sync torn", b"\xff\xfe\0"),
     Case(
         "a damaged manifest, compare",
         "compare torn torn",
@@ -527,30 +409,10 @@ COMMANDS = [
         ("own", "arsm", "did you mean 'arms'?"),
         {"reports/own/results.csv": "trial,arm,seed,state,test/top1\n"},
     ),
-    Case(
-        "a table of anything",
-        "table own",
-        ("reports/own/results.csv",),
-        {"reports/own/results.csv": png()},
-    ),
-    Case(
-        "a table of nothing",
-        "table own",
-        ("reports/own/results.csv",),
-        {"reports/own/results.csv": ""},
-    ),
-    Case(
-        "a table of other columns",
-        "table own",
-        ("reports/own/results.csv",),
-        {"reports/own/results.csv": "a,b\n1,2\n"},
-    ),
-    Case(
-        "a comparison of anything",
-        "compare own:a own:b",
-        ("reports/own/results.csv",),
-        {"reports/own/results.csv": "a,b\n1,2\n"},
-    ),
+    of_table("a table of anything", "table own", png()),
+    of_table("a table of nothing", "table own", ""),
+    of_table("a table of other columns", "table own", "a,b\n1,2\n"),
+    of_table("a comparison of anything", "compare own:a own:b", "a,b\n1,2\n"),
     Case("a check of nothing", "table --check", ("--check", "needs --into")),
     Case(
         "a study beside a file",
@@ -614,66 +476,41 @@ def both(name: str, said: tuple[str, ...], files: Mapping[str, Content]) -> list
     ]
 
 
+def odd_image(name: str, content: Content, *said: str) -> list[Case]:
+    return both(name, ("images.yaml", "data", "train/cat/1.png", *said), {ODD: content})
+
+
+def odd_folder(name: str, files: Mapping[str, Content], *said: str) -> list[Case]:
+    return both(name, ("images.yaml", "settings.data.path", *said), files)
+
+
 DATA = [
-    *both(
-        "a truncated image", ("images.yaml", "data", "train/cat/1.png"), {ODD: png(size=64)[:60]}
-    ),
-    *both("a text for an image", ("images.yaml", "data", "train/cat/1.png"), {ODD: "cat"}),
-    *both("an empty image", ("images.yaml", "data", "train/cat/1.png"), {ODD: b""}),
-    *both(
-        "an image of another size",
-        ("images.yaml", "data", "train/cat/1.png", "data.size"),
-        {ODD: png(size=9)},
-    ),
-    *both(
-        "an image of 16 bits",
-        ("images.yaml", "data", "train/cat/1.png", "8 bits"),
-        {ODD: png("I;16")},
-    ),
-    *both(
-        "an image that would fill the memory",
-        ("images.yaml", "data", "train/cat/1.png"),
-        {ODD: huge_png()},
-    ),
-    *both(
+    *odd_image("a truncated image", png(size=64)[:60]),
+    *odd_image("a text for an image", "cat"),
+    *odd_image("an empty image", b""),
+    *odd_image("an image of another size", png(size=9), "data.size"),
+    *odd_image("an image of 16 bits", png("I;16"), "8 bits"),
+    *odd_image("an image that would fill the memory", huge_png()),
+    *odd_image(
         "a program for an image",
-        ("images.yaml", "data", "train/cat/1.png"),
-        {ODD: "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(canary) (w) file\n"},
+        "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(canary) (w) file\n",
     ),
-    *both(
-        "an empty class",
-        ("images.yaml", "settings.data.path", "train/cow/", "'cow'"),
-        {"images/train/cow": folder},
-    ),
-    *both(
-        "a class without test images",
-        ("images.yaml", "settings.data.path", "'cow'"),
-        {"images/train/cow/0.png": png()},
-    ),
-    *both(
-        "a class without training images",
-        ("images.yaml", "settings.data.path", "'cow'"),
-        {"images/test/cow/0.png": png()},
-    ),
-    *both(
+    *odd_folder("an empty class", {"images/train/cow": folder}, "train/cow/", "'cow'"),
+    *odd_folder("a class without test images", {"images/train/cow/0.png": png()}, "'cow'"),
+    *odd_folder("a class without training images", {"images/test/cow/0.png": png()}, "'cow'"),
+    *odd_folder(
         "a class of texts",
-        ("images.yaml", "settings.data.path", "'cow'"),
         {"images/train/cow/0.txt": "moo", "images/test/cow/0.png": png()},
+        "'cow'",
     ),
-    *both(
-        "a file for a class",
-        ("images.yaml", "settings.data.path", "'cow'"),
-        {"images/train/cow": "moo", "images/test/cow/0.png": png()},
+    *odd_folder(
+        "a file for a class", {"images/train/cow": "moo", "images/test/cow/0.png": png()}, "'cow'"
     ),
-    *both(
-        "an image of no class",
-        ("images.yaml", "settings.data.path", "train/0.png"),
-        {"images/train/0.png": png()},
-    ),
-    *both(
+    *odd_folder("an image of no class", {"images/train/0.png": png()}, "train/0.png"),
+    *odd_folder(
         "a pipe for an image",
-        ("images.yaml", "settings.data.path", "'cow'"),
         {"images/train/cow/0.png": pipe, "images/test/cow/0.png": png()},
+        "'cow'",
     ),
     Case(
         "no folder of images",
@@ -775,50 +612,35 @@ SAID_PT, SAID_ST = (
     ("st.yaml", "settings.encoder.checkpoint", "'weights.safetensors'"),
 )
 
+
+def weights_pt(name: str, content: Content, *said: str) -> Case:
+    return Case(name, PT, (*SAID_PT, *said), {"weights.pt": content})
+
+
+def safe_tensors(name: str, content: Content, *said: str) -> Case:
+    return Case(name, ST, (*SAID_ST, *said), {"weights.safetensors": content})
+
+
 CHECKPOINTS = [
-    Case("code in a pickle", PT, SAID_PT, {"weights.pt": pickle.dumps(Code())}),
-    Case(
-        "code in an old pickle",
-        PT,
-        SAID_PT,
-        {"weights.pt": pickle.dumps({"state_dict": Code()}, protocol=0)},
-    ),
-    Case("code in a checkpoint", PT, SAID_PT, {"weights.pt": zipped_pickle(Code())}),
-    Case(
-        "code beside weights",
-        PT,
-        SAID_PT,
-        {"weights.pt": zipped_pickle({"state_dict": {"model": {}}, "more": Code()})},
-    ),
-    Case(
-        "code behind the ending of safe tensors",
-        ST,
-        SAID_ST,
-        {"weights.safetensors": pickle.dumps(Code())},
-    ),
+    weights_pt("code in a pickle", pickle.dumps(Code())),
+    weights_pt("code in an old pickle", pickle.dumps({"state_dict": Code()}, protocol=0)),
+    weights_pt("code in a checkpoint", zipped_pickle(Code())),
+    weights_pt("code beside weights", zipped_pickle({"state_dict": {"model": {}}, "more": Code()})),
+    safe_tensors("code behind the ending of safe tensors", pickle.dumps(Code())),
     Case("a checkpoint that is not there", PT, (*SAID_PT, "is not there; looked for")),
-    Case("a folder for a checkpoint", PT, (*SAID_PT, "is not a file"), {"weights.pt": folder}),
-    Case("a pipe for a checkpoint", PT, (*SAID_PT, "is not a file"), {"weights.pt": pipe}),
-    Case("an empty checkpoint", PT, SAID_PT, {"weights.pt": b""}),
-    Case("a text for a checkpoint", PT, SAID_PT, {"weights.pt": "weights"}),
-    Case("a truncated checkpoint", PT, SAID_PT, {"weights.pt": saved(encoder())[:5000]}),
-    Case(
-        "a checkpoint of anything",
-        PT,
-        (*SAID_PT, "no dictionary of tensors"),
-        {"weights.pt": saved([1, 2])},
-    ),
-    Case(
+    weights_pt("a folder for a checkpoint", folder, "is not a file"),
+    weights_pt("a pipe for a checkpoint", pipe, "is not a file"),
+    weights_pt("an empty checkpoint", b""),
+    weights_pt("a text for a checkpoint", "weights"),
+    weights_pt("a truncated checkpoint", saved(encoder())[:5000]),
+    weights_pt("a checkpoint of anything", saved([1, 2]), "no dictionary of tensors"),
+    weights_pt(
         "weights of another shape",
-        PT,
-        (*SAID_PT, "convs.0.weight"),
-        {"weights.pt": saved(encoder(convs_0_weight=torch.zeros(16, 3, 3, 3)))},
+        saved(encoder(convs_0_weight=torch.zeros(16, 3, 3, 3))),
+        "convs.0.weight",
     ),
-    Case(
-        "weights that are not all there",
-        PT,
-        (*SAID_PT, "convs.0.weight"),
-        {"weights.pt": saved(encoder(convs_0_weight=None))},
+    weights_pt(
+        "weights that are not all there", saved(encoder(convs_0_weight=None)), "convs.0.weight"
     ),
     Case(
         "weights without a head",
@@ -826,25 +648,14 @@ CHECKPOINTS = [
         (*SAID_PT, "no linear head"),
         {"weights.pt": saved(encoder())},
     ),
-    Case("empty safe tensors", ST, SAID_ST, {"weights.safetensors": b""}),
-    Case("safe tensors that are none", ST, SAID_ST, {"weights.safetensors": b"\xff" * 100}),
-    Case(
-        "a header beyond the file",
-        ST,
-        SAID_ST,
-        {"weights.safetensors": struct.pack("<Q", 2**62) + b"{}"},
-    ),
-    Case(
-        "truncated safe tensors",
-        ST,
-        SAID_ST,
-        {"weights.safetensors": safetensors.torch.save(encoder())[:-100]},
-    ),
-    Case(
+    safe_tensors("empty safe tensors", b""),
+    safe_tensors("safe tensors that are none", b"\xff" * 100),
+    safe_tensors("a header beyond the file", struct.pack("<Q", 2**62) + b"{}"),
+    safe_tensors("truncated safe tensors", safetensors.torch.save(encoder())[:-100]),
+    safe_tensors(
         "safe tensors of another shape",
-        ST,
-        (*SAID_ST, "convs.0.weight"),
-        {"weights.safetensors": safetensors.torch.save(encoder(convs_0_weight=torch.zeros(1)))},
+        safetensors.torch.save(encoder(convs_0_weight=torch.zeros(1))),
+        "convs.0.weight",
     ),
     Case(
         "a checkpoint of unknown channels",

@@ -43,23 +43,9 @@ JSON = st.recursive(
     max_leaves=8,
 )  # fmt: skip
 SPEC = TrialSpec("a--s0", "a", "arm", {"rate": "slow"}, 0, "k", {"epochs": 1}, 2, 2, 0)
+GOAL = {"name": "top1", "goal": "maximize"}
 MANIFEST = Manifest(
-    "s",
-    "e",
-    "t",
-    "q",
-    "d",
-    ["factorial"],
-    {"name": "top1", "goal": "maximize"},
-    {},
-    [0],
-    [],
-    None,
-    [],
-    [SPEC],
-    [],
-    {},
-    {},
+    *("s", "e", "t", "q", "d", ["factorial"]), GOAL, {}, [0], [], None, [], [SPEC], [], {}, {}
 )
 OUTCOME = Outcome("COMPLETE", {"top1": 1.0}, 1.0, key="k")
 RECORD = {"phase": "joint", "epoch": 1, "seconds": 1.0, "metrics": {"top1": 1.0}, "vectors": {}}
@@ -112,26 +98,10 @@ def forget_what_was_said(monkeypatch):
 # --- experiments and settings
 
 KEYS = st.sampled_from(
-    [
-        "epochs",
-        "warmup",
-        "warmup.plateau",
-        "warmup.fraction",
-        "optim.lr",
-        "optim.lr.head",
-        "data.mean",
-        "data.channels",
-        "data.n_test",
-        "routing",
-        "encoder.checkpoint",
-        "pretraining.milestones",
-        "head.scale",
-        "end_to_end",
-        "",
-        ".",
-        "a",
-        "epochs.b",
-    ]
+    "epochs warmup warmup.plateau warmup.fraction optim.lr optim.lr.head data.mean data.channels "
+    "data.n_test routing encoder.checkpoint pretraining.milestones head.scale end_to_end a epochs.b "
+    ".".split(" ")
+    + [""]
 )
 VALUES = (
     JSON

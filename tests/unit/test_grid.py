@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ablation.errors import InputError, Problem, nearest
-from ablation.grid import load_study, merge
+from ablation.grid import load_study
 from ablation.grid_file import GRID_KEYS, read_grid
 from ablation.published import published
 from ablation.subject import Fault
@@ -87,10 +87,23 @@ def load(tmp_path):
     return load
 
 
+END = "but got '<stream end>'"
+SEEDS = "a number of seeds between 1 and 1000, or a list of 1 to 1000 seeds"
+
+
 def refused(load, **arguments):
     with pytest.raises(InputError) as error:
         load(**arguments)
     return [str(problem) for problem in error.value.problems]
+
+
+def claim(contrast, *metrics, direction="up", id="a"):
+    expects = ", ".join(f"{{metric: {metric}, direction: {direction}}}" for metric in metrics)
+    return f"{{id: {id}, says: A., contrast: {contrast}, expects: [{expects}]}}"
+
+
+def claims(*arguments, **more):
+    return f"claims: [{claim(*arguments, **more)}]\n"
 
 
 def variants(study):
@@ -99,69 +112,37 @@ def variants(study):
 
 def test_a_study_holds_arms_then_baselines_with_merged_settings(load):
     study = load()
-    assert [(v.name, v.kind) for v in study.variants] == [
-        ("reference", "arm"), ("lr", "arm"), ("mix", "arm"), ("lr+mix", "arm"), ("ce", "baseline"), ("ldmlr", "baseline"),
-    ]  # fmt: skip
+    assert [v.name for v in study.variants] == ["reference", "lr", "mix", "lr+mix", "ce", "ldmlr"]
+    assert [v.kind for v in study.variants] == ["arm"] * 4 + ["baseline"] * 2
     assert variants(study)["lr+mix"].settings == {"epochs": 3, "optim.lr": 0.01, "mixup": True}
     assert variants(study)["lr+mix"].levels == {"lr": "on", "mix": "on"}
     assert variants(study)["ldmlr"].settings == {"routing": "staged", "epochs": 9}
-    assert study.grid.seeds == (0, 1) and study.grid.metric == {
-        "name": "test/top1",
-        "goal": "maximize",
-    }
-    assert (study.experiment.name, study.experiment.title, study.experiment.dataset) == (
-        "tiny",
-        "Tiny",
-        "tiny",
-    )
+    assert study.grid.seeds == (0, 1)
+    assert study.grid.metric == {"name": "test/top1", "goal": "maximize"}
+    experiment = study.experiment
+    assert (experiment.name, experiment.title, experiment.dataset) == ("tiny", "Tiny", "tiny")
 
 
 def test_later_layers_win_from_experiment_to_levels(load):
     tiny = "settings: {epochs: 1, warmup.epochs: 1, mixup: 1, optim: {lr: 1, momentum: 1}}"
-    study = load(
-        GRID + "settings: {warmup: {epochs: 2}, mixup: 2}\n",
-        tiny,
-        overrides=["mixup=3", "optim={momentum: 3}"],
-    )
+    grid = GRID + "settings: {warmup: {epochs: 2}, mixup: 2}\n"
+    study = load(grid, tiny, overrides=["mixup=3", "optim={momentum: 3}"])
     lr, mix = variants(study)["lr"].settings, variants(study)["mix"].settings
-    assert lr == {
-        "epochs": 1,
-        "warmup.epochs": 2,
-        "mixup": 3,
-        "optim.momentum": 3,
-        "optim.lr": 0.01,
-    }
-    assert list(lr) == [
-        "epochs",
-        "warmup.epochs",
-        "mixup",
-        "optim.momentum",
-        "optim.lr",
-    ]  # in the order they were last set
+    # in the order they were last set
+    last = {"epochs": 1, "warmup.epochs": 2, "mixup": 3, "optim.momentum": 3, "optim.lr": 0.01}
+    assert list(lr.items()) == list(last.items())
     assert mix["mixup"] is True
 
 
-def test_merge_moves_an_overridden_key_to_the_end():
-    assert list(merge({"a": 1, "b": 2}, {"a": 3}).items()) == [("b", 2), ("a", 3)]
-
-
 def test_level_names_may_look_like_numbers_and_booleans(load):
-    rate = "  lr: {off: {optim.lr: 1}, 0.1: {optim.lr: 2}, 5: {optim.lr: 3}, 1e-3: {optim.lr: 4}, yes: {optim.lr: 5}}\n"
-    claims = "".join(
-        f"  - {{id: c{i}, says: A., contrast: {{factor: lr, from: off, to: {to}}}, expects: [{{metric: m, direction: up}}]}}\n"
-        for i, to in enumerate(["0.1", "5", "1e-3", "yes", "'5'"])
-    )
-    study = load(
-        GRID.replace(FACTORS, "factors:\n" + rate) + "design: one-factor\nclaims:\n" + claims
-    )
+    names = ["off", "0.1", "5", "1e-3", "yes"]
+    rate = ", ".join(f"{name}: {{optim.lr: {i}}}" for i, name in enumerate(names))
+    grid = GRID.replace(FACTORS, f"factors:\n  lr: {{{rate}}}\n") + "design: one-factor\n"
+    contrasts = [f"{{factor: lr, from: off, to: {to}}}" for to in (*names[1:], "'5'")]
+    claims = [claim(contrast, "m", id=f"c{i}") for i, contrast in enumerate(contrasts)]
+    study = load(f"{grid}claims: [{', '.join(claims)}]\n")
     assert list(variants(study))[:5] == ["reference", "lr=0.1", "lr=5", "lr=1e-3", "lr=yes"]
-    assert [claim["contrast"]["to"] for claim in study.grid.claims] == [
-        "0.1",
-        "5",
-        "1e-3",
-        "yes",
-        "5",
-    ]
+    assert [claim["contrast"]["to"] for claim in study.grid.claims] == [*names[1:], "5"]
 
 
 def test_an_extra_arm_has_its_own_overrides_on_the_common_settings(load):
@@ -259,44 +240,39 @@ def test_a_broken_experiment_is_refused_with_its_message(load, tiny, problems):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "seeds", "problems"),
+    ("overrides", "problem"),
     [
-        (["epochs"], None, ["-S: epochs: is not key=value"]),
-        (["=3"], None, ["-S: '' is no dotted key: a part of it is empty"]),
-        (["epochs="], None, ["-S: epochs: has no value; write null if nothing is meant"]),
-        (["epochs=1", "epochs=2"], None, ["-S: epochs: is given twice"]),
-        (
-            ["warmup.epochs=1", "warmup={epochs: 2}"],
-            None,
-            ["-S: warmup.epochs: is set twice, to 1 and to 2"],
-        ),
-        (["mixpu=1"], None, ["-S: mixpu: unknown setting 'mixpu'; did you mean 'mixup'?"]),
-        (
-            ["mixup=[1"],
-            None,
-            [
-                "-S: mixup: line 1: while parsing a flow sequence, expected ',' or ']', but got '<stream end>'"
-            ],
-        ),
+        (["epochs"], "epochs: is not key=value"),
+        (["=3"], "'' is no dotted key: a part of it is empty"),
+        (["epochs="], "epochs: has no value; write null if nothing is meant"),
+        (["epochs=1", "epochs=2"], "epochs: is given twice"),
+        (["warmup.epochs=1", "warmup={epochs: 2}"], "warmup.epochs: is set twice, to 1 and to 2"),
+        (["mixpu=1"], "mixpu: unknown setting 'mixpu'; did you mean 'mixup'?"),
+        (["mixup=[1"], f"mixup: line 1: while parsing a flow sequence, expected ',' or ']', {END}"),
         (
             ["optim.lr=1"],
-            None,
-            ["-S: optim.lr: would be undone in every arm: each level of factor 'lr' sets it"],
-        ),
-        ([], "0", ["--seeds: 0 is not a number of seeds between 1 and 1000"]),
-        ([], "1,1", ["--seeds: [1]: 1 is there twice"]),
-        ([], "a", ["--seeds: 'a' is not a number of seeds, or a list of 1 to 1000 seeds"]),
-        (
-            [],
-            "{",
-            [
-                "--seeds: line 1: while parsing a flow node, expected the node content, but found '<stream end>'"
-            ],
+            "optim.lr: would be undone in every arm: each level of factor 'lr' sets it",
         ),
     ],
 )
-def test_a_broken_option_is_refused_with_its_message(load, overrides, seeds, problems):
-    assert refused(load, overrides=overrides, seeds=seeds) == problems
+def test_a_broken_override_is_refused_with_its_message(load, overrides, problem):
+    assert refused(load, overrides=overrides) == [f"-S: {problem}"]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "problem"),
+    [
+        ("0", f"0 is not {SEEDS}"),
+        ("a", f"'a' is not {SEEDS}"),
+        ("1,1", "[1]: 1 is there twice"),
+        (
+            "{",
+            "line 1: while parsing a flow node, expected the node content, but found '<stream end>'",
+        ),
+    ],
+)
+def test_broken_seeds_are_refused_with_their_message(load, seeds, problem):
+    assert refused(load, seeds=seeds) == [f"--seeds: {problem}"]
 
 
 def train(config, seed, report):
@@ -340,22 +316,16 @@ def test_doubtful_text_in_settings_of_a_function_is_refused_where_it_stands(load
     )
 
 
-@pytest.mark.parametrize(
-    ("value", "instead"), [("yes", "true"), ("None", "null"), ("1_000", "a number")]
-)
-def test_doubtful_text_for_a_function_is_refused_in_experiment_and_options_alike(
-    load, value, instead
-):
+@pytest.mark.parametrize("value", ["yes", "None", "1_000"])
+def test_doubtful_text_for_a_function_is_refused_in_experiment_and_options_alike(load, value):
     subject = {"grid": OPEN_GRID, "subject_loader": lambda name: function()}
     found = refused(load, **subject, tiny=f"settings: {{a: {value}}}", overrides=[f"b={value}"])
     assert [text.split(" is read")[0] for text in found] == [
         f"tiny.yaml: settings.a: line 1: {value}",
         f"-S: b: line 1: {value}",
     ]
-    assert (
-        all(f"write {instead}" in text for text in found)
-        and "the shell takes quotes away" in found[1]
-    )
+    assert all(f'write "{value}" in quotes' in text for text in found)
+    assert "the shell takes quotes away" in found[1]
     study = load(**subject, tiny=f"settings: {{a: '{value}'}}", overrides=[f'b="{value}"'])
     assert study.common == {"a": value, "b": value}
 
@@ -378,7 +348,8 @@ def test_a_subject_that_checks_its_settings_is_left_to_tell_what_text_it_takes(l
     ("{True: {a: 1}, true: {}}", '"true"', "true"), ("{01: {}, 1: {a: 1}}", "'01'", "01"),
 ])  # fmt: skip
 def test_a_claim_names_a_level_as_text_or_as_what_it_reads_as(load, levels, named, level):
-    grid = f"{OPEN_GRID.replace('{off: {}, on: {mixup: true}}', levels)}claims: [{{id: a, says: A., contrast: {{factor: mix, from: {named}, to: NONE}}, expects: [{{metric: m, direction: up}}]}}]\n"
+    grid = OPEN_GRID.replace("{off: {}, on: {mixup: true}}", levels)
+    grid += claims(f"{{factor: mix, from: {named}, to: NONE}}", "m")
     names = [
         name for name in ("x", "True", "true", "01", "1") if name != level and f"{name}:" in levels
     ]
@@ -395,7 +366,8 @@ def test_a_claim_names_a_level_as_text_or_as_what_it_reads_as(load, levels, name
     ],
 )
 def test_a_claim_about_one_of_two_levels_that_read_alike_is_refused(load, levels, named, both):
-    grid = f"{OPEN_GRID.replace('{off: {}, on: {mixup: true}}', levels)}claims: [{{id: a, says: A., contrast: {{factor: mix, from: {named}, to: z}}, expects: [{{metric: m, direction: up}}]}}]\n"
+    grid = OPEN_GRID.replace("{off: {}, on: {mixup: true}}", levels)
+    grid += claims(f"{{factor: mix, from: {named}, to: z}}", "m")
     found = refused(load, grid=grid, subject_loader=lambda name: function())
     assert any(
         f"may be any of the levels {both}; quote the one that is meant" in text for text in found
@@ -413,7 +385,7 @@ def test_everything_that_is_wrong_is_reported_at_once_and_only_once(load):
         load, grid=grid, tiny="settings: {epochs: no, spede: 1}", overrides=["routng=a"]
     ) == [
         "grid.yaml: goal: unknown key 'goal'; choose from arms, baselines, claims, design, experiment, factors, metric, question, reference, seeds, settings, study",
-        "grid.yaml: seeds: -1 is not a number of seeds between 1 and 1000",
+        "grid.yaml: seeds: -1 is not a number of seeds between 1 and 1000, or a list of 1 to 1000 seeds",
         "grid.yaml: baselines[1]: unknown baseline 'ldmrl'; did you mean 'ldmlr'?",
         "tiny.yaml: settings.spede: unknown setting 'spede'; choose from epochs, mixup, optim.lr, optim.momentum, routing, warmup.epochs",
         "-S: routng: unknown setting 'routng'; did you mean 'routing'?",
@@ -436,20 +408,15 @@ def knowing(name):
     return KnowingSubject()
 
 
-def claim(contrast, *metrics, direction="up"):
-    expects = ", ".join(f"{{metric: {metric}, direction: {direction}}}" for metric in metrics)
-    return f"claims: [{{id: a, says: A., contrast: {contrast}, expects: [{expects}]}}]\n"
-
-
 @pytest.mark.parametrize(
     ("more", "problem"),
     [
         ("metric: {name: test/topp1}", "metric.name: 'test/topp1' is not reported by any trial at its end; did you mean 'test/top1'?"),
         ("metric: {name: diag/drift}", "metric.name: 'diag/drift' is not reported by 'ce' at its end; choose from test/few, test/top1"),
-        (claim("{factor: lr, from: off, to: on}", "test/few", "diag/drfit"), "claims[0].expects[1].metric: 'diag/drfit' is not reported at the end of what is compared; did you mean 'diag/drift'?"),
-        (claim("{arm: ldmlr}", "grad/norm", direction="below, value: 0"), "claims[0].expects[0].metric: 'grad/norm' is not reported at the end of what is compared; choose from best/test/top1, test/few, test/top1"),
-        (claim("{factor: lr, level: on}", "diag/drfit", direction="above, value: 1"), "claims[0].expects[0].metric: 'diag/drfit' is not reported at the end of what is compared; did you mean 'diag/drift'?"),
-        (claim("{arm: lr, minus: ldmlr}", "grad/norm"), "claims[0].expects[0].metric: 'grad/norm' is not reported at the end of what is compared; choose from best/test/top1, test/few, test/top1"),
+        (claims("{factor: lr, from: off, to: on}", "test/few", "diag/drfit"), "claims[0].expects[1].metric: 'diag/drfit' is not reported at the end of what is compared; did you mean 'diag/drift'?"),
+        (claims("{arm: ldmlr}", "grad/norm", direction="below, value: 0"), "claims[0].expects[0].metric: 'grad/norm' is not reported at the end of what is compared; choose from best/test/top1, test/few, test/top1"),
+        (claims("{factor: lr, level: on}", "diag/drfit", direction="above, value: 1"), "claims[0].expects[0].metric: 'diag/drfit' is not reported at the end of what is compared; did you mean 'diag/drift'?"),
+        (claims("{arm: lr, minus: ldmlr}", "grad/norm"), "claims[0].expects[0].metric: 'grad/norm' is not reported at the end of what is compared; choose from best/test/top1, test/few, test/top1"),
     ],
 )  # fmt: skip
 def test_a_metric_that_no_trial_would_report_is_refused_before_any_trains(load, more, problem):
@@ -462,14 +429,14 @@ def test_a_metric_that_no_trial_would_report_is_refused_before_any_trains(load, 
         (
             "",
             "metric: {name: test/few}\n"
-            + claim("{factor: lr, from: off, to: on}", "grad/norm", "best/test/few"),
+            + claims("{factor: lr, from: off, to: on}", "grad/norm", "best/test/few"),
         ),
         ("[ce, ldmlr]", "[]\nmetric: {name: diag/drift}"),  # the arms have it
-        ("", claim("{factor: lr, level: off}", "grad/norm", direction="below, value: -1.5e-3")),
-        ("", claim("{arm: lr+mix}", "diag/drift", direction="above, value: 0")),
+        ("", claims("{factor: lr, level: off}", "grad/norm", direction="below, value: -1.5e-3")),
+        ("", claims("{arm: lr+mix}", "diag/drift", direction="above, value: 0")),
         (
             "",
-            claim("{arm: odd, minus: ldmlr}", "anything") + "arms: {odd: {routing: pcgrad}}\n",
+            claims("{arm: odd, minus: ldmlr}", "anything") + "arms: {odd: {routing: pcgrad}}\n",
         ),  # not known: may be
     ],
 )
@@ -572,31 +539,10 @@ def test_broken_published_numbers_are_refused(tmp_path):
     ]
 
 
-SCALARS = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-2, 3),
-    st.floats(-1, 1),
-    st.sampled_from(["on", "lr", "ce", "factorial", "a b", "..", "tiny", ""]),
-)
+NAMES = st.sampled_from(["on", "lr", "ce", "factorial", "a b", "..", "tiny", ""])
+SCALARS = st.none() | st.booleans() | st.integers(-2, 3) | st.floats(-1, 1) | NAMES
 WORDS = st.sampled_from(
-    [
-        "off",
-        "on",
-        "lr",
-        "optim.lr",
-        "optim",
-        "",
-        "id",
-        "contrast",
-        "factor",
-        "from",
-        "arm",
-        "minus",
-        "metric",
-        "name",
-        "expects",
-    ]
+    "off on lr optim.lr optim id contrast factor from arm minus metric name expects".split() + [""]
 )
 VALUES = st.recursive(
     SCALARS,

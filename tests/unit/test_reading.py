@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ablation.errors import InputError
-from ablation.reading import MAX_BYTES, MAX_DEPTH, flatten, overlap, read_value, read_yaml
+from ablation.reading import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    doubts_in_file,
+    doubts_in_value,
+    flatten,
+    overlap,
+    read_value,
+    read_yaml,
+)
 
 
 @pytest.fixture
@@ -38,66 +47,33 @@ def test_values_are_those_of_yaml_1_2(text, value):
     assert found == value and type(found) is type(value)
 
 
-@pytest.mark.parametrize(
-    ("text", "instead"),
-    [
-        *[(word, "null, or") for word in ("None", "nULL")],
-        *[(word, "true, or") for word in ("yes", "On", "YES", "tRUE")],
-        *[(word, "false, or") for word in ("no", "Off", "OFF", "fALSE")],
-        *[(word, "a number as") for word in ("1_000", "0.000_1", "1:30", "16:9", "0b101", "-0x1F", "0X1F", "0O17", "1e", "2.5E-", "inf", "-inf", "nan", "Infinity", "1,000", "0,5", "64,128", "\u22121", "1e\u22123", "\u0663")],
-        *[(text, "") for text in ("2024-01-01", "2024-01-01T10:00:00Z", "2024-01-01 10:00:00")],
-    ],
-)  # fmt: skip
-def test_text_that_others_take_for_something_else_is_doubtful_with_its_place(read, text, instead):
-    doubts = []
-    assert read_value(
-        f"[1, {{a: {text}}}]" if "," not in text else f"- 1\n- a: {text}", "-S", "k", doubts
-    ) == [1, {"a": text}]
-    [doubt] = doubts
+DOUBTFUL = """
+None nULL yes On YES tRUE no Off OFF fALSE
+1_000 0.000_1 1:30 16:9 0b101 -0x1F 0X1F 0O17 1e 2.5E- inf -inf nan Infinity 1,000 0,5 64,128
+2024-01-01 2024-01-01T10:00:00Z \u22121 1e\u22123 \u0663
+""".split()
+
+
+@pytest.mark.parametrize("text", [*DOUBTFUL, "2024-01-01 10:00:00"])
+def test_text_that_others_take_for_something_else_is_doubtful_with_its_place(read, text):
+    value = f"- 1\n- a: {text}"
+    assert read_value(value, "-S", "k") == [1, {"a": text}]
+    [doubt] = doubts_in_value(value, "-S", "k")
     assert (doubt.file, doubt.key) == ("-S", "k[1].a")
-    assert (
-        f"{text} is read as text; write {instead}" in doubt.message
-        and f'"{text}" in quotes if text is meant' in doubt.message
-    )
+    said = f'line 2: {text} is read as text; write "{text}" in quotes if text is meant, else '
+    assert doubt.message.startswith(said)
     assert read(f"x:\n  y: {text}\n") == {"x": {"y": text}}
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "none",
-        "y",
-        "n",
-        "1.2.3",
-        "v1",
-        "10k",
-        "5%",
-        "1/2",
-        "1-2",
-        "10.0.0.1",
-        "a_1",
-        "_1",
-        "2024-1-1",
-        "nano",
-        "a:b",
-        "x,y",
-        "<<",
-        "=",
-        "0bad",
-        "'yes'",
-        '"None"',
-        "'1_000'",
-        '"2024-01-01"',
-        "true",
-        "~",
-        "017",
-        "|\n yes\n",
-    ],
-)
+CLEAR = """
+none y n 1.2.3 v1 10k 5% 1/2 1-2 10.0.0.1 a_1 _1 2024-1-1 nano a:b x,y << = 0bad true ~ 017
+'yes' "None" '1_000' "2024-01-01"
+""".split()
+
+
+@pytest.mark.parametrize("text", [*CLEAR, "|\n yes\n"])
 def test_text_that_everybody_reads_alike_is_not_doubtful(text):
-    doubts = []
-    read_value(text, "-S", "k", doubts)
-    assert doubts == []
+    assert doubts_in_value(text, "-S", "k") == []
 
 
 def test_keys_are_text(read):
@@ -138,7 +114,7 @@ def test_keys_are_text(read):
         ("a: 1e999\n", ["a.yaml: a: line 1: 1e999 is no number to compute with: finite, and 18 digits if whole"]),
         *[(f"a: {text}\n", [f"a.yaml: a: line 1: {text} is no number to compute with: "]) for text in (".Inf", "-.INF", ".NaN", "0xFFFFFFFFFFFFFFFF", "0o7777777777777777777777", "9" * 5000)],
         (f"a: {10**18}\n", [f"a.yaml: a: line 1: {10**18} is no number to compute with: finite, and 18 digits if whole"]),
-        ('a: "\\ud800"\n', ["a.yaml: a: line 1: holds half of a surrogate pair, which is no character"]),
+        ('a: "\\ud800"\n', ["a.yaml: line 1: holds half of a surrogate pair, which is no character"]),
         ('"\\ud800": 1\n', ["a.yaml: line 1: holds half of a surrogate pair, which is no character"]),
         ('a: 1\nb: "\\UFFFFFFFF"\n', ["a.yaml: line 2: is not YAML: "]),
         ("a: 1\nb: \x07\n", ["a.yaml: line 2: the character U+0007 is not allowed"]),
@@ -250,6 +226,7 @@ YAML_LIKE = st.text("ab01.-:,[]{}#&*!|>'\"%@?<~= \n\t\\uU", max_size=60)
 def test_any_bytes_are_read_or_refused(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
     path.write_bytes(data)
+    doubts_in_file(path)
     try:
         assert isinstance(read_yaml(path), dict)
     except InputError as error:
@@ -277,10 +254,10 @@ WRITTEN = st.one_of(
 @given(WRITTEN)
 def test_whatever_the_core_schema_has_for_a_value_is_that_and_its_quoted_form_is_text(written):
     text, value = written
-    doubts = []
-    found = read_value(text, "-S", "k", doubts)
-    assert found == value and type(found) is type(value) and not doubts
-    assert read_value(f"'{text}'", "-S", "k", doubts) == text and not doubts
+    found = read_value(text, "-S")
+    assert found == value and type(found) is type(value)
+    assert read_value(f"'{text}'", "-S") == text
+    assert not doubts_in_value(f"[{text}, '{text}']", "-S")
 
 
 @settings(max_examples=150, deadline=None)
