@@ -13,7 +13,7 @@ import click
 from ablation.cli_cache import cache
 from ablation.cli_data import data
 from ablation.cli_run import plan, run, storage_option
-from ablation.errors import InputError, Problem, Stuck, Unavailable
+from ablation.errors import InputError, Problem, Stuck, Unavailable, nearest
 from ablation.files import describe_full, is_full
 
 
@@ -21,7 +21,7 @@ class Commands(click.Group):
     """Turns wrong input into exit code 2 with every problem on a line of its own."""
 
     def main(self, *args: Any, **options: Any) -> Any:
-        """Characters that a terminal or a file cannot take are replaced, and a reader that has closed its pipe ends us quietly."""
+        """Replace characters that the output cannot take; end quietly if its reader has gone."""
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")
@@ -58,6 +58,27 @@ class Commands(click.Group):
             context.exit(130)
 
 
+def _existing(_context: click.Context, _argument: click.Parameter, study: str | None) -> str:
+    """The study of that name in `runs/`; the only one if none is named."""
+    from ablation.runs import studies
+
+    known = studies(Path("runs"))
+    if study is None and len(known) == 1:
+        return known[0]
+    if study in known:
+        return study
+    if study is None:
+        named = f"name one of the studies in runs/: {', '.join(known)}"
+        problem = Problem("", "STUDY", named if known else "there is no study in runs/ yet")
+    else:
+        hint = nearest(study, known) if known else "there is none yet"
+        problem = Problem("runs", study, f"no such study; {hint}")
+    raise InputError([problem])
+
+
+study_argument = click.argument("study", required=False, callback=_existing)
+
+
 @click.group(
     cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
@@ -68,40 +89,40 @@ def main() -> None:
 
 @main.command()
 def init() -> None:
-    """Write a project's first files: a study of the fixes on digits, and one of a training function of your own."""
+    """Write a project's first files: a study of digits, and one of your own training function."""
     from ablation.starter import write_starter
 
     click.echo(write_starter(Path()))
 
 
 @main.command()
-@click.argument("study", required=False)
-def status(study: str | None) -> None:
+@study_argument
+def status(study: str) -> None:
     """Show how far a study has come, arm by arm, and how long it still takes."""
     from ablation.places import Places
     from ablation.status import describe_status
     from ablation.terminal import output
 
-    describe_status(_existing(study), Places(), output())
+    describe_status(study, Places(), output())
 
 
 @main.command()
-@click.argument("study", required=False)
+@study_argument
 @click.option(
     "--html", "as_html", is_flag=True, help="Write report.html too: the whole report in one file."
 )
-def report(study: str | None, as_html: bool) -> None:
+def report(study: str, as_html: bool) -> None:
     """Write a study's report again from its files."""
-    from ablation.changes import changes_since
     from ablation.places import Places
     from ablation.report import write_report
+    from ablation.study import changes_since
 
-    name, places = _existing(study), Places()
+    places = Places()
+    folder = places.runs(study)
     places.require_writable("reports")
-    changed = "" if places.runs(name).is_being_run() else changes_since(places, name).said
-    print(write_report(places.runs(name), places.report(name), as_html, changed))
-    if changed:
-        click.echo(changed, err=True)
+    changed = "" if folder.is_being_run() else changes_since(places, study).said
+    print(write_report(folder, places.report(study), as_html, changed))
+    click.echo(changed, err=True, nl=bool(changed))
 
 
 @main.command()
@@ -121,8 +142,8 @@ def report(study: str | None, as_html: bool) -> None:
 def table(study: str | None, parts: tuple[str, ...], into: Path | None, check: bool) -> None:
     """Print a study's arms and claims as Markdown, from the files of its report.
 
-    Reports are looked for in reports/ and docs/results/; for a FILE, the other way round, so that its tables are those of the
-    committed results wherever there are such.
+    Reports are looked for in reports/ and docs/results/; for a FILE, the other way round, so that
+    its tables are those of the committed results wherever there are such.
     """
     from ablation.blocks import refresh_file
     from ablation.headline import headline_tables
@@ -134,13 +155,11 @@ def table(study: str | None, parts: tuple[str, ...], into: Path | None, check: b
         print(headline_tables(Places().report_folders, study, parts))
         return
     if study is not None:
-        raise InputError(
-            [Problem("", "--into", f"takes no STUDY: the blocks of {into} name theirs")]
-        )
+        message = f"takes no STUDY: the blocks of {into} name theirs"
+        raise InputError([Problem("", "--into", message)])
     done = refresh_file(into, Places().report_folders[::-1], check)
-    print(
-        f"{into}: {len(done.stale)} of {done.n_blocks} blocks {'not up to date' if check else 'renewed'}"
-    )
+    state = "not up to date" if check else "renewed"
+    print(f"{into}: {len(done.stale)} of {done.n_blocks} blocks {state}")
     sys.exit(1 if check and done.stale else 0)
 
 
@@ -157,7 +176,8 @@ def table(study: str | None, parts: tuple[str, ...], into: Path | None, check: b
 def compare(left: str, right: str, study: str | None, figure: Path | None) -> None:
     """Compare two arms, two studies, or what was measured with what was published.
 
-    A and B are each STUDY, STUDY:ARM, published:METHOD, or, with --study or where there is one study only, ARM.
+    A and B are each STUDY, STUDY:ARM, published:METHOD, or, with --study or where there is one
+    study only, ARM.
     """
     from ablation.compare import compare as compared
     from ablation.compare_text import comparison_text
@@ -165,20 +185,21 @@ def compare(left: str, right: str, study: str | None, figure: Path | None) -> No
 
     found = compared(left, right, study, Places())
     if figure is not None:
-        from ablation.figures.comparison import draw_comparison  # matplotlib
+        # Matplotlib is loaded where a figure is asked for.
+        from ablation.figures.comparison import draw_comparison
 
         draw_comparison(found, figure)
     print(comparison_text(found))
 
 
 @main.command()
-@click.argument("study", required=False)
+@study_argument
 @storage_option
-def sync(study: str | None, storage: str | None) -> None:
+def sync(study: str, storage: str | None) -> None:
     """Bring a study's files to Optuna and MLflow; twice is harmless."""
-    from ablation import session
+    from ablation import running
 
-    said = session.sync(_existing(study), storage)
+    said = running.sync(study, storage)
     if said is None:
         sys.exit(1)
     print(said)
@@ -188,69 +209,26 @@ def sync(study: str | None, storage: str | None) -> None:
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
 def ui(port: int) -> None:
     """Serve the MLflow user interface for this folder, on this machine only."""
-    from ablation.tracking_store import TrackingUnavailable
     from ablation.ui import serve
 
-    try:
-        serve(None, port=port)
-    except TrackingUnavailable as error:
-        click.echo(str(error), err=True)
-        sys.exit(1)
+    serve(None, port=port)
 
 
 @main.command()
-@click.argument("study", required=False)
+@click.argument(
+    "study", required=False, callback=lambda *given: _existing(*given) if given[-1] else None
+)
 @click.option(
     "--repair", is_flag=True, help="Mend what can be mended; without it, nothing is changed."
 )
 @storage_option
 def doctor(study: str | None, repair: bool, storage: str | None) -> None:
     """Find, and with --repair mend, what is wrong with this machine and this project."""
-    from ablation.doctor import doctor as is_all_well
+    from ablation import doctor as module
 
-    sys.exit(
-        0
-        if is_all_well(
-            _existing(study) if study else None, repair, partial(print, flush=True), storage
-        )
-        else 1
-    )
+    is_all_well = module.doctor(study, repair, partial(print, flush=True), storage)
+    sys.exit(0 if is_all_well else 1)
 
 
-main.add_command(run)
-main.add_command(plan)
-main.add_command(cache)
-main.add_command(data)
-
-
-def _existing(study: str | None) -> str:
-    """The study of that name in `runs/`; the only one if none is named."""
-    from ablation.errors import nearest
-    from ablation.runs import studies
-
-    known = studies(Path("runs"))
-    if study is None and len(known) == 1:
-        return known[0]
-    if study is None:
-        raise InputError(
-            [
-                Problem(
-                    "",
-                    "STUDY",
-                    f"name one of the studies in runs/: {', '.join(known)}"
-                    if known
-                    else "there is no study in runs/ yet",
-                )
-            ]
-        )
-    if study not in known:
-        raise InputError(
-            [
-                Problem(
-                    "runs",
-                    study,
-                    f"no such study; {nearest(study, known) if known else 'there is none yet'}",
-                )
-            ]
-        )
-    return study
+for command in (run, plan, cache, data):
+    main.add_command(command)

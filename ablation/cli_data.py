@@ -16,16 +16,17 @@ def data() -> None:
 @data.command()
 @click.argument("name", required=False)
 def get(name: str | None) -> None:
-    """Bring a data set of experiments/sources.yaml, with its encoder, from its authors' repository; without NAME, list them.
+    """Bring a data set of experiments/sources.yaml with its encoder; without NAME, list them.
 
-    Files go below ABLATE_DATA or, where that is not set, below this folder: images into data/, encoders into pretrained/.
+    Files come from their authors' repository. They go below ABLATE_DATA or, where that is not set,
+    below this folder: images into data/, encoders into pretrained/.
     """
     from ablation.dataset import get_data, list_data
 
     if name is None:
         click.echo(list_data())
     else:
-        get_data(name)
+        get_data(name, click.echo)
 
 
 @data.command()
@@ -42,7 +43,7 @@ def describe(experiment: Path, overrides: tuple[str, ...]) -> None:
 @click.argument("experiment", type=click.Path(path_type=Path))
 @click.option("-S", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
 def verify(experiment: Path, overrides: tuple[str, ...]) -> None:
-    """Load every image and look for what would spoil a study: leaks, empty classes, unbalanced tests."""
+    """Load every image; look for what would spoil a study: leaks, empty classes, uneven tests."""
     from ablation.dataset import verify_data
 
     text, is_sound = verify_data(experiment, overrides)

@@ -1,9 +1,10 @@
-"""`ablate data`: bring data sets, describe and verify an experiment's images, unpack an archive of them."""
+"""`ablate data`: bring data sets, describe and verify images, unpack an archive of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ablation.errors import InputError, Problem
 from ablation.grid import experiment_settings, yaml_path
@@ -11,51 +12,18 @@ from ablation.grid import experiment_settings, yaml_path
 
 def list_data() -> str:
     """The data sets that can be brought, and which of their files are here."""
-    from ablation.data_get import described
+    from ablation.data_sources import described
     from core.data.location import data_root
 
     return described(data_root())
 
 
-def get_data(name: str) -> None:
-    """Bring a data set; show how far it has come as a bar on a terminal, and as lines elsewhere."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    from ablation.data_get import get
+def get_data(name: str, say: Callable[[str], object]) -> None:
+    """Bring a data set; says how far it has come."""
+    from ablation.data_sources import get
     from core.data.location import data_root
 
-    console = Console(highlight=False, soft_wrap=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("files"),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task(f"getting {name}", total=None)
-
-        def progress(n: int, n_all: int) -> None:
-            bar.update(task, completed=n, total=n_all)
-            if not console.is_terminal:
-                console.print(f"getting {name}: {n} of {n_all} files")
-
-        get(
-            name,
-            data_root(),
-            Path(".ablate/downloads"),
-            lambda text: console.print(text, markup=False),
-            progress,
-        )
+    get(name, data_root(), say)
 
 
 def describe_data(experiment: Path, overrides: Sequence[str]) -> str:
@@ -65,19 +33,19 @@ def describe_data(experiment: Path, overrides: Sequence[str]) -> str:
     config, dataset = _load(experiment, overrides)
     found = describe(config, dataset)
     width = max(len(name) for name in found.class_names)
+    path = f", {config.data.path}" if config.data.path else ""
+    sizes = f"{sum(found.train_counts)} / {sum(found.test_counts)}"
     lines = [
-        f"source         {config.data.source}"
-        + (f", {config.data.path}" if config.data.path else ""),
+        f"source         {config.data.source}{path}",
         f"fingerprint    {found.fingerprint}",
         f"images         {' x '.join(map(str, found.shape))}, channels as {found.channels}",
-        f"train / test   {sum(found.train_counts)} / {sum(found.test_counts)}, imbalance factor {found.imbalance_factor:.4g}",
+        f"train / test   {sizes}, imbalance factor {found.imbalance_factor:.4g}",
+        *(f"note           {note}" for note in found.notes),
+        "",
+        f"{'class':{width}}  train   test",
     ]
-    lines += [f"note           {note}" for note in found.notes]
-    lines += ["", f"{'class':{width}}  train   test"]
-    lines += [
-        f"{name:{width}} {a:6} {b:6}"
-        for name, a, b in zip(found.class_names, found.train_counts, found.test_counts, strict=True)
-    ]
+    for row in zip(found.class_names, found.train_counts, found.test_counts, strict=True):
+        lines.append(f"{row[0]:{width}} {row[1]:6} {row[2]:6}")
     return "\n".join(lines)
 
 
@@ -89,16 +57,16 @@ def verify_data(experiment: Path, overrides: Sequence[str]) -> tuple[str, bool]:
     findings = verify(config, dataset)
     lines = [f"{'FAULT' if finding.is_fault else 'note '}  {finding.text}" for finding in findings]
     n_images = len(dataset.train.labels) + len(dataset.test.labels)
-    return "\n".join([*lines, f"{n_images} images read"]), not any(
-        finding.is_fault for finding in findings
-    )
+    is_sound = not any(finding.is_fault for finding in findings)
+    return "\n".join([*lines, f"{n_images} images read"]), is_sound
 
 
 def unpack_data(archive: Path, folder: Path) -> str:
-    """Unpack train/<class>/* and test/<class>/* of a tar archive into `folder`; nothing else, and nothing outside it.
+    """Unpack train/<class>/* and test/<class>/* of a tar archive into `folder`, and nothing else.
 
-    Files that are no images by name are unpacked with the others; hidden ones are not. Raises InputError for an archive
-    that cannot be read, or whose images no study could use; then nothing has been unpacked.
+    Files that are no images by name are unpacked with the others; hidden ones are not. Raises
+    InputError for an archive that cannot be read, or whose images no study could use; then nothing
+    has been unpacked.
     """
     from core.data.layout import class_names, left_out_by_ending
     from core.data.listing import DAMAGED, listed, shown, unpacked
@@ -115,12 +83,10 @@ def unpack_data(archive: Path, folder: Path) -> str:
         raise InputError([Problem("", path, f"cannot be read ({_line(error)})")]) from None
     except ValueError as error:
         raise InputError([Problem("", "", _line(error))]) from None
-    left_out = (
-        f", and files that are read as no images: {left_out_by_ending(listing.left_out)}"
-        if listing.left_out
-        else ""
-    )
-    return f"{len(listing.images)} images in {folder}{left_out}"
+    done = f"{len(listing.images)} images in {folder}"
+    if not listing.left_out:
+        return done
+    return f"{done}, and files that are read as no images: {left_out_by_ending(listing.left_out)}"
 
 
 def _write(folder: Path, parts: Sequence[str], content: bytes) -> None:
@@ -135,10 +101,10 @@ def _write(folder: Path, parts: Sequence[str], content: bytes) -> None:
         raise InputError([Problem("", str(folder), problem)]) from None
 
 
-def _load(experiment: Path, overrides: Sequence[str]):
+def _load(experiment: Path, overrides: Sequence[str]) -> tuple[Any, Any]:
     """The experiment's configuration and its images."""
-    from core.data.listing import DAMAGED
     from core.data.inspection import load
+    from core.data.listing import DAMAGED
     from core.parsing import parse
     from core.subject import SUBJECT
 
@@ -147,17 +113,11 @@ def _load(experiment: Path, overrides: Sequence[str]):
     try:
         return config, load(config)
     except ValueError as error:
-        raise InputError([Problem(experiment.name, "settings.data.path", _line(error))]) from None
-    except (RuntimeError, *DAMAGED) as error:  # torchvision's of what is not CIFAR
-        raise InputError(
-            [
-                Problem(
-                    experiment.name,
-                    "settings.data.path",
-                    f"'{config.data.path}' cannot be read: {_line(error)}",
-                )
-            ]
-        ) from None
+        said = _line(error)
+    except (RuntimeError, *DAMAGED) as error:
+        # RuntimeError is torchvision's of what is not CIFAR.
+        said = f"'{config.data.path}' cannot be read: {_line(error)}"
+    raise InputError([Problem(experiment.name, "settings.data.path", said)])
 
 
 def _line(error: Exception) -> str:

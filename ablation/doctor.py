@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from ablation.changes import changes_since
 from ablation.doctor_cache import cache_checks
 from ablation.doctor_check import Check, Found
 from ablation.doctor_environment import environment_checks
@@ -19,6 +18,7 @@ from ablation.errors import InputError, Unavailable
 from ablation.lock import being_run, only_one
 from ablation.places import Places
 from ablation.runs import Damaged, Manifest, studies
+from ablation.study import changes_since
 from ablation.subject import Subject
 from ablation.subjects import load_subject
 

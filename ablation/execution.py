@@ -14,13 +14,12 @@ from typing import Any
 
 from ablation import interruption
 from ablation.errors import Stuck
-from ablation.forest import Segment
 from ablation.grid import Study
 from ablation.limits import Limits
 from ablation.outcome import expanded, failure_of, outcome_of, reason
 from ablation.plan import Plan, revise
 from ablation.runs import Outcome, RunFolder, TrialSpec
-from ablation.schedule import Schedule, has_records, is_there
+from ablation.schedule import Schedule, Segment, has_records, is_there
 from ablation.store import DiskStore
 from ablation.subject import Link, Record
 from ablation.supervision import Supervision, Task

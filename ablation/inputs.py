@@ -1,8 +1,8 @@
 """Files that trials read, such as images and checkpoints: read whole before anything is run.
 
 What reads them may need what `ablation` never imports, so it is done in a process of its own:
-`python -m ablation.inputs`, with {"subject", "settings": [...], "cache"} on standard input, a list of {key: message}
-for each of the settings on standard output.
+`python -m ablation.inputs`, with {"subject", "settings": [...], "cache"} on standard input, a list
+of {key: message} for each of the settings on standard output.
 """
 
 from __future__ import annotations
@@ -16,42 +16,35 @@ from typing import Any
 
 from ablation.damage import say
 from ablation.errors import InputError
-from ablation.grid import Study
-from ablation.plan import Plan
-from ablation.runs import RunFolder
 from ablation.store import DiskStore
+from ablation.study import PlannedStudy
 from ablation.subjects import load_subject
 from ablation.workers import OURS
 
 
-def require_usable_inputs(study: Study, plan: Plan, store: DiskStore, folder: RunFolder) -> None:
-    """Raise InputError with every problem of the files that trials would read. Nothing is run, and nothing kept but what they need.
+def require_usable_inputs(planned: PlannedStudy) -> None:
+    """Raise InputError with every problem of the files that trials would read. Nothing is run.
 
     An arm of which an epoch is known has read its files: keys follow from their content.
     """
+    study, plan, store = planned.study, planned.plan, planned.store
     reads_files = getattr(study.subject, "reads_files", lambda settings: False)
-    left = {trial.spec.arm for trial in plan.unfinished(folder).trials.values()}
+    left = {spec.arm for spec in plan.unfinished(planned.folder).specs}
     begun = {
         trial.spec.arm
         for trial in plan.trials.values()
         if store.holds("record", trial.links[0].key)
     }
-    new = [
-        variant
-        for variant in study.variants
-        if variant.name in left - begun and reads_files(variant.settings)
-    ]
+    new = [each for each in study.variants if each.name in left - begun]
+    new = [each for each in new if reads_files(each.settings)]
     if not new:
         return
-    request = {
-        "subject": study.experiment.subject,
-        "settings": [variant.settings for variant in new],
-        "cache": str(store.root),
-    }
-    answers = _ask(request)
+    settings = [variant.settings for variant in new]
+    name, cache = study.experiment.subject, str(store.root)
+    answers = _ask({"subject": name, "settings": settings, "cache": cache})
     problems = [
         study.located(variant, key, message)
-        for variant, found in zip(new, answers)
+        for variant, found in zip(new, answers, strict=False)
         for key, message in found.items()
     ]
     if problems:
@@ -66,11 +59,10 @@ def inspect(request: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _ask(request: dict[str, Any]) -> list[dict[str, str]]:
-    """What a process of its own says of them; nothing if it fails, which then the trials will, and tell."""
+    """What `inspect` says in a process of its own; [] if that fails: then the trials will, too."""
     path = os.pathsep.join(filter(None, [str(OURS), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-P", "-m", "ablation.inputs"]
     done = subprocess.run(
-        command,
+        [sys.executable, "-P", "-m", "ablation.inputs"],
         input=json.dumps(request),
         capture_output=True,
         text=True,
@@ -78,8 +70,10 @@ def _ask(request: dict[str, Any]) -> list[dict[str, str]]:
     )
     try:
         if done.returncode == 0:
-            return json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError):  # the subject has ended the process before it answered
+            found: list[dict[str, str]] = json.loads(done.stdout.splitlines()[-1])
+            return found
+    except (IndexError, ValueError):
+        # The subject has ended the process before it answered.
         pass
     last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     say(f"images and checkpoints could not be looked at before the trials ({last})")
@@ -87,6 +81,5 @@ def _ask(request: dict[str, Any]) -> list[dict[str, str]]:
 
 
 if __name__ == "__main__":
-    print(
-        "\n" + json.dumps(inspect(json.load(sys.stdin)))
-    )  # a line of its own, whatever libraries have printed
+    # A line of its own, whatever libraries have printed.
+    print("\n" + json.dumps(inspect(json.load(sys.stdin))))

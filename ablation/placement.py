@@ -2,98 +2,90 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ablation.devices import TRIALS_PER_GPU, refuse_without_gpu, share_gpus
 from ablation.errors import InputError, Problem
+from ablation.study import PlannedStudy
 from ablation.subjects import BUILT_IN
 from ablation.workers import Workers
 
 if TYPE_CHECKING:
-    from ablation.session import Opened
-
-
-class Asked(NamedTuple):
-    """Options of `ablate run`, None where they were not given."""
-
-    executor: str | None  # "local" | "ray"; None: local
-    jobs: int | None
-    gpus: str | None
-    trials_per_gpu: int | None
-    ray_address: str | None
-    cpus_per_trial: int | None
+    from ablation.running import RunOptions
 
 
 class Placement(NamedTuple):
     """How many workers there are, and what makes them."""
 
     jobs: int
-    make_workers: Callable[[int], Workers]
+    make_workers: Callable[[int], Any]
 
 
 @contextmanager
-def placement(opened: Opened, asked: Asked, n_processors: int) -> Iterator[Placement]:
-    """Have the workers' machines at hand for as long as this lasts. Raises InputError if they are not there."""
-    if asked.executor == "ray":
-        with _on_ray(opened, asked) as placed:
-            yield placed
-        return
-    given = [("--ray-address", asked.ray_address), ("--cpus-per-trial", asked.cpus_per_trial)]
+def placement(planned: PlannedStudy, options: RunOptions) -> Iterator[Placement]:
+    """Connect to the workers' machines while this lasts. Raises InputError if that fails."""
+    is_on_ray = options.executor == "ray"
+    given = {
+        "--gpus": (options.gpus, "local; Ray gives each worker its GPU"),
+        "--ray-address": (options.ray_address, "ray"),
+        "--cpus-per-trial": (options.cpus_per_trial, "ray"),
+    }
     problems = [
-        Problem(option, str(value), "is for --executor ray")
-        for option, value in given
-        if value is not None
+        Problem(option, str(value), f"is for --executor {executor}")
+        for option, (value, executor) in given.items()
+        if value is not None and executor.startswith("ray") != is_on_ray
     ]
     if problems:
         raise InputError(problems)
-    shared = share_gpus(opened.devices, asked.gpus, asked.trials_per_gpu, asked.jobs, n_processors)
-    yield Placement(shared.jobs, partial(Workers, gpus=shared.gpus))
+    if is_on_ray:
+        with _on_ray(planned, options) as placed:
+            yield placed
+        return
+    jobs, gpus = share_gpus(
+        planned.devices, options.gpus, options.trials_per_gpu, options.jobs, n_processors()
+    )
+    yield Placement(jobs, partial(Workers, gpus=gpus))
+
+
+def n_processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
-def _on_ray(opened: Opened, asked: Asked) -> Iterator[Placement]:
+def _on_ray(planned: PlannedStudy, options: RunOptions) -> Iterator[Placement]:
     from ablation.on_ray.check import sample_of
     from ablation.on_ray.cluster import Share, connected, fit_nodes, require_room, site_of
 
-    if asked.gpus is not None:
-        raise InputError(
-            [
-                Problem(
-                    "--gpus", asked.gpus, "is for --executor local; Ray gives each worker its GPU"
-                )
-            ]
-        )
-    refuse_without_gpu(opened.devices, None, asked.trials_per_gpu)
-    on_gpu = "cuda" in opened.devices or asked.trials_per_gpu is not None
-    share = Share(
-        asked.cpus_per_trial or 1, 1 / (asked.trials_per_gpu or TRIALS_PER_GPU) if on_gpu else 0.0
-    )
-    trial = next(iter(opened.plan.trials.values()))
-    name = opened.study.experiment.subject
-    sample = sample_of(
-        name, opened.study.subject, trial.spec.settings, trial.spec.seed, trial.links[0].key
-    )
+    refuse_without_gpu(planned.devices, None, options.trials_per_gpu)
+    on_gpu = "cuda" in planned.devices or options.trials_per_gpu is not None
+    gpus = 1 / (options.trials_per_gpu or TRIALS_PER_GPU) if on_gpu else 0.0
+    share = Share(options.cpus_per_trial or 1, gpus)
+    name, root = planned.study.experiment.subject, planned.places.root
+    trial = next(iter(planned.plan.trials.values()))
+    settings, seed = trial.spec.settings, trial.spec.seed
+    sample = sample_of(name, planned.study.subject, settings, seed, trial.links[0].key)
     needs_code = name not in BUILT_IN
-    with connected(asked.ray_address, opened.places.root if needs_code else None):
+    with connected(options.ray_address, root if needs_code else None):
         from ablation.on_ray.workers import RayWorkers
 
         require_room(share)
-        site = site_of(opened.places.root, sample, needs_code)
+        site = site_of(root, sample, needs_code)
         fit = fit_nodes(site, share, _say)
         n_there = sum(fit.values())
-        jobs = min(
-            asked.jobs or n_there, len(opened.plan.trials)
-        )  # a worker without a trial would keep its place from others
+        # A worker without a trial would keep its place from others.
+        jobs = min(options.jobs or n_there, len(planned.plan.trials))
         if jobs > n_there:
-            _say(
-                f"the cluster has room for {n_there} of {jobs} workers; more begin when it has more nodes"
-            )
+            begin = "more begin when it has more nodes"
+            _say(f"the cluster has room for {n_there} of {jobs} workers; {begin}")
         yield Placement(jobs, lambda n: RayWorkers(n, share, site, fit, _say))
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)  # a live table makes way for it
+    # A live table makes way for it.
+    print(text, file=sys.stderr)

@@ -33,7 +33,7 @@ def write_report(
     A study without claims has no claims.csv; one of an earlier state is removed. Works for unfinished studies: what is not known yet is said so.
 
     Args:
-        changed: what has changed since the study was run, see `ablation.changes`; the results are those of before
+        changed: what has changed since the study was run, see `ablation.study.changes`; the results are those of before
         as_html: write report.html too, the whole report in one file; where there is one, it is kept up in any case
 
     Returns:

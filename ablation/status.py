@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from rich.console import Console
-from rich.table import Table
 
-from ablation.changes import NONE, changes_since
 from ablation.formatting import label, over_seeds
-from ablation.lock import being_run
+from ablation.live import ProgressNote, read_note, time_left
+from ablation.lock import is_being_run
 from ablation.places import Places
 from ablation.plan import Plan
-from ablation.remaining import Left, about, read_left
 from ablation.runs import RunFolder
-from ablation.terminal import fitting
+from ablation.study import Changes, changes_since
+from ablation.terminal import fitting, plain_table, tell
 
 DONE, FAILED, RUNNING, BEGUN, WAITING = "done", "failed", "running", "begun", "waiting"
 
@@ -31,9 +29,8 @@ class ArmStatus:
     epochs_planned: int = 0
     left: int = 0  # epochs that no other trial before it in the plan computes
     finished: list[float] = field(default_factory=list)  # headline metric of those done
-    current: list[tuple[int, float]] = field(
-        default_factory=list
-    )  # (epoch, headline metric) last evaluated, of those begun
+    # (epoch, headline metric) last evaluated, of those begun
+    current: list[tuple[int, float]] = field(default_factory=list)
 
 
 def status_of(
@@ -41,22 +38,25 @@ def status_of(
 ) -> dict[str, ArmStatus]:
     """Arm -> its status.
 
-    plan: whose trials they are; default: those of the study as it was run last.
-    in_hand: trials that workers compute now. A trial that has epochs and is not among them has begun, and waits for
-    a worker or was interrupted. None: not known, and all that have begun are running.
+    in_hand: trials that workers compute now. A trial that has epochs and is not among them has
+    begun, and waits for a worker or was interrupted. None: not known, and all that have begun are
+    running. plan: whose trials they are; default: those of the study as it was run last.
     """
     manifest = folder.manifest()
-    metric, arms = manifest.metric["name"], {}
+    metric = manifest.metric["name"]
+    arms: dict[str, ArmStatus] = {}
     for spec in plan.specs if plan else manifest.trials:
         arm = arms.setdefault(spec.arm, ArmStatus())
         outcome = folder.outcome(spec.trial)
         state = folder.state(spec, outcome)
         arm.epochs_planned += spec.epochs_planned
-        if state in ("COMPLETE", "FAILED"):
-            is_done = state == "COMPLETE"
-            arm.states[DONE if is_done else FAILED] += 1
-            arm.epochs += spec.epochs_planned * is_done
-            arm.finished += [outcome.metrics[metric]] if is_done else []
+        if outcome is not None and state == "COMPLETE":
+            arm.states[DONE] += 1
+            arm.epochs += spec.epochs_planned
+            arm.finished.append(outcome.metrics[metric])
+            continue
+        if state == "FAILED":
+            arm.states[FAILED] += 1
             continue
         records = folder.records(spec.trial) if state == "RUNNING" else []
         is_running = bool(records) if in_hand is None else spec.trial in in_hand
@@ -65,62 +65,54 @@ def status_of(
         arm.epochs += n
         arm.left += spec.epochs_trained - min(max(n - spec.epochs_shared, 0), spec.epochs_trained)
         evaluated = [
-            record
+            (record["epoch"], record["metrics"][metric])
             for record in records
             if record["phase"] != "pretrain" and metric in record["metrics"]
         ]
-        arm.current += (
-            [(evaluated[-1]["epoch"], evaluated[-1]["metrics"][metric])] if evaluated else []
-        )
+        arm.current += evaluated[-1:]
     return arms
 
 
 def describe_status(name: str, places: Places, console: Console) -> None:
-    """Print a table with a row per arm, and below it how far the study is and how long it still takes."""
-    folder, is_running = places.runs(name), name in being_run(places.root / "runs")
-    left = read_left(places.progress(name)) if is_running else None
-    changed = NONE if is_running else changes_since(places, name)
-    arms = status_of(folder, (left.in_hand if left else None) if is_running else (), changed.plan)
+    """Print a row per arm, and below how far the study is and how long it still takes."""
+    folder = places.runs(name)
+    is_running = is_being_run(folder.path)
+    note = read_note(places.progress(name)) if is_running else None
+    changed = Changes() if is_running else changes_since(places, name)
+    in_hand = (note.in_hand if note else None) if is_running else ()
+    arms = status_of(folder, in_hand, changed.plan)
     metric = label(folder.manifest().metric["name"])
-    states = [
-        state for state in (DONE, RUNNING, BEGUN, WAITING, FAILED) if state != RUNNING or is_running
-    ]
-    table = Table("arm", title=f"study {name}", title_justify="left", box=None)
-    for heading in (
-        *(state if state != BEGUN or is_running else "interrupted" for state in states),
-        "epochs",
-        metric,
-        f"{metric} so far",
-    ):
-        table.add_column(heading, justify="right")
+    headings = {DONE: DONE, RUNNING: RUNNING, BEGUN: BEGUN, WAITING: WAITING, FAILED: FAILED}
+    if not is_running:
+        del headings[RUNNING]
+        headings[BEGUN] = "interrupted"
+    numbers = [*headings.values(), "epochs", metric, f"{metric} so far"]
+    table = plain_table(["arm"], numbers, title=f"study {name}")
     for arm, row in arms.items():
-        counts = [str(row.states[state] or "") for state in states]
         table.add_row(
             arm,
-            *counts,
+            *(str(row.states[state] or "") for state in headings),
             f"{row.epochs}/{row.epochs_planned}",
             over_seeds(row.finished),
             _so_far(row.current),
         )
     console.print(fitting(table, console))
-    n_left = (
-        len(changed.plan.unfinished(folder).missing(places.store))
-        if changed.plan
-        else sum(arm.left for arm in arms.values())
-    )
-    console.print(_summary(arms, n_left, is_running, left), highlight=False, soft_wrap=True)
-    if changed.said:
-        console.print(changed.said, markup=False, highlight=False, soft_wrap=True)
+    n_left = sum(arm.left for arm in arms.values())
+    if changed.plan:
+        n_left = len(changed.plan.unfinished(folder).missing(places.store))
+    tell(console, _summary(arms, n_left, is_running, note))
+    tell(console, changed.said)
 
 
-def _summary(arms: dict[str, ArmStatus], n_left: int, is_running: bool, left: Left | None) -> str:
-    states = sum((arm.states for arm in arms.values()), Counter())
+def _summary(
+    arms: Mapping[str, ArmStatus], n_left: int, is_running: bool, note: ProgressNote | None
+) -> str:
+    states = sum((arm.states for arm in arms.values()), Counter[str]())
     failed = f", {states[FAILED]} failed" if states[FAILED] else ""
     parts = [f"{states[DONE]}/{states.total()} trials done{failed}; {n_left} epochs left to train"]
-    if is_running and left is not None and left.seconds is not None:
-        parts.append(
-            f"{about(left.seconds, time.time() - left.at)} with {left.jobs} job{'s' * (left.jobs > 1)}"
-        )
+    left = time_left(note)
+    if note and left:
+        parts.append(f"{left} with {note.jobs} job{'s' * (note.jobs > 1)}")
     elif is_running:
         parts.append("how long that takes is known once epochs have been measured")
     elif states[WAITING] or states[BEGUN]:
@@ -133,4 +125,5 @@ def _so_far(current: list[tuple[int, float]]) -> str:
     if not current:
         return ""
     first, last = min(current)[0], max(current)[0]
-    return f"{over_seeds([metric for _, metric in current])} at epoch{f's {first} to' if first < last else ''} {last}"
+    epochs = f"epochs {first} to {last}" if first < last else f"epoch {last}"
+    return f"{over_seeds([metric for _, metric in current])} at {epochs}"

@@ -1,194 +1,207 @@
-"""One study from plan to report: files first, then Optuna's ledger, MLflow's record and the report from them."""
+"""A study opened from its files: checked, planned, compared with what was run before."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ablation.errors import InputError, Problem
-from ablation.execution import Execution, Listener
-from ablation.grid import Study
-from ablation.limits import Limits
-from ablation.outcome import UNSCORED
-from ablation.places import Places
-from ablation.plan import Plan
+from ablation.exits import refused
+from ablation.forecast import Timings
+from ablation.grid import Study, load_study, yaml_path
+from ablation.grid_file import FILE_NAME
+from ablation.places import Places, study_name
+from ablation.plan import Plan, build_plan, expected
 from ablation.provenance import provenance
 from ablation.published import published
-from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec
-from ablation.store import DiskStore, remove
-from ablation.subject import Record
-from ablation.workers import Workers
+from ablation.reading import flatten, read_yaml
+from ablation.runs import Manifest, RunFolder
+from ablation.store import DiskStore
+from ablation.subjects import load_subject
 
-TRIM_SECONDS = 60.0  # between looks at the cache's size while a study runs
+REASONS = {
+    "source_fingerprint": "code changed",
+    "data_fingerprint": "data changed",
+    "checkpoint": "checkpoint changed",
+    "versions": "versions of libraries changed",
+}
+"""Fact of a manifest -> why trials are stale if it is another one now."""
 
 
 @dataclass(frozen=True)
-class Done:
-    """How a pass over a study ended."""
+class PlannedStudy:
+    """A study that has been checked, its plan, and where its files are."""
 
-    n_trained: int  # epochs trained in this pass
-    n_reused: int  # epochs of the study that were there before it
-    failed: dict[str, str]  # trial -> reason, of this pass and of earlier ones
-    n_failed_before: int  # trials that had failed before it, and were not run again
-    seconds: float  # that it took, wall-clock
-    n_open: int = 0  # trials that have not ended: it was interrupted
+    study: Study
+    name: str
+    plan: Plan
+    places: Places
+    published_file: Path
+    asked: Mapping[str, Any] = field(default_factory=dict)  # arguments of `open_study`
+
+    @property
+    def folder(self) -> RunFolder:
+        return self.places.runs(self.name)
+
+    @property
+    def store(self) -> DiskStore:
+        return self.places.store
+
+    @property
+    def timings(self) -> Timings:
+        return Timings(self.places.timings, self.study.experiment.name, self.study.common)
+
+    @property
+    def devices(self) -> set[str]:
+        """What trials compute on; "" of those whose settings do not tell."""
+        resolve = self.study.subject.resolve
+        return {str(resolve(each.settings).get("device", "")) for each in self.study.variants}
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """Before anything has run. Needs the files that trials read."""
+        study, grid, experiment = self.study, self.study.grid, self.study.experiment
+        factors = {
+            factor.name: {level.name: dict(level.overrides) for level in factor.levels}
+            for factor in grid.factors
+        }
+        file = self.published_file
+        return Manifest(
+            study=self.name,
+            experiment=experiment.name,
+            title=experiment.title,
+            question=grid.question,
+            dataset=experiment.dataset,
+            design=list(grid.design),
+            metric=dict(grid.metric),
+            factors=factors,
+            seeds=list(grid.seeds),
+            baselines=list(grid.baselines),
+            reference=grid.reference,
+            claims=list(grid.claims),
+            trials=self.plan.specs,
+            published=published(file, experiment.dataset) if file.is_file() else [],
+            facts=study.subject.describe(study.common),
+            provenance=provenance(),
+            config=study.subject.resolve(study.common),
+            subject=experiment.subject,
+            asked=dict(self.asked),
+        )
+
+    def expected(self) -> Plan:
+        """The plan, chains of undecided length taken to be as long as in a finished seed."""
+        return expected(self.study, self.plan, self.store, self.folder)
 
 
-def manifest_of(study: Study, name: str, plan: Plan, published_file: Path) -> Manifest:
-    """The study's manifest, before anything has run."""
-    grid, experiment = study.grid, study.experiment
-    return Manifest(
-        study=name, experiment=experiment.name, title=experiment.title, question=grid.question, dataset=experiment.dataset,
-        design=list(grid.design), metric=dict(grid.metric),
-        factors={factor.name: {level.name: dict(level.overrides) for level in factor.levels} for factor in grid.factors},
-        seeds=list(grid.seeds), baselines=list(grid.baselines), reference=grid.reference, claims=list(grid.claims),
-        trials=plan.specs,
-        published=published(published_file, experiment.dataset) if published_file.is_file() else [],
-        facts=study.subject.describe(study.common), provenance=provenance(), config=study.subject.resolve(study.common),
-        subject=experiment.subject,
-    )  # fmt: skip
+@refused()
+def open_study(
+    grid: Path,
+    experiment: str | None = None,
+    overrides: Sequence[str] = (),
+    seeds: str | None = None,
+    alias: str | None = None,
+    storage: str | None = None,
+    may_be_absent: bool = False,
+) -> PlannedStudy:
+    """Check everything and plan; nothing is run. Raises InputError with all problems.
+
+    storage: URL of the team's database that holds the ledger.
+    may_be_absent: files that trials read; a study without them can be planned.
+    """
+    grid = yaml_path(grid)
+    study = load_study(grid, experiment, overrides, seeds, load_subject, may_be_absent)
+    if alias is not None and not re.fullmatch(FILE_NAME[0], alias):
+        raise InputError([Problem("--as", alias, f"must be {FILE_NAME[1]}")])
+    places = Places(storage=storage)
+    home = str(read_yaml(grid).get("experiment", study.experiment.name))
+    name = alias or study_name(study, home)
+    plan = build_plan(study, places.store, places.runs(name))
+    asked = {
+        "grid": str(grid),
+        "experiment": experiment,
+        "overrides": list(overrides),
+        "seeds": seeds,
+    }
+    return PlannedStudy(study, name, plan, places, grid.parent / "published.yaml", asked)
 
 
 def refuse_mixture(manifest: Manifest, folder: RunFolder) -> None:
-    """Raise InputError if the folder holds the same study of another experiment: results would be mixed."""
+    """Raise InputError if the folder holds the study of another experiment: results would mix."""
     if not folder.exists():
         return
-    before, now = (
-        flat({"metric": each.metric, **each.config}) for each in (folder.manifest(), manifest)
+    changed = _differences(
+        *({"metric": each.metric, **each.config} for each in (folder.manifest(), manifest))
     )
-    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if changed:
-        key = changed[0]
-        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-        message = f"was {before.get(key)}, is {now.get(key)}{more}; keep this study under another name with --as NAME, or remove {folder.path}"
-        raise InputError([Problem(str(folder.path), key, message)])
+        (key, difference), *others = changed.items()
+        more = f" and {len(others)} more" if others else ""
+        remedy = f"keep this study under another name with --as NAME, or remove {folder.path}"
+        raise InputError([Problem(str(folder.path), key, f"{difference}{more}; {remedy}")])
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, by dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= (
-            flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-        )
-    return found
+class Changes(NamedTuple):
+    """Between what a study was when it was run and what its files are now."""
+
+    said: str = ""  # how many trials that have ended are stale, and why; "" if none is
+    plan: Plan | None = None  # of now; None where the study was not run, or cannot be opened
 
 
-def forget_failures(
-    folder: RunFolder, plan: Plan, store: DiskStore, metric: str
-) -> list[TrialSpec]:
-    """Failed trials lose their outcome, so that they are run again; returns them.
-
-    Of one whose epochs are all there and give no score, they go too, from the first that shows it: else nothing would be run.
-    """
-    failed = [
+def changes(planned: PlannedStudy) -> Changes:
+    """What `ablate run` would find changed in a study that has been run: code, data or settings."""
+    folder, plan = planned.folder, planned.plan
+    if not folder.exists():
+        return Changes()
+    manifest, now = folder.manifest(), {spec.trial: spec for spec in plan.specs}
+    stale = [
         spec
-        for spec in plan.specs
-        if (outcome := folder.ending(spec)) is not None and outcome.state == "FAILED"
+        for spec in manifest.trials
+        if spec.trial in now and spec.key != now[spec.trial].key and folder.ending(spec) is not None
     ]
-    for spec in failed:
-        if folder.outcome(spec.trial).error["type"] in UNSCORED:
-            for own in (store, store.alone(folder.path.name, spec.trial)):
-                _forget_unscored(own, [link.key for link in plan.trials[spec.trial].links], metric)
-        (folder.trial_path(spec.trial) / "outcome.json").unlink()
-    return failed
+    if not stale:
+        return Changes(plan=plan)
+    facts = planned.study.subject.describe(planned.study.common)
+    reasons = [
+        reason for fact, reason in REASONS.items() if manifest.facts.get(fact) != facts.get(fact)
+    ]
+    settings = _differences(stale[0].settings, now[stale[0].trial].settings)
+    reasons += [f"settings changed ({key} {what})" for key, what in [*settings.items()][:1]]
+    return Changes(f"{_stale(len(stale), reasons)}; `ablate run` trains them anew", plan)
 
 
-def _forget_unscored(store: DiskStore, keys: list[str], metric: str) -> None:
-    values = [(store.record(key) or {"metrics": {}})["metrics"].get(metric, 0.0) for key in keys]
-    first = next((i for i, value in enumerate(values) if not math.isfinite(value)), len(keys) - 1)
-    for kind in ("state", "record"):
-        for key in keys[first:]:
-            remove(store.path(kind, key))
+def changes_since(places: Places, name: str) -> Changes:
+    """`changes` of a study in `runs/`: its grid is opened again, as it was when it was run."""
+    folder = places.runs(name)
+    manifest = folder.manifest()
+    if not manifest.asked:
+        return Changes()
+    try:
+        planned = open_study(**{**manifest.asked, "grid": Path(manifest.asked["grid"])}, alias=name)
+    except InputError as error:
+        reason = f"whether code, data or settings have changed is not known: {error.problems[0]}"
+        return Changes(reason)
+    try:
+        refuse_mixture(planned.manifest, folder)
+    except InputError as error:
+        n_ended = sum(folder.ending(spec) is not None for spec in manifest.trials)
+        reason = f"settings changed ({error.problems[0].key} {error.problems[0].message})"
+        return Changes(_stale(n_ended, [reason]) if n_ended else "")
+    return changes(replace(planned, plan=planned.expected()))
 
 
-def run_study(
-    study: Study, plan: Plan, manifest: Manifest, places: Places, jobs: int, listener: Listener, share: bool = True,
-    limits: Limits = Limits(), make_workers: Callable[[int], Workers] | None = None,
-) -> Done:  # fmt: skip
-    """Run what is missing. Leaves the manifest and the trials' folders in `runs/<study>/`."""
-    folder = places.runs(manifest.study)
-    n_reused = len(plan.unique()) - len(plan.missing(places.store)) if share else 0
-    execution = Execution(study, plan, places.store, folder, listener, share, limits)
-    if not execution.open and folder.exists():
-        manifest = replace(
-            manifest, provenance=folder.manifest().provenance
-        )  # of the run that trained
-    folder.write_manifest(
-        manifest
-    )  # while it runs, trials may already have been closed from the store
-    begun = time.monotonic()
-    plan = execution.run(jobs, make_workers)
-    seconds = time.monotonic() - begun
-    if plan.specs != manifest.trials:
-        folder.write_manifest(replace(manifest, trials=plan.specs))
-    failed = {name: execution.failed[name] for name in plan.trials if name in execution.failed}
-    return Done(
-        execution.n_trained,
-        n_reused,
-        failed,
-        execution.n_failed_before,
-        seconds,
-        len(execution.open),
-    )
+def _stale(n: int, reasons: Sequence[str]) -> str:
+    trials = "1 trial that has ended is" if n == 1 else f"{n} trials that have ended are"
+    return f"{trials} stale" + (f": {' and '.join(reasons)}" if reasons else "")
 
 
-@dataclass
-class Listeners(Listener):
-    """Several listeners as one."""
-
-    all: Sequence[Listener]
-
-    def found(self, spec: TrialSpec, outcome: Outcome) -> None:
-        for listener in self.all:
-            listener.found(spec, outcome)
-
-    def resumed(self, spec: TrialSpec, records: Sequence[Record]) -> None:
-        for listener in self.all:
-            listener.resumed(spec, records)
-
-    def began(self, specs: Sequence[TrialSpec]) -> None:
-        for listener in self.all:
-            listener.began(specs)
-
-    def left(self, specs: Sequence[TrialSpec]) -> None:
-        for listener in self.all:
-            listener.left(specs)
-
-    def recorded(self, specs: Sequence[TrialSpec], record: Record) -> None:
-        for listener in self.all:
-            listener.recorded(specs, record)
-
-    def ran(self, is_first: bool, seconds: float) -> None:
-        for listener in self.all:
-            listener.ran(is_first, seconds)
-
-    def finished(self, spec: TrialSpec, outcome: Outcome) -> None:
-        for listener in self.all:
-            listener.finished(spec, outcome)
-
-    def stopping(self, n_busy: int) -> None:
-        for listener in self.all:
-            listener.stopping(n_busy)
-
-    def tick(self) -> None:
-        for listener in self.all:
-            listener.tick()
-
-
-@dataclass
-class Bound(Listener):
-    """A listener that keeps the cache within its size while a study runs."""
-
-    store: DiskStore
-    limit: int
-    last: float = field(default_factory=time.monotonic)
-
-    def tick(self) -> None:
-        if time.monotonic() - self.last > TRIM_SECONDS:
-            self.store.trim(self.limit)
-            self.last = time.monotonic()
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """Dotted key -> `was 1, is 2`, of settings that differ."""
+    old, new = (flatten(settings, lambda key, message: None) for settings in (before, now))
+    return {
+        key: f"was {old.get(key)}, is {new.get(key)}"
+        for key in {**old, **new}
+        if old.get(key) != new.get(key)
+    }

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ablation.caching import show_size
-from ablation.forest import Segment
+from ablation.schedule import Segment
 from ablation.formatting import duration
 from ablation.limits import Limits
 from ablation.workers import Worker

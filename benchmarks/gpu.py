@@ -79,14 +79,14 @@ def together(n: int, precision: str) -> list[dict[str, float]]:
 
 
 def trial(options: argparse.Namespace) -> None:
+    from joint_epoch import EXPERIMENT
+    from staged import Memory
+
     from ablation.grid import experiment_settings
     from core import learner
     from core.parsing import parse
     from core.subject import SUBJECT
     from core.trial import advance
-
-    from joint_epoch import EXPERIMENT
-    from staged import Memory
 
     if options.no_graphs:
         learner.cuda_graph = None

@@ -90,16 +90,14 @@ def prepare(
     grids: list[str], overrides: list[str], seeds: str | None, device: str, retry_failed: bool
 ) -> None:
     from ablation.provenance import provenance
-    from ablation.session import open_study
-    from ablation.study import manifest_of, refuse_mixture
+    from ablation.study import open_study, refuse_mixture
 
     shutil.rmtree(CARRIED, ignore_errors=True)
     studies, overrides = [], [f"device={device}", *overrides]
     for grid in grids:
-        opened = open_study(Path(grid), None, overrides, seeds, None)
+        opened = open_study(Path(grid), None, overrides, seeds)
         name, folder, cells = opened.name, opened.places.runs(opened.name), _cells(opened.plan)
-        manifest = manifest_of(opened.study, name, opened.plan, opened.published_file)
-        refuse_mixture(manifest, folder)
+        refuse_mixture(opened.manifest, folder)
         for variant in opened.study.variants:
             _carry_inputs(opened.study.subject.resolve(variant.settings))
         ended = {}

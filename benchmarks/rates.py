@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from joint_epoch import EXPERIMENT, encoder_alone
 from torch.utils.flop_counter import FlopCounterMode
 
 from ablation.grid import experiment_settings
@@ -32,8 +33,6 @@ from core.pool import draw, quota
 from core.randomness import generator
 from core.staged import diffusion_epoch, head_epoch
 from core.subject import SUBJECT
-
-from joint_epoch import EXPERIMENT, encoder_alone
 
 CLASS_COUNTS = torch.tensor((5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50))
 SIDE = 2048  # of the square matrices

@@ -18,9 +18,8 @@ from pathlib import Path
 from study import EXPERIMENTS
 
 from ablation.forecast import forecast
-from ablation.plan import Plan, expected
-from ablation.session import Opened, open_study, run
-from ablation.study import Done
+from ablation.running import RunOptions, RunResult, run
+from ablation.study import PlannedStudy, open_study
 
 GRID = Path(__file__).with_suffix(".yaml").resolve()
 
@@ -61,20 +60,19 @@ def show(what: str, n_epochs: int, seconds: float, remark: str = "") -> None:
     print(f"{what:24} {n_epochs:8} {seconds:9.1f}   {remark}")
 
 
-def study(seeds: str, alias: str | None = None) -> Opened:
+def study(seeds: str, alias: str | None = None) -> PlannedStudy:
     return open_study(Path("experiments") / GRID.name, None, [], seeds, alias)
 
 
-def plan(opened: Opened, jobs: int) -> tuple[int, float]:
+def plan(opened: PlannedStudy, jobs: int) -> tuple[int, float]:
     """Epochs left to train, and the seconds that they are to take."""
-    folder, store = opened.places.runs(opened.name), opened.places.store
-    left: Plan = expected(opened.study, opened.plan, store, folder).unfinished(folder)
-    chains = {name: trial.links for name, trial in left.trials.items()}
-    return len(left.missing(store)), forecast(chains, store, opened.timings.known(), jobs)
+    left = opened.expected().unfinished(opened.folder)
+    seconds = forecast(left.chains, opened.store, opened.timings.known(), jobs)
+    return len(left.missing(opened.store)), seconds
 
 
-def trained(opened: Opened, jobs: int, share: bool = True) -> Done:
-    return run(opened, jobs, share, retry_failed=False, cache_limit=10**10, offline=True)
+def trained(opened: PlannedStudy, jobs: int, share: bool = True) -> RunResult:
+    return run(opened, RunOptions(jobs=jobs, share=share, offline=True))
 
 
 if __name__ == "__main__":

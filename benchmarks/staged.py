@@ -16,6 +16,8 @@ from collections import defaultdict
 from dataclasses import replace
 
 import torch
+from joint_epoch import EXPERIMENT
+from rates import CLASS_COUNTS
 
 from ablation.grid import experiment_settings
 from core.config import BASELINES, Config
@@ -29,9 +31,6 @@ from core.randomness import generator
 from core.staged import diffusion_epoch
 from core.subject import SUBJECT
 from core.trial import advance
-
-from joint_epoch import EXPERIMENT
-from rates import CLASS_COUNTS
 
 ORIGINAL_EPOCHS, ORIGINAL_STEPS = 201, 1000
 

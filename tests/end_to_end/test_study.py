@@ -12,7 +12,7 @@ import pytest
 
 from ablation.places import Places
 from ablation.runs import RunFolder
-from ablation.session import open_study
+from ablation.study import open_study
 
 GRID = """
 study: tiny
@@ -187,7 +187,7 @@ def test_a_later_study_trains_the_epochs_that_the_earlier_one_did_not_leave_and_
     shutil.copytree(finished, folder)
     (folder / "grown.yaml").write_text(GROWN_GRID)
     monkeypatch.chdir(folder)
-    before, plan = recorded(folder), open_study(Path("grown.yaml"), None, [], None, None).plan
+    before, plan = recorded(folder), open_study(Path("grown.yaml")).plan
     new = set(plan.unique()) - set(before)
     assert 0 < len(new) < len(plan.unique()) < plan.n_naive()
     said = ablate(folder, "run", "--grid", "grown.yaml", "--jobs", "2", "--offline")
@@ -217,7 +217,7 @@ def test_two_studies_at_once_that_evict_each_other_s_checkpoints_get_the_results
     folder = project(tmp_path / "crowded")
     lr_split, warmup = GRID.split("factors:\n  ")[1].split("\nbaselines")[0].split("\n  ")
     studies = {"first": (lr_split, "ldmlr"), "second": (warmup, "ce, balanced-head")}
-    code = "import ablation.study; ablation.study.TRIM_SECONDS = 0; from ablation.cli import main; main()"
+    code = "import ablation.running; ablation.running.TRIM_SECONDS = 0; from ablation.cli import main; main()"
     running = []
     for name, (factor, baselines) in studies.items():
         (folder / f"{name}.yaml").write_text(

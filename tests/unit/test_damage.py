@@ -24,13 +24,13 @@ from ablation import database
 from ablation.cli import main
 from ablation.damage import say
 from ablation.database import making
+from ablation.forecast import Timings
 from ablation.ledger import LedgerUnavailable
 from ablation.ledger_import import update_ledger
 from ablation.places import Places, require_usable_name
 from ablation.runs import Damaged
 from ablation.status import status_of
 from ablation.store import KINDS, DiskStore
-from ablation.timings import Timings
 from ablation.tracking import Tracker
 from ablation.tracking_store import TrackingUnavailable, reaching
 

@@ -5,11 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_forest import forests
 
-from ablation.forecast import forecast, makespan
+from ablation.forecast import SEGMENT, START, forecast, makespan
 from ablation.schedule import Schedule
 from ablation.store import DiskStore
 from ablation.subject import Link
-from ablation.timings import SEGMENT, START
 
 SECONDS = {"pretrain": 10.0, "joint": 4.0}
 

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ablation.forest import ownership, segments, separate
+from ablation.plan import PlannedTrial, with_ownership
+from ablation.runs import TrialSpec
+from ablation.schedule import segments, separate
 from ablation.subject import Link
 
 
@@ -22,6 +24,14 @@ def chains(**paths):
 def cut(found):
     """end -> (its keys, parent, trials), in order."""
     return {end: ([link.key for link in s.links], s.parent, s.trials) for end, s in found.items()}
+
+
+def ownership(trials):
+    """Trial -> (links that no earlier trial has, links that it shares with one)."""
+    spec = TrialSpec("", "", "arm", {}, 0, "", {}, 0, 0, 0)
+    plan = with_ownership({name: PlannedTrial(spec, trials[name], False) for name in trials})
+    counts = {name: trial.spec for name, trial in plan.trials.items()}
+    return {name: (spec.epochs_trained, spec.epochs_shared) for name, spec in counts.items()}
 
 
 def test_a_trial_alone_is_one_segment():

@@ -23,15 +23,15 @@ from hypothesis import strategies as st
 from ablation.damage import say
 from ablation.dataset import unpack_data
 from ablation.errors import InputError
+from ablation.forecast import Timings
 from ablation.grid import load_study
 from ablation.grid_file import read_experiment
+from ablation.live import ProgressNote, read_note
 from ablation.redaction import redacted
-from ablation.remaining import Left, read_left
 from ablation.report_tables import read_claims, read_effects, read_trials
 from ablation.runs import Damaged, Manifest, Outcome, RunFolder, TrialSpec
 from ablation.store import HEADER, MAGIC, DiskStore
 from ablation.subjects import load_subject
-from ablation.timings import Timings
 from core.config import Data
 from core.data import sources
 from core.networks.encoders import build_encoder, load_checkpoint
@@ -192,10 +192,10 @@ def test_any_records_are_read_up_to_the_damaged_one(place, lines):
 
 
 @fuzz(100)
-@given(changed(Left(1.0, 0.0, 2, ["a--s0"])._asdict()))
+@given(changed(asdict(ProgressNote(1.0, 0.0, 2, ["a--s0"]))))
 def test_any_note_of_what_is_left_is_read_or_counts_as_none(place, data):
     (place / "progress.json").write_bytes(data)
-    left = read_left(place / "progress.json")
+    left = read_note(place / "progress.json")
     assert left is None or (
         isinstance(left.at, (int, float))
         and isinstance(left.jobs, int)

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from toy_project import ToyProject
 
-from ablation import session
-from ablation import study as running
+from ablation import study as opening
 from ablation.errors import InputError
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "on_gpu.py"
@@ -34,7 +33,7 @@ def home(tmp_path, monkeypatch, on_gpu):
     (tmp_path / "home").mkdir()
     project = ToyProject(tmp_path / "home", monkeypatch)
     # which looks through all modules of the tests
-    monkeypatch.setattr(session, "load_subject", lambda name: project.subject)
+    monkeypatch.setattr(opening, "load_subject", lambda name: project.subject)
     project.prepare = lambda **options: prepare(on_gpu, project, monkeypatch, **options)
     return project
 
@@ -59,7 +58,7 @@ def lent(home, on_gpu, tmp_path, monkeypatch):
         shutil.copytree(home.root / ".gpu", root / ".gpu")
         there = ToyProject(root, monkeypatch)
         if told is not None:
-            monkeypatch.setattr(running, "provenance", lambda: told)
+            monkeypatch.setattr(opening, "provenance", lambda: told)
 
         def ablate(arguments, deadline, log):
             parser = argparse.ArgumentParser()

@@ -9,9 +9,8 @@ from fabricate import study
 from rich.console import Console
 from toy_study import Toy, ToyStudy
 
-from ablation.plan import expected
+from ablation.forecast import START
 from ablation.plan_view import show_plan
-from ablation.timings import START
 
 
 @pytest.fixture
@@ -21,17 +20,7 @@ def toy(tmp_path):
 
 def shown(toy, seeds=None, known=None, jobs=2) -> str:
     console = Console(file=io.StringIO(), width=120)
-    plan = expected(toy.study(seeds), toy.plan(seeds), toy.store, toy.folder)
-    show_plan(
-        console,
-        toy.study(seeds),
-        plan,
-        plan.unfinished(toy.folder),
-        toy.store,
-        known or {},
-        jobs,
-        toy.root / "runs",
-    )
+    show_plan(console, toy.planned(seeds), known or {}, jobs)
     return console.file.getvalue()
 
 

@@ -4,21 +4,20 @@ import io
 import json
 import math
 import time
+from dataclasses import asdict
 
 import pytest
 from fabricate import FACTORS, N_EPOCHS, study
 from rich.console import Console
 from toy_study import Toy, ToyStudy
 
-from ablation import remaining
+from ablation import live
 from ablation.execution import Execution, Listener
-from ablation.forecast import forecast, unrecorded
-from ablation.live import PlainProgress
+from ablation.forecast import Timings, forecast
+from ablation.live import Progress, ProgressNote, read_note, time_left
 from ablation.lock import only_one
 from ablation.places import Places
-from ablation.remaining import Left, Remaining, about, read_left
 from ablation.status import describe_status, status_of
-from ablation.timings import Timings
 
 STATES = {
     "lr_split--s0": "RUNNING",
@@ -84,21 +83,21 @@ def test_a_study_that_is_run_says_who_runs_and_how_long_it_takes(folder, tmp_pat
         assert "how long that takes is known once" in " ".join(said(tmp_path)["5/9"])
         file = Places(tmp_path).progress("fixes")
         file.parent.mkdir(parents=True)
-        file.write_text(
-            json.dumps(Left(9000.0, time.time() - 3600, 2, ["reference--s2"])._asdict())
-        )
+        note = ProgressNote(9000.0, time.time() - 3600, 2, ["reference--s2"])
+        file.write_text(json.dumps(asdict(note)))
         lines = said(tmp_path)
     assert lines["reference"][:2] == ["2", "1"] and lines["arm"][:3] == ["done", "running", "begun"]
     assert " ".join(lines["5/9"]).endswith("about 1.5 h left with 2 jobs")
 
 
 def test_a_forecast_is_counted_down_to_its_end():
-    assert [about(3600.0, since) for since in (0.0, 1800.0, 4000.0)] == [
-        "about 1.0 h left",
+    notes = [ProgressNote(3600.0, time.time() - since, 1, []) for since in (0.1, 1800.0, 4000.0)]
+    assert list(map(time_left, notes)) == [
+        "about 60.0 min left",
         "about 30.0 min left",
         "nearly done",
     ]
-    assert about(None, 0.0) == ""
+    assert time_left(ProgressNote(None, 0.0, 1, [])) == time_left(None) == ""
 
 
 @pytest.fixture
@@ -106,15 +105,10 @@ def toy(tmp_path):
     return ToyStudy(tmp_path, Toy(settles_after={0: 1, 1: 2}))
 
 
-class Told(PlainProgress):
-    """Remembers what it would have printed last."""
-
-    def tick(self):
-        self.said = self.summary()
-
-
-def progress(plan, remaining=None) -> Told:
-    return Told("top1", plan, Console(file=io.StringIO()), remaining)
+def progress(toy, **options) -> Progress:
+    console = Console(file=io.StringIO(), width=200)
+    timings = Timings(toy.root / "timings.json", "nothing", {})
+    return Progress(toy.planned(), console, timings, 1, **options)
 
 
 def test_trials_that_an_earlier_run_finished_are_counted(toy, monkeypatch):
@@ -122,19 +116,17 @@ def test_trials_that_an_earlier_run_finished_are_counted(toy, monkeypatch):
     (toy.folder.path / "rate=fast--s1" / "outcome.json").unlink()
     last = toy.plan().trials["rate=fast--s1"].links[-1]
     toy.store.path("record", last.key).unlink()
-    shown = progress(toy.plan())
+    shown = progress(toy)
     Execution(toy.study(), toy.plan(), toy.store, toy.folder, shown)
-    assert (shown.trials["rate=fast--s1"].done_epochs, shown.trials["rate=fast--s1"].metric) == (
-        3,
-        31.0,
-    )
-    shown = progress(toy.plan())
+    arm = shown.arms["rate=fast"]
+    assert (arm.epochs["rate=fast--s1"], arm.metrics["rate=fast--s1"]) == (3, 31.0)
+    shown = progress(toy)
     toy.run(monkeypatch, listener=shown)
-    assert shown.said.startswith(
+    assert shown.summary().startswith(
         "8/8 trials (7 before), 2 epochs trained, "
     )  # from the checkpoint where joint training began
     assert all(
-        arm.n_complete == arm.n_trials and arm.done_epochs == arm.n_epochs
+        arm.n_complete == arm.n_trials and sum(arm.epochs.values()) == arm.n_epochs
         for arm in shown.arms.values()
     )
 
@@ -149,40 +141,42 @@ def test_trials_that_failed_before_count_as_failed(toy, monkeypatch):
 
     monkeypatch.setattr(subject, "advance", brittle)
     toy.run(monkeypatch)
-    shown = progress(toy.plan())
+    shown = progress(toy)
     toy.run(monkeypatch, listener=shown)
     assert shown.summary().startswith("8/8 trials (8 before), 2 failed, 0 epochs trained")
 
 
-def test_the_mean_so_far_has_the_decimals_that_its_spread_allows(toy):
-    shown = progress(toy.plan())
-    arm = shown.arms["reference"]
-    assert arm.so_far() == ""
-    for trial, value in zip(("reference--s0", "reference--s1"), (71.234, 75.678)):
-        shown.trials[trial].advance(1, 60.0)
-        shown.trials[trial].advance(2, value)
-    assert arm.so_far() == "73.5 ± 3.1"
+def test_the_table_tells_the_mean_so_far_with_the_decimals_that_its_spread_allows(toy):
+    shown, specs = progress(toy), {spec.trial: spec for spec in toy.plan().specs}
+    for trial, top1 in (("reference--s0", 71.234), ("reference--s1", 75.678)):
+        for epoch in (60.0, top1):
+            record = {"phase": "joint", "metrics": {"top1": epoch}}
+            shown.recorded([specs[trial]], record)
+    console = Console(file=io.StringIO(), width=100)
+    console.print(shown.table())
+    rows = {line.split()[0]: line.split()[1:] for line in console.file.getvalue().splitlines()}
+    assert rows["reference"] == ["0/2", "4/8", "73.5", "±", "3.1"]
+    assert (
+        rows["rate=fast"] == ["0/2", "0/8"]
+        and rows["0/8"][:4] == "trials, 4 epochs trained,".split()
+    )
 
 
 def test_what_is_left_is_forecast_written_and_removed(toy, monkeypatch):
-    file, timings = toy.root / "left.json", Timings(toy.root / "timings.json", "nothing", {})
-    monkeypatch.setattr(remaining, "SECONDS", 0.0)
-    monkeypatch.setattr(remaining, "COST", math.inf)
-    plan, seen = toy.plan(), []
+    monkeypatch.setattr(live, "FORECAST_SECONDS", 0.0)
+    monkeypatch.setattr(live, "FORECAST_SHARE", math.inf)
+    file, seen = toy.places.progress("toy"), []
+    shown = progress(toy)
     for phase in ("warmup", "joint"):
-        timings.recorded([], {"phase": phase, "seconds": 3600.0})
-
-    class Watched(Remaining):
-        def tick(self):
-            super().tick()
-            seen.append(read_left(self.file))
-
-    with Watched(toy.study(), plan, toy.store, toy.folder, timings, 1, file) as left:
-        toy.run(monkeypatch, jobs=1, listener=left)
+        shown.timings.recorded([], {"phase": phase, "seconds": 3600.0})
+    tick = shown.tick
+    monkeypatch.setattr(shown, "tick", lambda: (tick(), seen.append(read_note(file))))
+    with shown:
+        toy.run(monkeypatch, jobs=1, listener=shown)
         assert seen[0].jobs == 1 and seen[0].seconds > seen[-1].seconds == 0.0
         assert [one.seconds for one in seen] == sorted((one.seconds for one in seen), reverse=True)
         assert seen[-1].in_hand == []
-    assert not file.exists() and read_left(file) is None
+    assert not file.exists() and read_note(file) is None
 
 
 def test_every_segment_that_begins_is_left_and_is_of_the_trials_that_it_is_run_for(
@@ -210,4 +204,6 @@ def test_while_a_segment_runs_its_recorded_epochs_are_not_left(toy):
     assert forecast({"a": trial.links}, toy.store, known, 1) == len(
         trial.links
     )  # no checkpoint: from the start
-    assert forecast({"a": trial.links}, toy.store, known, 1, unrecorded) == len(trial.links) - 3
+    assert (
+        forecast({"a": trial.links}, toy.store, known, 1, is_running=True) == len(trial.links) - 3
+    )

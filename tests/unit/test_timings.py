@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ablation.timings import SEGMENT, START, Timings
+from ablation.forecast import SEGMENT, START, Timings
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -15,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from toy_study import Toy, ToyStudy
 
-from ablation import study as running
+from ablation import study as opening
 from ablation.doctor_files import TrialFiles
 from ablation.execution import Listener
 from ablation.grid import Study, load_study
@@ -23,11 +22,11 @@ from ablation.ledger import read_trials
 from ablation.ledger_import import update_ledger
 from ablation.ledger_storage import open_storage
 from ablation.lock import only_one
-from ablation.places import Places
-from ablation.plan import Plan, build_plan
+from ablation.plan import build_plan
 from ablation.results import load, write_csv
-from ablation.runs import Manifest, TrialSpec
-from ablation.study import Done, manifest_of, refuse_mixture, run_study
+from ablation.running import RunOptions, RunResult, train
+from ablation.runs import TrialSpec
+from ablation.study import PlannedStudy, refuse_mixture
 from ablation.subject import Record
 from ablation.tracking import Tracker
 
@@ -57,11 +56,10 @@ class ToyProject(ToyStudy):
         super().__init__(root, SUBJECT)
         monkeypatch.chdir(root)
         monkeypatch.setattr(
-            running, "provenance", lambda: {"commit": "abc123"}
+            opening, "provenance", lambda: {"commit": "abc123"}
         )  # to ask for it takes as long as all else
         (root / "nothing.yaml").write_text("title: Nothing\nsubject: toy_project:SUBJECT\n")
-        self.monkeypatch, self.places = monkeypatch, Places(root)
-        self.store, self.folder = self.places.store, self.places.runs("toy")
+        self.monkeypatch = monkeypatch
         self.url, self.uri = self.places.ledger_url, f"sqlite:///{root / 'mlflow.db'}"
 
     def edit(self, before: str, after: str) -> None:
@@ -72,33 +70,30 @@ class ToyProject(ToyStudy):
 
     def go(
         self, seeds: str | None = None, overrides: Sequence[str] = (), stop_after: float = math.inf, share: bool = True,
-    ) -> Done | None:  # fmt: skip
+    ) -> RunResult | None:  # fmt: skip
         """`ablate run --offline`: the manifest, the trials that are missing, the report. Killed after some epochs: None."""
         study = load_study(
             self.root / "grid.yaml", None, list(overrides), seeds, lambda name: self.subject
         )
-        plan, manifest = self._planned(study)
-        refuse_mixture(manifest, self.folder)
-        self.restored = TrialFiles(self.folder, self.store, manifest, self.subject).restore()
+        planned = self._planned(study)
+        refuse_mixture(planned.manifest, self.folder)
+        files = TrialFiles(self.folder, self.store, planned.manifest, self.subject)
+        self.restored = files.restore()
         if self.restored:  # what undecided chains came to is known again
-            plan, manifest = self._planned(study)
+            planned = self._planned(study)
         self.ran.clear()
         self.work_here(self.monkeypatch)
         try:
             with only_one(self.folder.path):
-                done = run_study(
-                    study, plan, manifest, self.places, 2, StopAfter(stop_after), share
-                )
+                done = train(planned, RunOptions(share=share), StopAfter(stop_after), 2)
         except Killed:
             return None
         self.report()
         return done
 
-    def _planned(self, study: Study) -> tuple[Plan, Manifest]:
+    def _planned(self, study: Study) -> PlannedStudy:
         plan = build_plan(study, self.store, self.folder)
-        return plan, replace(
-            manifest_of(study, "toy", plan, Path("published.yaml")), subject="toy_project:SUBJECT"
-        )
+        return PlannedStudy(study, "toy", plan, self.places, Path("published.yaml"))
 
     def report(self) -> None:
         results = load(self.folder)

@@ -14,9 +14,10 @@ import pytest
 from ablation import execution, placement
 from ablation.execution import Execution, Listener
 from ablation.grid import Study, load_study
+from ablation.places import Places
 from ablation.plan import Plan, build_plan
-from ablation.runs import RunFolder
 from ablation.store import DiskStore
+from ablation.study import PlannedStudy
 from ablation.subject import Link
 from ablation.workers import Event
 
@@ -115,7 +116,8 @@ class ToyStudy:
 
     def __init__(self, root: Path, subject: Toy, seeds: str = "[0, 1]"):
         self.root, self.subject, self.ran = root, subject, []
-        self.store, self.folder = DiskStore(root / "cache"), RunFolder(root / "runs" / "toy")
+        self.places = Places(root)
+        self.store, self.folder = self.places.store, self.places.runs("toy")
         (root / "nothing.yaml").write_text("title: Nothing\nsubject: toy:toy\n")
         (root / "grid.yaml").write_text(GRID.format(seeds=seeds))
 
@@ -123,7 +125,12 @@ class ToyStudy:
         return load_study(self.root / "grid.yaml", None, [], seeds, lambda name: self.subject)
 
     def plan(self, seeds: str | None = None) -> Plan:
-        return build_plan(self.study(seeds), self.store, self.folder)
+        return self.planned(seeds).plan
+
+    def planned(self, seeds: str | None = None) -> PlannedStudy:
+        study = self.study(seeds)
+        plan = build_plan(study, self.store, self.folder)
+        return PlannedStudy(study, "toy", plan, self.places, self.root / "published.yaml")
 
     def run(
         self, monkeypatch: pytest.MonkeyPatch, jobs: int = 2, share: bool = True,

@@ -2,9 +2,11 @@
 
 import pytest
 
-from ablation import delivery, figures, session
+from ablation import delivery, figures, running
+from ablation.errors import InputError
 from ablation.lock import only_one
 from ablation.runs import Damaged
+from ablation.study import open_study
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::sqlalchemy.exc.SADeprecationWarning"
@@ -20,11 +22,9 @@ def run(toy, monkeypatch):
     monkeypatch.setattr(delivery, "SYNC_SECONDS", -1.0)  # at every tick
 
     def run(after=lambda request: None, retry_failed=False):
-        opened = session.open_study(toy.root / "grid.yaml", None, [], None, None)
+        planned = open_study(toy.root / "grid.yaml")
         toy.work_here(monkeypatch, after)
-        return session.run(
-            opened, 2, share=True, retry_failed=retry_failed, cache_limit=10**9, offline=False
-        )
+        return running.run(planned, running.RunOptions(jobs=2, retry_failed=retry_failed))
 
     return run
 
@@ -47,7 +47,7 @@ def test_a_study_that_another_process_runs_is_neither_restored_nor_are_its_failu
     path.write_bytes(b"half writ")
     with (
         only_one(toy.folder.path),
-        pytest.raises(session.InputError, match="another process is running this study"),
+        pytest.raises(InputError, match="another process is running this study"),
     ):
         run(retry_failed=True)
     assert path.read_bytes() == b"half writ"
@@ -75,17 +75,17 @@ def test_what_is_interrupted_was_running_and_is_not_any_more(toy, run, error):
 
 
 def test_a_study_that_was_killed_is_set_right_by_sync(killed):
-    session.sync("toy")
+    running.sync("toy")
     assert set(killed.statuses().values()) == {"KILLED"} and set(killed.counted()) == {"WAITING"}
 
 
 def test_a_study_that_another_process_runs_is_said_to_run_by_sync(killed):
     with only_one(killed.folder.path):
-        session.sync("toy")
+        running.sync("toy")
     assert "RUNNING" in killed.statuses().values() and killed.counted()["RUNNING"] > 0
 
 
 def test_a_damaged_manifest_is_named_by_sync(killed):
     (killed.folder.path / "study.json").write_text("half writ")
     with pytest.raises(Damaged, match="study.json: is damaged"):
-        session.sync("toy")
+        running.sync("toy")
