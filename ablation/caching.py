@@ -2,51 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from ablation.errors import InputError, Problem
 from ablation.formatting import duration
+from ablation.limits import show_size
 from ablation.lock import being_run
 from ablation.store import KINDS, DiskStore, Entry
 
 DEFAULT_SIZE = "20GB"
-UNITS = {
-    "B": 1,
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "TB": 10**12,
-    "KIB": 2**10,
-    "MIB": 2**20,
-    "GIB": 2**30,
-    "TIB": 2**40,
-}
 MEANING = {
     "record": "what epochs reported; never evicted",
     "state": "checkpoints",
     "latents": "data sets encoded by a pretrained encoder",
     "images": "decoded data sets",
 }
-
-
-def parse_size(text: str, option: str) -> int:
-    """`500MB` or `20 GiB` in bytes. Raises InputError naming the option."""
-    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([A-Za-z]*)\s*", text, re.ASCII)
-    unit = match and UNITS.get((match[2] or "B").upper())
-    if not unit:
-        raise InputError([Problem(option, text, "is not a size, such as 500MB or 20GB")])
-    return int(float(match[1]) * unit)
-
-
-def show_size(n_bytes: float) -> str:
-    """Bytes in decimal units: 1.5 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if n_bytes < 1000 or unit == "GB":
-            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1000
-    raise AssertionError("the last unit takes every size")
 
 
 def describe_cache(store: DiskStore) -> str:

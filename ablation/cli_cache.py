@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ablation.caching import parse_size
+from ablation.limits import parse_size
 
 
 @click.group(invoke_without_command=True)

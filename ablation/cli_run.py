@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ablation.caching import DEFAULT_SIZE, parse_size
+from ablation.caching import DEFAULT_SIZE
 
 STUDY_ARGUMENTS = ("grid", "experiment", "overrides", "seeds", "alias", "storage")
 GRID = "Grid file, or the name of one in experiments/, e.g. fixes."
@@ -30,6 +30,8 @@ def _storage(_context: click.Context, _option: click.Parameter, url: str | None)
 
 
 def _size(_context: click.Context, option: click.Parameter, text: str | None) -> int | None:
+    from ablation.limits import parse_size
+
     return None if text is None else parse_size(text, option.opts[0])
 
 

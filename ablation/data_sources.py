@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ablation.caching import show_size
 from ablation.errors import InputError, Problem, Unavailable, nearest
 from ablation.files import replace
+from ablation.limits import show_size
 from ablation.lock import only_one
 from ablation.reading import read_yaml, show
 from ablation.section import Section

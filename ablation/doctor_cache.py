@@ -9,10 +9,10 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from ablation.caching import show_size
 from ablation.damage import UNREADABLE
 from ablation.doctor_check import Check, Found, here, named
 from ablation.files import TEMPORARY
+from ablation.limits import show_size
 from ablation.places import FOLDERS, Places
 from ablation.store import ALONE, remove
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from packaging.requirements import Requirement  # which Optuna and MLflow need
 from packaging.specifiers import SpecifierSet
 
-from ablation.caching import show_size
 from ablation.doctor_check import Check, Found, named
 from ablation.errors import InputError
+from ablation.limits import show_size
 from ablation.places import FOLDERS, Places
 
 PACKAGE, SETUP = "ablate-lt", Path(__file__).parents[1] / "setup.cfg"

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ablation.caching import show_size
 from ablation.doctor_check import Check, Found, named
+from ablation.limits import show_size
 from ablation.store import DiskStore
 
 OURS = Path(__file__).parents[1]  # where this package stands

@@ -19,19 +19,34 @@ from ablation.imported import is_library
 OURS = Path(__file__).parent
 
 
+# Calls that end a process, and with which exit code: None for the first argument.
+# The others of the exec family call these two.
+ENDING_CALLS = {"_exit": None, "execv": 0, "execve": 0, "abort": 128 + signal.SIGABRT}
+
+
 @contextmanager
 def contained(name: str) -> Iterator[None]:
-    """Import code of others: what would end this process raises SystemExit, and the command line is `name` alone."""
-    arguments, leave, others = sys.argv, os._exit, (os.execv, os.execve, os.abort)
+    """Import code of others: SystemExit is raised by what would end this process.
+
+    `sys.argv` is `name` alone.
+    """
+
+    def raising(code: int | None) -> Callable[..., None]:
+        def instead(*arguments: Any) -> None:
+            raise SystemExit(arguments[0] if code is None else code)
+
+        return instead
+
+    arguments, calls = sys.argv, {call: getattr(os, call) for call in ENDING_CALLS}
     sys.argv = [name]
-    replace_exit(_raise)
-    # the others of the exec family call the first two
-    os.execv, os.execve = _raising(0, os.execv), _raising(0, os.execve)
-    os.abort = _raising(128 + signal.SIGABRT, os.abort)
+    for call, code in ENDING_CALLS.items():
+        setattr(os, call, _before(raising(code), calls[call]))
     try:
         yield
     finally:
-        sys.argv, os._exit, (os.execv, os.execve, os.abort) = arguments, leave, others
+        sys.argv = arguments
+        for call, own in calls.items():
+            setattr(os, call, own)
 
 
 @contextmanager
@@ -45,23 +60,16 @@ def refused() -> Iterator[None]:
 
 def replace_exit(instead: Callable[[int], None]) -> None:
     """Have `os._exit` call this first. In processes that this one forks, it is as it was."""
-    leave, own = os._exit, os.getpid()
-
-    def ended(status: int) -> None:
-        if os.getpid() == own:
-            instead(status)
-        leave(status)
-
-    os._exit = ended
+    os._exit = _before(instead, os._exit)
 
 
-def _raising(status: int, call: Callable[..., Any]) -> Callable[..., Any]:
-    """Raises SystemExit in this process, in place of a call that would end it. In those that it forks, the call is made."""
+def _before(instead: Callable[..., None], call: Callable[..., Any]) -> Callable[..., Any]:
+    """`call`, after `instead` in this process; in processes that it forks, as it was."""
     own = os.getpid()
 
     def called(*arguments: Any) -> Any:
         if os.getpid() == own:
-            raise SystemExit(status)
+            instead(*arguments)
         return call(*arguments)
 
     return called
@@ -85,15 +93,11 @@ def place(frames: Sequence[traceback.FrameSummary]) -> str:
     return f"{line and f'`{line}` in '}{Path(frame.filename).name}, line {frame.lineno}"
 
 
-def exit_code(error: SystemExit) -> int:
-    """With which Python ends."""
-    if error.code is None or isinstance(error.code, int):
+def exit_code(error: BaseException) -> int:
+    """The exit code that Python ends with if nothing catches this."""
+    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
         return error.code or 0
     return 1
-
-
-def _raise(status: int) -> None:
-    raise SystemExit(status)
 
 
 def _is_foreign(path: Path) -> bool:
@@ -104,8 +108,8 @@ def _is_foreign(path: Path) -> bool:
 def _reason(error: BaseException) -> str:
     if not isinstance(error, SystemExit):
         return str(error)
-    if not (error.code is None or isinstance(error.code, int)):
-        return str(error.code)
+    if isinstance(error.code, str):
+        return error.code
     told = _message_of_parser(error.__traceback__)
     cause = error.__cause__ or error.__context__
     return told or (f"{type(cause).__name__}: {_message(cause)}" if cause is not None else "")

@@ -1,85 +1,55 @@
-"""What a trial may take of time and memory, and what the system says of memory."""
+"""Sizes and times as options give them, and what a trial may take of both."""
 
 from __future__ import annotations
 
-import os
 import re
-import time
-from pathlib import Path
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from ablation.errors import InputError, Problem
 
-RECENT_SECONDS = 5.0  # that a process may take to end when the system has killed it: its memory is given back first
-UNITS = {"": 1.0, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+SECONDS = {"": 1.0, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+BYTES |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
 class Limits(NamedTuple):
     """None: as much as it takes."""
 
-    seconds: float | None = (
-        None  # of a trial's whole chain, shared epochs included: what it would take alone
-    )
-    n_bytes: int | None = None  # that a worker process holds in memory (resident)
+    # of a trial's whole chain, shared epochs included: what it would take alone
+    seconds: float | None = None
+    # that a worker process holds in memory (resident)
+    n_bytes: int | None = None
 
 
 def parse_duration(text: str, option: str) -> float:
     """`90`, `90s`, `45min`, `1.5h` or `2d` in seconds. Raises InputError naming the option."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text)
-    unit = UNITS.get(match[2]) if match else None
-    if unit is None or not float(match[1]):
+    seconds = _amount(text, SECONDS)
+    if not seconds:
         raise InputError([Problem(option, text, "is not a time, such as 90s, 45min or 1.5h")])
-    return float(match[1]) * unit
+    return seconds
 
 
-def resident_bytes(pid: int) -> int:
-    """What a process holds in memory; 0 where the system does not tell, or the process is gone."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0
+def parse_size(text: str, option: str) -> int:
+    """`500MB` or `20 GiB` in bytes. Raises InputError naming the option."""
+    n_bytes = _amount(text.upper(), BYTES)
+    if n_bytes is None:
+        raise InputError([Problem(option, text, "is not a size, such as 500MB or 20GB")])
+    return int(n_bytes)
 
 
-class MemoryKills:
-    """The system's kills for want of memory: looked for time and again, so that it is known when they were."""
-
-    def __init__(self) -> None:
-        self._n, self._last = n_killed_for_memory(), -float("inf")
-
-    def look(self) -> None:
-        n = n_killed_for_memory()
-        if n > self._n:
-            self._n, self._last = n, time.monotonic()
-
-    def are_recent(self) -> bool:
-        """Whether there were any in the last seconds: a process that ends now may be the one that was killed."""
-        self.look()
-        return time.monotonic() - self._last < RECENT_SECONDS
+def show_size(n_bytes: float) -> str:
+    """Bytes in decimal units: 1.5 GB."""
+    if n_bytes < 1000:
+        return f"{n_bytes:.0f} B"
+    for unit in ("kB", "MB"):
+        n_bytes /= 1000
+        if n_bytes < 1000:
+            return f"{n_bytes:.1f} {unit}"
+    return f"{n_bytes / 1000:.1f} GB"
 
 
-def n_killed_for_memory() -> int:
-    """How many processes the system has killed for want of memory so far: of this one's control group where that is
-    told, else of the machine; 0 where nothing is."""
-    for file in (*_events_of_own_group(), Path("/proc/vmstat")):
-        for line in _lines(file):
-            name, _, number = line.partition(" ")
-            if name == "oom_kill":
-                return int(number)
-    return 0
-
-
-def _events_of_own_group() -> list[Path]:
-    """The file of its control group (version 2) that counts what has befallen its memory."""
-    groups = [
-        line.removeprefix("0::/")
-        for line in _lines(Path("/proc/self/cgroup"))
-        if line.startswith("0::/")
-    ]
-    return [Path("/sys/fs/cgroup", group, "memory.events") for group in groups]
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except OSError:
-        return []
+def _amount(text: str, units: Mapping[str, float]) -> float | None:
+    """A number times its unit; None if the text is none."""
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([a-zA-Z]*)\s*", text, re.ASCII)
+    return float(match[1]) * units[match[2]] if match and match[2] in units else None

@@ -10,7 +10,6 @@ from ablation.redaction import redacted
 from ablation.runs import Outcome, TrialSpec
 from ablation.subject import Record
 
-
 UNSCORED = ("MissingMetric", "NotFinite")  # failures of trials of which every epoch is there
 
 

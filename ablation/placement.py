@@ -6,14 +6,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ablation.devices import TRIALS_PER_GPU, refuse_without_gpu, share_gpus
 from ablation.errors import InputError, Problem
 from ablation.study import PlannedStudy
 from ablation.subjects import BUILT_IN
-from ablation.workers import Workers
+from ablation.workers import LocalProcesses, Workers
 
 if TYPE_CHECKING:
     from ablation.running import RunOptions
@@ -46,10 +45,10 @@ def placement(planned: PlannedStudy, options: RunOptions) -> Iterator[Placement]
         with _on_ray(planned, options) as placed:
             yield placed
         return
-    jobs, gpus = share_gpus(
+    shared = share_gpus(
         planned.devices, options.gpus, options.trials_per_gpu, options.jobs, n_processors()
     )
-    yield Placement(jobs, partial(Workers, gpus=gpus))
+    yield Placement(shared.jobs, lambda n: Workers(n, LocalProcesses(shared.gpus)))
 
 
 def n_processors() -> int:
@@ -60,7 +59,7 @@ def n_processors() -> int:
 @contextmanager
 def _on_ray(planned: PlannedStudy, options: RunOptions) -> Iterator[Placement]:
     from ablation.on_ray.check import sample_of
-    from ablation.on_ray.cluster import Share, connected, fit_nodes, require_room, site_of
+    from ablation.on_ray.cluster import Share, connected, fit_nodes, site_of
 
     refuse_without_gpu(planned.devices, None, options.trials_per_gpu)
     on_gpu = "cuda" in planned.devices or options.trials_per_gpu is not None
@@ -72,9 +71,8 @@ def _on_ray(planned: PlannedStudy, options: RunOptions) -> Iterator[Placement]:
     sample = sample_of(name, planned.study.subject, settings, seed, trial.links[0].key)
     needs_code = name not in BUILT_IN
     with connected(options.ray_address, root if needs_code else None):
-        from ablation.on_ray.workers import RayWorkers
+        from ablation.on_ray.workers import RayNodes
 
-        require_room(share)
         site = site_of(root, sample, needs_code)
         fit = fit_nodes(site, share, _say)
         n_there = sum(fit.values())
@@ -83,7 +81,7 @@ def _on_ray(planned: PlannedStudy, options: RunOptions) -> Iterator[Placement]:
         if jobs > n_there:
             begin = "more begin when it has more nodes"
             _say(f"the cluster has room for {n_there} of {jobs} workers; {begin}")
-        yield Placement(jobs, lambda n: RayWorkers(n, share, site, fit, _say))
+        yield Placement(jobs, lambda n: Workers(n, RayNodes(n, share, site, fit, _say)))
 
 
 def _say(text: str) -> None:

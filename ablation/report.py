@@ -18,8 +18,8 @@ from ablation.claims import judge_claims
 from ablation.claims_text import claim_texts, is_of_one_side
 from ablation.figures.curves import MAX_ARMS
 from ablation.figures.mechanism import MAX_LINES
-from ablation.html import to_html
 from ablation.formatting import correlation, is_percent, label, p_value, points
+from ablation.html import to_html
 from ablation.results import Results
 from ablation.runs import Manifest, RunFolder, write_atomically
 from ablation.statistics import smallest_permutation_p

@@ -12,14 +12,14 @@ from typing import Any
 from rich.console import Console
 
 from ablation import interruption
-from ablation.caching import DEFAULT_SIZE, parse_size
+from ablation.caching import DEFAULT_SIZE
 from ablation.delivery import Delivery
 from ablation.doctor_files import TrialFiles
 from ablation.execution import Execution, Listener
 from ablation.exits import refused
 from ablation.formatting import duration
 from ablation.inputs import require_usable_inputs
-from ablation.limits import Limits
+from ablation.limits import Limits, parse_size
 from ablation.live import Progress
 from ablation.lock import only_one
 from ablation.outcome import UNSCORED

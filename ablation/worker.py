@@ -1,16 +1,16 @@
 """A worker process: runs segments of chains that the study hands to it, one after another.
 
-Started as `python -m ablation.worker <read fd> <write fd>`; requests and replies are JSON lines on two pipes
-of their own, so that whatever the training code prints goes to the trial's log.
+Started as `python -m ablation.worker <read fd> <write fd>`; requests and replies are JSON lines on
+two pipes of their own, so that whatever the training code prints goes to the trial's log.
 
-    -> {"subject", "settings", "seed", "until", "cache", "log"}, and "is_remote": true on a node of a Ray cluster
-    <- {"event": "record", "key", "record"}, one per link, then
-       {"event": "done"}; {"event": "stopped"} where it was asked to stop, by SIGTERM, and has left a checkpoint;
-       {"event": "failed", "error": {type, message, traceback}}; or {"event": "blocked", "message"}: the disk is full
-    <- {"event": "store", ...} and -> its answer, meanwhile, where it is remote: see `ablation.on_ray.store`
+    -> {"subject", "settings", "seed", "until", "cache", "log"}; on a Ray node also "is_remote"
+    <- an `ablation.workers.Message` for each epoch, and one for how it ended
+    <- {"event": "store", ...} and -> its answer, on a Ray node: see `ablation.on_ray.store`
 
-When nobody listens any more, because the study was killed, the epoch in hand is finished and kept, and the process ends. Of a
-function nothing could be kept: on Linux it ends at once.
+SIGTERM asks it to stop: it leaves a checkpoint, and says `stopped`.
+
+When the study was killed and nothing reads the replies, the epoch in hand is finished and kept, and
+the process ends. Of a function nothing could be kept: on Linux it ends at once.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from ablation import interruption
 from ablation.exits import describe_exit, exit_code, place, replace_exit
@@ -32,63 +31,64 @@ from ablation.files import describe_full, is_full
 from ablation.interruption import Interrupted
 from ablation.redaction import redacted
 from ablation.store import DiskStore
-from ablation.subject import Store
+from ablation.subject import Record, Store
 from ablation.subjects import FunctionSubject, load_subject
 from ablation.worker_process import END_SECONDS
 from ablation.worker_signals import die_with, heed, restored
 
 
-def serve(requests: Any, replies: Any) -> None:
+def serve(requests: TextIO, replies: TextIO) -> None:
     """Answer requests until the pipe closes."""
+    own, study = os.getpid(), os.getppid()
 
-    own = os.getpid()
-
-    def reply(message: dict[str, Any]) -> None:
+    def reply(event: str, **content: Any) -> None:
         if os.getpid() != own:  # training code has forked it, and it has come to the end
             raise SystemExit(0)
         try:
-            replies.write(json.dumps(message) + "\n")
+            replies.write(json.dumps({"event": event, **content}) + "\n")
             replies.flush()
         except BrokenPipeError:
             interruption.request()
 
-    def report(key: str, record: dict[str, Any]) -> bool:
-        reply({"event": "record", "key": key, "record": record})
+    def report(key: str, record: Record) -> bool:
+        reply("record", key=key, record=record)
         return interruption.requested()
 
     def ask(question: dict[str, Any]) -> dict[str, Any]:
-        reply({"event": "store", **question})
-        answer = requests.readline()
-        if not answer:  # nobody listens any more
+        reply("store", **question)
+        line = requests.readline()
+        if not line:  # the study is gone
             raise Interrupted
-        return json.loads(answer)
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def fail(type_: str, message: str, stack: str) -> None:
+        stack = redacted(stack)
+        _put_output_back()
+        # the log first, since the study ends a process that has failed; it may be on a full disk
+        with contextlib.suppress(OSError):
+            print(stack, file=sys.stderr, flush=True)
+        reply("failed", error={"type": type_, "message": message, "traceback": stack})
 
     def leave(status: int) -> None:
         stack = traceback.extract_stack()
-        fail(
-            "WorkerDied",
-            f"the worker process ended: exit code {status}, by {place(stack)}",
-            "".join(stack.format()),
-        )
+        message = f"the worker process ended: exit code {status}, by {place(stack)}"
+        fail("WorkerDied", message, "".join(stack.format()))
 
-    def fail(type_: str, message: str, text: str) -> None:
-        text = redacted(text)
-        _put_output_back()
-        with contextlib.suppress(
-            OSError
-        ):  # the log; written first, since the study ends a process that has failed
-            print(text, file=sys.stderr, flush=True)
-            sys.stdout.flush()
-        reply({"event": "failed", "error": {"type": type_, "message": message, "traceback": text}})
-
-    study = os.getppid()
     replace_exit(leave)
     while line := requests.readline():
         request = json.loads(line)
         sys.argv = [request["subject"].partition(":")[0]]
         try:
             _redirect_output(Path(request["log"]))
-            store = _store(Path(request["cache"]), ask if request.get("is_remote") else None)
+            here = DiskStore(Path(request["cache"]))
+            store: Store = here
+            if request.get("is_remote"):
+                from ablation.on_ray.store import NodeStore
+
+                # its actor may be killed at any time, and another then does the same
+                die_with(study)
+                store = NodeStore(here, ask)
             with restored():
                 subject = load_subject(request["subject"])
                 if isinstance(subject, FunctionSubject):
@@ -97,42 +97,32 @@ def serve(requests: Any, replies: Any) -> None:
                     request["settings"], request["seed"], request["until"], store, report
                 )
         except Interrupted:
-            reply({"event": "stopped"})
-        except (
-            BaseException
-        ) as error:  # the trial boundary: it becomes a recorded failure, and the others go on
+            reply("stopped")
+        except BaseException as error:
+            # the trial boundary: it becomes a recorded failure, and the others go on
             if os.getpid() != own:
                 _end_forked(error)
-            if is_full(error):
-                reply({"event": "blocked", "message": describe_full(error)})
+            if isinstance(error, OSError) and is_full(error):
+                full = {"type": "DiskFull", "message": describe_full(error), "traceback": ""}
+                reply("blocked", error=full)
             elif isinstance(error, (SystemExit, KeyboardInterrupt)) and interruption.requested():
-                reply({"event": "stopped"})  # as training code may end that handles SIGTERM itself
+                # as training code may end that handles SIGTERM itself
+                reply("stopped")
             else:
                 message = str(error) if isinstance(error, Exception) else describe_exit(error)
                 fail(type(error).__name__, message, traceback.format_exc())
         else:
-            reply({"event": "stopped" if interruption.requested() else "done"})
+            reply("stopped" if interruption.requested() else "done")
         finally:
             interruption.forget()
 
 
-def _store(root: Path, ask: Callable[[dict[str, Any]], dict[str, Any]] | None) -> Store:
-    if ask is None:
-        return DiskStore(root)
-    from ablation.on_ray.store import NodeStore
-
-    return NodeStore(root, ask)
-
-
 def _end_forked(error: BaseException) -> NoReturn:
-    """End a process that training code has forked, and that has left it, as Python would have ended it."""
-    if isinstance(error, SystemExit):
-        code = exit_code(error)
-    else:
-        code = 1
+    """End a process that training code has forked and that has left it, as Python would."""
+    if not isinstance(error, SystemExit):
         traceback.print_exception(error)
     _put_output_back()
-    os._exit(code)
+    os._exit(exit_code(error))
 
 
 def _redirect_output(log: Path) -> None:
@@ -145,7 +135,7 @@ def _redirect_output(log: Path) -> None:
 
 
 def _put_output_back() -> None:
-    """Write what is left in standard output and error; undo that training code has replaced or closed them."""
+    """Flush standard output and error; undo that training code has replaced or closed them."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         with contextlib.suppress(AttributeError, OSError, ValueError):  # it is None, or closed
             getattr(sys, name).flush()
@@ -157,8 +147,8 @@ def _put_output_back() -> None:
 
 
 def end_within(seconds: float) -> None:
-    """Kill this process and its group unless it has ended by then: threads and processes that training code has left
-    would keep it, and when the study was killed nobody else ends it."""
+    """Kill this process and its group unless it has ended by then: threads and processes that
+    training code has left would keep it, and when the study was killed nobody else ends it."""
     timer = threading.Timer(seconds, os.killpg, (os.getpid(), signal.SIGKILL))
     timer.daemon = True
     timer.start()

@@ -1,7 +1,7 @@
 """Signals in a worker process: SIGTERM asks it to stop, and training code may use them as outside.
 
-Processes that it forks have Python's own handlers: a request to stop is not theirs, and SIGTERM ends
-them. What they execute has the system's, since no signal is ignored here.
+Processes that it forks have Python's own handlers: a request to stop is not theirs, and SIGTERM
+ends them. What they execute has the system's, since no signal is ignored here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 
 from ablation import interruption
 
-PR_SET_PDEATHSIG = 1  # of Linux
+# of Linux
+PR_SET_PDEATHSIG = 1
 
 Handler = Callable[[int, Any], Any] | int | None
 
@@ -27,19 +28,16 @@ def ignore(*_: Any) -> None:
     """SIG_IGN would be inherited by what training code executes."""
 
 
+# Ctrl-C is for the study, which then asks its workers to stop.
 HANDLERS: dict[int, Handler] = {
     signal.SIGTERM: interruption.request,
-    signal.SIGINT: ignore,  # Ctrl-C is for the study, which then asks its workers to stop
+    signal.SIGINT: ignore,
     signal.SIGHUP: ignore,
-}
-OUTSIDE: dict[int, Handler] = {
-    signal.SIGTERM: signal.SIG_DFL,
-    signal.SIGINT: signal.default_int_handler,
-    signal.SIGHUP: signal.SIG_DFL,
 }
 
 _install = signal.signal
-_forking = threading.local()  # its mask: those that the thread that forks had blocked before
+# its mask: the signals that the thread that forks had blocked before
+_forking = threading.local()
 
 
 def heed() -> None:
@@ -53,7 +51,7 @@ def heed() -> None:
         is_request = number == signal.SIGTERM and os.getpid() == worker
         return _install(number, _heeding(handler) if is_request else handler)
 
-    signal.signal = install
+    signal.signal = install  # type: ignore[assignment]
     os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_behave_as_outside)
 
 
@@ -78,20 +76,15 @@ def die_with(parent: int) -> None:
 
 def _heeding(handler: Handler) -> Handler:
     """A handler of SIGTERM of training code's, which does not keep the request from being heard."""
-    if handler is interruption.request or hasattr(handler, "is_heeding"):
-        return handler
     if handler == signal.SIG_IGN:
         return interruption.request
-    if not callable(handler):
-        return handler
+    is_heeding = handler is interruption.request or getattr(handler, "func", None) is _both
+    return functools.partial(_both, handler) if callable(handler) and not is_heeding else handler
 
-    @functools.wraps(handler)
-    def both(number: int, frame: Any) -> Any:
-        interruption.request(is_known_to_training=True)
-        return handler(number, frame)
 
-    both.is_heeding = True
-    return both
+def _both(handler: Callable[[int, Any], Any], number: int, frame: Any) -> Any:
+    interruption.request(is_known_to_training=True)
+    return handler(number, frame)
 
 
 def _block() -> None:
@@ -106,5 +99,6 @@ def _unblock() -> None:
 def _behave_as_outside() -> None:
     for number, handler in HANDLERS.items():
         if signal.getsignal(number) is handler:
-            _install(number, OUTSIDE[number])
+            is_interrupt = number == signal.SIGINT
+            _install(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
     _unblock()

@@ -1,198 +1,234 @@
-"""Worker processes: started fresh (never forked), reused between segments, and missed when they die."""
+"""Workers: started fresh (never forked), reused between segments, and replaced when they have died
+or failed.
+
+`Workers` keeps a number of them, wherever they are. What starts one is a backend: `LocalProcesses`
+here, `ablation.on_ray.workers.RayNodes` on a Ray cluster.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import selectors
+import queue
 import signal
-import time
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from ablation.devices import only
-from ablation.limits import MemoryKills, resident_bytes
-from ablation.worker_process import END_SECONDS, WorkerProcess
-
-FROM_OUTSIDE = (
-    signal.SIGKILL,
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGHUP,
-)  # signals that training code does not cause
+from ablation.subject import Record
+from ablation.worker_process import WorkerProcess
 
 OURS = Path(__file__).parents[1]  # where this package stands
 
+# Signals that training code does not cause.
+FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-class Worker:
-    """A worker process of this machine, and what it is doing.
 
-    gpu: the one that it sees as its only one; None: all that this process sees.
+# For a worker's thread to end, after its process has had its time.
+JOIN_SECONDS = 20.0
+
+
+class Message(NamedTuple):
+    """What a worker says of its task: `record` for each epoch, and then one of the others.
+
+    `done`; `stopped`, where it was asked to; `failed`, by an exception of training code; `blocked`,
+    by a full disk; `died`, of what it did; `lost` to somebody who killed it, or to the end of its
+    machine. Of a worker on another machine also `unfit`: nothing can be run there.
     """
 
-    def __init__(self, gpu: str | None = None) -> None:
+    event: str
+    key: str = ""
+    record: Record = {}
+    # {type, message, traceback} unless the event is `record`, `done` or `stopped`
+    error: dict[str, str] = {}
+
+
+def failure(type_: str, message: str) -> dict[str, str]:
+    """An error that has no traceback."""
+    return {"type": type_, "message": message, "traceback": ""}
+
+
+class Worker(Protocol):
+    """Computes one segment at a time. It puts what it says into the queue that it was started with;
+    `died` or `lost` is the last of it."""
+
+    task: Any  # what it is doing, None if idle
+    is_new: bool  # has not been sent anything yet
+    thread: threading.Thread  # ends after its last message
+
+    def is_ready(self) -> bool:
+        """Whether it can be sent a request."""
+
+    def send(self, request: dict[str, Any], task: Any) -> None: ...
+
+    def stop(self) -> None:
+        """Ask it to finish the epoch in hand, leave a checkpoint and say `stopped`."""
+
+    def kill(self, error: dict[str, str]) -> None:
+        """End its process at once; it then counts as having died of `error`."""
+
+    def end(self, kill: bool) -> None:
+        """Have its process end: at once if `kill`, else when it has finished what it is doing."""
+
+    def resident_bytes(self) -> int:
+        """The memory that its process holds."""
+
+
+class Event(NamedTuple):
+    worker: Worker
+    message: Message
+
+
+Heard = queue.SimpleQueue[Event | Exception]
+"""What workers say. An exception is raised in the thread that runs the study."""
+
+
+class Backend(Protocol):
+    def start(self, heard: Heard) -> Worker: ...
+
+
+class LocalWorker:
+    """A process of this machine. gpu: the only one that it sees; None: all that this one sees."""
+
+    def __init__(self, gpu: str | None, heard: Heard) -> None:
         path = os.pathsep.join(filter(None, [str(OURS), os.environ.get("PYTHONPATH")]))
-        self.gpu, self._fate = gpu, None
-        self.process = WorkerProcess(
-            {**os.environ, "PYTHONPATH": path} | ({} if gpu is None else only(gpu))
-        )
-        self.task: Any = None  # what it is doing, None if idle
-        self.is_new = True  # has not been sent anything yet
-        self._last_second = float("inf")  # until which it may take to end
+        variables = {**os.environ, "PYTHONPATH": path} | ({} if gpu is None else only(gpu))
+        self.gpu, self.process, self._heard = gpu, WorkerProcess(variables), heard
+        self.task: Any = None
+        self.is_new = True
+        self._is_ending = False
+        self._fate: dict[str, str] | None = None
+        self.thread = threading.Thread(target=self._hear, daemon=True)
+        self.thread.start()
+
+    def is_ready(self) -> bool:
+        return not (self._is_ending or self.process.has_ended())
 
     def send(self, request: dict[str, Any], task: Any) -> None:
         self.task, self.is_new = task, False
         self.process.send(json.dumps(request))
 
-    def read(self) -> list[dict[str, Any]]:
-        """The messages that have arrived."""
-        return [json.loads(line) for line in self.process.read()]
-
     def stop(self) -> None:
-        """Ask the process to finish the epoch in hand, leave a checkpoint and say `stopped`."""
         self.process.stop()
 
     def kill(self, error: dict[str, str]) -> None:
-        """End the process at once; it then counts as having died of `error`."""
         self._fate = self._fate or error
-        self.process.kill()
+        self.end(kill=True)
 
-    def is_idle(self) -> bool:
-        """Whether it can be given a task. A killed one cannot, though it may have finished its own first."""
-        return self.task is None and self._fate is None and not self.process.has_ended()
-
-    def resident_bytes(self) -> int:
-        """What the process holds in memory."""
-        return resident_bytes(self.process.pid)
-
-    def end(self, kill: bool = False) -> None:
-        """Ask the process to end, at once if `kill`, else when it has finished what it is doing; see `close`."""
+    def end(self, kill: bool) -> None:
+        self._is_ending = True
         if kill:
             self.process.kill()
         self.process.end()
-        self._last_second = time.monotonic() + END_SECONDS
 
-    def is_to_be_closed(self) -> bool:
-        """Whether the process, which was asked to end, has done so or has had its time."""
-        return self.process.has_ended() or time.monotonic() > self._last_second
+    def resident_bytes(self) -> int:
+        return self.process.resident_bytes()
 
-    def close(self, kills: MemoryKills) -> dict[str, Any]:
-        """Wait for the process, which was asked to end or has died; returns the event of its death."""
-        code = self.process.close(max(0.0, self._last_second - time.monotonic()))
-        return death(code, kills.are_recent(), self._fate)
+    def _hear(self) -> None:
+        for lines in self.process.replies():
+            for line in lines:
+                self._heard.put(Event(self, Message(**json.loads(line))))
+        self._heard.put(Event(self, last_message(self.process.close(), self._fate)))
 
 
-@dataclass(frozen=True)
-class Event:
-    """A worker's message, or its death: `died` of what it did, or `lost` to somebody who killed it, or to its machine's end."""
+class LocalProcesses:
+    """Starts workers on this machine. gpus: given to them in turn, so that none serves more of them
+    than another by more than one."""
 
-    worker: Worker
-    message: dict[
-        str, Any
-    ]  # {"event": "record" | "done" | "stopped" | "failed" | "blocked" | "died" | "lost", ...}
+    def __init__(self, gpus: Sequence[str] = ()):
+        self._gpus = gpus
+        self._started: list[LocalWorker] = []
+
+    def start(self, heard: Heard) -> LocalWorker:
+        self._started = [worker for worker in self._started if worker.is_ready()]
+        taken = [worker.gpu for worker in self._started]
+        worker = LocalWorker(min(self._gpus, key=taken.count, default=None), heard)
+        self._started.append(worker)
+        return worker
 
 
 class Workers:
-    """A fixed number of workers; one that has died or failed is replaced when there is work for it.
+    """At most `n` workers; one that has died or failed is replaced when there is work for it."""
 
-    gpus: given to the workers in turn, so that none serves more of them than another by more than one.
-    """
-
-    def __init__(self, n: int, gpus: Sequence[str] = ()):
-        self.n = n
-        self._gpus = [gpus[i % len(gpus)] for i in range(n)] if gpus else []  # that no worker has
+    def __init__(self, n: int, backend: Backend | None = None):
+        self.n, self._backend = n, backend or LocalProcesses()
         self._workers: list[Worker] = []
-        self._retired: list[Worker] = []  # were asked to end
-        self._kills = MemoryKills()
-        self._selector = selectors.DefaultSelector()
+        # that are given nothing any more
+        self._retired: list[Worker] = []
+        self._heard: Heard = queue.SimpleQueue()
 
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(self, error_type: Any, *_: Any) -> None:
-        for worker in list(self._workers):
-            self._retire(worker, kill=error_type is not None)
-        for worker in (
-            self._retired
-        ):  # all were asked first: a process that has loaded torch takes a second to end
-            worker.close(self._kills)
-        self._retired.clear()
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
+        workers = [*self._workers, *self._retired]
+        for worker in workers:
+            worker.end(kill=error_type is not None)
+        for worker in workers:
+            worker.thread.join(JOIN_SECONDS)
 
     def idle(self) -> Worker | None:
-        """A worker without a task, started if need be; None if all are busy."""
+        """A ready worker without a task, started if need be; None if there is none."""
         for worker in self._workers:
-            if worker.is_idle():
+            if worker.task is None and worker.is_ready():
                 return worker
-        if len(self._workers) >= self.n:
-            return None
-        worker = Worker(self._gpus.pop(0)) if self._gpus else Worker()
-        self._workers.append(worker)
-        self._selector.register(worker.process.replies, selectors.EVENT_READ)
-        return worker
+        while len(self._workers) < self.n:
+            self._workers.append(self._backend.start(self._heard))
+            if self._workers[-1].is_ready():
+                return self._workers[-1]
+        return None
+
+    def busy(self) -> list[Worker]:
+        return [worker for worker in self._workers if worker.task is not None]
 
     def stop(self) -> None:
         """Ask all that are busy to finish the epoch in hand and leave a checkpoint."""
         for worker in self.busy():
             worker.stop()
 
-    def busy(self) -> list[Worker]:
-        return [worker for worker in self._workers if worker.task is not None]
-
     def wait(self, timeout: float) -> list[Event]:
-        """What the workers have to say, after at most `timeout` seconds."""
-        self._selector.select(timeout)
-        self._kills.look()
+        """What the workers have said since the last call, after at most `timeout` seconds."""
+        heard: list[Event | Exception] = []
+        with contextlib.suppress(queue.Empty):
+            heard.append(self._heard.get(timeout=timeout))
+            while True:
+                heard.append(self._heard.get_nowait())
         events = []
-        for worker in list(self._workers):
-            has_ended = (
-                worker.process.has_ended()
-            )  # asked first: then all is read that it had to say
-            messages = worker.read()
-            events += [Event(worker, message) for message in messages]
-            if has_ended or worker.process.is_silent:
-                self._retire(worker)
-                self._retired.remove(worker)
-                events.append(Event(worker, worker.close(self._kills)))
-            elif any(message["event"] == "failed" for message in messages):
-                self._retire(
-                    worker
-                )  # what has failed may have left anything behind, such as a GPU that answers no more
-        for worker in [worker for worker in self._retired if worker.is_to_be_closed()]:
-            self._retired.remove(worker)
-            worker.close(self._kills)
+        for told in heard:
+            if isinstance(told, Exception):
+                raise told
+            if self._is_of_use(told):
+                events.append(told)
         return events
 
-    def _retire(self, worker: Worker, kill: bool = False) -> None:
-        """Have a worker end; another takes its place."""
-        self._selector.unregister(worker.process.replies)
-        self._workers.remove(worker)
-        self._retired.append(worker)
-        self._gpus += [] if worker.gpu is None else [worker.gpu]
-        worker.end(kill)
+    def _is_of_use(self, event: Event) -> bool:
+        """Whether the study should know of it. Retires workers."""
+        worker, kind = event.worker, event.message.event
+        if worker not in self._workers:
+            return False
+        if kind in ("failed", "died", "lost", "unfit"):
+            self._workers.remove(worker)
+            self._retired = [worker, *(one for one in self._retired if one.thread.is_alive())]
+        if kind == "failed":
+            # it may have left anything behind, such as a GPU that answers no more
+            worker.end(kill=False)
+        return kind != "unfit"
 
 
-def death(code: int, for_memory: bool, fate: dict[str, str] | None) -> dict[str, Any]:
-    """The event of the death of a process with this exit code. for_memory: whether the system has just killed processes
-    for want of memory. fate: the error for which the study has killed it."""
+def last_message(code: int, fate: dict[str, str] | None) -> Message:
+    """The message after a worker's process has ended with this exit code.
+
+    fate: the error for which the study has killed it.
+    """
     if fate is not None:
-        return {"event": "died", "error": fate}
-    how = (
-        f"killed by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"exit code {code}"
-    )
-    if code == -signal.SIGKILL and for_memory:
-        return _event(
-            "died",
-            "OutOfMemory",
-            "the system has killed the worker process for want of memory; use fewer --jobs",
-        )
-    return _event(
-        "lost" if -code in FROM_OUTSIDE else "died",
-        "WorkerDied",
-        f"the worker process ended: {how}",
-    )
-
-
-def _event(name: str, error_type: str, message: str) -> dict[str, Any]:
-    return {"event": name, "error": {"type": error_type, "message": message, "traceback": ""}}
+        return Message("died", error=fate)
+    how = f"exit code {code}"
+    if code < 0:
+        how = f"killed by signal {-code} ({signal.strsignal(-code)})"
+    if -code == signal.SIGKILL:
+        how += ", as the system does for want of memory: fewer --jobs need less"
+    error = failure("WorkerDied", f"the worker process ended: {how}")
+    return Message("lost" if -code in FROM_OUTSIDE else "died", error=error)

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.batches import balanced_batches, batches
+from core.diffusion import add_noise
 from core.divergence import Means
 from core.epochs import Streams, gradient_norm, update
 from core.learner import Learner
 from core.losses import diffusion_loss
-from core.diffusion import add_noise
 
 
 def diffusion_epoch(

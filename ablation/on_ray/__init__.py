@@ -1,1 +1,1 @@
-"""Workers on an existing Ray cluster, in place of processes on this machine. Ray is imported by what runs a study there alone."""
+"""Workers on an existing Ray cluster. Ray is imported only by what runs a study there."""

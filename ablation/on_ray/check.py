@@ -1,6 +1,8 @@
-"""Whether this node computes what was planned; run as `python -m ablation.on_ray.check` in a copy of the project's code.
+"""Whether this node computes what was planned.
 
-    -> a JSON line, see `sample_of`: a trial, the key of its first link as it was planned, and the versions of the plan
+Run as `python -m ablation.on_ray.check` in a copy of the project's code.
+
+    -> a JSON line, see `sample_of`: a trial, the planned key of its first link, planned versions
     <- nothing, or what is wrong
 
 A key holds the fingerprints of settings, data and source: where it is the same, all of these are.
@@ -34,7 +36,7 @@ def sample_of(
 
 
 def versions(subject: Subject, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Of Python, of ablate (a hash of its source), and of the libraries that the subject says matter."""
+    """Of Python, of ablate (a hash of its source), and of libraries that the subject names."""
     source = hashlib.sha256()
     root = Path(__file__).parents[1]
     for path in sorted(root.rglob("*.py")):
@@ -48,22 +50,19 @@ def versions(subject: Subject, settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def difference(sample: dict[str, Any]) -> str | None:
+    settings, planned = sample["settings"], sample["versions"]
     try:
         subject = load_subject(sample["subject"])
-        faults = [fault.message for fault in subject.check(sample["settings"])]
-        here = {} if faults else versions(subject, sample["settings"])
-        key = (
-            ""
-            if faults
-            else subject.chain(sample["settings"], sample["seed"], lambda _: None)[0].key
-        )
+        faults = subject.check(settings)
+        if faults:
+            return f"cannot run a trial: {faults[0].message}"
+        here = versions(subject, settings)
+        key = subject.chain(settings, sample["seed"], lambda _: None)[0].key
     except InputError as error:
         return f"cannot load the subject: {error}"
-    except (OSError, ValueError) as error:  # data that are not there, or not what they were
+    except (OSError, ValueError) as error:
+        # data that are not there, or not what they were
         return f"cannot read the data: {type(error).__name__}: {error}"
-    if faults:
-        return f"cannot run a trial: {faults[0]}"
-    planned = sample["versions"]
     others = [
         f"{name} {here.get(name, 'none')} where the plan has {planned.get(name, 'none')}"
         for name in {**planned, **here}
@@ -71,11 +70,9 @@ def difference(sample: dict[str, Any]) -> str | None:
     ]
     if others:
         return f"has other versions: {', '.join(others)}"
-    return (
-        None
-        if key == sample["key"]
-        else "has other data, or other source of what is ablated, than the plan"
-    )
+    if key != sample["key"]:
+        return "has other data, or other source of what is ablated, than the plan"
+    return None
 
 
 if __name__ == "__main__":

@@ -413,7 +413,8 @@ def test_workers_are_kept_from_nodes_that_turn_out_unfit(nodes):
     """As those that join later may."""
     from ablation.on_ray.cluster import Share, connected
     from ablation.on_ray.node import Site
-    from ablation.on_ray.workers import RayWorkers
+    from ablation.on_ray.workers import RayNodes
+    from ablation.workers import Workers
 
     said: list[str] = []
     site = Site(
@@ -423,8 +424,11 @@ def test_workers_are_kept_from_nodes_that_turn_out_unfit(nodes):
         "",
         False,
     )
-    with connected(nodes.address, None), RayWorkers(1, Share(1), site, (), said.append) as workers:
-        until(lambda: (workers.idle(), workers.wait(0.1)) and len(workers._unfit) == 3)
+    with (
+        connected(nodes.address, None),
+        Workers(1, backend := RayNodes(1, Share(1), site, (), said.append)) as workers,
+    ):
+        until(lambda: (workers.idle(), workers.wait(0.1)) and len(backend.unfit) == 3)
         assert workers.idle() is None and workers.busy() == []
     assert (
         len(said) == 1 and "is not used: it cannot load the subject" in said[0]

@@ -32,7 +32,6 @@ def latest_schemas() -> Iterator[None]:
 def migrated(latest_schemas, tmp_path_factory) -> Iterator[Path]:
     """An empty MLflow database. Making its tables takes seconds: others that are begun are copies."""
     from mlflow import MlflowClient
-
     from mlflow.store.db import utils
 
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"

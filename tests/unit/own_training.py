@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
-from ablation.workers import Worker, Workers
+from ablation.workers import Message, Worker, Workers
 
 PROCESSES = Path("/proc")
 
@@ -24,17 +23,17 @@ def send(worker: Worker, does: str = "", subject: str = "trained:train") -> None
     )
 
 
-def hear(workers: Workers, worker: Worker) -> list[dict[str, Any]]:
+def hear(workers: Workers, worker: Worker) -> list[Message]:
     """All that a worker says of its task, up to how it ended; where it said nothing of that, its death."""
-    messages: list[dict[str, Any]] = []
-    while all(message["event"] == "record" for message in messages):
+    messages: list[Message] = []
+    while all(message.event == "record" for message in messages):
         messages += [event.message for event in workers.wait(0.1)]
     worker.task = None
-    last = next(i for i, message in enumerate(messages) if message["event"] != "record")
+    last = next(i for i, message in enumerate(messages) if message.event != "record")
     return messages[: last + 1]
 
 
-def trained(does: str = "", subject: str = "trained:train") -> list[dict[str, Any]]:
+def trained(does: str = "", subject: str = "trained:train") -> list[Message]:
     """All that a new worker says of a trial; it has ended then."""
     with Workers(1) as workers:
         worker = workers.idle()

@@ -6,9 +6,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from ablation.caching import parse_size, show_size
 from ablation.cli import main
 from ablation.errors import InputError
+from ablation.limits import parse_size, show_size
 from ablation.lock import only_one
 from ablation.places import Places
 

@@ -1,13 +1,11 @@
 """GPUs are shared out evenly to workers, and what cannot be is refused by name."""
 
-import subprocess
-
 import pytest
 
 from ablation import devices
 from ablation.devices import Shared, share_gpus, visible_gpus
 from ablation.errors import InputError
-from ablation.workers import Workers
+from ablation.workers import LocalProcesses, Workers, failure
 
 
 @pytest.fixture(autouse=True)
@@ -61,9 +59,7 @@ def test_what_cannot_be_is_refused_by_name(which, gpus, per_gpu, jobs, said):
 
 def test_gpus_are_those_that_the_driver_lists_where_no_variable_chooses(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr(
-        devices.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, "0\n1\n")
-    )
+    monkeypatch.setattr(devices.subprocess, "check_output", lambda *_, **__: "0\n1\n")
     assert visible_gpus() == ["0", "1"]
 
 
@@ -90,7 +86,7 @@ def test_a_worker_counts_gpus_as_they_were_counted_when_it_was_given_one(
     monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
     if allowed is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
-    with Workers(1, gpus=["3"]) as workers:
+    with Workers(1, LocalProcesses(["3"])) as workers:
         seen = variables(workers.idle())
     assert (seen["CUDA_VISIBLE_DEVICES"], seen["CUDA_DEVICE_ORDER"]) == ("3", order)
 
@@ -99,18 +95,18 @@ def test_workers_are_given_gpus_in_turn_and_a_dead_one_s_goes_to_the_next():
     def gpu_of(worker) -> str:
         return variables(worker)["CUDA_VISIBLE_DEVICES"]
 
-    with Workers(3, gpus=["0", "3"]) as workers:
+    with Workers(3, LocalProcesses(["0", "3"])) as workers:
         crew = []
         for _ in range(3):
             worker = workers.idle()
             worker.task = "busy"
             crew.append(worker)
         assert [gpu_of(worker) for worker in crew] == ["0", "3", "0"] and workers.idle() is None
-        crew[1].kill({"type": "TimeLimit", "message": "planted", "traceback": ""})
+        crew[1].kill(failure("TimeLimit", "planted"))
         events = []
         while not events:
             events = workers.wait(5)
-        assert [(event.worker, event.message["error"]["type"]) for event in events] == [
+        assert [(event.worker, event.message.error["type"]) for event in events] == [
             (crew[1], "TimeLimit")
         ]
         assert gpu_of(workers.idle()) == "3"

@@ -6,8 +6,11 @@ from collections import Counter
 import pytest
 from toy_study import Toy, ToyStudy
 
+from ablation import execution
 from ablation.execution import Execution, Listener
+from ablation.limits import Limits
 from ablation.store import DiskStore
+from ablation.supervision import Task
 
 ARMS = ("reference", "warmup=settling", "rate=fast", "warmup=settling+rate=fast")
 TRIALS = [f"{arm}--s{seed}" for arm in ARMS for seed in (0, 1)]
@@ -140,3 +143,22 @@ def test_a_listener_hears_what_a_segment_took_apart_from_its_epochs_and_whether_
     assert all(
         seconds < 0 for _, seconds in heard
     )  # a toy's epoch says that it took an hour, and took none
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_a_time_limit_counts_the_epochs_before_and_those_up_to_the_last_checkpoint(
+    toy, monkeypatch, share
+):
+    """An epoch of the toy says that it took an hour."""
+    hours = []
+
+    def noting(segment, trial, is_first, seconds_before):
+        hours.append(seconds_before / 3600)
+        return Task(segment, trial, is_first, seconds_before)
+
+    monkeypatch.setattr(execution, "Task", noting)
+    toy.work_here(monkeypatch)
+    limits = Limits(seconds=1e9)
+    Execution(toy.study(), toy.plan(), toy.store, toy.folder, Listener(), share, limits).run(1)
+    assert outcomes(toy) == COMPLETE
+    assert set(hours) == {0.0, 1.0, 2.0}

@@ -82,8 +82,8 @@ def test_a_module_that_ends_the_process_at_its_import_is_an_error_that_says_how(
 def test_a_trial_that_ends_the_process_fails_and_says_how(name, does, said):
     write_module(IN_TRIAL.format(does=does), name)
     told = trained(subject=f"{name}:train")
-    assert told[-1]["event"] == "failed"
-    error = told[-1]["error"]
+    assert told[-1].event == "failed"
+    error = told[-1].error
     assert said.format(file=f"{name}.py", line=3) in f"{error['type']}: {error['message']}"
     assert f"{name}.py" in error["traceback"]
 
@@ -94,7 +94,7 @@ def test_a_trial_whose_process_a_thread_ends_fails_and_says_how(name):
         + "def train(*_):\n    threading.Thread(target=lambda: os._exit(5)).start()\n    threading.Event().wait()\n",
         name,
     )
-    error = trained(subject=f"{name}:train")[-1]["error"]
+    error = trained(subject=f"{name}:train")[-1].error
     assert (
         error["type"] == "WorkerDied"
         and f"exit code 5, by `threading.Thread(target=lambda: os._exit(5)).start()` in {name}.py"
@@ -106,14 +106,14 @@ def test_an_exit_in_a_library_is_told_by_the_line_that_called_it(name):
     write_module(
         IN_TRIAL.format(does="import unittest; unittest.main(module=None, argv=['x', '-h'])"), name
     )
-    error = trained(subject=f"{name}:train")[-1]["error"]
+    error = trained(subject=f"{name}:train")[-1].error
     assert error["message"].startswith("`import unittest; unittest.main(")
 
 
 def test_code_that_exits_while_it_handles_an_error_is_told_with_the_error(name):
     does = "\n    try: open('no such file')\n    except OSError: sys.exit(1)"
     write_module(IN_TRIAL.format(does=does), name)
-    message = trained(subject=f"{name}:train")[-1]["error"]["message"]
+    message = trained(subject=f"{name}:train")[-1].error["message"]
     assert message.endswith(
         "exit code 1: FileNotFoundError: [Errno 2] No such file or directory: 'no such file'"
     )
@@ -124,7 +124,7 @@ SEEN = "import json, sys\nargv = list(sys.argv)\ndef train(config, seed, report)
 
 def test_the_command_line_is_clean_in_workers(name):
     write_module(SEEN, name)
-    assert trained(subject=f"{name}:train")[0]["record"]["metrics"] == {
+    assert trained(subject=f"{name}:train")[0].record["metrics"] == {
         "top1": 1.0,
         "at_import": 1.0,
     }
@@ -143,7 +143,7 @@ def test_a_module_that_takes_arguments_with_defaults_is_taken(name):
         "import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('--lr', default=1)\nargs = parser.parse_args()\ndef train(config, seed, report):\n    return {'top1': args.lr}\n",
         name,
     )
-    assert trained(subject=f"{name}:train")[-1]["event"] == "done"
+    assert trained(subject=f"{name}:train")[-1].event == "done"
 
 
 def test_processes_that_a_module_forks_at_its_import_end_as_outside(name):

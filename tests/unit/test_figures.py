@@ -10,8 +10,8 @@ import pytest
 from fabricate import FACTORS, arm_name, study
 from PIL import Image
 
-from ablation.combinations import pairs
 from ablation.claims import judge_claims
+from ablation.combinations import pairs
 from ablation.effects import judge
 from ablation.figures import draw
 from ablation.figures.curves import MAX_ARMS, learning_curves, shown_arms

@@ -1,24 +1,18 @@
 """Limits on time and memory: what they are written as, and who is blamed when a worker is lost."""
 
 import os
+import re
 import signal
 import time
 from types import SimpleNamespace
 
 import pytest
 
-from ablation import limits
 from ablation.errors import InputError
-from ablation.limits import (
-    RECENT_SECONDS,
-    Limits,
-    MemoryKills,
-    n_killed_for_memory,
-    parse_duration,
-    resident_bytes,
-)
+from ablation.limits import Limits, parse_duration
 from ablation.supervision import MAX_LOSSES, Supervision, Task
-from ablation.workers import death
+from ablation.worker_process import WorkerProcess
+from ablation.workers import last_message
 
 
 @pytest.mark.parametrize(
@@ -36,48 +30,27 @@ def test_what_is_no_time_is_named(text):
 
 
 def test_the_system_tells_what_a_process_holds_and_nothing_of_one_that_is_gone():
-    assert resident_bytes(os.getpid()) > 10**6
-    assert resident_bytes(2**30) == 0
-    assert n_killed_for_memory() >= 0
-
-
-def test_kills_for_want_of_memory_are_those_of_the_own_control_group_where_it_tells(
-    tmp_path, monkeypatch
-):
-    events = tmp_path / "memory.events"
-    monkeypatch.setattr(limits, "_events_of_own_group", lambda: [events])
-    of_the_machine = n_killed_for_memory()
-    events.write_text("low 0\noom 9\noom_kill 1234567\n")
-    assert n_killed_for_memory() == 1234567 != of_the_machine
-
-
-def test_a_kill_for_want_of_memory_is_soon_no_explanation_any_more(monkeypatch):
-    n, now = 3, 1000.0
-    monkeypatch.setattr(limits, "n_killed_for_memory", lambda: n)
-    monkeypatch.setattr(limits.time, "monotonic", lambda: now)
-    kills = MemoryKills()
-    assert not kills.are_recent()  # they were before anybody looked
-    n = 4
-    kills.look()
-    now += RECENT_SECONDS - 1
-    assert kills.are_recent()
-    now += 2
-    assert not kills.are_recent()
+    process = WorkerProcess(os.environ)
+    while process.resident_bytes() < 10**6:
+        assert not process.has_ended()
+    process.kill()
+    process.close()
+    assert process.resident_bytes() == 0
 
 
 @pytest.mark.parametrize(
-    ("code", "for_memory", "event", "error"),
+    ("code", "event", "says"),
     [
-        (-signal.SIGKILL, True, "died", "OutOfMemory"),
-        (-signal.SIGKILL, False, "lost", "WorkerDied"),
-        (-signal.SIGSEGV, True, "died", "WorkerDied"),
+        (-signal.SIGKILL, "lost", r"signal 9 \(Killed\), as .* for want of memory: fewer --jobs"),
+        (-signal.SIGTERM, "lost", r"signal 15 \(Terminated\)$"),
+        (-signal.SIGSEGV, "died", r"signal 11 \(Segmentation fault\)$"),
+        (3, "died", "exit code 3$"),
     ],
 )
-def test_a_killed_worker_has_died_for_want_of_memory_only_if_there_was_none(
-    code, for_memory, event, error
-):
-    told = death(code, for_memory, None)
-    assert (told["event"], told["error"]["type"]) == (event, error)
+def test_a_worker_that_others_have_killed_is_lost_and_any_other_has_died(code, event, says):
+    told = last_message(code, None)
+    assert (told.event, told.error["type"]) == (event, "WorkerDied")
+    assert re.search(says, told.error["message"])
 
 
 class Worker:
@@ -92,7 +65,7 @@ class Worker:
 
 
 def task(seconds_before=0.0, trial="a--s0"):
-    return Task(SimpleNamespace(), trial, False, {"k1": seconds_before}, 1)
+    return Task(SimpleNamespace(), trial, False, seconds_before)
 
 
 def test_a_chain_past_its_time_and_a_worker_past_its_memory_are_ended_and_no_others():
@@ -106,21 +79,12 @@ def test_a_chain_past_its_time_and_a_worker_past_its_memory_are_ended_and_no_oth
     assert [worker.killed for worker in workers] == ["TimeLimit", None, "MemoryLimit", None]
 
 
-def test_an_epoch_that_is_repeated_counts_once(monkeypatch):
+def test_a_trial_s_time_is_that_of_its_epochs_before_and_of_the_task_in_hand(monkeypatch):
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    chain = Task(
-        SimpleNamespace(), "a--s0", False, {"k1": 10.0, "k2": 20.0, "k3": 30.0}, n_done=1, begun=now
-    )  # a checkpoint after the first
-    assert chain.seconds() == 10
+    chain = Task(SimpleNamespace(), "a--s0", False, 10.0, begun=now)
     now += 20
     assert chain.seconds() == 30
-    chain.recorded("k2", 20.0)
-    assert chain.seconds() == 30
-    now += 31
-    chain.recorded("k3", 31.0)
-    chain.recorded("k4", 5.0)
-    assert chain.seconds() == 66 and chain.epoch_seconds == 56
 
 
 def test_without_limits_nobody_is_ended():
@@ -129,11 +93,10 @@ def test_without_limits_nobody_is_ended():
     assert worker.killed is None
 
 
-def test_a_trial_is_blamed_for_lost_workers_only_when_it_finishes_no_epoch_between_too_many():
+def test_a_trial_fails_by_lost_workers_only_when_it_finishes_no_epoch_between_too_many():
     supervision = Supervision(Limits())
-    assert [supervision.blames(task()) for _ in range(MAX_LOSSES)] == [False] * MAX_LOSSES
-    assert supervision.blames(task())
-    supervision.recorded(task(), "k1", 1.0, is_new=False)  # that it had finished before
-    assert supervision.blames(task())
-    supervision.recorded(task(), "k2", 1.0, is_new=True)
-    assert not supervision.blames(task()) and not supervision.blames(task(trial="b--s0"))
+    lost = [supervision.is_lost_too_often("a--s0") for _ in range(MAX_LOSSES + 1)]
+    assert lost == [False] * MAX_LOSSES + [True]
+    supervision.made_progress("a--s0")
+    assert not supervision.is_lost_too_often("a--s0")
+    assert not supervision.is_lost_too_often("b--s0")

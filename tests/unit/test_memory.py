@@ -7,6 +7,8 @@ import weakref
 
 import pytest
 import torch
+from test_joint_routing import assert_near, step, trial_at_the_thaw, warmed  # noqa: F401  a fixture
+from tiny_trials import JOINT, STAGED, MemoryStore, advance, chain, config_of, records, run
 
 from core import encoding, pretraining, trial
 from core.chunks import Passes, chunks, most_chunks
@@ -15,9 +17,6 @@ from core.data.augment import normalise
 from core.memory import is_out_of_memory
 from core.networks.encoders import SmallCNN, build_encoder
 from core.subject import SUBJECT
-
-from test_joint_routing import assert_near, step, trial_at_the_thaw, warmed  # noqa: F401  a fixture
-from tiny_trials import JOINT, STAGED, MemoryStore, advance, chain, config_of, records, run
 
 
 class Device:

@@ -64,28 +64,18 @@ def sample(name: str, settings=(), **changes) -> dict:
     return check.sample_of(name, subject, dict(settings), 0, key) | changes
 
 
-def request(folder: Path, seed: int) -> str:
-    return json.dumps(
-        {
-            "subject": "trained:train",
-            "settings": {},
-            "seed": seed,
-            "until": None,
-            "cache": f"{folder}/cache",
-            "log": f"{folder}/runs/log",
-        }
-    )
+def request(folder: Path, seed: int) -> dict:
+    there = {"cache": f"{folder}/cache", "log": f"{folder}/runs/log"}
+    return {"subject": "trained:train", "settings": {}, "seed": seed, "until": None, **there}
 
 
 def heard(relay: Relay, store: DiskStore, last: str) -> list[dict]:
     """All that comes, up to an event; the store's questions are answered. Pieces of the log have `text`."""
     found: list[dict] = []
     while not found or found[-1]["event"] != last:
-        for text, payload in relay.next():
-            message = json.loads(text)
+        for message, payload in relay.next():
             if message["event"] == "store":
-                answer, entry = answer_of(store, message, payload)
-                relay.answer(json.dumps(answer), entry)
+                relay.answer(*answer_of(store, message, payload))
             else:
                 found.append(message | ({"text": payload.decode()} if payload is not None else {}))
     return found
@@ -112,20 +102,19 @@ def test_a_relay_tells_what_its_worker_says_and_how_it_ends(site, tmp_path):
     assert "seed 1" in "".join(log["text"] for log in logs) and exited == {
         "event": "exited",
         "code": 7,
-        "for_memory": False,
     }
     relay.send(request(tmp_path, 0))  # nobody is there any more
 
 
 def test_a_worker_does_not_outlive_the_process_that_watches_it(site, tmp_path):
     code = (
-        "import sys, time; from ablation.on_ray.node import *; relay = Relay(Site(*sys.argv[1:3], True)); relay.next()\n"
-        "relay.send(sys.argv[3]); relay.next(); relay.answer('{\"holds\": false}', None)\n"
+        "import json, sys, time; from ablation.on_ray.node import *; relay = Relay(Site(*sys.argv[1:3], True)); relay.next()\n"
+        "relay.send(json.loads(sys.argv[3])); relay.next(); relay.answer({'holds': False}, None)\n"
         "while relay.next()[0][1] != b'seed 2\\n': pass\n"
         "print(relay._process.pid, flush=True); time.sleep(600)"
     )
     watch = subprocess.Popen(
-        [sys.executable, "-c", code, site.sample, site.data, request(tmp_path, 2)],
+        [sys.executable, "-c", code, site.sample, site.data, json.dumps(request(tmp_path, 2))],
         stdout=subprocess.PIPE,
         text=True,
     )

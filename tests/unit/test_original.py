@@ -3,13 +3,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-
-from core import staged
-from core.config import BASELINES
-from core.encoding import latents_from_bytes
-from core.state import from_bytes, part
-from core.trajectory import rates
-
 from tiny_trials import (
     JOINT,
     ORIGINAL,
@@ -21,6 +14,12 @@ from tiny_trials import (
     run,
     trial_at,
 )
+
+from core import staged
+from core.config import BASELINES
+from core.encoding import latents_from_bytes
+from core.state import from_bytes, part
+from core.trajectory import rates
 
 SINGLE = (
     1e-6  # absolute, float32 arithmetic in another order; the updates are a thousand times larger

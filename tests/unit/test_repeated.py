@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_trials import JOINT, ORIGINAL, STAGED, MemoryStore, chain, config_of, trial_at
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -17,8 +18,6 @@ from core.losses import Geometry
 from core.networks.encoders import build_encoder
 from core.pool import Pool
 from core.repeated import N_PLAIN, Repeated
-
-from tiny_trials import JOINT, ORIGINAL, STAGED, MemoryStore, chain, config_of, trial_at
 
 WAITS = {
     torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.masked_select.default,

@@ -4,11 +4,11 @@ import functools
 
 import pytest
 import torch
+from tiny_trials import JOINT, ORIGINAL, STAGED, MemoryStore, advance, chain, records, run
 
 from ablation.store import DiskStore
 from core import trial
 from core.subject import SUBJECT
-from tiny_trials import JOINT, ORIGINAL, STAGED, MemoryStore, advance, chain, records, run
 
 PLATEAU = {
     "warmup.plateau.window": 1,

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from tiny_trials import MemoryStore
 
 from core import trial
 from core.config import Config, Data
@@ -20,7 +21,6 @@ from core.data.listing import PARTS, Listing, Place
 from core.data.profile import exponential_counts
 from core.fingerprint import data_files, data_fingerprint
 from core.subject import SUBJECT
-from tiny_trials import MemoryStore
 
 CIFAR10_LT = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
 DIGITS = Data(channels="gray", n_max=60, imbalance_factor=10, n_test=20)

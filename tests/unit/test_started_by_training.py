@@ -136,8 +136,8 @@ def test_what_training_code_starts_ends_as_it_would_outside(body):
     body = textwrap.dedent(body) + "\nreturn {'top1': total}\n"
     write_module(MODULE + textwrap.indent(body, "    "))
     told = trained()
-    assert [message["event"] for message in told] == ["record", "done"], told
-    assert told[0]["record"]["metrics"] == {"top1": 12.0}
+    assert [message.event for message in told] == ["record", "done"], told
+    assert told[0].record["metrics"] == {"top1": 12.0}
 
 
 def test_so_do_the_workers_of_a_data_loader():
@@ -148,7 +148,7 @@ def test_so_do_the_workers_of_a_data_loader():
         "    first = next(iter(loader))\n"  # its workers are ended while they have work
         "    return {'top1': sum(loader)}\n"
     )
-    assert [message["event"] for message in trained()] == ["record", "done"]
+    assert [message.event for message in trained()] == ["record", "done"]
     assert processes_here() == [os.getpid()]
 
 
@@ -180,9 +180,9 @@ def await_end_of_all() -> None:
 
 @pytest.mark.parametrize("left", LEFT.values(), ids=LEFT)
 def test_nothing_that_training_code_has_left_outlives_its_worker(left, monkeypatch):
-    monkeypatch.setattr("ablation.workers.END_SECONDS", 0.2)  # some of it keeps the worker
+    monkeypatch.setattr("ablation.worker_process.END_SECONDS", 0.2)  # some of it keeps the worker
     write_module(LEAVING.format(left=left, then="pass"))
-    assert trained()[-1]["event"] == "done"
+    assert trained()[-1].event == "done"
     assert processes_here() == [os.getpid()]
 
 
@@ -194,7 +194,7 @@ def test_nor_one_that_was_killed(left):
         send(worker)
         wait_for("begun")
         os.kill(worker.process.pid, signal.SIGKILL)
-        assert hear(workers, worker)[-1]["event"] == "lost"
+        assert hear(workers, worker)[-1].event == "lost"
     assert processes_here() == [os.getpid()]
 
 
@@ -244,7 +244,7 @@ def test_a_request_to_stop_is_heard_whatever_training_code_does_with_the_signal(
         send(worker)
         wait_for("begun")
         worker.stop()
-        assert [message["event"] for message in hear(workers, worker)] == ["stopped"]
+        assert [message.event for message in hear(workers, worker)] == ["stopped"]
 
 
 def test_the_next_trial_of_a_worker_finds_signals_as_the_first_did():
@@ -262,7 +262,7 @@ def test_the_next_trial_of_a_worker_finds_signals_as_the_first_did():
         worker = workers.idle()
         for does in ("changes", "looks"):
             send(worker, does)
-            assert hear(workers, worker)[0]["record"]["metrics"] == {"top1": 1.0, "left": 0.0}
+            assert hear(workers, worker)[0].record["metrics"] == {"top1": 1.0, "left": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -289,8 +289,8 @@ def test_the_standard_streams_of_a_worker_outlast_what_a_trial_does_to_them(does
         worker = workers.idle()
         send(worker, "changes")
         *_, last = hear(workers, worker)
-        if last["event"] == "failed":
-            assert (last["error"]["type"], last["error"]["message"]) == ("KeyError", "'lost'")
+        if last.event == "failed":
+            assert (last.error["type"], last.error["message"]) == ("KeyError", "'lost'")
         else:
             send(worker, "looks")
-            assert hear(workers, worker)[0]["record"]["metrics"] == {"top1": 2.0}
+            assert hear(workers, worker)[0].record["metrics"] == {"top1": 2.0}

@@ -9,12 +9,12 @@ import subprocess
 import sys
 
 import pytest
+from tiny_trials import JOINT, ORIGINAL, STAGED, MemoryStore, chain, run
 
 from ablation.errors import InputError
 from ablation.subjects import FunctionSubject, load_subject
 from core import metrics
 from core.subject import FEW_BELOW, MANY_ABOVE, SUBJECT
-from tiny_trials import JOINT, ORIGINAL, STAGED, MemoryStore, chain, run
 
 MODULE = '''
 """Code of somebody's own."""

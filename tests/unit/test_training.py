@@ -6,16 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-
-from core.trial import require_head
-from core import epochs, pretraining, staged, state, trial
-from core.config import BASELINES
-from core.data import sources
-from core.divergence import EVERY, Diverged
-from core.networks.encoders import build_encoder
-from core.state import part
-from core.subject import SUBJECT
-
 from tiny_trials import (
     JOINT,
     PRETRAIN_AND_DATA,
@@ -28,6 +18,15 @@ from tiny_trials import (
     run,
     trial_at,
 )
+
+from core import epochs, pretraining, staged, state, trial
+from core.config import BASELINES
+from core.data import sources
+from core.divergence import EVERY, Diverged
+from core.networks.encoders import build_encoder
+from core.state import part
+from core.subject import SUBJECT
+from core.trial import require_head
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 

@@ -4,6 +4,7 @@ import itertools
 import math
 
 import pytest
+from tiny_trials import chain, config_of
 
 from core import fingerprint, trajectory
 from core.config import BASELINES, Plateau
@@ -19,7 +20,6 @@ from core.trajectory import (
     learning_rate,
     rates,
 )
-from tiny_trials import chain, config_of
 
 BASE = {
     "data.channels": "gray", "data.n_max": 60, "data.imbalance_factor": 10, "encoder.name": "small-cnn",

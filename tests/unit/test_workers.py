@@ -8,9 +8,10 @@ import threading
 from pathlib import Path
 
 import pytest
+from own_training import hear, send
 
-from ablation import workers as module
-from ablation.workers import OURS, Worker, Workers
+from ablation import worker_process
+from ablation.workers import OURS, Message, Worker, Workers, failure
 
 TRAINED = """
 import multiprocessing, os, threading, time
@@ -45,18 +46,10 @@ def trained(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def heard(workers: Workers, worker: Worker, does: str) -> list[dict]:
+def heard(workers: Workers, worker: Worker, does: str) -> list[Message]:
     """All that a worker says of a task, its death included."""
-    settings = {"subject": "trained:train", "settings": {"does": does}, "seed": 0, "until": None}
-    worker.send(
-        {**settings, "cache": str(Path("cache").resolve()), "log": str(Path("log").resolve())},
-        "task",
-    )
-    messages: list[dict] = []
-    while not messages or messages[-1]["event"] == "record":
-        messages += [event.message for event in workers.wait(0.1)]
-    worker.task = None
-    return messages
+    send(worker, does)
+    return hear(workers, worker)
 
 
 def is_gone(pid: int) -> bool:
@@ -70,12 +63,12 @@ def is_gone(pid: int) -> bool:
 def test_nothing_that_a_failed_trial_leaves_behind_meets_the_next():
     with Workers(1) as workers:
         first = workers.idle()
-        assert heard(workers, first, "trains")[0]["record"]["metrics"] == {"top1": 0.0}
+        assert heard(workers, first, "trains")[0].record["metrics"] == {"top1": 0.0}
         assert workers.idle() is first
-        assert heard(workers, first, "raises")[-1]["error"]["message"] == "planted"
+        assert heard(workers, first, "raises")[-1].error["message"] == "planted"
         second = workers.idle()
         assert second is not first
-        assert heard(workers, second, "trains again")[0]["record"]["metrics"] == {"top1": 0.0}
+        assert heard(workers, second, "trains again")[0].record["metrics"] == {"top1": 0.0}
 
 
 def test_the_log_of_a_failed_trial_is_whole_when_its_failure_is_told():
@@ -87,7 +80,7 @@ def test_the_log_of_a_failed_trial_is_whole_when_its_failure_is_told():
 def test_a_death_is_told_as_it_was_though_a_process_that_the_worker_has_started_lives():
     with Workers(1) as workers:
         (told,) = heard(workers, workers.idle(), "starts a process and segfaults")
-        assert told["event"] == "died" and "killed by signal 11" in told["error"]["message"]
+        assert told.event == "died" and "killed by signal 11" in told.error["message"]
     child = int(Path("child").read_text())
     while not is_gone(child):
         pass
@@ -95,15 +88,15 @@ def test_a_death_is_told_as_it_was_though_a_process_that_the_worker_has_started_
 
 
 def test_a_thread_that_training_code_leaves_does_not_keep_a_study_from_ending(monkeypatch):
-    monkeypatch.setattr(module, "END_SECONDS", 0.2)
+    monkeypatch.setattr(worker_process, "END_SECONDS", 0.2)
     with Workers(1) as workers:
         worker = workers.idle()
-        assert heard(workers, worker, "starts a thread")[-1]["event"] == "done"
+        assert heard(workers, worker, "starts a thread")[-1].event == "done"
     assert is_gone(worker.process.pid) and not Path("outlived").exists()
 
 
 def test_a_worker_that_does_not_end_is_killed(monkeypatch):
-    monkeypatch.setattr(module, "END_SECONDS", 0.2)
+    monkeypatch.setattr(worker_process, "END_SECONDS", 0.2)
     with Workers(1) as workers:
         worker = workers.idle()
         os.kill(worker.process.pid, signal.SIGSTOP)
@@ -138,9 +131,9 @@ def test_no_signal_of_the_terminal_reaches_a_worker_by_itself():
 def test_a_worker_that_was_killed_is_given_nothing_though_it_had_finished_what_it_did():
     with Workers(1) as workers:
         killed = workers.idle()
-        killed.kill({"type": "TimeLimit", "message": "planted", "traceback": ""})
+        killed.kill(failure("TimeLimit", "planted"))
         assert workers.idle() is None
         while not (events := workers.wait(0.1)):
             pass
-        assert [(event.worker, event.message["event"]) for event in events] == [(killed, "died")]
+        assert [(event.worker, event.message.event) for event in events] == [(killed, "died")]
         assert workers.idle() is not killed

@@ -19,7 +19,7 @@ from ablation.plan import Plan, build_plan
 from ablation.store import DiskStore
 from ablation.study import PlannedStudy
 from ablation.subject import Link
-from ablation.workers import Event
+from ablation.workers import Event, Message, failure
 
 N_EPOCHS, LONGEST = 4, 3
 GRID = """
@@ -147,7 +147,9 @@ class ToyStudy:
     ) -> None:
         """Let workers be none of their own processes."""
         for module in (execution, placement):
-            monkeypatch.setattr(module, "Workers", lambda n, gpus=(): self.make_workers(n, after))
+            monkeypatch.setattr(
+                module, "Workers", lambda n, backend=None: self.make_workers(n, after)
+            )
 
     def make_workers(self, n: int, after: Callable[[dict], None] = lambda request: None) -> Any:
         """Workers that are none of their own processes."""
@@ -184,7 +186,7 @@ class ToyStudy:
 
         def report(key: str, record: dict[str, Any]) -> None:
             self.ran.append((Path(request["log"]).parent.name, key))
-            events.append(Event(worker, {"event": "record", "key": key, "record": record}))
+            events.append(Event(worker, Message("record", key, record)))
 
         try:
             self.subject.advance(
@@ -195,7 +197,7 @@ class ToyStudy:
                 report,
             )
         except ArithmeticError as error:
-            failure = {"type": "ArithmeticError", "message": str(error), "traceback": ""}
-            return [*events, Event(worker, {"event": "failed", "error": failure})]
+            failed = Message("failed", error=failure("ArithmeticError", str(error)))
+            return [*events, Event(worker, failed)]
         after(request)
-        return [*events, Event(worker, {"event": "done"})]
+        return [*events, Event(worker, Message("done"))]
