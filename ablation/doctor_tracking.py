@@ -3,40 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ablation.doctor_check import Check, Found, here, named, place
 from ablation.places import Places
-from ablation.runs import Manifest, Outcome, RunFolder
-from ablation.tracking import IN_GRID, STATUS, Tracker, ended_at, metric_names
-from ablation.tracking_content import Point, outcome_points, record_points
-from ablation.tracking_names import Names
-from ablation.tracking_store import (
-    N_RECORDS,
-    MlflowClient,
-    Store,
-    StoredRun,
-    TrackingUnavailable,
-    default_uri,
-    look_up,
-    reaching,
+from ablation.runs import Manifest, RunFolder
+from ablation.tracking import (
+    DIGEST,
+    IN_GRID,
+    STUDY,
+    Standing,
+    Tracker,
+    by_trial,
+    standing,
+    status_of_study,
 )
+from ablation.tracking_content import TrialContent, trial_contents
+from ablation.tracking_names import fitted_name
+from ablation.tracking_store import StoredRun, TrackingUnavailable, default_uri, look_up, reaching
 
-FEWER = "with fewer points than the files"
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
-
-@dataclass
-class _Difference:
-    """What in MLflow is not as in the files."""
-
-    runs: dict[str, list[str]] = field(
-        default_factory=lambda: defaultdict(list)
-    )  # kind -> trials, or the parent's name
-    incomplete: list[StoredRun] = field(
-        default_factory=list
-    )  # runs whose points must be logged again
+MISSING, LACKING = "that are missing", "with fewer points than the files"
 
 
 def tracking_check(places: Places, folder: RunFolder, manifest: Manifest) -> Check:
@@ -44,122 +34,78 @@ def tracking_check(places: Places, folder: RunFolder, manifest: Manifest) -> Che
 
 
 def _look(places: Places, folder: RunFolder, manifest: Manifest) -> Found:
-    uri = default_uri()
+    uri, name = default_uri(), manifest.study
+    trials = trial_contents(folder, manifest, is_running=False)
     try:
         with reaching(uri):
-            found = _difference(uri, folder, manifest)
+            client, runs = look_up(uri, name)
+            found = by_trial(runs)
+            differing = _differing(client, found, trials)
     except TrackingUnavailable as error:
-        return Found(
-            str(error), False, f"see MLflow's database above; then `ablate sync {manifest.study}`"
-        )
-    if not found.runs:
+        return Found(str(error), False, f"see MLflow's database above; then `ablate sync {name}`")
+    if not differing:
         return Found(f"{place(uri)} has every run, with its status and all points")
-    what = "; ".join(f"runs {kind}, {named(runs)}" for kind, runs in found.runs.items())
+    what = "; ".join(f"runs {kind}, {named(names)}" for kind, names in differing.items())
+
+    def mend() -> str:
+        """Delete the runs that lack points, and import the study as `ablate sync` does."""
+        with reaching(uri):
+            for trial in differing.get(LACKING, ()):
+                client.delete_run(found[trial][0].run_id)
+        Tracker(uri).sync(folder, places.report(name), is_running=False)
+        return "now as the files have it"
+
     remedy = f"brings it up to the files in {here(folder.path)}"
-    return Found(
-        f"in {place(uri)}: {what}",
-        False,
-        remedy,
-        lambda: _mend(uri, places, folder, manifest, found),
-    )
+    return Found(f"in {place(uri)}: {what}", False, remedy, mend)
 
 
-def _difference(uri: str, folder: RunFolder, manifest: Manifest) -> _Difference:
-    client, runs = look_up(uri, manifest.study)
-    difference, by_trial = _Difference(), defaultdict(list)
-    for run in runs:
-        by_trial[run.tags.get("trial", "")].append(run)
-    outcomes = {spec.trial: folder.outcome(spec.trial) for spec in manifest.trials}
-    parents = [run for run in by_trial.pop("", []) if run.tags.get("kind") == "study"]
-    names = metric_names(uri, folder, outcomes, outcomes)
-    damaged = {
-        spec.trial for spec in manifest.trials if folder.damage(spec.trial)
-    }  # not known what MLflow should hold of them
-    _compare_parent(
-        difference,
-        manifest,
-        parents,
-        all(outcome or trial in damaged for trial, outcome in outcomes.items()),
-    )
-    for spec in manifest.trials:
-        found, outcome = by_trial.pop(spec.trial, []), outcomes[spec.trial]
-        records = folder.records(spec.trial)
-        if len(found) > 1:
-            difference.runs["that are there twice"].append(spec.trial)
-        if not found:
-            if records or outcome:
-                difference.runs["that are missing"].append(spec.trial)
-            continue
-        run = found[0]
-        if run.tags.get("key") != spec.key or (
-            outcome and run.end not in (None, ended_at(run, outcome))
-        ):
-            difference.runs["of what the trial was before"].append(spec.trial)
-            continue
-        expected = STATUS[outcome.state] if outcome else "KILLED"
-        if run.status != expected and not (
-            outcome is None and run.end is not None
-        ):  # kept until it is run again
-            difference.runs[f"with the status {run.status}, and {expected} is right"].append(
-                spec.trial
-            )
-        if IN_GRID in run.tags:
-            difference.runs["said to have left the grid"].append(spec.trial)
-        if (
-            run.end is not None
-            and outcome
-            and spec.trial not in damaged
-            and _lacks_points(client, run, records, outcome, names)
-        ):
-            difference.runs[FEWER].append(spec.trial)
-            difference.incomplete.append(run)
-    for trial, left in by_trial.items():
-        if any(run.tags.get(IN_GRID) != "no" or run.status == "RUNNING" for run in left):
-            difference.runs["of trials that have left the grid, and are not said to"].append(trial)
-    return difference
+def _differing(
+    client: MlflowClient, found: Mapping[str, Sequence[StoredRun]], trials: Sequence[TrialContent]
+) -> dict[str, list[str]]:
+    """What is wrong in MLflow -> the trials of whose runs it is true."""
+    differing: dict[str, list[str]] = defaultdict(list)
+    for name, runs in found.items():
+        if len(runs) > 1:
+            differing["that are there twice"].append(name)
+    first = {name: runs[0] for name, runs in found.items()}
+    if STUDY not in first:
+        differing[MISSING].append(STUDY)
+    elif why := _wrong_status(first[STUDY], status_of_study(trials, is_running=False)):
+        differing[why].append(STUDY)
+    for trial in trials:
+        run = first.pop(trial.name, None)
+        if run is None and trial.has_begun:
+            differing[MISSING].append(trial.name)
+        elif run is not None and (why := _wrong(client, run, trial)):
+            differing[why].append(trial.name)
+    for name, run in first.items():
+        if name != STUDY and (run.tags.get(IN_GRID) != "no" or run.status == "RUNNING"):
+            differing["of trials that have left the grid, and are not said to"].append(name)
+    return differing
 
 
-def _compare_parent(
-    difference: _Difference, manifest: Manifest, parents: list[StoredRun], has_ended: bool
-) -> None:
-    if not parents:
-        difference.runs["that are missing"].append("the study's own")
-        return
-    if len(parents) > 1:
-        difference.runs["that are there twice"].append("the study's own")
-    expected = "FINISHED" if has_ended else "KILLED"
-    if parents[0].status != expected:
-        difference.runs[f"with the status {parents[0].status}, and {expected} is right"].append(
-            "the study's own"
-        )
+def _wrong(client: MlflowClient, run: StoredRun, trial: TrialContent) -> str:
+    """What is wrong with a trial's run; "" if nothing is."""
+    found, status = standing(run, trial), _wrong_status(run, trial.status)
+    is_kept = run.has_ended and trial.outcome is None  # until the trial is run again
+    if found is Standing.OTHER and not (status and run.tags.get(DIGEST) == trial.digest):
+        return "of what the trial was before"
+    if status and not is_kept:
+        return status
+    if IN_GRID in run.tags:
+        return "said to have left the grid"
+    is_behind = found is Standing.BEHIND or _lacks_points(client, run, trial)
+    return LACKING if is_behind else ""
 
 
-def _lacks_points(
-    client: MlflowClient,
-    run: StoredRun,
-    records: list[dict[str, Any]],
-    outcome: Outcome,
-    names: Names,
-) -> bool:
-    """Whether MLflow lacks any (metric, step) that the files have."""
-    steps: dict[str, Counter[int]] = defaultdict(Counter)
-    points: Iterable[Point] = [*record_points(records, 0, 0), *outcome_points(records, outcome, 0)]
-    for point in points:
-        steps[names.of(point.name)][point.step] += 1
-    return any(
-        wanted - Counter(point.step for point in client.get_metric_history(run.run_id, name))
-        for name, wanted in steps.items()
-    )
+def _wrong_status(run: StoredRun, wanted: str) -> str:
+    return "" if run.status == wanted else f"with the status {run.status}, and {wanted} is right"
 
 
-def _mend(
-    uri: str, places: Places, folder: RunFolder, manifest: Manifest, difference: _Difference
-) -> str:
-    tracker = Tracker(uri)
-    with reaching(uri):
-        store = Store(uri, None, manifest.study) if difference.incomplete else None
-        for run in difference.incomplete:  # MLflow drops the points that it has
-            store.log(run, tags={N_RECORDS: "0"})
-            store.show_whether_running(run, is_running=True)
-    tracker.sync(folder, places.report(manifest.study), is_running=False)
-    return "now as the files have it"
+def _lacks_points(client: MlflowClient, run: StoredRun, trial: TrialContent) -> bool:
+    """Whether MLflow has fewer values of a metric than the files of a trial that has ended."""
+    if trial.outcome is None:
+        return False
+    points = trial.points(run.start, n_logged=0, columns=())
+    counts = Counter(fitted_name(point.name) for point in points)
+    return any(len(client.get_metric_history(run.run_id, name)) < n for name, n in counts.items())

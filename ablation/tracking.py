@@ -1,93 +1,142 @@
 """MLflow as the record of a study: imports the files of `runs/<study>/`, as often as one likes.
 
-One experiment per study; in it one parent run for the study, and below it one run per trial that has begun. A run
-that was interrupted is KILLED until it goes on; one of a trial that is in the grid no more is tagged so.
-MLflow itself is the only memory of what has been imported (a run's `key`, its status, and the number of its
-records in a tag), so that nothing is logged twice, whatever was lost or interrupted, and whoever imports.
+One experiment per study; in it one parent run for the study, and below it one run per trial that
+has begun. A run that was interrupted is KILLED until it goes on; one whose trial has left the grid
+has a tag that says so.
+
+MLflow itself is the only memory of what has been imported: a run's tags hold the number of its
+records and their digest; once it has ended, the digest of its outcome. If the files only go on from
+there, the rest is logged. A run that differs otherwise is deleted, which MLflow can undo, and
+logged anew.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from ablation.places import report_files
-from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec
+from ablation.runs import Manifest, RunFolder
 from ablation.tracking_content import (
-    Labels,
-    begun_at,
-    blank_points,
-    measures_again,
-    milliseconds,
-    outcome_points,
-    outcome_tags,
+    Point,
+    TrialContent,
+    now,
     record_points,
+    records_digest,
     study_points,
     study_tags,
-    trial_labels,
+    trial_contents,
 )
-from ablation.tracking_names import MAX_PARAM, MAX_TAG, Names, fitted_texts
+from ablation.tracking_names import MAX_NAME, fitted_names, fitted_text
 from ablation.tracking_store import (
-    ARTIFACTS,
-    DIGEST,
-    N_RECORDS,
-    PARENT,
-    MlflowException,
-    Store,
     StoredRun,
     default_uri,
+    find_runs,
     is_refusal,
-    is_server,
+    open_experiment,
     reaching,
 )
 
-REPORT = "ablate.report"  # tag: a digest of the report's files
+# Only now, since the module above sets what MLflow reads when it is imported.
+# isort: split
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+PARENT = "mlflow.parentRunId"  # MLflow's own tag
+N_RECORDS = "ablate.records"  # tag: how many of a trial's records are logged
+DIGEST = "ablate.digest"  # tag: of these records, or of the outcome; of the parent's metrics
+REPORT = "ablate.report"  # tag: of the report's files
 IN_GRID = "ablate.in_grid"  # tag: `no` of trials that have left the grid, absent of others
-STATUS = {"COMPLETE": "FINISHED", "FAILED": "FAILED"}
-Outcomes = Mapping[str, Outcome | None]
-
-
-class Synced(NamedTuple):
-    """What an import changed in MLflow; all zero if it had everything."""
-
-    n_created: int = 0  # runs of trials
-    n_replaced: int = 0  # runs deleted because their trial has other settings now, or was run again
-    n_points: int = 0  # metric values
-    n_ended: int = 0  # runs of trials that got their final status
-
-    def plus(self, other: Synced) -> Synced:
-        return Synced(*(mine + its for mine, its in zip(self, other)))
+STUDY = "the study's own"  # in place of a trial's name
 
 
 @dataclass
-class _Study:
-    """A study in MLflow."""
+class Synced:
+    """What an import changed in MLflow; all zero if it had everything."""
 
-    store: Store
-    parent: StoredRun
-    trials: dict[str, StoredRun]
-    metrics: Names = field(default_factory=Names)
-    columns: frozenset[str] = frozenset()  # the metrics that results.csv has of complete trials
+    n_created: int = 0  # runs of trials
+    n_replaced: int = 0  # runs deleted because they held something else than the files
+    n_points: int = 0  # metric values
+    n_ended: int = 0  # runs of trials that got their final status
+
+
+class Standing(Enum):
+    """How a trial's run stands to the trial's files."""
+
+    SAME = "it holds what they hold"
+    BEHIND = "they go on from what it holds"
+    OTHER = "it holds something else"
+
+
+def standing(run: StoredRun, trial: TrialContent) -> Standing:
+    """Compare a run with its trial, the status of a run that has not ended aside.
+
+    MLflow never lets a param change, so a run with another value of a param is another one. Where
+    the files have less than the run (a damaged file, a trial that is taken up again), it stays
+    until they have as much.
+    """
+    if run.tags.get("key") != trial.spec.key or any(
+        run.params.get(name, text) != text for name, text in trial.params.items()
+    ):
+        return Standing.OTHER
+    if run.has_ended:
+        if trial.outcome is None:
+            return Standing.OTHER if trial.is_running else Standing.SAME
+        held = (run.status, run.end, run.tags.get(DIGEST))
+        is_same = held == (trial.status, trial.end, trial.digest)
+        return Standing.SAME if is_same else Standing.OTHER
+    n_logged = int(run.tags.get(N_RECORDS, 0))
+    logged = trial.records[:n_logged]
+    if len(logged) < n_logged and trial.outcome is None:
+        return Standing.SAME
+    points = record_points(logged, run.start).items()
+    if (
+        run.tags.get(DIGEST, records_digest([])) != records_digest(logged)
+        # A metric that was logged has been measured again in its epoch.
+        or not points <= record_points(trial.records, run.start).items()
+    ):
+        return Standing.OTHER
+    has_more = trial.outcome is not None or n_logged < len(trial.records)
+    return Standing.BEHIND if has_more else Standing.SAME
+
+
+def status_of_study(trials: Sequence[TrialContent], is_running: bool) -> str:
+    if all(trial.outcome for trial in trials):
+        return "FINISHED"
+    return "RUNNING" if is_running else "KILLED"
+
+
+def by_trial(runs: Iterable[StoredRun]) -> dict[str, list[StoredRun]]:
+    """Trial, or STUDY -> its runs: more than one where two imports worked at once.
+
+    Runs that others have logged are left out.
+    """
+    found = defaultdict(list)
+    for run in runs:
+        if "trial" in run.tags or run.tags.get("kind") == "study":
+            found[run.tags.get("trial", STUDY)].append(run)
+    return found
 
 
 class Tracker:
-    """Imports studies into the MLflow at `tracking_uri`, else MLFLOW_TRACKING_URI, else ./mlflow.db.
+    """Imports a study into MLflow: at `tracking_uri`, MLFLOW_TRACKING_URI, or ./mlflow.db.
 
-    `artifact_root` is where artifacts of new studies go, a path or URI; by default ./mlartifacts, or wherever an
-    MLflow server puts them.
+    It keeps what it knows of the study's runs from call to call. Artifacts go to ./mlartifacts, or
+    wherever an MLflow server puts them.
     """
 
-    def __init__(self, tracking_uri: str | None = None, artifact_root: Path | str | None = None):
+    client: MlflowClient
+    experiment_id: str
+
+    def __init__(self, tracking_uri: str | None = None):
         self.uri = tracking_uri or default_uri()
-        self._artifact_root = artifact_root or (
-            None if is_server(self.uri) else Path(ARTIFACTS).absolute()
-        )
-        self._studies: dict[str, _Study] = {}
+        self.runs: dict[str, StoredRun] = {}  # by trial
+        self.synced = Synced()
 
     def sync(
         self, folder: RunFolder, reports: Path | None = None, is_running: bool = True
@@ -98,283 +147,162 @@ class Tracker:
 
         Raises:
             TrackingUnavailable: nothing is lost; a later call delivers the rest.
-            TrackingRefused: MLflow does not take something, or a person has deleted the experiment; all else is delivered.
+            TrackingRefused: MLflow does not take something, and all else is delivered; or a person
+                has deleted the experiment.
         """
         manifest = folder.manifest()
-        outcomes = {spec.trial: folder.outcome(spec.trial) for spec in manifest.trials}
-        labels = fitted_labels(manifest, self.uri)
-        known = self._studies.pop(
-            manifest.study, None
-        )  # put back if all goes well: else MLflow is asked anew
-        synced = Synced()
-        with reaching(self.uri):
-            study = known or self._open(manifest, outcomes)
-            logged = [
-                spec.trial for spec in manifest.trials
-                if (run := study.trials.get(spec.trial)) is None or run.end is None
-                or not _continues(run, spec, outcomes[spec.trial], labels[spec.trial], is_running)
-            ]  # fmt: skip
-            study.metrics = metric_names(self.uri, folder, outcomes, logged)
-            study.columns = frozenset(
-                name for outcome in outcomes.values() if outcome for name in outcome.metrics
-            )
-            refused = []
-            for spec in manifest.trials:
-                if (
-                    known
-                    and spec.trial not in study.trials
-                    and folder.state(spec, outcomes[spec.trial]) != "WAITING"
-                ):
-                    study.trials |= _trials(
-                        study.store, f"tags.key = '{spec.key}'"
-                    )  # another import may be at work
-                try:
-                    synced = synced.plus(
-                        _bring_trial(
-                            study,
-                            folder,
-                            spec,
-                            outcomes[spec.trial],
-                            labels[spec.trial],
-                            is_running,
-                        )
-                    )
-                except MlflowException as error:
-                    if not is_refusal(error):
-                        raise
-                    refused.append(error)  # the others are taken
-            _leave(study, manifest)
-            _bring_study(study, manifest, outcomes, reports, is_running)
-            if refused:
-                raise refused[0]
-        self._studies[manifest.study] = study
-        return synced
+        trials = trial_contents(folder, manifest, is_running)
+        self.synced = Synced()
+        try:
+            with reaching(self.uri):
+                self._sync(manifest, trials, reports, is_running)
+        except BaseException:
+            self.runs = {}  # the next call asks MLflow
+            raise
+        return self.synced
 
-    def _open(self, manifest: Manifest, outcomes: Outcomes) -> _Study:
-        store = Store(self.uri, self._artifact_root, manifest.study)
-        parent, *surplus = list(store.runs("tags.kind = 'study'")) or [None]
-        for run in surplus:  # of two imports at once; their trials get the first one as parent
-            store.delete(run)
-        if parent is None:
-            starts = [
-                begun_at(outcome) for outcome in outcomes.values() if outcome and outcome.started
-            ]
-            tags = fitted_texts("tag", study_tags(manifest, outcomes), MAX_TAG)
+    def _sync(
+        self,
+        manifest: Manifest,
+        trials: Sequence[TrialContent],
+        reports: Path | None,
+        is_running: bool,
+    ) -> None:
+        is_known = bool(self.runs)
+        if not is_known:
+            self.client, self.experiment_id = open_experiment(self.uri, manifest.study)
+            self._find()
+        if STUDY not in self.runs:
+            start = min((trial.start() for trial in trials if trial.outcome), default=now())
             name = f"{manifest.study} on {manifest.experiment}"
-            parent = store.create(name, min(starts, default=_now()), tags)
-        return _Study(store, parent, _trials(store))
+            self.runs[STUDY] = self._create(name, start, study_tags(manifest, trials))
+        columns = {name for trial in trials if trial.outcome for name in trial.outcome.metrics}
+        refused = []
+        for trial in trials:
+            try:
+                if is_known and trial.name not in self.runs and trial.has_begun:
+                    # Another process may have delivered it since.
+                    self._find(f"tags.key = '{trial.spec.key}'")
+                self._sync_trial(trial, columns)
+            except MlflowException as error:
+                if not is_refusal(error):
+                    raise
+                refused.append(error)
+        for name in sorted(self.runs.keys() - {STUDY} - {trial.name for trial in trials}):
+            run = self.runs[name]
+            self._log(run, tags={PARENT: self.runs[STUDY].run_id, IN_GRID: "no"})
+            if not run.has_ended:
+                self._set_status(run, "KILLED")
+        self._sync_study(manifest, trials, is_running)
+        if reports:
+            self._sync_report(reports)
+        if refused:
+            raise refused[0]
 
+    def _find(self, filter_string: str = "") -> None:
+        """Ask MLflow for runs, and delete surplus ones."""
+        found = by_trial(find_runs(self.client, self.experiment_id, filter_string))
+        for name, (first, *surplus) in found.items():
+            self.runs[name] = first
+            for run in surplus:
+                self.client.delete_run(run.run_id)
 
-def fitted_labels(manifest: Manifest, uri: str) -> dict[str, Labels]:
-    """Trial -> its labels, as MLflow takes them."""
-    found = trial_labels(manifest)
-    params = Names.fitted(
-        "settings", (key for labels in found.values() for key in labels.params), uri
-    )
-    tags = Names.fitted("factors", (key for labels in found.values() for key in labels.tags), uri)
+    def _sync_trial(self, trial: TrialContent, columns: Collection[str]) -> None:
+        run, outcome = self.runs.get(trial.name), trial.outcome
+        found = standing(run, trial) if run else Standing.BEHIND
+        if run and found is Standing.OTHER:
+            self.client.delete_run(run.run_id)
+            del self.runs[trial.name]
+            self.synced.n_replaced += 1
+            run = None
+        if run is None and not trial.has_begun:
+            return
+        tags = {PARENT: self.runs[STUDY].run_id, **trial.tags}
+        if outcome:
+            # The digest of an outcome counts once the run has ended, and that is logged last.
+            tags[DIGEST] = trial.digest
+        if run is None:
+            run = self.runs[trial.name] = self._create(trial.name, trial.start(), tags)
+            self.synced.n_created += 1
+        if IN_GRID in run.tags:
+            self.client.delete_tag(run.run_id, IN_GRID)
+            del run.tags[IN_GRID]
+        points: list[Point] = []
+        if found is not Standing.SAME:
+            points = trial.points(run.start, int(run.tags.get(N_RECORDS, 0)), columns)
+            if not outcome:
+                tags |= {DIGEST: trial.digest, N_RECORDS: str(len(trial.records))}
+        self._log(run, points, trial.params, tags)
+        self.synced.n_points += len(points)
+        if run.has_ended:
+            return
+        if outcome:
+            self.client.log_artifacts(run.run_id, str(trial.folder.trial_path(trial.name)))
+            if outcome.error:
+                self.client.log_text(run.run_id, outcome.error["traceback"], "error.txt")
+            self.synced.n_ended += 1
+        self._set_status(run, trial.status, trial.end)
 
-    def fitted(labels: Labels) -> Labels:
-        texts = (
-            fitted_texts("setting", labels.params, MAX_PARAM),
-            fitted_texts("tag", labels.tags, MAX_TAG),
-        )
-        return Labels(
-            *(
-                {names.of(key): text for key, text in found.items()}
-                for names, found in zip((params, tags), texts)
+    def _sync_study(
+        self, manifest: Manifest, trials: Sequence[TrialContent], is_running: bool
+    ) -> None:
+        """Bring the study's own run up to the manifest and the outcomes."""
+        parent = self.runs[STUDY]
+        end = max((trial.end for trial in trials if trial.end), default=parent.start)
+        points = study_points(trials, end)
+        digest = _digest(repr(points).encode())
+        has_new = parent.tags.get(DIGEST) != digest
+        tags = study_tags(manifest, trials) | {DIGEST: digest}
+        self._log(parent, points if has_new else [], tags=tags)
+        status = status_of_study(trials, is_running)
+        self._set_status(parent, status, end if status == "FINISHED" else None)
+
+    def _sync_report(self, reports: Path) -> None:
+        parent, paths = self.runs[STUDY], report_files(reports)
+        digest = _digest(b"".join(path.name.encode() + path.read_bytes() for path in paths))
+        if paths and parent.tags.get(REPORT) != digest:
+            for path in paths:
+                inside = "/".join(path.relative_to(reports).parts[:-1])
+                self.client.log_artifact(parent.run_id, str(path), inside or None)
+            self._log(parent, tags={REPORT: digest})
+
+    def _create(self, name: str, start: int, tags: dict[str, str]) -> StoredRun:
+        name = fitted_text(name, MAX_NAME, f"the run's name {name[:MAX_NAME]!r}")
+        return StoredRun.of(self.client.create_run(self.experiment_id, start, tags, name))
+
+    def _log(
+        self,
+        run: StoredRun,
+        points: Sequence[Point] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Log points, and such params and tags as the run does not have.
+
+        Tags go last: they say what has been logged.
+        """
+        names = fitted_names("metrics", (point.name for point in points))
+        metrics = [Metric(names[p.name], p.value, p.time, p.step) for p in points]
+        new_params = dict((params or {}).items() - run.params.items())
+        new_tags = dict((tags or {}).items() - run.tags.items())
+        if metrics or new_params:
+            self.client.log_batch(
+                run.run_id, metrics, [Param(*each) for each in new_params.items()]
             )
-        )
+        if new_tags:
+            self.client.log_batch(run.run_id, tags=[RunTag(*each) for each in new_tags.items()])
+        run.params.update(new_params)
+        run.tags.update(new_tags)
 
-    return {trial: fitted(labels) for trial, labels in found.items()}
-
-
-def metric_names(uri: str, folder: RunFolder, outcomes: Outcomes, trials: Iterable[str]) -> Names:
-    """What metrics are called in MLflow: those of all outcomes, and of the records of these trials."""
-    names = {
-        point.name
-        for outcome in outcomes.values()
-        if outcome
-        for point in outcome_points([], outcome, 0)
-    }
-    for trial in trials:
-        names |= {point.name for point in record_points(folder.records(trial), 0, 0)}
-    return Names.fitted("metrics", names, uri)
+    def _set_status(self, run: StoredRun, status: str, end: int | None = None) -> None:
+        if (run.status, run.end) == (status, end):
+            return
+        if status == "RUNNING":
+            self.client.update_run(run.run_id, status)
+        else:
+            self.client.set_terminated(run.run_id, status, end)
+        run.status, run.end = status, end
 
 
-def _trials(store: Store, filter_string: str = "") -> dict[str, StoredRun]:
-    """The runs of trials; where two imports at once made two of one, the first."""
-    trials: dict[str, StoredRun] = {}
-    for run in list(
-        store.runs(filter_string)
-    ):  # pages are counted from the start: none may go between two of them
-        if "trial" in run.tags and trials.setdefault(run.tags["trial"], run) is not run:
-            store.delete(run)
-    return trials
-
-
-def _bring_trial(
-    study: _Study,
-    folder: RunFolder,
-    spec: TrialSpec,
-    outcome: Outcome | None,
-    labels: Labels,
-    is_running: bool,
-) -> Synced:
-    """Bring one trial's run up to its files."""
-    run = study.trials.get(spec.trial)
-    labels = labels._replace(tags={PARENT: study.parent.run_id, **labels.tags})
-    continues = run is not None and _continues(run, spec, outcome, labels, is_running)
-    if continues:
-        study.store.untag(run, IN_GRID)
-    if continues and run.end is not None:
-        study.store.log(run, (), labels.params, labels.tags)  # nothing, unless the study has grown
-        return Synced()
-    records = folder.records(spec.trial)
-    replaces = run is not None and not (
-        continues
-        and (outcome is None or run.n_records <= len(records))
-        and _holds_the_same(run, records)
-    )
-    if replaces:
-        study.store.delete(study.trials.pop(spec.trial))
-    creates = spec.trial not in study.trials
-    if creates and not records and outcome is None:
-        return Synced(n_replaced=replaces)
-    if creates:
-        run = study.trials[spec.trial] = study.store.create(
-            spec.trial, _start(folder, spec, outcome), labels.tags
-        )
-    n_points = _log_records(study, run, records, outcome, labels)
-    if outcome is not None:
-        _attach_files(study.store, run, folder.trial_path(spec.trial), outcome)
-        study.store.finish(
-            run, STATUS[outcome.state], ended_at(run, outcome)
-        )  # last: an ended run has everything
-    elif records or not is_running:
-        study.store.show_whether_running(run, is_running)
-    return Synced(creates, replaces, n_points, outcome is not None)
-
-
-def _continues(
-    run: StoredRun, spec: TrialSpec, outcome: Outcome | None, labels: Labels, is_running: bool
-) -> bool:
-    """Whether the run is of this trial with these settings, and, if it has ended, of this outcome and no earlier one.
-
-    MLflow never lets a param change, so a run with another value under one of the names cannot be kept either. Where
-    the files have no outcome (any more), a run that has ended is kept until the trial is run again.
-    """
-    if run.tags["key"] != spec.key or any(
-        run.params.get(key, value) != value for key, value in labels.params.items()
-    ):
-        return False
-    return run.end is None or (
-        not is_running if outcome is None else run.end == ended_at(run, outcome)
-    )
-
-
-def _holds_the_same(run: StoredRun, records: list[dict[str, Any]]) -> bool:
-    """Whether what the run holds of the epochs is what the files hold, as far as that can be told: an epoch may have been replaced."""
-    logged = records[: run.n_records]
-    if measures_again(records, run.n_records):  # what was logged of it is no longer so
-        return False
-    return (
-        len(logged) < run.n_records or not logged or run.tags.get(DIGEST) in (None, _digest(logged))
-    )
-
-
-def _digest(records: list[dict[str, Any]]) -> str:
-    """Of which epochs they are and what was measured, times aside."""
-    told = [(record["phase"], record["epoch"], record["metrics"]) for record in records]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _leave(study: _Study, manifest: Manifest) -> None:
-    """Tell the runs of trials that are in the grid no more; they stay."""
-    left = study.trials.keys() - {spec.trial for spec in manifest.trials}
-    for run in (study.trials[trial] for trial in sorted(left)):
-        study.store.log(run, tags={PARENT: study.parent.run_id, IN_GRID: "no"})
-        if run.end is None:
-            study.store.show_whether_running(run, is_running=False)
-
-
-def _log_records(
-    study: _Study,
-    run: StoredRun,
-    records: list[dict[str, Any]],
-    outcome: Outcome | None,
-    labels: Labels,
-) -> int:
-    points = list(record_points(records, run.start, run.n_records))
-    tags = labels.tags | (fitted_texts("tag", outcome_tags(outcome), MAX_TAG) if outcome else {})
-    if len(records) >= run.n_records:  # an interrupted trial may begin with fewer
-        tags |= {N_RECORDS: str(len(records)), DIGEST: _digest(records)}
-    if outcome is not None:
-        end = ended_at(run, outcome)
-        points += outcome_points(records, outcome, end)
-        after = 1 + max(
-            end, run.start + sum(round(1000 * record.get("seconds", 0.0)) for record in records)
-        )
-        points += blank_points(records, outcome, study.columns, after)
-    points = [point._replace(name=study.metrics.of(point.name)) for point in points]
-    study.store.log(run, points, labels.params, tags)
-    return len(points)
-
-
-def _attach_files(store: Store, run: StoredRun, path: Path, outcome: Outcome) -> None:
-    for name in ("config.yaml", "metrics.jsonl", "stdout.log"):
-        if (path / name).is_file():
-            store.attach(run, path / name)
-    if outcome.error:
-        store.attach_text(run, outcome.error["traceback"], "error.txt")
-
-
-def _bring_study(
-    study: _Study, manifest: Manifest, outcomes: Outcomes, reports: Path | None, is_running: bool
-) -> None:
-    """Bring the parent run up to the manifest, the outcomes and the report."""
-    store, parent = study.store, study.parent
-    ends = [
-        ended_at(study.trials[trial], outcome)
-        for trial, outcome in outcomes.items()
-        if outcome and trial in study.trials
-    ]
-    end = max(ends, default=parent.start)
-    points = [
-        point
-        for point in study_points(manifest, outcomes, end)
-        if parent.metrics.get(point.name) != point.value
-    ]
-    store.log(parent, points, tags=fitted_texts("tag", study_tags(manifest, outcomes), MAX_TAG))
-    paths = report_files(reports) if reports else []
-    digest = hashlib.sha256(
-        b"".join(path.name.encode() + path.read_bytes() for path in paths)
-    ).hexdigest()[:16]
-    if paths and parent.tags.get(REPORT) != digest:
-        for path in paths:
-            inside = path.relative_to(reports).parent
-            store.attach(parent, path, None if inside == Path(".") else str(inside))
-        store.log(parent, tags={REPORT: digest})
-    if len(ends) == len(manifest.trials):
-        if parent.end != end:
-            store.finish(parent, "FINISHED", end)
-    else:
-        store.show_whether_running(parent, is_running)
-
-
-def _start(folder: RunFolder, spec: TrialSpec, outcome: Outcome | None) -> int:
-    """When the trial started, as far as is known while it runs: when its first file was written."""
-    if outcome and outcome.started:
-        return begun_at(outcome)
-    return min(
-        (round(1000 * path.stat().st_mtime) for path in folder.trial_path(spec.trial).iterdir()),
-        default=_now(),
-    )
-
-
-def ended_at(run: StoredRun, outcome: Outcome) -> int:
-    """When a trial of this outcome ended, as MLflow counts."""
-    return milliseconds(outcome.finished) or run.start + round(1000 * outcome.wall_seconds)
-
-
-def _now() -> int:
-    return round(1000 * time.time())
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

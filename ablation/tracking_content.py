@@ -1,16 +1,22 @@
-"""What a study and its trials look like in MLflow: pure functions from files' contents to params, tags, metrics."""
+"""What MLflow is to hold of a study and its trials, made of the study's files."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
-from datetime import datetime, timezone
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
 from typing import Any, NamedTuple
 
+from ablation.damage import digest
 from ablation.formatting import over_seeds
-from ablation.runs import Manifest, Outcome, TrialSpec
+from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec
+from ablation.tracking_names import MAX_PARAM, MAX_TAG, fitted_labels
 
 MAX_ROWS = 60  # of the table in a study's description, which holds 8,000 characters
 MAX_ERROR_CHARACTERS = 500
@@ -35,35 +41,105 @@ class Point(NamedTuple):
     step: int
 
 
-class Labels(NamedTuple):
-    """What tells one trial of a study from another."""
+@dataclass
+class TrialContent:
+    """What MLflow is to hold of a trial."""
 
+    folder: RunFolder
+    spec: TrialSpec
     params: dict[str, str]
     tags: dict[str, str]
+    outcome: Outcome | None
+    is_running: bool  # whether any process runs the study
+
+    @property
+    def name(self) -> str:
+        return self.spec.trial
+
+    @cached_property
+    def records(self) -> list[dict[str, Any]]:
+        return self.folder.records(self.name)
+
+    @property
+    def has_begun(self) -> bool:
+        return self.outcome is not None or bool(self.records)
+
+    @property
+    def status(self) -> str:
+        if self.outcome is not None:
+            return "FINISHED" if self.outcome.state == "COMPLETE" else "FAILED"
+        return "RUNNING" if self.is_running else "KILLED"
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the outcome, whose file has the sums of the others; without one, of the records."""
+        if self.outcome is None:
+            return records_digest(self.records)
+        return str(digest(self.folder.trial_path(self.name) / "outcome.json"))[:16]
+
+    def start(self) -> int:
+        """When the trial started; while it runs, when its first file was written."""
+        if self.outcome and (begun := begun_at(self.outcome)) is not None:
+            return begun
+        files = self.folder.trial_path(self.name).iterdir()
+        return min((round(1000 * path.stat().st_mtime) for path in files), default=now())
+
+    @property
+    def end(self) -> int | None:
+        """When the trial ended; None as long as it has not."""
+        if self.outcome is None:
+            return None
+        path = self.folder.trial_path(self.name) / "outcome.json"
+        return milliseconds(self.outcome.finished) or round(1000 * path.stat().st_mtime)
+
+    def points(self, start: int, n_logged: int, columns: Collection[str]) -> list[Point]:
+        """All points but those of the first `n_logged` records.
+
+        columns: the metrics that results.csv has of complete trials.
+        """
+        logged = record_points(self.records[:n_logged], start)
+        points = record_points(self.records, start)
+        new = [point for place, point in points.items() if place not in logged]
+        if self.outcome is None or self.end is None:
+            return new
+        after = 1 + max([self.end, *(point.time for point in points.values())])
+        new += _outcome_points(self.records, self.outcome, self.end)
+        return [*new, *_blank_points(self.records, self.outcome, columns, after)]
 
 
-def trial_labels(manifest: Manifest) -> dict[str, Labels]:
-    """Trial -> its labels: the levels of its factors, and those settings in which the trials differ.
+def trial_contents(folder: RunFolder, manifest: Manifest, is_running: bool) -> list[TrialContent]:
+    """What MLflow is to hold of each trial.
 
-    Settings that all trials share would only widen the compare page; they are in config.yaml.
+    Its params are the levels of its factors and those settings in which the trials differ. Settings
+    that all trials share would only widen the compare page; they are in config.yaml.
     """
     settings = [
         {key: _text(value) for key, value in spec.settings.items()} for spec in manifest.trials
     ]
     keys = {key for texts in settings for key in texts}
     differing = sorted(key for key in keys if len({texts.get(key) for texts in settings}) > 1)
-    return {
-        spec.trial: _labels(
-            manifest.study, spec, {key: texts[key] for key in differing if key in texts}
-        )
-        for spec, texts in zip(manifest.trials, settings)
-    }
+    trials = []
+    for spec, texts in zip(manifest.trials, settings, strict=True):
+        outcome = folder.outcome(spec.trial)
+        identity = {"arm": spec.arm, "seed": str(spec.seed)}
+        own = {key: texts[key] for key in differing if key in texts}
+        params = own | identity | spec.levels
+        place = {"study": manifest.study, "trial": spec.trial, "kind": spec.kind, "key": spec.key}
+        levels = {f"factor.{factor}": level for factor, level in spec.levels.items()}
+        tags = place | identity | levels
+        if outcome and outcome.error:
+            text = f"{outcome.error['type']}: {outcome.error['message']}"
+            tags["error"] = text[:MAX_ERROR_CHARACTERS]
+        params = fitted_labels("setting", params, MAX_PARAM)
+        tags = fitted_labels("tag", tags, MAX_TAG)
+        trials.append(TrialContent(folder, spec, params, tags, outcome, is_running))
+    return trials
 
 
-def study_tags(manifest: Manifest, outcomes: Mapping[str, Outcome | None]) -> dict[str, str]:
+def study_tags(manifest: Manifest, trials: Sequence[TrialContent]) -> dict[str, str]:
     """The parent run's tags. Not params, which MLflow never lets change: a study can grow."""
-    return {
-        "mlflow.note.content": _description(manifest, outcomes),
+    tags = {
+        "mlflow.note.content": _description(manifest, trials),
         "study": manifest.study,
         "kind": "study",
         "experiment": manifest.experiment,
@@ -74,72 +150,100 @@ def study_tags(manifest: Manifest, outcomes: Mapping[str, Outcome | None]) -> di
         "seeds": ", ".join(map(str, manifest.seeds)),
         "commit": _commit(manifest),
     }
+    return fitted_labels("tag", tags, MAX_TAG)
 
 
-def study_points(
-    manifest: Manifest, outcomes: Mapping[str, Outcome | None], time: int
-) -> Iterator[Point]:
-    """The parent run's metrics: how far the study is and what it has cost, over the number of trials that ended."""
-    ended = [outcome for outcome in outcomes.values() if outcome]
-    yield _point("study/trials", len(manifest.trials), time, len(ended))
-    yield _point(
-        "study/complete", sum(outcome.state == "COMPLETE" for outcome in ended), time, len(ended)
-    )
-    yield _point(
-        "study/failed", sum(outcome.state == "FAILED" for outcome in ended), time, len(ended)
-    )
-    yield _point(
-        "study/wall_seconds", sum(outcome.wall_seconds for outcome in ended), time, len(ended)
-    )
+def study_points(trials: Sequence[TrialContent], time: int) -> list[Point]:
+    """The parent run's metrics: how far the study is and what it has cost.
+
+    Their step is the number of trials that have ended.
+    """
+    ended = [trial.outcome for trial in trials if trial.outcome]
+    values = {
+        "study/trials": len(trials),
+        "study/complete": sum(outcome.state == "COMPLETE" for outcome in ended),
+        "study/failed": sum(outcome.state == "FAILED" for outcome in ended),
+        "study/wall_seconds": sum(outcome.wall_seconds for outcome in ended),
+    }
+    return [_point(name, value, time, len(ended)) for name, value in values.items()]
 
 
-def record_points(records: list[dict[str, Any]], start: int, n_logged: int) -> Iterator[Point]:
-    """The metrics of all records after the first `n_logged`.
+def records_digest(records: list[dict[str, Any]]) -> str:
+    """Of which epochs they are and what was measured, times aside."""
+    held = [(record["phase"], record["epoch"], record["metrics"]) for record in records]
+    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:16]
 
-    A record's time is `start` (milliseconds) plus the seconds of the records up to it: as if the trial had
-    computed all of its epochs itself. So the points are the same whenever they are made, and MLflow drops
-    those that it has. Pre-training counts its own epochs: its metrics get names of their own. Of a metric that
-    was measured twice in one epoch, the last value counts.
+
+def record_points(records: list[dict[str, Any]], start: int) -> dict[tuple[str, int], Point]:
+    """(metric, epoch) -> point. Of a metric measured twice in one epoch, the last value counts.
+
+    A record's time is `start` (milliseconds) plus the seconds of the records up to it, as if the
+    trial had computed all of its epochs itself. So the points are the same whenever they are made,
+    and MLflow drops those that it has. Pre-training counts its own epochs: its metrics get names of
+    their own.
     """
     time, points = start, {}
-    for number, record in enumerate(records):
+    for record in records:
         time += round(1000 * record.get("seconds", 0.0))
-        if number >= n_logged:
-            for name, value in _named(record).items():
-                points[name, record["epoch"]] = _point(name, value, time, record["epoch"])
-    yield from points.values()
+        prefix = "pretrain/" if record["phase"] == "pretrain" else ""
+        for metric, value in record["metrics"].items():
+            name = metric if metric.startswith(prefix) else prefix + metric
+            points[name, record["epoch"]] = _point(name, value, time, record["epoch"])
+    return points
 
 
-def measures_again(records: list[dict[str, Any]], n_logged: int) -> bool:
-    """Whether a record after the first `n_logged` has a metric of an epoch that one of these has."""
-    logged = {(name, record["epoch"]) for record in records[:n_logged] for name in _named(record)}
-    return any(
-        (name, record["epoch"]) in logged
-        for record in records[n_logged:]
-        for name in _named(record)
-    )
+def milliseconds(moment: str) -> int | None:
+    """A time in ISO 8601 as MLflow counts; None for ""."""
+    return round(1000 * datetime.fromisoformat(moment).timestamp()) if moment else None
 
 
-def outcome_points(records: list[dict[str, Any]], outcome: Outcome, end: int) -> Iterator[Point]:
-    """What is known only at a trial's end: its best values, and the last record's values per class."""
-    last = records[-1] if records else {"epoch": 0, "metrics": {}}
+def now() -> int:
+    return round(1000 * time.time())
+
+
+def begun_at(outcome: Outcome) -> int | None:
+    """When a trial began, as MLflow counts; None if it is not known.
+
+    Of its first epoch only the end is on record.
+    """
+    started, finished = milliseconds(outcome.started), milliseconds(outcome.finished)
+    if finished is None:
+        return started
+    begun = max(0, finished - round(1000 * outcome.wall_seconds))
+    return begun if started is None else min(started, begun)
+
+
+def finite(value: float) -> float:
+    """The value as a float; NaN, which is a gap in the chart, if that is infinite.
+
+    MLflow stores the largest float instead, which flattens the chart.
+    """
+    try:
+        number = float(value)
+    except OverflowError:  # of a whole number
+        return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
+def _outcome_points(records: list[dict[str, Any]], outcome: Outcome, end: int) -> Iterator[Point]:
+    """What is known only at a trial's end: its best values, and the last values per class."""
+    step = records[-1]["epoch"] if records else 0
+    last = records[-1]["metrics"] if records else {}
     for name, value in outcome.metrics.items():
-        if name not in last["metrics"]:
-            yield _point(name, value, end, last["epoch"])
+        if name not in last:
+            yield _point(name, value, end, step)
     for name, values in outcome.vectors.items():
         width = max(2, len(str(len(values) - 1)))
         for index, value in enumerate(values):
-            yield _point(f"{name}/class_{index:0{width}}", value, end, last["epoch"])
+            yield _point(f"{name}/class_{index:0{width}}", value, end, step)
 
 
-def blank_points(
+def _blank_points(
     records: list[dict[str, Any]], outcome: Outcome, columns: Collection[str], time: int
 ) -> Iterator[Point]:
-    """A gap after the last value of each metric that a trial has measured, and that is blank in its row of results.csv.
+    """A gap after the last value of each metric that is blank in the trial's row of results.csv.
 
     MLflow's tables show the last value, which is that of another epoch, or of a trial that failed.
-
-    columns: the metrics that results.csv has of complete trials.
     """
     measured = dict.fromkeys(
         name for record in records if record["phase"] != "pretrain" for name in record["metrics"]
@@ -149,72 +253,26 @@ def blank_points(
             yield _point(name, math.nan, time, records[-1]["epoch"])
 
 
-def outcome_tags(outcome: Outcome) -> dict[str, str]:
-    if not outcome.error:
-        return {}
-    return {"error": f"{outcome.error['type']}: {outcome.error['message']}"[:MAX_ERROR_CHARACTERS]}
-
-
-def milliseconds(moment: str) -> int | None:
-    """A UTC time in ISO 8601 as MLflow counts; None for ""."""
-    if not moment:
-        return None
-    parsed = datetime.fromisoformat(moment.replace("Z", "+00:00"))  # Python 3.10 does not know Z
-    return round(
-        1000 * (parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)).timestamp()
-    )
-
-
-def begun_at(outcome: Outcome) -> int | None:
-    """When a trial began, as MLflow counts; None if it is not known. Of its first epoch only the end is on record."""
-    started, finished = milliseconds(outcome.started), milliseconds(outcome.finished)
-    if finished is None:
-        return started
-    begun = max(0, finished - round(1000 * outcome.wall_seconds))
-    return begun if started is None else min(started, begun)
-
-
-def _labels(study: str, spec: TrialSpec, settings: dict[str, str]) -> Labels:
-    identity = {"arm": spec.arm, "seed": str(spec.seed)}
-    factors = {f"factor.{factor}": level for factor, level in spec.levels.items()}
-    tags = {"study": study, "trial": spec.trial, "kind": spec.kind, "key": spec.key}
-    return Labels(settings | identity | spec.levels, tags | identity | factors)
-
-
-def _description(manifest: Manifest, outcomes: Mapping[str, Outcome | None]) -> str:
+def _description(manifest: Manifest, trials: Sequence[TrialContent]) -> str:
     """Markdown, shown at the head of the parent run's page."""
     metric = manifest.metric["name"]
     values = defaultdict(list)
-    for spec in manifest.trials:
-        outcome = outcomes.get(spec.trial)
-        values[spec.arm] += (
-            [outcome.metrics[metric]] if outcome and metric in outcome.metrics else []
-        )
-    rows = [
-        f"| {arm} | {len(found)} | {over_seeds(found)} |" for arm, found in values.items() if found
-    ]
-    table = (
-        ["", f"| arm | seeds | {metric} |", "| --- | --- | --- |", *rows[:MAX_ROWS]] if rows else []
-    )
-    more = ["", f"and {len(rows) - MAX_ROWS} more"] if len(rows) > MAX_ROWS else []
-    head = [
-        manifest.question,
-        "",
-        f"{manifest.title}; dataset {manifest.dataset}; commit {_commit(manifest)}",
-    ]
-    return "\n".join(head + table + more + _groups(outcomes))
-
-
-def _groups(outcomes: Mapping[str, Outcome | None]) -> list[str]:
-    """What the groups of metrics are that finished trials have."""
-    found = {
-        name.partition("/")[0]
-        for outcome in outcomes.values()
-        if outcome
-        for name in outcome.metrics
-    }
-    told = [f"`{group}/` {GROUPS[group]}" for group in GROUPS if group in found]
-    return ["", f"Metrics, by epoch: {'; '.join(told)}."] if told else []
+    measured: set[str] = set()
+    for trial in trials:
+        metrics = trial.outcome.metrics if trial.outcome else {}
+        measured |= metrics.keys()
+        if metric in metrics:
+            values[trial.spec.arm].append(metrics[metric])
+    head = f"{manifest.title}; dataset {manifest.dataset}; commit {_commit(manifest)}"
+    lines = [manifest.question, "", head]
+    if values:
+        rows = [f"| {arm} | {len(found)} | {over_seeds(found)} |" for arm, found in values.items()]
+        lines += ["", f"| arm | seeds | {metric} |", "| --- | --- | --- |", *rows[:MAX_ROWS]]
+        lines += ["", f"and {len(rows) - MAX_ROWS} more"] if len(rows) > MAX_ROWS else []
+    groups = {name.partition("/")[0] for name in measured}
+    meanings = [f"`{group}/` {GROUPS[group]}" for group in GROUPS if group in groups]
+    lines += ["", f"Metrics, by epoch: {'; '.join(meanings)}."] if meanings else []
+    return "\n".join(lines)
 
 
 def _commit(manifest: Manifest) -> str:
@@ -224,24 +282,6 @@ def _commit(manifest: Manifest) -> str:
 
 def _point(name: str, value: float, time: int, step: int) -> Point:
     return Point(name, finite(value), time, max(-LAST_STEP, min(step, LAST_STEP)))
-
-
-def finite(value: float) -> float:
-    """The value as a float; NaN if that is infinite: MLflow stores the largest float, which flattens the chart, and a gap says more."""
-    try:
-        number = float(value)
-    except OverflowError:  # of a whole number
-        return math.nan
-    return number if math.isfinite(number) else math.nan
-
-
-def _named(record: dict[str, Any]) -> dict[str, float]:
-    """The metrics of a record, by their names in MLflow."""
-    prefix = "pretrain/" if record["phase"] == "pretrain" else ""
-    return {
-        name if name.startswith(prefix) else prefix + name: value
-        for name, value in record["metrics"].items()
-    }
 
 
 def _text(value: Any) -> str:

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 
 from ablation.errors import InputError, Problem
@@ -23,63 +22,50 @@ from ablation.tracking_store import (
 )
 
 MAX_LINKS = 10
-VIEW = "workflowType=machine_learning"
-QUIET = {
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    "PYTHONWARNINGS": "ignore",
-}  # jobs are for LLMs
+# MLflow's jobs are for language models.
+QUIET = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 10
 
 
 def serve(tracking_uri: str | None = None, host: str = "127.0.0.1", port: int = 5000) -> None:
-    """Serve MLflow's interface until Ctrl-C or SIGTERM; prints its address and the studies' as soon as it answers.
+    """Serve MLflow's interface until Ctrl-C or SIGTERM.
 
-    MLflow opens on its pages for language models, which show nothing of a study: hence a link to each.
+    As soon as it answers, its address and the studies' are printed: MLflow opens on its pages for
+    language models, which show nothing of a study.
 
     Raises:
         InputError: the port is in use.
-        TrackingUnavailable: the store cannot be read, or the server has ended by itself; it has said why.
+        TrackingUnavailable: the store cannot be read, or the server has ended and said why.
     """
-    uri = tracking_uri or default_uri()
+    uri, address = tracking_uri or default_uri(), f"http://{host}:{port}"
     if is_server(uri):
         print(f"MLflow is already served at {redacted(uri)}")
         return
     _require_free(host, port)
     with reaching(uri):
         follow_folder(uri)
-    studies = experiments(uri, MAX_LINKS)
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # else only Ctrl-C would end the server, too
-    options = [
-        "--host",
-        host,
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-        "--uvicorn-opts",
-        "--log-level warning",
+    links = [
+        f"  {name}: {address}/#/experiments/{id_}/runs?workflowType=machine_learning"
+        for id_, name in experiments(uri, MAX_LINKS)
     ]
+    # By default, SIGTERM would leave the server running.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *options],
+        [*command, "--workers", "1", "--uvicorn-opts", "--log-level warning"],
         # The store is no argument: those can be read by every user of the machine.
         env={**QUIET, **os.environ, "MLFLOW_BACKEND_STORE_URI": uri},
-        stdout=subprocess.DEVNULL,  # what it guessed; what goes wrong goes to stderr
-        start_new_session=True,  # its workers are ended with it, below
+        # Errors go to stderr.
+        stdout=subprocess.DEVNULL,
+        # Its workers are ended with it, below.
+        start_new_session=True,
     )
     try:
-        address = f"http://{host}:{port}"
         while process.poll() is None and not _answers(address):
             time.sleep(POLL_SECONDS)
         if process.returncode is None:
-            links = [
-                f"  {name}: {address}/#/experiments/{id_}/runs?{VIEW}" for id_, name in studies
-            ]
-            print(
-                "\n".join([f"MLflow is served at {address} (Ctrl-C ends it)", *links]), flush=True
-            )
+            print(f"MLflow is served at {address} (Ctrl-C ends it)", *links, sep="\n", flush=True)
         raise TrackingUnavailable(uri, f"its server ended with status {process.wait()}")
     except KeyboardInterrupt:
         pass
@@ -89,9 +75,8 @@ def serve(tracking_uri: str | None = None, host: str = "127.0.0.1", port: int = 
 
 def _require_free(host: str, port: int) -> None:
     with socket.socket() as probe:
-        probe.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # a port that was closed just now is free
+        # A port that was closed just now is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
@@ -103,11 +88,11 @@ def _answers(address: str) -> bool:
     try:
         with urllib.request.urlopen(f"{address}/health", timeout=1):
             return True
-    except (urllib.error.URLError, OSError):
+    except OSError:
         return False
 
 
-def _end(process: subprocess.Popen) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     """End the server and its workers."""
     for order in (signal.SIGTERM, signal.SIGKILL):
         try:

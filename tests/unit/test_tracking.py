@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 STARTED, FINISHED = "2026-03-01T10:00:00+00:00", "2026-03-01T10:01:00+00:00"
 START = 1772359200000  # STARTED in milliseconds
-NOTHING = Synced(0, 0, 0, 0)
+NOTHING = Synced()
 ROOT = Path(__file__).parents[2]
 
 
@@ -164,7 +164,7 @@ def test_finished_trial_is_a_child_of_its_study_with_levels_metrics_and_files(ur
     assert run.data.metrics["best/test/top1"] == 61.0
     assert run.data.metrics["test/top1_per_class/class_01"] == 30.0
     files = {file.path for file in MlflowClient(uri).list_artifacts(run.info.run_id)}
-    assert files == {"config.yaml", "metrics.jsonl", "stdout.log"}
+    assert files == {"config.yaml", "metrics.jsonl", "outcome.json", "stdout.log"}
 
 
 def test_pretraining_has_metrics_of_its_own_since_it_counts_its_own_epochs(uri, folder):
@@ -212,6 +212,7 @@ def test_importing_twice_changes_nothing(uri, folder, tmp_path, monkeypatch, is_
         "create_run",
         "log_batch",
         "log_artifact",
+        "log_artifacts",
         "log_text",
         "set_terminated",
         "update_run",
@@ -227,7 +228,7 @@ def test_running_trial_gets_only_its_new_records(uri, folder, is_new_process):
     folder.write_config(NONE, {})
     os.utime(folder.trial_path(NONE.trial) / "config.yaml", (START / 1000, START / 1000))
     tracker = Tracker()
-    assert tracker.sync(folder) == NOTHING._replace(n_created=0)
+    assert tracker.sync(folder) == NOTHING
     folder.append_record(NONE.trial, RECORDS[0])
     assert tracker.sync(folder) == Synced(n_created=1, n_points=2)
     assert runs(uri)["none--s0"].info.status == "RUNNING"
@@ -477,15 +478,15 @@ def test_names_of_a_trial_that_is_run_again_are_made_to_fit(uri, folder, name, i
 def test_a_run_that_mlflow_refuses_keeps_no_other_from_arriving(uri, folder, monkeypatch):
     for each in SPECS:
         finish(folder, each)
-    create = tracking_store.Store.create
+    create = MlflowClient.create_run
 
-    def refuse_one(self, name, start, tags):
+    def refuse_one(self, experiment, start, tags, name):
         if name == NONE.trial:
             raise MlflowException("Invalid value for it", error_code=INVALID_PARAMETER_VALUE)
-        return create(self, name, start, tags)
+        return create(self, experiment, start, tags, name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tracking_store.Store, "create", refuse_one)
+        patch.setattr(MlflowClient, "create_run", refuse_one)
         with pytest.raises(
             TrackingRefused, match="does not take all results: Invalid value for it"
         ):
@@ -573,6 +574,7 @@ def test_a_project_that_was_moved_keeps_its_artifacts(
         assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
             "config.yaml",
             "metrics.jsonl",
+            "outcome.json",
         }
 
 
@@ -630,7 +632,7 @@ def test_names_and_values_that_mlflow_refuses_do_not_stop_the_import(uri, folder
     folder.write_records(NONE.trial, [entry])
     Tracker().sync(folder)
     metrics = runs(uri)["none--s0"].data.metrics
-    assert metrics["acc_1 ___"] == 5.0
+    assert {name[:-8]: value for name, value in metrics.items()}["acc_1 ___-"] == 5.0
     assert math.isnan(metrics["loss"])
 
 
@@ -697,6 +699,22 @@ def test_a_server_is_waited_for_ten_seconds_unless_the_user_says_otherwise(chose
         env=environment,
     ).stdout
     assert said == f"{seconds}\n"
+
+
+@pytest.mark.parametrize("module", ["tracking", "doctor_tracking", "doctor_databases", "ui"])
+def test_mlflow_sends_no_statistics_as_is_set_before_it_is_imported(module):
+    code = f"""
+import os, sys
+class Watch:
+    def find_spec(self, name, *_):
+        if name == "mlflow":
+            print(os.environ.get("MLFLOW_DISABLE_TELEMETRY"))
+            os._exit(sys.stdout.flush() or 0)
+sys.meta_path.insert(0, Watch())
+import ablation.{module}
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert said.stdout == "true\n"
 
 
 def test_a_server_that_takes_the_call_and_never_answers_is_given_up(folder, monkeypatch):
