@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
+from ablation.caching import (
+    describe_cache,
+    describe_clearing,
+    describe_entries,
+    require_idle,
+)
+from ablation.formatting import duration
 from ablation.limits import parse_size
 
 
@@ -11,7 +20,6 @@ from ablation.limits import parse_size
 @click.pass_context
 def cache(context: click.Context) -> None:
     """Show the cache of epochs; trim or clear it."""
-    from ablation.caching import describe_cache
     from ablation.places import Places
 
     if context.invoked_subcommand is None:
@@ -22,21 +30,25 @@ def cache(context: click.Context) -> None:
 @click.option("--size", required=True, help="What to leave at most, e.g. 1GB.")
 def trim(size: str) -> None:
     """Evict what saves the least time per byte. Records of finished epochs stay."""
-    from ablation.caching import trim_cache
     from ablation.places import Places
 
-    print(trim_cache(Places().store, parse_size(size, "--size")))
+    gone = Places().store.trim(parse_size(size, "--size"))
+    seconds = duration(sum(entry.seconds for entry in gone))
+    print(f"evicted {describe_entries(gone)}, which took {seconds} to compute")
 
 
 @cache.command()
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def clear(yes: bool) -> None:
-    """Remove everything, records of finished epochs too. Finished trials keep their results in runs/."""
-    from ablation.caching import clear_cache, describe_clearing
+    """Remove everything, records of finished epochs too.
+
+    Finished trials keep their results in runs/.
+    """
     from ablation.places import Places
 
-    places, runs = Places(), Places().root / "runs"
-    what = describe_clearing(places.store, runs)
+    store, runs = Places().store, Path("runs")
+    require_idle(store, runs)
     if not yes:
-        click.confirm(f"{what}. Remove?", abort=True)
-    print(clear_cache(places.store, runs))
+        click.confirm(f"{describe_clearing(store, runs)}. Remove?", abort=True)
+        require_idle(store, runs)  # a study may have been started while the user was asked
+    print(f"removed {describe_entries(store.clear())}")

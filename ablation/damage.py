@@ -1,4 +1,4 @@
-"""What is damaged in a study's files, found when they are read: said once, and never taken for something else."""
+"""What is damaged in a study's files, found when they are read, and said once."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import logging
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-UNREADABLE = (
-    OSError,
-    ValueError,
-    RecursionError,
-)  # ValueError: not UTF-8, not JSON, or not what it should hold
-TYPES = {
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+# ValueError: not UTF-8, not JSON, or not what it should hold.
+UNREADABLE = (OSError, ValueError, RecursionError)
+T = TypeVar("T", bound="DataclassInstance")
+TYPES: dict[str, type | tuple[type, ...]] = {
     "str": str,
     "int": int,
     "float": (int, float),
@@ -26,19 +27,22 @@ TYPES = {
 }
 
 
-def checked(cls: type, raw: Any) -> dict[str, Any]:
-    """`raw` if a dataclass `cls` can be made of it, each field being of its type. Raises ValueError saying why not."""
+def checked(cls: type[T], raw: Any) -> T:
+    """A dataclass of `raw`, each field of its type, but for what is inside of lists and mappings.
+
+    Raises ValueError saying why there can be none.
+    """
     if not isinstance(raw, dict):
         raise ValueError(f"it holds {type(raw).__name__}, not {cls.__name__}")
     try:
-        cls(**raw)
+        made = cls(**raw)
     except TypeError as error:
         raise ValueError(str(error).partition("() ")[2] or str(error)) from None
     for field in fields(cls):
-        allowed = tuple(TYPES[kind.partition("[")[0].strip()] for kind in field.type.split("|"))
-        if field.name in raw and not isinstance(raw[field.name], allowed):
+        kinds = [kind.partition("[")[0].strip() for kind in str(field.type).split("|")]
+        if field.name in raw and not any(isinstance(raw[field.name], TYPES[k]) for k in kinds):
             raise ValueError(f"{field.name} is {raw[field.name]!r:.40}")
-    return raw
+    return made
 
 
 def checked_record(line: bytes) -> dict[str, Any]:
@@ -48,13 +52,10 @@ def checked_record(line: bytes) -> dict[str, Any]:
         isinstance(record, dict)
         and isinstance(record.get("phase"), str)
         and isinstance(record.get("epoch"), int)
-    ):
-        raise ValueError("it is no record")
-    if not (
-        isinstance(record.get("seconds", 0.0), (int, float))
+        and isinstance(record.get("seconds", 0.0), (int, float))
         and isinstance(record.get("vectors", {}), dict)
     ):
-        raise ValueError("it is no whole record")
+        raise ValueError("it is no record")
     checked_metrics(record.get("metrics"))
     return record
 

@@ -71,7 +71,7 @@ class Delivery(Listener):
         return is_known or self.deliver()
 
     def _update_ledger(self, is_running: bool) -> None:
-        from ablation.ledger_import import update_ledger
+        from ablation.ledger import update_ledger
 
         update_ledger(self.places.ledger_url, self.folder, is_running)
 

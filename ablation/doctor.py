@@ -1,6 +1,7 @@
-"""What may be wrong with a machine and a project, looked at and mended: see the modules `doctor_*` for what.
+"""What may be wrong with a machine and a project: looked at, and mended. See `doctor_*` for what.
 
-A look changes nothing. A study that is being run is not looked at, and none can be started while another is mended.
+A look changes nothing. A study that is being run is not looked at, and none can be started while
+another is mended.
 """
 
 from __future__ import annotations
@@ -11,20 +12,19 @@ from contextlib import ExitStack, contextmanager
 
 from ablation.doctor_cache import cache_checks
 from ablation.doctor_check import Check, Found
-from ablation.doctor_environment import environment_checks
 from ablation.doctor_files import TrialFiles
-from ablation.doctor_torch import torch_checks
+from ablation.doctor_machine import machine_checks
 from ablation.errors import InputError, Unavailable
 from ablation.lock import being_run, only_one
 from ablation.places import Places
-from ablation.runs import Damaged, Manifest, studies
+from ablation.runs import Damaged, studies
 from ablation.study import changes_since
-from ablation.subject import Subject
 from ablation.subjects import load_subject
 
 UNAVAILABLE = (Unavailable, InputError, OSError)
 ENDS = {
-    "found": "Nothing was changed. `ablate doctor --repair` mends what is marked --repair; the other lines say what to do.",
+    "found": "Nothing was changed. `ablate doctor --repair` mends what is marked --repair; "
+    "the other lines say what to do.",
     "left": "What is marked `left` could not be mended; its lines say what to do.",
     "mended": "All is well again.",
     "ok": "All is well.",
@@ -44,7 +44,7 @@ def doctor(study: str | None, repair: bool, say: Say, storage: str | None = None
     Returns whether all is well or was mended.
     """
     places = Places(storage=storage)
-    results = examine("this machine", [*environment_checks(places), *torch_checks()], repair, say)
+    results = examine("this machine", machine_checks(places), repair, say)
     results += examine_project(
         places, [study] if study else studies(places.root / "runs"), repair, say
     )
@@ -68,7 +68,7 @@ def examine_project(places: Places, names: Sequence[str], repair: bool, say: Say
 
 
 def examine(title: str, checks: Sequence[Check], repair: bool, say: Say) -> list[str]:
-    """Look at each, and say in a line what was found; returns the results: ok, found, mended or left."""
+    """Look at each, and say in a line what was found; returns ok, found, mended or left of each."""
     say(f"\n{title}")
     results = []
     for check in checks:
@@ -106,75 +106,60 @@ def _look(check: Check) -> Found:
 
 def _database_checks(places: Places, running: Collection[str]) -> list[Check]:
     try:
-        from ablation.doctor_databases import (
-            database_checks,
-        )  # a machine without Optuna or MLflow has a doctor, too
-    except ImportError as error:
-        message = str(error)
-        return [
-            Check(
-                "databases",
-                lambda: Found(f"not looked at: {message}", False, "see `packages` above"),
-            )
-        ]
+        from ablation.doctor_databases import database_checks
+    except ImportError as error:  # a machine without Optuna or MLflow has a doctor, too
+        return [_known("databases", f"not looked at: {error}", "see `packages` above")]
     return database_checks(places, running)
 
 
 def _study_checks(places: Places, name: str, running: Collection[str]) -> list[Check]:
     folder = places.runs(name)
     if name in running:
-        return [Check("all", lambda: Found("not looked at: it is being run"))]
+        return [_known("all", "not looked at: it is being run")]
     try:
         manifest = folder.manifest()
     except Damaged as error:
-        message = error.problems[0].message
-        return [
-            Check(
-                "study.json",
-                lambda: Found(message, False, "nothing else of the study was looked at"),
-            )
-        ]
-    subject, why = _subject_of(manifest)
-    files = TrialFiles(folder, places.store, manifest, subject)
-    code = Check(
-        "code",
-        lambda: Found(
-            why or manifest.subject or "core",
-            not why,
-            "call `ablate` where its module is; without it, files are compared with each other alone",
-        ),
-    )
-    changed = Check(
-        "changes",
-        lambda: Found(changes_since(places, name).said or "none is known since the study was run"),
-    )
+        remedy = "nothing else of the study was looked at"
+        return [_known("study.json", error.problems[0].message, remedy)]
+    subject, code = None, manifest.subject
+    remedy = ""
     try:
-        from ablation.doctor_ledger import ledger_check
+        subject = load_subject(code)
+    except InputError as error:
+        code = error.problems[0].message
+        remedy = (
+            "call `ablate` where its module is; "
+            "without it, files are compared with each other alone"
+        )
+    checks = [
+        _known("code", code, remedy),
+        Check("changes", lambda: _changes(places, name)),
+        *TrialFiles(folder, places.store, manifest, subject).checks(),
+    ]
+    try:
+        from ablation.doctor_databases import ledger_check
         from ablation.doctor_tracking import tracking_check
     except ImportError:
-        return [code, changed, *files.checks()]
+        return checks
     return [
-        code,
-        changed,
-        *files.checks(),
-        ledger_check(places, files),
+        *checks,
+        ledger_check(places, folder, manifest),
         tracking_check(places, folder, manifest),
     ]
 
 
-def _subject_of(manifest: Manifest) -> tuple[Subject | None, str]:
-    """The code that a study ablates, or why it cannot be loaded."""
-    try:
-        return load_subject(
-            manifest.subject or "core"
-        ), ""  # the built-in one, of manifests of before it was kept
-    except InputError as error:
-        return None, error.problems[0].message
+def _changes(places: Places, name: str) -> Found:
+    return Found(changes_since(places, name).said or "none is known since the study was run")
+
+
+def _known(name: str, what: str, remedy: str = "") -> Check:
+    """What was found before. remedy: what the user can do; "" where all is well."""
+    return Check(name, lambda: Found(what, not remedy, remedy))
 
 
 @contextmanager
 def _held(places: Places, repair: bool) -> Iterator[set[str]]:
-    """The studies that are being run. If anything may be repaired, the others cannot be started meanwhile."""
+    """The studies that are being run. While anything may be repaired, no other can be started."""
     running = set(being_run(places.root / "runs"))
     with ExitStack() as held:
         for name in set(studies(places.root / "runs")) - running if repair else ():

@@ -7,12 +7,11 @@ import json
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
 
+from ablation.caching import describe_entries
 from ablation.damage import UNREADABLE
 from ablation.doctor_check import Check, Found, here, named
 from ablation.files import TEMPORARY
-from ablation.limits import show_size
 from ablation.places import FOLDERS, Places
 from ablation.store import ALONE, remove
 
@@ -30,31 +29,21 @@ def cache_checks(places: Places, running: Collection[str]) -> list[Check]:
 
 
 def _entries(places: Places) -> Found:
-    damaged = sorted(places.store.damaged())
-    if damaged:
-        remedy = "removes them, and what needs them computes it again"
-        return Found(
-            f"damaged entries, {named(map(here, damaged))}", False, remedy, lambda: _remove(damaged)
-        )
-    entries = list(places.store.entries())
-    return Found(
-        f"{len(entries)} entries, {show_size(sum(entry.n_bytes for entry in entries))}, all whole"
+    what_else = "; what needs them computes them again"
+    damaged = list(places.store.damaged())
+    return _removable("damaged entries", damaged, what_else) or Found(
+        f"{describe_entries(list(places.store.entries()))}, all whole"
     )
 
 
 def _temporary(places: Places, running: Collection[str]) -> Found:
     if running:
         return Found(f"not looked for while a study is being run: {', '.join(sorted(running))}")
-    left = sorted(_temporaries(places))
-    if not left:
-        return Found("none left behind")
-    return Found(
-        f"left behind, {named(map(here, left))}", False, "removes them", lambda: _remove(left)
-    )
+    return _removable("left behind", _temporaries(places)) or Found("none left behind")
 
 
 def _temporaries(places: Places) -> Iterator[Path]:
-    """Files as they are while they are written, that nobody can be writing any more."""
+    """Files as they are while they are written, that no process can be writing any more."""
     for folder in FOLDERS:
         for path in (places.root / folder).rglob(".*"):
             if TEMPORARY.fullmatch(path.name) or path.name.startswith(".probe-"):
@@ -65,54 +54,35 @@ def _temporaries(places: Places) -> Iterator[Path]:
 
 def _alone(places: Places, running: Collection[str]) -> Found:
     finished = []
-    for path in sorted((places.store.root / ALONE).glob("*/*")):
+    for path in (places.store.root / ALONE).glob("*/*"):
         study, trial = path.parent.name, path.name
         folder = places.runs(study)
-        specs = folder.manifest().trials if study not in running and folder.exists() else []
-        ends = [folder.ending(spec) for spec in specs if spec.trial == trial]
-        if ends and ends[0] is not None and ends[0].state == "COMPLETE":
-            finished.append(path)
-    if not finished:
-        return Found("none left behind")
-    remedy = "removes them; the trials keep their results"
-    return Found(
-        f"left behind, {named(map(here, finished))}", False, remedy, lambda: _remove(finished)
-    )
+        if study not in running and folder.exists():
+            endings = [
+                folder.ending(spec) for spec in folder.manifest().trials if spec.trial == trial
+            ]
+            if any(outcome and outcome.state == "COMPLETE" for outcome in endings):
+                finished.append(path)
+    what_else = "; the trials keep their results"
+    return _removable("left behind", finished, what_else) or Found("none left behind")
 
 
 def _notes(places: Places, running: Collection[str]) -> Found:
-    """What the harness remembers for its own convenience: times of epochs, what is left, what was delivered."""
-    wrong = (
-        [places.timings]
-        if places.timings.exists() and not isinstance(_json(places.timings), dict)
-        else []
-    )
+    """What is remembered for convenience: times of epochs, what is left, what was delivered."""
     progress, delivered = places.progress("x").parent, places.root / ".ablate" / "delivered"
-    wrong += [
-        path
-        for path in sorted(progress.glob("*"))
-        if path.stem not in running and not TEMPORARY.fullmatch(path.name)
-    ]
-    wrong += [
-        path
-        for path in sorted(delivered.glob("*"))
-        if not TEMPORARY.fullmatch(path.name) and not _is_digest(path)
-    ]
-    if not wrong:
-        return Found("as they should be")
-    return Found(
-        f"damaged or left behind, {named(map(here, wrong))}",
-        False,
-        "removes them",
-        lambda: _remove(wrong),
-    )
+    wrong = [path for path in progress.glob("*") if path.stem not in running]
+    wrong += [path for path in delivered.glob("*") if not _is_digest(path)]
+    wrong = [path for path in wrong if not TEMPORARY.fullmatch(path.name)]
+    if places.timings.exists() and not _is_mapping(places.timings):
+        wrong.append(places.timings)
+    return _removable("damaged or left behind", wrong) or Found("as they should be")
 
 
-def _json(path: Path) -> Any:
+def _is_mapping(path: Path) -> bool:
     try:
-        return json.loads(path.read_bytes())
+        return isinstance(json.loads(path.read_bytes()), dict)
     except UNREADABLE:
-        return None
+        return False
 
 
 def _is_digest(path: Path) -> bool:
@@ -122,7 +92,15 @@ def _is_digest(path: Path) -> bool:
         return False
 
 
-def _remove(paths: Collection[Path]) -> str:
-    for path in paths:
-        remove(path)
-    return "removed"
+def _removable(what: str, found: Collection[Path] | Iterator[Path], then: str = "") -> Found | None:
+    """Files that the doctor can remove; None if there are none. then: what follows from that."""
+    paths = sorted(found)
+
+    def mend() -> str:
+        for path in paths:
+            remove(path)
+        return "removed"
+
+    if not paths:
+        return None
+    return Found(f"{what}, {named(map(here, paths))}", False, f"removes them{then}", mend)

@@ -1,6 +1,7 @@
-"""Whether Optuna's and MLflow's databases can be used.
+"""Whether Optuna's and MLflow's databases can be used, and whether Optuna holds what files say.
 
-Both are made of the files in runs/. So one that is no database (any more) is moved aside, and filled anew.
+Both are made of the files in runs/. So one that is no database (any more) is moved aside, and
+filled anew.
 """
 
 from __future__ import annotations
@@ -10,35 +11,35 @@ from collections.abc import Callable, Collection
 from contextlib import closing
 from pathlib import Path
 
-from ablation.database import PATIENCE_SECONDS, sqlite_file, why_unusable
-from ablation.doctor_check import Check, Found, place
+from ablation.database import BESIDE, PATIENCE_SECONDS, sqlite_file, why_unusable
+from ablation.doctor_check import Check, Found, here, named, place
 from ablation.files import put_aside
-from ablation.ledger import LedgerUnavailable, reaching_ledger
-from ablation.ledger_storage import open_storage
+from ablation.ledger import ledger_differences, update_ledger
+from ablation.ledger_storage import LedgerUnavailable, opened
 from ablation.places import Places
+from ablation.runs import Manifest, RunFolder
 from ablation.tracking_store import TrackingUnavailable, default_uri, experiments
 
 HOPELESS = ("file is not a database", "malformed")
 NONE = Found("none yet")
-BESIDE = ("-wal", "-shm", "-journal")  # files that belong to a SQLite database
 
 
 def database_checks(places: Places, running: Collection[str]) -> list[Check]:
     """running: studies that are being run, whose databases are not moved."""
-    return [
-        Check(
-            "Optuna's database",
-            lambda: (
-                _look(places.ledger_url, _open_ledger, running)
-                if (places.root / ".ablate").is_dir()
-                else NONE
-            ),
-        ),
-        Check(
-            "MLflow's database",
-            lambda: _look(default_uri(), lambda uri: experiments(uri, 1), running),
-        ),
-    ]
+
+    def ledger() -> Found:
+        if not (places.root / ".ablate").is_dir():
+            return NONE
+        return _look(places.ledger_url, _open_ledger, running)
+
+    def mlflow() -> Found:
+        return _look(default_uri(), lambda uri: experiments(uri, 1), running)
+
+    return [Check("Optuna's database", ledger), Check("MLflow's database", mlflow)]
+
+
+def ledger_check(places: Places, folder: RunFolder, manifest: Manifest) -> Check:
+    return Check("Optuna", lambda: _compare(places.ledger_url, folder, manifest))
 
 
 def _look(url: str, reach: Callable[[str], object], running: Collection[str]) -> Found:
@@ -47,7 +48,7 @@ def _look(url: str, reach: Callable[[str], object], running: Collection[str]) ->
         return NONE
     why = (why_unusable(path) or _unsound(path)) if path else None
     if why and any(cause in why for cause in HOPELESS):
-        mend = None if running else lambda: _move_aside(path)
+        mend = None if running or path is None else lambda: _move_aside(path)
         return Found(
             f"{place(url)}: {why}", False, "moves it aside, and fills another from runs/", mend
         )
@@ -65,8 +66,8 @@ def _look(url: str, reach: Callable[[str], object], running: Collection[str]) ->
 
 
 def _open_ledger(url: str) -> None:
-    with reaching_ledger(url):
-        open_storage(url).engine.dispose()
+    with opened(url):
+        pass
 
 
 def _unsound(path: Path) -> str | None:
@@ -85,3 +86,20 @@ def _move_aside(path: Path) -> str:
         if beside.exists():
             beside.rename(aside.with_name(aside.name + suffix))
     return f"moved to {aside.name}"
+
+
+def _compare(url: str, folder: RunFolder, manifest: Manifest) -> Found:
+    try:
+        differing = ledger_differences(url, manifest, folder)
+    except LedgerUnavailable as error:
+        remedy = f"see Optuna's database above; then `ablate sync {manifest.study}`"
+        return Found(str(error), False, remedy)
+    if not differing:
+        return Found(f"{place(url)} has the trials that have ended as the files have them")
+
+    def mend() -> str:
+        update_ledger(url, folder, is_running=False)
+        return "now as the files have it"
+
+    what = f"in {place(url)}: trials that are not as in the files, {named(differing)}"
+    return Found(what, False, f"brings it up to the files in {here(folder.path)}", mend)

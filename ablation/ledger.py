@@ -1,235 +1,282 @@
-"""Optuna's copy of a study, for Optuna's own tools: the trials that have ended, made of the study's files.
+"""Optuna's copy of a study, for Optuna's own tools: its ended trials, made of its files.
 
-Arms and baselines are two Optuna studies, `<study>` and `<study>/baselines`: Optuna's importances and plots know only
-the parameters that all trials of a study have, and baselines have none. The parameters of a trial are the levels of its
-factors. Its user attributes are `trial`, `arm`, `kind`, `seed`, `key`, and `metrics`, or `reason` of one that failed.
+Arms and baselines are two Optuna studies, `<study>` and `<study>/baselines`: Optuna's importances
+and plots know only the parameters that all trials of a study have, and baselines have none. The
+parameters of a trial are the levels of its factors. Its user attributes are `trial`, `arm`, `kind`,
+`seed`, `key`, and `metrics`, or `reason` of one that failed. How many trials are in which state,
+those that wait or run too, is the study's user attribute `states`.
 
-Optuna lets no ended trial change, removes none, and dates by its own clock what it sees end. So a trial is added when it
-has ended, and where a complete one is not (any more) what the files say, both studies are made anew. How many trials
-still wait or run is the study's user attribute `states`. Optuna is never asked for the next trial.
+What Optuna should hold follows from the files. Trials that it lacks are added. If it holds any
+other trial of ours, both studies are deleted and made anew: Optuna lets no ended trial change, and
+removes none. So a trial whose files are lost or damaged is not in Optuna until `ablate run` has
+made them again. Trials and attributes that others have put into the two studies stay.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
+import math
 import platform
-import time
 import warnings
-from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
 
 import optuna
+from optuna.distributions import CategoricalDistribution
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
-from optuna.storages import BaseStorage
+from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from ablation.database import first_line, sqlite_file
+from ablation.database import sqlite_file
 from ablation.errors import Unavailable
-from ablation.redaction import redacted
+from ablation.ledger_storage import opened
+from ablation.outcome import reason
+from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec
+from ablation.tracking_content import begun_at, finite, milliseconds
 
-BASELINES = "baselines"  # the study of a study's baselines is called `<study>/baselines`
+SUFFIXES = {"arm": "", "baseline": "/baselines"}
+"""Kind of trials -> what follows the study's name in that of their Optuna study."""
+
 STATES = "states"  # user attribute of the study: state -> number of its trials
-PROJECT = (
-    "project"  # and, in a database that several projects write to: the folder whose study it is
-)
+# User attribute of the study in a database of several projects: the folder whose study it is.
+PROJECT = "project"
 KEY = "key"  # user attribute of the trials that are ours
-PATIENCE_SECONDS, PAUSE_SECONDS = 60.0, 0.05  # with another process that writes to the ledger
-UNREACHABLE = (
-    SQLAlchemyError,
-    StorageInternalError,
-    OSError,
-    ImportError,
-)  # the last: no driver for the database
-
-
-class LedgerUnavailable(Unavailable):
-    """Optuna's database cannot be opened, read or written."""
-
-    def __init__(self, url: str, error: BaseException):
-        cause = first_line(error.__cause__ or error)  # Optuna says only that something was raised
-        super().__init__(
-            f"Optuna's ledger at {redacted(url)} is not available: {redacted(cause, url)}"
-        )
+LAST_STEP = 2**31 - 1  # that Optuna's tables hold
 
 
 class OthersStudy(Unavailable):
-    """Another project keeps a study of this name in the same database: what it holds is not ours to make anew."""
+    """Another project keeps a study of this name in the database: it is not ours to make anew."""
 
     is_for_now = False
 
     def __init__(self, name: str, project: str):
         super().__init__(
-            f"the study '{name}' in Optuna's ledger is of the project {project}; keep this one under another name with --as NAME"
+            f"the study '{name}' in Optuna's ledger is of the project {project}; "
+            "keep this one under another name with --as NAME"
         )
 
 
-@contextlib.contextmanager
-def reaching_ledger(url: str) -> Iterator[None]:
-    """Turns whatever the database raises into `LedgerUnavailable`."""
-    try:
-        yield
-    except UNREACHABLE as error:
-        raise LedgerUnavailable(
-            url, error
-        ) from None  # the error's own traceback can hold credentials
+@dataclass(frozen=True)
+class OptunaStudy:
+    """What one of a study's two Optuna studies should hold."""
+
+    name: str
+    trials: list[FrozenTrial]  # without intermediate values, in the manifest's order
+    states: dict[str, int]
+
+    def compare(self, storage: RDBStorage) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
+        """The trials that Optuna holds of ours and should not, and those that it lacks."""
+        known = _existing(storage, self.name)
+        # Not known.trials: where somebody has deleted a trial, that takes two others for one.
+        trials = storage.get_all_trials(known._study_id, deepcopy=False) if known else []
+        held = [(_content(trial), trial) for trial in trials if KEY in trial.user_attrs]
+        wanted = [(_content(trial), trial) for trial in self.trials]
+        return _beyond(held, wanted), _beyond(wanted, held)
 
 
-@contextlib.contextmanager
-def one_at_a_time(url: str) -> Iterator[None]:
-    """Hold a ledger that is a file for this process. Raises OSError if another process does not let go of it."""
-    path = sqlite_file(url)
-    if path is None:
-        yield
-        return
-    end = time.monotonic() + PATIENCE_SECONDS
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f"{path.name}.lock").open("w") as file:
-        while True:
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            if time.monotonic() > end:
-                raise OSError("another process is writing to it")
-            time.sleep(PAUSE_SECONDS)
-        yield
-
-
-def studies_of(study: str) -> list[str]:
-    """The names of a study's Optuna studies: of its arms, of its baselines."""
-    return [study, f"{study}/{BASELINES}"]
-
-
-def read_trials(storage: BaseStorage, name: str) -> list[FrozenTrial]:
-    """The trials of an Optuna study by number; [] if there is no such study."""
-    study_id = _study_id(storage, name)
-    return [] if study_id is None else storage.get_all_trials(study_id, deepcopy=False)
-
-
-def require_ours(storage: BaseStorage, names: Sequence[str], project: str) -> None:
-    """Raise OthersStudy if an Optuna study of these names is of another project than this."""
-    for name in names:
-        study_id = _study_id(storage, name)
-        theirs = None if study_id is None else storage.get_study_user_attrs(study_id).get(PROJECT)
-        if theirs not in (None, project):
-            raise OthersStudy(name, theirs)
-
-
-def project_of(url: str, runs: Path) -> str | None:
-    """What a study of this folder is called in a database that several projects write to; None where it is the project's own."""
-    return None if sqlite_file(url) else f"{platform.node()}:{runs.resolve()}"
-
-
-def is_same(known: FrozenTrial, wanted: FrozenTrial) -> bool:
-    """Whether Optuna has of an ended trial what it should have; intermediate values aside, which follow from the rest."""
-    return _content(known) == _content(wanted)
-
-
-def stale(
-    known: Sequence[FrozenTrial], wanted: Sequence[FrozenTrial], open_keys: Collection[str] = (),
-) -> list[FrozenTrial]:  # fmt: skip
-    """Of our trials in Optuna, those that must not stay: complete or open, and not what the files say.
-
-    A failure counts in none of Optuna's tools, and stays on record unless its parameters have other levels by now. So does
-    a complete trial with a key of `open_keys`, of which the files have no end (any more), until it is run again.
-    """
-    left = {trial.user_attrs[KEY]: trial for trial in wanted}
-    choices = {name: each for trial in wanted for name, each in trial.distributions.items()}
+def _beyond(
+    these: Sequence[tuple[str, FrozenTrial]], those: Sequence[tuple[str, FrozenTrial]]
+) -> list[FrozenTrial]:
+    """The trials whose content these have, and those have not, or less often."""
+    left = Counter(content for content, _ in those)
     found = []
-    for trial in known:
-        if KEY not in trial.user_attrs:
-            continue
-        is_kept = trial.state == TrialState.COMPLETE and trial.user_attrs[KEY] in open_keys
-        if trial.state == TrialState.FAIL or is_kept:
-            is_stale = any(
-                choices.get(name, each) != each for name, each in trial.distributions.items()
-            )
-        else:
-            expected = left.pop(trial.user_attrs[KEY], None)
-            is_stale = expected is None or not is_same(trial, expected)
-        if is_stale:
+    for content, trial in these:
+        left[content] -= 1
+        if left[content] < 0:
             found.append(trial)
     return found
 
 
-def missing(known: Sequence[FrozenTrial], wanted: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Those of the wanted trials that Optuna does not have."""
-    there = {_content(trial) for trial in known if KEY in trial.user_attrs}
-    return [trial for trial in wanted if _content(trial) not in there]
+def update_ledger(url: str, folder: RunFolder, is_running: bool = True) -> None:
+    """Let Optuna hold what the files say. Twice changes nothing.
+
+    is_running: whether any process runs the study; if none does, no trial counts as running.
+
+    Raises:
+        LedgerUnavailable: the database is locked, damaged or out of reach; later is soon enough.
+        OthersStudy: another project keeps a study of this name there.
+    """
+    manifest = folder.manifest()
+    metric, direction = manifest.metric["name"], StudyDirection[manifest.metric["goal"].upper()]
+    studies = wanted_studies(manifest, folder, is_running)
+    with opened(url) as storage:
+        project = _require_ours(storage, studies, url, folder)
+        compared = [study.compare(storage) for study in studies]
+        known = [found for study in studies if (found := _existing(storage, study.name))]
+        is_anew = any(wrong for wrong, _ in compared) or any(
+            study.direction != direction for study in known
+        )
+        if is_anew:
+            _make_anew(storage, known, direction)
+        for study, (_, lacking) in zip(studies, compared, strict=True):
+            if not study.states:
+                continue
+            made = _made(storage, study.name, direction)
+            if made.metric_names != [metric]:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", ExperimentalWarning)
+                    made.set_metric_names([metric])
+            for trial in study.trials if is_anew else lacking:
+                trial.intermediate_values = _by_epoch(folder, trial.user_attrs["trial"], metric)
+                try:
+                    made.add_trial(trial)
+                except ValueError as error:  # parameters of others' trials have other choices
+                    raise StorageInternalError(f"study {study.name!r}: {error}") from None
+            for key, value in ((STATES, study.states), (PROJECT, project)):
+                if made.user_attrs.get(key) != value:
+                    made.set_user_attr(key, value)
 
 
-def is_of_direction(storage: BaseStorage, name: str, direction: str) -> bool:
-    """Whether an Optuna study has this one direction, `maximize` or `minimize`; true if there is no such study."""
-    study_id = _study_id(storage, name)
-    return study_id is None or storage.get_study_directions(study_id) == [
-        StudyDirection[direction.upper()]
-    ]
+def ledger_differences(url: str, manifest: Manifest, folder: RunFolder) -> list[str]:
+    """Names of the trials that Optuna holds otherwise than the files, lacks, or should not hold."""
+    studies = wanted_studies(manifest, folder)
+    path = sqlite_file(url)
+    if path is not None and not path.exists():  # to look would make it
+        return [trial.user_attrs["trial"] for study in studies for trial in study.trials]
+    with opened(url) as storage:
+        _require_ours(storage, studies, url, folder)
+        found = [
+            trial for study in studies for trials in study.compare(storage) for trial in trials
+        ]
+    return list(dict.fromkeys(trial.user_attrs["trial"] for trial in found))
 
 
-def remake(storage: BaseStorage, names: Sequence[str], direction: str) -> None:
-    """Delete Optuna studies, and make them again with what others have put into them: their trials and attributes."""
-    kept = {}
-    for name in names:
-        study_id = _study_id(storage, name)
-        if study_id is not None:
-            others = [
-                trial for trial in storage.get_all_trials(study_id) if KEY not in trial.user_attrs
-            ]
-            attributes = (
-                storage.get_study_user_attrs(study_id),
-                storage.get_study_system_attrs(study_id),
-            )
-            kept[name] = others, *attributes
-            storage.delete_study(study_id)
-    # All are made before any is filled, in this order: whoever asks Optuna for its studies meets the arms first.
-    made = {name: _made(storage, name, direction) for name in kept}
-    for name, (others, user_attributes, system_attributes) in kept.items():
-        made[name].add_trials(others)
+def wanted_studies(
+    manifest: Manifest, folder: RunFolder, is_running: bool = True
+) -> list[OptunaStudy]:
+    """What Optuna should hold: the arms' study, and the baselines'."""
+    choices = _choices(manifest)
+    studies = []
+    for kind, suffix in SUFFIXES.items():
+        trials, states = [], Counter[str]()
+        for spec in (spec for spec in manifest.trials if spec.kind == kind):
+            outcome = folder.outcome(spec.trial)
+            state = folder.state(spec, outcome, is_running)
+            if outcome is not None and state in ("COMPLETE", "FAILED"):
+                trials.append(_ended(manifest, folder, spec, choices, outcome))
+                state = "COMPLETE" if trials[-1].state == TrialState.COMPLETE else "FAILED"
+            states[state] += 1
+        studies.append(OptunaStudy(manifest.study + suffix, trials, dict(states)))
+    return studies
+
+
+def _ended(
+    manifest: Manifest,
+    folder: RunFolder,
+    spec: TrialSpec,
+    choices: Mapping[str, CategoricalDistribution],
+    outcome: Outcome,
+) -> FrozenTrial:
+    """A trial that has ended, as Optuna can hold it: a complete one has a finite value."""
+    name = manifest.metric["name"]
+    value = finite(outcome.metrics.get(name, math.nan)) if outcome.state == "COMPLETE" else math.nan
+    is_complete = math.isfinite(value)
+    attributes = {name: getattr(spec, name) for name in ("trial", "arm", "kind", "seed", KEY)}
+    if is_complete:
+        attributes["metrics"] = dict(outcome.metrics)
+    elif outcome.error:
+        attributes["reason"] = reason(outcome)
+    else:
+        attributes["reason"] = f"MissingMetric: {name} is {outcome.metrics.get(name)}"
+    trial = create_trial(
+        state=TrialState.COMPLETE if is_complete else TrialState.FAIL,
+        value=value if is_complete else None,
+        params=dict(spec.levels),
+        distributions={factor: choices[factor] for factor in spec.levels},
+        user_attrs=attributes,
+    )
+    end = milliseconds(outcome.finished)
+    if end is None:
+        end = round(1000 * (folder.trial_path(spec.trial) / "outcome.json").stat().st_mtime)
+    begun = begun_at(outcome)
+    begun = max(0, end - round(1000 * outcome.wall_seconds)) if begun is None else begun
+    # In local time without a zone, as Optuna writes its own.
+    trial.datetime_start, trial.datetime_complete = (
+        datetime.fromtimestamp(moment / 1000) for moment in (begun, end)
+    )
+    return trial
+
+
+def _choices(manifest: Manifest) -> dict[str, CategoricalDistribution]:
+    """Factor -> its levels, the reference first, alike for all trials of a study."""
+    levels = {factor: dict.fromkeys(found) for factor, found in manifest.factors.items()}
+    for spec in manifest.trials:
+        for factor, level in spec.levels.items():
+            levels.setdefault(factor, {}).setdefault(level)
+    return {
+        factor: CategoricalDistribution(tuple(found)) for factor, found in levels.items() if found
+    }
+
+
+def _by_epoch(folder: RunFolder, trial: str, metric: str) -> dict[int, float]:
+    """Epoch -> the headline metric, where measured. Pre-training counts its own epochs."""
+    return {
+        max(-LAST_STEP, min(record["epoch"], LAST_STEP)): finite(record["metrics"][metric])
+        for record in folder.records(trial)
+        if record["phase"] != "pretrain" and metric in record["metrics"]
+    }
+
+
+def _content(trial: FrozenTrial) -> str:
+    """What is compared of a trial: all but intermediate values, which follow from the rest.
+
+    As text: NaN among the metrics equals NaN.
+    """
+    distributions = sorted((name, repr(each)) for name, each in trial.distributions.items())
+    attributes = json.dumps(trial.user_attrs, sort_keys=True)
+    told = (trial.state.name, trial.values, sorted(trial.params.items()), distributions, attributes)
+    return repr((*told, trial.datetime_start, trial.datetime_complete))
+
+
+def _require_ours(
+    storage: RDBStorage, studies: Sequence[OptunaStudy], url: str, folder: RunFolder
+) -> str | None:
+    """What a database of several projects calls this folder; None for the project's own file.
+
+    Raises OthersStudy if one of the studies there is of another project.
+    """
+    if sqlite_file(url):
+        return None
+    project = f"{platform.node()}:{folder.path.resolve()}"
+    for study in studies:
+        known = _existing(storage, study.name)
+        theirs = known.user_attrs.get(PROJECT) if known else None
+        if theirs not in (None, project):
+            raise OthersStudy(study.name, theirs)
+    return project
+
+
+def _make_anew(
+    storage: RDBStorage, studies: Sequence[optuna.Study], direction: StudyDirection
+) -> None:
+    """Delete Optuna studies, and make them again with the trials and attributes of others alone."""
+    kept = []
+    for study in studies:
+        others = [trial for trial in study.trials if KEY not in trial.user_attrs]
+        system_attributes = storage.get_study_system_attrs(study._study_id)
+        kept.append((study.study_name, others, study.user_attrs, system_attributes))
+        optuna.delete_study(study_name=study.study_name, storage=storage)
+    # All are made before any is filled: a list of Optuna's studies begins with the arms.
+    made = [_made(storage, name, direction) for name, *_ in kept]
+    for study, (_, others, user_attributes, system_attributes) in zip(made, kept, strict=True):
+        study.add_trials(others)
         for key, value in user_attributes.items():
-            made[name].set_user_attr(key, value)
-        for key, value in system_attributes.items():
-            storage.set_study_system_attr(made[name]._study_id, key, value)
-
-
-def add(
-    storage: BaseStorage, name: str, direction: str, metric: str, trials: Sequence[FrozenTrial], states: dict[str, int],
-    project: str | None = None,
-) -> None:  # fmt: skip
-    """Add ended trials to an Optuna study, which is made where there is none."""
-    study = _made(storage, name, direction)
-    if study.metric_names != [metric]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            study.set_metric_names([metric])
-    try:
-        study.add_trials(trials)
-    except ValueError as error:  # others have put trials into the study whose parameters of these names have other choices
-        raise StorageInternalError(f"study {name!r}: {error}") from None
-    for key, value in ((STATES, states), (PROJECT, project)):
-        if study.user_attrs.get(key) != value:
             study.set_user_attr(key, value)
+        for key, value in system_attributes.items():
+            storage.set_study_system_attr(study._study_id, key, value)
 
 
-def _made(storage: BaseStorage, name: str, direction: str) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+def _made(storage: RDBStorage, name: str, direction: StudyDirection) -> optuna.Study:
     return optuna.create_study(
         storage=storage, study_name=name, direction=direction, load_if_exists=True
     )
 
 
-def _study_id(storage: BaseStorage, name: str) -> int | None:
-    try:
-        return storage.get_study_id_from_name(name)
-    except KeyError:
-        return None
-
-
-def _content(trial: FrozenTrial) -> str:
-    """As text: NaN among the metrics equals NaN."""
-    distributions = sorted((name, repr(each)) for name, each in trial.distributions.items())
-    attributes = json.dumps(trial.user_attrs, sort_keys=True)
-    told = (trial.state.name, trial.values, sorted(trial.params.items()), distributions, attributes)
-    return repr((*told, trial.datetime_start, trial.datetime_complete))
+def _existing(storage: RDBStorage, name: str) -> optuna.Study | None:
+    with suppress(KeyError):
+        return optuna.load_study(storage=storage, study_name=name)
+    return None

@@ -36,8 +36,16 @@ def watch(pid: int, mark: str, environment: Mapping[str, str]) -> subprocess.Pop
         return None
     # -S: it needs nothing of what is installed
     command = [sys.executable, "-S", "-P", "-m", "ablation.leftovers", str(pid), mark]
-    streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-    return subprocess.Popen(command, **streams, env=environment, cwd="/", start_new_session=True)
+    null = subprocess.DEVNULL
+    return subprocess.Popen(
+        command,
+        stdin=null,
+        stdout=null,
+        stderr=null,
+        env=environment,
+        cwd="/",
+        start_new_session=True,
+    )
 
 
 def end_all(mark: str) -> None:

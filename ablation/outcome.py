@@ -14,27 +14,18 @@ UNSCORED = ("MissingMetric", "NotFinite")  # failures of trials of which every e
 
 
 def outcome_of(spec: TrialSpec, records: Sequence[Record], metric: dict[str, str]) -> Outcome:
-    """What a complete chain of records amounts to: the last epoch, and the best one of the headline metric."""
+    """What a complete chain of records amounts to: the last epoch, and the best of the metric."""
     own = [record for record in expanded(records) if record["phase"] != "pretrain"]
     name = metric["name"]
     values = [record["metrics"][name] for record in own if name in record["metrics"]]
     if name not in own[-1]["metrics"]:
         held = ", ".join(sorted(own[-1]["metrics"]))
-        return failure_of(
-            spec,
-            records,
-            _error(
-                "MissingMetric",
-                f"the last record does not hold the metric '{name}'; it holds {held or 'none'}",
-            ),
-        )
+        message = f"the last record does not hold the metric '{name}'; it holds {held or 'none'}"
+        return _unscored(spec, records, "MissingMetric", message)
     if not math.isfinite(values[-1]):
-        return failure_of(
-            spec, records, _error("NotFinite", f"the metric '{name}' is {values[-1]}")
-        )
-    finite = [
-        value for value in values if math.isfinite(value)
-    ]  # max and min of NaNs follow their order
+        return _unscored(spec, records, "NotFinite", f"the metric '{name}' is {values[-1]}")
+    # max and min of NaNs follow their order
+    finite = [value for value in values if math.isfinite(value)]
     best = max(finite) if metric["goal"] == "maximize" else min(finite)
     times = [record["time"] for record in records if "time" in record]
     return Outcome(
@@ -52,22 +43,15 @@ def outcome_of(spec: TrialSpec, records: Sequence[Record], metric: dict[str, str
 def failure_of(spec: TrialSpec, records: Sequence[Record], error: dict[str, str]) -> Outcome:
     """The outcome of a trial that left these records and then failed."""
     finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    told = {
-        name: redacted(text) for name, text in error.items()
-    }  # a library's messages may quote the URL of a database
-    return Outcome(
-        "FAILED",
-        {},
-        sum(record["seconds"] for record in records),
-        told,
-        finished=finished,
-        key=spec.key,
-    )
+    seconds = sum(record["seconds"] for record in records)
+    # A library's messages may quote the URL of a database.
+    told = {name: redacted(text) for name, text in error.items()}
+    return Outcome("FAILED", {}, seconds, told, finished=finished, key=spec.key)
 
 
 def reason(outcome: Outcome) -> str:
     """Why a trial failed."""
-    return f"{outcome.error['type']}: {outcome.error['message']}"
+    return "{type}: {message}".format_map(outcome.error or {})
 
 
 def expanded(records: Iterable[Record]) -> Iterable[Record]:
@@ -79,8 +63,8 @@ def expanded(records: Iterable[Record]) -> Iterable[Record]:
         yield {name: value for name, value in record.items() if name != "history"}
 
 
-def _error(type_: str, message: str) -> dict[str, str]:
-    return {"type": type_, "message": message, "traceback": ""}
+def _unscored(spec: TrialSpec, records: Sequence[Record], type_: str, message: str) -> Outcome:
+    return failure_of(spec, records, {"type": type_, "message": message, "traceback": ""})
 
 
 def _stamp(seconds: float) -> str:

@@ -20,12 +20,11 @@ FOLDERS = ("runs", ".ablate", "reports")
 
 @dataclass(frozen=True)
 class Places:
-    """Folders and databases of a project. Optuna's ledger and MLflow's records are separate databases."""
+    """Folders and databases of a project. Optuna and MLflow have separate databases."""
 
     root: Path = Path(".")
-    storage: str | None = (
-        None  # URL of the team's database that holds the ledger; None: it is a file of the project
-    )
+    # URL of the team's database that holds the ledger; None: it is a file of the project.
+    storage: str | None = None
 
     @property
     def store(self) -> DiskStore:
@@ -58,7 +57,10 @@ class Places:
         return [self.root / "reports", self.root / "docs" / "results"]
 
     def require_writable(self, *folders: str) -> None:
-        """Make the folders (default: all of `FOLDERS`), and write to each. Raises InputError naming those that refuse."""
+        """Make the folders (default: all of `FOLDERS`), and write to each.
+
+        Raises InputError naming those that refuse.
+        """
         problems = []
         for folder in folders or FOLDERS:
             path = self.root / folder
@@ -67,11 +69,9 @@ class Places:
                 with tempfile.NamedTemporaryFile(dir=path, prefix=".probe-") as probe:
                     probe.write(b"0")
             except OSError as error:
-                cause = (
-                    "is a file, and a folder is needed"
-                    if path.is_file()
-                    else f"cannot be written: {error.strerror or error}"
-                )
+                cause = f"cannot be written: {error.strerror or error}"
+                if path.is_file():
+                    cause = "is a file, and a folder is needed"
                 problems.append(Problem("", str(path), cause))
         if problems:
             raise InputError(problems)
@@ -83,8 +83,10 @@ def tracking_uri() -> str | None:
 
 
 def require_usable_name(root: Path) -> None:
-    """Raises InputError if MLflow cannot keep its records below a folder of this name: it writes the path into SQL as Python's
-    repr() has it, where `:word` stands for a value."""
+    """Raises InputError if MLflow cannot keep its records below a folder of this name.
+
+    It writes the path into SQL as Python's repr() has it, where `:word` stands for a value.
+    """
     path = str(root.absolute())
     bound = BOUND.search(path)
     if path != path.encode(errors="ignore").decode():
@@ -95,27 +97,17 @@ def require_usable_name(root: Path) -> None:
         why = f"has '{bound[0]}', which MLflow takes for a placeholder"
     else:
         return
-    raise InputError(
-        [
-            Problem(
-                "",
-                ascii(path),
-                f"the project cannot be kept here: the folder's name {why}; rename the folder",
-            )
-        ]
-    )
+    message = f"the project cannot be kept here: the folder's name {why}; rename the folder"
+    raise InputError([Problem("", ascii(path), message)])
 
 
 def report_files(folder: Path) -> list[Path]:
     """What a report in `reports/<study>/` consists of."""
-    return sorted(
-        path
-        for pattern in ("*.md", "*.html", "*.csv", "figures/*")
-        for path in folder.glob(pattern)
-    )
+    patterns = ("*.md", "*.html", "*.csv", "figures/*")
+    return sorted(path for pattern in patterns for path in folder.glob(pattern))
 
 
 def study_name(study: Study, home: str) -> str:
-    """The study's name: the grid's, and the experiment's where it is not the grid's own (`home`)."""
+    """The grid's name, and the experiment's where that is not the grid's own (`home`)."""
     name = study.experiment.name
     return study.grid.study if name == home else f"{study.grid.study}-{name}"

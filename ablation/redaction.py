@@ -1,4 +1,4 @@
-"""Credentials stay out of whatever is shown or stored: consoles, logs, manifests, reports, databases."""
+"""Credentials stay out of what is shown or stored: consoles, logs, reports, databases."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import re
 from urllib.parse import unquote
 
 HIDDEN = "***"
-USER = re.compile(
-    r"(://)(\S*)@"
-)  # greedy: a password may hold an @ or a slash that nobody has encoded
+# Greedy: a password may hold an @ or a slash that is not encoded.
+USER = re.compile(r"(://)(\S*)@")
 FIELD = re.compile(
     r"([?&;][\w.-]*(?:passw|pwd|secret|token|key|credential)[\w.-]*=)([^&;\s'\"]+)", re.IGNORECASE
 )
@@ -16,7 +15,7 @@ MIN_CHARACTERS = 4  # of what is looked for outside its URL: shorter ones would 
 
 
 def redacted(text: str, *urls: str) -> str:
-    """The text without the credentials of the URLs in it, and without those of `urls` where they stand alone."""
+    """The text without credentials: of the URLs in it, and of `urls` where they stand alone."""
     for secret in sorted(
         {secret for url in urls for secret in _secrets(url)}, key=len, reverse=True
     ):
@@ -25,7 +24,7 @@ def redacted(text: str, *urls: str) -> str:
 
 
 def _secrets(url: str) -> set[str]:
-    """Passwords, and the pieces that a reader may take a badly encoded one apart into, as written and decoded."""
+    """Passwords, and the pieces that a badly encoded one may be read as, as written and decoded."""
     found = [match[2] for match in FIELD.finditer(url)]
     for match in USER.finditer(url):
         found += re.split(r"[@/?#]", match[2].partition(":")[2])

@@ -1,21 +1,22 @@
 """The files that a study leaves in `runs/<study>/`, and how to read and write them.
 
-    study.json                  the manifest: what was asked, the trials, provenance (see `Manifest`)
+    study.json                  the manifest: what was asked, trials, provenance (see `Manifest`)
     <trial>/config.yaml         the trial's full configuration
     <trial>/metrics.jsonl       one subject record a line (ablation.subject.Record), in chain order
     <trial>/outcome.json        how it ended (see `Outcome`); absent while it waits or runs
     <trial>/stdout.log          what the training code printed
 
 Tracker and report read these files and nothing else, so that both can be made again at any time.
-Whole files are replaced atomically; `metrics.jsonl` only grows, and a torn last line is ignored. What is damaged
-otherwise is said and counts as absent: `ablate run` makes it again, from the cache as far as that has it.
+Whole files are replaced atomically; `metrics.jsonl` only grows, and a torn last line is ignored.
+What is damaged otherwise is said and counts as absent: `ablate run` makes it again, from the cache
+as far as that has it.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,12 @@ import yaml
 
 from ablation.damage import UNREADABLE, checked, checked_metrics, checked_record, digest, say
 from ablation.errors import InputError, Problem
-from ablation.files import replace
+from ablation.files import replace as replace_file
 from ablation.lock import is_being_run
 
 FORMAT = 1
-SUMS, SUMMED = (
-    "sha256",
-    ("config.yaml", "metrics.jsonl"),
-)  # key of outcome.json: of these files, when the trial ended
+# A key of outcome.json, and the files whose checksums it holds, as they were when the trial ended.
+SUMS, SUMMED = "sha256", ("config.yaml", "metrics.jsonl")
 ERROR = {"type", "message", "traceback"}
 
 
@@ -66,9 +65,8 @@ class Manifest:
     dataset: str  # key into experiments/published.yaml
     design: list[str]
     metric: dict[str, str]  # {name, goal: maximize | minimize}
-    factors: dict[
-        str, dict[str, dict[str, Any]]
-    ]  # factor -> level -> overrides; the first level is the reference
+    # Factor -> level -> overrides; the first level is the reference.
+    factors: dict[str, dict[str, dict[str, Any]]]
     seeds: list[int]
     baselines: list[str]
     reference: str | None  # the baseline that differences are taken to
@@ -77,13 +75,11 @@ class Manifest:
     published: list[dict[str, Any]]  # {method, top1, protocol, source}
     facts: dict[str, Any]  # from Subject.describe: class_counts, data_fingerprint, device, ...
     provenance: dict[str, Any]  # commit, dirty, versions, platform, command
-    config: dict[str, Any] = field(
-        default_factory=dict
-    )  # of the experiment, before any factor: full and nested
-    subject: str = ""  # as the experiment names it; "" in a manifest of before it was kept
-    asked: dict[str, Any] = field(
-        default_factory=dict
-    )  # {grid, experiment, overrides, seeds}, as `ablate run` was; {} if not known
+    # Of the experiment, before any factor: full and nested.
+    config: dict[str, Any] = field(default_factory=dict)
+    subject: str = "core"  # as the experiment names it
+    # {grid, experiment, overrides, seeds}, as `ablate run` was called; {} if not known.
+    asked: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
 
@@ -99,11 +95,11 @@ class Outcome:
     finished: str = ""
     vectors: dict[str, list[float]] = field(default_factory=dict)  # of the last record
     hits: str = ""  # of the last record, see ablation.subject.Record; "" where it has none
-    key: str = ""  # of the trial that ended so; another key means that the trial has changed since
+    key: str = ""  # of the trial that ended so; another key: the trial has changed since
 
 
 class Damaged(InputError, ValueError):
-    """A study's manifest is damaged; nothing can be told of the study before it is written again."""
+    """A study's manifest is damaged; nothing is known of the study before it is written again."""
 
 
 class RunFolder:
@@ -131,22 +127,20 @@ class RunFolder:
         write_atomically(self.path / "study.json", json.dumps(asdict(manifest), indent=1) + "\n")
 
     def manifest(self) -> Manifest:
-        """Raises FileNotFoundError where there is none, and Damaged, naming the file, if it cannot be made out."""
+        """Raises FileNotFoundError where there is none; Damaged if it cannot be made out."""
         path = self.path / "study.json"
         try:
-            raw = checked(Manifest, json.loads(path.read_text(encoding="utf-8")))
-            if not {"name", "goal"} <= set(raw["metric"]):
+            manifest = checked(Manifest, json.loads(path.read_text(encoding="utf-8")))
+            if not {"name", "goal"} <= set(manifest.metric):
                 raise ValueError("metric has no name or no goal")
-            return Manifest(
-                **{
-                    **raw,
-                    "trials": [TrialSpec(**checked(TrialSpec, trial)) for trial in raw["trials"]],
-                }
-            )
+            return replace(manifest, trials=[checked(TrialSpec, raw) for raw in manifest.trials])
         except FileNotFoundError:
             raise
         except UNREADABLE as error:
-            message = f"is damaged ({error}); `ablate run` with the study's grid writes it again, and keeps the trials"
+            message = (
+                f"is damaged ({error}); "
+                "`ablate run` with the study's grid writes it again, and keeps the trials"
+            )
             raise Damaged([Problem(str(path), "", message)]) from None
 
     def trial_path(self, trial: str) -> Path:
@@ -170,7 +164,8 @@ class RunFolder:
         records, why = self._records(trial)
         if why:
             say(
-                f"{self.trial_path(trial) / 'metrics.jsonl'}: {why}; `ablate run` makes the file again, and until then the rest is missing"
+                f"{self.trial_path(trial) / 'metrics.jsonl'}: {why}; "
+                "`ablate run` makes the file again, and until then the rest is missing"
             )
         return records
 
@@ -182,52 +177,58 @@ class RunFolder:
 
     def outcome(self, trial: str) -> Outcome | None:
         """None where there is none, or a damaged one, which is said."""
-        return self._told_ending(trial)[0]
+        outcome, _, why = self._ending(trial)
+        if why:
+            say(
+                f"{self.trial_path(trial) / 'outcome.json'} {why}, and counts as absent; "
+                "`ablate run` closes the trial again"
+            )
+        return outcome
 
     def ending(self, spec: TrialSpec) -> Outcome | None:
-        """The outcome of this very trial, by its key; that of a complete trial counts with its records alone."""
-        outcome, sums = self._told_ending(spec.trial)
+        """The outcome of this trial, by its key; of a complete one if its records are whole."""
+        outcome = self.outcome(spec.trial)
         if outcome is None or outcome.key != spec.key:
             return None
-        path = self.trial_path(spec.trial) / "metrics.jsonl"
-        if outcome.state == "COMPLETE" and sums.get(path.name) not in (None, digest(path)):
+        if outcome.state == "COMPLETE" and "metrics.jsonl" in self._changed(spec.trial):
+            path = self.trial_path(spec.trial) / "metrics.jsonl"
             say(f"{path} is not what the trial left; `ablate run` makes it again")
             return None
         return outcome
 
     def damage(self, trial: str) -> dict[str, str]:
-        """File -> what is wrong with it, of those that cannot be read, or are not what they were when the trial ended."""
-        _, sums, why = self._ending(trial)
-        path = self.trial_path(trial)
-        changed = {
-            name: "is not what the trial left"
-            for name in SUMMED
-            if sums.get(name) not in (None, digest(path / name))
+        """File -> what is wrong: it cannot be read, or is not what it was when the trial ended."""
+        unreadable = {
+            "outcome.json": self._ending(trial)[2],
+            "metrics.jsonl": self._records(trial)[1],
         }
-        found = {"outcome.json": why, "metrics.jsonl": self._records(trial)[1]}
-        return changed | {name: what for name, what in found.items() if what}
+        return dict.fromkeys(self._changed(trial), "is not what the trial left") | {
+            name: why for name, why in unreadable.items() if why
+        }
 
     def state(self, spec: TrialSpec, outcome: Outcome | None, is_running: bool = True) -> str:
-        """COMPLETE, FAILED, RUNNING (some records) or WAITING, given what `outcome` read; that of another key is not this trial's.
+        """COMPLETE, FAILED, RUNNING (some records) or WAITING.
 
-        is_running: whether any process runs the study; if none does, a trial with some records was interrupted, and waits.
+        outcome: what `outcome` read. That of another key is not this trial's.
+        is_running: whether any process runs the study; if none does, a trial with some records was
+        interrupted, and waits.
         """
         if outcome is not None:
             return outcome.state if outcome.key in ("", spec.key) else "WAITING"
-        return (
-            "RUNNING"
-            if is_running and (self.trial_path(spec.trial) / "metrics.jsonl").is_file()
-            else "WAITING"
-        )
+        has_begun = (self.trial_path(spec.trial) / "metrics.jsonl").is_file()
+        return "RUNNING" if is_running and has_begun else "WAITING"
+
+    def _changed(self, trial: str) -> list[str]:
+        """The files that are not what they were when the trial ended."""
+        sums, path = self._ending(trial)[1], self.trial_path(trial)
+        return [name for name in SUMMED if sums.get(name) not in (None, digest(path / name))]
 
     def _records(self, trial: str) -> tuple[list[dict[str, Any]], str]:
         """The records up to the first that is damaged, and what is wrong with that."""
         records: list[dict[str, Any]] = []
         try:
-            lines = (
-                (self.trial_path(trial) / "metrics.jsonl").read_bytes().split(b"\n")[:-1]
-            )  # a torn last line has no newline
-            for line in lines:
+            lines = (self.trial_path(trial) / "metrics.jsonl").read_bytes().split(b"\n")
+            for line in lines[:-1]:  # a torn last line has no newline
                 records.append(checked_record(line))
         except FileNotFoundError:
             pass
@@ -235,27 +236,17 @@ class RunFolder:
             return records, f"line {len(records) + 1} is damaged ({error})"
         return records, ""
 
-    def _told_ending(self, trial: str) -> tuple[Outcome | None, dict[str, str | None]]:
-        outcome, sums, why = self._ending(trial)
-        if why:
-            say(
-                f"{self.trial_path(trial) / 'outcome.json'} {why}, and counts as absent; `ablate run` closes the trial again"
-            )
-        return outcome, sums
-
     def _ending(self, trial: str) -> tuple[Outcome | None, dict[str, str | None], str]:
-        """The outcome, the sums of the files beside it when it was written ({} if before they were kept), and what is wrong."""
+        """The outcome, the checksums of the files beside it at that time, and what is wrong."""
         try:
             raw = json.loads((self.trial_path(trial) / "outcome.json").read_text(encoding="utf-8"))
             sums = raw.pop(SUMS, {}) if isinstance(raw, dict) else {}
-            outcome = Outcome(**checked(Outcome, raw))
+            outcome = checked(Outcome, raw)
             checked_metrics(outcome.metrics)
             if outcome.state not in ("COMPLETE", "FAILED") or not isinstance(sums, dict):
                 raise ValueError("it tells of no trial's end")
-            if outcome.error is not None and not (
-                ERROR <= set(outcome.error)
-                and all(isinstance(text, str) for text in outcome.error.values())
-            ):
+            error = outcome.error or dict.fromkeys(ERROR, "")
+            if not (set(error) >= ERROR and all(isinstance(text, str) for text in error.values())):
                 raise ValueError("its error is none")
         except FileNotFoundError:
             return None, {}, ""
@@ -266,16 +257,11 @@ class RunFolder:
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace `path` by `text`, whole or not at all."""
-    replace(path, text.encode())
+    replace_file(path, text.encode())
 
 
 def config_text(spec: TrialSpec, config: Mapping[str, Any]) -> str:
     """What a trial's config.yaml says."""
-    head = {
-        "trial": spec.trial,
-        "arm": spec.arm,
-        "levels": spec.levels,
-        "seed": spec.seed,
-        "key": spec.key,
-    }
-    return yaml.safe_dump({**head, "config": dict(config)}, sort_keys=False, allow_unicode=True)
+    head = {name: getattr(spec, name) for name in ("trial", "arm", "levels", "seed", "key")}
+    told = {**head, "config": dict(config)}
+    return str(yaml.safe_dump(told, sort_keys=False, allow_unicode=True))

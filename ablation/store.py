@@ -1,9 +1,10 @@
-"""The cache on disk: bytes under a kind and a key, whole or not at all, and no more of them than allowed.
+"""The cache on disk: bytes under a kind and a key, whole or not at all, and bounded in size.
 
-A file holds a magic word, the seconds that its content took to compute, the SHA-256 of all that follows, and
-the content. It is written beside its place and renamed, so that readers see all of it or nothing; what fails
-its checksum is removed and counts as absent, and is computed again. Keys are content hashes: two writers of
-one key write the same thing, and what is evicted costs time and never a result.
+A file holds a magic word, the seconds that its content took to compute, the SHA-256 of all that
+follows, and the content. It is written beside its place and renamed, so that readers see all of it
+or nothing; what fails its checksum is removed and counts as absent, and is computed again. Keys are
+content hashes: two writers of one key write the same thing, and what is evicted costs time and
+never a result.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,12 +28,8 @@ MAGIC = b"ablate-2"
 KINDS = ("record", "state", "latents", "images")
 KEPT = ("record",)  # a few hundred bytes each, and all that reports are made of: never evicted
 ALONE = "alone"  # folder of the stores of trials that share nothing
-NO_ENTRY = {
-    errno.EISDIR,
-    errno.EACCES,
-    errno.ELOOP,
-    errno.EIO,
-}  # a folder, unreadable, a link to itself, a bad sector
+# Of a path that is no entry: a folder, unreadable, a link to itself, a bad sector.
+NO_ENTRY = {errno.EISDIR, errno.EACCES, errno.ELOOP, errno.EIO}
 
 
 class Entry(NamedTuple):
@@ -50,8 +47,8 @@ class Entry(NamedTuple):
 
 
 class DiskStore:
-    """`<root>/<kind>/<first two digits>/<key>`, and `<root>/alone/<study>/<trial>` with the same inside for each
-    trial that shares nothing; see `ablation.subject.Store`."""
+    """`<root>/<kind>/<first two digits>/<key>`, and the same in `<root>/alone/<study>/<trial>` for
+    each trial that shares nothing; see `ablation.subject.Store`."""
 
     def __init__(self, root: Path):
         self.root = Path(root)
@@ -63,22 +60,22 @@ class DiskStore:
         return self.path(kind, key).is_file()
 
     def load(self, kind: str, key: str) -> bytes | None:
-        """Raises InputError if something that is no entry stands in its place and cannot be removed."""
-        return self._load(kind, key, remove)
-
-    def peek(self, kind: str, key: str) -> bytes | None:
-        """As `load`; what is damaged stays."""
-        return self._load(kind, key, lambda path: None)
-
-    def _load(self, kind: str, key: str, on_damage: Callable[[Path], None]) -> bytes | None:
+        """Raises InputError if what stands in its place is no entry and cannot be removed."""
         path = self.path(kind, key)
         try:
             content = _content(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         if content is None:
-            on_damage(path)
+            remove(path)
         return content
+
+    def peek(self, kind: str, key: str) -> bytes | None:
+        """As `load`; what is damaged stays."""
+        try:
+            return _content(self.path(kind, key))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def save(self, kind: str, key: str, data: bytes, seconds: float = 0.0) -> None:
         header, path = HEADER.pack(MAGIC, seconds, _checksum(seconds, data)), self.path(kind, key)
@@ -87,7 +84,7 @@ class DiskStore:
         replace(path, header, data)
 
     def sealed(self, kind: str, key: str) -> bytes | None:
-        """An entry as its file has it, header and all, for another machine's cache; None if it is absent or damaged."""
+        """An entry as its file has it, header and all; None if it is absent or damaged."""
         try:
             data = self.path(kind, key).read_bytes()
         except OSError:
@@ -95,7 +92,7 @@ class DiskStore:
         return None if unsealed(data) is None else data
 
     def adopt(self, kind: str, key: str, sealed: bytes) -> bool:
-        """Save what was `sealed` elsewhere; False, and nothing is saved, if it was damaged on the way."""
+        """Save what was `sealed` elsewhere; False, and nothing is saved, if it is damaged."""
         content = unsealed(sealed)
         if content is not None:
             self.save(kind, key, content, HEADER.unpack_from(sealed)[1])
@@ -107,7 +104,7 @@ class DiskStore:
         return None if data is None else json.loads(data)
 
     def alone(self, study: str, trial: str) -> DiskStore:
-        """The store of a trial that shares nothing. What is in it counts as in this one, and is trimmed with it."""
+        """The store of a trial that shares nothing; it is trimmed with this one."""
         return DiskStore(self.root / ALONE / study / trial)
 
     def entries(self) -> Iterator[Entry]:
@@ -115,14 +112,13 @@ class DiskStore:
         for folder, _, names in os.walk(self.root):  # which passes over folders that go meanwhile
             kind = Path(folder).parent.name
             for name in names if kind in KINDS else ():
-                entry = (
-                    None if name.startswith(".") else _entry(Path(folder, name), kind)
-                )  # hidden: being written
+                hidden = name.startswith(".")  # while it is being written
+                entry = None if hidden else _entry(Path(folder, name), kind)
                 if entry is not None:
                     yield entry
 
     def damaged(self) -> Iterator[Path]:
-        """Whatever stands in an entry's place and is none, in no particular order; reads the whole cache."""
+        """Whatever stands in an entry's place and is none; reads the whole cache."""
         for folder, folders, names in os.walk(self.root):
             if Path(folder).parent.name not in KINDS or len(Path(folder).name) > 2:
                 continue
@@ -136,10 +132,10 @@ class DiskStore:
                     pass
 
     def trim(self, limit: int) -> list[Entry]:
-        """Evict what saves the least time per byte until at most `limit` bytes are left; returns what went.
+        """Evict what saves the least time per byte until `limit` bytes are left; returns what went.
 
-        Records stay, so a limit below their size leaves just them. Studies that run meanwhile recompute what
-        they miss.
+        Records stay, so a limit below their size leaves just them. Studies that run meanwhile
+        recompute what they miss.
         """
         entries = list(self.entries())
         excess = sum(entry.n_bytes for entry in entries) - limit
@@ -162,7 +158,7 @@ class DiskStore:
 
 
 def _entry(path: Path, kind: str) -> Entry | None:
-    """The entry in a file; None if it is damaged, or has been evicted meanwhile by another study."""
+    """The entry in a file; None if it is damaged, or another study has evicted it meanwhile."""
     try:
         with path.open("rb") as file:
             header = file.read(HEADER.size)
@@ -174,16 +170,13 @@ def _entry(path: Path, kind: str) -> Entry | None:
 
 
 def _content(path: Path) -> bytes | None:
-    """What an entry holds; None if it is damaged, or something else stands in its place. Raises FileNotFoundError."""
+    """What an entry holds; None if it is damaged, or something else. Raises FileNotFoundError."""
     try:
-        data = path.read_bytes()
+        return unsealed(path.read_bytes())
     except OSError as error:
-        if (
-            error.errno not in NO_ENTRY
-        ):  # such as too many open files: nothing is said against the entry
-            raise
-        return None
-    return unsealed(data)
+        if error.errno in NO_ENTRY:
+            return None
+        raise  # such as too many open files: nothing is said against the entry
 
 
 def unsealed(data: bytes) -> bytes | None:
@@ -199,13 +192,17 @@ def unsealed(data: bytes) -> bytes | None:
 def remove(path: Path) -> None:
     """Remove what stands in an entry's place. Raises InputError if it cannot be removed."""
     try:
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(
-            missing_ok=True
-        )
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
     except FileNotFoundError:  # another process was faster
         pass
     except OSError as error:
-        message = f"is damaged, and cannot be removed: {error.strerror}; remove it, and run the same command again"
+        message = (
+            f"is damaged, and cannot be removed: {error.strerror}; "
+            "remove it, and run the same command again"
+        )
         raise InputError([Problem(str(path), "", message)]) from None
 
 

@@ -1,14 +1,13 @@
 """Optuna's ledger in a team's PostgreSQL (`--storage`), on a server of the test's own. `pytest -m postgres`."""
 
 import sys
-from contextlib import closing
 from pathlib import Path
 
 import optuna
 import pytest
 
-from ablation.ledger import read_trials, studies_of
-from ablation.ledger_storage import open_storage, storage_url
+from ablation.ledger import SUFFIXES
+from ablation.ledger_storage import storage_url
 
 sys.path.insert(0, str(Path(__file__).parent))
 from chains_project import Project, workers_of  # noqa: E402
@@ -28,10 +27,13 @@ class Team(Project):
 
     def ledger(self, url: str | None = None) -> dict[str, tuple]:
         """Trial -> state, value, parameters, metrics and values by epoch, of arms and baselines, in the database or in `url`."""
-        with closing(open_storage(storage_url(url or self.storage))) as storage:
-            found = [
-                trial for name in studies_of(self.study) for trial in read_trials(storage, name)
-            ]
+        url = storage_url(url or self.storage)
+        names = [self.study + suffix for suffix in SUFFIXES.values()]
+        found = [
+            trial
+            for name in set(names) & set(optuna.get_all_study_names(url))
+            for trial in optuna.load_study(study_name=name, storage=url).trials
+        ]
         known = {
             trial.user_attrs["trial"]: (
                 trial.state.name,

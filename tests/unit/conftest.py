@@ -46,10 +46,11 @@ def migrated(latest_schemas, tmp_path_factory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def empty_ledger(latest_schemas, tmp_path_factory) -> Path:
     """An Optuna database without studies."""
-    from ablation.ledger_storage import open_storage
+    from ablation.ledger_storage import opened
 
     path = tmp_path_factory.mktemp("optuna") / "optuna.db"
-    open_storage(f"sqlite:///{path}").engine.dispose()
+    with opened(f"sqlite:///{path}"):
+        pass
     return path
 
 

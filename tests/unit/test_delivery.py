@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 
 from ablation import delivery as module
-from ablation import ledger_import, tracking
+from ablation import ledger, tracking
 from ablation.delivery import LONGEST_SECONDS, SYNC_SECONDS, Delivery
-from ablation.ledger import LedgerUnavailable
+from ablation.ledger_storage import LedgerUnavailable
 from ablation.lock import only_one
 from ablation.places import Places
 from ablation.tracking_store import TrackingRefused, TrackingUnavailable
@@ -38,7 +38,7 @@ def looked(project, monkeypatch) -> list[str]:
             (project.root / "mlflow.db").touch()
 
     monkeypatch.setattr(
-        ledger_import,
+        ledger,
         "update_ledger",
         lambda url, folder, is_running=True: (project.root / ".ablate" / "optuna.db").touch(),
     )
@@ -138,7 +138,7 @@ def test_a_ledger_out_of_reach_keeps_nothing_from_mlflow(project, looked, monkey
     def locked(url, folder, is_running=True):
         raise LedgerUnavailable(url, OSError("database is locked"))
 
-    monkeypatch.setattr(ledger_import, "update_ledger", locked)
+    monkeypatch.setattr(ledger, "update_ledger", locked)
     assert not deliver(project) and looked == ["fixes"]
 
 

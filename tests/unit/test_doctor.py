@@ -16,10 +16,11 @@ from mlflow import MlflowClient
 from toy_project import ToyProject
 
 from ablation import doctor as module
+from ablation import doctor_machine
 from ablation.doctor import WIDTH, doctor, examine, examine_project
 from ablation.doctor_cache import YOUNG_SECONDS, cache_checks
 from ablation.doctor_databases import database_checks
-from ablation.ledger_import import update_ledger
+from ablation.ledger import update_ledger
 from ablation.lock import only_one
 from ablation.runs import Outcome
 from ablation.tracking import IN_GRID
@@ -42,7 +43,6 @@ APART = {
     "Optuna": ("MLflow",),
     "MLflow": ("Optuna",),
     "files": ("MLflow",),
-    "outcomes": ("MLflow",),
 }  # what has no say in a check, and takes long
 
 
@@ -138,6 +138,7 @@ def consistently_other(toy: ToyProject) -> None:
     )
 
 
+OTHERWISE = f"trials that are not as in the files, 1: {TRIAL}"
 CORRUPTIONS = {  # what is done -> how, the check that finds it, what is said
     "a cached record": (lambda toy: cut(entry(toy, "record", 1)), "cache", "damaged entries, 1: .ablate/cache/record/se/seed0 w2"),
     "a checkpoint": (lambda toy: cut(entry(toy, "state", 3)), "cache", "damaged entries, 1: .ablate/cache/state/se/seed0 "),
@@ -156,18 +157,18 @@ CORRUPTIONS = {  # what is done -> how, the check that finds it, what is said
     "no records": (lambda toy: path(toy, "metrics.jsonl").unlink(), "files", f"1: runs/toy/{TRIAL}/metrics.jsonl"),
     "a configuration": (lambda toy: put(path(toy, "config.yaml")), "files", f"1: runs/toy/{TRIAL}/config.yaml"),
     "several files": (lambda toy: [put(path(toy, name, trial), b"half a record\n") for name in ("outcome.json", "metrics.jsonl") for trial in (TRIAL, SHARED)], "files", "4: runs/toy/reference--s0/"),
-    "an outcome's digit": (lambda toy: rewrite(path(toy, "outcome.json"), metrics={"top1": 41.0}), "outcomes", f"1: runs/toy/{TRIAL} has not the outcome that follows from its records"),
-    "other results": (consistently_other, "outcomes", f"1: runs/toy/{TRIAL} has other records than the cache"),
-    "RUNNING in Optuna": (lambda toy: (toy.folder.path / TRIAL / "outcome.json").unlink() or in_optuna(toy, f"UPDATE trials SET state = 'RUNNING' WHERE {OF_TRIAL}", f'"{TRIAL}"'), "Optuna", f"RUNNING, and not so by the files, 1: {TRIAL}"),
-    "WAITING in Optuna": (lambda toy: in_optuna(toy, f"UPDATE trials SET state = 'WAITING' WHERE {OF_TRIAL}", f'"{TRIAL}"'), "Optuna", f"WAITING, and COMPLETE by the files, 1: {TRIAL}"),
-    "failed in Optuna": (lambda toy: in_optuna(toy, f"UPDATE trials SET state = 'FAIL' WHERE {OF_TRIAL}", f'"{TRIAL}"'), "Optuna", f"not there, though they have ended, 1: {TRIAL}"),
-    "not in Optuna": (lambda toy: in_optuna(toy, f"DELETE FROM trials WHERE {OF_TRIAL}", f'"{TRIAL}"'), "Optuna", f"not there, though they have ended, 1: {TRIAL}"),
-    "another value in Optuna": (lambda toy: in_optuna(toy, f"UPDATE trial_values SET value = 7 WHERE {OF_TRIAL}", f'"{TRIAL}"'), "Optuna", f"COMPLETE with another result than the files', 1: {TRIAL}"),
-    "in Optuna, not in runs": (lambda toy: shutil.rmtree(toy.folder.path / TRIAL), "Optuna", f"COMPLETE without files, 1: {TRIAL}"),
-    "there and waiting": (lambda toy: enroll_again(toy, optuna.trial.TrialState.WAITING), "Optuna", f"WAITING, and COMPLETE by the files, 1: {TRIAL}"),
-    "there twice": (lambda toy: enroll_again(toy, optuna.trial.TrialState.COMPLETE), "Optuna", f"there twice, 1: {TRIAL}"),
-    "there and running": (lambda toy: enroll_again(toy, optuna.trial.TrialState.RUNNING), "Optuna", f"RUNNING, and COMPLETE by the files, 1: {TRIAL}"),
-    "no ledger": (lambda toy: (toy.root / ".ablate/optuna.db").unlink(), "Optuna", "not there, though they have ended, 8: reference--s0"),
+    "an outcome's digit": (lambda toy: rewrite(path(toy, "outcome.json"), metrics={"top1": 41.0}), "files", f"1: runs/toy/{TRIAL}/outcome.json does not follow from the records"),
+    "other results": (consistently_other, "files", f"1: runs/toy/{TRIAL}/metrics.jsonl has other records than the cache"),
+    "RUNNING in Optuna": (lambda toy: (toy.folder.path / TRIAL / "outcome.json").unlink() or in_optuna(toy, f"UPDATE trials SET state = 'RUNNING' WHERE {OF_TRIAL}", f'"{TRIAL}"'), "Optuna", OTHERWISE),
+    "WAITING in Optuna": (lambda toy: in_optuna(toy, f"UPDATE trials SET state = 'WAITING' WHERE {OF_TRIAL}", f'"{TRIAL}"'), "Optuna", OTHERWISE),
+    "failed in Optuna": (lambda toy: in_optuna(toy, f"UPDATE trials SET state = 'FAIL' WHERE {OF_TRIAL}", f'"{TRIAL}"'), "Optuna", OTHERWISE),
+    "not in Optuna": (lambda toy: in_optuna(toy, f"DELETE FROM trials WHERE {OF_TRIAL}", f'"{TRIAL}"'), "Optuna", OTHERWISE),
+    "another value in Optuna": (lambda toy: in_optuna(toy, f"UPDATE trial_values SET value = 7 WHERE {OF_TRIAL}", f'"{TRIAL}"'), "Optuna", OTHERWISE),
+    "in Optuna, not in runs": (lambda toy: shutil.rmtree(toy.folder.path / TRIAL), "Optuna", OTHERWISE),
+    "there and waiting": (lambda toy: enroll_again(toy, optuna.trial.TrialState.WAITING), "Optuna", OTHERWISE),
+    "there twice": (lambda toy: enroll_again(toy, optuna.trial.TrialState.COMPLETE), "Optuna", OTHERWISE),
+    "there and running": (lambda toy: enroll_again(toy, optuna.trial.TrialState.RUNNING), "Optuna", OTHERWISE),
+    "no ledger": (lambda toy: (toy.root / ".ablate/optuna.db").unlink(), "Optuna", "trials that are not as in the files, 8: reference--s0"),
     "a run": (lambda toy: MlflowClient(toy.uri).delete_run(run_of(toy)), "MLflow", f"runs that are missing, 1: {TRIAL}"),
     "the study's run": (lambda toy: MlflowClient(toy.uri).delete_run(run_of(toy, "toy on nothing")), "MLflow", "runs that are missing, 1: the study's own"),
     "no MLflow": (lambda toy: (toy.root / "mlflow.db").unlink(), "MLflow", "runs that are missing, 9: the study's own"),
@@ -227,7 +228,7 @@ def test_what_is_damaged_or_left_behind_in_cache_and_notes_is_found_by_name_and_
     } == set()
 
 
-@named("files, outcomes")
+@named("files")
 def test_damaged_files_of_trials_are_found_by_name_and_made_again(toy, corrupt, check, said):
     before = toy.tables()
     assert_found_and_mended(toy, corrupt, check, said)
@@ -324,7 +325,7 @@ def test_what_neither_cache_nor_files_have_is_left_to_the_next_run(toy, name):
         repaired["files"][0] == "mended"
         and "1 to be run again by `ablate run`" in repaired["files"][1]
     )
-    assert repaired["Optuna"][0] == "mended" and "COMPLETE without files" in repaired["Optuna"][1]
+    assert repaired["Optuna"][0] == "mended" and OTHERWISE in repaired["Optuna"][1]
     assert {result for result, _ in lines(toy).values()} == {"ok"}
     assert TRIAL not in toy.states()
     assert toy.go().n_trained == 4
@@ -338,7 +339,7 @@ def test_what_is_replaced_and_may_be_nowhere_else_is_put_aside(toy):
     """Trained anew on a device that does not compute the same twice, say: which of the two is meant, nobody knows."""
     consistently_other(toy)
     others = {name: path(toy, name).read_bytes() for name in ("outcome.json", "metrics.jsonl")}
-    said = lines(toy, repair=True)["outcomes"][1]
+    said = lines(toy, repair=True)["files"][1]
     assert "what it said is kept in metrics.jsonl.damaged1, outcome.json.damaged1" in said
     assert {name: path(toy, f"{name}.damaged1").read_bytes() for name in others} == others
     consistently_other(toy)
@@ -365,7 +366,7 @@ def test_an_outcome_is_made_of_whole_records_where_the_cache_has_nothing(toy):
     toy.store.clear()
     before = path(toy, "outcome.json").read_text()
     rewrite(path(toy, "outcome.json"), metrics={"top1": 41.0})
-    assert "has not the outcome" in lines(toy, repair=True)["outcomes"][1]
+    assert "does not follow from the records" in lines(toy, repair=True)["files"][1]
     assert path(toy, "outcome.json").read_text() == before
 
 
@@ -406,7 +407,7 @@ def test_code_that_cannot_be_loaded_is_named_and_the_rest_is_still_looked_at(toy
     toy.folder.write_manifest(replace(toy.folder.manifest(), subject=f"{name}:train"))
     found = lines_around(toy, "files")
     assert found["code"][0] == "found" and said in found["code"][1]
-    assert found["files"][0] == found["outcomes"][0] == "ok"
+    assert found["files"][0] == "ok"
 
 
 def test_a_failed_trial_stays_failed(toy):
@@ -450,7 +451,7 @@ def test_trials_that_left_the_grid_are_told_and_are_no_fault(toy):
 def test_a_trial_that_counts_in_optuna_though_it_left_the_grid_is_found(toy):
     toy.edit("[0, 1]", "[0]")
     toy.go()
-    assert "COMPLETE, and not so by the files, 4: reference--s1" in lines(toy)["Optuna"][1]
+    assert "trials that are not as in the files, 4: reference--s1" in lines(toy)["Optuna"][1]
     assert lines(toy, repair=True)["Optuna"][0] == "mended"
 
 
@@ -515,8 +516,7 @@ def examined(study: str | None, repair: bool = False) -> tuple[str, bool]:
 
 
 def test_the_doctor_looks_at_every_study_or_at_one_and_tells_whether_all_is_well(toy, monkeypatch):
-    monkeypatch.setattr(module, "environment_checks", lambda places: [])
-    monkeypatch.setattr(module, "torch_checks", lambda: [])
+    monkeypatch.setattr(module, "machine_checks", lambda places: [])
     shutil.copytree(toy.folder.path, toy.root / "runs" / "other")
     manifest = toy.folder.manifest()
     toy.places.runs("other").write_manifest(replace(manifest, study="other"))
@@ -541,6 +541,6 @@ def test_the_doctor_looks_at_every_study_or_at_one_and_tells_whether_all_is_well
 def test_without_a_project_there_is_nothing_to_mend_and_nothing_is_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(module, "torch_checks", lambda: [])
+    monkeypatch.setattr(doctor_machine, "TIMEOUT_SECONDS", 0.0)
     examined(None)
     assert os.listdir(tmp_path) == []

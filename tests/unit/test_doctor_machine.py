@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from ablation import doctor_environment, doctor_torch
-from ablation.doctor_environment import environment_checks, required
-from ablation.doctor_torch import determinism, torch_checks
+from ablation import doctor_machine
+from ablation.doctor_machine import determinism, machine_checks, required
 from ablation.places import Places
 from ablation.store import DiskStore
 
@@ -20,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def looked(root, name: str):
-    return next(check for check in environment_checks(Places(root)) if check.name == name).look()
+    return next(check for check in machine_checks(Places(root)) if check.name == name).look()
 
 
 def test_bounds_are_those_of_setup_cfg_and_of_the_distribution_where_there_is_none(
@@ -30,7 +29,7 @@ def test_bounds_are_those_of_setup_cfg_and_of_the_distribution_where_there_is_no
     assert python == ">=3.11" and {"torch", "mlflow", "optuna", "click"} <= {
         each.name for each in packages
     }
-    monkeypatch.setattr(doctor_environment, "SETUP", tmp_path / "setup.cfg")
+    monkeypatch.setattr(doctor_machine, "SETUP", tmp_path / "setup.cfg")
     python, installed = required()
     assert python == ">=3.11" and {"torch", "mlflow", "optuna", "click"} <= {
         each.name for each in installed
@@ -46,14 +45,14 @@ def test_bounds_are_those_of_setup_cfg_and_of_the_distribution_where_there_is_no
     ],
 )
 def test_a_package_that_is_not_as_needed_is_named(tmp_path, monkeypatch, needed, said):
-    monkeypatch.setattr(doctor_environment, "required", lambda: (">=3.11", [Requirement(needed)]))
+    monkeypatch.setattr(doctor_machine, "required", lambda: (">=3.11", [Requirement(needed)]))
     found = looked(tmp_path, "packages")
     assert found.is_well == (not said) and said in found.what
 
 
 @pytest.mark.parametrize(("needed", "is_well"), [(">=3.11", True), (">=99", False)])
 def test_python_is_as_needed_or_not(tmp_path, monkeypatch, needed, is_well):
-    monkeypatch.setattr(doctor_environment, "required", lambda: (needed, []))
+    monkeypatch.setattr(doctor_machine, "required", lambda: (needed, []))
     assert looked(tmp_path, "Python").is_well == is_well
 
 
@@ -63,8 +62,8 @@ def test_this_machine_can_be_looked_at(tmp_path):
 
 
 def test_little_disk_and_little_memory_are_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor_environment, "LITTLE_DISK", 10**18)
-    monkeypatch.setattr(doctor_environment, "LITTLE_MEMORY", 10**18)
+    monkeypatch.setattr(doctor_machine, "LITTLE_DISK", 10**18)
+    monkeypatch.setattr(doctor_machine, "LITTLE_MEMORY", 10**18)
     assert not looked(tmp_path, "disk").is_well
     assert not looked(tmp_path, "memory").is_well
 
@@ -87,7 +86,7 @@ def test_files_of_the_future_tell_that_the_clock_was_set_back(tmp_path):
 
 def test_a_file_system_whose_clock_is_another_is_found(tmp_path, monkeypatch):
     now = time.time()
-    monkeypatch.setattr(doctor_environment.time, "time", lambda: now - 60)
+    monkeypatch.setattr(doctor_machine.time, "time", lambda: now - 60)
     found = looked(tmp_path, "clock")
     assert not found.is_well and "+60 s off" in found.what
 
@@ -111,15 +110,15 @@ def python(monkeypatch):
             does(*arguments)
             return subprocess.CompletedProcess([], code, stdout, stderr)
 
-        monkeypatch.setattr(doctor_torch, "_python", run)
+        monkeypatch.setattr(doctor_machine, "_run_python", run)
 
-    doctor_torch._probed.cache_clear()
+    doctor_machine._probed.cache_clear()
     yield answers
-    doctor_torch._probed.cache_clear()
+    doctor_machine._probed.cache_clear()
 
 
 def said(name: str):
-    return next(check for check in torch_checks() if check.name == name).look()
+    return next(check for check in machine_checks(Places(Path())) if check.name == name).look()
 
 
 def test_devices_are_listed_with_their_memory(python):
@@ -152,7 +151,7 @@ def test_a_torch_that_cannot_be_imported_is_found_and_the_rest_is_still_looked_a
 
 
 def test_a_machine_too_slow_for_torch_is_found_and_the_rest_is_still_looked_at(python, monkeypatch):
-    monkeypatch.setattr(doctor_torch, "TIMEOUT_SECONDS", 0.001)
+    monkeypatch.setattr(doctor_machine, "TIMEOUT_SECONDS", 0.001)
     assert (
         said("torch").what == "cannot be imported: it took more than 0.001 s"
         and not said("torch").is_well

@@ -1,11 +1,19 @@
 """After a study was interrupted nothing says that it runs, and what goes on is the same record."""
 
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
 from ablation.errors import InputError
-from ablation.lock import being_run, is_being_run, only_one
+from ablation.lock import LOCK, being_run, is_being_run, only_one
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::sqlalchemy.exc.SADeprecationWarning"
@@ -120,13 +128,35 @@ def test_the_lock_tells_whether_a_study_is_being_run(toy):
     assert not is_being_run(folder) and being_run(folder.parent) == []
 
 
-def test_whoever_looks_whether_a_study_is_being_run_does_not_keep_it_from_running(toy, monkeypatch):
-    import fcntl
-
-    from ablation import lock
-
-    with (toy.folder.path / lock.LOCK).open("w") as looking:
+def test_whoever_looks_whether_a_study_is_being_run_does_not_keep_it_from_running(toy):
+    with (toy.folder.path / LOCK).open("w") as looking:
         fcntl.flock(looking, fcntl.LOCK_SH)
-        monkeypatch.setattr(lock.time, "sleep", lambda seconds: fcntl.flock(looking, fcntl.LOCK_UN))
+        threading.Timer(0.05, fcntl.flock, [looking, fcntl.LOCK_UN]).start()
         with only_one(toy.folder.path):
-            pass
+            assert is_being_run(toy.folder.path)
+
+
+def test_the_lock_is_held_by_its_process_alone_and_let_go_when_that_is_killed(tmp_path):
+    """What the process has started, by fork or by exec, lives on and holds nothing."""
+    code = (
+        "import os, subprocess, sys, time; from pathlib import Path; from ablation.lock import only_one\n"
+        "with only_one(Path(sys.argv[1])):\n"
+        "    child = os.fork() or os.execvp('sleep', ['sleep', '60'])\n"
+        "    forked = os.fork() or time.sleep(60)\n"
+        "    print(child, forked, flush=True)\n"
+        "    time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, tmp_path / "toy"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        children = [int(pid) for pid in process.stdout.readline().split()]
+        try:
+            assert is_being_run(tmp_path / "toy")
+            process.kill()
+            process.wait()
+            assert all(Path(f"/proc/{pid}").exists() for pid in children)
+            assert not is_being_run(tmp_path / "toy")
+            with only_one(tmp_path / "toy"):
+                pass
+        finally:
+            for pid in children:
+                os.kill(pid, signal.SIGKILL)

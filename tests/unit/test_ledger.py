@@ -17,10 +17,9 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
-from ablation import ledger as module
 from ablation import ledger_storage
-from ablation.ledger import LedgerUnavailable
-from ablation.ledger_import import update_ledger
+from ablation.ledger import update_ledger
+from ablation.ledger_storage import LedgerUnavailable
 from ablation.runs import Outcome, RunFolder
 
 FACTORS = {"lr": {"off": {}, "on": {"lr": 1}}, "warmup": {"off": {}, "on": {"warmup": 1}}}
@@ -284,19 +283,18 @@ def test_a_study_that_grows_keeps_one_parameter_for_each_factor(url, tmp_path, g
     assert all(trial.distributions == choices for trial in found)
 
 
-def test_a_failed_trial_that_is_run_again_counts_and_the_failure_stays_on_record(url, tmp_path):
+def test_a_failed_trial_that_is_run_again_counts_and_the_failure_does_not(url, tmp_path):
     folder = made(tmp_path)
     complete = folder.outcome("lr--s0")
     fail_one(folder)
     update_ledger(url, folder)
+    (failure,) = [trial for trial in loaded(url).trials if trial.state == TrialState.FAIL]
+    assert failure.user_attrs["reason"] == "ValueError: out of memory"
     folder.write_outcome("lr--s0", complete)
     update_ledger(url, folder)
     found = [trial for trial in loaded(url).trials if trial.user_attrs["trial"] == "lr--s0"]
-    assert [trial.state.name for trial in found] == ["FAIL", "COMPLETE"]
-    assert (
-        found[0].user_attrs["reason"] == "ValueError: out of memory"
-        and "reason" not in found[1].user_attrs
-    )
+    assert [trial.state.name for trial in found] == ["COMPLETE"]
+    assert "reason" not in found[0].user_attrs
 
 
 @pytest.mark.parametrize(
@@ -310,14 +308,13 @@ def test_a_result_without_a_finite_metric_is_one_failure(url, tmp_path, metrics)
     assert sorted(trial.state.name for trial in loaded(url).trials) == ["COMPLETE"] * 7 + ["FAIL"]
 
 
-@pytest.mark.parametrize("forgets", [False, True])
-def test_a_complete_trial_whose_outcome_is_lost_stays_until_it_is_run_again(url, tmp_path, forgets):
+def test_a_trial_whose_outcome_is_lost_is_gone_until_it_is_there_again(url, tmp_path):
     folder = made(tmp_path)
     outcome = folder.outcome("lr--s0")
     update_ledger(url, folder)
     (folder.trial_path("lr--s0") / "outcome.json").unlink()
-    update_ledger(url, folder, is_running=False, forgets=forgets)
-    assert len(loaded(url).trials) == 8 - forgets
+    update_ledger(url, folder, is_running=False)
+    assert len(loaded(url).trials) == 7
     folder.write_outcome("lr--s0", replace(outcome, metrics={"test/top1": 1.0}))
     update_ledger(url, folder)
     assert [
@@ -422,7 +419,7 @@ def unavailable(call, *arguments) -> str:
 
 
 def test_a_process_that_does_not_let_go_of_the_ledger_is_told(url, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(ledger_storage, "PATIENCE_SECONDS", 0.0)
     with database(url).with_name("optuna.db.lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         assert unavailable(update_ledger, url, made(tmp_path)).endswith(
@@ -441,10 +438,11 @@ def test_damaged_database_is_said_to_be_unavailable(url, tmp_path):
 def test_database_that_lacks_a_table_is_said_to_be_unavailable(url, tmp_path, monkeypatch):
     folder = made(tmp_path)
     update_ledger(url, folder)
-    storage = ledger_storage.open_storage(url)
+    with ledger_storage.opened(url) as storage:
+        pass
     with sqlite3.connect(database(url)) as connection:
         connection.execute("ALTER TABLE trials RENAME TO lost")
-    monkeypatch.setattr("ablation.ledger_import.open_storage", lambda url: storage)
+    monkeypatch.setattr(ledger_storage, "_open", lambda url: storage)
     assert "is not available: no such table" in unavailable(update_ledger, url, folder)
 
 

@@ -12,9 +12,8 @@ from ablation import delivery, provenance, study, ui
 from ablation.cli import main
 from ablation.damage import say
 from ablation.errors import InputError
-from ablation.ledger import LedgerUnavailable
-from ablation.ledger_import import update_ledger
-from ablation.ledger_storage import storage_url
+from ablation.ledger import update_ledger
+from ablation.ledger_storage import LedgerUnavailable, storage_url
 from ablation.places import Places
 from ablation.tracking import Tracker
 from ablation.tracking_store import TrackingUnavailable

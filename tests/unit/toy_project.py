@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -18,9 +17,7 @@ from ablation import study as opening
 from ablation.doctor_files import TrialFiles
 from ablation.execution import Listener
 from ablation.grid import Study, load_study
-from ablation.ledger import read_trials
-from ablation.ledger_import import update_ledger
-from ablation.ledger_storage import open_storage
+from ablation.ledger import update_ledger
 from ablation.lock import only_one
 from ablation.plan import build_plan
 from ablation.results import load, write_csv
@@ -122,9 +119,8 @@ class ToyProject(ToyStudy):
     def states(self) -> dict[str, list[str]]:
         """Trial -> states of its Optuna trials, oldest first."""
         found: dict[str, list[str]] = {}
-        with closing(open_storage(self.url)) as storage:
-            for trial in read_trials(storage, "toy"):
-                found.setdefault(trial.user_attrs["trial"], []).append(trial.state.name)
+        for trial in self.trials():
+            found.setdefault(trial.user_attrs["trial"], []).append(trial.state.name)
         return found
 
     def runs(self, view: int = ViewType.ACTIVE_ONLY) -> dict[str, Run]:
