@@ -29,7 +29,8 @@ from core.epochs import joint_epoch, warmup_epoch
 from core.learner import Learner
 from core.networks.encoders import build_encoder
 from core.parsing import parse
-from core.pool import draw, quota
+from core.pool import draw
+from core.priors import quota
 from core.randomness import generator
 from core.staged import diffusion_epoch, head_epoch
 from core.subject import SUBJECT
@@ -104,7 +105,7 @@ def stages(config: Config, n_images: int) -> dict[str, Callable[[], object]]:
             generation=replace(config.generation, quota="ldmlr"),
         )
     )
-    counts_drawn = quota(config.generation.quota, CLASS_COUNTS)
+    counts_drawn = torch.tensor(quota(config.generation.quota, CLASS_COUNTS.tolist()))
     order = batches(n_images, config.batch_size, generator(0, "order", 1, config.device))
     inputs = [normalise(some.images[chosen], config.data.mean, config.data.std) for chosen in order]
 

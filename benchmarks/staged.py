@@ -26,7 +26,8 @@ from core.learner import Learner
 from core.networks.denoisers import build_denoiser
 from core.networks.encoders import build_encoder
 from core.parsing import parse
-from core.pool import draw, quota
+from core.pool import draw
+from core.priors import quota
 from core.randomness import generator
 from core.staged import diffusion_epoch
 from core.subject import SUBJECT
@@ -80,7 +81,7 @@ def main() -> None:
         diffusion=replace(config.diffusion, weighting="snr"),
     )
     epoch = original_epoch(unet)
-    n_latents = int(quota("ldmlr", CLASS_COUNTS).sum())
+    n_latents = sum(quota("ldmlr", CLASS_COUNTS.tolist()))
     sampling = original_sampling(unet)
     print(
         f"original U-Net: {epoch:.1f} s an epoch, {sampling / 60:.1f} min to sample {n_latents} latents in {ORIGINAL_STEPS} steps"
@@ -151,7 +152,7 @@ def generation(config: Config, n_steps: int) -> float:
         config.diffusion,
         generation,
         levels,
-        quota("ldmlr", CLASS_COUNTS),
+        torch.tensor(quota("ldmlr", CLASS_COUNTS.tolist())),
         64,
         generator(0, "pool", 1, config.device),
     )

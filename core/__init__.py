@@ -1,1 +1,1 @@
-"""Strategy A and its baselines: data, networks, losses, routing, trainers. Never imports the harness."""
+"""Strategy A and its baselines: data, networks, losses, trainers. Never imports the harness."""

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights of encoder and head over the steps of joint epochs."""
+"""An exponential moving average of encoder and head over the steps of joint epochs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 
 class Average(nn.Module):
-    """Copies of encoder and head that follow the trained ones: average = decay average + (1 - decay) weights, each step.
+    """Copies of encoder and head that follow the trained ones.
 
-    They start as the copied modules are. Running statistics are averaged as weights are: averaged weights put out other
-    latents than any that the encoder's own statistics are of.
+    Each step: average = decay average + (1 - decay) weights.
+
+    They start as the copied modules are. Running statistics are averaged as weights are: averaged
+    weights put out other latents than any that the encoder's own statistics are of.
     """
 
     def __init__(self, encoder: nn.Module, head: nn.Module):

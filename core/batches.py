@@ -7,8 +7,10 @@ from torch import Tensor
 
 
 def batches(n: int, batch_size: int, generator: torch.Generator) -> list[Tensor]:
-    """A permutation of 0 .. n - 1 in batches of `batch_size`; a last batch of one joins the one before
-    (batch normalisation has no variance of one sample)."""
+    """A permutation of 0 .. n - 1 in batches of `batch_size`.
+
+    A last batch of one joins the one before: batch normalisation has no variance of one sample.
+    """
     return _split(torch.randperm(n, generator=generator, device=generator.device), batch_size)
 
 
@@ -23,7 +25,7 @@ def _split(order: Tensor, batch_size: int) -> list[Tensor]:
 def balanced_batches(
     labels: Tensor, n_classes: int, batch_size: int, generator: torch.Generator
 ) -> list[Tensor]:
-    """As many batches as an epoch over `labels` (N,) has, each drawing every class alike, with replacement."""
+    """Batches that draw every class alike, with replacement; as many as for labels (N,) in turn."""
     n = len(labels)
     device = labels.device
     order = labels.argsort(stable=True)

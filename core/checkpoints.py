@@ -8,7 +8,7 @@ from core.trajectory import PRETRAIN, Link
 
 
 class Checkpoints(NamedTuple):
-    """What a trial goes on from. The bytes are in hand: a bounded store may lose them at any time."""
+    """What a trial goes on from, read already: a bounded store may lose it at any time."""
 
     done: int  # links that need not be run
     last: bytes | None  # the state after them
@@ -38,7 +38,7 @@ def last_checkpoints(links: list[Link], until: str | None, store: Store) -> Chec
 
 
 class Store(Protocol):
-    """Bytes under a kind and a key, and the seconds that they took; what `load` returns was saved, whole, or is None."""
+    """Bytes under a kind and a key; see `ablation.subject.Store`."""
 
     def load(self, kind: str, key: str) -> bytes | None: ...
     def save(self, kind: str, key: str, data: bytes, seconds: float = 0.0) -> None: ...

@@ -1,15 +1,17 @@
-"""A batch's way through the encoder in chunks, where a GPU's memory does not hold the activations of the whole.
+"""A batch's way through the encoder in chunks, where a GPU's memory is too small for the whole.
 
-The effective batch is the same: losses are means over it, and one step is taken with the sum of its chunks'
-gradients. With frozen batch normalisation that is the gradient of the whole batch, up to rounding. In training
-mode each chunk is normalised by its own mean and variance ("ghost" batch normalisation, Hoffer et al. 2017), as
-with any gradient accumulation: the whole batch's would need all activations at once in the backward pass, and to
-hold them constant there instead lets weights grow without bound (Ioffe & Szegedy 2015, section 2). Running
-statistics are updated once a batch, by the mean of its chunks' statistics.
+The effective batch is the same: losses are means over it, and one step is taken with the sum of its
+chunks' gradients. With frozen batch normalisation that is the gradient of the whole batch, up to
+rounding. In training mode each chunk is normalised by its own mean and variance ("ghost" batch
+normalisation, Hoffer et al. 2017), as with any gradient accumulation: the whole batch's would need
+all activations at once in the backward pass, and to hold them constant there instead lets weights
+grow without bound (Ioffe & Szegedy 2015, section 2). Running statistics are updated once a batch,
+by the mean of its chunks' statistics.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,39 +36,40 @@ class Chunk(NamedTuple):
 
 
 def chunks(n: int, batch_size: int, n_chunks: int, training: bool) -> list[Chunk]:
-    """A batch of n images in chunks no larger than those of `n_chunks` to a batch of `batch_size`, and as even as can be.
+    """Split a batch of n images as evenly as can be.
 
-    training: of an encoder in training mode; no chunk is then of one image, where that can be helped.
+    No chunk is larger than those of `n_chunks` to a batch of `batch_size`. training: of an encoder
+    in training mode; no chunk is then of one image, where that can be helped.
     """
     if n_chunks > 1:
         n_chunks = math.ceil(n / math.ceil(batch_size / n_chunks))
         n_chunks = min(n_chunks, max(1, n // FEWEST)) if training else n_chunks
-    ends = [n * (i + 1) // n_chunks for i in range(n_chunks)]
+    bounds = [n * i // n_chunks for i in range(n_chunks + 1)]
     return [
         Chunk(slice(start, end), (end - start) / n, (n - end) / n)
-        for start, end in zip([0, *ends], ends)
+        for start, end in itertools.pairwise(bounds)
     ]
 
 
 def most_chunks(batch_size: int, training: bool) -> int:
-    """The most chunks that a batch can be walked in."""
+    """The most chunks that a batch can be split into."""
     return max(1, batch_size // FEWEST if training else batch_size)
 
 
 class Passes:
-    """The encoder's forward pass over a batch, and the backward pass with the gradient that losses have at the latents.
+    """The encoder's forward pass over a batch, and the backward pass from gradients at the latents.
 
-    Of several chunks, the forward pass keeps the latents alone and is run again, chunk by chunk, for the backward one.
+    Of several chunks, the forward pass keeps the latents alone and is run again, chunk by chunk,
+    for the backward one.
     """
 
     def __init__(self, encoder: nn.Module, images: Tensor, config: Config, n_chunks: int):
         self.encoder, self.images, self.config = encoder, images, config
         self.chunks = chunks(len(images), config.batch_size, n_chunks, encoder.training)
+        # (B, D), of the precision that the encoder computes in
         if len(self.chunks) == 1:
             with autocast(config):
-                self.latents = encoder(
-                    images
-                )  # (B, D), of the precision that the encoder computes in
+                self.latents = encoder(images)
             return
         parts = []
         for chunk in self.chunks:
@@ -75,7 +78,7 @@ class Passes:
         self.latents = torch.cat(parts)
 
     def backward(self, gradient: Tensor, keep: bool = False) -> None:
-        """Adds to the parameters' gradients. gradient: (B, D); keep: for a further walk."""
+        """Add to the parameters' gradients. gradient: (B, D); keep: for a further backward pass."""
         gradient = gradient.to(self.latents.dtype)
         if len(self.chunks) == 1:
             self.latents.backward(gradient, retain_graph=keep)
@@ -87,7 +90,7 @@ class Passes:
                 latents.backward(gradient[chunk.rows])
 
     def gradients(self, gradient: Tensor) -> list[Tensor]:
-        """The parameters' gradients, in their order; none is left in `grad`. gradient: (B, D)."""
+        """Return the parameters' gradients, in order; none is left in `grad`. gradient: (B, D)."""
         self.backward(gradient, keep=True)
         found = [parameter.grad for parameter in self.encoder.parameters()]
         self.encoder.zero_grad(set_to_none=True)
@@ -96,19 +99,18 @@ class Passes:
 
 @contextmanager
 def one_update(encoder: nn.Module, chunk: Chunk) -> Iterator[None]:
-    """Passes of all chunks of a batch move running statistics as one of the whole batch would, by the chunks' mean.
+    """Let the passes of all chunks move running statistics as one pass of the batch would.
 
-    With momentum m, a chunk of share w of which a share v comes after takes m w / (1 - m v): what the later ones leave
-    of it is m w.
+    With momentum m, a chunk of share w of which a share v comes after takes m w / (1 - m v): what
+    the later ones leave of it is m w.
     """
-    norms = _tracking(encoder)
-    momenta = [norm.momentum for norm in norms]
-    for norm, m in zip(norms, momenta):
+    momenta = {norm: norm.momentum for norm in _tracking(encoder)}
+    for norm, m in momenta.items():
         norm.momentum = m * chunk.share / (1 - m * chunk.later)
     try:
         yield
     finally:
-        for norm, m in zip(norms, momenta):
+        for norm, m in momenta.items():
             norm.momentum = m
             if chunk.later:
                 norm.num_batches_tracked.sub_(1)
@@ -116,7 +118,7 @@ def one_update(encoder: nn.Module, chunk: Chunk) -> Iterator[None]:
 
 @contextmanager
 def no_update(encoder: nn.Module) -> Iterator[None]:
-    """Passes normalise as they did, and leave running statistics alone."""
+    """Let passes normalise as they did, and leave running statistics alone."""
     norms = _tracking(encoder)
     for norm in norms:
         norm.track_running_stats = False
@@ -128,8 +130,5 @@ def no_update(encoder: nn.Module) -> Iterator[None]:
 
 
 def _tracking(encoder: nn.Module) -> list[_BatchNorm]:
-    return [
-        module
-        for module in encoder.modules()
-        if isinstance(module, _BatchNorm) and module.training and module.track_running_stats
-    ]
+    norms = (module for module in encoder.modules() if isinstance(module, _BatchNorm))
+    return [norm for norm in norms if norm.training and norm.track_running_stats]

@@ -1,4 +1,4 @@
-"""What happens to the latents: drift, collapse, radii, and how far generated ones are from real ones."""
+"""What happens to the latents: drift, collapse, radii, distance of generated to real ones."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ SAMPLES_PER_CLASS = 64  # for the two-sample test, per class and side
 
 
 def linear_cka(a: Tensor, b: Tensor) -> Tensor:
-    """Linear centred kernel alignment of two encodings of the same images (Kornblith et al. 2019, eq. 5).
+    """Linear centred kernel alignment of two encodings of the same images.
 
-    a, b: (N, D) float. Returns () in [0, 1]; 1 up to rotation and scale, and 0 for a collapsed encoding.
+    Kornblith et al. 2019, eq. 5.
+    a, b: (N, D) float. Returns () in [0, 1]; 1 up to rotation and scale, and 0 for a collapsed
+    encoding.
     """
     a, b = a.double() - a.double().mean(0), b.double() - b.double().mean(0)
     cross = (a.T @ b).square().sum()
@@ -23,15 +25,16 @@ def linear_cka(a: Tensor, b: Tensor) -> Tensor:
 
 
 def drift(latents: Tensor, pretrained: Tensor) -> Tensor:
-    """1 - mean cosine between an image's latent and its pretrained latent; () in [0, 2], 0 if nothing moved."""
+    """1 - mean cosine of latents to pretrained latents; () in [0, 2], 0 if nothing moved."""
     return 1 - F.cosine_similarity(latents, pretrained, dim=1).mean()
 
 
 def spectrum(latents: Tensor) -> tuple[Tensor, Tensor]:
     """Effective rank and total variance of (N, D) latents.
 
-    Effective rank: exp of the entropy of the normalised eigenvalues of the covariance (Roy & Vetterli 2007
-    take singular values; eigenvalues are the shares of variance). 1 for a line, D for a sphere.
+    Effective rank: exp of the entropy of the normalised eigenvalues of the covariance (Roy &
+    Vetterli 2007 take singular values; eigenvalues are the shares of variance). 1 for a line, D for
+    a sphere.
     """
     centred = latents.double() - latents.double().mean(0)
     eigenvalues = torch.linalg.eigvalsh(centred.T @ centred / len(latents)).clamp(min=0)
@@ -41,10 +44,10 @@ def spectrum(latents: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def class_radii(latents: Tensor, labels: Tensor, n_classes: int) -> Tensor:
-    """(C,) mean distance of each class's latents to their mean; NaN for classes with fewer than two.
+    """(C,) mean distance of each class's latents to their mean; NaN of fewer than two.
 
-    Distances to a mean of n samples are too short by sqrt((n - 1) / n), which is put right: else small classes
-    would look tight.
+    Distances to a mean of n samples are too short by sqrt((n - 1) / n), which is put right: else
+    small classes would look tight.
     """
     prototypes, counts = class_means(latents, labels, n_classes)
     radii, _ = class_means(distances(latents, labels, prototypes), labels, n_classes)
@@ -54,8 +57,8 @@ def class_radii(latents: Tensor, labels: Tensor, n_classes: int) -> Tensor:
 def one_nearest_neighbour_accuracy(real: Tensor, generated: Tensor) -> Tensor:
     """Leave-one-out 1-NN accuracy of telling real from generated (Lopez-Paz & Oquab 2017).
 
-    real, generated: (N, D), the same N >= 2. Returns () in [0, 1]: 0.5 when they cannot be told apart,
-    1 when they can, 0 when each real point was copied.
+    real, generated: (N, D), the same N >= 2. Returns () in [0, 1]: 0.5 when they cannot be told
+    apart, 1 when they can, 0 when each real point was copied.
     """
     points = torch.cat([real, generated])
     # distances by matrix product would lose the small ones, just where latents collapse
@@ -68,11 +71,12 @@ def one_nearest_neighbour_accuracy(real: Tensor, generated: Tensor) -> Tensor:
 
 def generated_to_real(
     real: Tensor, labels: Tensor, generated: Tensor, generated_labels: Tensor, n_classes: int
-):
-    """Per class: radius ratio, distance between means in units of the real radius, 1-NN two-sample accuracy.
+) -> dict[str, Tensor]:
+    """Compare generated to real latents, class by class.
 
-    real: (N, D), generated: (M, D). Returns name -> (C,) float, NaN where a class has fewer than two real or
-    generated latents.
+    Radius ratio, distance between means in units of the real radius, 1-NN two-sample accuracy.
+    real: (N, D), generated: (M, D). Returns name -> (C,) float, NaN where a class has fewer than
+    two real or generated latents.
     """
     real_means, _ = class_means(real, labels, n_classes)
     generated_means, _ = class_means(generated, generated_labels, n_classes)
@@ -93,5 +97,5 @@ def generated_to_real(
 
 
 def _spaced(latents: Tensor, n: int) -> Tensor:
-    """`n` of them, evenly spaced: latents come in the order of files, whose neighbours may be alike."""
+    """`n` of them, evenly spaced: neighbours in the order of files may be alike."""
     return latents[torch.linspace(0, len(latents) - 1, n, device=latents.device).round().long()]

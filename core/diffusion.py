@@ -1,6 +1,7 @@
-"""Gaussian diffusion over latents: schedules, the three objectives, and one update for DDPM and DDIM.
+"""Gaussian diffusion over latents: schedules, three objectives, one update for DDPM and DDIM.
 
-Notation of Ho et al. 2020 (DDPM) and Song et al. 2021 (DDIM): z_t = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) noise.
+Notation of Ho et al. 2020 (DDPM) and Song et al. 2021 (DDIM): z_t = sqrt(alpha_bar_t) x0 + sqrt(1 -
+alpha_bar_t) noise.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from torch import Tensor
 def alpha_bars(schedule: str, n_steps: int) -> Tensor:
     """Signal levels alpha_bar_t = prod(1 - beta), t = 0 .. n_steps - 1.
 
-    `cosine`: Nichol & Dhariwal 2021, eq. 17, betas clipped at 0.999. `linear`: Ho et al. 2020, betas
-    1e-4 .. 2e-2 for 1000 steps, scaled for other numbers of steps.
+    `cosine`: Nichol & Dhariwal 2021, eq. 17, betas clipped at 0.999. `linear`: Ho et al. 2020,
+    betas 1e-4 .. 2e-2 for 1000 steps, scaled for other numbers of steps.
 
-    Returns: (n_steps,) float32, strictly falling, in (0, 1). Computed in float64: the cosine schedule ends
-    near 2e-9, below what float32 products resolve.
+    Returns: (n_steps,) float32, strictly falling, in (0, 1). Computed in float64: the cosine
+    schedule ends near 2e-9, below what float32 products resolve.
     """
     if schedule == "cosine":
         offset = 0.008
@@ -40,9 +41,9 @@ def add_noise(x0: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
 
 
 def target(objective: str, x0: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
-    """What the denoiser is asked for: `x0`, `noise`, or `v` = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x0.
+    """What the denoiser is asked for: `x0`, `noise` or `v`.
 
-    v: Salimans & Ho 2022, appendix D.
+    v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x0: Salimans & Ho 2022, appendix D.
     """
     if objective == "x0":
         return x0
@@ -67,9 +68,9 @@ def estimate_x0(objective: str, output: Tensor, noisy: Tensor, alpha_bar: Tensor
 def loss_weights(weighting: str, objective: str, alpha_bar: Tensor) -> Tensor:
     """Weight of each timestep in the loss.
 
-    `uniform`: 1. `snr`: the weight that makes every objective equal to the noise objective's plain MSE,
-    snr for x0, 1 for noise, snr / (snr + 1) for v (the original LDMLR code's choice; with x0 the first ten
-    timesteps then carry most of the loss).
+    `uniform`: 1. `snr`: the weight that makes every objective equal to the noise objective's plain
+    MSE, snr for x0, 1 for noise, snr / (snr + 1) for v (the original LDMLR code's choice; with x0
+    the first ten timesteps then carry most of the loss).
     """
     if weighting == "uniform":
         return torch.ones_like(alpha_bar)
@@ -89,10 +90,10 @@ def timesteps(n_steps: int, n_used: int) -> list[int]:
 def step(
     noisy: Tensor, x0: Tensor, alpha_bar: Tensor, alpha_bar_next: Tensor, eta: float, fresh: Tensor
 ) -> Tensor:
-    """One step from signal level `alpha_bar` to the higher `alpha_bar_next` (Song et al. 2021, eq. 12).
+    """Step from signal level `alpha_bar` to the higher `alpha_bar_next`, Song et al. 2021, eq. 12.
 
-    eta = 0 is DDIM (deterministic); eta = 1 over adjacent timesteps is the DDPM posterior of Ho et al. 2020,
-    eq. 7. noisy, x0, fresh: (B, D) float; fresh is standard normal and unused at eta = 0.
+    eta = 0 is DDIM (deterministic); eta = 1 over adjacent timesteps is the DDPM posterior of Ho et
+    al. 2020, eq. 7. noisy, x0, fresh: (B, D) float; fresh is standard normal and unused at eta = 0.
     """
     noise = (noisy - alpha_bar.sqrt() * x0) / (1 - alpha_bar).sqrt()
     variance = (1 - alpha_bar_next) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_next)
@@ -113,9 +114,9 @@ def generate(
 ) -> Tensor:
     """Latents from noise, by DDIM (eta = 0) or DDPM (eta = 1, n_used = len(levels)).
 
-    denoise: (z_t (B, D), t (B,) int64) -> (B, D), in terms of `objective`.
-    levels: (T,) from `alpha_bars`. start: (B, D) standard normal. limit: every x0 estimate is clamped to
-    [-limit, limit]. Returns (B, D), the last x0 estimate.
+    denoise: (z_t (B, D), t (B,) int64) -> (B, D), in terms of `objective`. levels: (T,) from
+    `alpha_bars`. start: (B, D) standard normal. limit: every x0 estimate is clamped to [-limit,
+    limit]. Returns (B, D), the last x0 estimate.
     """
     noisy = start
     used = timesteps(len(levels), n_used)

@@ -1,4 +1,4 @@
-"""Latents of a whole data set, encoded once: in eval mode without augmentation, or as the original LDMLR code does."""
+"""Latents of a whole data set, encoded once: in eval mode, or as the original LDMLR code does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from core.randomness import generator
 
 BATCH = {"cpu": 100, "cuda": 2000}  # images; on the CPU, few enough for its caches
 BATCH_OF_VIEWS = 100  # images, on every device: few, since memory may be short
-BATCH_OF_STATISTICS = 64  # images whose mean and variance batch normalisation takes in train mode; the original's loader
+# Images whose mean and variance batch normalisation takes in train mode; the original's loader.
+BATCH_OF_STATISTICS = 64
 
 
 class Latents(NamedTuple):
@@ -34,36 +35,32 @@ class Latents(NamedTuple):
 def encode(encoder: nn.Module, images: Tensor, config: Config) -> Tensor:
     """(N, channels, H, W) uint8 -> (N, D) float32, in eval mode; the encoder's mode is put back.
 
-    Out of memory, it goes on with half as many images at a time, down to one, and keeps to that with this encoder. In
-    eval mode no image knows of the others in its batch: this changes nothing but rounding.
+    Out of memory, it goes on with half as many images at a time, down to one, and keeps to that
+    with this encoder. In eval mode no image depends on the others in its batch: this changes
+    nothing but rounding.
     """
     was_training = encoder.training
     encoder.eval()
     parts: list[Tensor] = []
     while (done := sum(map(len, parts))) < len(images):
         n_at_once = fitting_batch(encoder) or BATCH[config.device]
+        batch = images[done : done + n_at_once]
         try:
             with autocast(config):
-                parts.append(
-                    encoder(
-                        normalise(
-                            images[done : done + n_at_once], config.data.mean, config.data.std
-                        )
-                    ).float()
-                )
+                normal = normalise(batch, config.data.mean, config.data.std)
+                parts.append(encoder(normal).float())
+            continue
         except RuntimeError as error:
             if n_at_once == 1 or not is_out_of_memory(error):
                 raise
-            _fitting[encoder] = n_at_once // 2
-        else:
-            continue
+        _fitting[encoder] = n_at_once // 2
         release()  # here, where no traceback keeps the tensors of the failed pass
     encoder.train(was_training)
     return torch.cat(parts)
 
 
 def fitting_batch(encoder: nn.Module) -> int | None:
-    """How many images at once memory had room for, where it had not for as many as usual; None where nothing ran out."""
+    """How many images at once fit into memory; None where nothing ran out."""
     return _fitting.get(encoder)
 
 
@@ -72,38 +69,34 @@ _fitting: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 @torch.no_grad()
 def encode_for_training(encoder: nn.Module, images: Tensor, config: Config, seed: int) -> Tensor:
-    """Training images (N, channels, H, W) uint8 -> (N, D) float32 in their order, as `staged.encoding` says.
+    """Training images (N, channels, H, W) uint8 -> (N, D) float32, as `staged.encoding` says.
 
-    Every image is met once, in shuffled batches, and so with other images of all classes. Works on a copy: in
-    train mode an encoder's running statistics move.
+    Every image is met once, in shuffled batches, and so with other images of all classes. Works on
+    a copy: in train mode an encoder's running statistics move.
     """
-    encoding = config.staged.encoding
+    encoding, device = config.staged.encoding, config.device
     encoder = copy.deepcopy(encoder).train(encoding.statistics == "batch")
     if not encoding.first_relu:
         drop_first_relu(encoder)
-    order, augmentation = (
-        generator(seed, f"encoding {name}", 0, config.device) for name in ("order", "augmentation")
-    )
+    augmentation = generator(seed, "encoding augmentation", 0, device)
+    kind = config.data.augmentation if encoding.augmented else "none"
+    order = generator(seed, "encoding order", 0, device)
     latents = torch.empty(len(images), encoder.n_latents, device=images.device)
     with autocast(config):
         for turn, chosen in enumerate(batches(len(images), BATCH_OF_STATISTICS, order)):
-            batch = images[chosen]
-            batch = (
-                augmented(batch, config, augmentation, turn=turn)
-                if encoding.augmented
-                else normalise(batch, config.data.mean, config.data.std)
-            )
+            batch = augmented(images[chosen], config, augmentation, kind, turn)
             latents[chosen] = encoder(batch).float()
     return latents
 
 
+@torch.no_grad()
 def encode_views(encoder: nn.Module, images: Tensor, config: Config, seed: int) -> Tensor:
     """(N, D) float32, of one strongly augmented view of each image, in eval mode."""
     gen = generator(seed, "views", 0, config.device)
     was_training = encoder.training
     encoder.eval()
     parts = []
-    with torch.no_grad(), autocast(config):
+    with autocast(config):
         for turn, batch in enumerate(images.split(BATCH_OF_VIEWS)):
             parts.append(encoder(augmented(batch, config, gen, "strong", turn)).float())
     encoder.train(was_training)
@@ -115,7 +108,8 @@ def augmented(
 ) -> Tensor:
     """uint8 images (B, channels, H, W) as the encoder's training input.
 
-    kind: of augmentation; default: data.augmentation. turn: the batch's number in its epoch, see `core.data.strong`.
+    kind: of augmentation; None: data.augmentation. turn: the batch's number in its epoch, see
+    `core.data.strong`.
     """
     data = config.data
     kind = kind or data.augmentation
@@ -141,20 +135,15 @@ def autocast(config: Config) -> torch.autocast:
 
     Cast weights are not kept: each is used once, and a recorded step must cast them anew.
     """
-    return torch.autocast(
-        config.device,
-        dtype=torch.bfloat16,
-        enabled=config.precision == "bfloat16",
-        cache_enabled=False,
-    )
+    enabled = config.precision == "bfloat16"
+    return torch.autocast(config.device, torch.bfloat16, enabled, cache_enabled=False)
 
 
 def latents_to_bytes(latents: Latents) -> bytes:
-    return safetensors.torch.save(
-        {name: tensor.cpu() for name, tensor in latents._asdict().items()}
-    )
+    """The latents as safetensors."""
+    return safetensors.torch.save({name: t.cpu() for name, t in latents._asdict().items()})
 
 
 def latents_from_bytes(data: bytes, device: str) -> Latents:
-    tensors = safetensors.torch.load(data)
-    return Latents(tensors["train"].to(device), tensors["test"].to(device))
+    """Read what `latents_to_bytes` made."""
+    return Latents(**{name: t.to(device) for name, t in safetensors.torch.load(data).items()})

@@ -1,7 +1,8 @@
-"""One epoch of Strategy A: warm-up on cached latents, or joint training of encoder, denoiser and head."""
+"""One epoch of Strategy A: warm-up on cached latents, or joint training of all three modules."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -17,15 +18,46 @@ from core.divergence import Means
 from core.encoding import augmented
 from core.learner import Learner
 from core.losses import Semantic, standardised
-from core.randomness import generator, mixing_shares
+from core.randomness import mixing_shares
 from core.routing import combine, conflict
-from core.trajectory import measures_gradients
-
-MEASURED = 0.1
-"""Share of an epoch's batches on which each loss's own gradient is measured: two more encoder backward passes each, or
-1 % of the time of joint epochs if every tenth measures."""
 from core.sharpness import gradients_kept, perturbed
-from core.views import SecondViews
+from core.trajectory import measures_gradients
+from core.views import boxes, cutmix
+
+# Share of an epoch's batches on which each loss's own gradient is measured: two more encoder
+# backward passes each, or 1 % of the time of joint epochs if every tenth measures.
+MEASURED = 0.1
+
+PURE = 0.95  # an image's share of a blend from which on it stands for its class
+OF_PURE = {
+    "train/diffusion_loss",
+    "train/prototype_loss",
+    "train/radius_loss",
+    "grad/denoiser",
+    "grad/semantic_at_latent",
+    "grad/conflict_cosine",
+}
+"""Metrics of the semantic loss: means over the batches that have a pure image."""
+
+
+class Batch(NamedTuple):
+    """What a step learns from, on the device; None where the settings have no use for it."""
+
+    inputs: Tensor  # (B, D) latents in warm-up; (B, channels, H, W) float images in joint epochs
+    labels: Tensor  # (B,)
+    t: Tensor  # (B,) timesteps
+    noise: Tensor  # (B, D)
+    generated: Tensor | None = None  # (G, D) latents
+    generated_labels: Tensor | None = None  # (G,)
+    # Mixup: an image is a blend, `share` (B,) of one of class `labels`, at least a half, and the
+    # rest of one of class `minor_labels` (B,). Only pure ones count for the semantic loss, and for
+    # all that is tracked of classes and latents.
+    minor_labels: Tensor | None = None
+    share: Tensor | None = None
+    # The images' second view, see `core.views`, and (B,) its share of `labels`. The semantic loss
+    # and what is tracked take the first view.
+    second: Tensor | None = None
+    second_share: Tensor | None = None
 
 
 class Trained(NamedTuple):
@@ -36,24 +68,6 @@ class Trained(NamedTuple):
     labels: Tensor  # (N,)
 
 
-PURE = 0.95  # an image's part in a blend from which on it stands for its class
-OF_PURE = {
-    "train/diffusion_loss", "train/prototype_loss", "train/radius_loss",
-    "grad/denoiser", "grad/semantic_at_latent", "grad/conflict_cosine",
-}  # fmt: skip
-"""Metrics of the semantic loss: means over the batches that have a pure image, for it has nothing to say of the others."""
-
-
-class Mixing(NamedTuple):
-    """How an epoch's images are mixed with others."""
-
-    shares: list[
-        Tensor
-    ]  # of each batch (B,) float, on the device: each image's part in its blend, at least a half
-    has_pure: list[bool]  # of each batch, whether it has a pure image
-    pure: Tensor  # (n,) int64, on the device: the pure ones among all images in their order
-
-
 class Gradients(NamedTuple):
     """What the losses of a joint batch leave, beside the gradients in `grad`."""
 
@@ -61,41 +75,33 @@ class Gradients(NamedTuple):
     latents: Tensor  # (B, D), of the first view
     pure: Tensor | None  # (B,) 0 or 1, the images that stand for their class; None: all
     semantic: Semantic
-    by_loss: (
-        tuple[list[Tensor], list[Tensor]] | None
-    )  # the encoder's, of classification and semantic loss, where known
+    # The encoder's gradients of the classification and of the semantic loss, where known.
+    by_loss: tuple[list[Tensor], list[Tensor]] | None
 
 
 def warmup_epoch(learner: Learner, latents: Tensor, labels: Tensor, epoch: int) -> Trained:
     """Train head and denoiser on the frozen encoder's latents (N, D), encoded once."""
-    means, streams = Means(learner.config), Streams(learner, epoch)
+    means = Means(learner.config)
+    noise, pool = learner.stream("noise", epoch), learner.stream("pool", epoch)
     learner.head.train()
     learner.denoiser.train()
     step = learner.repeated(warmup_step)
-    for chosen in order(learner, labels, streams):
-        means.add(step(latents[chosen], labels[chosen], *draws(learner, len(chosen), streams)))
+    for chosen in order(learner, labels, epoch):
+        drawn = learner.draw_noise(len(chosen), noise)
+        batch = Batch(latents[chosen], labels[chosen], *drawn, *learner.generated_batch(pool))
+        means.add(step(*batch))
     return Trained(means.read(), latents, labels)
 
 
-def warmup_step(
-    learner: Learner,
-    z: Tensor,
-    y: Tensor,
-    t: Tensor,
-    noise: Tensor,
-    g: Tensor | None,
-    y_g: Tensor | None,
-) -> dict[str, Tensor]:
-    """One update of head and denoiser. z: (B, D) latents; y: (B,); the rest from `draws`."""
-    config = learner.config
-    real = F.cross_entropy(learner.head(z) + learner.adjustment, y)
-    generated = None if g is None else F.cross_entropy(learner.head(g) + learner.adjustment, y_g)
-    semantic = learner.semantic(learner.standardise(z), y, t, noise)
-    (classification(learner, real, generated) + config.losses.semantic * semantic.total).backward()
-    norms = {
-        "grad/head": gradient_norm(learner, "head"),
-        "grad/denoiser": gradient_norm(learner, "denoiser"),
-    }
+def warmup_step(learner: Learner, *tensors: Tensor | None) -> dict[str, Tensor]:
+    """Update head and denoiser once. tensors: the fields of a `Batch`."""
+    batch, weight = Batch(*tensors), learner.config.losses.semantic
+    real = F.cross_entropy(learner.head(batch.inputs) + learner.adjustment, batch.labels)
+    generated = generated_loss(learner, batch)
+    latents = learner.standardise(batch.inputs)
+    semantic = learner.semantic(latents, batch.labels, batch.t, batch.noise)
+    (classification_loss(learner, real, generated) + weight * semantic.total).backward()
+    norms = {f"grad/{name}": gradient_norm(learner, name) for name in ("head", "denoiser")}
     update(learner, "head", "denoiser")
     learner.track_estimates(semantic)
     return norms | losses(real, generated, semantic)
@@ -103,154 +109,139 @@ def warmup_step(
 
 def joint_epoch(learner: Learner, train: Split, epoch: int) -> Trained:
     """Train all three modules on images; one encoder backward per batch, two if alternating."""
-    config, means, streams = (
-        learner.config,
-        Means(learner.config, encoder_moves=True),
-        Streams(learner, epoch),
-    )
+    config, means = learner.config, Means(learner.config, encoder_moves=True)
     learner.thaw()
     learner.encoder.train(config.batchnorm == "updating")
     learner.head.train()
     learner.denoiser.train()
     step = learner.repeated(joint_step)
+    chosen = order(learner, train.labels, epoch)
+    shares = mixup_shares(learner, len(train.labels), epoch) if config.mixup else None
+    # Known on the host, where no GPU need be waited for.
+    is_pure = np.ones(len(train.labels), bool) if shares is None else shares.numpy() >= PURE
+    pure_of_batch = np.split(is_pure, np.cumsum([len(part) for part in chosen])[:-1])
+    measures = measures_gradients(config, epoch)
+    n_to_measure = max(1, int(MEASURED * len(chosen))) if measures else 0
     seen, seen_labels = [], []
-    chosen_batches = order(learner, train.labels, streams)
-    n_to_measure = (
-        max(1, int(MEASURED * len(chosen_batches))) if measures_gradients(config, epoch) else 0
-    )
-    mixing = (
-        mix(learner, [len(chosen) for chosen in chosen_batches], epoch) if config.mixup else None
-    )
-    second_views = SecondViews(config, learner.seed, epoch) if config.losses.consistency else None
-    for i, chosen in enumerate(chosen_batches):
-        images, y = (
-            augmented(train.images[chosen], config, streams.augmentation, turn=i),
-            train.labels[chosen],
-        )
-        y_minor = partner = share = None
-        if mixing is not None:
-            share, partner = (
-                mixing.shares[i],
-                torch.randperm(len(chosen), generator=streams.augmentation, device=learner.device),
-            )
-            images, y_minor = (
-                torch.lerp(images[partner], images, share[:, None, None, None]),
-                y[partner],
-            )
-        second = (
-            (None, None)
-            if second_views is None
-            else second_views.of(train.images[chosen], partner, share, i)
-        )
-        inputs = (images, y, *draws(learner, len(chosen), streams), y_minor, share, *second)
-        has_pure = mixing is None or mixing.has_pure[i]
+    made = joint_batches(learner, train, epoch, chosen, shares)
+    for batch, pure in zip(made, pure_of_batch, strict=True):
+        has_pure = bool(pure.any())
         if has_pure and n_to_measure:
-            metrics, latents = step.plainly(*inputs, measures=True)
+            metrics, latents = step.plainly(*batch, measures=True)
             n_to_measure -= 1
         else:
-            metrics, latents = step(*inputs)
-        means.add(
-            {name: value for name, value in metrics.items() if has_pure or name not in OF_PURE}
-        )
+            metrics, latents = step(*batch)
+        means.add({name: v for name, v in metrics.items() if has_pure or name not in OF_PURE})
         seen.append(latents.clone())  # the next step may write where this one did
-        seen_labels.append(y)
-    found = Trained(means.read(), torch.cat(seen), torch.cat(seen_labels))
-    return (
-        found
-        if mixing is None
-        else found._replace(latents=found.latents[mixing.pure], labels=found.labels[mixing.pure])
+        seen_labels.append(batch.labels)
+    latents, labels = torch.cat(seen), torch.cat(seen_labels)
+    if shares is not None:
+        kept = torch.from_numpy(np.flatnonzero(is_pure)).to(learner.device)
+        latents, labels = latents[kept], labels[kept]
+    return Trained(means.read(), latents, labels)
+
+
+def joint_batches(
+    learner: Learner, train: Split, epoch: int, chosen: list[Tensor], shares: Tensor | None
+) -> Iterator[Batch]:
+    """Yield the batches of a joint epoch: augmented, mixed, with a second view where asked for.
+
+    chosen: each batch's images as indices; shares: (N,) of mixup, in the order of the batches.
+    Each draw has a stream of its own: arms with and without it meet the same batches otherwise.
+    """
+    config, device = learner.config, learner.device
+    augmentation, noise, pool, second_view, centres = (
+        learner.stream(purpose, epoch)
+        for purpose in ("augmentation", "noise", "pool", "second view", "cutmix")
     )
+    sizes = [len(part) for part in chosen]
+    share_of = [None] * len(sizes) if shares is None else shares.to(device).split(sizes)
+    for turn, (rows, share) in enumerate(zip(chosen, share_of, strict=True)):
+        images, labels = train.images[rows], train.labels[rows]
+        first = augmented(images, config, augmentation, turn=turn)
+        second = minor_labels = second_share = None
+        if config.losses.consistency:
+            second = augmented(images, config, second_view, turn=turn)
+        if share is not None:
+            partner = torch.randperm(len(rows), generator=augmentation, device=device)
+            first = torch.lerp(first[partner], first, share[:, None, None, None])
+            minor_labels = labels[partner]
+            if second is not None:
+                centre = torch.rand(len(rows), 2, generator=centres, device=device)
+                box, second_share = boxes(share, centre, *second.shape[-2:])
+                second = cutmix(second, second[partner], box)
+        t, noise_ = learner.draw_noise(len(rows), noise)
+        generated = learner.generated_batch(pool)
+        yield Batch(first, labels, t, noise_, *generated, minor_labels, share, second, second_share)
 
 
-def mix(learner: Learner, sizes: list[int], epoch: int) -> Mixing:
-    """The shares of an epoch whose batches have these sizes."""
-    shares = mixing_shares(learner.config.mixup, sum(sizes), learner.seed, "mixup", epoch)
-    shares = torch.maximum(shares, 1 - shares)
-    is_pure = shares.numpy() >= PURE  # here, where no GPU need be waited for
-    has_pure = [bool(part.any()) for part in np.split(is_pure, np.cumsum(sizes)[:-1])]
-    pure = torch.from_numpy(np.flatnonzero(is_pure))
-    return Mixing(list(shares.to(learner.device).split(sizes)), has_pure, pure.to(learner.device))
+def mixup_shares(learner: Learner, n: int, epoch: int) -> Tensor:
+    """Return each image's share of its blend, (n,) in [0.5, 1], on the host."""
+    shares = mixing_shares(learner.config.mixup, n, learner.seed, "mixup", epoch)
+    return torch.maximum(shares, 1 - shares)
 
 
 def joint_step(
-    learner: Learner, images: Tensor, y: Tensor, *drawn: Tensor | None, measures: bool = False
+    learner: Learner, *tensors: Tensor | None, measures: bool = False
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """One update of all modules; returns metrics and latents (B, D). The inputs are those of `joint_gradients`."""
-    config = learner.config
-    found = joint_gradients(learner, images, y, *drawn, measures=measures)
+    """Update all modules once; return metrics and latents (B, D).
+
+    tensors: the fields of a `Batch`. measures: also measure each loss's gradient by itself.
+    """
+    config, batch = learner.config, Batch(*tensors)
+    found = joint_gradients(learner, batch, measures)
     others = [name for name in learner.optimisers if name not in ("encoder", "head")]
     if config.optim.sam:
-        # what is not moved learns from the first pass, and so do running statistics: they are those of the weights that stay
+        # What is not moved learns from the first pass, and so do running statistics: they are
+        # those of the weights that stay.
         moved, still = (parameters_of(learner, *names) for names in (("encoder", "head"), others))
         with perturbed(moved, config.optim.sam), gradients_kept(still), no_update(learner.encoder):
-            joint_gradients(learner, images, y, *drawn)
+            joint_gradients(learner, batch)
     if config.routing == "alternating":
         alternate(learner, *found.by_loss)
     else:
         update(learner, "encoder", "head", *others)
     if learner.average is not None:
         learner.average.follow(learner.encoder, learner.head, config.optim.ema)
-    learner.track_latents(found.latents, y, found.pure)
+    learner.track_latents(found.latents, batch.labels, found.pure)
     learner.track_estimates(found.semantic)
     return found.metrics, found.latents
 
 
-def joint_gradients(
-    learner: Learner,
-    images: Tensor,
-    y: Tensor,
-    t: Tensor,
-    noise: Tensor,
-    g: Tensor | None,
-    y_g: Tensor | None,
-    y_minor: Tensor | None,
-    share: Tensor | None,
-    second: Tensor | None,
-    kept: Tensor | None,
-    measures: bool = False,
-) -> Gradients:
-    """Leaves the gradients of all modules in `grad`; if alternating, of all but the encoder.
+def joint_gradients(learner: Learner, batch: Batch, measures: bool = False) -> Gradients:
+    """Leave the gradients of all modules in `grad`; if alternating, of all but the encoder."""
+    config, n, y = learner.config, len(batch.labels), batch.labels
+    views = batch.inputs if batch.second is None else torch.cat([batch.inputs, batch.second])
+    passes = Passes(learner.encoder, views, config, learner.n_chunks)
+    # Losses are taken at this leaf; the encoder is walked backward once, below.
+    leaf = passes.latents.detach().float().requires_grad_()
+    first = leaf if batch.second is None else leaf[:n]
+    pure = None if batch.share is None else (batch.share >= PURE).to(leaf.dtype)
 
-    images: (B, channels, H, W) float, augmented; y: (B,); t to y_g from `draws`. With mixup, an image is a blend: `share`
-    (B,) of one of class y and the rest of one of y_minor (B,). Only pure ones count for the semantic loss, and for all
-    that is followed of the classes and of the latents that this loss takes.
-    second: the images' second view, if there is one, of which `kept` (B,) is of class y; see `core.views`. The semantic
-    loss, and what is followed, take the first.
-    measures: each loss's gradient by itself, too, which changes nothing else.
-    """
-    config, n, alternates = learner.config, len(y), learner.config.routing == "alternating"
-    passes = Passes(
-        learner.encoder,
-        images if second is None else torch.cat([images, second]),
-        config,
-        learner.n_chunks,
-    )
-    leaf = (
-        passes.latents.detach().float().requires_grad_()
-    )  # losses are taken here; the encoder is walked once, below
-    first = leaf if second is None else leaf[:n]
     logits = learner.head(leaf) + learner.adjustment
-    real = mixed_entropy(logits[:n], y, y_minor, share)
-    if second is not None:
-        real = (real + mixed_entropy(logits[n:], y, y_minor, kept)) / 2
-    pure = None if share is None else (share >= PURE).to(leaf.dtype)
-    generated = None if g is None else F.cross_entropy(learner.head(g) + learner.adjustment, y_g)
+    real = mixed_entropy(logits[:n], y, batch.minor_labels, batch.share)
+    if batch.second is not None:
+        real = (real + mixed_entropy(logits[n:], y, batch.minor_labels, batch.second_share)) / 2
+    generated = generated_loss(learner, batch)
     measured = head_norms(learner, real, generated) if measures else {}
-    classification(learner, real, generated).backward()
-    # The head learns from the mean over images and pool, the encoder from the mean over images: a pool would otherwise lower
-    # its rate by as much as it is large.
+    classification_loss(learner, real, generated).backward()
+    # The head learns from the mean over images and pool, the encoder from the mean over images:
+    # a pool would otherwise lower its rate by as much as it is large.
     real_gradient, leaf.grad = leaf.grad * learner.n_per_image, None
-    standard = (
-        learner.standardise(first)
-        if config.standardisation == "tracked"
-        else standardised(first, pure)
-    )
-    semantic = learner.semantic(standard, y, t, noise, pure)
+
+    if config.standardisation == "tracked":
+        standard = learner.standardise(first)
+    else:
+        standard = standardised(first, pure)
+    semantic = learner.semantic(standard, y, batch.t, batch.noise, pure)
     (config.losses.semantic * semantic.total).backward()
     semantic_gradient, leaf.grad = leaf.grad, None
-    consistency = None if second is None else learner.consistency(first, leaf[n:])
-    if consistency is not None:
+
+    consistency = None
+    if batch.second is not None:
+        consistency = learner.consistency(first, leaf[n:])
         (config.losses.consistency * consistency).backward()
+
     at_latent = conflict(real_gradient, semantic_gradient)
     norms = {
         "grad/head": gradient_norm(learner, "head"),
@@ -260,12 +251,12 @@ def joint_gradients(
         "grad/semantic_at_latent": at_latent.semantic_norm,
     }
     by_loss = None
-    if measures or alternates:
+    if measures or config.routing == "alternating":
         by_loss = passes.gradients(real_gradient), passes.gradients(semantic_gradient)
     if measures:
         measured |= encoder_norms(*by_loss)
-    if alternates:
-        norms["grad/encoder"] = get_total_norm([a + b for a, b in zip(*by_loss)])
+    if config.routing == "alternating":
+        norms["grad/encoder"] = get_total_norm([a + b for a, b in zip(*by_loss, strict=True)])
     else:
         at_encoder = combine(config.routing, real_gradient, semantic_gradient)
         # No rule routes the consistency loss: it is there for the encoder.
@@ -275,49 +266,10 @@ def joint_gradients(
     return Gradients(metrics, first.detach(), pure, semantic, by_loss)
 
 
-def mixed_entropy(
-    logits: Tensor, y: Tensor, y_minor: Tensor | None, share: Tensor | None
-) -> Tensor:
-    """Cross-entropy () of logits (B, C) with labels of which `share` (B,) is y (B,) and the rest y_minor (B,)."""
-    if share is None:
-        return F.cross_entropy(logits, y)
-    each, each_minor = (
-        F.cross_entropy(logits, labels, reduction="none") for labels in (y, y_minor)
-    )
-    return (share * each + (1 - share) * each_minor).mean()
-
-
-def head_norms(learner: Learner, real: Tensor, generated: Tensor | None) -> dict[str, Tensor]:
-    """Norms of the head's gradients of the two terms of its loss; {} where there is one."""
-    if generated is None:
-        return {}
-    parameters = list(learner.head.parameters())
-    terms = {"real": learner.shares[0] * real, "generated": learner.shares[1] * generated}
-    return {
-        f"grad/head_{name}": get_total_norm(
-            torch.autograd.grad(term, parameters, retain_graph=True)
-        )
-        for name, term in terms.items()
-    }
-
-
-def encoder_norms(real: list[Tensor], semantic: list[Tensor]) -> dict[str, Tensor]:
-    """How the gradients of the two losses at the encoder's parameters relate."""
-    found = conflict(
-        *(torch.cat([g.reshape(-1) for g in gradients]) for gradients in (real, semantic))
-    )
-    return {
-        "grad/conflict_cosine_parameters": found.cosine,
-        "grad/encoder_real": found.real_norm,
-        "grad/encoder_semantic": found.semantic_norm,
-    }
-
-
 def alternate(learner: Learner, real: list[Tensor], semantic: list[Tensor]) -> None:
-    """Two optimiser steps over all parameters: with the classification loss's gradients, then with
-    the semantic loss's.
+    """Take two optimiser steps: with the classification loss's gradients, then the semantic ones.
 
-    The plan's third fix calls `real_loss.backward(retain_graph=True)`, steps and clears the one
+    The original plan calls `real_loss.backward(retain_graph=True)`, steps and clears the one
     optimiser of all modules, then does the same with the semantic loss. That raises an error: the
     first step changes weights in place that the second backward pass still needs. Here both
     gradients are taken first, at the same weights and from one forward pass; then the two steps
@@ -326,85 +278,96 @@ def alternate(learner: Learner, real: list[Tensor], semantic: list[Tensor]) -> N
 
     real, semantic: gradients of the encoder's parameters; those of head and denoiser are in `grad`.
     """
-    parameters = learner.optimisers["encoder"].param_groups[0]["params"]
+    parameters = parameters_of(learner, "encoder")
     for gradients, reached in ((real, "head"), (semantic, "denoiser")):
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         update(learner, "encoder", reached)
 
 
-def classification(learner: Learner, real: Tensor, generated: Tensor | None) -> Tensor:
-    """The classification loss (): the mean over training images and pool, of which a batch has drawn some of either."""
-    return (
-        learner.shares[0] * real
-        if generated is None
-        else learner.shares[0] * real + learner.shares[1] * generated
-    )
+def generated_loss(learner: Learner, batch: Batch) -> Tensor | None:
+    """Cross-entropy () of the generated latents, if there are any."""
+    if batch.generated is None:
+        return None
+    logits = learner.head(batch.generated) + learner.adjustment
+    return F.cross_entropy(logits, batch.generated_labels)
 
 
-class Streams:
-    """The epoch's generators; the same for every arm under one seed."""
-
-    def __init__(self, learner: Learner, epoch: int):
-        def stream(purpose: str) -> torch.Generator:
-            return generator(learner.seed, purpose, epoch, learner.device)
-
-        self.order, self.augmentation = stream("order"), stream("augmentation")
-        self.noise, self.pool = stream("noise"), stream("pool")
-
-
-def order(learner: Learner, labels: Tensor, streams: Streams) -> list[Tensor]:
-    """The batches of an epoch, as indices into labels (N,)."""
-    config = learner.config
-    if config.batching == "balanced":
-        return balanced_batches(labels, learner.n_classes, config.batch_size, streams.order)
-    return batches(len(labels), config.batch_size, streams.order)
+def mixed_entropy(
+    logits: Tensor, labels: Tensor, minor_labels: Tensor | None, share: Tensor | None
+) -> Tensor:
+    """Cross-entropy () of logits (B, C) with a `share` (B,) of labels, the rest minor ones."""
+    if minor_labels is None or share is None:
+        return F.cross_entropy(logits, labels)
+    major = F.cross_entropy(logits, labels, reduction="none")
+    minor = F.cross_entropy(logits, minor_labels, reduction="none")
+    return (share * major + (1 - share) * minor).mean()
 
 
-def draws(
-    learner: Learner, n: int, streams: Streams
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """What a step takes from chance: timesteps (n,), noise (n, D), generated latents (B, D) and their labels (B,).
-
-    The last two are None while nothing has been generated, or nothing is to be learned from it.
-    """
-    config = learner.config
-    t, noise = learner.draw_noise(n, streams.noise)
-    if config.losses.generated == 0 or len(learner.pool.labels) == 0:
-        return t, noise, None, None
-    return (
-        t,
-        noise,
-        *learner.generated_batch(config.generation.batch_size or config.batch_size, streams.pool),
-    )
+def classification_loss(learner: Learner, real: Tensor, generated: Tensor | None) -> Tensor:
+    """Mean loss () over training images and pool, of which a batch has drawn some of either."""
+    loss = learner.shares[0] * real
+    return loss if generated is None else loss + learner.shares[1] * generated
 
 
 def losses(
     real: Tensor, generated: Tensor | None, semantic: Semantic, consistency: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """The terms that there are, by the names under which they are reported."""
+    """Return the terms that there are, by the names under which they are reported."""
     terms = {
-        "train/real_loss": real, "train/generated_loss": generated, "train/diffusion_loss": semantic.diffusion,
-        "train/prototype_loss": semantic.prototype, "train/radius_loss": semantic.radius, "train/consistency_loss": consistency,
-    }  # fmt: skip
-    return {name: term.detach() for name, term in terms.items() if term is not None}
+        "real": real,
+        "generated": generated,
+        "diffusion": semantic.diffusion,
+        "prototype": semantic.prototype,
+        "radius": semantic.radius,
+        "consistency": consistency,
+    }
+    return {f"train/{name}_loss": t.detach() for name, t in terms.items() if t is not None}
 
 
-def gradient_norm(learner: Learner, name: str) -> Tensor:
-    return get_total_norm([p.grad for p in parameters_of(learner, name) if p.grad is not None])
+def head_norms(learner: Learner, real: Tensor, generated: Tensor | None) -> dict[str, Tensor]:
+    """Norms of the head's gradients of the two terms of its loss; {} where there is one."""
+    if generated is None:
+        return {}
+    parameters = list(learner.head.parameters())
+    terms = {"real": learner.shares[0] * real, "generated": learner.shares[1] * generated}
+    gradients = {
+        name: torch.autograd.grad(term, parameters, retain_graph=True)
+        for name, term in terms.items()
+    }
+    return {f"grad/head_{name}": get_total_norm(found) for name, found in gradients.items()}
+
+
+def encoder_norms(real: list[Tensor], semantic: list[Tensor]) -> dict[str, Tensor]:
+    """How the gradients of the two losses at the encoder's parameters relate."""
+    found = conflict(*(torch.cat([g.reshape(-1) for g in part]) for part in (real, semantic)))
+    return {
+        "grad/conflict_cosine_parameters": found.cosine,
+        "grad/encoder_real": found.real_norm,
+        "grad/encoder_semantic": found.semantic_norm,
+    }
+
+
+def order(learner: Learner, labels: Tensor, epoch: int) -> list[Tensor]:
+    """Return the batches of an epoch, as indices into labels (N,)."""
+    config, stream = learner.config, learner.stream("order", epoch)
+    if config.batching == "balanced":
+        return balanced_batches(labels, learner.n_classes, config.batch_size, stream)
+    return batches(len(labels), config.batch_size, stream)
 
 
 def parameters_of(learner: Learner, *names: str) -> list[Tensor]:
-    """What the optimisers of these modules train."""
-    return [
-        parameter
-        for name in names
-        for parameter in learner.optimisers[name].param_groups[0]["params"]
-    ]
+    """Return what the optimisers of these modules train."""
+    return [p for name in names for p in learner.optimisers[name].param_groups[0]["params"]]
+
+
+def gradient_norm(learner: Learner, name: str) -> Tensor:
+    """Norm () of a module's whole gradient."""
+    return get_total_norm([p.grad for p in parameters_of(learner, name) if p.grad is not None])
 
 
 def update(learner: Learner, *names: str) -> None:
-    """A step of each module's optimiser, its gradient scaled down to `optim.clip` where that is set."""
+    """Step each module's optimiser, gradients scaled down to `optim.clip` where that is set."""
     clip = learner.config.optim.clip
     for name in names:
         if clip is not None:

@@ -20,36 +20,33 @@ class Report(NamedTuple):
 
     metrics: dict[str, float]
     vectors: dict[str, list[float]]  # a value per class
-    hits: str = (
-        ""  # which test images are right, see `metrics.packed_hits`; "" where none were looked at
-    )
+    hits: str = ""  # which test images are right, see `metrics.packed_hits`; "" if not evaluated
 
 
 @torch.no_grad()
 def test_report(learner: Learner, latents: Tensor, labels: Tensor, pretrained: Tensor) -> Report:
-    """Test metrics, and the state of the test images' latents (M, D): drift from the pretrained ones, collapse, radii.
+    """Test metrics, and the state of the test images' latents (M, D): drift, collapse, radii.
 
-    Test images, in eval mode, measure warm-up and joint epochs alike; and the tail's radius on its training
-    images is that of memorised ones.
+    Drift is from the pretrained ones (M, D). Test images, in eval mode, measure warm-up and joint
+    epochs alike; and the tail's radius on its training images is that of memorised ones.
     """
     learner.head.eval()
     logits = learner.head(latents)
     require_finite("a test image's logit", logits)
     left = uncorrected_prior(learner.config, learner.training_prior())
-    scalars, vectors = metrics.evaluate(
-        logits, labels, learner.class_counts, None if left is None else torch.tensor(left)
-    )
-    scalars["diag/latent_drift"] = float(diagnostics.drift(latents, pretrained))
-    scalars["diag/cka"] = float(diagnostics.linear_cka(latents, pretrained))
+    prior = None if left is None else torch.tensor(left)
+    scalars, vectors = metrics.evaluate(logits, labels, learner.class_counts, prior)
     rank, variance = diagnostics.spectrum(latents)
     radii = diagnostics.class_radii(latents, labels, learner.n_classes)
     spread = radii[~radii.isnan()].std() / radii.nanmean().clamp(min=1e-12)
     scalars |= {
+        "diag/latent_drift": float(diagnostics.drift(latents, pretrained)),
+        "diag/cka": float(diagnostics.linear_cka(latents, pretrained)),
         "diag/effective_rank": float(rank),
         "diag/total_variance": float(variance),
         "diag/radius_spread": float(spread),
+        **_head_and_tail("diag/radius", radii, learner),
     }
-    scalars |= _head_and_tail("diag/radius", radii, learner)
     vectors["diag/radius"] = radii.tolist()
     return Report(_finite(scalars), vectors, metrics.packed_hits(logits, labels, learner.n_classes))
 
@@ -58,9 +55,10 @@ def test_report(learner: Learner, latents: Tensor, labels: Tensor, pretrained: T
 def averaged_metrics(
     average: Average, latents: Tensor, labels: Tensor, class_counts: Tensor
 ) -> dict[str, float]:
-    """Accuracies of the averaged weights: all test images', classes', groups' of classes; their names end in `_ema`.
+    """Accuracies of the averaged weights; their names end in `_ema`.
 
-    latents: (M, D), of the averaged encoder; labels: (M,). Calibration and compensated accuracy are the raw weights' alone.
+    latents: (M, D), of the averaged encoder; labels: (M,). Calibration and compensated accuracy are
+    the raw weights' alone.
     """
     logits = average.head(latents)
     require_finite("a test image's averaged logit", logits)
@@ -72,38 +70,34 @@ def averaged_metrics(
 def latent_report(learner: Learner, latents: Tensor, labels: Tensor) -> Report:
     """Radii of the training latents (N, D) as the epoch met them, and the pool beside them.
 
-    Warm-up meets them in eval mode without augmentation, joint epochs in training mode and augmented, staged ones
-    as `staged.encoding` says: these are not one curve.
+    Warm-up meets them in eval mode without augmentation, joint epochs in training mode and
+    augmented, staged ones as `staged.encoding` says: these are not one curve.
     """
     radii = diagnostics.class_radii(latents, labels, learner.n_classes)
-    scalars = {
-        **_head_and_tail("diag/train_radius", radii, learner),
-        "diag/diffusion_loss_at_thaw": learner.diffusion_loss_at_thaw,
-    }
-    vectors = {"diag/train_radius": radii.tolist()}
+    scalars = _head_and_tail("diag/train_radius", radii, learner)
+    scalars["diag/diffusion_loss_at_thaw"] = learner.diffusion_loss_at_thaw
+    vectors = {"diag/train_radius": radii}
     concentrations = getattr(learner.head, "concentrations", None)
     if concentrations is not None:
+        vectors["head/concentration"] = concentrations
         scalars["head/concentration"] = float(concentrations.mean())
-        vectors["head/concentration"] = concentrations.tolist()
     if len(learner.pool.labels):
         generated = learner.destandardise(learner.pool.latents)
         found = diagnostics.generated_to_real(
             latents, labels, generated, learner.pool.labels, learner.n_classes
         )
-        vectors |= {name: values.tolist() for name, values in found.items()}
+        vectors |= found
         scalars |= {name: float(values.nanmean()) for name, values in found.items()}
-    return Report(_finite(scalars), vectors)
+    return Report(_finite(scalars), {name: values.tolist() for name, values in vectors.items()})
 
 
 def _head_and_tail(name: str, radii: Tensor, learner: Learner) -> dict[str, float]:
-    """Mean radius (C,) over the group of classes with the most training images, and with the fewest."""
+    """Mean radius (C,) over the classes with the most training images, and with the fewest."""
     groups = [mask for mask in metrics.group_masks(learner.class_counts).values() if mask.any()]
-    return {
-        f"{name}_head": float(radii[groups[0]].nanmean()),
-        f"{name}_tail": float(radii[groups[-1]].nanmean()),
-    }
+    head, tail = (float(radii[mask].nanmean()) for mask in (groups[0], groups[-1]))
+    return {f"{name}_head": head, f"{name}_tail": tail}
 
 
 def _finite(scalars: dict[str, float]) -> dict[str, float]:
-    """Without what is not defined, such as the radius of classes of one image."""
+    """Leave out what is not defined, such as the radius of classes of one image."""
     return {name: value for name, value in scalars.items() if math.isfinite(value)}

@@ -1,4 +1,4 @@
-"""What a trajectory depends on besides its settings: source, data, checkpoint, numerical library. No torch."""
+"""What a trajectory depends on besides settings: source, data, checkpoint, libraries. No torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,8 @@ from core.data.listing import Member, listed, sha256
 from core.data.location import locate, places
 from core.parsing import Fault
 
-PLANNING = {
-    "config.py",
-    "parsing.py",
-    "fingerprint.py",
-    "trajectory.py",
-    "subject.py",
-    "ignored.py",
-    "inputs.py",
-    "location.py",
-    "__init__.py",
-}
+PLANNING = {"__init__.py", "config.py", "fingerprint.py", "ignored.py", "inputs.py", "location.py"}
+PLANNING |= {"parsing.py", "subject.py", "trajectory.py"}
 """Modules that decide what to compute, not how: their effect is in the settings that are hashed."""
 
 
@@ -49,12 +40,8 @@ def _meaning(path: Path) -> str:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if (
-            isinstance(body, list)
-            and body
-            and isinstance(body[0], ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-        ):
+        first = body[0] if isinstance(body, list) and body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
             node.body = body[1:]  # a docstring, or a string that stands for one
     return ast.dump(tree)
 
@@ -62,17 +49,15 @@ def _meaning(path: Path) -> str:
 @functools.cache
 def versions() -> dict[str, str]:
     """Versions of the libraries whose arithmetic a trajectory depends on."""
-    return {
-        name: importlib.metadata.version(name)
-        for name in ("torch", "torchvision", "numpy", "scikit-learn", "pillow")
-    }
+    names = ("torch", "torchvision", "numpy", "scikit-learn", "pillow")
+    return {name: importlib.metadata.version(name) for name in names}
 
 
 def data_files(config: Config) -> list[Path]:
-    """The files that the images come from, in a fixed order; of images in a folder or an archive, this alone.
+    """The files that the images come from, in a fixed order; of `folder`, folder or archive alone.
 
-    Raises FileNotFoundError where there are none, and NotADirectoryError where something else is in their place, with a
-    message fit for the user.
+    Raises FileNotFoundError where there are none, and NotADirectoryError where something else is in
+    their place, with a message fit for the user.
     """
     data = config.data
     if data.source == "digits":
@@ -83,46 +68,39 @@ def data_files(config: Config) -> list[Path]:
         if not path.exists():
             raise FileNotFoundError(f"'{data.path}' is not there; looked for {places(data.path)}")
         if not (path.is_file() or path.is_dir()):
-            raise NotADirectoryError(
-                f"'{data.path}' is neither an archive nor a folder with train/<class>/ and test/<class>/ images"
-            )
+            wanted = "an archive nor a folder with train/<class>/ and test/<class>/ images"
+            raise NotADirectoryError(f"'{data.path}' is neither {wanted}")
         return [path]
     folder = path / {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}[data.source]
     files = sorted(p for p in folder.glob("*") if p.suffix != ".html" and p.is_file())
     if not files and not data.download:
-        raise FileNotFoundError(
-            f"'{folder}' holds no {data.source}; set data.download: true and torchvision fetches it there"
-        )
+        fetched = "set data.download: true and torchvision fetches it there"
+        raise FileNotFoundError(f"'{folder}' holds no {data.source}; {fetched}")
     return files
 
 
 def data_fingerprint(config: Config) -> str:
-    """Hash of the images by place and content, and of the settings that select from them: the same for a folder and for an
-    archive of it.
+    """Hash of the images by place and content, and of the settings that select from them.
 
-    CIFAR's name stands for its files: torchvision checks their MD5 sums whenever it reads them, and a study that
-    is to download them is planned before they are there. So does the path of files that are not there, in the plan of a
+    It is the same for a folder and for an archive of it. CIFAR's name stands for its files:
+    torchvision checks their MD5 sums whenever it reads them, and a study that is to download them
+    is planned before they are there. So does the path of files that are not there, in the plan of a
     study that cannot be run yet.
     """
     return digest(_selection(config.data), _content(config))
 
 
 def _selection(data: Data) -> list[Any]:
-    """The settings that select from the images that there are; those that their source has no use for at their defaults."""
-    n_test, size = (
-        (data.n_test, Data.size)
-        if data.source == "digits"
-        else (Data.n_test, data.size if data.source == "folder" else Data.size)
-    )
+    """The settings that select from the images; those that the source does not use at defaults."""
     return [
         data.source,
         data.imbalance_factor,
         data.n_max,
-        n_test,
+        data.n_test if data.source == "digits" else Data.n_test,
         data.validation,
         data.channels,
         data.flip_channels,
-        size,
+        data.size if data.source == "folder" else Data.size,
         data.mean,
         data.std,
     ]
@@ -137,46 +115,43 @@ def _content(config: Config) -> list[Any]:
         return ["absent", config.data.path]
     if config.data.source == "digits":
         return [sha256(path) for path in files]
-    images = listed(locate(config.data.path)).images
+    images = listed(locate(config.data.path)).images.items()
     return [
         [str(place), file.sha256 if isinstance(file, Member) else sha256(file)]
-        for place, file in images.items()
+        for place, file in images
     ]
 
 
 def root_key(config: Config, seed: int) -> str:
     """The key before a trial's first epoch: all that every epoch depends on."""
+    checkpoint = config.encoder.checkpoint
+    if checkpoint:
+        file = locate(checkpoint)
+        checkpoint = sha256(file) if file.is_file() else ["absent", checkpoint]
     return digest(
-        "root", seed, data_fingerprint(config), source_fingerprint(), config.encoder.name, _checkpoint(config),
-        config.device, config.precision, config.threads, versions(),
-    )  # fmt: skip
+        "root",
+        seed,
+        data_fingerprint(config),
+        source_fingerprint(),
+        checkpoint,
+        _architecture_and_device(config),
+        versions(),
+    )
 
 
 def root_settings(config: Config) -> list[Any]:
     """The settings behind a root key, and those that say where its files come from."""
     data = config.data
     files = {"digits": [], "folder": [data.path]}.get(data.source, [data.path, data.download])
-    return [
-        _selection(data),
-        files,
-        config.encoder.name,
-        config.encoder.checkpoint,
-        config.device,
-        config.precision,
-        config.threads,
-    ]
+    return [_selection(data), files, config.encoder.checkpoint, _architecture_and_device(config)]
 
 
-def _checkpoint(config: Config) -> Any:
-    """What stands for the pretrained weights: their hash, or the path of a file that is not there; None without one."""
-    path = config.encoder.checkpoint
-    if not path:
-        return None
-    return sha256(locate(path)) if locate(path).is_file() else ["absent", path]
+def _architecture_and_device(config: Config) -> list[Any]:
+    return [config.encoder.name, config.device, config.precision, config.threads]
 
 
-def missing_inputs(config: Config) -> Iterable[Fault]:
-    """A fault for each file that the settings name and that is not there."""
+def missing_inputs(config: Config) -> Iterator[Fault]:
+    """Yield a fault for each file that the settings name and that is not there."""
     path = config.data.path or ""
     try:
         data_files(config)
@@ -186,8 +161,9 @@ def missing_inputs(config: Config) -> Iterable[Fault]:
         yield Fault("data.path", str(error))
     except OSError as error:
         yield Fault("data.path", f"'{path}' cannot be read: {error.strerror}")
-    path = config.encoder.checkpoint
-    if path and locate(path).exists() and not locate(path).is_file():
+    path = config.encoder.checkpoint or ""
+    if path and not locate(path).exists():
+        message = f"'{path}' is not there; looked for {places(path)}"
+        yield Fault("encoder.checkpoint", message, path)
+    elif path and not locate(path).is_file():
         yield Fault("encoder.checkpoint", f"'{path}' is not a file")
-    elif path and not locate(path).exists():
-        yield Fault("encoder.checkpoint", f"'{path}' is not there; looked for {places(path)}", path)

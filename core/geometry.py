@@ -14,8 +14,9 @@ def class_means(
 ) -> tuple[Tensor, Tensor]:
     """Mean of `values` over each class, and the number of samples of each.
 
-    values: (B, ...) float; labels: (B,) int64; used: (B,) 0 or 1, the samples that count (default: all).
-    Returns (C, ...) float, zero where a class is absent, and (C,) float counts. Differentiable in `values`.
+    values: (B, ...) float; labels: (B,) int64; used: (B,) 0 or 1, the samples that count (default:
+    all). Returns (C, ...) float, zero where a class is absent, and (C,) float counts.
+    Differentiable in `values`.
     """
     used = (
         torch.ones(len(labels), device=values.device, dtype=values.dtype)
@@ -45,15 +46,18 @@ def mean_over(values: Tensor, used: Tensor | None) -> Tensor:
 def distances(latents: Tensor, labels: Tensor, prototypes: Tensor) -> Tensor:
     """Euclidean distance of each latent to the prototype of its class.
 
-    latents: (B, D); prototypes: (C, D). Returns (B,). The tiny term under the root keeps the gradient of a
-    zero distance at zero instead of NaN (a plain root fails on the first class with one sample).
+    latents: (B, D); prototypes: (C, D). Returns (B,). The tiny term under the root keeps the
+    gradient of a zero distance at zero instead of NaN (a plain root fails on the first class with
+    one sample).
     """
     return ((latents - prototypes[labels]).square().sum(1) + 1e-12).sqrt()
 
 
 def unbiased_radii(radii: Tensor, counts: Tensor) -> Tensor:
-    """Mean distances to the mean of the same samples, corrected for that: a mean of n samples lies nearer to each of them
-    than the class's own, by sqrt(1 - 1/n). A class of one sample borrows the mean of the others.
+    """Mean distances to the mean of the same samples, corrected for that.
+
+    A mean of n samples is nearer to each of them than the class's own, by sqrt(1 - 1/n). A class of
+    one sample borrows the mean of the others.
 
     radii: (C,) float; counts: (C,) samples of each class. Returns (C,).
     """
@@ -65,10 +69,11 @@ def unbiased_radii(radii: Tensor, counts: Tensor) -> Tensor:
 def within_class_covariance(
     latents: Tensor, labels: Tensor, prototypes: Tensor, classes: Tensor, used: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Mean outer product of a latent's difference from its class's prototype, over latents of some classes.
+    """Mean outer product of latents' differences from their prototypes, over some classes.
 
-    latents: (B, D); labels: (B,); prototypes: (C, D); classes: (C,) bool, which; used: (B,) 0 or 1, the samples that count;
-    None: all. Returns (D, D), zero where none counts, and () float, how many do.
+    latents: (B, D); labels: (B,); prototypes: (C, D); classes: (C,) bool, which; used: (B,) 0 or 1,
+    the samples that count; None: all. Returns (D, D), zero where none counts, and () float, how
+    many do.
     """
     apart = latents - prototypes[labels]
     weight = classes[labels].to(latents.dtype)
@@ -99,13 +104,14 @@ def radius_loss(
 ) -> Tensor:
     """Equal-radius constraint: mean over the classes present of (r_c / r* - 1)^2.
 
-    r_c is the mean distance of class c's latents in the batch to its prototype; a class with one sample
-    counts through its tracked radius, r_c = momentum * tracked + (1 - momentum) * distance, since one
-    distance says little of a mean. r* is `common`, by default the mean tracked radius over classes.
+    r_c is the mean distance of class c's latents in the batch to its prototype; a class with one
+    sample counts through its tracked radius, r_c = momentum * tracked + (1 - momentum) * distance,
+    since one distance says little of a mean. r* is `common`, by default the mean tracked radius
+    over classes.
 
     latents: (B, D); tracked_radii: (C,) float > 0; used: (B,) 0 or 1, the samples that count;
-    common: () float. Prototypes, tracked radii and r* carry no gradient: the constraint moves latents towards the common radius, not the
-    common radius towards the latents.
+    common: () float. Prototypes, tracked radii and r* carry no gradient: the constraint moves
+    latents towards the common radius, not the common radius towards the latents.
     """
     tracked = tracked_radii.detach()
     radii, counts = class_means(
@@ -119,7 +125,10 @@ def radius_loss(
 
 @torch.no_grad()
 def track(tracked: Tensor, batch_means: Tensor, counts: Tensor, momentum: float) -> Tensor:
-    """Exponential moving average over batches, for the classes present. (C, ...), (C, ...), (C,) -> (C, ...)."""
+    """Exponential moving average over batches, for the classes present.
+
+    tracked, batch_means: (C, ...); counts: (C,). Returns (C, ...).
+    """
     shape = (len(counts),) + (1,) * (tracked.dim() - 1)
     return torch.where(
         (counts > 0).view(shape), momentum * tracked + (1 - momentum) * batch_means, tracked

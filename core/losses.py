@@ -1,4 +1,4 @@
-"""The semantic loss of a batch: diffusion, prototype and equal-radius terms on standardised latents."""
+"""The semantic loss: diffusion, prototype and equal-radius terms on standardised latents."""
 
 from __future__ import annotations
 
@@ -54,16 +54,17 @@ def diffusion_loss(
 
 
 def standardised(latents: Tensor, used: Tensor | None = None) -> Tensor:
-    """(B, D) latents with mean 0 and deviation 1 in every dimension of the batch, differentiable through both.
+    """(B, D) latents with mean 0 and deviation 1 in every dimension of the batch.
 
-    used: (B,) 0 or 1, the samples whose mean and deviation these are; None: all.
+    Differentiable through both.     used: (B,) 0 or 1, the samples whose mean and deviation these
+    are; None: all.
     """
     centred = latents - mean_over(latents, used)
     return centred / (mean_over(centred.square(), used) + 1e-6).sqrt()
 
 
 def logit_adjustment(prior: Tensor, tau: float) -> Tensor:
-    """tau log(prior), (C,) float; added to training logits it makes the head estimate balanced posteriors.
+    """tau log(prior), (C,) float; added to training logits, the head estimates balanced posteriors.
 
     prior: (C,), of the training samples; counts will do. Menon et al. 2021, eq. 10.
     """
@@ -87,14 +88,17 @@ def semantic_loss(
 ) -> Semantic:
     """L_diff + eta_p L_proto + eta_r L_radius, differentiable in the latents and in the denoiser.
 
-    The prototype term acts on the real latents alone: on x0 estimates it pulls every estimate to its class mean and so
-    shrinks what is generated. The radius term acts on the real latents (and so shapes the encoder) and on the denoiser's x0
-    estimates (and so shapes the denoiser). Only estimates with at least as much signal as noise count: from nearly pure
-    noise the best estimate is the class mean, whose radius is 0 by nature and not by fault. The common radius of both is
-    that of the real latents: estimates that agree on a smaller one would satisfy each other and no one else.
+    The prototype term acts on the real latents alone: on x0 estimates it pulls every estimate to
+    its class mean and so shrinks what is generated. The radius term acts on the real latents (and
+    so shapes the encoder) and on the denoiser's x0 estimates (and so shapes the denoiser). Only
+    estimates with at least as much signal as noise count: from nearly pure noise the best estimate
+    is the class mean, whose radius is 0 by nature and not by fault. The common radius of both is
+    that of the real latents: estimates that agree on a smaller one would satisfy each other and no
+    one else.
 
-    latents: (B, D) standardised; labels: (B,); alpha_bar: (B, 1); t: (B,) int64; noise: (B, D); common: (), the common
-    radius, by default the mean over classes; used: (B,) 0 or 1, the samples that count, by default all.
+    latents: (B, D) standardised; labels: (B,); alpha_bar: (B, 1); t: (B,) int64; noise: (B, D);
+    common: (), the common radius, by default the mean over classes; used: (B,) 0 or 1, the samples
+    that count, by default all.
     """
     noisy = add_noise(latents, noise, alpha_bar)
     output = denoise(noisy, t, labels)

@@ -10,7 +10,10 @@ SIGNS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATU
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether it is, or comes from, a GPU's lack of memory: the end of a broken recording raises an error of its own."""
+    """Whether it is, or comes from, a GPU's lack of memory.
+
+    The end of a recording that broke off raises an error of its own.
+    """
     if error is None:
         return False
     own = isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in SIGNS)

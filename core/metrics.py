@@ -1,4 +1,4 @@
-"""Accuracy on a balanced test set after training on a long tail. All accuracies and errors in percent."""
+"""Accuracy on a balanced test set after training on a long tail. Accuracies are in percent."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MANY_ABOVE = (
-    100  # training images; Liu et al. 2019 (ImageNet-LT): many > 100, medium 20 to 100, few < 20
-)
-FEW_BELOW = 20
+from core.groups import FEW_BELOW, MANY_ABOVE
 
 
 def per_class_accuracy(predictions: Tensor, labels: Tensor, n_classes: int) -> Tensor:
-    """(C,) float in percent, NaN for a class without test images. predictions, labels: (N,) int64."""
+    """(C,) float in percent, NaN of a class without images. predictions, labels: (N,) int64."""
     totals = torch.bincount(labels, minlength=n_classes).double()
     hits = torch.bincount(labels[predictions == labels], minlength=n_classes).double()
     return 100 * hits / totals
@@ -25,10 +22,10 @@ def top1(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def packed_hits(logits: Tensor, labels: Tensor, n_classes: int) -> str:
-    """Which test images are right, class by class, in test-set order within each: `36:ffff7fefe 36:...`.
+    """Which test images are right, by class and in test-set order: `36:ffff7fefe 36:...`.
 
-    A word per class: its number of images and their bits, first image first, in hexadecimal, filled up with zeros to
-    whole bytes. logits: (N, C); labels: (N,).
+    A word per class: its number of images and their bits, first image first, in hexadecimal, filled
+    up with zeros to whole bytes. logits: (N, C); labels: (N,).
     """
     hits = (logits.argmax(1) == labels).cpu().numpy()  # (N,) bool
     labels = labels.cpu().numpy()
@@ -45,7 +42,10 @@ def compensate_label_shift(logits: Tensor, prior: Tensor) -> Tensor:
 
 
 def expected_calibration_error(logits: Tensor, labels: Tensor, n_bins: int = 15) -> Tensor:
-    """Mean gap between confidence and accuracy over equal-width confidence bins (Guo et al. 2017), in percent."""
+    """Mean gap between confidence and accuracy over bins of confidence, in percent.
+
+    Guo et al. 2017; the bins are of equal width.
+    """
     confidence, predictions = logits.softmax(1).max(1)
     hits = (predictions == labels).to(confidence)
     bins = (confidence * n_bins).ceil().long().sub(1).clamp(0, n_bins - 1)
@@ -56,7 +56,7 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, n_bins: int = 15)
 
 
 def group_masks(class_counts: Tensor) -> dict[str, Tensor]:
-    """Classes by number of training images: many, medium, few -> (C,) bool. A group may be empty."""
+    """Classes by number of training images: many, medium, few -> (C,) bool."""
     return {
         "many": class_counts > MANY_ABOVE,
         "medium": (class_counts >= FEW_BELOW) & (class_counts <= MANY_ABOVE),
@@ -69,10 +69,11 @@ def evaluate(
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
     """All test metrics of one set of logits, as scalars and as per-class vectors.
 
-    logits: (N, C); labels: (N,); class_counts: (C,) training images per class; prior: (C,), the prior that the logits
-    carry beyond a uniform one, which the compensated accuracy divides out (None: there is none). Group accuracies are
-    means over test images; groups without classes are left out. Balanced accuracy is the mean over classes: top-1,
-    where every class has as many test images.
+    logits: (N, C); labels: (N,); class_counts: (C,) training images per class; prior: (C,), the
+    prior that the logits carry beyond a uniform one, which the compensated accuracy divides out
+    (None: there is none). Group accuracies are means over test images; groups without classes are
+    left out. Balanced accuracy is the mean over classes: top-1, where every class has as many test
+    images.
     """
     predictions = logits.argmax(1)
     per_class = per_class_accuracy(predictions, labels, len(class_counts))

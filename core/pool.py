@@ -1,4 +1,4 @@
-"""Generated latents: how many per class, and drawing them from the denoiser."""
+"""Generated latents: drawing them from the denoiser, or from normal distributions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BATCH = 4096
 
 
 class Pool(NamedTuple):
-    """Generated latents in the denoiser's coordinates (`diffusion.scaling`); empty before the first refresh."""
+    """Generated latents in the denoiser's coordinates; empty before the first refresh."""
 
     latents: Tensor  # (M, D) float
     labels: Tensor  # (M,) int64
@@ -27,53 +27,54 @@ class Pool(NamedTuple):
         )
 
 
-def quota(rule: str, class_counts: Tensor) -> Tensor:
-    """Latents to generate per class, (C,) int64. class_counts: (C,) int64 training images.
-
-    ldmlr: max(round(0.2 n_c), 5), as the original code has it. balance: n_max - n_c.
-    """
-    if rule == "ldmlr":
-        return (0.2 * class_counts).round().long().clamp(min=5)
-    if rule == "balance":
-        return class_counts.max() - class_counts
-    raise ValueError(f"unknown quota {rule!r}: ldmlr or balance")
-
-
 @torch.no_grad()
 def draw_gaussian(
     prototypes: Tensor, covariance: Tensor, counts: Tensor, generator: torch.Generator
 ) -> Pool:
-    """A fresh pool with counts[c] latents of class c, normal around its prototype. (C, D), (D, D), (C,)."""
-    device = prototypes.device
-    labels = torch.repeat_interleave(torch.arange(len(counts), device=device), counts.to(device))
+    """Draw counts[c] latents of class c, normal around its prototype. (C, D), (D, D), (C,)."""
+    labels = _labels(counts, prototypes.device)
     variances, axes = torch.linalg.eigh(covariance)
-    noise = torch.randn(len(labels), len(covariance), generator=generator, device=device)
+    shape = len(labels), len(covariance)
+    noise = torch.randn(shape, generator=generator, device=prototypes.device)
     return Pool(prototypes[labels] + (noise * variances.clamp(min=0).sqrt()) @ axes.T, labels)
 
 
 @torch.no_grad()
 def draw(
-    denoiser: nn.Module, diffusion: Diffusion, generation: Generation, levels: Tensor, counts: Tensor, n_latents: int, generator: torch.Generator,
+    denoiser: nn.Module,
+    diffusion: Diffusion,
+    generation: Generation,
+    levels: Tensor,
+    counts: Tensor,
+    n_latents: int,
+    generator: torch.Generator,
     farthest: float,
-) -> Pool:  # fmt: skip
-    """A fresh pool with counts[c] latents of class c, in the denoiser's coordinates.
+) -> Pool:
+    """Draw counts[c] latents of class c, in the denoiser's coordinates.
 
-    farthest: the largest coordinate of a real latent, to which x0 estimates from predicted noise are clamped: at the first
-    timesteps they are the noise's error divided by next to nothing.
+    farthest: the largest coordinate of a real latent, to which x0 estimates from predicted noise
+    are clamped: at the first timesteps they are the noise's error divided by next to nothing.
     """
-    device = levels.device
-    labels = torch.repeat_interleave(torch.arange(len(counts), device=device), counts.to(device))
-    n_used, eta = (generation.steps, 0.0) if generation.method == "ddim" else (diffusion.steps, 1.0)
-    limit = (
-        1.0 if diffusion.scaling == "unit" else farthest if diffusion.objective == "noise" else None
-    )
+    labels = _labels(counts, levels.device)
     if not len(labels):
-        return Pool.empty(n_latents, str(device))
-    classes, parts = torch.arange(len(counts), device=device), []
+        return Pool.empty(n_latents, str(levels.device))
+    n_used, eta = (generation.steps, 0.0) if generation.method == "ddim" else (diffusion.steps, 1.0)
+    limit = farthest if diffusion.objective == "noise" else None
+    if diffusion.scaling == "unit":
+        limit = 1.0
+    classes, parts = torch.arange(len(counts), device=levels.device), []
     for batch in labels.split(BATCH):
-        start = torch.randn(len(batch), n_latents, generator=generator, device=device)
-        denoise = lambda z, t: denoiser(z, t[:1].expand(len(classes)), classes, batch)  # noqa: B023, E731
+        # Each class's condition is worked out once; see `core.networks.denoisers`.
+        def denoise(z: Tensor, t: Tensor, batch: Tensor = batch) -> Tensor:
+            return denoiser(z, t[:1].expand(len(classes)), classes, batch)
+
+        start = torch.randn(len(batch), n_latents, generator=generator, device=levels.device)
         parts.append(
             generate(denoise, diffusion.objective, levels, start, n_used, eta, generator, limit)
         )
     return Pool(torch.cat(parts), labels)
+
+
+def _labels(counts: Tensor, device: torch.device) -> Tensor:
+    classes = torch.arange(len(counts), device=device)
+    return torch.repeat_interleave(classes, counts.to(device))

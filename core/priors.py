@@ -1,7 +1,8 @@
 """The class prior that a head is trained for, and what of it is left to correct. Imports no torch.
 
-Real and generated samples count alike: the classification loss is the mean over all of them, each generated one weighted by
-`losses.generated` relative to a real one (`losses.real`). So the prior is that of the training images and the pool together.
+Real and generated samples count alike: the classification loss is the mean over all of them, each
+generated one weighted by `losses.generated` relative to a real one (`losses.real`). So the prior is
+that of the training images and the pool together.
 """
 
 from __future__ import annotations
@@ -13,11 +14,24 @@ from core.config import Config
 NEARLY = 1e-3  # priors closer to each other, relative, are the same
 
 
-def shares(config: Config, n_real: float, n_generated: float) -> tuple[float, float]:
-    """Weights of the mean losses of real and of generated samples, so that each sample counts as it should.
+def quota(rule: str, class_counts: Sequence[int]) -> list[int]:
+    """Return the latents to generate per class.
 
-    n_real, n_generated: training images, and latents in the pool. With weights of 1, the shares of either; (1, 0) without
-    a pool.
+    ldmlr: max(round(0.2 n_c), 5), as the original code has it. balance: n_max - n_c.
+    """
+    if rule == "ldmlr":
+        return [max(round(0.2 * n), 5) for n in class_counts]
+    if rule == "balance":
+        largest = max(class_counts)
+        return [largest - n for n in class_counts]
+    raise ValueError(f"unknown quota {rule!r}: ldmlr or balance")
+
+
+def shares(config: Config, n_real: float, n_generated: float) -> tuple[float, float]:
+    """Weights of the mean losses of real and of generated samples.
+
+    n_real, n_generated: training images, and latents in the pool. With weights of 1, the shares of
+    either; (1, 0) without a pool.
     """
     total = n_real + n_generated
     return config.losses.real * n_real / total, config.losses.generated * n_generated / total
@@ -30,38 +44,30 @@ def training_prior(
 
     class_counts, drawn: training images, and latents in the pool, of each class.
     """
-    n_classes = len(class_counts)
-    if config.method in ("ce", "ce-adjusted"):
-        weights = list(class_counts)
-    elif config.method == "staged":
-        is_balanced = config.staged.batching == "balanced"
-        weights = (
-            [1.0] * n_classes
-            if is_balanced
-            else [n + m for n, m in zip(class_counts, drawn, strict=True)]
-        )
-    else:
-        n_real = sum(class_counts)
-        real = [n_real / n_classes] * n_classes if config.batching == "balanced" else class_counts
-        losses = config.losses
-        weights = [losses.real * n + losses.generated * m for n, m in zip(real, drawn, strict=True)]
+    n_classes, n_real, losses = len(class_counts), sum(class_counts), config.losses
+    uniform = [1 / n_classes] * n_classes
+    weights = list(class_counts)
+    if config.method == "staged":
+        if config.staged.batching == "balanced":
+            return uniform
+        weights = [n + m for n, m in zip(class_counts, drawn, strict=True)]
+    elif config.method == "joint":
+        if config.batching == "balanced":
+            weights = [n_real / n_classes] * n_classes
+        weights = [
+            losses.real * n + losses.generated * m for n, m in zip(weights, drawn, strict=True)
+        ]
     total = sum(weights)
-    return [weight / total for weight in weights] if total else [1 / n_classes] * n_classes
+    return [weight / total for weight in weights] if total else uniform
 
 
 def uncorrected_prior(config: Config, prior: Sequence[float]) -> list[float] | None:
     """(C,) what of the training prior the head's logits still carry; None where that is uniform.
 
-    A head trained with tau log(prior) added to its logits estimates p(y | x) / prior(y)^tau (Menon et al. 2021, eq. 10):
-    what is left is prior^(1 - tau).
+    A head trained with tau log(prior) added to its logits estimates p(y | x) / prior(y)^tau (Menon
+    et al. 2021, eq. 10): what is left is prior^(1 - tau).
     """
-    tau = (
-        1.0
-        if config.method == "ce-adjusted"
-        else 0.0
-        if config.method == "ce"
-        else config.losses.logit_adjustment
-    )
+    tau = {"ce": 0.0, "ce-adjusted": 1.0}.get(config.method, config.losses.logit_adjustment)
     left = [p ** (1 - tau) if p else 0.0 for p in prior]
     if min(left) <= 0 or max(left) < (1 + NEARLY) * min(left):
         return None

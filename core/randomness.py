@@ -35,7 +35,7 @@ def mixing_shares(alpha: float, n: int, seed: int, purpose: str, epoch: int) -> 
 
 
 def initialised(build: Callable[[], T], seed: int, purpose: str) -> T:
-    """A module built with initial weights from (seed, purpose); the global generator is left as it was."""
+    """Build a module with initial weights from (seed, purpose); the global generator stays."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, f"initial {purpose}"))
         return build()

@@ -1,8 +1,9 @@
-"""Training steps that a GPU repeats: recorded once as a CUDA graph, replayed for every further batch.
+"""Training steps that a GPU repeats: recorded once as a CUDA graph, replayed for further batches.
 
-The networks here are small: on a GPU, launching a step's thousand kernels takes longer than running them, and a
-replay launches all of them at once. It repeats what the device did and nothing that Python did, so a step may
-change lasting tensors in place only, draws no random numbers, and never asks for a value.
+The networks here are small: on a GPU, launching a step's thousand kernels takes longer than running
+them, and a replay launches all of them at once. It repeats what the device did and nothing that
+Python did, so a step may change lasting tensors in place only, draws no random numbers, and never
+asks for a value.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-N_PLAIN = 3  # calls before the recording, in which libraries set themselves up and optimisers make their moments
+# Calls before the recording, in which libraries set themselves up and optimisers make their
+# moments.
+N_PLAIN = 3
 
 Step = Callable[..., Any]
-Recorder = Callable[[Step, list[Tensor | None]], Any]
-"""Runs nothing; returns the outputs' places, and a function without arguments that fills them from the inputs' places."""
+Recorder = Callable[[Step, list[Tensor | None]], tuple[Any, Callable[[], None]]]
+"""Runs nothing; returns the outputs' places, and a function that fills them from the inputs'."""
 
 
 class Repeated:
@@ -31,7 +34,8 @@ class Repeated:
     def __init__(self, step: Step, record: Recorder | None):
         self.step, self.record = step, record
         self.n_calls: Counter[Any] = Counter()
-        self.recordings: dict[Any, Recording] = {}
+        # By kind: the inputs' places, the outputs' places, and the function that repeats the step.
+        self.recordings: dict[Any, tuple[list[Tensor | None], Any, Callable[[], None]]] = {}
 
     def __call__(self, *inputs: Tensor | None) -> Any:
         if self.record is None:
@@ -41,11 +45,17 @@ class Repeated:
         if self.n_calls[kind] <= N_PLAIN:
             return self.plainly(*inputs)
         if kind not in self.recordings:
-            self.recordings[kind] = Recording(self.step, self.record, inputs)
-        return self.recordings[kind](inputs)
+            own = [None if x is None else x.clone() for x in inputs]
+            self.recordings[kind] = own, *self.record(self.step, own)
+        own, outputs, replay = self.recordings[kind]
+        for place, new in zip(own, inputs, strict=True):
+            if place is not None:
+                place.copy_(new)
+        replay()
+        return outputs
 
     def plainly(self, *inputs: Tensor | None, **options: Any) -> Any:
-        """A call that is not recorded, with what else the step takes by name.
+        """Call the step without recording it, with what else it takes by name.
 
         On a GPU on a stream of its own, as a recording needs it of the calls before.
         """
@@ -61,27 +71,15 @@ class Repeated:
 
 @functools.cache
 def side_stream() -> torch.cuda.Stream:
-    """One for all calls in this process: memory is kept by stream, and cuBLAS keeps 32 MiB for each that it has met."""
+    """One stream for all calls in this process.
+
+    Memory is kept by stream, and cuBLAS keeps 32 MiB for each that it has met.
+    """
     return torch.cuda.Stream()
 
 
-class Recording:
-    """A step on inputs that lie where they lay when it was recorded."""
-
-    def __init__(self, step: Step, record: Recorder, inputs: tuple[Tensor | None, ...]):
-        self.inputs = [None if x is None else x.clone() for x in inputs]
-        self.outputs, self.replay = record(step, self.inputs)
-
-    def __call__(self, inputs: tuple[Tensor | None, ...]) -> Any:
-        for own, new in zip(self.inputs, inputs, strict=True):
-            if own is not None:
-                own.copy_(new)
-        self.replay()
-        return self.outputs
-
-
 def cuda_graph(step: Step, inputs: list[Tensor | None]) -> tuple[Any, Callable[[], None]]:
-    """The recorder for GPUs."""
+    """Record a step on a GPU."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         outputs = step(*inputs)

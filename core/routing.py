@@ -1,9 +1,9 @@
 """Which loss reaches the encoder: the rules that combine gradients at the latent.
 
-Losses are computed on a detached leaf z; each loss's gradient with respect to z is cheap; they are combined
-here, and the encoder is walked backward once with the result. So no rule costs a second encoder pass, and
-the conflict between the losses is known at every step for free. `alternating` combines nothing: it takes two
-optimiser steps, see `core.epochs.alternate`.
+Losses are computed on a detached leaf z; each loss's gradient with respect to z is cheap; they are
+combined here, and the encoder is walked backward once with the result. So no rule costs a second
+encoder pass, and the conflict between the losses is known at every step for free. `alternating`
+combines nothing: it takes two optimiser steps, see `core.epochs.alternate`.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def conflict(real: Tensor, semantic: Tensor) -> Conflict:
 def combine(rule: str, real: Tensor, semantic: Tensor) -> Tensor:
     """The gradient that the encoder gets, at the latent.
 
-    summed: real + semantic. decoupled: semantic only. stopgrad: real only. pcgrad: each projected off the
-    other where they conflict, then summed (Yu et al. 2020, algorithm 1, for two tasks; there on parameter
-    gradients, here at the latent, where both tasks meet).
+    summed: real + semantic. decoupled: semantic only. stopgrad: real only. pcgrad: each projected
+    off the other where they conflict, then summed (Yu et al. 2020, algorithm 1, for two tasks;
+    there on parameter gradients, here at the latent, where both tasks meet).
 
     real, semantic: (B, D) float, loss weights included. Returns (B, D).
     """

@@ -1,7 +1,7 @@
-"""Sharpness-aware minimisation (SAM, Foret et al. 2021): the step that lowers the loss nearby, not only here.
+"""Sharpness-aware minimisation (SAM, Foret et al. 2021): steps that lower the loss nearby, too.
 
-The gradient g at the weights w perturbs them by rho g / |g| (eq. 2), to where the loss is about largest within rho; the
-gradient there makes the step from w (eq. 3).
+The gradient g at the weights w perturbs them by rho g / |g| (eq. 2), to where the loss is about
+largest within rho; the gradient there makes the step from w (eq. 3).
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from torch.nn.utils import get_total_norm
 
 @contextmanager
 def perturbed(parameters: Sequence[Tensor], rho: float) -> Iterator[None]:
-    """Inside, the parameters are rho g / |g| further, and their gradients g are cleared; afterwards they are as before.
+    """Move the parameters by rho g / |g| inside, with gradients g cleared; put them back after.
 
-    The norm is that of all their gradients together. Weights are copied: to subtract what was added would round.
+    The norm is that of all their gradients together. Weights are copied: to subtract what was added
+    would round.
     """
     moved = [parameter for parameter in parameters if parameter.grad is not None]
     gradients = [parameter.grad for parameter in moved]
@@ -45,5 +46,5 @@ def gradients_kept(parameters: Sequence[Tensor]) -> Iterator[None]:
     try:
         yield
     finally:
-        for parameter, gradient in zip(parameters, gradients):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient

@@ -3,49 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from core.config import Optim
 
 State = dict[str, Tensor]
 
 
+def nested(prefix: str, tensors: NamedTuple) -> State:
+    """The fields of a named tuple of tensors, below `prefix`."""
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors._asdict().items()}
+
+
 def module_state(prefix: str, module: nn.Module) -> State:
+    """A module's weights and buffers, below `prefix`."""
     return {f"{prefix}.{name}": tensor.detach() for name, tensor in module.state_dict().items()}
 
 
-def load_module(prefix: str, module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    module.load_state_dict(part(prefix, state))
-
-
 def part(prefix: str, state: Mapping[str, Tensor]) -> State:
-    """The entries below `prefix`, without it."""
+    """Return the entries below `prefix`, without it."""
     start = f"{prefix}."
-    return {
-        name.removeprefix(start): tensor for name, tensor in state.items() if name.startswith(start)
-    }
+    return {name.removeprefix(start): t for name, t in state.items() if name.startswith(start)}
 
 
-def build_optimiser(optim: Optim, parameters: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
-    """One optimiser for one module, fused: fewer and larger steps of arithmetic, the same on every device.
+def build_optimiser(optim: Optim, parameters: Iterable[Tensor], lr: float) -> Optimizer:
+    """Build one optimiser for one module, fused: fewer and larger steps of arithmetic.
 
     On a GPU the rate is a tensor, so that a recorded step (`core.repeated`) follows its changes.
     """
     parameters = list(parameters)
     on_gpu = parameters[0].is_cuda
     rate = torch.tensor(lr, device=parameters[0].device) if on_gpu else lr
+    shared = {"lr": rate, "weight_decay": optim.weight_decay, "fused": True}
     if optim.name == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=rate, momentum=optim.momentum, weight_decay=optim.weight_decay, nesterov=optim.nesterov, fused=True
-        )  # fmt: skip
+        momentum, nesterov = optim.momentum, optim.nesterov
+        return torch.optim.SGD(parameters, momentum=momentum, nesterov=nesterov, **shared)
     cls = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optim.name]
-    return cls(parameters, lr=rate, weight_decay=optim.weight_decay, fused=True, capturable=on_gpu)
+    return cls(parameters, capturable=on_gpu, **shared)
 
 
-def optimiser_state(prefix: str, optimiser: torch.optim.Optimizer) -> State:
+def optimiser_state(prefix: str, optimiser: Optimizer) -> State:
     """Moments and step counts, by the position of their parameter."""
     return {
         f"{prefix}.{i}.{name}": value
@@ -55,20 +57,20 @@ def optimiser_state(prefix: str, optimiser: torch.optim.Optimizer) -> State:
     }
 
 
-def load_optimiser(
-    prefix: str, optimiser: torch.optim.Optimizer, state: Mapping[str, Tensor]
-) -> None:
+def load_optimiser(prefix: str, optimiser: Optimizer, state: Mapping[str, Tensor]) -> None:
+    """Go on with the moments and step counts of a state."""
     parameters = optimiser.param_groups[0]["params"]
     for name, value in part(prefix, state).items():
         i, entry = name.split(".", 1)
         parameter = parameters[int(i)]
-        # a fused step pairs moments with their parameter by memory position, so they must lie in memory as it
-        # does (channels last); step counts stay where the optimiser keeps them: on the parameter's device
+        # A fused step pairs moments with their parameter by memory position, so they must lie in
+        # memory as it does (channels last); step counts stay on the parameter's device.
         like = parameter.detach() if value.shape == parameter.shape else value.to(parameter.device)
         optimiser.state[parameter][entry] = torch.empty_like(like, dtype=value.dtype).copy_(value)
 
 
-def set_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
+def set_rate(optimiser: Optimizer, lr: float) -> None:
+    """Set the learning rate."""
     for group in optimiser.param_groups:
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(lr)
@@ -77,10 +79,10 @@ def set_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
 
 
 def to_bytes(state: State) -> bytes:
-    return safetensors.torch.save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    )
+    """The state as safetensors."""
+    return safetensors.torch.save({n: t.detach().cpu().contiguous() for n, t in state.items()})
 
 
 def from_bytes(data: bytes) -> State:
+    """Read what `to_bytes` made."""
     return safetensors.torch.load(data)

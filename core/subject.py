@@ -1,11 +1,10 @@
-"""Strategy A and its baselines as a subject of the harness; the protocol is described in `ablation.subject`.
+"""Strategy A and its baselines as a subject of the harness; see the protocol `ablation.subject`.
 
 Only `advance` and `inspect` import torch.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import lzma
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -13,21 +12,20 @@ from pathlib import PurePath
 from typing import Any
 
 from core import fingerprint, trajectory
-from core.config import ALTERNATIVES, BASELINES, Config, Data
-from core.data.counting import class_counts
+from core.config import ALTERNATIVES, BASELINES, Config
+from core.data.counting import TooFewImages, class_counts
 from core.data.listing import shown
-from core.data.profile import exponential_counts
+from core.groups import FEW_BELOW, MANY_ABOVE
 from core.ignored import counts_with, ignored
 from core.parsing import Fault, parse, to_tree
-from core.priors import training_prior, uncorrected_prior
+from core.priors import quota, training_prior, uncorrected_prior
 from core.trajectory import EVALUATE, PRETRAIN, Link
 
-MANY_ABOVE, FEW_BELOW = 100, 20  # as in `core.metrics`, which imports torch
 UNREADABLE = (OSError, zlib.error, lzma.LZMAError)
 
 
 class StrategyA:
-    """End-to-end joint training of encoder, latent diffusion model and classifier, and the staged baseline."""
+    """Joint training of encoder, latent diffusion model and classifier, and its baselines."""
 
     def check(self, settings: Mapping[str, Any]) -> list[Fault]:
         config, faults = parse(settings)
@@ -116,18 +114,20 @@ class StrategyA:
 def _between_seeds(config: Config) -> str:
     """What a spread over seeds is a spread of, for those who read a table."""
     later = "new modules, the order of the images, their augmentation and the noise"
-    if config.encoder.checkpoint:
-        return (
-            f"All seeds start from one pretrained encoder, {PurePath(config.encoder.checkpoint).name}; they differ in {later}. The spread "
-            "over seeds is that of training from this encoder, not of encoders."
-        )
-    return f"Every seed pre-trains an encoder of its own; besides, seeds differ in {later}. The images are the same."
+    if not config.encoder.checkpoint:
+        own = "Every seed pre-trains an encoder of its own"
+        return f"{own}; besides, seeds differ in {later}. The images are the same."
+    name = PurePath(config.encoder.checkpoint).name
+    return (
+        f"All seeds start from one pretrained encoder, {name}; they differ in {later}. The spread"
+        " over seeds is that of training from this encoder, not of encoders."
+    )
 
 
 def _config(settings: Mapping[str, Any]) -> Config:
     config, faults = parse(settings)
     if faults:
-        raise ValueError("; ".join(f"{key}: {message}" for key, message in faults))
+        raise ValueError("; ".join(f"{fault.key}: {fault.message}" for fault in faults))
     return config
 
 
@@ -136,162 +136,89 @@ def _data_faults(config: Config) -> list[Fault]:
     try:
         _class_counts(config)
         fingerprint.data_fingerprint(config)
+    except TooFewImages as error:
+        return [Fault(error.key, error.message)]
     except ValueError as error:
-        return [_located(config, error)]
+        # What tarfile says has a line for each kind of compression.
+        return [Fault("data.path", " ".join(str(error).split()))]
     except UNREADABLE as error:
         file = shown(getattr(error, "filename", None) or config.data.path)
-        return [
-            Fault(
-                "data.path", f"'{file}' cannot be read: {getattr(error, 'strerror', None) or error}"
-            )
-        ]
+        why = getattr(error, "strerror", None) or error
+        return [Fault("data.path", f"'{file}' cannot be read: {why}")]
     return []
 
 
-def _located(config: Config, error: ValueError) -> Fault:
-    """The fault under the setting that it is due to: those that tell which images there are come before the profile's."""
-    data = config.data
-    try:
-        available = _class_counts(
-            config, dataclasses.replace(data, imbalance_factor=None, n_max=None, validation=0.0)
-        )
-    except ValueError as cause:
-        message = " ".join(
-            str(cause).split()
-        )  # what tarfile says has a line for each kind of compression
-        return (
-            Fault("data.n_test", f"{data.n_test} {message}")
-            if data.source == "digits"
-            else Fault("data.path", message)
-        )
-    try:
-        exponential_counts(
-            data.n_max or max(available), len(available), data.imbalance_factor or 1.0
-        )
-    except ValueError as cause:
-        return Fault("data.imbalance_factor", str(cause))
-    try:
-        _class_counts(config, dataclasses.replace(data, validation=0.0))
-    except ValueError:
-        pass
-    else:
-        return Fault("data.validation", str(error))
-    return Fault("data.n_max" if data.n_max else "data.imbalance_factor", str(error))
-
-
-def _class_counts(config: Config, data: Data | None = None) -> list[int]:
-    """Training images per class; of `data` if given, settings other than the configuration's for the same files."""
-    return class_counts(data or config.data, fingerprint.data_files(config))
+def _class_counts(config: Config) -> list[int]:
+    """Training images per class."""
+    return class_counts(config.data, fingerprint.data_files(config))
 
 
 def _last_metrics(config: Config, counts: Sequence[int]) -> set[str]:
-    """Names of the metrics that a trial's last epoch is sure to report. counts: training images per class."""
-    drawn = _drawn(config, counts)
-    names = {"test/top1", "test/balanced_accuracy", "test/ece"}
-    is_biased = uncorrected_prior(config, training_prior(config, counts, drawn)) is not None
-    names |= {"test/top1_compensated"} if is_biased else set()
-    names |= {"test/many"} if max(counts) > MANY_ABOVE else set()
-    names |= {"test/medium"} if any(FEW_BELOW <= n <= MANY_ABOVE for n in counts) else set()
-    names |= {"test/few"} if min(counts) < FEW_BELOW else set()
-    if config.method in ("ce", "ce-adjusted"):
-        return names
-    thaws = config.method == "joint" and config.longest_warmup < config.epochs
-    if thaws and config.optim.ema:
-        names |= {f"{name}_ema" for name in names - {"test/ece", "test/top1_compensated"}}
-    names |= {
-        "train/real_loss",
-        "grad/head",
-        "diag/latent_drift",
-        "diag/cka",
-        "diag/effective_rank",
-        "diag/total_variance",
-    }
-    names |= _radius_metrics(config, counts)
-    names |= {"head/concentration"} if config.head.name == "wcdas" else set()
-    names |= (
-        {"gen/radius_ratio", "gen/prototype_distance", "gen/one_nn"}
-        if any(min(n, m) > 1 for n, m in zip(counts, drawn))
-        else set()
-    )
-    if config.method == "staged":
-        return names
-    names |= {"train/diffusion_loss", "grad/denoiser"}
-    names |= {"train/generated_loss"} if any(drawn) else set()
-    names |= {"train/prototype_loss"} if config.losses.prototype else set()
-    names |= {"train/radius_loss"} if config.losses.radius else set()
-    names |= {"diag/diffusion_loss_at_thaw"} if config.longest_warmup else set()
-    names |= {"train/consistency_loss"} if thaws and config.losses.consistency else set()
-    if not thaws:
-        return names
-    names |= {"grad/head_real", "grad/head_generated"} if any(drawn) else set()
-    names |= {"grad/encoder_real", "grad/encoder_semantic", "grad/conflict_cosine_parameters"}
-    names |= {
-        "grad/encoder",
-        "grad/conflict_cosine",
-        "grad/real_at_latent",
-        "grad/semantic_at_latent",
-    }
-    return names - _unsure_under_mixup(config.mixup)
+    """Return the names of the metrics that a trial's last epoch is sure to report.
 
-
-def _unsure_under_mixup(alpha: float) -> set[str]:
-    """Metrics of the last joint epoch that take pure images, see `core.epochs.PURE`.
-
-    At an alpha of 1 a tenth of all images is pure: a small class may have none. At a larger one the epoch may.
+    counts: training images per class.
     """
-    if not alpha:
-        return set()
-    of_classes = {
-        "diag/train_radius_head",
-        "diag/train_radius_tail",
-        "gen/radius_ratio",
-        "gen/prototype_distance",
-        "gen/one_nn",
+    drawn = _drawn(config, counts)
+    is_biased = uncorrected_prior(config, training_prior(config, counts, drawn)) is not None
+    trains = config.method not in ("ce", "ce-adjusted")
+    is_joint = config.method == "joint"
+    thaws = is_joint and config.longest_warmup < config.epochs
+    # Under mixup, the semantic loss and the radii take pure images alone (`core.epochs.PURE`). At
+    # an alpha of 1 a tenth of all images is pure: a small class may have none. At a larger one the
+    # epoch may have none.
+    classes_have_pure = not (thaws and config.mixup)
+    epoch_has_pure = not (thaws and config.mixup > 1)
+    # A class of one image has no radius.
+    smallest = max([n for n in counts if n < FEW_BELOW] or counts)
+    has_test_radii = not config.data.validation
+    has_test_radii &= not (config.data.source == "digits" and config.data.n_test == 1)
+    groups = {
+        "many": max(counts) > MANY_ABOVE,
+        "medium": any(FEW_BELOW <= n <= MANY_ABOVE for n in counts),
+        "few": min(counts) < FEW_BELOW,
     }
-    if alpha <= 1:
-        return of_classes
-    losses = {"train/diffusion_loss", "train/prototype_loss", "train/radius_loss"}
-    cosines = {"grad/conflict_cosine", "grad/conflict_cosine_parameters"}
-    norms = {
-        "denoiser",
-        "semantic_at_latent",
-        "head_real",
-        "head_generated",
-        "encoder_real",
-        "encoder_semantic",
-    }
-    return of_classes | losses | cosines | {f"grad/{name}" for name in norms}
-
-
-def _radius_metrics(config: Config, counts: Sequence[int]) -> set[str]:
-    """A class of one image has no radius."""
-    smallest = [n for n in counts if n < FEW_BELOW] or counts
-    names = {"diag/train_radius_head"} if max(counts) > 1 else set()
-    names |= {"diag/train_radius_tail"} if max(smallest) > 1 else set()
-    may_be_single = config.data.validation > 0 or (
-        config.data.source == "digits" and config.data.n_test == 1
+    accuracies = ["top1", "balanced_accuracy", *(name for name, holds in groups.items() if holds)]
+    names = {"test/ece", *(f"test/{name}" for name in accuracies)}
+    if thaws and config.optim.ema:
+        names |= {f"test/{name}_ema" for name in accuracies}
+    compares = (
+        trains
+        and classes_have_pure
+        and any(min(n, m) > 1 for n, m in zip(counts, drawn, strict=True))
     )
-    return (
-        names
-        if may_be_single
-        else names | {"diag/radius_head", "diag/radius_tail", "diag/radius_spread"}
-    )
+    semantic = is_joint and epoch_has_pure
+    for holds, more in (
+        (is_biased, "test/top1_compensated"),
+        (trains, "train/real_loss grad/head diag/latent_drift diag/cka"),
+        (trains, "diag/effective_rank diag/total_variance"),
+        (trains and classes_have_pure and max(counts) > 1, "diag/train_radius_head"),
+        (trains and classes_have_pure and smallest > 1, "diag/train_radius_tail"),
+        (trains and has_test_radii, "diag/radius_head diag/radius_tail diag/radius_spread"),
+        (trains and config.head.name == "wcdas", "head/concentration"),
+        (compares, "gen/radius_ratio gen/prototype_distance gen/one_nn"),
+        (is_joint and any(drawn), "train/generated_loss"),
+        (is_joint and config.longest_warmup, "diag/diffusion_loss_at_thaw"),
+        (semantic, "train/diffusion_loss grad/denoiser"),
+        (semantic and config.losses.prototype, "train/prototype_loss"),
+        (semantic and config.losses.radius, "train/radius_loss"),
+        (thaws, "grad/encoder grad/real_at_latent"),
+        (thaws and config.losses.consistency, "train/consistency_loss"),
+        (thaws and epoch_has_pure, "grad/conflict_cosine grad/semantic_at_latent"),
+        (thaws and epoch_has_pure, "grad/conflict_cosine_parameters"),
+        (thaws and epoch_has_pure, "grad/encoder_real grad/encoder_semantic"),
+        (thaws and epoch_has_pure and any(drawn), "grad/head_real grad/head_generated"),
+    ):
+        names.update(more.split() if holds else ())
+    return names
 
 
 def _drawn(config: Config, counts: Sequence[int]) -> list[int]:
-    """Generated latents of each class in the pool of the last epoch; see `core.pool.quota`."""
-    if config.method in ("ce", "ce-adjusted"):
-        is_drawn = False
-    elif config.method == "staged":
-        is_drawn = config.staged.generation
-    else:
-        is_drawn = config.losses.generated > 0 and config.epochs > config.generation.every
-    if not is_drawn:
-        return [0] * len(counts)
-    return [
-        max(counts) - n if config.generation.quota == "balance" else max(round(0.2 * n), 5)
-        for n in counts
-    ]
+    """Generated latents of each class in the pool of the last epoch."""
+    is_drawn = {
+        "joint": config.losses.generated > 0 and config.epochs > config.generation.every,
+        "staged": config.staged.generation,
+    }.get(config.method, False)
+    return quota(config.generation.quota, counts) if is_drawn else [0] * len(counts)
 
 
 SUBJECT = StrategyA()

@@ -1,8 +1,8 @@
-"""A trial as a chain of epochs, each keyed by everything that can change what it computes. No torch.
+"""A trial as a chain of epochs, each keyed by all that can change what it computes. No torch.
 
-key_e = H(key_{e-1}, effective settings of epoch e). Effective settings are those that can change that epoch:
-in warm-up the encoder is frozen, so its learning rate and the routing rule are not among them, and arms that
-differ only in these share the whole warm-up.
+key_e = H(key_{e-1}, effective settings of epoch e). Effective settings are those that can change
+that epoch: in warm-up the encoder is frozen, so its learning rate and the routing rule are not
+among them, and arms that differ only in these share the whole warm-up.
 """
 
 from __future__ import annotations
@@ -16,14 +16,8 @@ from core.config import Config, Encoding, Plateau
 from core.fingerprint import digest, root_key, root_settings
 from core.parsing import to_tree
 
-PRETRAIN, WARMUP, JOINT, DIFFUSION, HEAD, EVALUATE = (
-    "pretrain",
-    "warmup",
-    "joint",
-    "diffusion",
-    "head",
-    "evaluate",
-)
+PRETRAIN, WARMUP, JOINT = "pretrain", "warmup", "joint"
+DIFFUSION, HEAD, EVALUATE = "diffusion", "head", "evaluate"
 
 TRAINED = {
     WARMUP: ("head", "denoiser"),
@@ -34,7 +28,7 @@ TRAINED = {
 """Modules that an epoch after the pre-training trains."""
 
 COST = {PRETRAIN: 1.0, JOINT: 1.3, WARMUP: 0.2, DIFFUSION: 0.15, HEAD: 0.05, EVALUATE: 0.1}
-"""Relative cost of an epoch, in epochs of pre-training; only scheduling and estimates depend on it."""
+"""Relative cost of an epoch, in epochs of pre-training; only scheduling and estimates use it."""
 UNET_COST = 2.0  # on top of that, of an epoch that trains the 1-D U-Net: a hundred times the MLP's
 
 
@@ -51,65 +45,60 @@ Records = Callable[[str], Mapping[str, Any] | None]
 
 
 def chain(config: Config, seed: int, records: Records) -> list[Link]:
-    """All links of a trial, first to last; see `Subject.chain` for `records` and undecided lengths."""
+    """All links of a trial, first to last; see `Subject.chain` for `records`."""
     key = root_key(config, seed)
     links: list[Link] = []
     of_phase = functools.cache(lambda phase: phase_settings(config, phase))
-
-    def add(phase: str, epoch: int) -> None:
-        nonlocal key
-        key = digest(key, phase, epoch, of_phase(phase) | epoch_settings(config, phase, epoch))
-        trains_unet = config.denoiser.name == "unet1d" and phase in (DIFFUSION, WARMUP, JOINT)
-        n_walks = (
-            1 if phase != JOINT else 2 ** (bool(config.losses.consistency) + bool(config.optim.sam))
-        )
-        links.append(Link(key, phase, epoch, n_walks * COST[phase] + UNET_COST * trains_unet))
-
     plateau = deciding_plateau(config)
-    losses: list[float] | None = []
+    losses: list[float] = []  # the diffusion loss of each warm-up epoch, as far as it is known
+    thawed = False
     for phase, epoch in planned(config):
-        is_settled = plateau is not None and losses is not None and has_settled(plateau, losses)
-        if phase == WARMUP and (is_settled or (links and links[-1].phase == JOINT)):
+        n_known = epoch - 1 == len(losses)
+        thawed = thawed or bool(plateau and n_known and has_settled(plateau, losses))
+        if phase == WARMUP and thawed:
             phase = JOINT
-        add(phase, epoch)
-        if phase == WARMUP and plateau is not None and losses is not None:
-            record = records(key)
-            losses = losses + [record["metrics"]["train/diffusion_loss"]] if record else None
+        key = digest(key, phase, epoch, of_phase(phase) | epoch_settings(config, phase, epoch))
+        links.append(Link(key, phase, epoch, cost(config, phase)))
+        if phase == WARMUP and plateau and n_known and (record := records(key)):
+            losses.append(record["metrics"]["train/diffusion_loss"])
     return links
 
 
+def cost(config: Config, phase: str) -> float:
+    """Relative cost of an epoch of this phase."""
+    n_walks = 2 ** (bool(config.losses.consistency) + bool(config.optim.sam))
+    trains_unet = config.denoiser.name == "unet1d" and phase in (DIFFUSION, WARMUP, JOINT)
+    return (n_walks if phase == JOINT else 1) * COST[phase] + UNET_COST * trains_unet
+
+
 def planned(config: Config) -> Iterator[tuple[str, int]]:
-    """Phase and epoch of each link, a warm-up until a plateau at its longest."""
+    """Yield phase and epoch of each link, a warm-up until a plateau at its longest."""
     yield from ((PRETRAIN, epoch) for epoch in range(1, config.pretraining_epochs + 1))
     if config.method in ("ce", "ce-adjusted"):
         yield EVALUATE, 1
-    elif config.method == "staged":
-        n, n_diffusion = config.diffusion_epochs + config.head_epochs, config.diffusion_epochs
-        yield from (
-            (DIFFUSION if epoch <= n_diffusion else HEAD, epoch) for epoch in range(1, n + 1)
-        )
+        return
+    if config.method == "staged":
+        first, second = DIFFUSION, HEAD
+        n_first, n = config.diffusion_epochs, config.diffusion_epochs + config.head_epochs
     else:
-        longest = config.longest_warmup
-        yield from (
-            (WARMUP if epoch <= longest else JOINT, epoch) for epoch in range(1, config.epochs + 1)
-        )
+        first, second, n_first, n = WARMUP, JOINT, config.longest_warmup, config.epochs
+    yield from ((first if epoch <= n_first else second, epoch) for epoch in range(1, n + 1))
 
 
 def deciding_plateau(config: Config) -> Plateau | None:
-    """The plateau that ends the warm-up of a trial that has one."""
+    """Return the plateau that ends the warm-up of a trial that has one."""
     return config.warmup.plateau if config.method == "joint" and config.end_to_end else None
 
 
 def all_effective(config: Config) -> list[Any]:
-    """All settings that can change a trial: two trials of one seed compute the same where these are equal.
+    """All settings that can change a trial; trials of one seed that have the same are the same.
 
     Files stand for their content by their names.
     """
     epochs, plateau = list(planned(config)), deciding_plateau(config)
     if plateau is not None:  # the encoder may thaw earlier than is planned
-        epochs += [
-            (JOINT, epoch) for epoch in range(plateau.shortest + 1, config.longest_warmup + 1)
-        ]
+        earlier = range(plateau.shortest + 1, config.longest_warmup + 1)
+        epochs += [(JOINT, epoch) for epoch in earlier]
     return [
         root_settings(config),
         plateau,
@@ -119,8 +108,11 @@ def all_effective(config: Config) -> list[Any]:
 
 
 def has_settled(plateau: Plateau, losses: list[float]) -> bool:
-    """Whether the diffusion loss has stopped improving: the mean over the last `window` epochs is less than
-    `tolerance` (relative) below the mean over the window before."""
+    """Whether the diffusion loss has stopped improving.
+
+    The mean over the last `window` epochs is then less than `tolerance` (relative) below the mean
+    over the window before.
+    """
     window = plateau.window
     if len(losses) < plateau.shortest:
         return False
@@ -146,16 +138,14 @@ def rates(config: Config, phase: str, epoch: int) -> dict[str, float]:
     if phase == PRETRAIN:
         p = config.pretraining
         return {"encoder": learning_rate(p.lr, p.schedule, epoch, p.epochs, p.milestones)}
-    modules = TRAINED[phase]
-    start, n_epochs = 0, config.epochs
+    optim, n_epochs, of_phase = config.optim, config.epochs, epoch
     if phase == DIFFUSION:
         n_epochs = config.diffusion_epochs
     elif phase == HEAD:
-        start, n_epochs = config.diffusion_epochs, config.head_epochs
-    optim = config.optim
+        n_epochs, of_phase = config.head_epochs, epoch - config.diffusion_epochs
     found = {
-        m: learning_rate(getattr(optim.lr, m), optim.schedule, epoch - start, n_epochs)
-        for m in modules
+        module: learning_rate(getattr(optim.lr, module), optim.schedule, of_phase, n_epochs)
+        for module in TRAINED[phase]
     }
     if phase == JOINT and optim.ramp_epochs:
         found["encoder"] *= min(1.0, (epoch - config.longest_warmup) / (optim.ramp_epochs + 1))
@@ -173,13 +163,12 @@ def measures_gradients(config: Config, epoch: int) -> bool:
     return epoch % config.measure_gradients_every == 0 or epoch == config.epochs
 
 
-def effective(config: Config, phase: str, epoch: int) -> dict[str, Any]:
-    """The settings that can change this epoch, root settings (`fingerprint.root_key`) aside."""
-    return phase_settings(config, phase) | epoch_settings(config, phase, epoch)
+# The settings that can change an epoch, root settings (`fingerprint.root_key`) aside, are
+# `phase_settings | epoch_settings`.
 
 
 def epoch_settings(config: Config, phase: str, epoch: int) -> dict[str, Any]:
-    """Those of them that one epoch of a phase does not have as another has them."""
+    """Settings that one epoch of a phase has otherwise than another."""
     if phase == EVALUATE:
         return {}
     settings: dict[str, Any] = {"rates": rates(config, phase, epoch)}
@@ -187,119 +176,105 @@ def epoch_settings(config: Config, phase: str, epoch: int) -> dict[str, Any]:
         settings["evaluates"] = evaluates(config, phase, epoch)
     if phase == JOINT:
         settings["measures_gradients"] = measures_gradients(config, epoch)
-    if phase in (WARMUP, JOINT) and config.losses.generated > 0 and epoch > config.generation.every:
-        settings.update(
-            generation=generation(config), generated=config.losses.generated
-        )  # there is a pool
+    has_pool = config.losses.generated > 0 and epoch > config.generation.every
+    if phase in (WARMUP, JOINT) and has_pool:
+        settings |= {"generation": generation(config), "generated": config.losses.generated}
     return settings
 
 
 def phase_settings(config: Config, phase: str) -> dict[str, Any]:
-    """Those of them that all epochs of a phase have in common."""
+    """Settings that all epochs of a phase have in common."""
     tree = to_tree(config)
     if phase == EVALUATE:
         return {"method": config.method}
     if phase == PRETRAIN:
-        keep = {
-            name: tree["pretraining"][name]
-            for name in ("momentum", "weight_decay", "batch_size", "mixup")
-        }
+        names = ("momentum", "weight_decay", "batch_size", "mixup")
         return {
-            "pretraining": keep,
-            "augmentation": augmentation(tree, config.pretraining_augmentation),
+            "pretraining": {name: tree["pretraining"][name] for name in names},
+            "augmentation": augmentation(config, config.pretraining_augmentation),
         }
-    common = {
+    settings: dict[str, Any] = {
         "optim": {module: optimiser(config, module) for module in TRAINED[phase]},
         "batch_size": config.head_batch_size if phase == HEAD else config.batch_size,
-        "head": head(config),
         "clip": config.optim.clip,
     }
+    if phase != DIFFUSION:
+        settings["head"] = head(config)
+    if phase in (DIFFUSION, HEAD):
+        settings["encoding"] = encoding(config)
     if phase == HEAD:
-        added = {"generation": generation(config)} if config.staged.generation else {}
-        if config.diffusion_epochs:
-            added["diffusion"] = tree["diffusion"]
-        elif added:
-            added["scaling"] = config.diffusion.scaling
-        adjustment = config.losses.logit_adjustment
-        return {
-            **common,
+        settings |= {
             "batching": config.staged.batching,
-            "encoding": encoding(config),
-            "logit_adjustment": adjustment,
-            **added,
+            "logit_adjustment": config.losses.logit_adjustment,
         }
-    diffusing = {
-        "denoiser": tree["denoiser"] if config.denoiser.name == "mlp" else config.denoiser.name,
-        "diffusion": tree["diffusion"],
-    }
+        if config.staged.generation:
+            settings["generation"] = generation(config)
+        if config.diffusion_epochs:
+            settings["diffusion"] = tree["diffusion"]
+        elif config.staged.generation:
+            settings["scaling"] = config.diffusion.scaling
+        return settings
+    settings["denoiser"] = tree["denoiser"] if config.denoiser.name == "mlp" else "unet1d"
+    settings["diffusion"] = tree["diffusion"]
     if phase == DIFFUSION:
-        del common["head"]
-        return {**common, **diffusing, "encoding": encoding(config)}
-    losses = {
-        name: value
-        for name, value in tree["losses"].items()
-        if phase == JOINT or name != "consistency"
-    }
-    # Terms whose gradients reach nothing that trains: whether they are reported counts, and not their weights.
-    if phase == WARMUP or not config.losses.semantic:
-        losses["prototype"] = losses["prototype"] > 0
-    if not config.losses.semantic:
-        losses["radius"] = losses["radius"] > 0
-    unused = unused_losses(config, phase)
-    losses = {name: value for name, value in losses.items() if name not in unused}
-    if losses.get("radius_from") == "views":
-        losses["padding"] = config.data.padding
-    settings = {**common, **diffusing, "losses": losses, "batching": config.batching}
+        return settings
+    settings |= {"losses": effective_losses(config, phase), "batching": config.batching}
     if phase == JOINT:
-        settings.update(
-            routing=config.routing,
-            batchnorm=config.batchnorm,
-            standardisation=config.standardisation,
-            mixup=config.mixup,
-            augmentation=augmentation(tree),
-        )
-        if config.draws_gaussian:
-            settings["covariance"] = True  # is followed, before there is a pool too
-        settings.update(
-            {name: value for name in ("ema", "sam") if (value := getattr(config.optim, name))}
-        )
+        settings |= {
+            "routing": config.routing,
+            "batchnorm": config.batchnorm,
+            "standardisation": config.standardisation,
+            "mixup": config.mixup,
+            "augmentation": augmentation(config, config.data.augmentation),
+            "covariance": config.draws_gaussian,  # is tracked before there is a pool, too
+            "ema": config.optim.ema,
+            "sam": config.optim.sam,
+        }
     return settings
+
+
+def effective_losses(config: Config, phase: str) -> dict[str, Any]:
+    """The losses' settings that a warm-up or joint epoch uses.
+
+    Without the weight of generated latents, which `epoch_settings` has once there are any.
+    """
+    losses = config.losses
+    found = to_tree(losses)
+    del found["generated"]
+    if phase == WARMUP:
+        del found["consistency"]
+    # Terms whose gradients reach nothing that trains: only whether they are reported counts.
+    if phase == WARMUP or not losses.semantic:
+        found["prototype"] = losses.prototype > 0
+    if not losses.semantic:
+        found["radius"] = losses.radius > 0
+    tracks_prototypes = phase == JOINT and (losses.prototype > 0 or config.draws_gaussian)
+    if losses.radius == 0:
+        del found["radius_from"]
+        if not tracks_prototypes:
+            del found["momentum"]
+    elif losses.radius_from == "views":
+        found["padding"] = config.data.padding
+    return found
 
 
 def optimiser(config: Config, module: str) -> list[Any]:
     """Name, weight decay and momentum; only sgd has one, and without decay adamw is adam."""
     optim = config.optim.of(module)
     name = "adam" if optim.name == "adamw" and not optim.weight_decay else optim.name
-    return [
-        name,
-        optim.weight_decay,
-        [optim.momentum, optim.nesterov] if optim.name == "sgd" else None,
-    ]
+    momentum = [optim.momentum, optim.nesterov] if optim.name == "sgd" else None
+    return [name, optim.weight_decay, momentum]
 
 
 def head(config: Config) -> list[Any]:
     """Name, start and scale; a linear head has none."""
     found = config.head
-    return [
-        found.name,
-        found.start,
-        None if found.name == "linear" else [found.initial_scale, found.trainable_scale],
-    ]
-
-
-def unused_losses(config: Config, phase: str) -> set[str]:
-    """Of the losses' settings, those that no step of a warm-up or joint epoch asks for, and the weight of generated latents,
-    which `epoch_settings` has once there are any."""
-    losses = config.losses
-    follows = losses.radius > 0 or (
-        phase == JOINT and (losses.prototype > 0 or config.draws_gaussian)
-    )
-    unused = {"generated", *([] if follows else ["momentum"])}
-    return unused if losses.radius > 0 else unused | {"radius_from"}
+    scale = None if found.name == "linear" else [found.initial_scale, found.trainable_scale]
+    return [found.name, found.start, scale]
 
 
 def generation(config: Config) -> dict[str, Any]:
-    """Without the steps that only ddim asks for, and the refreshes and batches of a pool that a staged trial has not."""
+    """Without the steps that only ddim uses; refreshes and batches are those of a joint trial."""
     unused = set() if config.generation.method == "ddim" else {"steps"}
     if config.method == "staged":
         unused |= {"every", "batch_size"}
@@ -307,15 +282,17 @@ def generation(config: Config) -> dict[str, Any]:
 
 
 def encoding(config: Config) -> dict[str, Any] | None:
-    """How the latents that a trial trains on differ from those of the encoder in eval mode; None: they do not."""
+    """How the latents that a trial trains on differ from those of the encoder in eval mode.
+
+    None: they do not.
+    """
     chosen = config.staged.encoding
     if config.method != "staged" or chosen == Encoding():
         return None
-    drawn = augmentation(to_tree(config)) if chosen.augmented else None
+    drawn = augmentation(config, config.data.augmentation) if chosen.augmented else None
     return {"statistics": chosen.statistics, "first_relu": chosen.first_relu, "augmentation": drawn}
 
 
-def augmentation(tree: Mapping[str, Any], kind: str | None = None) -> list[Any]:
-    """Kind (by default data.augmentation) and padding; the padding of an augmentation that is off changes nothing."""
-    kind = kind or tree["data"]["augmentation"]
-    return [kind, 0 if kind == "none" else tree["data"]["padding"]]
+def augmentation(config: Config, kind: str) -> list[Any]:
+    """Kind and padding; the padding of an augmentation that is off changes nothing."""
+    return [kind, 0 if kind == "none" else config.data.padding]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from itertools import takewhile
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from core import evaluation, metrics, state, trajectory
 from core.checkpoints import Checkpoints, Store, last_checkpoints
+from core.chunks import most_chunks
 from core.config import Config
 from core.data import sources
 from core.data.sources import Dataset, Split
@@ -28,12 +30,12 @@ from core.encoding import (
     latents_to_bytes,
 )
 from core.epochs import Trained, joint_epoch, warmup_epoch
+from core.evaluation import Report
 from core.fingerprint import data_fingerprint, digest, root_key, source_fingerprint, versions
 from core.learner import Learner
-from core.memory import release
+from core.memory import is_out_of_memory, release
 from core.networks.encoders import load_checkpoint
 from core.pretraining import Pretraining
-from core.splitting import Splitting
 from core.staged import diffusion_epoch, head_epoch
 from core.trajectory import DIFFUSION, EVALUATE, HEAD, JOINT, PRETRAIN, WARMUP, Link
 
@@ -41,7 +43,10 @@ CHECKPOINT_SECONDS = 30.0  # at most so much work is lost when a process dies
 
 
 class PlanChanged(RuntimeError):
-    """What a trial is to compute is not what was planned. The harness takes it, by the class's name, for the machine's fault and not the trial's."""
+    """What a trial is to compute is not what was planned.
+
+    The harness takes it, by the class's name, for the machine's fault and not the trial's.
+    """
 
 
 def advance(
@@ -53,11 +58,14 @@ def advance(
 ) -> None:
     """Run the trial from its last checkpoint to the link with key `until` (None: to its end).
 
-    Stops before that where the chain turns out not to lead there, and where `report`, called with key and record of each
-    finished link, answers True.
+    Stops before that where the chain turns out not to lead there, and where `report`, called with
+    key and record of each finished link, answers True.
 
-    Saves a record for each link, and a checkpoint at the last one, at the end of pre-training and of warm-up,
-    and every half minute. Out of the device's memory, goes on from the last checkpoint, batches in chunks (`core.splitting`).
+    Saves a record for each link, and a checkpoint at the last one, at the end of pre-training and
+    of warm-up, and every half minute. Where a GPU's memory does not suffice, it goes on from the
+    last checkpoint with batches that pass through the encoder in chunks. In how many is no setting,
+    and no key depends on it: the batch that a step learns from is the same (`core.chunks` says what
+    is not), and records say it.
     """
     torch.set_num_threads(config.threads)
 
@@ -69,59 +77,90 @@ def advance(
     leads_there = any(link.key == until for link in links)
     if until is not None and not leads_there and config.warmup.plateau is None:
         raise PlanChanged(
-            "the data, the checkpoint or the source changed while the study ran: its plan no longer holds; run it again"
+            "the data, the checkpoint or the source changed while the study ran: its plan no longer"
+            " holds; run it again"
         )
     start = last_checkpoints(links, until, store)
     done = start.done
     if done == len(links) or (done and links[done - 1].key == until):
         return
-    splitting = Splitting(
-        config,
-        takewhile(lambda record: record is not None, (record_of(link.key) for link in links)),
-    )
-    trial: Trial | None = Trial(config, seed, store, links, start, splitting.n_chunks)
+    n_chunks: dict[str, int] = {}
+    for past in takewhile(lambda record: record is not None, (record_of(k.key) for k in links)):
+        n_chunks[past["phase"]] = past.get("accumulation", 1)
+    trial: Trial | None = Trial(config, seed, store, links, start, n_chunks)
     saved, unsaved_seconds, reported = time.monotonic(), 0.0, set()
     while done < len(links):
         link, started = links[done], time.perf_counter()
-        found = splitting.run(trial, link)
-        if found is None:
+        found = None
+        try:
+            found = trial.run(link)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            n_chunks[link.phase] = _more_chunks(config, link, n_chunks.get(link.phase, 1), error)
+        if found is None:  # here, where no traceback keeps the tensors of the failed step
             trial = None  # and with it its recordings
             release()
             start = last_checkpoints(links, until, store)
-            done, trial = start.done, Trial(config, seed, store, links, start, splitting.n_chunks)
+            done, trial = start.done, Trial(config, seed, store, links, start, n_chunks)
             saved, unsaved_seconds = time.monotonic(), 0.0
             continue
         seconds = time.perf_counter() - started
         record = {
-            "phase": link.phase, "epoch": link.epoch, "seconds": seconds, "time": time.time(),
-            "metrics": found.metrics, "vectors": found.vectors, **({"hits": found.hits} if found.hits else {}), **trial.marks(link.phase),
-        }  # fmt: skip
+            "phase": link.phase,
+            "epoch": link.epoch,
+            "seconds": seconds,
+            "time": time.time(),
+            "metrics": found.metrics,
+            "vectors": found.vectors,
+            **({"hits": found.hits} if found.hits else {}),
+            **trial.marks(link.phase),
+        }
         known = record_of(link.key)
         if known is not None and known.get("accumulation") == record.get("accumulation"):
-            record = known  # repeated from a checkpoint; others may have it, and a GPU does not give the same bits twice
+            # Repeated from a checkpoint. Other trials may have the record, and a GPU does not give
+            # the same bits twice.
+            record = known
         else:
             store.save("record", link.key, json.dumps(record).encode(), seconds)
         is_to_stop = False
-        if (
-            link.key not in reported
-        ):  # one that was, before memory ran out, is replaced in the store
+        if link.key not in reported:  # else memory ran out; its record is replaced in the store
             is_to_stop = report(link.key, record)
             reported.add(link.key)
         done += 1
         unsaved_seconds += seconds
         if config.warmup.plateau is not None and link.phase == WARMUP:
             links = trajectory.chain(config, seed, record_of)
-        last = (
-            is_to_stop
-            or done == len(links)
-            or link.key == until
-            or (leads_there and all(later.key != until for later in links[done:]))
-        )
+        leads_on = not leads_there or any(later.key == until for later in links[done:])
+        last = is_to_stop or done == len(links) or link.key == until or not leads_on
         if last or links[done].phase != link.phase or time.monotonic() - saved > CHECKPOINT_SECONDS:
             store.save("state", link.key, state.to_bytes(trial.state(link.phase)), unsaved_seconds)
             saved, unsaved_seconds = time.monotonic(), 0.0
         if last:
             return
+
+
+def _more_chunks(config: Config, link: Link, n: int, error: RuntimeError) -> int:
+    """Return twice as many chunks for the phase in which memory ran out.
+
+    Raises torch.OutOfMemoryError, saying what was tried, where there is nothing left to split.
+    """
+    most = 1
+    if link.phase == PRETRAIN:
+        most = most_chunks(config.pretraining.batch_size, training=True)
+    elif link.phase == JOINT:
+        most = most_chunks(config.batch_size, config.batchnorm == "updating")
+    where = f"out of memory in {link.phase} epoch {link.epoch}"
+    if n >= most:
+        how = "where no batch passes through the encoder that could be split"
+        if most > 1:
+            how = f"even with each batch split as finely as can be, in {most} chunks"
+        said = " ".join(str(error).split())
+        raise torch.OutOfMemoryError(f"{where}, {how}: {said}") from error
+    n = min(2 * n, most)
+    again = "again from the last checkpoint, batches in %d chunks"
+    logging.getLogger("core").warning(f"{where}: {again}", n)
+    return n
 
 
 class Trial:
@@ -134,32 +173,25 @@ class Trial:
         store: Store,
         links: list[Link],
         start: Checkpoints,
-        n_chunks: Mapping[str, int] | None = None,
+        n_chunks: dict[str, int] | None = None,
     ):
-        """n_chunks: phase -> in how many chunks its batches pass through the encoder, where that is not 1."""
-        self.config, self.seed, self.store, self.n_chunks = (
-            config,
-            seed,
-            store,
-            dict(n_chunks or {}),
-        )
-        self.first = sum(link.phase == PRETRAIN for link in links)  # links before the main phases
-        self.base_key = (
-            links[self.first - 1].key if self.first else digest("base", root_key(config, seed))
-        )
+        """n_chunks: phase -> in how many chunks its batches pass through the encoder, if not 1."""
+        self.config, self.seed, self.store = config, seed, store
+        self.n_chunks = n_chunks or {}
+        n_pretrain = sum(link.phase == PRETRAIN for link in links)
+        pretrained_key = links[n_pretrain - 1].key if n_pretrain else None
+        self.base_key = pretrained_key or digest("base", root_key(config, seed))
+        n_channels, n_classes = self.dataset.train.images.shape[1], len(self.dataset.class_names)
         self.pretraining = Pretraining(
-            config,
-            seed,
-            self.dataset.train.images.shape[1],
-            len(self.dataset.class_names),
-            self.n_chunks.get(PRETRAIN, 1),
+            config, seed, n_channels, n_classes, self.n_chunks.get(PRETRAIN, 1)
         )
-        self.checkpoint_head: dict[str, Tensor] = {}
         if config.encoder.checkpoint:
             head = load_checkpoint(config.encoder.checkpoint, self.pretraining.encoder)
             require_head(config, head, self.pretraining.head())
-            self.checkpoint_head = {name: tensor.to(config.device) for name, tensor in head.items()}
-        if start.last is not None and start.done <= self.first:
+            self.pretrained_head = {name: t.to(config.device) for name, t in head.items()}
+        else:
+            self.pretrained_head = self.pretraining.head()
+        if start.last is not None and start.done <= n_pretrain:
             self.pretraining.load(state.from_bytes(start.last))
         elif start.last is not None:
             if start.pretrained is not None:
@@ -172,196 +204,169 @@ class Trial:
 
     @cached_property
     def latents(self) -> Latents:
-        """Of the pretrained encoder, training images as `staged.encoding` says; must be asked for before the encoder thaws."""
-        encoder, train, encoding = (
-            self.pretraining.encoder,
-            self.dataset.train.images,
-            trajectory.encoding(self.config),
-        )
+        """Of the pretrained encoder, training images as `staged.encoding` says.
+
+        Must be asked for before the encoder thaws.
+        """
+        config, encoder, train = self.config, self.pretraining.encoder, self.dataset.train.images
+        encoding = trajectory.encoding(config)
         key = self.base_key if encoding is None else digest("latents", self.base_key, encoding)
         data = self.store.load("latents", key)
         if data is None:
             started = time.perf_counter()
-            latents = (
-                encode(encoder, train, self.config)
-                if encoding is None
-                else encode_for_training(encoder, train, self.config, self.seed)
-            )
-            test = encode(encoder, self.dataset.test.images, self.config)
+            if encoding is None:
+                latents = encode(encoder, train, config)
+            else:
+                latents = encode_for_training(encoder, train, config, self.seed)
+            test = encode(encoder, self.dataset.test.images, config)
             require_finite("the pretrained latent", torch.cat([latents, test]))
             data = latents_to_bytes(Latents(latents, test))
             self.store.save("latents", key, data, time.perf_counter() - started)
-        return latents_from_bytes(data, self.config.device)
+        return latents_from_bytes(data, config.device)
 
     @cached_property
     def learner(self) -> Learner:
         """Made when pre-training is over."""
-        latents = self.latents
+        config, encoder, train = self.config, self.pretraining.encoder, self.dataset.train
+        latents, views = self.latents.train, None
         learner = Learner(
-            self.config,
-            self.seed,
-            self.pretraining.encoder,
-            self.pretrained_head,
-            self.dataset.class_counts,
+            config, self.seed, encoder, self.pretrained_head, self.dataset.class_counts
         )
         learner.n_chunks = self.n_chunks.get(JOINT, 1)
-        learner.start(latents.train, self.dataset.train.labels, self.views)
+        if config.method == "joint" and config.losses.radius_from == "views":
+            views = encode_views(encoder, train.images, config, self.seed)
+        learner.start(latents, train.labels, views)
         return learner
 
-    @property
-    def views(self) -> Tensor | None:
-        """Latents of strongly augmented training images, where radii are taken from these."""
-        config, encoder = self.config, self.pretraining.encoder
-        if config.method != "joint" or config.losses.radius_from != "views":
-            return None
-        return encode_views(encoder, self.dataset.train.images, config, self.seed)
-
-    def run(self, link: Link) -> evaluation.Report:
-        """One epoch; returns what it reports. Raises Diverged."""
+    def run(self, link: Link) -> Report:
+        """Run one epoch; return what it reports. Raises Diverged."""
         try:
             return self._run(link)
         except Diverged as error:
             error.phase, error.epoch = link.phase, link.epoch
             raise
 
-    def _run(self, link: Link) -> evaluation.Report:
-        rates = (
-            trajectory.rates(self.config, link.phase, link.epoch) if link.phase != EVALUATE else {}
-        )
-        if link.phase == PRETRAIN:
-            found = self.pretraining.epoch(self.dataset.train, link.epoch, rates["encoder"])
-            require_finite_modules(encoder=self.pretraining.encoder, fc=self.pretraining.fc)
-            return evaluation.Report(found, {})
-        if link.phase == EVALUATE:
+    def _run(self, link: Link) -> Report:
+        config, phase, epoch = self.config, link.phase, link.epoch
+        if phase == EVALUATE:
             return self._evaluate_pretrained()
-        self.learner.set_rates(rates)
-        train_labels = self.dataset.train.labels
-        if link.phase == DIFFUSION:
-            found = diffusion_epoch(self.learner, self.latents.train, train_labels, link.epoch)
-            require_finite_modules(denoiser=self.learner.denoiser)
-            return evaluation.Report(found, {})
-        if link.phase == HEAD:
-            if self.config.staged.generation and link.epoch == self.config.diffusion_epochs + 1:
-                self.learner.refresh_pool(link.epoch)
-            epoch = link.epoch - self.config.diffusion_epochs
-            trained = Trained(
-                head_epoch(self.learner, self.latents.train, train_labels, epoch),
-                self.latents.train,
-                train_labels,
-            )
+        rates = trajectory.rates(config, phase, epoch)
+        if phase == PRETRAIN:
+            found = self.pretraining.epoch(self.dataset.train, epoch, rates["encoder"])
+            require_finite_modules(encoder=self.pretraining.encoder, fc=self.pretraining.fc)
+            return Report(found, {})
+        learner, train, latents = self.learner, self.dataset.train, self.latents.train
+        learner.set_rates(rates)
+        if phase == DIFFUSION:
+            found = diffusion_epoch(learner, latents, train.labels, epoch)
+            require_finite_modules(denoiser=learner.denoiser)
+            return Report(found, {})
+        if phase == HEAD:
+            first = config.diffusion_epochs + 1
+            if config.staged.generation and epoch == first:
+                learner.refresh_pool(epoch)
+            found = head_epoch(learner, latents, train.labels, epoch - first + 1)
+            return self._report(link, Trained(found, latents, train.labels))
+        every = config.generation.every
+        if config.losses.generated > 0 and epoch > every and (epoch - 1) % every == 0:
+            learner.refresh_pool(epoch)
+        if phase == WARMUP:
+            trained = warmup_epoch(learner, latents, train.labels, epoch)
+            learner.diffusion_loss_at_thaw = trained.metrics["train/diffusion_loss"]
         else:
-            every = self.config.generation.every
-            if (
-                self.config.losses.generated > 0
-                and link.epoch > every
-                and (link.epoch - 1) % every == 0
-            ):
-                self.learner.refresh_pool(link.epoch)
-            if link.phase == WARMUP:
-                trained = warmup_epoch(self.learner, self.latents.train, train_labels, link.epoch)
-                self.learner.diffusion_loss_at_thaw = trained.metrics["train/diffusion_loss"]
-            else:
-                trained = joint_epoch(self.learner, self.dataset.train, link.epoch)
+            trained = joint_epoch(learner, train, epoch)
         return self._report(link, trained)
 
-    def _report(self, link: Link, trained: Trained) -> evaluation.Report:
-        learner = self.learner
+    def _report(self, link: Link, trained: Trained) -> Report:
+        learner, test = self.learner, self.dataset.test
         require_finite_modules(**{name: getattr(learner, name) for name in learner.optimisers})
-        found = evaluation.latent_report(learner, trained.latents, trained.labels)
+        scalars, vectors, hits = evaluation.latent_report(learner, trained.latents, trained.labels)
         if trajectory.evaluates(self.config, link.phase, link.epoch):
-            test = self.dataset.test
-            latents = (
-                encode(learner.encoder, test.images, self.config)
-                if link.phase == JOINT
-                else self.latents.test
-            )
+            latents = self.latents.test
+            if link.phase == JOINT:
+                latents = encode(learner.encoder, test.images, self.config)
             more = evaluation.test_report(learner, latents, test.labels, self.latents.test)
-            found = evaluation.Report(
-                found.metrics | more.metrics, found.vectors | more.vectors, more.hits
-            )
+            scalars, vectors, hits = scalars | more.metrics, vectors | more.vectors, more.hits
             if learner.average is not None:
                 latents = encode(learner.average.encoder, test.images, self.config)
-                averaged = evaluation.averaged_metrics(
+                scalars |= evaluation.averaged_metrics(
                     learner.average, latents, test.labels, learner.class_counts
                 )
-                found = found._replace(metrics=found.metrics | averaged)
-        return found._replace(metrics=trained.metrics | found.metrics)
+        return Report(trained.metrics | scalars, vectors, hits)
 
-    def _evaluate_pretrained(self) -> evaluation.Report:
-        """The pretrained encoder under its own linear head, nothing trained; for `ce-adjusted`, log prior subtracted."""
-        logits = torch.nn.functional.linear(
-            self.latents.test, *(self.pretrained_head[name] for name in ("weight", "bias"))
-        )
+    def _evaluate_pretrained(self) -> Report:
+        """The pretrained encoder under its own linear head, nothing trained.
+
+        For `ce-adjusted`, the log prior is subtracted from the logits.
+        """
+        head, labels = self.pretrained_head, self.dataset.test.labels
+        logits = torch.nn.functional.linear(self.latents.test, head["weight"], head["bias"])
         require_finite("the pretrained encoder's logit", logits)
-        labels, class_counts = self.dataset.test.labels, self.dataset.class_counts.to(logits.device)
+        class_counts: Tensor = self.dataset.class_counts.to(logits.device)
+        left: Tensor | None = class_counts
         if self.config.method == "ce-adjusted":
-            logits = metrics.compensate_label_shift(logits, class_counts)
-        left = None if self.config.method == "ce-adjusted" else class_counts
+            logits, left = metrics.compensate_label_shift(logits, class_counts), None
         scalars, vectors = metrics.evaluate(logits, labels, class_counts, left)
-        return evaluation.Report(
-            scalars, vectors, metrics.packed_hits(logits, labels, len(class_counts))
-        )
-
-    @property
-    def pretrained_head(self) -> dict[str, Tensor]:
-        """The linear head that was trained with the encoder, by our pre-training or in the checkpoint."""
-        return self.pretraining.head() if self.first else self.checkpoint_head
+        return Report(scalars, vectors, metrics.packed_hits(logits, labels, len(class_counts)))
 
     def marks(self, phase: str) -> dict[str, int]:
-        """How this trial makes do with the memory that there is, for the record of an epoch; {} where it need not."""
-        n_chunks, n_at_once = self.n_chunks.get(phase, 1), fitting_batch(self.pretraining.encoder)
-        return ({"accumulation": n_chunks} if n_chunks > 1 else {}) | (
-            {"encoding_batch": n_at_once} if n_at_once and phase != PRETRAIN else {}
-        )
+        """How this trial makes do with little memory, for the record of an epoch."""
+        found, n_chunks = {}, self.n_chunks.get(phase, 1)
+        if n_chunks > 1:
+            found["accumulation"] = n_chunks
+        n_at_once = fitting_batch(self.pretraining.encoder)
+        if n_at_once and phase != PRETRAIN:
+            found["encoding_batch"] = n_at_once
+        return found
 
     def state(self, phase: str) -> state.State:
-        """What the keys up to an epoch of this phase determine; trials that share them differ in the rest."""
+        """What the keys up to an epoch of this phase determine; trials may differ in the rest."""
         if "learner" not in self.__dict__:
             return self.pretraining.state()
-        untrained = {
-            DIFFUSION: ("head",),
-            HEAD: () if self.config.diffusion_epochs else ("denoiser",),
-        }
-        return self.learner.state(without=untrained.get(phase, ()))
+        without: tuple[str, ...] = ()
+        if phase == DIFFUSION:
+            without = ("head",)
+        elif phase == HEAD and not self.config.diffusion_epochs:
+            without = ("denoiser",)
+        return self.learner.state(without)
 
 
 def require_head(config: Config, head: dict[str, Tensor], like: dict[str, Tensor]) -> None:
-    """Raise ValueError if the trial needs the checkpoint's linear head, and `head` is none of the shapes of `like`."""
-    needed_by = (
-        f"method {config.method}"
-        if config.method.startswith("ce")
-        else "head.start: pretrained"
-        if config.head.start == "pretrained"
-        else None
-    )
-    if needed_by and {name: t.shape for name, t in head.items()} != {
-        name: t.shape for name, t in like.items()
-    }:
+    """Raise ValueError if the trial needs the checkpoint's linear head and its shapes are wrong.
+
+    head: the checkpoint's; like: one of the right shapes.
+    """
+    if config.method.startswith("ce"):
+        needed_by = f"method {config.method}"
+    elif config.head.start == "pretrained":
+        needed_by = "head.start: pretrained"
+    else:
+        return
+    shapes, wanted = ({name: t.shape for name, t in each.items()} for each in (head, like))
+    if shapes != wanted:
         n_classes, n_latents = like["weight"].shape
         shape = f"fc.weight {n_classes} x {n_latents}, fc.bias {n_classes}"
-        raise ValueError(
-            f"'{config.encoder.checkpoint}' holds no linear head for these classes ({shape}), which {needed_by} needs"
-        )
+        holds = f"holds no linear head for these classes ({shape})"
+        raise ValueError(f"'{config.encoder.checkpoint}' {holds}, which {needed_by} needs")
 
 
 def load_dataset(config: Config, store: Store) -> Dataset:
-    """The data set on the trial's device; decoded images are kept in the store, and in the process."""
-    key = digest(
-        "images", data_fingerprint(config), source_fingerprint(), versions()
-    )  # what decoding depends on
-    if _datasets.get("key") != (key, config.device):
+    """The data set on the trial's device; decoded images are kept in store and process."""
+    # What decoding depends on.
+    key = digest("images", data_fingerprint(config), source_fingerprint(), versions())
+    if (key, config.device) not in _datasets:
         data, started = store.load("images", key), time.perf_counter()
         dataset = sources.from_bytes(data) if data is not None else sources.load(config.data)
         if data is None and config.data.source != "digits":
             store.save("images", key, sources.to_bytes(dataset), time.perf_counter() - started)
-        parts = (
+        train, test = (
             Split(split.images.to(config.device), split.labels.to(config.device))
             for split in (dataset.train, dataset.test)
         )
-        _datasets.update(key=(key, config.device), dataset=Dataset(*parts, dataset.class_names))
-    return _datasets["dataset"]
+        _datasets.clear()
+        _datasets[key, config.device] = Dataset(train, test, dataset.class_names)
+    return _datasets[key, config.device]
 
 
-_datasets: dict[
-    str, Any
-] = {}  # the last data set used: worker processes serve many trials of one study
+# The last data set used: worker processes serve many trials of one study.
+_datasets: dict[tuple[str, str], Dataset] = {}

@@ -1,9 +1,9 @@
 """Two views of each image, and the loss that asks the encoder to see the same in both.
 
 In the manner of GLMC (Du et al., CVPR 2023): mixup makes the first view and CutMix the second, with
-one draw of the partners and of each image's share, and each view's projection is predicted from the other's.
-Without mixup the views are two independent augmentations. How this departs from GLMC's code
-(ynu-yangpeng/GLMC):
+one draw of the partners and of each image's share, and each view's projection is predicted from the
+other's. Without mixup the views are two independent augmentations. How this departs from GLMC's
+code (ynu-yangpeng/GLMC):
 
 - Each view's labels are mixed as its pixels are; there CutMix's are mixed by the share that was
   drawn, although its box is clipped at the image's border.
@@ -22,10 +22,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from core.config import Config
-from core.encoding import augmented
-from core.randomness import generator
 
 WIDTH = 128  # of projection and prediction
 
@@ -54,30 +50,6 @@ def consistency_loss(p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
         p2, z1.detach(), dim=1
     )
     return -agreement.mean() / 2
-
-
-class SecondViews:
-    """The second views of an epoch's batches, in their order."""
-
-    def __init__(self, config: Config, seed: int, epoch: int):
-        self.config = config
-        self.augmentation = generator(seed, "second view", epoch, config.device)
-        self.centres = generator(seed, "cutmix", epoch, config.device)
-
-    def of(
-        self, images: Tensor, partner: Tensor | None, share: Tensor | None, turn: int
-    ) -> tuple[Tensor, Tensor | None]:
-        """The second view (B, channels, H, W) float, and (B,) each image's share of its own pixels.
-
-        images: (B, channels, H, W) uint8; partner: (B,) int64 the images that they are mixed with; share: (B,) of the
-        first view's mixup; turn: the batch's number. Without mixup the two are None, and so is the share of pixels.
-        """
-        images = augmented(images, self.config, self.augmentation, turn=turn)
-        if share is None:
-            return images, None
-        centres = torch.rand(len(images), 2, generator=self.centres, device=images.device)
-        found, kept = boxes(share, centres, *images.shape[-2:])
-        return cutmix(images, images[partner], found), kept
 
 
 def boxes(shares: Tensor, centres: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:

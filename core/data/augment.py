@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def crop_and_flip(images: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Random crop after zero padding, and a horizontal flip of every other image, each with its own draw.
+    """Random crop after zero padding, and a random horizontal flip, each image by its own draw.
 
     images: (B, channels, H, W) uint8 (zero padding is black). Returns the same shape.
     """

@@ -12,48 +12,91 @@ from core.config import Data
 from core.data.layout import class_names
 from core.data.listing import listed
 from core.data.location import locate
-from core.data.profile import exponential_counts, held_out_counts
+
+
+class TooFewImages(ValueError):
+    """A setting asks for images that are not there."""
+
+    def __init__(self, key: str, message: str):
+        super().__init__(f"{key}: {message}")
+        self.key, self.message = key, message
 
 
 def class_counts(data: Data, files: Sequence[Path]) -> list[int]:
-    """Training images of each class, in class order. files: as `core.fingerprint.data_files` gives them.
+    """Return the training images of each class, in class order.
 
-    Raises ValueError, naming the setting, where the settings ask for images that are not there.
+    files: as `core.fingerprint.data_files` gives them. Raises TooFewImages where the settings ask
+    for images that are not there, and other ValueErrors for a folder that is no data set.
     """
-    counts = _profiled(data, _available(data, files))
-    if not data.validation:
-        return counts
-    return [n - held for n, held in zip(counts, held_out_counts(counts, data.validation))]
-
-
-def _profiled(data: Data, available: list[int]) -> list[int]:
-    """What the profile leaves of the images that there are."""
-    if data.imbalance_factor is None and data.n_max is None:
-        return available
-    counts = exponential_counts(
-        data.n_max or max(available), len(available), data.imbalance_factor or 1.0
-    )
-    for c, (asked, there) in enumerate(zip(counts, available)):
-        if asked > there:
-            raise ValueError(
-                f"class {c} has {there} training images and the profile asks for {asked}"
-            )
+    counts = profiled_counts(data, _available(data, files))
+    if data.validation:
+        counts = [
+            n - held
+            for n, held in zip(counts, held_out_counts(counts, data.validation), strict=True)
+        ]
     return counts
+
+
+def profiled_counts(data: Data, available: Sequence[int]) -> list[int]:
+    """Return what the settings leave of the images that there are of each class.
+
+    Raises TooFewImages where the profile asks for more, and where a class would be left empty.
+    """
+    if data.imbalance_factor is None and data.n_max is None:
+        return list(available)
+    n_max, factor = data.n_max or max(available), data.imbalance_factor or 1.0
+    counts = exponential_counts(n_max, len(available), factor)
+    key = "data.n_max" if data.n_max else "data.imbalance_factor"
+    for c, (asked, there) in enumerate(zip(counts, available, strict=True)):
+        if asked > there:
+            message = f"class {c} has {there} training images and the profile asks for {asked}"
+            raise TooFewImages(key, message)
+    return counts
+
+
+def exponential_counts(n_max: int, n_classes: int, imbalance_factor: float) -> list[int]:
+    """Training images per class: n_c = floor(n_max * IF^(-c / (C - 1))), c = 0 .. C - 1.
+
+    The exponential long-tailed profile of Cui et al. 2019: 5000 images, 10 classes and IF 100 give
+    5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50.
+    """
+    steps = max(1, n_classes - 1)
+    # the small addend: 5000 * 100**-1 is 50.00000000000001 here, 49.99999999999999 elsewhere
+    counts = [int(n_max * imbalance_factor ** (-c / steps) + 1e-6) for c in range(n_classes)]
+    if counts[-1] == 0:
+        message = f"{n_max} images of the largest class and an imbalance factor of"
+        message += f" {imbalance_factor:g} leave the smallest class empty"
+        raise TooFewImages("data.imbalance_factor", message)
+    return counts
+
+
+def held_out_counts(counts: Sequence[int], share: float) -> list[int]:
+    """Return the validation images of each class: the rounded share of its images, one at least."""
+    held = [max(1, round(share * n)) for n in counts]
+    for c, (n, n_held) in enumerate(zip(counts, held, strict=True)):
+        if n_held >= n:
+            message = f"{share:g} of the {n} training images of class {c} leaves none to train on"
+            raise TooFewImages("data.validation", message)
+    return held
+
+
+def digits_counts(n_per_class: Sequence[int], n_test: int) -> list[int]:
+    """Return the training images of each digit that `n_test` test images per class leave."""
+    if n_test >= min(n_per_class):
+        raise TooFewImages("data.n_test", f"{n_test} leaves a class without training images")
+    return [n - n_test for n in n_per_class]
 
 
 def _available(data: Data, files: Sequence[Path]) -> list[int]:
     """Training images of each class before the profile."""
     if data.source == "digits":
-        counts = [n - data.n_test for n in _digits(files[0])]
-    elif data.source == "folder":
+        return digits_counts(_digits(files[0]), data.n_test)
+    if data.source == "folder":
         listing = listed(locate(data.path))
+        names = class_names(listing)
         labels = Counter(place.label for place in listing.images if place.part == "train")
-        counts = [labels[name] for name in class_names(listing)]
-    else:
-        counts = [5000] * 10 if data.source == "cifar10" else [500] * 100
-    if min(counts) < 1:
-        raise ValueError("leaves a class without training images")
-    return counts
+        return [labels[name] for name in names]
+    return [5000] * 10 if data.source == "cifar10" else [500] * 100
 
 
 @functools.cache  # a grid has many cells

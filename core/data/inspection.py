@@ -16,6 +16,8 @@ from core.fingerprint import data_fingerprint
 
 
 class Description(NamedTuple):
+    """Facts about a data set."""
+
     fingerprint: str
     channels: str  # order as loaded
     shape: tuple[int, ...]  # (channels, H, W)
@@ -33,45 +35,45 @@ class Finding(NamedTuple):
     text: str
 
 
+def load(config: Config) -> Dataset:
+    """Load the images."""
+    return sources.load(config.data)
+
+
 def describe(config: Config, dataset: Dataset) -> Description:
+    """Return the facts about a data set."""
     train, test = dataset.class_counts, _counts(dataset.test, len(dataset.class_names))
     order = config.data.channels
-    if config.data.flip_channels:
-        order = {"rgb": "bgr", "bgr": "rgb"}[order]
     return Description(
-        data_fingerprint(config), order, tuple(dataset.train.images.shape[1:]), dataset.class_names,
-        train.tolist(), test.tolist(), float(train.max() / train.min().clamp(min=1)), _notes(config),
-    )  # fmt: skip
+        fingerprint=data_fingerprint(config),
+        channels={"rgb": "bgr", "bgr": "rgb"}[order] if config.data.flip_channels else order,
+        shape=tuple(dataset.train.images.shape[1:]),
+        class_names=dataset.class_names,
+        train_counts=train.tolist(),
+        test_counts=test.tolist(),
+        imbalance_factor=float(train.max() / train.min().clamp(min=1)),
+        notes=_notes(config),
+    )
 
 
 def verify(config: Config, dataset: Dataset) -> list[Finding]:
-    """Leaks between train and test, duplicates, empty classes, an unbalanced test set, blank images, files left out."""
-    findings = [Finding(False, text) for text in _notes(config)]
-    names = dataset.class_names
+    """Find leaks, duplicates, empty classes, unbalanced tests, blank images, files left out."""
+    names, faults, notes = dataset.class_names, [], _notes(config)
     for part, split in (("train", dataset.train), ("test", dataset.test)):
         counts = _counts(split, len(names))
-        for c in (counts == 0).nonzero().flatten().tolist():
-            findings.append(Finding(True, f"class '{names[c]}' has no {part} images"))
-        n_same = len(split.labels) - len(set(_digests(split)))
-        if n_same:
-            findings.append(
-                Finding(False, f"{n_same} {part} images are copies of another {part} image")
-            )
-        blank = int((split.images.flatten(1).float().std(1) == 0).sum())
-        if blank:
-            findings.append(Finding(False, f"{blank} {part} images are of one colour"))
-    test_counts = _counts(dataset.test, len(names))
-    if test_counts.min() != test_counts.max():
-        text = f"the test set is not balanced: {int(test_counts.min())} to {int(test_counts.max())} images per class; top-1 is over images, not classes"
-        findings.append(Finding(False, text))
-    leaked = len(set(_digests(dataset.train)) & set(_digests(dataset.test)))
-    if leaked:
-        findings.append(Finding(False, f"{leaked} test images also stand in train"))
-    return findings
-
-
-def load(config: Config) -> Dataset:
-    return sources.load(config.data)
+        empty = (counts == 0).nonzero().flatten().tolist()
+        faults += [f"class '{names[c]}' has no {part} images" for c in empty]
+        if n_same := len(split.labels) - len(_digests(split)):
+            notes.append(f"{n_same} {part} images are copies of another {part} image")
+        if blank := int((split.images.flatten(1).float().std(1) == 0).sum()):
+            notes.append(f"{blank} {part} images are of one colour")
+    fewest, most = (int(n) for n in _counts(dataset.test, len(names)).aminmax())
+    if fewest != most:
+        range_ = f"{fewest} to {most} images per class; top-1 is over images, not classes"
+        notes.append(f"the test set is not balanced: {range_}")
+    if leaked := len(_digests(dataset.train) & _digests(dataset.test)):
+        notes.append(f"{leaked} test images also stand in train")
+    return [Finding(True, text) for text in faults] + [Finding(False, text) for text in notes]
 
 
 def _notes(config: Config) -> list[str]:
@@ -82,5 +84,5 @@ def _counts(split: Split, n_classes: int) -> torch.Tensor:
     return torch.bincount(split.labels, minlength=n_classes)
 
 
-def _digests(split: Split) -> list[bytes]:
-    return [hashlib.sha256(image.numpy().tobytes()).digest() for image in split.images]
+def _digests(split: Split) -> set[bytes]:
+    return {hashlib.sha256(image.numpy().tobytes()).digest() for image in split.images}

@@ -9,12 +9,12 @@ VARIABLE = "ABLATE_DATA"
 
 
 def data_root() -> Path:
-    """The folder below which data sets and encoders are kept: `ABLATE_DATA`, else the working directory."""
+    """The folder of data sets and encoders: `ABLATE_DATA`, else the working directory."""
     return Path(os.environ.get(VARIABLE, "").strip() or ".").expanduser()
 
 
 def locate(path: str) -> Path:
-    """The file or folder that a setting names: relative to `data_root`, else to the working directory.
+    """The file or folder that a setting names: below `data_root`, else the working directory.
 
     The file need not exist: one that is in neither place is taken to belong below `data_root`.
     """

@@ -1,11 +1,10 @@
-"""Where images come from: scikit-learn's digits, an ImageFolder pair (or an archive of one), CIFAR."""
+"""Where images come from: scikit-learn's digits, a folder or an archive of images, CIFAR."""
 
 from __future__ import annotations
 
 import fcntl
 import io
 import struct
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,27 +14,29 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from core.config import Data
+from core.data.counting import digits_counts, held_out_counts, profiled_counts
 from core.data.layout import class_names
 from core.data.listing import PARTS, contents, listed, shown
 from core.data.location import locate
-from core.data.profile import exponential_counts, held_out_counts
 from core.randomness import generator
 
-FORMATS = (
-    "PNG",
-    "JPEG",
-    "BMP",
-    "WEBP",
-    "PPM",
-)  # by content: others, such as EPS, would start programs to be read
+# By content: others, such as EPS, would start programs to be read.
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")
+
+# What Pillow raises for broken files.
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 class Split(NamedTuple):
+    """Images and their classes."""
+
     images: Tensor  # (N, channels, H, W) uint8
     labels: Tensor  # (N,) int64, sorted
 
 
 class Dataset(NamedTuple):
+    """Training and test images."""
+
     train: Split
     test: Split
     class_names: list[str]
@@ -47,200 +48,135 @@ class Dataset(NamedTuple):
 
 
 def load(data: Data) -> Dataset:
-    """The data set that the settings describe, profile applied, channels swapped; validation images as its test set if any.
+    """Load the data set that the settings describe, profile applied, channels swapped.
 
-    Raises ValueError, with the file's name, for images that cannot be read, sizes that differ, class folders
-    that do not match, and classes without images.
+    Validation images stand in for the test set, if there are any. The profile and the validation
+    images are one fixed draw per class: the same images for every seed and arm.
+
+    Raises ValueError, with the file's name, for images that cannot be read, sizes that differ,
+    class folders that do not match, and classes without images.
     """
-    if data.source == "digits":
-        dataset = _digits(data.n_test)
-    elif data.source == "folder":
-        dataset = _folder(locate(data.path), data)
-    else:
-        dataset = _cifar(data)
+    read = {"digits": _digits, "folder": _folder}.get(data.source, _cifar)
+    train, test, names = read(data)
     if data.imbalance_factor is not None or data.n_max is not None:
-        dataset = dataset._replace(
-            train=_long_tailed(dataset.train, len(dataset.class_names), data)
-        )
+        available = torch.bincount(train.labels, minlength=len(names)).tolist()
+        train, _ = _drawn(train, profiled_counts(data, available), "long tail")
     if data.validation:
-        train, held_out = _held_out(dataset.train, dataset.class_counts, data.validation)
-        dataset = dataset._replace(train=train, test=held_out)
+        counts = torch.bincount(train.labels, minlength=len(names)).tolist()
+        test, train = _drawn(train, held_out_counts(counts, data.validation), "validation")
     if data.flip_channels:
-        dataset = dataset._replace(train=_swapped(dataset.train), test=_swapped(dataset.test))
-    return dataset
+        train, test = (
+            split._replace(images=split.images.flip(1).contiguous()) for split in (train, test)
+        )
+    return Dataset(train, test, names)
 
 
 def to_bytes(dataset: Dataset) -> bytes:
     """The data set as safetensors, so that images are decoded once."""
-    tensors = {
-        f"{part}.{name}": tensor
-        for part in ("train", "test")
-        for name, tensor in getattr(dataset, part)._asdict().items()
-    }
-    return safetensors.torch.save(
-        tensors
-        | {
-            "class_names": torch.frombuffer(
-                bytearray("\n".join(dataset.class_names).encode()), dtype=torch.uint8
-            )
-        }
-    )
+    names = bytearray("\n".join(dataset.class_names).encode())
+    tensors = {"class_names": torch.frombuffer(names, dtype=torch.uint8)}
+    for part in PARTS:
+        split: Split = getattr(dataset, part)
+        tensors |= {f"{part}.{name}": tensor for name, tensor in split._asdict().items()}
+    return safetensors.torch.save(tensors)
 
 
 def from_bytes(data: bytes) -> Dataset:
+    """Read what `to_bytes` made."""
     tensors = safetensors.torch.load(data)
     names = bytes(tensors["class_names"].tolist()).decode().split("\n")
-    parts = (
-        Split(tensors[f"{part}.images"], tensors[f"{part}.labels"]) for part in ("train", "test")
-    )
-    return Dataset(*parts, names)
+    train, test = (Split(tensors[f"{part}.images"], tensors[f"{part}.labels"]) for part in PARTS)
+    return Dataset(train, test, names)
 
 
-def _swapped(split: Split) -> Split:
-    return split._replace(images=split.images.flip(1).contiguous())
+def _drawn(split: Split, counts: list[int], purpose: str) -> tuple[Split, Split]:
+    """`counts` images of each class by one draw, and the others; both sorted by class."""
+    order = torch.randperm(len(split.labels), generator=generator(0, purpose))
+    labels = split.labels[order]
+    # (N,) how many images drawn earlier have the same label
+    seen = torch.nn.functional.one_hot(labels, len(counts)).cumsum(0)
+    rank = seen.gather(1, labels[:, None])[:, 0] - 1
+    is_drawn = rank < torch.tensor(counts)[labels]
+    drawn, others = (_sorted(split, chosen) for chosen in (order[is_drawn], order[~is_drawn]))
+    return drawn, others
 
 
-def _digits(n_test: int) -> Dataset:
-    """Handwritten digits, 8x8, about 180 a class; `n_test` of each, drawn once and for all, are the test set."""
+def _sorted(split: Split, chosen: Tensor) -> Split:
+    """The chosen images, sorted by class and otherwise in their order."""
+    chosen = chosen[split.labels[chosen].argsort(stable=True)]
+    return Split(split.images[chosen], split.labels[chosen])
+
+
+def _digits(data: Data) -> Dataset:
+    """Handwritten digits, 8x8, about 180 a class; a fixed draw of `n_test` each is the test set."""
     from sklearn.datasets import load_digits
 
     raw = load_digits()
-    images = torch.from_numpy(np.round(raw.images * (255 / 16)).astype(np.uint8))[
-        :, None
-    ]  # (N, 1, 8, 8)
-    labels = torch.from_numpy(raw.target).long()
-    order = torch.randperm(len(labels), generator=generator(0, "digits split"))
-    rank = _rank_within_class(labels[order], 10)
-    if n_test >= torch.bincount(labels).min():
-        raise ValueError(f"data.n_test: {n_test} test images per class leave none to train on")
-    parts = []
-    for chosen in (order[rank >= n_test], order[rank < n_test]):
-        chosen = chosen[labels[chosen].argsort(stable=True)]
-        parts.append(Split(images[chosen], labels[chosen]))
-    return Dataset(*parts, [str(c) for c in range(10)])
-
-
-def _rank_within_class(labels: Tensor, n_classes: int) -> Tensor:
-    """(N,) how many earlier images have the same label."""
-    seen = torch.nn.functional.one_hot(labels, n_classes).cumsum(0)
-    return seen.gather(1, labels[:, None])[:, 0] - 1
-
-
-def _long_tailed(train: Split, n_classes: int, data: Data) -> Split:
-    """The exponential profile, by one fixed draw per class: the same images for every seed and arm."""
-    available = torch.bincount(train.labels, minlength=n_classes)
-    n_max = data.n_max or int(available.max())
-    counts = torch.tensor(exponential_counts(n_max, n_classes, data.imbalance_factor or 1.0))
-    short = (counts > available).nonzero().flatten().tolist()
-    if short:
-        c = short[0]
-        raise ValueError(
-            f"data.imbalance_factor: class {c} has {available[c]} training images and the profile asks for {counts[c]}"
-        )
-    return _drawn(train, counts, "long tail")[0]
-
-
-def _held_out(train: Split, counts: Tensor, share: float) -> tuple[Split, Split]:
-    """Training and validation images, by one fixed draw per class: the same for every seed and arm."""
-    validation, rest = _drawn(
-        train, torch.tensor(held_out_counts(counts.tolist(), share)), "validation"
-    )
-    return rest, validation
-
-
-def _drawn(split: Split, counts: Tensor, purpose: str) -> tuple[Split, Split]:
-    """`counts` (C,) images of each class by one draw, and the others; both sorted by class."""
-    order = torch.randperm(len(split.labels), generator=generator(0, purpose))
-    is_drawn = _rank_within_class(split.labels[order], len(counts)) < counts[split.labels[order]]
-    parts = [
-        chosen[split.labels[chosen].argsort(stable=True)]
-        for chosen in (order[is_drawn], order[~is_drawn])
-    ]
-    drawn, others = (Split(split.images[chosen], split.labels[chosen]) for chosen in parts)
-    return drawn, others
+    images = torch.from_numpy(np.round(raw.images * (255 / 16)).astype(np.uint8))
+    digits = Split(images[:, None], torch.from_numpy(raw.target).long())
+    digits_counts(torch.bincount(digits.labels).tolist(), data.n_test)
+    test, train = _drawn(digits, [data.n_test] * 10, "digits split")
+    return Dataset(train, test, [str(c) for c in range(10)])
 
 
 def _cifar(data: Data) -> Dataset:
     """CIFAR-10 or CIFAR-100 through torchvision, ordinary RGB."""
-    import torchvision
+    from torchvision import datasets
 
-    cls = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[
-        data.source
-    ]
+    cls = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[data.source]
     root = locate(data.path)
     if data.download:
         root.mkdir(parents=True, exist_ok=True)
-        with (root / ".downloading").open(
-            "w"
-        ) as lock:  # workers take turns; all but the first find it there
+        # Worker processes take turns; all but the first find it there.
+        with (root / ".downloading").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             cls(root, train=True, download=True)
     parts = []
     for train in (True, False):
         raw = cls(root, train=train, download=False)
-        labels = torch.tensor(raw.targets)
-        order = labels.argsort(stable=True)
-        parts.append(
-            Split(torch.from_numpy(raw.data).permute(0, 3, 1, 2)[order].contiguous(), labels[order])
-        )
+        split = Split(torch.from_numpy(raw.data).permute(0, 3, 1, 2), torch.tensor(raw.targets))
+        parts.append(_sorted(split, torch.arange(len(split.labels))))
     return Dataset(*parts, list(raw.classes))
 
 
-def _folder(path: Path, data: Data) -> Dataset:
-    """train/<class>/* and test/<class>/*, a folder or a .tar.gz archive; classes in sorted folder order."""
-    found: dict[tuple[str, str], list[Tensor]] = {}
-    mode = "L" if data.channels == "gray" else "RGB"
-    shape = None
-    listing = listed(path)
+def _folder(data: Data) -> Dataset:
+    """train/<class>/* and test/<class>/* of a folder or an archive; classes in sorted order."""
+    listing = listed(locate(data.path))
     names = class_names(listing)
+    number = {name: c for c, name in enumerate(names)}
+    images: dict[str, list[Tensor]] = {part: [] for part in PARTS}
+    labels: dict[str, list[int]] = {part: [] for part in PARTS}
+    shape = None
     for place, content in contents(listing):
-        file = f"'{shown(path)}': {shown(place)}"
-        pixels = _pixels(file, content, mode, data.size)
-        if shape is not None and pixels.shape != shape:
-            raise ValueError(
-                f"{file}: {tuple(pixels.shape[1:])} pixels where the others have {tuple(shape[1:])}; set data.size"
-            )
-        shape = pixels.shape
-        found.setdefault((place.part, place.label), []).append(pixels)
-    parts = []
-    for part in PARTS:
-        labels = torch.tensor([c for c, name in enumerate(names) for _ in found[part, name]])
-        parts.append(
-            Split(torch.stack([image for name in names for image in found[part, name]]), labels)
-        )
+        file = f"'{shown(listing.path)}': {shown(place)}"
+        pixels = _pixels(file, content, "L" if data.channels == "gray" else "RGB", data.size)
+        shape = shape or pixels.shape
+        if pixels.shape != shape:
+            sizes = f"{tuple(pixels.shape[1:])} pixels where the others have {tuple(shape[1:])}"
+            raise ValueError(f"{file}: {sizes}; set data.size")
+        images[place.part].append(pixels)
+        labels[place.part].append(number[place.label])
+    parts = (Split(torch.stack(images[part]), torch.tensor(labels[part])) for part in PARTS)
     return Dataset(*parts, names)
 
 
 def _pixels(file: str, content: bytes, mode: str, size: int | None) -> Tensor:
     """(channels, H, W) uint8 of an image file. file: how messages name it."""
-    if not content:
-        raise ValueError(f"{file}: not an image that can be read (it is empty)")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"mode {image.mode}, and pixels of 8 bits a channel are needed")
             image = image.convert(mode)
+            if size:
+                image = image.resize((size, size), Image.Resampling.BILINEAR)
+            pixels = torch.from_numpy(np.array(image))
+            return pixels[None] if mode == "L" else pixels.permute(2, 0, 1)
     except UnidentifiedImageError:
-        raise ValueError(
-            f"{file}: not an image that can be read ({_unidentified(content)})"
-        ) from None
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        struct.error,
-        Image.DecompressionBombError,
-    ) as error:  # Pillow's of broken files
-        raise ValueError(f"{file}: not an image that can be read ({error})") from None
-    if size:
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    pixels = torch.from_numpy(np.array(image))
-    return pixels[None] if mode == "L" else pixels.permute(2, 0, 1)
-
-
-def _unidentified(content: bytes) -> str:
-    """What may be said of a file that Pillow does not know."""
-    if content.startswith(b"version https://git-lfs"):
-        return "it is a pointer of Git LFS; bring the file with git lfs pull"
-    return f"its content is not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, or is damaged"
+        why = f"its content is not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, or is damaged"
+        if not content:
+            why = "it is empty"
+        elif content.startswith(b"version https://git-lfs"):
+            why = "it is a pointer of Git LFS; bring the file with git lfs pull"
+    except BROKEN as error:
+        why = str(error)
+    raise ValueError(f"{file}: not an image that can be read ({why})")

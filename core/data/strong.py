@@ -18,11 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-OPERATIONS = (
-    "identity", "rotate", "shear-x", "shear-y", "translate-x", "translate-y", "brightness",
-    "colour", "contrast", "sharpness", "posterise", "solarise", "autocontrast",
-)  # fmt: skip
-
 LARGEST_ANGLE = math.radians(135)
 LARGEST_SHEAR = 0.99
 LARGEST_SHIFT = 1.0  # of the image's side
@@ -37,8 +32,8 @@ def strong(
     """Augmented images, and what Cutout leaves of them.
 
     images: (B, channels, H, W) uint8; padding: of the random crop; grey: share of each channel in
-    an image's grey; turn: the batch's number. Returns (B, channels, H, W) float in [0, 255], channels last in memory, and
-    (B, 1, H, W) float, 0 where a square is cut out and 1 elsewhere.
+    an image's grey; turn: the batch's number. Returns (B, channels, H, W) float in [0, 255],
+    channels last in memory, and (B, 1, H, W) float, 0 where a square is cut out and 1 elsewhere.
     """
     n, _, height, width = images.shape
     device = images.device
@@ -49,11 +44,10 @@ def strong(
     centre = torch.rand(2, n, generator=generator, device=device)
 
     # From here on images are in the order in which operations are dealt to them.
+    first, n_groups = turn % len(OPERATIONS), len(OPERATIONS)
     groups = {
-        name: slice(n * i // len(OPERATIONS), n * (i + 1) // len(OPERATIONS))
-        for i, name in enumerate(
-            OPERATIONS[turn % len(OPERATIONS) :] + OPERATIONS[: turn % len(OPERATIONS)]
-        )
+        name: slice(n * i // n_groups, n * (i + 1) // n_groups)
+        for i, name in enumerate(OPERATIONS[first:] + OPERATIONS[:first])
     }
     rows, columns, is_inside = places(groups, strength, height, width)
     columns = torch.where(is_flipped[dealt, None, None], width - 1 - columns, columns)
@@ -138,7 +132,7 @@ def contrast(pixels: Tensor, strength: Tensor, grey: tuple[float, ...]) -> Tenso
 
 
 def sharpness(pixels: Tensor, strength: Tensor, grey: tuple[float, ...]) -> Tensor:
-    """Against Pillow's SMOOTH, which weighs a pixel by 5 and its neighbours by 1 and leaves the border as it is."""
+    """Against Pillow's SMOOTH: weights of 5 for a pixel and 1 for neighbours; borders stay."""
     inner = pixels[:, :, 1:-1, 1:-1]
     blurred = pixels.clone()
     blurred[:, :, 1:-1, 1:-1] = (
@@ -163,6 +157,8 @@ def autocontrast(pixels: Tensor, strength: Tensor, grey: tuple[float, ...]) -> T
 
 
 CHANGES = {
-    "brightness": brightness, "colour": colour, "contrast": contrast, "sharpness": sharpness,
-    "posterise": posterise, "solarise": solarise, "autocontrast": autocontrast,
-}  # fmt: skip
+    change.__name__: change
+    for change in (brightness, colour, contrast, sharpness, posterise, solarise, autocontrast)
+}
+MOVES = ("identity", "rotate", "shear-x", "shear-y", "translate-x", "translate-y")
+OPERATIONS = (*MOVES, *CHANGES)

@@ -1,11 +1,14 @@
 """Denoisers d: (noisy latents (B, D), timesteps (B,) int64, labels (B,) int64) -> (B, D).
 
-Where latents share conditions, as all of a class do at one step of a generation, each condition is worked out
-once: timesteps and labels are then (K,), and a fourth argument `which` (B,) int64 names each latent's.
+Where latents share conditions, as all of a class do at one step of a generation, each condition is
+worked out once: timesteps and labels are then (K,), and a fourth argument `which` (B,) int64 names
+each latent's.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 
 import torch
@@ -26,7 +29,7 @@ def _of_each(conditions: Tensor, which: Tensor | None) -> Tensor:
 
 
 class AdaptiveBlock(nn.Module):
-    """Residual MLP block whose layer norm is scaled, shifted and gated by the condition (adaLN-zero, DiT)."""
+    """Residual MLP block; the condition scales, shifts and gates it (adaLN-zero, DiT)."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -65,7 +68,7 @@ class MLPDenoiser(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Two pointwise convolutions with group norm; the first is scaled and shifted by the condition."""
+    """Two pointwise convolutions with group norm; the condition scales and shifts the first."""
 
     def __init__(self, n_in: int, n_out: int, n_condition: int):
         super().__init__()
@@ -81,7 +84,10 @@ class ConvBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Residual attention over positions after an RMS norm over channels: softmax or linear (Shen et al. 2021)."""
+    """Residual attention over positions after an RMS norm over channels.
+
+    Softmax, or linear (Shen et al. 2021).
+    """
 
     def __init__(self, n_channels: int, linear: bool, n_heads: int = 4, head_width: int = 32):
         super().__init__()
@@ -113,19 +119,19 @@ def _rms_norm(x: Tensor, gain: Tensor) -> Tensor:
 
 
 class UNet1D(nn.Module):
-    """LDMLR's 1-D U-Net: the latent as a signal of one channel, convolutions of kernel 1, stride-2 slicing.
+    """LDMLR's 1-D U-Net: the latent as one channel, convolutions of kernel 1, stride-2 slicing.
 
-    Built so for comparison. With kernel 1 and no position embedding it is equivariant to permuting blocks of
-    8 dimensions: it cannot tell latent dimensions apart, so it cannot generate class means.
+    Built so for comparison. With kernel 1 and no position embedding it is equivariant to permuting
+    blocks of 8 dimensions: it cannot tell latent dimensions apart, so it cannot generate class
+    means.
     """
 
     def __init__(self, n_latents: int, n_classes: int, multipliers: tuple[int, ...] = (1, 2, 4, 8)):
         super().__init__()
         self.shrink = 2 ** (len(multipliers) - 1)
         if n_latents % self.shrink:
-            raise ValueError(
-                f"the U-Net halves the latent {len(multipliers) - 1} times; {n_latents} is not a multiple of {self.shrink}"
-            )
+            halves = f"the U-Net halves the latent {len(multipliers) - 1} times"
+            raise ValueError(f"{halves}; {n_latents} is not a multiple of {self.shrink}")
         width, n_condition = n_latents, 4 * n_latents
         self.width = width
         self.time = nn.Sequential(
@@ -134,31 +140,23 @@ class UNet1D(nn.Module):
         self.label = nn.Embedding(n_classes, n_condition)
         self.enter = nn.Conv1d(1, width, 1)
         widths = [width, *(width * m for m in multipliers)]
-        pairs = list(zip(widths, widths[1:]))
-        last = len(pairs) - 1
+        pairs = list(itertools.pairwise(widths))
+        middle, last = widths[-1], len(pairs) - 1
+        block = functools.partial(ConvBlock, n_condition=n_condition)
+
+        def level(n_in: int, n_out: int) -> nn.ModuleList:
+            blocks = block(n_in, n_out), block(n_in, n_out)
+            return nn.ModuleList([*blocks, Attention(n_out, linear=True)])
+
         self.downs = nn.ModuleList(
-            nn.ModuleList([ConvBlock(a, a, n_condition), ConvBlock(a, a, n_condition), Attention(a, linear=True),
-                           nn.Conv1d(a, b, 1, stride=1 if i == last else 2)])
+            level(a, a).append(nn.Conv1d(a, b, 1, stride=1 if i == last else 2))
             for i, (a, b) in enumerate(pairs)
-        )  # fmt: skip
-        middle = widths[-1]
+        )
         self.middle = nn.ModuleList(
-            [
-                ConvBlock(middle, middle, n_condition),
-                Attention(middle, linear=False),
-                ConvBlock(middle, middle, n_condition),
-            ]
+            [block(middle, middle), Attention(middle, linear=False), block(middle, middle)]
         )
         self.ups = nn.ModuleList(
-            nn.ModuleList(
-                [
-                    ConvBlock(b + a, b, n_condition),
-                    ConvBlock(b + a, b, n_condition),
-                    Attention(b, linear=True),
-                    nn.Conv1d(b, a, 1),
-                ]
-            )
-            for a, b in reversed(pairs)
+            level(b + a, b).append(nn.Conv1d(b, a, 1)) for a, b in reversed(pairs)
         )
         self.final = ConvBlock(2 * width, width, n_condition)
         self.leave = nn.Conv1d(width, 1, 1)

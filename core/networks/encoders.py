@@ -13,7 +13,7 @@ from core.data.location import locate
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with a parameter-free (option A) shortcut: stride by slicing, channels by zeros."""
+    """Two 3x3 convolutions with a parameter-free shortcut (option A): slicing and zero channels."""
 
     def __init__(self, n_in: int, n_out: int, stride: int):
         super().__init__()
@@ -25,7 +25,8 @@ class BasicBlock(nn.Module):
         self.n_padded = n_out - n_in
 
     def forward(self, x: Tensor) -> Tensor:
-        # in place: no backward needs what batch normalisation puts out, and it is most of the memory of a step
+        # in place: no backward needs what batch normalisation puts out, and it is most of the
+        # memory of a step
         out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True)))
         if self.n_padded:
             before = self.n_padded // 2
@@ -37,7 +38,7 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """ResNet for 32x32 images (He et al. 2016, section 4.2): depth 6n + 2, 16-32-64 channels, 64-d latents."""
+    """ResNet for 32x32 images (He et al. 2016, section 4.2): depth 6n + 2, 64-d latents."""
 
     n_latents = 64
 
@@ -74,7 +75,7 @@ class SmallCNN(nn.Module):
         widths = (n_channels, 16, 32, 64)
         self.convs = nn.ModuleList(
             nn.Conv2d(a, b, 3, stride, 1, bias=False)
-            for a, b, stride in zip(widths, widths[1:], (1, 2, 1))
+            for a, b, stride in zip(widths, widths[1:], (1, 2, 1), strict=False)
         )
         self.norms = nn.ModuleList(nn.BatchNorm2d(b) for b in widths[1:])
         self.first_relu = nn.ReLU(inplace=True)
@@ -83,7 +84,7 @@ class SmallCNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.first_relu(self.norms[0](self.convs[0](images)))
-        for conv, norm in zip(self.convs[1:], self.norms[1:]):
+        for conv, norm in zip(self.convs[1:], self.norms[1:], strict=True):
             x = F.relu(norm(conv(x)), inplace=True)  # ends at (B, 64, 4, 4)
         return x.mean((2, 3))
 
@@ -108,7 +109,8 @@ class TorchvisionResNet(nn.Module):
 def drop_first_relu(encoder: nn.Module) -> None:
     """Take out the ReLU that follows the first batch normalisation.
 
-    LDMLR's code makes its encoder for CIFAR from the network's children, and that ReLU is a call, not a child.
+    LDMLR's code makes its encoder for CIFAR from the network's children, and that ReLU is a call,
+    not a child.
     """
     owner, name = (
         (encoder.body, "relu")
@@ -130,8 +132,8 @@ def build_encoder(name: str, n_channels: int) -> nn.Module:
 def load_checkpoint(path: str, encoder: nn.Module) -> dict[str, Tensor]:
     """Load pretrained weights into `encoder`; return the linear head that came with them.
 
-    Reads our own .safetensors and PyTorch zip files with LDMLR's layout (`state_dict` -> `model`) or a plain
-    state dict, the latter with weights_only: no code in the file is run.
+    Reads our own .safetensors and PyTorch zip files with LDMLR's layout (`state_dict` -> `model`)
+    or a plain state dict, the latter with weights_only: no code in the file is run.
 
     Returns {"weight": (C, D), "bias": (C,)}, or {} if the file holds no head (`fc.*`).
     Raises ValueError if the file cannot be read so, or the weights are not this encoder's.
@@ -148,9 +150,8 @@ def load_checkpoint(path: str, encoder: nn.Module) -> dict[str, Tensor]:
         n for n in set(expected) & set(body) if expected[n].shape != body[n].shape
     ]
     if wrong:
-        raise ValueError(
-            f"'{path}' does not hold this encoder's weights: {len(wrong)} entries differ, the first is '{wrong[0]}'"
-        )
+        differ = f"{len(wrong)} entries differ, the first is '{wrong[0]}'"
+        raise ValueError(f"'{path}' does not hold this encoder's weights: {differ}")
     encoder.load_state_dict(body)
     return head
 
@@ -161,7 +162,8 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)
         weights = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the two readers stumble over: a garbled file has them raise nearly anything
+    # whatever the two readers stumble over: a garbled file has them raise nearly anything
+    except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ValueError(
             f"'{file}' cannot be read as weights alone, without running code in it: {reason}"

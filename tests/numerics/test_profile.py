@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.data.profile import exponential_counts
+from core.data.counting import exponential_counts
 
 
 def test_cifar10_at_imbalance_100_has_the_published_counts():

@@ -145,5 +145,5 @@ def test_the_batch_of_a_pool_comes_back_to_the_encoders_coordinates(latents):
     learner = started("unit", *latents)
     learner.config = replace(learner.config, generation=Generation(quota="ldmlr", steps=3))
     learner.refresh_pool(1)
-    found, _ = learner.generated_batch(40, torch.Generator().manual_seed(0))
+    found, _ = learner.generated_batch(torch.Generator().manual_seed(0))
     assert len(learner.pool.latents) == 15 and 0 <= found.min() and found.max() <= 1

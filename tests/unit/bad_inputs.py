@@ -495,13 +495,13 @@ DATA = [
         "a program for an image",
         "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(canary) (w) file\n",
     ),
-    *odd_folder("an empty class", {"images/train/cow": folder}, "train/cow/", "'cow'"),
+    *odd_folder("an empty class", {"images/train/cow": folder}, "train/cow/"),
     *odd_folder("a class without test images", {"images/train/cow/0.png": png()}, "'cow'"),
     *odd_folder("a class without training images", {"images/test/cow/0.png": png()}, "'cow'"),
     *odd_folder(
         "a class of texts",
         {"images/train/cow/0.txt": "moo", "images/test/cow/0.png": png()},
-        "'cow'",
+        "train/cow/",
     ),
     *odd_folder(
         "a file for a class", {"images/train/cow": "moo", "images/test/cow/0.png": png()}, "'cow'"
@@ -510,7 +510,7 @@ DATA = [
     *odd_folder(
         "a pipe for an image",
         {"images/train/cow/0.png": pipe, "images/test/cow/0.png": png()},
-        "'cow'",
+        "train/cow/0.png",
     ),
     Case(
         "no folder of images",

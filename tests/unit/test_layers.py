@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-HEART = {"diffusion", "wcdas", "geometry", "routing", "losses", "metrics"}
+HEART = {"groups", "diffusion", "wcdas", "geometry", "routing", "losses", "metrics"}
 
 
 def imported(path: Path) -> set[str]:

@@ -11,7 +11,7 @@ from tiny_trials import JOINT, ORIGINAL, STAGED, MemoryStore, chain, config_of, 
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from core import chunks, epochs, learner, views
+from core import chunks, epochs, learner
 from core.data.sources import Split
 from core.diffusion import generate
 from core.losses import Geometry
@@ -272,8 +272,7 @@ def test_every_tensor_of_an_epoch_is_on_the_device(augmentation, change, monkeyp
     )
     unfused = lambda optim, parameters, lr: torch.optim.SGD(list(parameters), lr)  # noqa: E731  fused steps have no form there
     monkeypatch.setattr(learner, "build_optimiser", unfused)
-    for module in (epochs, learner, views):
-        monkeypatch.setattr(module, "generator", lambda *_: None)
+    monkeypatch.setattr(learner, "generator", lambda *_: None)
     monkeypatch.setattr(
         epochs, "batches", lambda n, size, _: torch.randperm(n, device="meta").split(size)
     )

@@ -16,9 +16,8 @@ from tiny_trials import MemoryStore
 from core import trial
 from core.config import Config, Data
 from core.data import counting, sources
-from core.data.counting import class_counts
+from core.data.counting import class_counts, exponential_counts
 from core.data.listing import PARTS, Listing, Place
-from core.data.profile import exponential_counts
 from core.fingerprint import data_files, data_fingerprint
 from core.subject import SUBJECT
 
@@ -131,17 +130,17 @@ def test_the_digits_are_the_same_whatever_was_drawn_before():
 
 def test_too_many_digits_asked_for_is_said():
     with pytest.raises(
-        ValueError, match="^data.n_test: 174 test images per class leave none to train on$"
+        ValueError, match="^data.n_test: 174 leaves a class without training images$"
     ):
         sources.load(Data(channels="gray", n_test=174))
     with pytest.raises(
         ValueError,
-        match="^data.imbalance_factor: class 0 has 158 training images and the profile asks for 500$",
+        match="^data.n_max: class 0 has 158 training images and the profile asks for 500$",
     ):
         sources.load(dataclasses.replace(DIGITS, n_max=500))
     with pytest.raises(
         ValueError,
-        match="^5 images of the largest class and an imbalance factor of 10 leave the smallest class empty$",
+        match="^data.imbalance_factor: 5 images of the largest class and an imbalance factor of 10 leave the smallest class empty$",
     ):
         sources.load(dataclasses.replace(DIGITS, n_max=5))
 

@@ -13,8 +13,7 @@ from tiny_trials import JOINT, ORIGINAL, STAGED, MemoryStore, chain, run
 
 from ablation.errors import InputError
 from ablation.subjects import FunctionSubject, load_subject
-from core import metrics
-from core.subject import FEW_BELOW, MANY_ABOVE, SUBJECT
+from core.subject import SUBJECT
 
 MODULE = '''
 """Code of somebody's own."""
@@ -250,10 +249,6 @@ def test_the_metrics_that_are_foretold_are_those_of_the_last_epoch(settings):
     assert set(store.record(chain(settings, store=store)[-1].key)["metrics"]) == SUBJECT.metrics(
         settings
     )
-
-
-def test_groups_of_classes_are_cut_where_the_test_metrics_cut_them():
-    assert (MANY_ABOVE, FEW_BELOW) == (metrics.MANY_ABOVE, metrics.FEW_BELOW)
 
 
 def test_kinds_of_warmup_are_alternatives():

@@ -4,7 +4,7 @@ import itertools
 import math
 
 import pytest
-from tiny_trials import chain, config_of
+from tiny_trials import chain, config_of, effective
 
 from core import fingerprint, trajectory
 from core.config import BASELINES, Plateau
@@ -276,7 +276,7 @@ def test_every_way_to_encode_has_keys_of_its_own():
 def test_the_augmentation_counts_for_latents_that_are_augmented(augmented, counts):
     """Seen in the settings of an epoch, since the pre-training depends on it anyway."""
     a, b = (
-        trajectory.effective(
+        effective(
             config_of(STAGED | {"staged.encoding.augmented": augmented, "data.padding": padding}),
             HEAD,
             4,
@@ -330,7 +330,7 @@ def test_what_changes_no_epoch_changes_no_key(settings, other):
 )
 def test_the_crop_of_views_counts_where_radii_are_taken_from_them(radius_from, counts):
     a, b = (
-        trajectory.effective(
+        effective(
             config_of(BASE | {"losses.radius_from": radius_from, "data.padding": padding}),
             WARMUP,
             1,
@@ -346,8 +346,8 @@ def test_pretraining_may_augment_in_its_own_way(kind):
     assert n_shared(BASE, own) == 0
     same = BASE | {"pretraining.augmentation": BASE.get("data.augmentation", "crop-flip")}
     assert keys(BASE) == keys(same)
-    joint = trajectory.effective(config_of(own), JOINT, 5)
-    assert joint == trajectory.effective(config_of(BASE), JOINT, 5)
+    joint = effective(config_of(own), JOINT, 5)
+    assert joint == effective(config_of(BASE), JOINT, 5)
 
 
 def test_a_momentum_counts_where_a_normal_distribution_follows_it():
@@ -359,8 +359,7 @@ def test_a_momentum_counts_where_a_normal_distribution_follows_it():
         (gaussian | {"losses.generated": 0}, False),
     ):
         a, b = (
-            trajectory.effective(config_of(settings | {"losses.momentum": m}), JOINT, 5)
-            for m in (0.9, 0.1)
+            effective(config_of(settings | {"losses.momentum": m}), JOINT, 5) for m in (0.9, 0.1)
         )
         assert (a != b) is counts
 

@@ -5,7 +5,7 @@ import json
 from core.config import Config
 from core.parsing import parse
 from core.subject import SUBJECT
-from core.trajectory import Link
+from core.trajectory import Link, epoch_settings, phase_settings
 from core.trial import Checkpoints, Trial, last_checkpoints
 
 PRETRAIN_AND_DATA = {
@@ -72,6 +72,11 @@ def config_of(settings: dict) -> Config:
     config, faults = parse(settings)
     assert not faults
     return config
+
+
+def effective(config: Config, phase: str, epoch: int) -> dict:
+    """The settings that can change this epoch."""
+    return phase_settings(config, phase) | epoch_settings(config, phase, epoch)
 
 
 def chain(settings: dict, seed: int = 0, store: MemoryStore | None = None) -> list[Link]:
