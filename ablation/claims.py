@@ -1,4 +1,4 @@
-"""Claims of a grid, judged: supported, refuted, or not decided.
+"""Claims of a grid, judged: supported, refuted, or not decided; and what is said of them, from the columns of claims.csv.
 
 Each expectation of a claim is one two-sided test of its contrast on its metric, by the machinery of the effects:
 taken within each seed, then estimated across seeds. Of a contrast with one side, an arm or a factor's level, the
@@ -9,7 +9,7 @@ claim says within which margin a metric should stay, a test that it does (`stati
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,19 +25,29 @@ from ablation.contrasts import (
     simple_effects,
 )
 from ablation.effects import ALPHA
-from ablation.formatting import effect, listed, mean_of
+from ablation.formatting import (
+    compared_p,
+    effect,
+    is_percent,
+    label,
+    listed,
+    mean_of,
+    points,
+    table,
+)
 from ablation.results import Results
 from ablation.statistics import Estimate, contrast, holm, margin_p
 
 ONE_SIDED = ("above", "below")
 SUPPORTED, REFUTED, NOT_DECIDED = "supported", "refuted", "not decided"
+_EXPECTED = {"up": "should rise", "down": "should fall", "none": "should not change"}
 
 # `level_by_level` tells a factor's effect at each level of the factors that it interacts with, and the mean of each arm
 # of a level where they lie on both sides of the number; else "".
 CSV_COLUMNS = [
-    "claim", "says", "contrast", "metric", "direction", "estimate", "low", "high", "p", "p_holm", "n_seeds",
-    "verdict", "claim_verdict", "level_by_level",
-]  # fmt: skip
+    *("claim", "says", "contrast", "metric", "direction", "estimate", "low", "high", "p"),
+    *("p_holm", "n_seeds", "verdict", "claim_verdict", "level_by_level"),
+]
 
 
 class _Expectation(NamedTuple):
@@ -49,10 +59,17 @@ class _Expectation(NamedTuple):
     direction: str  # "up" | "down" | "none"; of one side "above" | "below"
     within: float | None  # how far "none" may be from 0
     value: float  # that a mean should be "above" or "below"; 0 of differences
-    found: (
-        Estimate  # its interval and p are uncorrected; with `within`, the p is that of `margin_p`
-    )
+    found: Estimate  # interval and p are uncorrected; with `within`, the p is that of `margin_p`
     is_dead: bool  # the trials compared agree bit by bit
+
+    @property
+    def expected(self) -> str:
+        """The direction with its number: `none within 0.5`, `above 60`."""
+        if self.within is not None:
+            return f"{self.direction} within {self.within:g}"
+        return (
+            f"{self.direction} {self.value:.12g}" if self.direction in ONE_SIDED else self.direction
+        )
 
 
 def judge_claims(results: Results, effects: pd.DataFrame) -> pd.DataFrame:
@@ -65,54 +82,31 @@ def judge_claims(results: Results, effects: pd.DataFrame) -> pd.DataFrame:
     ]
     corrected = holm([one.found.p for one in expectations])
     verdicts = [_verdict(one, p) for one, p in zip(expectations, corrected)]
+    of_claims: dict[str, list[str]] = {}
+    for one, verdict in zip(expectations, verdicts):
+        of_claims.setdefault(one.claim["id"], []).append(verdict)
     rows = []
     for one, p_holm, verdict in zip(expectations, corrected, verdicts):
-        whole = _of_claim(
-            [own for other, own in zip(expectations, verdicts) if other.claim is one.claim]
-        )
-        mean, low, high, p, n_seeds, *_ = one.found
-        direction = one.direction
-        if one.within is not None:
-            direction += f" within {one.within:g}"
-        elif direction in ONE_SIDED:
-            direction += f" {one.value:.12g}"
-        what = (one.claim["id"], one.claim["says"], one.compared.name, one.metric, direction)
-        rows.append(
-            (
-                *what,
-                mean,
-                low,
-                high,
-                p,
-                p_holm,
-                n_seeds,
-                verdict,
-                whole,
-                _level_by_level(one, results, effects),
-            )
-        )
+        claim = one.claim
+        worst = next(v for v in (REFUTED, NOT_DECIDED, SUPPORTED) if v in of_claims[claim["id"]])
+        what = [claim["id"], claim["says"], one.compared.name, one.metric, one.expected]
+        found = [*one.found[:4], p_holm, one.found.n, verdict, worst]
+        rows.append([*what, *found, _level_by_level(one, results, effects)])
     return pd.DataFrame(rows, columns=CSV_COLUMNS)
 
 
-def _expectations(claim: Mapping[str, Any], results: Results) -> list[_Expectation]:
+def _expectations(claim: Mapping[str, Any], results: Results) -> Iterator[_Expectation]:
     compared = _contrast(claim["contrast"], results)
     is_dead = compared.kind != "mean" and judged.is_dead(compared, results)
-    expectations = []
     for one in claim["expects"]:
-        metric, within, value = (
-            results.column(one["metric"]),
-            one.get("within"),
-            one.get("value", 0.0),
-        )
+        metric = results.column(one["metric"])
+        within, value = one.get("within"), one.get("value", 0.0)
         found = _estimate(compared, metric, results, value)
         if is_dead:
-            found = judged.nothing(found)
+            found = judged.without_effect(found)
         elif within is not None:
             found = found._replace(p=margin_p(found, within))
-        expectations.append(
-            _Expectation(claim, compared, metric, one["direction"], within, value, found, is_dead)
-        )
-    return expectations
+        yield _Expectation(claim, compared, metric, one["direction"], within, value, found, is_dead)
 
 
 def _contrast(sides: Mapping[str, str], results: Results) -> Contrast:
@@ -139,9 +133,8 @@ def _verdict(one: _Expectation, p_holm: float) -> str:
     """By the corrected p and the estimate's sign, or the side of the margin that it lies on."""
     if one.is_dead and one.found.n:
         return SUPPORTED if one.direction == "none" else REFUTED
-    if (
-        not p_holm < ALPHA
-    ):  # also where it is not defined: one seed, no seed, seeds that agree exactly
+    # also where p is not defined: one seed, no seed, seeds that agree exactly
+    if not p_holm < ALPHA:
         return NOT_DECIDED
     if one.within is not None:
         return SUPPORTED if abs(one.found.mean) < one.within else REFUTED
@@ -149,40 +142,123 @@ def _verdict(one: _Expectation, p_holm: float) -> str:
     return SUPPORTED if one.direction in found else REFUTED
 
 
-def _of_claim(verdicts: list[str]) -> str:
-    if REFUTED in verdicts:
-        return REFUTED
-    return NOT_DECIDED if NOT_DECIDED in verdicts else SUPPORTED
-
-
 def _level_by_level(one: _Expectation, results: Results, effects: pd.DataFrame) -> str:
-    """The simple effects where the factor interacts with others, so that its mean may describe no arm."""
+    """The simple effects where the factor interacts with others, so that its mean may describe no arm.
+
+    Of one level, the mean of each of its arms, where some lie above the number and some below.
+    """
     sides = one.claim["contrast"]
     if "level" in sides:
-        return _arm_by_arm(one, results)
+        each = [
+            (arm, _estimate(Contrast(arm, "mean", [(arm,)]), one.metric, results))
+            for (arm,) in one.compared.replicas
+        ]
+        each = [(arm, found) for arm, found in each if found.n]
+        is_split = len({found.mean > one.value for _, found in each}) > 1
+        return listed([f"{mean_of(*found[:3])} in {arm}" for arm, found in each] * is_split)
     if "factor" not in sides:
         return ""
     factor, ends = sides["factor"], [sides["from"], sides["to"]]
     pairs = judged.interacting_pairs(results, effects[effects["metric"] == one.metric])
     told = []
     for (other,) in [set(pair) - {factor} for pair in pairs if factor in pair]:
-        levels = {factor: ends, other: list(results.manifest.factors[other])}
+        levels = {factor: ends, other: results.factors[other]}
         for simple in simple_effects(results.arms, levels):
-            if simple.name.startswith(f"{one.compared.name} at "):
+            name, _, at = simple.name.partition(" at ")
+            if name == one.compared.name:
                 found = _estimate(simple, one.metric, results)
-                told.append(
-                    f"{effect(found.mean, found.low, found.high)} at {simple.name.split(' at ')[1]}"
-                )
+                told.append(f"{effect(*found[:3])} at {at}")
     return listed(told)
 
 
-def _arm_by_arm(one: _Expectation, results: Results) -> str:
-    """The mean of each arm of a level, where some lie above the number and some below."""
-    each = [
-        (arm, _estimate(Contrast(arm, "mean", [(arm,)]), one.metric, results))
-        for (arm,) in one.compared.replicas
-    ]
-    each = [(arm, found) for arm, found in each if found.n]
-    if len({found.mean > one.value for _, found in each}) < 2:
-        return ""
-    return listed([f"{mean_of(found.mean, found.low, found.high)} in {arm}" for arm, found in each])
+class ClaimText(NamedTuple):
+    """One claim as the report tells it."""
+
+    id: str
+    says: str
+    verdict: str
+    contrast: str
+    expectations: list[str]
+
+
+def claim_texts(claims: pd.DataFrame) -> list[ClaimText]:
+    """The claims in order, in words. claims: from `judge_claims`, or claims.csv."""
+    told = []
+    for name, rows in claims.groupby("claim", sort=False):
+        first = rows.iloc[0]
+        lines = [
+            f"{label(row.metric)} {_expected(row)}: {row.verdict}, {_found(row)}"
+            for row in rows.itertuples()
+        ]
+        told.append(
+            ClaimText(name, first["says"].strip(), first["claim_verdict"], first["contrast"], lines)
+        )
+    return told
+
+
+def claims_counted(claims: pd.DataFrame) -> str:
+    """How the claims fared, in one sentence; "" where there are none.
+
+    A claim that is decided by a mean over unlike levels is said to be so on average.
+    """
+    counted = []
+    is_mean = (claims["level_by_level"] != "").groupby(claims["claim"]).transform("any")
+    each = claims.assign(is_mean=is_mean).drop_duplicates("claim")
+    for verdict in (SUPPORTED, REFUTED, NOT_DECIDED):
+        own = each[each["claim_verdict"] == verdict]
+        names = [f"`{row.claim}`{' on average' * row.is_mean}" for row in own.itertuples()]
+        listing = f" ({', '.join(names)})" if verdict != NOT_DECIDED else ""
+        counted += [f"{len(own)} {verdict}{listing}"] if len(own) else []
+    return f"Of {len(each)} claim{'s' * (len(each) > 1)}: {', '.join(counted)}." if counted else ""
+
+
+def claims_table(claims: pd.DataFrame) -> str:
+    """A row per claim: what it says, its verdict, the numbers. Bold where it is decided."""
+    rows = []
+    for _, own in claims.groupby("claim", sort=False):
+        first = own.iloc[0]
+        numbers = "; ".join(f"{label(row.metric)} {_found(row)}" for row in own.itertuples())
+        verdict = first["claim_verdict"]
+        shown = verdict if verdict == NOT_DECIDED else f"**{verdict}**"
+        rows.append([first["says"].strip(), shown, f"`{first['contrast']}`: {numbers}"])
+    what = "difference or mean" if any(map(is_of_one_side, claims["direction"])) else "difference"
+    return table(["claim", "verdict", f"{what} [95 %]"], rows, "lll")
+
+
+def is_of_one_side(direction: str) -> bool:
+    """Whether a direction, as claims.csv has it, is that of a mean and not of a difference."""
+    return direction.startswith(ONE_SIDED)
+
+
+def _expected(row: Any) -> str:
+    if is_of_one_side(row.direction):
+        return f"should be {row.direction}{_unit(row)}"
+    direction, _, margin = row.direction.partition(" within ")
+    return f"{_EXPECTED[direction]}{f' by {margin}{points(row.metric)} or more' if margin else ''}"
+
+
+def _unit(row: Any) -> str:
+    """Of the numbers, as a suffix."""
+    if is_of_one_side(row.direction):
+        return " %" if is_percent(row.metric) else ""
+    return points(row.metric)
+
+
+def _found(row: Any) -> str:
+    """The numbers of one expectation, or why there are none."""
+    has_p = row.p == row.p
+    if row.n_seeds == 0:
+        return "not measured"
+    # nothing else decides without a p
+    if not has_p and row.verdict != NOT_DECIDED:
+        return "no effect by construction (the same bits)"
+    is_mean = is_of_one_side(row.direction)
+    size = f"{(mean_of if is_mean else effect)(row.estimate, row.low, row.high)}{_unit(row)}"
+    if not has_p:
+        why = "one seed" if row.n_seeds == 1 else "seeds agree exactly"
+        return f"{size} ({why}: no interval over seeds)"
+    told = f"{size} (p {compared_p(row.p_holm)} after Holm's correction, {row.n_seeds} seeds)"
+    if not row.level_by_level:
+        return told
+    each = "arm by arm" if is_mean else "level by level"
+    return f"{told}, a mean that describes no arm; {each}: {row.level_by_level}"

@@ -145,8 +145,7 @@ def table(study: str | None, parts: tuple[str, ...], into: Path | None, check: b
     Reports are looked for in reports/ and docs/results/; for a FILE, the other way round, so that
     its tables are those of the committed results wherever there are such.
     """
-    from ablation.blocks import refresh_file
-    from ablation.headline import headline_tables
+    from ablation.headline import headline_tables, refresh_file
     from ablation.places import Places
 
     if into is None and check:
@@ -180,7 +179,7 @@ def compare(left: str, right: str, study: str | None, figure: Path | None) -> No
     study only, ARM.
     """
     from ablation.compare import compare as compared
-    from ablation.compare_text import comparison_text
+    from ablation.compare import comparison_text
     from ablation.places import Places
 
     found = compared(left, right, study, Places())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,12 +15,11 @@ import yaml
 from ablation import results
 from ablation.columns import metric_of
 from ablation.errors import InputError, Problem, nearest
-from ablation.headline import known_reports
+from ablation.formatting import leaves
 from ablation.places import Places
 from ablation.published import published
-from ablation.report_tables import read_effects, read_trials
+from ablation.report_tables import known_reports, read_effects, read_trials
 from ablation.runs import RunFolder, studies
-from ablation.tables import flatten
 
 PUBLISHED = "published:"  # before the name of a method
 PUBLISHED_FILE = Path("experiments", "published.yaml")
@@ -33,36 +33,23 @@ class Source:
     headline: str
     trials: pd.DataFrame  # as results.csv
     columns: Mapping[str, str]  # metric -> its column in `trials`
-    settings: Callable[
-        [str], Mapping[str, Any]
-    ]  # arm -> dotted key -> value; from reports/ alone, the levels of its factors
+    # arm -> dotted key -> value; from reports/ alone, the levels of its factors
+    settings: Callable[[str], Mapping[str, Any]]
     facts: Mapping[str, Any]  # fingerprints and more; those that are known
     dataset: str  # "" where not known
     published: list[dict[str, Any]]  # numbers of others on the same dataset
-    hits: Mapping[str, str] = field(
-        default_factory=dict
-    )  # trial -> which test images it is right about; reports/ do not tell
+    # trial -> which test images it is right about; reports/ do not tell
+    hits: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def arms(self) -> list[str]:
         """Arms and baselines."""
         return list(dict.fromkeys(self.trials["arm"]))
 
-    def values(self, arm: str) -> pd.DataFrame:
+    def finished(self, arm: str) -> pd.DataFrame:
         """Finished trials of an arm, by seed."""
         own = self.trials[(self.trials["arm"] == arm) & (self.trials["state"] == "COMPLETE")]
         return own.set_index("seed").sort_index()
-
-    def metric(self, arm: str, metric: str) -> pd.Series:
-        """Values of a metric by seed, of an arm's finished trials that have it."""
-        return (
-            self.values(arm)[self.columns[metric]].dropna()
-            if metric in self.columns
-            else pd.Series(dtype=float)
-        )
-
-    def n_planned(self, arm: str) -> int:
-        return int((self.trials["arm"] == arm).sum())
 
 
 class Side(NamedTuple):
@@ -73,56 +60,80 @@ class Side(NamedTuple):
     arm: str | None = None
     published: dict[str, Any] | None = None
 
+    def values(self, metric: str) -> pd.Series:
+        """Of an arm's finished trials that have the metric, by seed; a published number under `PUBLISHED`."""
+        if self.published:
+            return pd.Series([float(self.published["top1"])], index=[PUBLISHED])
+        if metric not in self.study.columns:
+            return pd.Series(dtype=float)
+        return self.study.finished(self.arm)[self.study.columns[metric]].dropna()
 
-def find_sides(left: str, right: str, study: str | None, places: Places) -> list[Side]:
+
+def find_sides(names: Sequence[str], study: str | None, places: Places) -> list[Side]:
     """What two names stand for: each a STUDY, STUDY:ARM, published:METHOD, or, with `study`, an ARM of it.
 
     Raises:
         InputError: naming each that is not there
     """
     problems: list[Problem] = []
-    names, loaded = known_names(places), {}
-    if study is not None and study not in names:
-        raise InputError(
-            [
-                Problem(
-                    "",
-                    "--study",
-                    f"no study '{study}' in runs/, reports/ or docs/results/; {_nearest(study, names)}",
-                )
-            ]
-        )
+    known = sorted({*studies(places.root / "runs"), *known_reports(places.report_folders)})
+    load = cache(lambda name: _source(places, name))
 
-    def load(name: str) -> Source:
-        loaded[name] = loaded.get(name) or source(places, name)
-        return loaded[name]
+    def measured(text: str) -> Side | None:
+        name, colon, arm = text.partition(":")
+        if not colon and (study is not None or (text not in known and len(known) == 1)):
+            name, arm = study or known[0], text
+        if name not in known:
+            whose = [f"'{own}:{text}'" for own in known if not colon and text in load(own).arms]
+            hint = f"say {' or '.join(whose)}" if whose else None
+            problems.append(_no_study(text, name, known, hint))
+            return None
+        found = load(name)
+        if arm and arm not in found.arms:
+            message = f"{name} has no arm '{arm}'; {nearest(arm, found.arms)}"
+            problems.append(Problem("", text, message))
+            return None
+        return Side(f"{name}:{arm}" if arm else name, found, arm or None)
 
-    sides = [
-        None if text.startswith(PUBLISHED) else _measured(text, study, names, load, problems)
-        for text in (left, right)
-    ]
-    for index, text in enumerate((left, right)):
-        if text.startswith(PUBLISHED):
-            other = sides[1 - index]
-            if other is None and not problems:
-                problems.append(Problem("", text, "is compared with a STUDY or STUDY:ARM"))
-            sides[index] = _published(text, other.study, problems) if other else None
+    if study is not None and study not in known:
+        raise InputError([_no_study("--study", study, known)])
+    sides = {text: measured(text) for text in names if not text.startswith(PUBLISHED)}
+    beside = next(iter(sides.values()), None)
+    if not sides:
+        problems.append(Problem("", names[0], "is compared with a STUDY or STUDY:ARM"))
+    if beside is not None:
+        for text in names:
+            if text not in sides:
+                sides[text] = _published(text, beside.study, problems)
     if problems:
         raise InputError(problems)
-    return sides
+    return [sides[text] for text in names]
 
 
-def known_names(places: Places) -> list[str]:
-    """Names of the studies in runs/, reports/ and docs/results/."""
-    return sorted({*studies(places.root / "runs"), *known_reports(places.report_folders)})
+def _no_study(key: str, name: str, known: list[str], hint: str | None = None) -> Problem:
+    hint = hint or (nearest(name, known) if known else "there is none yet")
+    return Problem("", key, f"no study '{name}' in runs/, reports/ or docs/results/; {hint}")
 
 
-def source(places: Places, study: str) -> Source:
-    """A study that is among `known_names`: from runs/ where it is there, else from its report."""
+def _published(text: str, other: Source, problems: list[Problem]) -> Side | None:
+    method = text.removeprefix(PUBLISHED).strip().strip("\"'")
+    entries = {entry["method"].lower(): entry for entry in other.published}
+    found = entries.get(method.lower())
+    if found is None:
+        where = f"on {other.dataset or 'the data set of ' + other.study}"
+        names = [entry["method"] for entry in other.published]
+        hint = nearest(method, names) if names else "there is none yet"
+        problems.append(Problem("", text, f"nothing published {where} by '{method}'; {hint}"))
+        return None
+    return Side(f"published {found['method']}", published=found)
+
+
+def _source(places: Places, study: str) -> Source:
+    """From runs/ where it is there, else from its report."""
     folder, report = places.runs(study), known_reports(places.report_folders).get(study)
-    return (
-        _from_report(places.root, report) if report and not folder.exists() else _from_runs(folder)
-    )
+    if report and not folder.exists():
+        return _from_report(places.root / PUBLISHED_FILE, report)
+    return _from_runs(folder)
 
 
 def _from_runs(folder: RunFolder) -> Source:
@@ -132,16 +143,16 @@ def _from_runs(folder: RunFolder) -> Source:
 
     def settings(arm: str) -> Mapping[str, Any]:
         file = folder.trial_path(specs[arm].trial) / "config.yaml"
-        if not file.is_file():  # the trial has not begun
-            return dict(flatten(manifest.config)) | specs[arm].settings
-        return dict(flatten(yaml.safe_load(file.read_text(encoding="utf-8"))["config"]))
+        # the trial may not have begun
+        if not file.is_file():
+            return dict(leaves(manifest.config)) | specs[arm].settings
+        return dict(leaves(yaml.safe_load(file.read_text(encoding="utf-8"))["config"]))
 
-    columns = {metric_of(column, manifest.factors): column for column in study.metrics}
     return Source(
         manifest.study,
         manifest.metric["name"],
         study.trials,
-        columns,
+        {metric_of(column, manifest.factors): column for column in study.metrics},
         settings,
         manifest.facts,
         manifest.dataset,
@@ -150,76 +161,20 @@ def _from_runs(folder: RunFolder) -> Source:
     )
 
 
-def _from_report(root: Path, folder: Path) -> Source:
+def _from_report(published_file: Path, folder: Path) -> Source:
     trials, headline, factors, metrics = read_trials(folder, read_effects(folder))
-    columns = {metric_of(column, factors): column for column in metrics}
-    levels = trials.drop_duplicates("arm").set_index("arm")[factors].to_dict("index")
-    text = (
-        (folder / "report.md").read_text(encoding="utf-8")
-        if (folder / "report.md").is_file()
-        else ""
-    )
-    facts = dict(re.findall(r"^- (\w+_fingerprint|checkpoint): (.*)$", text, re.M))
-    dataset = (re.findall(r"^Experiment `[^`]*` on `([^`]*)`", text, re.M) or [""])[0]
-    file = root / PUBLISHED_FILE
-    settings = {
-        arm: {factor: level for factor, level in own.items() if level}
-        for arm, own in levels.items()
-    }
+    levels = trials.drop_duplicates("arm").set_index("arm")[factors]
+    file = folder / "report.md"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    dataset = re.search(r"^Experiment `[^`]*` on `([^`]*)`", text, re.M)
+    name = dataset[1] if dataset else ""
     return Source(
         folder.name,
         metric_of(headline, factors),
         trials,
-        columns,
-        settings.__getitem__,
-        facts,
-        dataset,
-        published(file, dataset) if file.is_file() else [],
+        {metric_of(column, factors): column for column in metrics},
+        lambda arm: {factor: level for factor, level in levels.loc[arm].items() if level},
+        dict(re.findall(r"^- (\w+_fingerprint|checkpoint): (.*)$", text, re.M)),
+        name,
+        published(published_file, name) if published_file.is_file() else [],
     )
-
-
-def _measured(
-    text: str,
-    study: str | None,
-    names: list[str],
-    load: Callable[[str], Source],
-    problems: list[Problem],
-) -> Side | None:
-    name, colon, arm = text.partition(":")
-    if not colon and (study is not None or (text not in names and len(names) == 1)):
-        name, arm = study or names[0], text
-    if name not in names:
-        whose = (
-            [] if colon else [f"'{study}:{text}'" for study in names if text in load(study).arms]
-        )
-        hint = f"say {' or '.join(whose)}" if whose else _nearest(name, names)
-        problems.append(
-            Problem("", text, f"no study '{name}' in runs/, reports/ or docs/results/; {hint}")
-        )
-        return None
-    found = load(name)
-    if arm and arm not in found.arms:
-        problems.append(Problem("", text, f"{name} has no arm '{arm}'; {nearest(arm, found.arms)}"))
-        return None
-    return Side(f"{name}:{arm}" if arm else name, found, arm or None)
-
-
-def _published(text: str, other: Source, problems: list[Problem]) -> Side | None:
-    method = text.removeprefix(PUBLISHED).strip().strip("\"'")
-    entries = {entry["method"]: entry for entry in other.published}
-    found = entries.get(method) or next(
-        (entry for name, entry in entries.items() if name.lower() == method.lower()), None
-    )
-    if found is None:
-        where = f"on {other.dataset or 'the data set of ' + other.study}"
-        problems.append(
-            Problem(
-                "", text, f"nothing published {where} by '{method}'; {_nearest(method, entries)}"
-            )
-        )
-        return None
-    return Side(f"published {found['method']}", published=found)
-
-
-def _nearest(name: str, choices: Collection[str]) -> str:
-    return nearest(name, choices) if choices else "there is none yet"

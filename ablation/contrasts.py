@@ -20,7 +20,11 @@ import numpy as np
 from ablation.design import Factor, Level
 
 if TYPE_CHECKING:
-    import pandas as pd  # which a plan's power does without
+    # not at run time: a plan's power does without pandas
+    import pandas as pd
+
+Arms = Mapping[str, Mapping[str, str]]  # arm -> factor -> level
+Factors = Mapping[str, Sequence[str]]  # factor -> levels, the reference first
 
 _SIGNS = {1: (1,), 2: (1, -1), 4: (1, -1, -1, 1)}
 
@@ -29,10 +33,10 @@ class Contrast(NamedTuple):
     """One comparison, as the mean over its replicas in the design."""
 
     name: str  # e.g. "lr_split: off -> on", "lr_split x warmup", "lr_split+warmup - ldmlr"
-    kind: str  # "main" | "interaction" | "simple" | "add-one-in" | "leave-one-out" | "difference" | "mean"
-    replicas: list[
-        tuple[str, ...]
-    ]  # arms: (treated, control), (both, second only, first only, neither), or (one,)
+    # "main" | "interaction" | "simple" | "add-one-in" | "leave-one-out" | "difference" | "mean"
+    kind: str
+    # arms: (treated, control), (both, second only, first only, neither), or (one,)
+    replicas: list[tuple[str, ...]]
 
     def weights(self, n_seeds: Mapping[str, int]) -> np.ndarray:
         """(n_cells,) float: the mean over the replicas whose arms all have finished under two seeds; else, under one.
@@ -63,49 +67,36 @@ def enough(groups: Sequence[Sequence[str]], n_seeds: Mapping[str, int]) -> list[
     return [group for group, n in zip(groups, counts) if n >= least > 0]
 
 
-def main_effects(
-    arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Sequence[str]]
-) -> Iterator[Contrast]:
-    """Each non-reference level of each factor against the reference, its first level.
-
-    Args:
-        arms: arm -> factor -> level
-        factors: factor -> levels
-    """
+def main_effects(arms: Arms, factors: Factors) -> Iterator[Contrast]:
+    """Each non-reference level of each factor against the reference."""
     for factor, (reference, *others) in factors.items():
         for level in others:
             yield level_effect(arms, factor, reference, level)
 
 
-def level_effect(
-    arms: Mapping[str, Mapping[str, str]], factor: str, start: str, end: str
-) -> Contrast:
+def level_effect(arms: Arms, factor: str, start: str, end: str) -> Contrast:
     """One level of a factor against another, over all pairs of arms that differ in nothing else."""
     return Contrast(
-        f"{factor}: {start} -> {end}", "main", _replicas(arms, [{factor: end}, {factor: start}])
+        f"{factor}: {start} -> {end}", "main", replicas_of(arms, [{factor: end}, {factor: start}])
     )
 
 
-def level_mean(arms: Mapping[str, Mapping[str, str]], factor: str, level: str) -> Contrast:
+def level_mean(arms: Arms, factor: str, level: str) -> Contrast:
     """The arms of one level of a factor, compared with nothing."""
-    return Contrast(f"{factor}: {level}", "mean", _replicas(arms, [{factor: level}]))
+    return Contrast(f"{factor}: {level}", "mean", replicas_of(arms, [{factor: level}]))
 
 
-def interactions(
-    arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Sequence[str]]
-) -> Iterator[Contrast]:
+def interactions(arms: Arms, factors: Factors) -> Iterator[Contrast]:
     """Each pair of non-reference levels of two factors, where the design has the arms for it."""
     for first, second in combinations(factors, 2):
         for a, b in product(factors[first][1:], factors[second][1:]):
             corners = product([b, factors[second][0]], [a, factors[first][0]])
-            replicas = _replicas(arms, [{first: x, second: y} for y, x in corners])
+            replicas = replicas_of(arms, [{first: x, second: y} for y, x in corners])
             if replicas:
                 yield Contrast(f"{_name(first, a)} x {_name(second, b)}", "interaction", replicas)
 
 
-def simple_effects(
-    arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Sequence[str]]
-) -> Iterator[Contrast]:
+def simple_effects(arms: Arms, factors: Factors) -> Iterator[Contrast]:
     """Each non-reference level of each factor against the reference, at each level of each other factor that it
     could interact with."""
     interacting = {
@@ -115,50 +106,41 @@ def simple_effects(
         if frozenset((factor, other)) in interacting:
             reference, *levels = factors[factor]
             for level, at in product(levels, factors[other]):
-                replicas = _replicas(
+                replicas = replicas_of(
                     arms, [{factor: level, other: at}, {factor: reference, other: at}]
                 )
-                yield Contrast(simple_name(factor, reference, level, other, at), "simple", replicas)
+                yield Contrast(
+                    f"{factor}: {reference} -> {level} at {other}={at}", "simple", replicas
+                )
 
 
-def single_effects(
-    arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Sequence[str]]
-) -> Iterator[Contrast]:
+def single_effects(arms: Arms, factors: Factors) -> Iterator[Contrast]:
     """What each non-reference level adds alone, and what it adds last, where the design has the two arms.
 
     Alone: all other factors at their reference. Last: all others full, so that for a full level it is the full arm
     minus the arm that leaves the factor out. What is a main effect of the design already is not repeated.
     """
     alone = {factor: reference for factor, (reference, *_) in factors.items()}
-    full = {factor: full_level(levels) for factor, levels in factors.items()}
+    full = {
+        factor: Factor("", tuple(Level(name, {}) for name in levels)).full.name
+        for factor, levels in factors.items()
+    }
     for factor, (reference, *levels) in factors.items():
         for level, (kind, others, when) in product(
             levels, [("add-one-in", alone, "alone"), ("leave-one-out", full, "added last")]
         ):
-            replicas = _replicas(arms, [{**others, factor: level}, {**others, factor: reference}])
+            replicas = replicas_of(arms, [{**others, factor: level}, {**others, factor: reference}])
             if replicas and replicas != level_effect(arms, factor, reference, level).replicas:
                 yield Contrast(f"{factor}: {reference} -> {level} ({when})", kind, replicas)
 
 
-def full_level(levels: Sequence[str]) -> str:
-    """The level of a factor that counts as the fix applied, as `design.Factor.full` has it."""
-    return Factor("", tuple(Level(name, {}) for name in levels)).full.name
-
-
-def simple_name(factor: str, reference: str, level: str, other: str, at: str) -> str:
-    """How effects.csv calls the effect of a level where another factor is held at one of its levels."""
-    return f"{factor}: {reference} -> {level} at {other}={at}"
-
-
-def _can_interact(
-    arms: Mapping[str, Mapping[str, str]], factors: Mapping[str, Sequence[str]], *pair: str
-) -> bool:
+def _can_interact(arms: Arms, factors: Factors, *pair: str) -> bool:
     return any(interactions(arms, {factor: factors[factor] for factor in pair}))
 
 
 def differences(cells: Sequence[str], reference: str | None) -> Iterator[Contrast]:
     """Each arm or baseline minus the reference baseline, where the study has one."""
-    if reference in cells:
+    if reference is not None and reference in cells:
         for cell in cells:
             if cell != reference:
                 yield Contrast(difference_name(cell, reference), "difference", [(cell, reference)])
@@ -169,9 +151,7 @@ def difference_name(cell: str, reference: str) -> str:
     return f"{cell} - {reference}"
 
 
-def _replicas(
-    arms: Mapping[str, Mapping[str, str]], corners: Sequence[Mapping[str, str]]
-) -> list[tuple[str, ...]]:
+def replicas_of(arms: Arms, corners: Sequence[Mapping[str, str]]) -> list[tuple[str, ...]]:
     """For each arm at the first corner, the arms that differ from it as the other corners say and in nothing else."""
     by_levels = {frozenset(levels.items()): arm for arm, levels in arms.items()}
     replicas = []

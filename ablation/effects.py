@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import combinations
+from collections.abc import Iterator, Sequence
+from itertools import combinations, product
 from typing import NamedTuple
 
 import numpy as np
@@ -12,15 +12,24 @@ import pandas as pd
 from ablation.contrasts import (
     Contrast,
     differences,
+    enough,
     interactions,
     main_effects,
+    replicas_of,
     seeds_of,
     simple_effects,
     single_effects,
 )
 from ablation.one_run import over_images
 from ablation.results import Results
-from ablation.statistics import Estimate, adjusted_means, contrast, holm
+from ablation.statistics import (
+    Estimate,
+    adjusted_means,
+    contrast,
+    holm,
+    pooled_sd,
+    smallest_detectable,
+)
 
 ALPHA = 0.05
 
@@ -28,9 +37,8 @@ HIGHER, LOWER = "higher", "lower"
 NOT_SEPARABLE = "not separable from 0"
 BY_CONSTRUCTION = "no effect by construction"
 ONE_SEED = "one seed: no interval"
-SEPARABLE_ON_RUN = (
-    "separable on this one training run"  # one seed: the interval is over test images
-)
+# one seed: the interval is over test images
+SEPARABLE_ON_RUN = "separable on this one training run"
 NOT_SEPARABLE_ON_RUN = "not separable on this one training run"
 NO_SPREAD = "seeds agree exactly: no interval"
 NO_SEED = "no seed has all its arms"
@@ -50,64 +58,43 @@ def judge(results: Results) -> pd.DataFrame:
         a row per comparison and metric, the headline metric first: `CSV_COLUMNS`, and `kind` (of Contrast),
         `sd` and `correlation` (of Estimate)
     """
-    factors = {factor: list(levels) for factor, levels in results.manifest.factors.items()}
     names = [*results.arms, *results.baselines]
-    family = [*main_effects(results.arms, factors), *interactions(results.arms, factors)]
+    design = results.arms, results.factors
+    family = [*main_effects(*design), *interactions(*design)]
     contrasts = [
         *family,
-        *simple_effects(results.arms, factors),
-        *single_effects(results.arms, factors),
+        *simple_effects(*design),
+        *single_effects(*design),
+        *differences(names, results.manifest.reference),
     ]
-    contrasts += differences(names, results.manifest.reference)
-    dead = {one.name for one in contrasts if is_dead(one, results)}
+    dead = [is_dead(one, results) for one in contrasts]
     rows = []
     for metric in results.metrics:
-        estimates = _estimates(contrasts, results, metric, names)
-        estimates = [
-            nothing(estimate) if one.name in dead else estimate
-            for one, estimate in zip(contrasts, estimates)
-        ]
+        cells = results.cells(metric)
+        n_seeds = seeds_of(cells)
+        weights = [one.weights(n_seeds) for one in contrasts]
+        estimates = over_images(
+            results, metric, names, weights, [contrast(cells, row) for row in weights]
+        )
+        estimates = [without_effect(e) if d else e for e, d in zip(estimates, dead)]
         p_holm = np.full(len(contrasts), np.nan)
         if metric == results.headline:
             p_holm[: len(family)] = holm([estimate.p for estimate in estimates[: len(family)]])
-        for one, estimate, adjusted in zip(contrasts, estimates, p_holm):
+        for one, estimate, adjusted, is_same in zip(contrasts, estimates, p_holm, dead):
             if estimate.n == 0 and metric != results.headline:
                 continue
             p = estimate.p if np.isnan(adjusted) else adjusted
-            verdict = BY_CONSTRUCTION if one.name in dead else _verdict(estimate, p)
-            mean, low, high, own_p, n, sd, correlation = estimate
-            row = (
-                one.name,
-                metric,
-                mean,
-                low,
-                high,
-                own_p,
-                adjusted,
-                n,
-                verdict,
-                one.kind,
-                sd,
-                correlation,
-            )
-            rows.append(row)
+            verdict = BY_CONSTRUCTION if is_same else _verdict(estimate, p)
+            *interval, n, sd, correlation = estimate
+            found = [*interval, adjusted, n, verdict, one.kind, sd, correlation]
+            rows.append([one.name, metric, *found])
     return pd.DataFrame(rows, columns=[*CSV_COLUMNS, "kind", "sd", "correlation"])
 
 
-def _estimates(
-    contrasts: Sequence[Contrast], results: Results, metric: str, names: Sequence[str]
-) -> list[Estimate]:
-    cells = results.cells(metric)[names]
-    n_seeds = seeds_of(cells)
-    weights = [one.weights(n_seeds) for one in contrasts]
-    return over_images(results, metric, names, weights, [contrast(cells, row) for row in weights])
-
-
-def nothing(estimate: Estimate) -> Estimate:
+def without_effect(estimate: Estimate) -> Estimate:
     """That of a contrast which `is_dead`: exactly 0, where means of equal numbers may leave a rounding error."""
-    return estimate._replace(
-        mean=0.0 if estimate.n else estimate.mean, low=np.nan, high=np.nan, p=np.nan
-    )
+    mean = 0.0 if estimate.n else estimate.mean
+    return estimate._replace(mean=mean, low=np.nan, high=np.nan, p=np.nan)
 
 
 def is_dead(one: Contrast, results: Results) -> bool:
@@ -141,16 +128,91 @@ def interacting_pairs(results: Results, rows: pd.DataFrame) -> list[tuple[str, s
     rows: those of one metric, from `judge`.
     """
     separable = set(rows.loc[rows["verdict"].isin([HIGHER, LOWER]), "effect"])
-    factors = {factor: list(levels) for factor, levels in results.manifest.factors.items()}
-    found = []
-    for pair in combinations(factors, 2):
-        names = {
-            one.name
-            for one in interactions(results.arms, {factor: factors[factor] for factor in pair})
-        }
-        if names & separable:
-            found.append(pair)
-    return found
+    return [
+        pair
+        for pair in combinations(results.factors, 2)
+        if separable & set(_interactions(results, pair))
+    ]
+
+
+def level_by_level(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
+    """The simple effects of each pair of factors whose interaction is separable from 0, pair after pair.
+
+    rows: those of one metric, from `judge`.
+    """
+    found = [rows.iloc[:0]]
+    for pair in interacting_pairs(results, rows):
+        levels = {factor: results.factors[factor] for factor in pair}
+        names = [one.name for one in simple_effects(results.arms, levels)]
+        found.append(rows[rows["effect"].isin(names)])
+    return pd.concat(found)
+
+
+class FactorPair(NamedTuple):
+    """Two factors whose interaction is among the study's comparisons."""
+
+    factors: tuple[str, str]
+    # names of its effects, as in effects.csv
+    interactions: list[str]
+    # (level of the first, of the second) -> mean of a metric over seeds
+    means: dict[tuple[str, str], Estimate]
+
+
+def factor_pairs(results: Results, metric: str) -> Iterator[FactorPair]:
+    """Each pair of factors with interactions, where every combination of their levels has finished arms.
+
+    A combination's mean is taken within each seed over the arms that have it, and then over seeds. Arms and seeds are
+    those of the interaction, the same in every combination: what is not parallel is then the interaction, and no trial
+    that one combination lacks.
+    """
+    cells = results.cells(metric)[list(results.arms)]
+    n_seeds = seeds_of(cells)
+    for pair in combinations(results.factors, 2):
+        levels = list(product(*(results.factors[factor] for factor in pair)))
+        groups = enough(
+            replicas_of(results.arms, [dict(zip(pair, one)) for one in levels]), n_seeds
+        )
+        seeds = cells.dropna(subset=[arm for group in groups for arm in group])
+        names = _interactions(results, pair)
+        if names and groups and len(seeds):
+            means = {
+                one: contrast(seeds, seeds.columns.isin(arms) / len(arms))
+                for one, arms in zip(levels, zip(*groups))
+            }
+            yield FactorPair(pair, names, means)
+
+
+def _interactions(results: Results, pair: tuple[str, str]) -> list[str]:
+    """Names of the interactions of two factors."""
+    factors = {factor: results.factors[factor] for factor in pair}
+    return [one.name for one in interactions(results.arms, factors)]
+
+
+def is_conditional(rows: pd.DataFrame) -> bool:
+    """Whether intervals are over test images of one training run, not over seeds. rows: from `judge`."""
+    return bool((rows["low"].notna() & (rows["n_seeds"] == 1)).any())
+
+
+class Detectable(NamedTuple):
+    """The smallest true difference that a study finds with 80 % probability, before any correction."""
+
+    n_seeds: (
+        int  # the fewest among the rows that have a spread; 0 where none has, and the rest is NaN
+    )
+    pooled: float  # by the standard deviation pooled over the rows: what to expect of rows that vary alike
+    least: float  # by that of the row that varies least
+    most: float
+    corrected: float  # as `pooled`, at the first step of Holm's correction
+
+
+def detectable(rows: pd.DataFrame, n_tests: int = 1) -> Detectable:
+    """rows: of one metric, from `judge`; n_tests: of Holm's family."""
+    sds = rows.loc[rows["sd"] > 0, "sd"]
+    if sds.empty:
+        return Detectable(0, *[np.nan] * 4)
+    n_seeds, pooled = int(rows.loc[sds.index, "n_seeds"].min()), pooled_sd(sds)
+    found = [smallest_detectable(sd, n_seeds) for sd in (pooled, sds.min(), sds.max())]
+    return Detectable(n_seeds, *found, smallest_detectable(pooled, n_seeds, alpha=ALPHA / n_tests))
 
 
 class Ranking(NamedTuple):
@@ -188,19 +250,11 @@ def minus_others(
     results: Results, arm: str, others: Sequence[str], confidence: float = 0.95
 ) -> list[Estimate]:
     """`arm` minus each of the others on the headline metric, paired by seed; of one seed, over test images where they are known."""
-    cells = results.cells(results.headline)[[arm, *others]]
-    weights = [
-        np.eye(len(cells.columns))[0] - np.eye(len(cells.columns))[i]
-        for i in range(1, len(cells.columns))
-    ]
-    return over_images(
-        results,
-        results.headline,
-        list(cells),
-        weights,
-        [contrast(cells, row, confidence) for row in weights],
-        confidence,
-    )
+    metric, names = results.headline, [arm, *others]
+    cells, signs = results.cells(metric)[names], np.eye(len(names))
+    weights = [signs[0] - other for other in signs[1:]]
+    found = [contrast(cells, row, confidence) for row in weights]
+    return over_images(results, metric, names, weights, found, confidence)
 
 
 def _verdict(estimate: Estimate, p: float) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 MISSING = "–"
 
@@ -45,8 +46,8 @@ def points(metric: str) -> str:
     return " points" if is_percent(metric) else ""
 
 
-def decimals(uncertainty: float, default: int = 1) -> int:
-    """Decimals that an uncertainty allows, 0 to 6; `default` where there is none.
+def decimals(uncertainty: float) -> int:
+    """Decimals that an uncertainty allows, 0 to 6; 1 where there is none.
 
     The rule of the Particle Data Group: two significant digits of the uncertainty where they are 10 to 35,
     else one.
@@ -55,23 +56,27 @@ def decimals(uncertainty: float, default: int = 1) -> int:
     (0, 1, 1, 3)
     """
     if not (math.isfinite(uncertainty) and uncertainty > 0):
-        return default
+        return 1
     exponent = math.floor(math.log10(uncertainty))
     return min(max((uncertainty < 3.55 * 10**exponent) - exponent, 0), 6)
 
 
-def value(mean: float, sd: float, default: int = 1, show_sd: bool = True) -> str:
+def value(mean: float, sd: float, show_sd: bool = True) -> str:
     """`72.35 ± 0.35`; not `show_sd`, `72.35`; without spread, `72.3`, and `0.0123` below 1."""
     if not math.isfinite(mean):
         return MISSING
-    if not sd > 0 and 0 < abs(mean) < 1:
-        return f"{mean:.3g} ± 0" if show_sd and sd == 0 else f"{mean:.3g}"
-    places = decimals(sd, default)
-    return (
-        f"{mean:.{places}f} ± {sd:.{places}f}"
-        if show_sd and math.isfinite(sd)
-        else f"{mean:.{places}f}"
-    )
+    shape = ".3g" if not sd > 0 and 0 < abs(mean) < 1 else f".{decimals(sd)}f"
+    if not (show_sd and math.isfinite(sd)):
+        return f"{mean:{shape}}"
+    return f"{mean:{shape}} ± {sd:{shape}}"
+
+
+def over_seeds(values: Iterable[float], show_sd: bool = True) -> str:
+    """`72.3 ± 0.4`, mean and standard deviation; of one value, `72.3`; of none but NaN, nothing."""
+    known = [one for one in values if one == one]
+    has_sd = len(known) > 1 and all(map(math.isfinite, known))
+    sd = statistics.stdev(known) if has_sd else math.nan
+    return value(statistics.fmean(known), sd, show_sd) if known else ""
 
 
 def effect(mean: float, low: float, high: float) -> str:
@@ -111,15 +116,6 @@ def compared_p(p: float) -> str:
     return text if (text := p_value(p)).startswith("<") else f"= {text}"
 
 
-def over_seeds(values: Sequence[float]) -> str:
-    """`72.3 ± 0.4`; of one value, `72.3`; of none, nothing."""
-    return (
-        value(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan)
-        if values
-        else ""
-    )
-
-
 def duration(seconds: float) -> str:
     """`0.8 s`, `42 s`, `3.4 min`, `5.1 h`."""
     if not math.isfinite(seconds):
@@ -134,22 +130,33 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 
 
+def span(numbers: Iterable[int]) -> str:
+    """`3`, `2 to 5`: the smallest and the largest number; of none, nothing."""
+    known = sorted(set(numbers))
+    return " to ".join(map(str, [known[0], known[-1]] if len(known) > 1 else known))
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of each leaf of a nested mapping, in its order; an empty mapping is a leaf."""
+    for key, leaf in tree.items():
+        if isinstance(leaf, Mapping) and leaf:
+            yield from leaves(leaf, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", leaf
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
-    """A Markdown table with padded columns. `align` has a letter per column: l or r."""
+    """A Markdown table with padded columns; "" without rows. `align` has a letter per column: l or r."""
+    if not rows:
+        return ""
     cells = [
         [str(cell).replace("|", "\\|").replace("\n", " ") for cell in row]
         for row in [header, *rows]
     ]
-    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
-    rules = [
-        f"{'-' * (width - 1)}:" if side == "r" else "-" * width
-        for side, width in zip(align, widths)
+    widths = [max(3, *map(len, column)) for column in zip(*cells)]
+    rules = [f"{'-' * (w - 1)}:" if a == "r" else "-" * w for w, a in zip(widths, align)]
+    lines = [
+        [c.rjust(w) if a == "r" else c.ljust(w) for c, w, a in zip(row, widths, align)]
+        for row in cells
     ]
-
-    def line(row: Sequence[str]) -> str:
-        padded = [
-            f"{c:>{w}}" if side == "r" else f"{c:<{w}}" for c, w, side in zip(row, widths, align)
-        ]
-        return f"| {' | '.join(padded)} |"
-
-    return "\n".join([line(cells[0]), line(rules), *map(line, cells[1:])])
+    return "\n".join(f"| {' | '.join(row)} |" for row in [lines[0], rules, *lines[1:]])

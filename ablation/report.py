@@ -5,24 +5,32 @@ A pure function of the run folder, of published.yaml, and of whether a process r
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
-import jinja2
 import pandas as pd
 
 from ablation import effects as judged
 from ablation import figures, results, tables
-from ablation.answer import answer, detectable, interacting, is_conditional, one_seed_limits
-from ablation.claims import judge_claims
-from ablation.claims_text import claim_texts, is_of_one_side
+from ablation.claims import claim_texts, claims_counted, is_of_one_side, judge_claims
+from ablation.contrasts import difference_name
+from ablation.effects import detectable, is_conditional
 from ablation.figures.curves import MAX_ARMS
 from ablation.figures.mechanism import MAX_LINES
-from ablation.formatting import correlation, is_percent, label, p_value, points
+from ablation.formatting import (
+    effect,
+    is_percent,
+    label,
+    leaves,
+    over_seeds,
+    points,
+    span,
+)
 from ablation.html import to_html
-from ablation.results import Results
-from ablation.runs import Manifest, RunFolder, write_atomically
-from ablation.statistics import smallest_permutation_p
+from ablation.results import Results, diverged
+from ablation.runs import RunFolder, write_atomically
+from ablation.statistics import N_RESAMPLES, smallest_permutation_p
+from ablation.templates import template
 
 
 def write_report(
@@ -53,11 +61,8 @@ def write_report(
     else:
         results.write_csv(claims, destination / "claims.csv")
     drawn = figures.draw(study, effects, destination / "figures")
-    text, path, page = (
-        render(study, effects, claims, drawn, changed),
-        destination / "report.md",
-        destination / "report.html",
-    )
+    text = render(study, effects, claims, drawn, changed)
+    path, page = destination / "report.md", destination / "report.html"
     write_atomically(path, text)
     if as_html or page.is_file():
         write_atomically(page, to_html(text, destination))
@@ -68,124 +73,153 @@ def render(
     study: Results, effects: pd.DataFrame, claims: pd.DataFrame, drawn: list[str], changed: str = ""
 ) -> str:
     """The report's text. `drawn` names the figures that there are, as in figures/<name>.png."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ablation"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("report.md.j2").render(
-        _context(study, effects, claims, drawn), changed=changed
-    )
-
-
-def _context(
-    study: Results, effects: pd.DataFrame, claims: pd.DataFrame, drawn: list[str]
-) -> dict[str, Any]:
     manifest = study.manifest
-    headline = effects[effects["metric"] == study.headline]
-    main, differences = (
-        headline[headline["kind"] == "main"],
-        headline[headline["kind"] == "difference"],
-    )
-    facts = {
-        name: fact
-        for name, fact in manifest.facts.items()
-        if name not in ("between_seeds", "class_counts", "versions")
-    }
-    versions = {**manifest.provenance.get("versions", {}), **manifest.facts.get("versions", {})}
     unfinished = study.trials[study.trials["state"].isin(["RUNNING", "WAITING"])]
-    is_measured = (
-        manifest.reference in study.baselines and not study.complete(manifest.reference).empty
-    )
-    return {
-        "manifest": manifest,
-        "reference": manifest.reference if is_measured else None,
-        "answer": answer(study, effects, claims),
-        "metric": label(study.headline),
-        "percent": is_percent(study.headline),
-        "points": points(study.headline),
-        "between_seeds": manifest.facts.get("between_seeds", ""),
-        "class_counts": manifest.facts.get("class_counts") or [],
-        "epochs": _epochs(manifest),
-        "correlations": _correlations(differences, manifest.reference),
-        "accuracy_table": tables.accuracy_table(study, effects),
-        "effects_table": tables.effects_table(effects, study.headline),
-        "alone_table": tables.alone_table(headline, study.headline),
-        "simple_effects_table": tables.simple_effects_table(
-            interacting(study, headline), study.headline
+    headline = effects[effects["metric"] == study.headline]
+    of_kind = {kind: headline[headline["kind"] == kind] for kind in ("main", "difference")}
+    n_tests = int(headline["kind"].isin(["main", "interaction"]).sum())
+    kinds = [spec.kind for spec in manifest.trials]
+    trained = "arm" if "arm" in kinds else "baseline"
+    # means over arms do without those that have fewer, see `contrasts.Contrast.weights`
+    least = 2 if (of_kind["main"]["n_seeds"] > 1).any() else 1
+    versions = {**manifest.provenance.get("versions", {}), **manifest.facts.get("versions", {})}
+    facts = {**manifest.provenance, "versions": {}, **manifest.facts}
+    facts["versions"] = versions
+    return template("report.md.j2").render(
+        manifest=manifest,
+        facts=list(leaves(facts)),
+        reference=manifest.reference if _is_measured(study) else None,
+        answer=answer(study, effects, claims),
+        changed=changed,
+        metric=label(study.headline),
+        percent=is_percent(study.headline),
+        points=points(study.headline),
+        trained=trained,
+        epochs=span(s.epochs_planned for s in manifest.trials if s.kind == trained),
+        correlations=of_kind["difference"]["correlation"].dropna(),
+        accuracy_table=tables.accuracy_table(study, effects),
+        effects_table=tables.effects_table(headline, study.headline),
+        alone_table=tables.alone_table(headline, study.headline),
+        simple_effects_table=tables.simple_effects_table(
+            judged.level_by_level(study, headline), study.headline
         ),
-        "claims": claim_texts(claims),
-        "n_expectations": len(claims),
-        "has_means": any(map(is_of_one_side, claims["direction"])),
-        "has_margins": bool(claims["direction"].str.contains(" within ").any()),
-        "published_table": tables.published_table(study),
-        "factors_table": tables.factors_table(study),
-        "baselines_table": tables.baselines_table(study),
-        "divergence_table": tables.divergence_table(study),
-        "failures_table": tables.failures_table(study),
-        "split": tables.split_for_memory(study),
-        "unfinished": list(unfinished[["trial", "state"]].itertuples(index=False)),
-        "left_out": _left_out(study, main),
-        "has_best": study.best in study.metrics,
-        "has_compensated": "test/top1_compensated" in study.metrics,
-        "renamed": study.renamed,
-        "figures": drawn,
-        "shown": _shown(len(study.arms), MAX_ARMS),
-        "shown_inside": _shown(len(study.arms), MAX_LINES),
-        "conditional": is_conditional(headline),
-        "one_seed_limits": one_seed_limits(headline),
-        "detectable_effect": detectable(
-            main, n_tests := int(headline["kind"].isin(["main", "interaction"]).sum())
-        ),
-        "n_tests": n_tests,
-        "smallest_p": p_value(headline["p"].min()) if headline["p"].notna().any() else "",
-        "detectable_difference": detectable(differences),
-        "permutation_p": smallest_permutation_p(len(manifest.seeds)),
-        "facts": list(tables.flatten({**manifest.provenance, "versions": versions, **facts})),
-    }
-
-
-def _correlations(differences: pd.DataFrame, reference: str | None) -> str:
-    """What pairing by seed had to work with; "" where two seeds or equal results tell nothing."""
-    known = differences["correlation"].dropna()
-    if known.empty:
-        return ""
-    ends = (
-        f"{correlation(known.min())} to {correlation(known.max())} (median {correlation(known.median())})"
-        if len(known) > 1
-        else correlation(known.iloc[0])
+        claims=claim_texts(claims),
+        n_expectations=len(claims),
+        has_means=any(map(is_of_one_side, claims["direction"])),
+        has_margins=bool(claims["direction"].str.contains(" within ").any()),
+        published_table=tables.published_table(study),
+        factors_table=tables.factors_table(study),
+        baselines_table=tables.baselines_table(study),
+        divergence_table=tables.divergence_table(study),
+        failures_table=tables.failures_table(study),
+        split=tables.split_for_memory(study),
+        unfinished=unfinished[["trial", "state"]].to_numpy().tolist(),
+        least=least,
+        left_out=[f"`{arm}`" for arm in study.arms if len(study.complete(arm)) < least],
+        columns=study.metrics,
+        best=study.best,
+        renamed=study.renamed,
+        figures=drawn,
+        n_arms=len(study.arms),
+        max_arms=MAX_ARMS,
+        max_lines=MAX_LINES,
+        conditional=is_conditional(headline),
+        n_resamples=N_RESAMPLES,
+        n_tests=n_tests,
+        detectable_effect=detectable(of_kind["main"], n_tests),
+        detectable_difference=detectable(of_kind["difference"]),
+        smallest_p=headline["p"].min(),
+        permutation_p=smallest_permutation_p(len(manifest.seeds)),
     )
-    return f"Correlation over seeds with `{reference}`: {ends}. Pairing narrows a difference where it is above 0, and buys nothing elsewhere."
 
 
-def _left_out(study: Results, main: pd.DataFrame) -> str:
-    """Arms that means over arms may do without, see `contrasts.Contrast.weights`; "" where there are none."""
-    least = 2 if (main["n_seeds"] > 1).any() else 1
-    arms = [f"`{arm}`" for arm in study.arms if len(study.complete(arm)) < least]
-    which = "a finished trial" if least == 1 else "two finished trials"
-    return f"Arms without {which} are left out of the means: {', '.join(arms)}." if arms else ""
+def answer(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) -> str:
+    """One paragraph, written from the numbers: what matters, by how much, how sure.
 
+    effects, claims: from `effects.judge` and `claims.judge_claims`.
+    """
+    headline = effects[effects["metric"] == results.headline]
+    main = headline[headline["kind"] == "main"]
+    cells, states = results.cells(results.headline), results.trials["state"].value_counts()
+    reference = results.manifest.reference
 
-def _shown(n_arms: int, most: int) -> str:
-    """What a figure with too many arms leaves grey."""
-    told = f" Of {n_arms} arms, the first and the {most - 1} with the best means are shown each for itself, the others in grey."
-    return told if n_arms > most else ""
+    def sizes(rows: pd.DataFrame, pattern: str) -> list[str]:
+        return [
+            pattern % (row.effect, effect(row.estimate, row.low, row.high))
+            for row in rows.itertuples()
+        ]
 
+    def found(kind: str, verdict: str) -> list[str]:
+        rows = headline[(headline["kind"] == kind) & (headline["verdict"] == verdict)]
+        return sizes(rows, "`%s` (%s)")
 
-def _epochs(manifest: Manifest) -> str:
-    """How long an arm is trained, in words."""
-    if "epochs" in manifest.facts:
-        before = manifest.facts.get("pretraining_epochs")
-        return f"{manifest.facts['epochs']} epochs per arm" + (
-            f" after {before} of pre-training, which all share" if before else ""
-        )
-    has_arms = any(spec.kind == "arm" for spec in manifest.trials)
-    planned = sorted(
-        {spec.epochs_planned for spec in manifest.trials if spec.kind == "arm" or not has_arms}
+    def mean(name: str) -> str:
+        return over_seeds(cells[name])
+
+    ranking = judged.rank(results, list(results.arms))
+    strongest = judged.rank(results, results.baselines) if ranking else None
+    if ranking and strongest and strongest.best != reference:
+        (beats,) = judged.minus_others(results, ranking.best, [strongest.best])
+    else:
+        strongest, beats = None, None
+    broken = diverged(results.trials).groupby(results.trials["arm"], sort=False)
+    text = template("answer.j2").render(
+        verdicts=judged,
+        found=found,
+        mean=mean,
+        metric=label(results.headline),
+        points=points(results.headline),
+        states=", ".join(f"{n} {state.lower()}" for state, n in states.sort_index().items()),
+        n_complete=states.get("COMPLETE", 0),
+        n_trials=len(results.trials),
+        n_seeds=len(cells),
+        conditional=is_conditional(headline),
+        diverged=[
+            f"{own.sum()} of {len(own)} trials of `{arm}`" for arm, own in broken if own.any()
+        ],
+        seeds=span(n for n in main["n_seeds"] if n > 1),
+        moved=_moved(main, results.headline),
+        level_by_level=sizes(judged.level_by_level(results, headline), "`%s` %s"),
+        reference=reference,
+        compared=_compared(results, headline),
+        ranking=ranking,
+        n_of_best=cells[ranking.best].count() if ranking else 0,
+        n_finished=cells[list(results.arms)].notna().any().sum(),
+        has_hits=bool(results.hits),
+        strongest=strongest,
+        beats=effect(*beats[:3]) if beats else "",
+        has_arms=bool(results.arms),
+        baselines=[f"`{b}` {mean(b)}" for b in results.baselines if cells[b].notna().any()],
+        power=detectable(main),
+        n_main=len(main),
+        claims_counted=claims_counted(claims),
     )
-    return (
-        " to ".join(map(str, planned[:: len(planned) - 1 or 1]))
-        + f" epochs planned per {'arm' if has_arms else 'baseline'}"
-    )
+    return " ".join(line for line in text.split("\n") if line)
+
+
+def _moved(main: pd.DataFrame, metric: str) -> list[str]:
+    """What the main effects that are separable from 0 do, those that raise the metric first."""
+    told = []
+    for verdict, verb in [(judged.HIGHER, "raises"), (judged.LOWER, "lowers")]:
+        for row in main[main["verdict"] == verdict].itertuples():
+            # the verb has told the direction
+            bounds = (row.low, row.high) if row.estimate > 0 else (-row.high, -row.low)
+            size = effect(abs(row.estimate), *bounds).lstrip("+")
+            told.append(f"`{row.effect}` {verb} {label(metric)} by {size}{points(metric)}")
+    return told
+
+
+def _compared(results: Results, headline: pd.DataFrame) -> Counter[str]:
+    """Verdict -> how many arms differ so from the reference; those on one training run count as those over seeds."""
+    names = [difference_name(arm, results.manifest.reference or "") for arm in results.arms]
+    rows = headline[headline["effect"].isin(names)]
+    ends = rows["estimate"].gt(0).map({True: judged.HIGHER, False: judged.LOWER})
+    verdicts = rows["verdict"].replace(judged.NOT_SEPARABLE_ON_RUN, judged.NOT_SEPARABLE)
+    verdicts = verdicts.mask(verdicts == judged.SEPARABLE_ON_RUN, ends)
+    return Counter(verdicts[verdicts != judged.NO_SEED])
+
+
+def _is_measured(study: Results) -> bool:
+    """Whether the reference baseline has a finished trial."""
+    reference = study.manifest.reference
+    return reference in study.baselines and not study.complete(reference).empty

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from ablation import claims, effects
 from ablation.columns import COSTS
 from ablation.errors import InputError, Problem
 
-TRIALS = ("trial", "arm", "seed", "state")
+TRIALS = ("trial", "arm", "seed", "state", "error")
 _NUMBERS = ("estimate", "low", "high", "p", "p_holm")
 
 
@@ -29,18 +30,18 @@ class Reported(NamedTuple):
 def read_trials(folder: Path, effects: pd.DataFrame) -> Reported:
     """results.csv. effects: from `read_effects`. Raises InputError naming the file if it is no such table."""
     path = folder / "results.csv"
-    table = _whole(read_table(path, TRIALS), "seed", path)
-    after = [
-        name for name in table.columns[table.columns.get_loc("state") + 1 :] if name not in COSTS
-    ]
-    if not after:
+    table = read_table(path, TRIALS)
+    after = list(table.columns[table.columns.get_loc("state") + 1 :])
+    names = [name for name in after if name not in COSTS]
+    if not names:
         raise _unusable(path, "it has no metric")
-    headline = _headline(after, effects)
-    first = after.index(headline)
-    costs = [name for name in COSTS if name in table and name != "error"]
-    return Reported(
-        _numeric(table, [*after[first:], *costs], path), headline, after[:first], after[first:]
-    )
+    # effects.csv has the headline first; without effects, it is the first column that can be no factor's
+    likely = [*effects["metric"][:1], *(name for name in names if "/" in name), names[0]]
+    headline = next(name for name in likely if name in names)
+    first = names.index(headline)
+    costs = [name for name in COSTS if name in after and name != "error"]
+    trials = _typed(table, path, [*names[first:], *costs], "seed")
+    return Reported(trials, headline, names[:first], names[first:])
 
 
 def read_effects(folder: Path) -> pd.DataFrame:
@@ -48,20 +49,23 @@ def read_effects(folder: Path) -> pd.DataFrame:
     path = folder / "effects.csv"
     if not path.is_file():
         return pd.DataFrame({name: pd.Series(dtype=object) for name in effects.CSV_COLUMNS})
-    return _numeric(read_table(path, effects.CSV_COLUMNS), [*_NUMBERS, "n_seeds"], path)
+    return _typed(read_table(path, effects.CSV_COLUMNS), path, _NUMBERS, "n_seeds")
 
 
 def read_claims(folder: Path) -> pd.DataFrame:
     """claims.csv."""
     path = folder / "claims.csv"
-    return _numeric(_whole(read_table(path, claims.CSV_COLUMNS), "n_seeds", path), _NUMBERS, path)
+    return _typed(read_table(path, claims.CSV_COLUMNS), path, _NUMBERS, "n_seeds")
 
 
-def _headline(columns: Sequence[str], effects: pd.DataFrame) -> str:
-    """The metric that effects.csv has first; without effects, the first column that can be no factor's."""
-    if len(effects) and effects["metric"].iloc[0] in columns:
-        return effects["metric"].iloc[0]
-    return next((name for name in columns if "/" in name), columns[0])
+def known_reports(folders: Sequence[Path]) -> dict[str, Path]:
+    """Study -> the folder of its report; of two, that in the first of the folders."""
+    found = {
+        path.parent.name: path.parent
+        for folder in reversed(folders)
+        for path in folder.glob("*/results.csv")
+    }
+    return dict(sorted(found.items()))
 
 
 def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
@@ -69,54 +73,39 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
 
     Raises InputError naming the file if it cannot be read, a row is cut off, or it lacks one of `columns`, or has one twice.
     """
-    try:  # without a header: pandas would give other names to columns without a name
-        header, *rows = pd.read_csv(
-            path, dtype=str, header=None, keep_default_na=False, encoding="utf-8"
-        ).itertuples(index=False, name=None)
-        written = pd.DataFrame(rows, columns=list(header), dtype=object)
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # ValueError: not UTF-8, empty, or too many cells in a row
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = list(csv.reader(file, strict=True)) or [[]]
+    except (OSError, ValueError, csv.Error) as error:
         raise _unusable(path, " ".join(str(error).split())) from None
-    if written.isna().any(axis=None) or not all(isinstance(name, str) for name in header):
-        raise _unusable(path, "it has a row that is cut off")
+    for line, row in enumerate(rows, 2):
+        if len(row) != len(header):
+            raise _unusable(path, f"row {line} has {len(row)} cells, the header {len(header)}")
     twice = [name for name, n in Counter(header).items() if n > 1]
     if twice:
         raise _unusable(path, f"it has the column '{twice[0]}' twice")
-    lacking = [name for name in columns if name not in written.columns]
+    lacking = [name for name in columns if name not in header]
     if lacking:
         raise _unusable(path, f"it has no column '{lacking[0]}'")
-    return written
+    return pd.DataFrame(rows, columns=header, dtype=object)
 
 
-def _numeric(table: pd.DataFrame, names: Sequence[str], path: Path) -> pd.DataFrame:
-    """The table with these columns as floats, to the bit, NaN where a cell is empty.
+def _typed(table: pd.DataFrame, path: Path, numbers: Sequence[str], whole: str) -> pd.DataFrame:
+    """The table with some columns as floats, to the bit, NaN where a cell is empty, and one as whole numbers.
 
     pandas' own reading of floats may be off by the last bit, which turns the rounding of a number that ends in 5 around.
     """
-    for name in names:
-        try:
+    try:
+        name, kind = whole, "whole number"
+        table[name] = table[name].map(int).astype(int)
+        for name in numbers:
+            kind = "number"
             table[name] = table[name].map(lambda cell: float(cell or "nan")).astype(float)
-        except ValueError:
-            raise _unusable(path, f"its column '{name}' holds what is no number") from None
+    except (ValueError, OverflowError):
+        raise _unusable(path, f"its column '{name}' holds what is no {kind}") from None
     return table
 
 
-def _whole(table: pd.DataFrame, name: str, path: Path) -> pd.DataFrame:
-    try:
-        return table.astype({name: int})
-    except (ValueError, OverflowError):
-        raise _unusable(path, f"its column '{name}' holds what is no whole number") from None
-
-
 def _unusable(path: Path, why: str) -> InputError:
-    return InputError(
-        [
-            Problem(
-                str(path),
-                "",
-                f"is no table of a report ({why}); `ablate report` writes it again from runs/",
-            )
-        ]
-    )
+    how = f"is no table of a report ({why}); `ablate report` writes it again from runs/"
+    return InputError([Problem(str(path), "", how)])

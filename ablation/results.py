@@ -22,7 +22,9 @@ from ablation.published import published_now
 from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec, write_atomically
 
 PER_CLASS = "test/per_class"
-DIVERGED = "Diverged"  # type of the error of a trial whose training diverged: a result of its arm, as no other failure is
+PER_CLASS_COLUMNS = ["trial", "arm", "seed", "class", "n_train", "accuracy"]
+# type of the error of a trial whose training diverged: a result of its arm, as no other failure is
+DIVERGED = "Diverged"
 
 
 @dataclass(frozen=True)
@@ -30,22 +32,17 @@ class Results:
     """The tables of one study."""
 
     manifest: Manifest
-    trials: (
-        pd.DataFrame
-    )  # trial, arm, kind, seed, state, <factors>, <metrics>, epochs_*, wall_seconds, error
-    history: (
-        pd.DataFrame
-    )  # trial, arm, seed, phase, epoch, <metrics>, and of MARKS those that any epoch has
-    per_class: pd.DataFrame  # trial, arm, seed, class, n_train, accuracy in percent
-    hits: dict[
-        str, str
-    ]  # complete trial -> which test images are right, as in ablation.subject.Record; where known
-    digests: dict[
-        str, str
-    ]  # complete trial -> hash of all it measured, times aside; equal means bit-identical
-    renamed: dict[str, str] = field(
-        default_factory=dict
-    )  # metric -> its column, of those with another name than their column, see `ablation.columns`
+    # trial, arm, kind, seed, state, <factors>, <metrics>, epochs_*, wall_seconds, error
+    trials: pd.DataFrame
+    # trial, arm, seed, phase, epoch, <metrics>, and of MARKS those that any epoch has
+    history: pd.DataFrame
+    per_class: pd.DataFrame  # PER_CLASS_COLUMNS, accuracy in percent
+    # complete trial -> which test images are right, as in ablation.subject.Record; where known
+    hits: dict[str, str]
+    # complete trial -> hash of all it measured, times aside; equal means bit-identical
+    digests: dict[str, str]
+    # metric -> its column, of those with another name than their column, see `ablation.columns`
+    renamed: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def digests_by_cell(self) -> dict[tuple[str, int], str | None]:
@@ -76,6 +73,11 @@ class Results:
     def arms(self) -> dict[str, dict[str, str]]:
         """Arm -> factor -> level, in the manifest's order."""
         return {spec.arm: spec.levels for spec in self.manifest.trials if spec.kind == "arm"}
+
+    @property
+    def factors(self) -> dict[str, list[str]]:
+        """Factor -> its levels, the reference first."""
+        return {factor: list(levels) for factor, levels in self.manifest.factors.items()}
 
     @property
     def baselines(self) -> list[str]:
@@ -109,67 +111,54 @@ def load(folder: RunFolder) -> Results:
     manifest = replace(manifest, published=published_now(manifest))
     trials, history, per_class, hits, digests, renamed = [], [], [], {}, {}, {}
     best = _best(manifest)
-    taken = {*manifest.factors, best}
+    counts = dict(enumerate(manifest.facts.get("class_counts") or []))
 
     def columns(metrics: Mapping[str, float]) -> dict[str, float]:
         """Column -> value, of metrics that trials report."""
-        found = {name: column_of(name, taken) for name in metrics}
-        renamed.update(
-            {escaped(name): column for name, column in found.items() if escaped(name) != column}
-        )
-        return {column: metrics[name] for name, column in found.items()}
+        found = {}
+        for name, value in metrics.items():
+            column = column_of(name, {*manifest.factors, best})
+            found[column] = value
+            if escaped(name) != column:
+                renamed[escaped(name)] = column
+        return found
 
     for spec in manifest.trials:
         outcome, records = folder.outcome(spec.trial), folder.records(spec.trial)
         state = folder.state(spec, outcome, is_running)
-        if outcome is not None and outcome.key not in (
-            "",
-            spec.key,
-        ):  # of a trial of that name before it changed
-            outcome, records, state = None, [], "WAITING"
+        # of a trial of that name before it changed
+        if outcome is not None and outcome.key not in ("", spec.key):
+            outcome, records = None, []
         row = _trial_row(spec, state, outcome)
-        if outcome is not None and outcome.state == "COMPLETE":
-            row |= columns({name: value for name, value in outcome.metrics.items() if name != best})
-            row |= columns(
-                {name: value for name, value in _last(records).items() if name == best}
-            )  # which `outcome.metrics` has no room for
-            row |= (
-                {column_of(best, manifest.factors): outcome.metrics[best]}
-                if best in outcome.metrics
-                else {}
-            )
-        trials.append(row)
         identity = {"trial": spec.trial, "arm": spec.arm, "seed": spec.seed}
+        if outcome is not None and outcome.state == "COMPLETE":
+            metrics = dict(outcome.metrics)
+            if best in metrics:
+                row[column_of(best, manifest.factors)] = metrics.pop(best)
+            # a trial's own metric of that name has no room in the outcome
+            last = records[-1].get("metrics", {}) if records else {}
+            row |= columns(metrics | {name: last[name] for name in [best] if name in last})
+            digests[spec.trial] = _digest(records, outcome)
+            if outcome.hits:
+                hits[spec.trial] = outcome.hits
+            per_class += [
+                {**identity, "class": label, "n_train": counts.get(label), "accuracy": accuracy}
+                for label, accuracy in enumerate(outcome.vectors.get(PER_CLASS, []))
+            ]
+        trials.append(row)
         for record in records:
             position = {"phase": record["phase"], "epoch": record["epoch"]}
-            history.append(
-                {
-                    **identity,
-                    **position,
-                    **columns(record.get("metrics", {})),
-                    **{name: record[name] for name in MARKS if name in record},
-                }
-            )
-        if outcome is not None and outcome.state == "COMPLETE":
-            digests[spec.trial] = _digest(records, outcome)
-            hits |= {spec.trial: outcome.hits} if outcome.hits else {}
-            counts = manifest.facts.get("class_counts") or []
-            for label, accuracy in enumerate(outcome.vectors.get(PER_CLASS, [])):
-                n_train = counts[label] if label < len(counts) else None
-                per_class.append(
-                    {**identity, "class": label, "n_train": n_train, "accuracy": accuracy}
-                )
+            memory = {name: record[name] for name in MARKS if name in record}
+            history.append({**identity, **position, **columns(record.get("metrics", {})), **memory})
     headline = column_of(manifest.metric["name"], manifest.factors)
     marks = [name for name in MARKS if any(name in row for row in history)]
+    lead = [*IDENTITY, *manifest.factors]
+    whole = dict.fromkeys(["epochs_trained", "epochs_shared"], "Int64")
     return Results(
         manifest=manifest,
-        trials=_frame(trials, [*IDENTITY, *manifest.factors], COSTS, headline).astype(
-            {"epochs_trained": "Int64", "epochs_shared": "Int64"}
-        ),
+        trials=_frame(trials, lead, COSTS, headline).astype(whole),
         history=_frame(history, POSITION, marks, headline).astype(dict.fromkeys(marks, "Int64")),
-        per_class=pd.DataFrame(
-            per_class, columns=["trial", "arm", "seed", "class", "n_train", "accuracy"]
-        ),
+        per_class=pd.DataFrame(per_class, columns=PER_CLASS_COLUMNS),
         hits=hits,
         digests=digests,
         renamed=dict(sorted(renamed.items())),
@@ -186,11 +175,8 @@ def identities(trials: pd.DataFrame) -> Iterator[Any]:
 
 def diverged(trials: pd.DataFrame) -> pd.Series:
     """Which trials failed since their training diverged. trials: `Results.trials`, or results.csv."""
-    told = (
-        trials["error"]
-        .map(lambda error: isinstance(error, str) and error.startswith(f"{DIVERGED}:"))
-        .astype(bool)
-    )
+    errors = trials["error"].astype("string")
+    told = errors.str.startswith(f"{DIVERGED}:").fillna(False).astype(bool)
     return told & (trials["state"] == "FAILED")
 
 
@@ -204,29 +190,16 @@ def _best(manifest: Manifest) -> str:
     return f"best/{manifest.metric['name']}"
 
 
-def _last(records: Sequence[Mapping[str, Any]]) -> Mapping[str, float]:
-    """The metrics of the last record."""
-    return records[-1].get("metrics", {}) if records else {}
-
-
 def _trial_row(spec: TrialSpec, state: str, outcome: Outcome | None) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "trial": spec.trial,
-        "arm": spec.arm,
-        "kind": spec.kind,
-        "seed": spec.seed,
-        "state": state,
-    }
-    row.update(spec.levels)
-    if outcome is None:
-        return row
-    row["wall_seconds"] = round(outcome.wall_seconds, 3)
-    if (
-        outcome.state == "COMPLETE"
-    ):  # of the others nobody knows yet, or ever, how far the plan was carried out
-        row.update(epochs_trained=spec.epochs_trained, epochs_shared=spec.epochs_shared)
-    elif outcome.error:
-        row["error"] = f"{outcome.error['type']}: {' '.join(outcome.error['message'].split())}"
+    row = {name: getattr(spec, name) for name in IDENTITY if name != "state"}
+    row |= {"state": state, **spec.levels}
+    if outcome is not None:
+        row["wall_seconds"] = round(outcome.wall_seconds, 3)
+        # of the others nobody knows yet, or ever, how far the plan was carried out
+        if outcome.state == "COMPLETE":
+            row.update(epochs_trained=spec.epochs_trained, epochs_shared=spec.epochs_shared)
+        elif outcome.error:
+            row["error"] = f"{outcome.error['type']}: {' '.join(outcome.error['message'].split())}"
     return row
 
 
@@ -234,24 +207,13 @@ def _frame(
     rows: list[dict[str, Any]], lead: Sequence[str], tail: Sequence[str], headline: str
 ) -> pd.DataFrame:
     """Rows with the columns `lead`, the metrics they have (the headline first), `tail`."""
-    metrics = sorted(
-        {name for row in rows for name in row} - {*lead, *tail},
-        key=lambda name: (name != headline, name),
-    )
-    if headline not in metrics:
-        metrics.insert(0, headline)
-    return pd.DataFrame(rows, columns=[*lead, *metrics, *tail])
+    metrics = {name for row in rows for name in row} - {*lead, *tail, headline}
+    return pd.DataFrame(rows, columns=[*lead, headline, *sorted(metrics), *tail])
 
 
 def _digest(records: list[dict[str, Any]], outcome: Outcome) -> str:
-    """Of all that was measured; of the hits where there are any, so that trials of before they were kept compare as ever."""
-    measured = ("phase", "epoch", "metrics", "vectors")
-    timeless = [
-        [record.get(part) for part in measured] + ([record["hits"]] if "hits" in record else [])
-        for record in records
-    ]
-    text = json.dumps(
-        [timeless, outcome.metrics, outcome.vectors] + ([outcome.hits] if outcome.hits else []),
-        sort_keys=True,
-    )
+    """Of all that was measured."""
+    parts = ("phase", "epoch", "metrics", "vectors", "hits")
+    measured = [[record.get(part) for part in parts] for record in records]
+    text = json.dumps([measured, outcome.metrics, outcome.vectors, outcome.hits], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -14,10 +15,11 @@ from ablation.formatting import (
     duration,
     effect,
     label,
+    leaves,
+    over_seeds,
     p_value,
     points,
     table,
-    value,
 )
 from ablation.results import Results, diverged, identities
 
@@ -27,63 +29,63 @@ DETAILS = ["test/many", "test/medium", "test/few", "test/top1_compensated"]
 
 def accuracy_table(results: Results, effects: pd.DataFrame) -> str:
     """A row per arm, then per baseline: levels, seeds, headline, difference to the reference, details, cost."""
-    factors, reference, headline = (
-        results.manifest.factors,
-        results.manifest.reference,
+    names = {name: " / ".join(levels.values()) for name, levels in results.arms.items()}
+    names |= dict.fromkeys(results.baselines, "")
+    header, rows = arms_rows(
+        results.trials,
+        list(names),
         results.headline,
+        results.manifest.reference,
+        [name for name in [*DETAILS, results.best] if name in results.metrics],
+        effects,
     )
-    differences = effects[
-        (effects["metric"] == headline) & (effects["kind"] == "difference")
-    ].set_index("effect")
-    details = [
-        name for name in [*DETAILS, results.best] if name in results.metrics and name != headline
+    header = [header[0], " / ".join(results.factors) or "levels", *header[1:], "time per trial"]
+    rows = [
+        [arm, levels, *row, duration(results.complete(name)["wall_seconds"].mean())]
+        for (name, levels), (arm, *row) in zip(names.items(), rows)
     ]
-    header = ["arm", " / ".join(factors) or "levels", "seeds", f"{label(headline)} (mean ± std)"]
+    if results.arms and results.baselines:
+        blank = [""] * (len(header) - 1)
+        rows.insert(len(results.arms), ["*baselines*", *blank])
+        rows.insert(0, ["*arms*", *blank])
+    return table(header, rows, "ll" + "r" * (len(header) - 2))
+
+
+def arms_rows(
+    trials: pd.DataFrame,
+    names: Sequence[str],
+    headline: str,
+    reference: str | None,
+    details: Sequence[str],
+    effects: pd.DataFrame,
+) -> tuple[list[str], list[list[str]]]:
+    """Header and a row per arm or baseline: name, seeds, headline, difference to the reference, means of `details`.
+
+    trials, effects: as results.csv and effects.csv have them
+    """
+    details = [name for name in details if name != headline]
+    header = ["arm", "seeds", f"{label(headline)} (mean ± std)"]
     header += [f"minus `{reference}` [95 %]"] if reference else []
-    header += [*map(label, details), "time per trial"]
+    rows = effects[effects["metric"] == headline]
+    differences = {row.effect: effect_cell(row) for row in rows.itertuples()}
 
-    def row(name: str, levels: dict[str, str]) -> list[str]:
-        finished = results.complete(name)
-        cells = [
-            f"`{name}`",
-            " / ".join(levels.values()),
-            seeds_cell(results.trials[results.trials["arm"] == name]),
-        ]
-        cells.append(value(*mean_and_sd(finished[headline])))
-        if reference:
-            found = (
-                differences.loc[[difference_name(name, reference)]] if name != reference else None
-            )
-            cells.append(
-                effect_cell(next(found.itertuples())) if found is not None else "reference"
-            )
-        cells += [value(*mean_and_sd(finished[metric]), show_sd=False) for metric in details]
-        return [*cells, duration(finished["wall_seconds"].mean())]
+    def row(name: str) -> list[str]:
+        own = trials[trials["arm"] == name]
+        finished = own[own["state"] == "COMPLETE"]
+        cells = [f"`{name}`", seeds_cell(own), over_seeds(finished[headline]) or MISSING]
+        if reference == name:
+            cells.append("reference")
+        elif reference:
+            cells.append(differences.get(difference_name(name, reference), MISSING))
+        means = [over_seeds(finished[metric], show_sd=False) or MISSING for metric in details]
+        return [*cells, *means]
 
-    arms = [row(name, levels) for name, levels in results.arms.items()]
-    baselines = [row(name, {}) for name in results.baselines]
-    blank = [""] * (len(header) - 1)
-    groups = (
-        [["*arms*", *blank], *arms, ["*baselines*", *blank], *baselines]
-        if arms and baselines
-        else arms + baselines
-    )
-    return table(header, groups, "ll" + "r" * (len(header) - 2))
+    return [*header, *map(label, details)], [row(name) for name in names]
 
 
-def effects_table(effects: pd.DataFrame, metric: str) -> str:
-    """Main effects and interactions on a metric; "" where the design has none."""
-    rows = effects[(effects["metric"] == metric) & effects["kind"].isin(["main", "interaction"])]
-    if rows.empty:
-        return ""
-    header = [
-        "effect",
-        f"on {label(metric)}{points(metric) and ', points'} [95 %]",
-        "p",
-        "p (Holm)",
-        "seeds",
-    ]
-    header += ["pair correlation", "verdict"]
+def effects_table(rows: pd.DataFrame, metric: str) -> str:
+    """Main effects and interactions; "" where the design has none. rows: of one metric, from `effects.judge`."""
+    header = ["effect", f"on {_in_points(metric)} [95 %]", "p", "p (Holm)", "seeds"]
     cells = [
         [
             f"`{row.effect}`",
@@ -94,20 +96,19 @@ def effects_table(effects: pd.DataFrame, metric: str) -> str:
             correlation(row.correlation),
             row.verdict,
         ]
-        for row in rows.itertuples()
+        for row in rows[rows["kind"].isin(["main", "interaction"])].itertuples()
     ]
-    return table(header, cells, "lrrrrrl")
+    return table([*header, "pair correlation", "verdict"], cells, "lrrrrrl")
 
 
-def simple_effects_table(pairs: list[pd.DataFrame], metric: str) -> str:
-    """Effects level by level, for factors that interact; "" where none do."""
-    header = ["effect", f"on {label(metric)}{points(metric) and ', points'} [95 %]", "p", "seeds"]
+def simple_effects_table(rows: pd.DataFrame, metric: str) -> str:
+    """Effects level by level, for factors that interact. rows: from `effects.level_by_level`."""
+    header = ["effect", f"on {_in_points(metric)} [95 %]", "p", "seeds"]
     cells = [
         [f"`{row.effect}`", effect_cell(row), p_value(row.p), str(row.n_seeds)]
-        for rows in pairs
         for row in rows.itertuples()
     ]
-    return table(header, cells, "lrrr") if cells else ""
+    return table(header, cells, "lrrr")
 
 
 def alone_table(rows: pd.DataFrame, metric: str) -> str:
@@ -115,27 +116,19 @@ def alone_table(rows: pd.DataFrame, metric: str) -> str:
 
     rows: of one metric, from `effects.judge`; their names end in what they are, in parentheses.
     """
-    sides = [rows[rows["kind"] == kind] for kind in ("add-one-in", "leave-one-out")]
-    found = [{row.effect.rpartition(" (")[0]: row for row in side.itertuples()} for side in sides]
-
-    def cells(name: str) -> list[str]:
-        each = [side.get(name) for side in found]
-        return [
-            cell
-            for row in each
-            for cell in ((effect_cell(row), p_value(row.p)) if row else (MISSING, MISSING))
-        ]
-
-    unit = points(metric) and ", points"
-    header = [
-        "effect",
-        f"alone, on {label(metric)}{unit} [95 %]",
-        "p",
-        f"added last{unit} [95 %]",
-        "p",
+    found: dict[str, dict[str, list[str]]] = {}
+    kinds = ("add-one-in", "leave-one-out")
+    # all that are alone first
+    for row in rows[rows["kind"].isin(kinds)].sort_values("kind", kind="stable").itertuples():
+        name = row.effect.rpartition(" (")[0]
+        found.setdefault(name, {})[row.kind] = [effect_cell(row), p_value(row.p)]
+    last = f"added last{points(metric) and ', points'} [95 %]"
+    header = ["effect", f"alone, on {_in_points(metric)} [95 %]", "p", last, "p"]
+    cells = [
+        [f"`{name}`", *(cell for kind in kinds for cell in own.get(kind, [MISSING, MISSING]))]
+        for name, own in found.items()
     ]
-    names = dict.fromkeys(name for side in found for name in side)
-    return table(header, [[f"`{name}`", *cells(name)] for name in names], "lrrrr") if names else ""
+    return table(header, cells, "lrrrr")
 
 
 def published_table(results: Results) -> str:
@@ -149,7 +142,7 @@ def published_table(results: Results) -> str:
         ]
         for entry in results.manifest.published
     ]
-    return table(["method", "top-1", "protocol", "source"], rows, "lrll") if rows else ""
+    return table(["method", "top-1", "protocol", "source"], rows, "lrll")
 
 
 def factors_table(results: Results) -> str:
@@ -159,49 +152,37 @@ def factors_table(results: Results) -> str:
         for factor, levels in results.manifest.factors.items()
         for position, (level, overrides) in enumerate(levels.items())
     ]
-    return table(["factor", "level", "settings"], rows, "lll") if rows else ""
+    return table(["factor", "level", "settings"], rows, "lll")
 
 
 def baselines_table(results: Results) -> str:
     """In which settings each baseline differs from the experiment that the arms vary; "" where none is known."""
-    common = dict(flatten(results.manifest.config))
-    specs = {
-        spec.arm: spec for spec in results.manifest.trials if spec.kind == "baseline" and common
-    }
+    common = dict(leaves(results.manifest.config))
+    baselines = {spec.arm: spec for spec in results.manifest.trials if spec.kind == "baseline"}
     rows = []
-    for name, spec in specs.items():
-        own = {
-            key: setting
-            for key, setting in spec.settings.items()
-            if key in common and common[key] != setting
-        }
+    for name, spec in baselines.items():
+        own = {key: to for key, to in spec.settings.items() if common.get(key, to) != to}
         rows.append([f"`{name}`", _settings(own)])
-    return table(["baseline", "settings other than the experiment's"], rows, "ll") if rows else ""
+    return table(["baseline", "settings other than the experiment's"], rows if common else [], "ll")
 
 
 def divergence_table(results: Results) -> str:
     """Per arm and baseline how many trials diverged, and how many failed for other reasons; "" where none diverged."""
-    trials = results.trials.assign(
-        diverged=diverged(results.trials), failed=results.trials["state"] == "FAILED"
-    )
-    counts = trials.groupby("arm", sort=False)[["diverged", "failed"]].sum()
-    counts = counts[counts["failed"] > 0]
-    rows = [[f"`{arm}`", str(n), str(failed - n)] for arm, n, failed in counts.itertuples()]
-    return (
-        table(["arm", "diverged", "failed otherwise"], rows, "lrr")
-        if counts["diverged"].any()
-        else ""
-    )
+    trials, is_failed = results.trials, results.trials["state"] == "FAILED"
+    counts = trials.assign(diverged=diverged(trials), failed=is_failed)
+    counts = counts.groupby("arm", sort=False)[["diverged", "failed"]].sum()
+    rows = [
+        [f"`{arm}`", str(n), str(failed - n)] for arm, n, failed in counts.itertuples() if failed
+    ]
+    header = ["arm", "diverged", "failed otherwise"]
+    return table(header, rows if counts["diverged"].any() else [], "lrr")
 
 
 def failures_table(results: Results) -> str:
     """Each failed trial with its reason; "" where none failed."""
     failed = results.trials[results.trials["state"] == "FAILED"]
-    rows = [
-        [f"`{row.trial}`", row.error if isinstance(row.error, str) else MISSING]
-        for row in identities(failed)
-    ]
-    return table(["trial", "reason"], rows, "ll") if rows else ""
+    rows = [[f"`{row.trial}`", row.error] for row in identities(failed.fillna({"error": MISSING}))]
+    return table(["trial", "reason"], rows, "ll")
 
 
 def split_for_memory(results: Results) -> list[tuple[str, str, int]]:
@@ -219,7 +200,7 @@ def seeds_cell(trials: pd.DataFrame) -> str:
     return f"{(trials['state'] == 'COMPLETE').sum()}/{len(trials)}{f', {n} diverged' * (n > 0)}"
 
 
-def effect_cell(row: tuple) -> str:
+def effect_cell(row: Any) -> str:
     """An effect, bold where it is separable from 0, with the reason where it has no interval."""
     text = effect(row.estimate, row.low, row.high)
     if row.verdict in (judged.HIGHER, judged.LOWER):
@@ -228,19 +209,10 @@ def effect_cell(row: tuple) -> str:
     return f"{text} ({reasons[row.verdict]})" if row.verdict in reasons else text
 
 
-def mean_and_sd(values: pd.Series) -> tuple[float, float]:
-    """Over seeds; NaN where there are none, or one."""
-    return float(values.mean()), float(values.std())
+def _in_points(metric: str) -> str:
+    """What a column of differences is about: `top-1, points`."""
+    return f"{label(metric)}{points(metric) and ', points'}"
 
 
-def flatten(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Dotted key and value of each leaf of a nested mapping, in its order."""
-    for key, leaf in tree.items():
-        if isinstance(leaf, dict) and leaf:
-            yield from flatten(leaf, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", leaf
-
-
-def _settings(overrides: dict) -> str:
-    return ", ".join(f"`{key}: {leaf}`" for key, leaf in flatten(overrides)) or "defaults"
+def _settings(overrides: Mapping[str, Any]) -> str:
+    return ", ".join(f"`{key}: {leaf}`" for key, leaf in leaves(overrides)) or "defaults"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ablation.combinations import pairs
+from ablation.effects import factor_pairs
 from ablation.figures.curves import learning_curves, per_class
 from ablation.figures.interactions import interactions
 from ablation.figures.mechanism import mechanism
@@ -30,7 +30,7 @@ def draw(results: Results, effects: pd.DataFrame, destination: Path) -> list[str
         "accuracy": accuracy(results),
         "effects": effects_figure(effects, results.headline),
         "interactions": interactions(
-            list(pairs(results, results.headline)), effects, results.headline
+            list(factor_pairs(results, results.headline)), effects, results.headline
         ),
         "learning_curves": learning_curves(results),
         "mechanism": mechanism(results),

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
-from ablation.figures.style import CONTEXT, GREY, INK, axis_label, colours, style, wrapped
+from ablation.figures.style import (
+    CONTEXT,
+    GREY,
+    INK,
+    axis_label,
+    colours,
+    legend_of,
+    panels,
+    style,
+    wrapped,
+)
 from ablation.results import Results
 
 MAX_ARMS = 12  # that figures with a panel per arm show each for itself
+N_COLUMNS = 4
 MAX_MARKED = 15  # points of a curve that are marked one by one
 
 
@@ -24,68 +33,50 @@ def learning_curves(results: Results) -> Figure | None:
         return None
     colour = colours(list(results.arms))
     with style():
-        figure, panels = _panels(
-            shown_arms(results, list(curves)), "epoch", axis_label(results.headline)
-        )
-        for arm, axes in panels.items():
+        arms = shown_arms(results, list(curves))
+        figure, grid = _panels(arms, "epoch", axis_label(results.headline))
+        for arm, axes in grid.items():
             for other in curves.values():
                 axes.plot(other.mean(axis=1), color=CONTEXT, lw=1, zorder=1)
-            table = curves[arm]
+            table, look = curves[arm], {"color": colour[arm], "lw": 2.2, "ms": 4, "zorder": 3}
             if table.shape[1] > 1:
-                axes.fill_between(
-                    table.index,
-                    table.min(axis=1),
-                    table.max(axis=1),
-                    color=colour[arm],
-                    alpha=0.25,
-                    lw=0,
-                )
-            axes.plot(
-                table.mean(axis=1),
-                "o-" if len(table) <= MAX_MARKED else "-",
-                color=colour[arm],
-                lw=2.2,
-                ms=4,
-                zorder=3,
-            )
+                ends = table.min(axis=1), table.max(axis=1)
+                axes.fill_between(table.index, *ends, color=colour[arm], alpha=0.25, lw=0)
+            axes.plot(table.mean(axis=1), "o-" if len(table) <= MAX_MARKED else "-", **look)
             end = warmup_end(results, arm)
             if end is not None:
                 axes.axvline(end, color=GREY, lw=1.2, ls=":", label="encoder thaws")
             _draw_baselines(axes, results)
-        _legend_below(figure, panels)
+        _legend_below(figure, grid)
     return figure
 
 
 def per_class(results: Results) -> Figure | None:
     """Accuracy of each class against its number of training images, the reference baseline in black."""
     table = results.per_class.dropna(subset=["n_train"])
-    means = table.groupby(["arm", "class"], sort=True)[["n_train", "accuracy"]].mean()
-    arms = [arm for arm in results.arms if arm in means.index]
+    means = table.groupby(["arm", "class"])[["n_train", "accuracy"]].mean()
+    lines = {
+        arm: means.loc[arm].sort_values("n_train", kind="stable").set_index("n_train")["accuracy"]
+        for arm in [*results.arms, *results.baselines]
+        if arm in means.index
+    }
+    arms = [arm for arm in results.arms if arm in lines]
     if not arms:
         return None
     reference = results.manifest.reference
     with style():
-        figure, panels = _panels(
-            shown_arms(results, arms), "training images of the class", "accuracy (%)"
-        )
-        for arm, axes in panels.items():
+        labels = "training images of the class", "accuracy (%)"
+        figure, grid = _panels(shown_arms(results, arms), *labels)
+        for arm, axes in grid.items():
             for other in arms:
-                axes.plot(*_by_count(means.loc[other]), color=CONTEXT, lw=1, zorder=1)
-            if reference in means.index:
-                axes.plot(
-                    *_by_count(means.loc[reference]), color=INK, lw=1.2, label=reference, zorder=2
-                )
-            axes.plot(
-                *_by_count(means.loc[arm]),
-                "o-",
-                color=colours(list(results.arms))[arm],
-                lw=2,
-                ms=4,
-                zorder=3,
-            )
+                axes.plot(lines[other], color=CONTEXT, lw=1, zorder=1)
+            if reference in lines:
+                axes.plot(lines[reference], color=INK, lw=1.2, label=reference, zorder=2)
+            colour = colours(list(results.arms))[arm]
+            axes.plot(lines[arm], "o-", color=colour, lw=2, ms=4, zorder=3)
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        _legend_below(figure, panels)
+        _legend_below(figure, grid)
     return figure
 
 
@@ -120,50 +111,29 @@ def warmup_end(results: Results, arm: str) -> int | None:
 
 
 def _panels(arms: list[str], x_label: str, y_label: str) -> tuple[Figure, dict[str, Axes]]:
-    n_columns = min(4, len(arms))
-    n_rows = math.ceil(len(arms) / n_columns)
-    figure = Figure(figsize=(max(2.9 * n_columns, 5), 2.5 * n_rows + 0.8), layout="constrained")
-    grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for axes in grid[len(arms) :]:
-        axes.set_axis_off()
-    panels = dict(zip(arms, grid))
-    for arm, axes in panels.items():
+    """A panel per arm."""
+    figure, grid = panels(len(arms), N_COLUMNS, (2.9, 2.5), 5, 0.8, sharex=True, sharey=True)
+    for arm, axes in zip(arms, grid):
         axes.set_title(wrapped(arm), fontweight="bold", size=10)
-    for axes in list(panels.values())[-n_columns:]:
+    for axes in grid[-N_COLUMNS:]:
         axes.set_xlabel(x_label)
         axes.tick_params(labelbottom=True)
-    for axes in list(panels.values())[::n_columns]:
+    for axes in grid[::N_COLUMNS]:
         axes.set_ylabel(y_label)
-    return figure, panels
+    return figure, dict(zip(arms, grid))
 
 
 def _draw_baselines(axes: Axes, results: Results) -> None:
     """Their means as horizontal lines: the reference in black, the others thin and grey."""
-    ends, reference = results.cells(results.headline).mean(), results.manifest.reference
+    ends, reference = results.cells(results.headline).mean().dropna(), results.manifest.reference
     for baseline in results.baselines:
-        if math.isfinite(ends[baseline]) and baseline != reference:
-            axes.axhline(
-                ends[baseline], color=GREY, lw=0.8, ls="--", zorder=2, label="other baselines"
-            )
-    if reference in results.baselines and math.isfinite(ends[reference]):
+        if baseline in ends and baseline != reference:
+            look = {"color": GREY, "lw": 0.8, "ls": "--", "label": "other baselines"}
+            axes.axhline(ends[baseline], **look, zorder=2)
+    if reference in results.baselines and reference in ends:
         axes.axhline(ends[reference], color=INK, lw=1.2, zorder=2, label=f"measured {reference}")
 
 
-def _legend_below(figure: Figure, panels: dict[str, Axes]) -> None:
-    handles = {
-        text: handle
-        for axes in panels.values()
-        for handle, text in zip(*axes.get_legend_handles_labels())
-    }
-    if handles:
-        figure.legend(
-            handles.values(),
-            handles.keys(),
-            loc="outside lower center",
-            ncols=max(1, int(figure.get_figwidth() / 2.6)),
-        )
-
-
-def _by_count(classes: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
-    ordered = classes.sort_values("n_train", kind="stable")
-    return ordered["n_train"], ordered["accuracy"]
+def _legend_below(figure: Figure, grid: dict[str, Axes]) -> None:
+    n_columns = max(1, int(figure.get_figwidth() / 2.6))
+    legend_of(figure, grid.values(), "outside lower center", n_columns)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ablation.figures.curves import curve, shown_arms, warmup_end
-from ablation.figures.style import CONTEXT, GREY, PALETTE, colours, style
+from ablation.figures.style import CONTEXT, GREY, PALETTE, colours, panels, style
 from ablation.results import Results
 
 MECHANISM = {
@@ -40,52 +40,25 @@ def mechanism(results: Results) -> Figure | None:
         for metric in MECHANISM
         if metric in results.history
     }
-    curves = {
-        metric: tables
-        for metric, tables in curves.items()
-        if any(len(table) > 1 for table in tables.values())
-    }
+    curves = {metric: own for metric, own in curves.items() if max(map(len, own.values())) > 1}
     if not curves:
         return None
-    shown, thaws = (
-        shown_arms(results, arms, MAX_LINES),
-        {arm: warmup_end(results, arm) for arm in arms},
-    )
-    n_columns = min(N_COLUMNS, len(curves))
-    n_rows = math.ceil(len(curves) / n_columns)
+    shown = shown_arms(results, arms, MAX_LINES)
+    thaws = {arm: warmup_end(results, arm) for arm in arms}
     with style():
-        figure = Figure(figsize=(max(3.2 * n_columns, 5), 2.7 * n_rows + 0.9), layout="constrained")
-        grid = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+        figure, grid = panels(len(curves), N_COLUMNS, (3.2, 2.7), 5, 0.9)
         for axes, (metric, tables) in zip(grid, curves.items()):
             axes.set_title(MECHANISM[metric])
             axes.set_xlabel("epoch")
-            _draw(
-                axes,
-                {arm: table.mean(axis=1) for arm, table in tables.items() if len(table)},
-                shown,
-                thaws,
-            )
-        for axes in grid[len(curves) :]:
-            axes.set_axis_off()
+            lines = {arm: table.mean(axis=1) for arm, table in tables.items() if len(table)}
+            _draw(axes, lines, shown, thaws)
         key = [
-            Line2D(
-                [],
-                [],
-                color=colours(shown)[arm],
-                lw=1.8,
-                ls=_dash(index),
-                label=f"{index + 1}  {arm}",
-            )
+            Line2D([], [], **_look(arm, shown), label=f"{index + 1}  {arm}")
             for index, arm in enumerate(shown)
         ]
         columns = max(1, int(figure.get_figwidth() / (1 + CHARACTER * max(map(len, shown)))))
-        figure.legend(
-            handles=key,
-            loc="outside lower center",
-            ncols=columns,
-            labelcolor="linecolor",
-            handlelength=3,
-        )
+        look = {"labelcolor": "linecolor", "handlelength": 3}
+        figure.legend(handles=key, loc="outside lower center", ncols=columns, **look)
     return figure
 
 
@@ -93,37 +66,30 @@ def _draw(
     axes: Axes, lines: dict[str, pd.Series], shown: Sequence[str], thaws: dict[str, int | None]
 ) -> None:
     """lines: arm -> a metric by epoch."""
-    colour = colours(shown)
     for epoch in sorted({thaws[arm] for arm in shown if thaws[arm] is not None}):
         axes.axvline(epoch, color=GREY, lw=0.9, ls=":", zorder=1)
     for arm, line in lines.items():
         if arm not in shown:
             axes.plot(line, color=CONTEXT, lw=1, zorder=1)
             continue
-        axes.plot(line, color=colour[arm], lw=1.8, ls=_dash(shown.index(arm)))
-        if thaws[arm] in line.index:
-            axes.plot(
-                thaws[arm], line[thaws[arm]], "o", color=colour[arm], ms=6.5, mec="white", zorder=4
-            )
+        look, thaw = _look(arm, shown), thaws[arm]
+        axes.plot(line, **look)
+        if thaw in line.index:
+            axes.plot(thaw, line[thaw], "o", color=look["color"], ms=6.5, mec="white", zorder=4)
     axes.margins(y=0.08)
     ends = {arm: (line.index[-1], line.iloc[-1]) for arm, line in lines.items() if arm in shown}
-    if len(ends) > 1 and all(line.equals(next(iter(lines.values()))) for line in lines.values()):
-        axes.annotate(
-            "all",
-            next(iter(ends.values())),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            size=10,
-            fontweight="bold",
-        )
+    first, *others = lines.values()
+    if len(ends) > 1 and all(line.equals(first) for line in others):
+        where = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
+        axes.annotate("all", next(iter(ends.values())), **where, size=10, fontweight="bold")
     elif ends:
         _number_ends(axes, ends, shown)
 
 
-def _dash(index: int) -> str | tuple:
-    """So that of two equal lines both are seen."""
-    return "-" if index % 2 == 0 else (0, (4, 1.5))
+def _look(arm: str, shown: Sequence[str]) -> dict[str, Any]:
+    """Of an arm's line; every second is dashed, so that of two equal lines both are seen."""
+    dash = (0, (4, 1.5)) if shown.index(arm) % 2 else "-"
+    return {"color": colours(shown)[arm], "lw": 1.8, "ls": dash}
 
 
 def _number_ends(axes: Axes, ends: dict[str, tuple[float, float]], arms: Sequence[str]) -> None:
@@ -138,6 +104,7 @@ def _number_ends(axes: Axes, ends: dict[str, tuple[float, float]], arms: Sequenc
         }
         column = 1.06 if end == last else (end - left) / (right - left) + 0.07
         for arm, y in _apart(heights, min(0.1, 1 / len(ends))).items():
+            line = {"arrowstyle": "-", "color": colour[arm], "lw": 0.5, "shrinkA": 0, "shrinkB": 2}
             axes.annotate(
                 str(arms.index(arm) + 1),
                 ends[arm],
@@ -147,13 +114,7 @@ def _number_ends(axes: Axes, ends: dict[str, tuple[float, float]], arms: Sequenc
                 va="center",
                 size=10,
                 fontweight="bold",
-                arrowprops={
-                    "arrowstyle": "-",
-                    "color": colour[arm],
-                    "lw": 0.5,
-                    "shrinkA": 0,
-                    "shrinkB": 2,
-                },
+                arrowprops=line,
             )
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ablation.formatting import is_percent, label
+from ablation.formatting import effect, is_percent, label, points
 
 # Paul Tol's "muted" scheme, distinct under the common kinds of colour blindness; its cyan darkened for thin lines.
 PALETTE = ["#332288", "#CC6677", "#117733", "#AA4499", "#4FA8D8", "#999933", "#882255", "#44AA99"]
@@ -34,10 +38,8 @@ _STYLE = {
     "svg.hashsalt": "ablate",  # ids inside the SVG: the same for the same figure
 }
 
-_METADATA = {
-    ".png": {"Software": None},
-    ".svg": {"Date": None, "Creator": None},
-}  # no dates, no versions
+# no dates, no versions
+_METADATA = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
 
 
 def style() -> rc_context:
@@ -54,17 +56,81 @@ def axis_label(metric: str) -> str:
     return f"{label(metric)} (%)" if is_percent(metric) else label(metric)
 
 
-def wrapped(arm: str, width: int = 24) -> str:
-    """An arm's name broken at its plus signs into lines of at most `width` characters, where that is possible."""
+def panels(
+    n: int,
+    most_columns: int,
+    size: tuple[float, float],
+    least_width: float,
+    below: float = 0,
+    **shared: bool,
+) -> tuple[Figure, np.ndarray]:
+    """A figure of n panels, row by row, and its axes.
+
+    Args:
+        size: width and height of a panel, in inches
+        least_width: of the figure
+        below: height for what stands below the panels
+        shared: `sharex` and `sharey`, as of `Figure.subplots`
+    """
+    n_columns = min(most_columns, n)
+    n_rows = math.ceil(n / n_columns)
+    figsize = (max(size[0] * n_columns, least_width), size[1] * n_rows + below)
+    figure = Figure(figsize=figsize, layout="constrained")
+    grid = figure.subplots(n_rows, n_columns, squeeze=False, **shared).ravel()
+    for axes in grid[n:]:
+        axes.set_axis_off()
+    return figure, grid[:n]
+
+
+def label_rows(axes: Axes, names: dict[float, str]) -> None:
+    """Name rows by their heights, the first at the top."""
+    axes.set_yticks(list(names), list(names.values()))
+    axes.set_ylim(max(names) + 0.6, -0.6)
+    axes.tick_params(axis="y", length=0)
+
+
+def draw_interval(
+    axes: Axes, y: float, interval: Sequence[float], look: dict[str, Any], filled: bool
+) -> None:
+    """A point with its interval, both written beside the axes. interval: mean, low, high; look: of the point."""
+    mean, low, high = interval
+    # NaN draws nothing
+    axes.plot([low, high], [y, y], "-", color=look["color"], lw=2, solid_capstyle="butt")
+    axes.plot(mean, y, ls="", mfc=look["color"] if filled else "white", mew=2, **look)
+    write_beside(axes, y, effect(mean, low, high))
+
+
+def write_beside(axes: Axes, y: float, text: str) -> None:
+    """To the right of the axes, at a height in the data's unit."""
+    where = {"xycoords": ("axes fraction", "data"), "va": "center"}
+    axes.annotate(text, (1.01, y), **where, family="DejaVu Sans Mono", size=10)
+
+
+def of_points(metric: str) -> str:
+    """The unit of a metric's differences, for an axis."""
+    return f" ({points(metric).strip()})" if points(metric) else ""
+
+
+def wrapped(arm: str) -> str:
+    """An arm's name broken at its plus signs into lines of at most 24 characters, where that is possible."""
     lines = [""]
     for part in arm.split("+"):
         joined = f"{lines[-1]}+{part}" if lines[-1] else part
-        if len(joined) <= width or not lines[-1]:
+        if len(joined) <= 24 or not lines[-1]:
             lines[-1] = joined
         else:
             lines[-1] += "+"
             lines.append(part)
     return "\n".join(lines)
+
+
+def legend_of(figure: Figure, panels: Iterable[Axes], where: str, n_columns: int) -> None:
+    """One legend for several panels, each name once."""
+    found = {
+        name: handle for axes in panels for handle, name in zip(*axes.get_legend_handles_labels())
+    }
+    if found:
+        figure.legend(found.values(), found.keys(), loc=where, ncols=n_columns)
 
 
 def save(figure: Figure | None, path: Path) -> None:

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
+from typing import Any
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ablation.effects import HIGHER, LOWER
-from ablation.figures.style import CONTEXT, GREY, INK, axis_label, colours, style
-from ablation.formatting import effect, label, points, value
+from ablation.figures.style import (
+    CONTEXT,
+    GREY,
+    INK,
+    axis_label,
+    colours,
+    draw_interval,
+    label_rows,
+    of_points,
+    style,
+    write_beside,
+)
+from ablation.formatting import label, over_seeds
 from ablation.results import Results
 
 GAP = 0.6  # of a row, between arms, baselines and published numbers
+LOOKS: dict[str, dict[str, Any]] = {
+    "main": {"marker": "o", "ms": 9, "color": INK},
+    "interaction": {"marker": "D", "ms": 8, "color": "#117733"},
+}
 
 
 def accuracy(results: Results) -> Figure | None:
@@ -26,101 +40,61 @@ def accuracy(results: Results) -> Figure | None:
     places = {name: index + GAP * (name not in colour) for index, name in enumerate(cells.columns)}
     published = results.manifest.published if results.headline == "test/top1" else []
     below = max(places.values()) + 1 + GAP
+    names = {y: name for name, y in places.items()}
+    diamond = {"marker": "D", "ls": "", "ms": 6, "color": GREY, "mfc": "white", "mew": 1.6}
     with style():
-        figure = Figure(
-            figsize=(10, 1.5 + 0.36 * (len(places) + len(published))), layout="constrained"
-        )
+        height = 1.5 + 0.36 * (len(places) + len(published))
+        figure = Figure(figsize=(10, height), layout="constrained")
         axes = figure.add_subplot()
         for name, y in places.items():
             dots = cells[name].dropna()
-            axes.plot(
-                dots, [y] * len(dots), "o", ms=7, alpha=0.55, mew=0, color=colour.get(name, GREY)
-            )
+            look = {"ms": 7, "alpha": 0.55, "mew": 0, "color": colour.get(name, GREY)}
+            axes.plot(dots, [y] * len(dots), "o", **look)
             axes.plot(dots.mean(), y, "|", ms=17, mew=3, color=colour.get(name, INK))
-            _write_beside(axes, y, value(dots.mean(), dots.std()))
-        for n, entry in enumerate(published):
-            axes.plot(entry["top1"], below + n, "D", ms=6, color=GREY, mfc="white", mew=1.6)
-            _write_beside(axes, below + n, f"{entry['top1']:.2f}")
+            write_beside(axes, y, over_seeds(dots))
+        for y, entry in enumerate(published):
+            axes.plot(entry["top1"], below + y, **diamond)
+            write_beside(axes, below + y, f"{entry['top1']:.2f}")
+            names[below + y] = f"published {entry['method']}"
         if reference in cells:
-            axes.axvline(
-                cells[reference].mean(), color=INK, lw=1.2, zorder=0, label=f"measured {reference}"
-            )
+            mean, name = cells[reference].mean(), f"measured {reference}"
+            axes.axvline(mean, color=INK, lw=1.2, zorder=0, label=name)
         if published:
-            axes.plot(
-                [], [], "D", ms=6, color=GREY, mfc="white", mew=1.6, label=_protocols(published)
-            )
-        names = [f"published {entry['method']}" for entry in published]
-        axes.set_yticks(
-            [*places.values(), *(below + n for n in range(len(published)))], [*places, *names]
-        )
-        axes.set_ylim(
-            (below + len(published) - 1 if published else max(places.values())) + 0.6, -0.6
-        )
+            axes.plot([], [], **diamond, label=_protocols(published))
+        label_rows(axes, names)
         axes.grid(axis="y", color=CONTEXT, lw=0.6)
-        axes.tick_params(axis="y", length=0)
         axes.set_xlabel(f"{axis_label(results.headline)}: a dot per seed, a bar at the mean")
         if axes.get_legend_handles_labels()[0]:
             figure.legend(loc="outside lower center")
     return figure
 
 
-def _write_beside(axes: Axes, y: float, text: str) -> None:
-    """To the right of the axes, at a height in the data's unit."""
-    axes.annotate(
-        text,
-        (1.01, y),
-        xycoords=("axes fraction", "data"),
-        va="center",
-        family="DejaVu Sans Mono",
-        size=10,
-    )
-
-
-def _protocols(published: list[dict]) -> str:
+def _protocols(published: list[dict[str, Any]]) -> str:
     """The legend's text: the protocols that published numbers were obtained by."""
-    protocols = list(
-        dict.fromkeys(entry.get("protocol", "protocol unknown") for entry in published)
-    )
+    protocols = dict.fromkeys(entry.get("protocol", "protocol unknown") for entry in published)
     return textwrap.fill(f"published: {', or '.join(protocols)}", 100)
 
 
 def effects_figure(effects: pd.DataFrame, metric: str) -> Figure | None:
     """Point and 95 % interval per main effect (round) and interaction (diamond); filled where separable from 0."""
-    rows = effects[(effects["metric"] == metric) & effects["kind"].isin(["main", "interaction"])]
+    rows = effects[(effects["metric"] == metric) & effects["kind"].isin(LOOKS)]
     rows = rows[rows["estimate"].notna()]
     if rows.empty:
         return None
     n_main = (rows["kind"] == "main").sum()
-    places = [position + (0.7 if position >= n_main else 0) for position in range(len(rows))]
+    places = [position + 0.7 * (position >= n_main) for position in range(len(rows))]
     with style():
         figure = Figure(figsize=(10, 1.1 + 0.42 * (len(rows) + 0.7)), layout="constrained")
         axes = figure.add_subplot()
         axes.axvline(0, color=GREY, lw=1)
         for y, row in zip(places, rows.itertuples()):
-            colour = INK if row.kind == "main" else "#117733"
-            separable = row.verdict in (HIGHER, LOWER)
-            if math.isfinite(row.low):
-                axes.plot(
-                    [row.low, row.high], [y, y], "-", color=colour, lw=2, solid_capstyle="butt"
-                )
-            marker, size = ("o", 9) if row.kind == "main" else ("D", 8)
-            axes.plot(
-                row.estimate,
-                y,
-                marker,
-                ms=size,
-                color=colour,
-                mfc=colour if separable else "white",
-                mew=2,
+            interval, is_separable = (
+                (row.estimate, row.low, row.high),
+                row.verdict in (HIGHER, LOWER),
             )
-            _write_beside(axes, y, effect(row.estimate, row.low, row.high))
-        axes.set_yticks(places, rows["effect"])
-        axes.set_ylim(places[-1] + 0.6, -0.6)
-        axes.tick_params(axis="y", length=0)
-        unit = points(metric).strip()
-        axes.set_xlabel(
-            f"effect on {label(metric)}{f' ({unit})' if unit else ''}{_intervals(rows)}"
-        )
+            draw_interval(axes, y, interval, LOOKS[row.kind], is_separable)
+        label_rows(axes, dict(zip(places, rows["effect"])))
+        axes.set_xlabel(f"effect on {label(metric)}{of_points(metric)}{_intervals(rows)}")
     return figure
 
 

@@ -10,8 +10,7 @@ from fabricate import FACTORS, study
 from scipy import stats
 
 from ablation import claims
-from ablation.claims import CSV_COLUMNS, judge_claims
-from ablation.claims_text import claim_texts, claims_counted, claims_table
+from ablation.claims import CSV_COLUMNS, claim_texts, claims_counted, claims_table, judge_claims
 from ablation.effects import judge
 from ablation.report import render, write_report
 from ablation.results import load

@@ -13,8 +13,7 @@ from fabricate import FACTORS, better, study, with_hits
 from scipy import stats
 
 from ablation.cli import main
-from ablation.compare import ON_RUN, compare, difference, difference_to_constant
-from ablation.compare_text import comparison_text
+from ablation.compare import ON_RUN, compare, comparison_text, difference, difference_to_constant
 from ablation.effects import judge
 from ablation.errors import InputError
 from ablation.places import Places

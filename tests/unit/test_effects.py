@@ -8,10 +8,9 @@ from fabricate import FACTORS, study
 from scipy import stats
 
 from ablation import effects as judged
-from ablation.combinations import pairs
 from ablation.contrasts import main_effects, simple_effects, single_effects
 from ablation.design import Factor, Level, arms
-from ablation.effects import judge, rank
+from ablation.effects import factor_pairs, judge, rank
 from ablation.results import load
 from ablation.statistics import holm, paired_difference
 
@@ -339,7 +338,7 @@ def test_the_means_of_an_interaction_plot_differ_by_the_interaction_also_where_a
         state=lambda spec: "FAILED" if spec.trial in ("warmup--s3", "lr_split--s1") else "COMPLETE",
     )
     results, table = load(folder), headline(folder)
-    for pair in pairs(results, "test/top1"):
+    for pair in factor_pairs(results, "test/top1"):
         m = {levels: found.mean for levels, found in pair.means.items()}
         assert {found.n for found in pair.means.values()} == {2}
         assert m["on", "on"] - m["on", "off"] - m["off", "on"] + m["off", "off"] == pytest.approx(

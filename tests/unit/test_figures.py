@@ -11,8 +11,7 @@ from fabricate import FACTORS, arm_name, study
 from PIL import Image
 
 from ablation.claims import judge_claims
-from ablation.combinations import pairs
-from ablation.effects import judge
+from ablation.effects import factor_pairs, judge
 from ablation.figures import draw
 from ablation.figures.curves import MAX_ARMS, learning_curves, shown_arms
 from ablation.figures.interactions import interactions
@@ -44,7 +43,7 @@ def by_hand(results, first: str, a: str, second: str, b: str) -> pd.Series:
 
 def test_a_combination_s_mean_is_that_over_the_arms_that_have_it(tmp_path):
     results = load(study(tmp_path))
-    found = {pair.factors: pair for pair in pairs(results, "test/top1")}
+    found = {pair.factors: pair for pair in factor_pairs(results, "test/top1")}
     assert list(found) == [
         ("lr_split", "warmup"),
         ("lr_split", "gradient_decoupling"),
@@ -67,7 +66,7 @@ def test_the_difference_of_differences_of_the_means_is_the_interaction(tmp_path)
         study(tmp_path, state=lambda spec: "FAILED" if spec.arm == "warmup" else "COMPLETE")
     )
     effects = judge(results).query("metric == 'test/top1'").set_index("effect")["estimate"]
-    for pair in pairs(results, "test/top1"):
+    for pair in factor_pairs(results, "test/top1"):
         mean = {levels: one.mean for levels, one in pair.means.items()}
         crossing = mean["on", "on"] - mean["off", "on"] - mean["on", "off"] + mean["off", "off"]
         assert crossing == pytest.approx(effects[pair.interactions[0]])
@@ -83,7 +82,7 @@ def test_an_arm_beside_the_design_belongs_to_no_combination(tmp_path):
     folder.write_manifest(replace(manifest, trials=trials, baselines=["ldmlr"]))
     results = load(folder)
     assert results.arms["balanced-head"] == {}
-    (pair,) = pairs(results, "test/top1")
+    (pair,) = factor_pairs(results, "test/top1")
     assert set(pair.means) == {(a, b) for a in ("off", "on") for b in ("off", "on")}
     drawn = draw(results, judge(results), tmp_path / "figures")
     assert {"accuracy", "effects", "interactions"} <= set(drawn)
@@ -92,14 +91,14 @@ def test_an_arm_beside_the_design_belongs_to_no_combination(tmp_path):
 def test_designs_without_interactions_have_no_interaction_plot(tmp_path):
     results = load(study(tmp_path, factors={"lr_split": FACTORS["lr_split"]}))
     assert (
-        list(pairs(results, "test/top1")) == []
+        list(factor_pairs(results, "test/top1")) == []
         and interactions([], judge(results), "test/top1") is None
     )
 
 
 def test_an_interaction_plot_has_a_line_per_level_and_tells_the_interaction(tmp_path):
     results = load(study(tmp_path, factors=TWO))
-    figure = interactions(list(pairs(results, "test/top1")), judge(results), "test/top1")
+    figure = interactions(list(factor_pairs(results, "test/top1")), judge(results), "test/top1")
     written = texts(figure)
     assert {"warmup=off", "warmup=on", "lr_split", "off", "on"} <= set(written)
     assert any(
@@ -112,7 +111,7 @@ def test_a_figure_is_the_same_bytes_every_time(tmp_path, kind):
     results = load(study(tmp_path / "runs", factors=TWO))
     for name in "ab":
         save(
-            interactions(list(pairs(results, "test/top1")), judge(results), "test/top1"),
+            interactions(list(factor_pairs(results, "test/top1")), judge(results), "test/top1"),
             tmp_path / name,
         )
     first, again = ((tmp_path / f"{name}.{kind}").read_bytes() for name in "ab")

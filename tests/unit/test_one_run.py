@@ -10,11 +10,11 @@ from scipy import stats
 from tiny_trials import JOINT, STAGED, chain, run
 
 from ablation import effects as judged
-from ablation.answer import answer, is_conditional, one_seed_limits
 from ablation.claims import judge_claims
-from ablation.effects import judge
+from ablation.effects import is_conditional, judge
 from ablation.one_run import unpacked
 from ablation.outcome import outcome_of
+from ablation.report import answer, render
 from ablation.results import load
 from ablation.statistics import image_bootstrap
 
@@ -29,6 +29,11 @@ def rows_of(folder, metric="test/top1"):
 
 def hits_of(folder, arm, seed=0):
     return unpacked(folder.outcome(f"{arm}--s{seed}").hits)
+
+
+def limits_of(results):
+    effects = judge(results)
+    return render(results, effects, judge_claims(results, effects), []).partition("## Limits")[2]
 
 
 def said_of(results):
@@ -175,7 +180,7 @@ def test_studies_of_two_seeds_are_judged_by_seeds(tmp_path, state):
 
 def test_the_answer_says_that_intervals_are_over_images_of_one_run(tmp_path):
     results = load(with_hits(study(tmp_path, seeds=[0]), better))
-    effects, text = judge(results), said_of(results)
+    text = said_of(results)
     assert "over test images and conditional on this one training run" in text
     assert "eparable from 0 on this one training run: `lr_split: off -> on` (" in text
     assert "on this one training run, of 8 arms: 1 higher, 7 not separable" in text
@@ -190,7 +195,7 @@ def test_the_answer_says_that_intervals_are_over_images_of_one_run(tmp_path):
         f"One seed can call no arm the best: `lr_split` (80.0) has the best top-1; {over_images}"
         in text
     )
-    limits = " ".join(one_seed_limits(effects))
+    limits = limits_of(results)
     assert (
         "conditional on this one training run" in limits
         and "bootstrap over test images" in limits
@@ -234,10 +239,9 @@ def test_ranks_of_one_run_that_does_not_tell_its_hits_are_left_open(tmp_path):
 
 
 def test_without_hits_the_limits_say_that_there_is_no_interval(tmp_path):
-    effects = judge(load(study(tmp_path, factors=ONE, seeds=[0])))
-    assert not is_conditional(effects) and "No interval or p-value can be given" in " ".join(
-        one_seed_limits(effects)
-    )
+    results = load(study(tmp_path, factors=ONE, seeds=[0]))
+    assert not is_conditional(judge(results))
+    assert "No interval or p-value can be given" in limits_of(results)
     assert not is_conditional(judge(load(study(tmp_path / "two", factors=ONE, seeds=[0, 1]))))
 
 

@@ -12,10 +12,10 @@ from statsmodels.formula.api import ols
 from statsmodels.stats.anova import AnovaRM
 
 from ablation import effects as judged
-from ablation.answer import answer
 from ablation.claims import judge_claims
 from ablation.contrasts import interactions, main_effects
 from ablation.effects import judge
+from ablation.report import answer
 from ablation.results import Results, load
 from ablation.runs import Manifest, TrialSpec
 from ablation.statistics import contrast, holm, paired_difference
