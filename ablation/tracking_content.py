@@ -90,7 +90,8 @@ class TrialContent:
         if self.outcome is None:
             return None
         path = self.folder.trial_path(self.name) / "outcome.json"
-        return milliseconds(self.outcome.finished) or round(1000 * path.stat().st_mtime)
+        told = milliseconds(self.outcome.finished)
+        return round(1000 * path.stat().st_mtime) if told is None else told
 
     def points(self, start: int, n_logged: int, columns: Collection[str]) -> list[Point]:
         """All points but those of the first `n_logged` records.

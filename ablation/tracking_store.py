@@ -29,6 +29,7 @@ for name, value in {
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 from sqlalchemy.exc import SQLAlchemyError
 
 from ablation.database import (
@@ -75,6 +76,9 @@ class TrackingRefused(TrackingUnavailable):
 
 
 def is_refusal(error: BaseException) -> bool:
+    """Whether MLflow has answered and refused; an address that it does not know has no answer."""
+    if isinstance(error, UnsupportedModelRegistryStoreURIException):
+        return False
     return isinstance(error, MlflowException) and error.error_code == "INVALID_PARAMETER_VALUE"
 
 

@@ -253,7 +253,10 @@ class Learner:
 
     def training_prior(self) -> list[float]:
         """(C,) share of each class in the classification loss; sums to 1."""
-        drawn = torch.bincount(self.pool.labels, minlength=self.n_classes).tolist()
+        labels = self.pool.labels
+        drawn = [0] * self.n_classes
+        if len(labels):
+            drawn = torch.bincount(labels, minlength=self.n_classes).tolist()
         return training_prior(self.config, self.n_images, drawn)
 
     def weigh(self) -> None:
