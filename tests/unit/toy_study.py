@@ -88,7 +88,7 @@ class Toy:
                 "phase": link.phase,
                 "epoch": link.epoch,
                 "seconds": 3600.0,
-                "time": 0.0,
+                "time": 1e9,
                 "metrics": metrics,
                 "vectors": {},
             }
