@@ -1,5 +1,5 @@
 """`python -m ablation` is `ablate`."""
 
-from ablation.cli import main
+from ablation.cli.main import main
 
 main(prog_name="ablate")

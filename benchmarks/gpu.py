@@ -82,7 +82,7 @@ def trial(options: argparse.Namespace) -> None:
     from joint_epoch import EXPERIMENT
     from staged import Memory
 
-    from ablation.grid import experiment_settings
+    from ablation.grid.load import experiment_settings
     from core import learner
     from core.parsing import parse
     from core.subject import SUBJECT

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from ablation.grid import experiment_settings
+from ablation.grid.load import experiment_settings
 from core.batches import batches
 from core.config import Config
 from core.data.augment import normalise

@@ -34,8 +34,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # where the package is not installed
 
 from ablation.errors import InputError
-from ablation.plan import Plan
-from ablation.runs import Manifest, Outcome, RunFolder
+from ablation.planning.plan import Plan
+from ablation.storage.runs import Manifest, Outcome, RunFolder
 
 CARRIED = Path(".gpu")  # what travels besides the files that git does not ignore
 PLAN = CARRIED / "plan.json"
@@ -89,8 +89,8 @@ def main() -> None:
 def prepare(
     grids: list[str], overrides: list[str], seeds: str | None, device: str, retry_failed: bool
 ) -> None:
-    from ablation.provenance import provenance
-    from ablation.study import open_study, refuse_mixture
+    from ablation.study.opening import open_study, refuse_mixture
+    from ablation.study.provenance import provenance
 
     shutil.rmtree(CARRIED, ignore_errors=True)
     studies, overrides = [], [f"device={device}", *overrides]
@@ -353,8 +353,8 @@ def unpack(folder: Path) -> None:
 
 def _merge(arrived: RunFolder, folder: RunFolder) -> None:
     """Put the trials in the place of what is there of them, and the manifest if it is newer."""
-    from ablation.lock import only_one
-    from ablation.study import refuse_mixture
+    from ablation.storage.lock import only_one
+    from ablation.study.opening import refuse_mixture
 
     manifest = arrived.manifest()
     refuse_mixture(manifest, folder)

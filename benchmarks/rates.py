@@ -19,7 +19,7 @@ import torch
 from joint_epoch import EXPERIMENT, encoder_alone
 from torch.utils.flop_counter import FlopCounterMode
 
-from ablation.grid import experiment_settings
+from ablation.grid.load import experiment_settings
 from core.batches import batches
 from core.config import Config
 from core.data.augment import normalise

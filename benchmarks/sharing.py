@@ -17,9 +17,9 @@ from pathlib import Path
 
 from study import EXPERIMENTS
 
-from ablation.forecast import forecast
-from ablation.running import RunOptions, RunResult, run
-from ablation.study import PlannedStudy, open_study
+from ablation.planning.forecast import forecast
+from ablation.study.opening import PlannedStudy, open_study
+from ablation.study.running import RunOptions, RunResult, run
 
 GRID = Path(__file__).with_suffix(".yaml").resolve()
 

@@ -19,7 +19,7 @@ import torch
 from joint_epoch import EXPERIMENT
 from rates import CLASS_COUNTS
 
-from ablation.grid import experiment_settings
+from ablation.grid.load import experiment_settings
 from core.config import BASELINES, Config
 from core.diffusion import alpha_bars
 from core.learner import Learner

@@ -38,7 +38,7 @@ def last_checkpoints(links: list[Link], until: str | None, store: Store) -> Chec
 
 
 class Store(Protocol):
-    """Bytes under a kind and a key; see `ablation.subject.Store`."""
+    """Bytes under a kind and a key; see `ablation.subject.protocol.Store`."""
 
     def load(self, kind: str, key: str) -> bytes | None: ...
     def save(self, kind: str, key: str, data: bytes, seconds: float = 0.0) -> None: ...

@@ -30,7 +30,7 @@ _hints = functools.cache(typing.get_type_hints)
 
 
 class Fault(NamedTuple):
-    """See `ablation.subject.Fault`."""
+    """See `ablation.subject.protocol.Fault`."""
 
     key: str
     message: str

@@ -1,4 +1,4 @@
-"""Strategy A and its baselines as a subject of the harness; see the protocol `ablation.subject`.
+"""Strategy A and its baselines as a subject of the harness; see the protocol `ablation.subject.protocol`.
 
 Only `advance` and `inspect` import torch.
 """

@@ -9,7 +9,7 @@ import json
 import os
 import time
 
-from ablation.subject import Link
+from ablation.subject.protocol import Link
 
 WARMUP = 3  # epochs that do not depend on `rate`
 

@@ -173,7 +173,7 @@ def workers_of(process: subprocess.Popen) -> list[int]:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     except OSError:
         return []
-    return [int(child) for child in children if "ablation.worker" in _command(int(child))]
+    return [int(child) for child in children if "ablation.execution.worker" in _command(int(child))]
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:

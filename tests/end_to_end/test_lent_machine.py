@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ablation.runs import RunFolder
+from ablation.storage.runs import RunFolder
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "on_gpu.py"
 ABSENT = """

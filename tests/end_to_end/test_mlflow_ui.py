@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec
+from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec
 
 pytestmark = [
     pytest.mark.browser,
@@ -125,7 +125,7 @@ def fabricate(folder: RunFolder) -> None:
 @pytest.fixture
 def address(tmp_path, monkeypatch):
     """Where a synced study can be seen, served by a process of its own, which is ended as by Ctrl-C."""
-    from ablation.tracking import Tracker
+    from ablation.tracking.mlflow_sync import Tracker
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -139,7 +139,7 @@ def address(tmp_path, monkeypatch):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-c", f"from ablation.ui import serve; serve(port={port})"],
+        [sys.executable, "-c", f"from ablation.tracking.ui import serve; serve(port={port})"],
         stdout=subprocess.PIPE,
         text=True,
     )

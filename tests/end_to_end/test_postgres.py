@@ -6,8 +6,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from ablation.ledger import SUFFIXES
-from ablation.ledger_storage import storage_url
+from ablation.tracking.ledger import SUFFIXES
+from ablation.tracking.ledger_storage import storage_url
 
 sys.path.insert(0, str(Path(__file__).parent))
 from chains_project import Project, workers_of  # noqa: E402

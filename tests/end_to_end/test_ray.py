@@ -411,10 +411,10 @@ def test_where_no_node_is_fit_nothing_is_run(nodes, toy):
 
 def test_workers_are_kept_from_nodes_that_turn_out_unfit(nodes):
     """As those that join later may."""
-    from ablation.on_ray.cluster import Share, connected
-    from ablation.on_ray.node import Site
-    from ablation.on_ray.workers import RayNodes
-    from ablation.workers import Workers
+    from ablation.execution.ray_cluster.cluster import Share, connected
+    from ablation.execution.ray_cluster.node import Site
+    from ablation.execution.ray_cluster.workers import RayNodes
+    from ablation.execution.workers import Workers
 
     said: list[str] = []
     site = Site(

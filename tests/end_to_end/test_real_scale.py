@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ablation.grid import experiment_settings
-from ablation.store import DiskStore
+from ablation.grid.load import experiment_settings
+from ablation.storage.cache import DiskStore
 from core.subject import SUBJECT
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ablation.places import Places
-from ablation.runs import RunFolder
-from ablation.study import open_study
+from ablation.storage.project import Places
+from ablation.storage.runs import RunFolder
+from ablation.study.opening import open_study
 
 GRID = """
 study: tiny
@@ -217,7 +217,7 @@ def test_two_studies_at_once_that_evict_each_other_s_checkpoints_get_the_results
     folder = project(tmp_path / "crowded")
     lr_split, warmup = GRID.split("factors:\n  ")[1].split("\nbaselines")[0].split("\n  ")
     studies = {"first": (lr_split, "ldmlr"), "second": (warmup, "ce, balanced-head")}
-    code = "import ablation.running; ablation.running.TRIM_SECONDS = 0; from ablation.cli import main; main()"
+    code = "import ablation.study.running; ablation.study.running.TRIM_SECONDS = 0; from ablation.cli.main import main; main()"
     running = []
     for name, (factor, baselines) in studies.items():
         (folder / f"{name}.yaml").write_text(

@@ -246,7 +246,7 @@ def test_published_numbers_are_seen_as_they_are_now_without_a_run(finished, tmp_
 
 
 BASELINES = """
-from ablation.subject import Link
+from ablation.subject.protocol import Link
 
 class Subject:
     def check(self, settings): return []

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ablation.one_run import unpacked
+from ablation.analysis.image_bootstrap import unpacked
 from core.metrics import (
     compensate_label_shift,
     evaluate,

@@ -10,7 +10,7 @@ from unittest import mock
 
 import numpy as np
 
-from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec
+from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec
 
 FACTORS = {
     "lr_split": {"off": {"optim.lr.encoder": 1e-3}, "on": {"optim.lr.encoder": 1e-5}},

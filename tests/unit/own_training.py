@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from ablation.workers import Message, Worker, Workers
+from ablation.execution.workers import Message, Worker, Workers
 
 PROCESSES = Path("/proc")
 

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ablation.cli import main
+from ablation.cli.main import main
 
 pytestmark = pytest.mark.fuzz
 

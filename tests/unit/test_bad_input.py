@@ -9,9 +9,9 @@ import pytest
 from bad_inputs import CANARY, CASES, IN_A_PROCESS_OF_ITS_OWN, PROJECT, Case
 from click.testing import CliRunner
 
-from ablation import inputs, placement
-from ablation.cli import main
-from ablation.damage import say
+from ablation.cli.main import main
+from ablation.storage.damage import say
+from ablation.study.opening import inputs, placement
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,11 +6,11 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from ablation.cli import main
+from ablation.cli.main import main
 from ablation.errors import InputError
 from ablation.limits import parse_size, show_size
-from ablation.lock import only_one
-from ablation.places import Places
+from ablation.storage.lock import only_one
+from ablation.storage.project import Places
 
 
 @pytest.mark.parametrize(

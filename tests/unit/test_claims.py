@@ -9,12 +9,18 @@ import pytest
 from fabricate import FACTORS, study
 from scipy import stats
 
-from ablation import claims
-from ablation.claims import CSV_COLUMNS, claim_texts, claims_counted, claims_table, judge_claims
-from ablation.effects import judge
-from ablation.report import render, write_report
-from ablation.results import load
-from ablation.statistics import contrast, holm, margin_p, paired_difference
+from ablation.analysis import claims
+from ablation.analysis.claims import (
+    CSV_COLUMNS,
+    claim_texts,
+    claims_counted,
+    claims_table,
+    judge_claims,
+)
+from ablation.analysis.effects import judge
+from ablation.analysis.results import load
+from ablation.analysis.statistics import contrast, holm, margin_p, paired_difference
+from ablation.reporting.report import render, write_report
 
 ONE = {"lr_split": FACTORS["lr_split"]}
 TWO = {**ONE, "gradient_decoupling": FACTORS["gradient_decoupling"]}
@@ -489,7 +495,7 @@ def test_the_report_tells_each_claim_with_its_numbers(tmp_path):
 
 
 def test_the_file_of_claims_comes_and_goes_with_them(tmp_path):
-    with mock.patch("ablation.figures.draw", return_value=[]):
+    with mock.patch("ablation.reporting.figures.draw", return_value=[]):
         folder = study(tmp_path / "runs", factors=ONE, claims=[claim(OFF_ON, "up")])
         first = write_report(folder, tmp_path / "reports").parent / "claims.csv"
         again = write_report(folder, tmp_path / "again").parent / "claims.csv"

@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from ablation import doctor
-from ablation.cli import main
+from ablation.cli.main import main
+from ablation.doctor.examine import examine as doctor
 from ablation.errors import InputError
-from ablation.places import Places
+from ablation.storage.project import Places
 
 
 def said(*arguments: str, expect: int = 2) -> str:

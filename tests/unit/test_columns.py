@@ -9,13 +9,13 @@ from fabricate import FACTORS, study
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ablation.columns import column_of, metric_of
-from ablation.compare import compare
+from ablation.analysis.compare import compare
+from ablation.analysis.results import load
 from ablation.errors import InputError
-from ablation.headline import headline_tables
-from ablation.places import Places
-from ablation.report import write_report
-from ablation.results import load
+from ablation.reporting.readme import headline_tables
+from ablation.reporting.report import write_report
+from ablation.storage.columns import column_of, metric_of
+from ablation.storage.project import Places
 
 OURS = {
     "results": [
@@ -67,7 +67,7 @@ def reported(root, name="fixes", names=lambda metrics: metrics, **what):
         study=name,
         **{"factors": SHORTEST, "baselines": ["ldmlr"], "seeds": [0, 1], **what},
     )
-    with mock.patch("os.fsync"), mock.patch("ablation.figures.draw", return_value=[]):
+    with mock.patch("os.fsync"), mock.patch("ablation.reporting.figures.draw", return_value=[]):
         for spec in folder.manifest().trials:
             records = [
                 {**record, "metrics": names(record["metrics"])}

@@ -12,13 +12,19 @@ from click.testing import CliRunner
 from fabricate import FACTORS, better, study, with_hits
 from scipy import stats
 
-from ablation.cli import main
-from ablation.compare import ON_RUN, compare, comparison_text, difference, difference_to_constant
-from ablation.effects import judge
+from ablation.analysis.compare import (
+    ON_RUN,
+    compare,
+    comparison_text,
+    difference,
+    difference_to_constant,
+)
+from ablation.analysis.effects import judge
+from ablation.analysis.results import load
+from ablation.cli.main import main
 from ablation.errors import InputError
-from ablation.places import Places
-from ablation.report import write_report
-from ablation.results import load
+from ablation.reporting.report import write_report
+from ablation.storage.project import Places
 
 SHORTEST = {"lr_split": FACTORS["lr_split"]}
 PUBLISHED = "published:LDMLR"
@@ -180,7 +186,7 @@ def test_trials_that_are_missing_are_told_and_the_others_paired(tmp_path):
 def test_without_runs_the_report_s_tables_say_the_same(tmp_path):
     folder = fabricated(tmp_path)
     there = compared(tmp_path, "fixes:lr_split", "fixes:ldmlr")
-    with mock.patch("ablation.figures.draw", return_value=[]):
+    with mock.patch("ablation.reporting.figures.draw", return_value=[]):
         write_report(folder, tmp_path / "reports" / "fixes")
     (tmp_path / "runs").rename(tmp_path / "elsewhere")
     (tmp_path / "experiments").mkdir()

@@ -20,19 +20,19 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import OperationalError
 from toy_project import ToyProject
 
-from ablation import database
-from ablation.cli import main
-from ablation.damage import say
-from ablation.database import making
-from ablation.forecast import Timings
-from ablation.ledger import update_ledger
-from ablation.ledger_storage import LedgerUnavailable
-from ablation.places import Places, require_usable_name
-from ablation.runs import Damaged
-from ablation.status import status_of
-from ablation.store import KINDS, DiskStore
-from ablation.tracking import Tracker
-from ablation.tracking_store import TrackingUnavailable, reaching
+from ablation.cli.main import main
+from ablation.planning.forecast import Timings
+from ablation.storage import sqlite as database
+from ablation.storage.cache import KINDS, DiskStore
+from ablation.storage.damage import say
+from ablation.storage.project import Places, require_usable_name
+from ablation.storage.runs import Damaged
+from ablation.storage.sqlite import making
+from ablation.study.status import status_of
+from ablation.tracking.ledger import update_ledger
+from ablation.tracking.ledger_storage import LedgerUnavailable
+from ablation.tracking.mlflow_store import TrackingUnavailable, reaching
+from ablation.tracking.mlflow_sync import Tracker
 
 ROOT = Path(__file__).parents[2]
 
@@ -483,7 +483,7 @@ def test_a_database_whose_maker_was_killed_is_made_anew_and_one_that_was_there_b
 ):
     path = tmp_path / "some.db"
     code = (
-        "import os, sqlite3, sys; from ablation.database import making\n"
+        "import os, sqlite3, sys; from ablation.storage.sqlite import making\n"
         "with making(f'sqlite:///{sys.argv[1]}'):\n"
         "    connection = sqlite3.connect(sys.argv[1]); connection.execute(f'CREATE TABLE t{sys.argv[2]} (x)'); connection.commit(); os._exit(9)"
     )

@@ -13,12 +13,12 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 
-from ablation import data_sources
-from ablation.cli import main
-from ablation.data_sources import read_sources
+from ablation.cli.main import main
 from ablation.errors import InputError, Unavailable
-from ablation.grid import load_study
-from ablation.subjects import load_subject
+from ablation.grid.load import load_study
+from ablation.grid.load import sources as data_sources
+from ablation.grid.sources import read_sources
+from ablation.subject.loading import load_subject
 from core.config import Config, Data
 from core.data import sources
 from core.fingerprint import data_fingerprint

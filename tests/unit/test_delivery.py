@@ -6,13 +6,14 @@ import fabricate
 import pytest
 from rich.console import Console
 
-from ablation import delivery as module
-from ablation import ledger, tracking
-from ablation.delivery import LONGEST_SECONDS, SYNC_SECONDS, Delivery
-from ablation.ledger_storage import LedgerUnavailable
-from ablation.lock import only_one
-from ablation.places import Places
-from ablation.tracking_store import TrackingRefused, TrackingUnavailable
+from ablation.storage.lock import only_one
+from ablation.storage.project import Places
+from ablation.tracking.delivery import LONGEST_SECONDS, SYNC_SECONDS, Delivery
+from ablation.tracking.ledger_storage import LedgerUnavailable
+from ablation.tracking.mlflow_store import TrackingRefused, TrackingUnavailable
+from ablation.tracking.mlflow_sync import delivery as module
+from ablation.tracking.mlflow_sync import ledger
+from ablation.tracking.mlflow_sync import mlflow_sync as tracking
 
 
 @pytest.fixture

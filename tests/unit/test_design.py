@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ablation.design import DESIGNS, Arm, Factor, Level, arms, n_cells
+from ablation.grid.design import DESIGNS, Arm, Factor, Level, arms, n_cells
 
 
 def factor(name, *levels):

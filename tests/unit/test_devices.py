@@ -2,10 +2,10 @@
 
 import pytest
 
-from ablation import devices
-from ablation.devices import Shared, share_gpus, visible_gpus
 from ablation.errors import InputError
-from ablation.workers import LocalProcesses, Workers, failure
+from ablation.execution.devices import Shared, share_gpus, visible_gpus
+from ablation.execution.executor import devices
+from ablation.execution.workers import LocalProcesses, Workers, failure
 
 
 @pytest.fixture(autouse=True)

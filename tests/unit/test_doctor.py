@@ -15,15 +15,15 @@ import pytest
 from mlflow import MlflowClient
 from toy_project import ToyProject
 
-from ablation import doctor as module
-from ablation import doctor_machine
-from ablation.doctor import WIDTH, doctor, examine, examine_project
-from ablation.doctor_cache import YOUNG_SECONDS, cache_checks
-from ablation.doctor_databases import database_checks
-from ablation.ledger import update_ledger
-from ablation.lock import only_one
-from ablation.runs import Outcome
-from ablation.tracking import IN_GRID
+from ablation.doctor.cache import YOUNG_SECONDS, cache_checks
+from ablation.doctor.databases import database_checks
+from ablation.doctor.examine import WIDTH, doctor, examine, examine_project
+from ablation.doctor.examine import examine as module
+from ablation.doctor.examine import machine as doctor_machine
+from ablation.storage.lock import only_one
+from ablation.storage.runs import Outcome
+from ablation.tracking.ledger import update_ledger
+from ablation.tracking.mlflow_sync import IN_GRID
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::sqlalchemy.exc.SADeprecationWarning"
@@ -476,7 +476,7 @@ def test_a_study_that_is_being_run_is_not_touched(toy):
 
 
 def test_a_database_that_another_program_holds_is_left_and_named(toy, monkeypatch):
-    monkeypatch.setattr("ablation.database.PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("ablation.storage.sqlite.PATIENCE_SECONDS", 0.05)
     other = sqlite3.connect(toy.root / "mlflow.db", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     found = lines(toy, repair=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from ablation import doctor_machine
-from ablation.doctor_machine import determinism, machine_checks, required
-from ablation.places import Places
-from ablation.store import DiskStore
+from ablation.doctor.examine import machine as doctor_machine
+from ablation.doctor.machine import determinism, machine_checks, required
+from ablation.storage.cache import DiskStore
+from ablation.storage.project import Places
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,7 +92,7 @@ def test_a_file_system_whose_clock_is_another_is_found(tmp_path, monkeypatch):
 
 
 def test_a_database_is_named_without_loading_mlflow():
-    code = "import sys; from ablation.doctor_check import place; print(place('http://me:secret@host/'), 'mlflow' in sys.modules)"
+    code = "import sys; from ablation.doctor.check import place; print(place('http://me:secret@host/'), 'mlflow' in sys.modules)"
     said = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     ).stdout

@@ -7,12 +7,12 @@ import pytest
 from fabricate import FACTORS, study
 from scipy import stats
 
-from ablation import effects as judged
-from ablation.contrasts import main_effects, simple_effects, single_effects
-from ablation.design import Factor, Level, arms
-from ablation.effects import factor_pairs, judge, rank
-from ablation.results import load
-from ablation.statistics import holm, paired_difference
+from ablation.analysis import effects as judged
+from ablation.analysis.contrasts import main_effects, simple_effects, single_effects
+from ablation.analysis.effects import factor_pairs, judge, rank
+from ablation.analysis.results import load
+from ablation.analysis.statistics import holm, paired_difference
+from ablation.grid.design import Factor, Level, arms
 
 THREE_LEVELS = {
     "routing": {"summed": {}, "decoupled": {}, "pcgrad": {}},

@@ -6,11 +6,12 @@ from collections import Counter
 import pytest
 from toy_study import Toy, ToyStudy
 
-from ablation import execution
-from ablation.execution import Execution, Listener
+from ablation.execution.executor import Execution
+from ablation.execution.executor import executor as execution
+from ablation.execution.supervision import Task
 from ablation.limits import Limits
-from ablation.store import DiskStore
-from ablation.supervision import Task
+from ablation.planning.events import Listener
+from ablation.storage.cache import DiskStore
 
 ARMS = ("reference", "warmup=settling", "rate=fast", "warmup=settling+rate=fast")
 TRIALS = [f"{arm}--s{seed}" for arm in ARMS for seed in (0, 1)]

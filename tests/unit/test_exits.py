@@ -9,11 +9,11 @@ import pytest
 from click.testing import CliRunner
 from own_training import trained, write_module
 
-from ablation import inputs
-from ablation.cli import main
+from ablation import INSTALLED_IN
+from ablation.cli.main import main
 from ablation.errors import InputError
-from ablation.subjects import load_subject
-from ablation.workers import OURS
+from ablation.study.opening import inputs
+from ablation.subject.loading import load_subject
 
 pytestmark = pytest.mark.long
 
@@ -187,7 +187,7 @@ def test_nor_does_one_exit_with_0_whose_subject_ends_the_process(name, tmp_path,
         for one, does in methods.items()
     ]
     write_module(
-        f"import sys\nfrom ablation.subject import Link\nclass Subject:\n{''.join(lines)}SUBJECT = Subject()\n",
+        f"import sys\nfrom ablation.subject.protocol import Link\nclass Subject:\n{''.join(lines)}SUBJECT = Subject()\n",
         name,
     )
     (tmp_path / "g.yaml").write_text(GRID)
@@ -201,10 +201,10 @@ def test_nor_does_one_exit_with_0_whose_subject_ends_the_process(name, tmp_path,
 
 def test_ctrl_c_at_the_import_of_a_module_is_an_interrupt(name):
     write_module("import time\nprint('begun', flush=True)\ntime.sleep(600)\n", name)
-    code = f"from ablation.subjects import load_subject; load_subject('{name}:train')"
+    code = f"from ablation.subject.loading import load_subject; load_subject('{name}:train')"
     with subprocess.Popen(
         [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(OURS)},
+        env={**os.environ, "PYTHONPATH": str(INSTALLED_IN)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -262,13 +262,13 @@ def test_a_module_that_executes_another_program_or_aborts_at_its_import_is_refus
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "executes.py").write_text(f"import os, sys\n{call}\n")
-    told = "import sys; from ablation.subjects import load_subject\ntry: load_subject('executes:train')\nexcept Exception as error: sys.exit(str(error))"
+    told = "import sys; from ablation.subject.loading import load_subject\ntry: load_subject('executes:train')\nexcept Exception as error: sys.exit(str(error))"
     done = subprocess.run(
         [sys.executable, "-c", told],
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(OURS)},
+        env={**os.environ, "PYTHONPATH": str(INSTALLED_IN)},
     )
     assert (
         done.returncode == 1

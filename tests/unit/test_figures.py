@@ -10,16 +10,16 @@ import pytest
 from fabricate import FACTORS, arm_name, study
 from PIL import Image
 
-from ablation.claims import judge_claims
-from ablation.effects import factor_pairs, judge
-from ablation.figures import draw
-from ablation.figures.curves import MAX_ARMS, learning_curves, shown_arms
-from ablation.figures.interactions import interactions
-from ablation.figures.mechanism import MAX_LINES, MECHANISM, _apart, mechanism
-from ablation.figures.style import save
-from ablation.figures.summary import accuracy, effects_figure
-from ablation.report import render
-from ablation.results import load
+from ablation.analysis.claims import judge_claims
+from ablation.analysis.effects import factor_pairs, judge
+from ablation.analysis.results import load
+from ablation.reporting.figures import draw
+from ablation.reporting.figures.curves import MAX_ARMS, learning_curves, shown_arms
+from ablation.reporting.figures.interactions import interactions
+from ablation.reporting.figures.mechanism import MAX_LINES, MECHANISM, _apart, mechanism
+from ablation.reporting.figures.style import save
+from ablation.reporting.figures.summary import accuracy, effects_figure
+from ablation.reporting.report import render
 
 TWO = {"lr_split": FACTORS["lr_split"], "warmup": FACTORS["warmup"]}
 MANY = {"rate": {f"r{n}": {"rate": n} for n in range(MAX_ARMS + 4)}}

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_forest import forests
 
-from ablation.forecast import SEGMENT, START, forecast, makespan
-from ablation.schedule import Schedule
-from ablation.store import DiskStore
-from ablation.subject import Link
+from ablation.planning.forecast import SEGMENT, START, forecast, makespan
+from ablation.planning.schedule import Schedule
+from ablation.storage.cache import DiskStore
+from ablation.subject.protocol import Link
 
 SECONDS = {"pretrain": 10.0, "joint": 4.0}
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ablation.plan import PlannedTrial, with_ownership
-from ablation.runs import TrialSpec
-from ablation.schedule import segments, separate
-from ablation.subject import Link
+from ablation.planning.plan import PlannedTrial, with_ownership
+from ablation.planning.schedule import segments, separate
+from ablation.storage.runs import TrialSpec
+from ablation.subject.protocol import Link
 
 
 def chain(path, cost=lambda key: 1.0):

@@ -20,18 +20,18 @@ from bad_inputs import CANARY, DIGITS, GRID, Code, encoder, images, packed, png,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ablation.damage import say
-from ablation.dataset import unpack_data
+from ablation.analysis.csv_tables import read_claims, read_effects, read_trials
+from ablation.cli.dataset import unpack_data
+from ablation.console.live import ProgressNote, read_note
 from ablation.errors import InputError
-from ablation.forecast import Timings
-from ablation.grid import load_study
-from ablation.grid_file import read_experiment
-from ablation.live import ProgressNote, read_note
+from ablation.grid.file import read_experiment
+from ablation.grid.load import load_study
+from ablation.planning.forecast import Timings
 from ablation.redaction import redacted
-from ablation.report_tables import read_claims, read_effects, read_trials
-from ablation.runs import Damaged, Manifest, Outcome, RunFolder, TrialSpec
-from ablation.store import HEADER, MAGIC, DiskStore
-from ablation.subjects import load_subject
+from ablation.storage.cache import HEADER, MAGIC, DiskStore
+from ablation.storage.damage import say
+from ablation.storage.runs import Damaged, Manifest, Outcome, RunFolder, TrialSpec
+from ablation.subject.loading import load_subject
 from core.config import Data
 from core.data import sources
 from core.networks.encoders import build_encoder, load_checkpoint
@@ -90,7 +90,9 @@ def place(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def forget_what_was_said(monkeypatch):
-    monkeypatch.setattr("ablation.runs.say", lambda message: None)  # every example would be said
+    monkeypatch.setattr(
+        "ablation.storage.runs.say", lambda message: None
+    )  # every example would be said
     yield
     say.cache_clear()
 

@@ -9,12 +9,12 @@ from broken_grids import BROKEN, EXPERIMENT, FACTORS, GRID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ablation.analysis.published import published
 from ablation.errors import InputError, Problem, nearest
-from ablation.grid import load_study
-from ablation.grid_file import GRID_KEYS, read_grid
-from ablation.published import published
-from ablation.subject import Fault
-from ablation.subjects import FunctionSubject, load_subject
+from ablation.grid.file import GRID_KEYS, read_grid
+from ablation.grid.load import load_study
+from ablation.subject.loading import FunctionSubject, load_subject
+from ablation.subject.protocol import Fault
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 KEYS = ("epochs", "optim.lr", "optim.momentum", "mixup", "warmup.epochs", "routing")

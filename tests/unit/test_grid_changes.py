@@ -5,7 +5,7 @@ import pytest
 from mlflow.entities import ViewType
 
 from ablation.errors import InputError
-from ablation.tracking import IN_GRID
+from ablation.tracking.mlflow_sync import IN_GRID
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::sqlalchemy.exc.SADeprecationWarning"

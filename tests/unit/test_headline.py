@@ -7,10 +7,10 @@ import pytest
 from click.testing import CliRunner
 from fabricate import FACTORS, study
 
-from ablation.cli import main
+from ablation.cli.main import main
 from ablation.errors import InputError
-from ablation.headline import headline_tables
-from ablation.report import write_report
+from ablation.reporting.readme import headline_tables
+from ablation.reporting.report import write_report
 
 CLAIMS = [
     {
@@ -28,7 +28,7 @@ CLAIMS = [
 
 def reported(root, name="fixes", **what):
     """`reports/<name>/` of a fabricated study, without figures."""
-    with mock.patch("ablation.figures.draw", return_value=[]):
+    with mock.patch("ablation.reporting.figures.draw", return_value=[]):
         return write_report(study(root / "runs" / name, **what), root / "reports" / name)
 
 

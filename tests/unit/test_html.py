@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 from fabricate import FACTORS, study
 
-from ablation.cli import main
-from ablation.html import to_html
-from ablation.report import write_report
+from ablation.cli.main import main
+from ablation.reporting.html import to_html
+from ablation.reporting.report import write_report
 
 SHORTEST = {"lr_split": FACTORS["lr_split"]}
 HOSTILE = "<script>alert(1)</script> <img src=http://evil.test/x onerror=alert(2)> ![a](http://evil.test/b.png) [c](javascript:alert(3))"
@@ -119,7 +119,7 @@ def test_the_page_says_what_the_report_says(written):
 
 
 def test_a_page_that_is_there_is_kept_up_and_none_is_made_unasked(tmp_path):
-    with mock.patch("ablation.figures.draw", return_value=[]):
+    with mock.patch("ablation.reporting.figures.draw", return_value=[]):
         folder, reports = study(tmp_path / "runs", factors=SHORTEST), tmp_path / "reports"
         assert (
             write_report(folder, reports).name == "report.md"
@@ -133,7 +133,7 @@ def test_a_page_that_is_there_is_kept_up_and_none_is_made_unasked(tmp_path):
 def test_the_command_writes_the_page(tmp_path, monkeypatch):
     study(tmp_path / "runs" / "fixes", factors=SHORTEST)
     monkeypatch.chdir(tmp_path)
-    with mock.patch("ablation.figures.draw", return_value=[]):
+    with mock.patch("ablation.reporting.figures.draw", return_value=[]):
         done = CliRunner().invoke(main, ["report", "--html"])
     assert (done.exit_code, done.output) == (0, "reports/fixes/report.html\n")
     assert_loads_nothing((tmp_path / "reports" / "fixes" / "report.html").read_text())

@@ -3,9 +3,9 @@
 import pytest
 
 from ablation.errors import InputError
-from ablation.grid import load_study
-from ablation.subject import Fault
-from ablation.subjects import load_subject
+from ablation.grid.load import load_study
+from ablation.subject.loading import load_subject
+from ablation.subject.protocol import Fault
 
 EXPERIMENT = """\
 settings:

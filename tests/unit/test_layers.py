@@ -52,7 +52,7 @@ def test_only_core_subject_is_named_by_the_harness_and_only_data_commands_look_i
 
 
 def test_the_command_line_starts_without_heavy_modules():
-    code = "import sys, ablation.cli; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    code = "import sys, ablation.cli.main; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     ).stdout.split()
@@ -70,7 +70,7 @@ def test_the_command_line_starts_without_heavy_modules():
 
 def test_planning_a_study_loads_no_torch(tmp_path):
     code = (
-        "import sys; from click.testing import CliRunner; from ablation.cli import main\n"
+        "import sys; from click.testing import CliRunner; from ablation.cli.main import main\n"
         f"result = CliRunner().invoke(main, ['plan', '--grid', {str(ROOT / 'experiments' / 'fixes.yaml')!r}])\n"
         "assert result.exit_code == 0, result.output\n"
         "print(*sorted({name.split('.')[0] for name in sys.modules}))"

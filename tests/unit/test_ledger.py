@@ -17,10 +17,10 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
-from ablation import ledger_storage
-from ablation.ledger import update_ledger
-from ablation.ledger_storage import LedgerUnavailable
-from ablation.runs import Outcome, RunFolder
+from ablation.storage.runs import Outcome, RunFolder
+from ablation.tracking.ledger import update_ledger
+from ablation.tracking.ledger_storage import LedgerUnavailable
+from ablation.tracking.mlflow_sync import ledger_storage
 
 FACTORS = {"lr": {"off": {}, "on": {"lr": 1}}, "warmup": {"off": {}, "on": {"warmup": 1}}}
 STARTED, FINISHED = "2026-03-01T10:00:00+00:00", "2026-03-01T10:01:00+00:00"
@@ -447,7 +447,7 @@ def test_database_that_lacks_a_table_is_said_to_be_unavailable(url, tmp_path, mo
 
 
 def test_locked_database_is_said_to_be_unavailable(url, tmp_path, monkeypatch):
-    monkeypatch.setattr("ablation.database.PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr("ablation.storage.sqlite.PATIENCE_SECONDS", 0.01)
     folder = made(tmp_path)
     other = sqlite3.connect(database(url), isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from ablation.errors import InputError
+from ablation.execution.process import WorkerProcess
+from ablation.execution.supervision import MAX_LOSSES, Supervision, Task
+from ablation.execution.workers import last_message
 from ablation.limits import Limits, parse_duration
-from ablation.supervision import MAX_LOSSES, Supervision, Task
-from ablation.worker_process import WorkerProcess
-from ablation.workers import last_message
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ablation.on_ray.store import NodeStore, answer_of
-from ablation.store import KINDS, DiskStore
+from ablation.execution.ray_cluster.store import NodeStore, answer_of
+from ablation.storage.cache import KINDS, DiskStore
 
 KEPT = [kind for kind in KINDS if kind != "record"]
 

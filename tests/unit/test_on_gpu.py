@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from toy_project import ToyProject
 
-from ablation import study as opening
 from ablation.errors import InputError
+from ablation.study.opening import opening
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "on_gpu.py"
 N_TRIALS = 4  # of a seed

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ablation.cli import main
-from ablation.on_ray import check
-from ablation.on_ray.cluster import Share, site_of
-from ablation.on_ray.node import CACHE, Relay, fault_of
-from ablation.on_ray.store import answer_of
-from ablation.store import DiskStore
-from ablation.subjects import load_subject
-from ablation.workers import OURS
+from ablation import INSTALLED_IN
+from ablation.cli.main import main
+from ablation.execution.executor.ray_cluster import check
+from ablation.execution.ray_cluster.cluster import Share, site_of
+from ablation.execution.ray_cluster.node import CACHE, Relay, fault_of
+from ablation.execution.ray_cluster.store import answer_of
+from ablation.storage.cache import DiskStore
+from ablation.subject.loading import load_subject
 
 SUBJECT = """
 import os, time
@@ -46,7 +46,8 @@ factors: {rate: {slow: {rate: 1}, fast: {rate: 2}}}
 @pytest.fixture
 def site(tmp_path, monkeypatch):
     monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join(filter(None, [str(OURS), os.environ.get("PYTHONPATH")]))
+        "PYTHONPATH",
+        os.pathsep.join(filter(None, [str(INSTALLED_IN), os.environ.get("PYTHONPATH")])),
     )
     monkeypatch.setenv(CACHE, str(tmp_path / "node"))
     monkeypatch.delenv("ABLATE_DATA", raising=False)
@@ -108,7 +109,7 @@ def test_a_relay_tells_what_its_worker_says_and_how_it_ends(site, tmp_path):
 
 def test_a_worker_does_not_outlive_the_process_that_watches_it(site, tmp_path):
     code = (
-        "import json, sys, time; from ablation.on_ray.node import *; relay = Relay(Site(*sys.argv[1:3], True)); relay.next()\n"
+        "import json, sys, time; from ablation.execution.ray_cluster.node import *; relay = Relay(Site(*sys.argv[1:3], True)); relay.next()\n"
         "relay.send(json.loads(sys.argv[3])); relay.next(); relay.answer({'holds': False}, None)\n"
         "while relay.next()[0][1] != b'seed 2\\n': pass\n"
         "print(relay._process.pid, flush=True); time.sleep(600)"

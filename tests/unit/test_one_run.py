@@ -9,14 +9,14 @@ from fabricate import FACTORS, N_TEST, better, study, with_hits
 from scipy import stats
 from tiny_trials import JOINT, STAGED, chain, run
 
-from ablation import effects as judged
-from ablation.claims import judge_claims
-from ablation.effects import is_conditional, judge
-from ablation.one_run import unpacked
-from ablation.outcome import outcome_of
-from ablation.report import answer, render
-from ablation.results import load
-from ablation.statistics import image_bootstrap
+from ablation.analysis import effects as judged
+from ablation.analysis.claims import judge_claims
+from ablation.analysis.effects import is_conditional, judge
+from ablation.analysis.image_bootstrap import unpacked
+from ablation.analysis.results import load
+from ablation.analysis.statistics import image_bootstrap
+from ablation.reporting.report import answer, render
+from ablation.storage.outcome import outcome_of
 
 ONE = {"lr_split": FACTORS["lr_split"]}
 ON_RUN = {judged.SEPARABLE_ON_RUN, judged.NOT_SEPARABLE_ON_RUN}

@@ -3,7 +3,7 @@
 import pytest
 from toy_study import Toy, ToyStudy
 
-from ablation.plan import expected
+from ablation.planning.plan import expected
 
 
 @pytest.fixture

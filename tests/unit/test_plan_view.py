@@ -9,8 +9,8 @@ from fabricate import study
 from rich.console import Console
 from toy_study import Toy, ToyStudy
 
-from ablation.forecast import START
-from ablation.plan_view import show_plan
+from ablation.planning.forecast import START
+from ablation.study.plan_view import show_plan
 
 
 @pytest.fixture

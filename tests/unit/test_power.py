@@ -8,10 +8,10 @@ from fabricate import FACTORS, study
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from ablation.design import Factor, Level, arms
-from ablation.power import GUESS, Spread, family, measured_spread, seeds_needed, told
-from ablation.results import load
-from ablation.statistics import paired_difference, power_of, smallest_detectable
+from ablation.analysis.power import GUESS, Spread, family, measured_spread, seeds_needed, told
+from ablation.analysis.results import load
+from ablation.analysis.statistics import paired_difference, power_of, smallest_detectable
+from ablation.grid.design import Factor, Level, arms
 
 TEXT = ("test/top1", "digits-lt")
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ablation.errors import InputError
-from ablation.reading import (
+from ablation.grid.strict_yaml import (
     MAX_BYTES,
     MAX_DEPTH,
     doubts_in_file,

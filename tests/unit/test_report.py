@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from fabricate import FACTORS, study
 
-from ablation.claims import judge_claims
-from ablation.effects import judge
+from ablation.analysis.claims import judge_claims
+from ablation.analysis.effects import judge
+from ablation.analysis.results import load
+from ablation.analysis.statistics import paired_difference
 from ablation.formatting import decimals, effect, table, value
-from ablation.lock import only_one
-from ablation.report import render, write_report
-from ablation.results import load
-from ablation.statistics import paired_difference
+from ablation.reporting.report import render, write_report
+from ablation.storage.lock import only_one
 
 STATES = {"warmup--s1": "FAILED", "balanced-head--s2": "WAITING", "ce--s2": "RUNNING"}
 SHORTEST = {"lr_split": FACTORS["lr_split"]}

@@ -14,17 +14,17 @@ from tiny_trials import MemoryStore
 
 from ablation import interruption
 from ablation.errors import InputError
-from ablation.outcome import expanded, outcome_of
-from ablation.reported import plain_metrics
-from ablation.runs import TrialSpec
-from ablation.subjects import FunctionSubject, load_subject
+from ablation.storage.outcome import expanded, outcome_of
+from ablation.storage.runs import TrialSpec
+from ablation.subject.loading import FunctionSubject, load_subject
+from ablation.subject.reported import plain_metrics
 
 
 @pytest.fixture(autouse=True)
 def unversioned(monkeypatch) -> None:
     """To read what this file imports takes a second each time."""
     for name in ("project_sources", "library_versions"):
-        monkeypatch.setattr(f"ablation.subjects.{name}", lambda of: {})
+        monkeypatch.setattr(f"ablation.subject.loading.{name}", lambda of: {})
 
 
 def record_of(train):

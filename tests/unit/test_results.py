@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from fabricate import N_EPOCHS, study
 
-from ablation.lock import only_one
-from ablation.results import load, write_csv
-from ablation.runs import RunFolder
+from ablation.analysis.results import load, write_csv
+from ablation.storage.lock import only_one
+from ablation.storage.runs import RunFolder
 
 STATES = {"warmup--s1": "FAILED", "reference--s0": "RUNNING", "ldmlr--s2": "WAITING"}
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_trials import JOINT, ORIGINAL, STAGED, MemoryStore, advance, chain, records, run
 
-from ablation.store import DiskStore
+from ablation.storage.cache import DiskStore
 from core import trial
 from core.subject import SUBJECT
 

@@ -2,11 +2,12 @@
 
 import pytest
 
-from ablation import delivery, figures, running
 from ablation.errors import InputError
-from ablation.lock import only_one
-from ablation.runs import Damaged
-from ablation.study import open_study
+from ablation.reporting import figures
+from ablation.storage.lock import only_one
+from ablation.storage.runs import Damaged
+from ablation.study.opening import open_study, running
+from ablation.tracking.mlflow_sync import delivery
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::sqlalchemy.exc.SADeprecationWarning"

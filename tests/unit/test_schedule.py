@@ -1,7 +1,7 @@
 """The order in which segments are handed out."""
 
-from ablation.schedule import Schedule
-from ablation.subject import Link
+from ablation.planning.schedule import Schedule
+from ablation.subject.protocol import Link
 
 
 def links(*keys: str, cost: float = 1.0) -> list[Link]:

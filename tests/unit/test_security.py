@@ -8,15 +8,16 @@ import pytest
 from click.testing import CliRunner
 from toy_project import ToyProject
 
-from ablation import delivery, provenance, study, ui
-from ablation.cli import main
-from ablation.damage import say
+from ablation.cli.main import main
 from ablation.errors import InputError
-from ablation.ledger import update_ledger
-from ablation.ledger_storage import LedgerUnavailable, storage_url
-from ablation.places import Places
-from ablation.tracking import Tracker
-from ablation.tracking_store import TrackingUnavailable
+from ablation.storage.damage import say
+from ablation.storage.project import Places
+from ablation.study.opening import opening as study
+from ablation.study.opening import provenance
+from ablation.tracking.ledger import update_ledger
+from ablation.tracking.ledger_storage import LedgerUnavailable, storage_url
+from ablation.tracking.mlflow_store import TrackingUnavailable
+from ablation.tracking.mlflow_sync import Tracker, delivery, ui
 
 ROOT = Path(__file__).parents[2]
 OURS = [

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from ablation.data_sources import read_sources
+from ablation.analysis.published import published
 from ablation.errors import InputError
-from ablation.grid import experiment_settings, load_study
-from ablation.plan import build_plan
-from ablation.published import published
-from ablation.reading import read_yaml
-from ablation.runs import RunFolder
-from ablation.store import DiskStore
-from ablation.subjects import load_subject
+from ablation.grid.load import experiment_settings, load_study
+from ablation.grid.sources import read_sources
+from ablation.grid.strict_yaml import read_yaml
+from ablation.planning.plan import build_plan
+from ablation.storage.cache import DiskStore
+from ablation.storage.runs import RunFolder
+from ablation.subject.loading import load_subject
 
 FOLDER = Path(__file__).parent.parent.parent / "experiments"
 FILES = sorted(FOLDER.glob("*.yaml"))

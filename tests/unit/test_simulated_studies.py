@@ -11,14 +11,14 @@ from scipy import special, stats
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import AnovaRM
 
-from ablation import effects as judged
-from ablation.claims import judge_claims
-from ablation.contrasts import interactions, main_effects
-from ablation.effects import judge
-from ablation.report import answer
-from ablation.results import Results, load
-from ablation.runs import Manifest, TrialSpec
-from ablation.statistics import contrast, holm, paired_difference
+from ablation.analysis import effects as judged
+from ablation.analysis.claims import judge_claims
+from ablation.analysis.contrasts import interactions, main_effects
+from ablation.analysis.effects import judge
+from ablation.analysis.results import Results, load
+from ablation.analysis.statistics import contrast, holm, paired_difference
+from ablation.reporting.report import answer
+from ablation.storage.runs import Manifest, TrialSpec
 
 LEVELS = {factor: ("off", "on") for factor in FACTORS}
 CELLS = [dict(zip(LEVELS, levels)) for levels in itertools.product(*LEVELS.values())]

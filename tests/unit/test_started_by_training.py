@@ -10,7 +10,8 @@ import time
 import pytest
 from own_training import hear, processes_here, send, trained, wait_for, write_module
 
-from ablation.workers import OURS, Workers
+from ablation import INSTALLED_IN
+from ablation.execution.workers import Workers
 
 pytestmark = pytest.mark.long
 
@@ -180,7 +181,9 @@ def await_end_of_all() -> None:
 
 @pytest.mark.parametrize("left", LEFT.values(), ids=LEFT)
 def test_nothing_that_training_code_has_left_outlives_its_worker(left, monkeypatch):
-    monkeypatch.setattr("ablation.worker_process.END_SECONDS", 0.2)  # some of it keeps the worker
+    monkeypatch.setattr(
+        "ablation.execution.process.END_SECONDS", 0.2
+    )  # some of it keeps the worker
     write_module(LEAVING.format(left=left, then="pass"))
     assert trained()[-1].event == "done"
     assert processes_here() == [os.getpid()]
@@ -204,7 +207,7 @@ STUDY = "from own_training import trained; trained()"
 @pytest.mark.parametrize("left", LEFT.values(), ids=LEFT)
 def test_nor_that_of_a_study_that_was_killed(left):
     write_module(LEAVING.format(left=left, then="time.sleep(600)"))
-    path = os.pathsep.join([str(OURS), os.path.dirname(__file__)])
+    path = os.pathsep.join([str(INSTALLED_IN), os.path.dirname(__file__)])
     command = [sys.executable, "-c", STUDY]
     with subprocess.Popen(
         command, env={**os.environ, "PYTHONPATH": path}, start_new_session=True

@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ablation import starter
-from ablation.cli import main
+from ablation.cli.main import main, starter
 from ablation.errors import InputError
-from ablation.grid import load_study, yaml_path
-from ablation.subjects import load_subject
+from ablation.grid.load import load_study, yaml_path
+from ablation.subject.loading import load_subject
 
 ROOT = Path(__file__).parents[2]
 FILES = {

@@ -9,7 +9,7 @@ from scipy import stats
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import AnovaRM
 
-from ablation.statistics import (
+from ablation.analysis.statistics import (
     adjusted_means,
     contrast,
     holm,

@@ -11,13 +11,14 @@ from fabricate import FACTORS, N_EPOCHS, study
 from rich.console import Console
 from toy_study import Toy, ToyStudy
 
-from ablation import live
-from ablation.execution import Execution, Listener
-from ablation.forecast import Timings, forecast
-from ablation.live import Progress, ProgressNote, read_note, time_left
-from ablation.lock import only_one
-from ablation.places import Places
-from ablation.status import describe_status, status_of
+from ablation.console import live
+from ablation.console.live import Progress, ProgressNote, read_note, time_left
+from ablation.execution.executor import Execution
+from ablation.planning.events import Listener
+from ablation.planning.forecast import Timings, forecast
+from ablation.storage.lock import only_one
+from ablation.storage.project import Places
+from ablation.study.status import describe_status, status_of
 
 STATES = {
     "lr_split--s0": "RUNNING",

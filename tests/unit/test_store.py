@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import ablation
-from ablation.store import KINDS, DiskStore
+from ablation.storage.cache import KINDS, DiskStore
 
 KEY = "0123456789abcdef" * 2
 DATA = bytes(range(256)) * 40
@@ -117,7 +117,7 @@ def test_a_save_that_fails_leaves_what_was_there_and_no_temporary_file(
 WRITER = """
 import sys
 import ablation
-from ablation.store import DiskStore
+from ablation.storage.cache import DiskStore
 store = DiskStore(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()

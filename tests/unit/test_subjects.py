@@ -12,7 +12,7 @@ import pytest
 from tiny_trials import JOINT, ORIGINAL, STAGED, MemoryStore, chain, run
 
 from ablation.errors import InputError
-from ablation.subjects import FunctionSubject, load_subject
+from ablation.subject.loading import FunctionSubject, load_subject
 from core.subject import SUBJECT
 
 MODULE = '''
@@ -138,7 +138,7 @@ def test_own_code_is_found_where_ablate_is_started_and_hides_none_of_ours(tmp_pa
     )
     (tmp_path / "core").mkdir()
     (tmp_path / "core" / "__init__.py").write_text("raise RuntimeError('this is not ours')\n")
-    code = "from ablation.subjects import load_subject as load; print([type(load(name)).__name__ for name in ('my:train', 'core', 'my:train')])"
+    code = "from ablation.subject.loading import load_subject as load; print([type(load(name)).__name__ for name in ('my:train', 'core', 'my:train')])"
     done = subprocess.run(
         [sys.executable, *options, "-c", code], cwd=tmp_path, capture_output=True, text=True
     )

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ablation.forecast import SEGMENT, START, Timings
+from ablation.planning.forecast import SEGMENT, START, Timings
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torchvision
 
-from ablation.grid import experiment_settings, load_study
-from ablation.plan import build_plan
-from ablation.runs import RunFolder
-from ablation.store import DiskStore
-from ablation.subjects import load_subject
+from ablation.grid.load import experiment_settings, load_study
+from ablation.planning.plan import build_plan
+from ablation.storage.cache import DiskStore
+from ablation.storage.runs import RunFolder
+from ablation.subject.loading import load_subject
 from core.data import sources
 from core.parsing import parse
 from core.subject import SUBJECT

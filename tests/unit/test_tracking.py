@@ -16,10 +16,10 @@ from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
-from ablation import tracking_store
-from ablation.runs import Manifest, Outcome, RunFolder, TrialSpec
-from ablation.tracking import Synced, Tracker
-from ablation.tracking_store import TrackingRefused, TrackingUnavailable
+from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec
+from ablation.tracking.mlflow_store import TrackingRefused, TrackingUnavailable
+from ablation.tracking.mlflow_sync import Synced, Tracker
+from ablation.tracking.mlflow_sync import mlflow_store as tracking_store
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::sqlalchemy.exc.SADeprecationWarning"
@@ -686,7 +686,7 @@ def test_a_blank_tracking_uri_is_none(uri, folder, monkeypatch, blank):
     ("chosen", "seconds"), [({}, 10), ({"MLFLOW_HTTP_REQUEST_TIMEOUT": "7"}, 7)]
 )
 def test_a_server_is_waited_for_ten_seconds_unless_the_user_says_otherwise(chosen, seconds):
-    code = "import ablation.tracking_store; from mlflow import environment_variables as known; print(known.MLFLOW_HTTP_REQUEST_TIMEOUT.get())"
+    code = "import ablation.tracking.mlflow_store; from mlflow import environment_variables as known; print(known.MLFLOW_HTTP_REQUEST_TIMEOUT.get())"
     environment = {
         name: value for name, value in os.environ.items() if name != "MLFLOW_HTTP_REQUEST_TIMEOUT"
     } | chosen

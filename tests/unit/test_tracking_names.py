@@ -12,8 +12,8 @@ from mlflow.utils.validation import (
     validate_param_and_metric_name,
 )
 
-from ablation import damage
-from ablation.tracking_names import (
+from ablation.storage import damage
+from ablation.tracking.mlflow_names import (
     MAX_NAME,
     MAX_PARAM,
     MAX_TAG,

@@ -4,9 +4,9 @@ import socket
 
 import pytest
 
-from ablation import ui
 from ablation.errors import InputError
-from ablation.tracking_store import TrackingUnavailable
+from ablation.tracking.mlflow_store import TrackingUnavailable
+from ablation.tracking.mlflow_sync import ui
 
 
 @pytest.fixture(autouse=True)

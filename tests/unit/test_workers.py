@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from own_training import hear, send
 
-from ablation import worker_process
-from ablation.workers import OURS, Message, Worker, Workers, failure
+from ablation import INSTALLED_IN
+from ablation.execution.executor import process as worker_process
+from ablation.execution.workers import Message, Worker, Workers, failure
 
 TRAINED = """
 import multiprocessing, os, threading, time
@@ -110,13 +111,13 @@ def test_a_worker_that_does_not_end_is_killed(monkeypatch):
 
 def test_nor_does_it_keep_the_worker_of_a_study_that_was_killed():
     code = (
-        "import threading, time; from ablation.worker import end_within\n"
+        "import threading, time; from ablation.execution.worker import end_within\n"
         "threading.Thread(target=time.sleep, args=(30,)).start()\n"
         "end_within(0.1)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(OURS)},
+        env={**os.environ, "PYTHONPATH": str(INSTALLED_IN)},
         start_new_session=True,
     )
     assert done.returncode == -signal.SIGKILL

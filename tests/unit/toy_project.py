@@ -13,19 +13,18 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from toy_study import Toy, ToyStudy
 
-from ablation import study as opening
-from ablation.doctor_files import TrialFiles
-from ablation.execution import Listener
-from ablation.grid import Study, load_study
-from ablation.ledger import update_ledger
-from ablation.lock import only_one
-from ablation.plan import build_plan
-from ablation.results import load, write_csv
-from ablation.running import RunOptions, RunResult, train
-from ablation.runs import TrialSpec
-from ablation.study import PlannedStudy, refuse_mixture
-from ablation.subject import Record
-from ablation.tracking import Tracker
+from ablation.analysis.results import load, write_csv
+from ablation.grid.load import Study, load_study
+from ablation.planning.events import Listener
+from ablation.planning.plan import build_plan
+from ablation.storage.lock import only_one
+from ablation.storage.runs import TrialSpec
+from ablation.study.opening import PlannedStudy, opening, refuse_mixture
+from ablation.study.repair import TrialFiles
+from ablation.study.running import RunOptions, RunResult, train
+from ablation.subject.protocol import Record
+from ablation.tracking.ledger import update_ledger
+from ablation.tracking.mlflow_sync import Tracker
 
 SUBJECT = Toy(settles_after={0: 1, 1: 2})  # importable, as `toy_project:SUBJECT`
 

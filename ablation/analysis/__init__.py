@@ -1,0 +1,1 @@
+"""Pure functions of results: contrasts, effects, claims, power, comparisons."""

@@ -1,0 +1,264 @@
+"""Claims of a grid, judged: supported, refuted, or not decided; and what is said of them, from the columns of claims.csv.
+
+Each expectation of a claim is one two-sided test of its contrast on its metric, by the machinery of the effects:
+taken within each seed, then estimated across seeds. Of a contrast with one side, an arm or a factor's level, the
+mean is tested against the number that it should lie above or below. All expectations of all claims of a study are one family for
+Holm's correction. That no effect was found never supports "none": only trials that agree bit by bit do, or, where the
+claim says within which margin a metric should stay, a test that it does (`statistics.margin_p`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ablation.analysis import effects as judged
+from ablation.analysis.contrasts import (
+    Contrast,
+    difference_name,
+    level_effect,
+    level_mean,
+    seeds_of,
+    simple_effects,
+)
+from ablation.analysis.effects import ALPHA
+from ablation.analysis.results import Results
+from ablation.analysis.statistics import Estimate, contrast, holm, margin_p
+from ablation.formatting import (
+    compared_p,
+    effect,
+    is_percent,
+    label,
+    listed,
+    mean_of,
+    points,
+    table,
+)
+
+ONE_SIDED = ("above", "below")
+SUPPORTED, REFUTED, NOT_DECIDED = "supported", "refuted", "not decided"
+_EXPECTED = {"up": "should rise", "down": "should fall", "none": "should not change"}
+
+# `level_by_level` tells a factor's effect at each level of the factors that it interacts with, and the mean of each arm
+# of a level where they lie on both sides of the number; else "".
+CSV_COLUMNS = [
+    *("claim", "says", "contrast", "metric", "direction", "estimate", "low", "high", "p"),
+    *("p_holm", "n_seeds", "verdict", "claim_verdict", "level_by_level"),
+]
+
+
+class _Expectation(NamedTuple):
+    """What one claim expects of one metric, and what was found."""
+
+    claim: Mapping[str, Any]
+    compared: Contrast
+    metric: str
+    direction: str  # "up" | "down" | "none"; of one side "above" | "below"
+    within: float | None  # how far "none" may be from 0
+    value: float  # that a mean should be "above" or "below"; 0 of differences
+    found: Estimate  # interval and p are uncorrected; with `within`, the p is that of `margin_p`
+    is_dead: bool  # the trials compared agree bit by bit
+
+    @property
+    def expected(self) -> str:
+        """The direction with its number: `none within 0.5`, `above 60`."""
+        if self.within is not None:
+            return f"{self.direction} within {self.within:g}"
+        return (
+            f"{self.direction} {self.value:.12g}" if self.direction in ONE_SIDED else self.direction
+        )
+
+
+def judge_claims(results: Results, effects: pd.DataFrame) -> pd.DataFrame:
+    """A row per expectation of each claim, in the grid's order: `CSV_COLUMNS`.
+
+    effects: from `effects.judge`; tells which factors interact.
+    """
+    expectations = [
+        one for claim in results.manifest.claims for one in _expectations(claim, results)
+    ]
+    corrected = holm([one.found.p for one in expectations])
+    verdicts = [_verdict(one, p) for one, p in zip(expectations, corrected)]
+    of_claims: dict[str, list[str]] = {}
+    for one, verdict in zip(expectations, verdicts):
+        of_claims.setdefault(one.claim["id"], []).append(verdict)
+    rows = []
+    for one, p_holm, verdict in zip(expectations, corrected, verdicts):
+        claim = one.claim
+        worst = next(v for v in (REFUTED, NOT_DECIDED, SUPPORTED) if v in of_claims[claim["id"]])
+        what = [claim["id"], claim["says"], one.compared.name, one.metric, one.expected]
+        found = [*one.found[:4], p_holm, one.found.n, verdict, worst]
+        rows.append([*what, *found, _level_by_level(one, results, effects)])
+    return pd.DataFrame(rows, columns=CSV_COLUMNS)
+
+
+def _expectations(claim: Mapping[str, Any], results: Results) -> Iterator[_Expectation]:
+    compared = _contrast(claim["contrast"], results)
+    is_dead = compared.kind != "mean" and judged.is_dead(compared, results)
+    for one in claim["expects"]:
+        metric = results.column(one["metric"])
+        within, value = one.get("within"), one.get("value", 0.0)
+        found = _estimate(compared, metric, results, value)
+        if is_dead:
+            found = judged.without_effect(found)
+        elif within is not None:
+            found = found._replace(p=margin_p(found, within))
+        yield _Expectation(claim, compared, metric, one["direction"], within, value, found, is_dead)
+
+
+def _contrast(sides: Mapping[str, str], results: Results) -> Contrast:
+    if "level" in sides:
+        return level_mean(results.arms, sides["factor"], sides["level"])
+    if "factor" in sides:
+        return level_effect(results.arms, sides["factor"], sides["from"], sides["to"])
+    if "minus" not in sides:
+        return Contrast(sides["arm"], "mean", [(sides["arm"],)])
+    pair = (sides["arm"], sides["minus"])
+    return Contrast(difference_name(*pair), "difference", [pair])
+
+
+def _estimate(compared: Contrast, metric: str, results: Results, value: float = 0.0) -> Estimate:
+    """Across seeds, tested against `value`; of no seed where the metric was not measured."""
+    if metric not in results.metrics:
+        return Estimate(np.nan, np.nan, np.nan, np.nan, 0, np.nan, np.nan)
+    cells = results.cells(metric)
+    found = contrast(cells - value, compared.weights(seeds_of(cells)))
+    return found._replace(mean=found.mean + value, low=found.low + value, high=found.high + value)
+
+
+def _verdict(one: _Expectation, p_holm: float) -> str:
+    """By the corrected p and the estimate's sign, or the side of the margin that it lies on."""
+    if one.is_dead and one.found.n:
+        return SUPPORTED if one.direction == "none" else REFUTED
+    # also where p is not defined: one seed, no seed, seeds that agree exactly
+    if not p_holm < ALPHA:
+        return NOT_DECIDED
+    if one.within is not None:
+        return SUPPORTED if abs(one.found.mean) < one.within else REFUTED
+    found = ("up", "above") if one.found.mean > one.value else ("down", "below")
+    return SUPPORTED if one.direction in found else REFUTED
+
+
+def _level_by_level(one: _Expectation, results: Results, effects: pd.DataFrame) -> str:
+    """The simple effects where the factor interacts with others, so that its mean may describe no arm.
+
+    Of one level, the mean of each of its arms, where some lie above the number and some below.
+    """
+    sides = one.claim["contrast"]
+    if "level" in sides:
+        each = [
+            (arm, _estimate(Contrast(arm, "mean", [(arm,)]), one.metric, results))
+            for (arm,) in one.compared.replicas
+        ]
+        each = [(arm, found) for arm, found in each if found.n]
+        is_split = len({found.mean > one.value for _, found in each}) > 1
+        return listed([f"{mean_of(*found[:3])} in {arm}" for arm, found in each] * is_split)
+    if "factor" not in sides:
+        return ""
+    factor, ends = sides["factor"], [sides["from"], sides["to"]]
+    pairs = judged.interacting_pairs(results, effects[effects["metric"] == one.metric])
+    told = []
+    for (other,) in [set(pair) - {factor} for pair in pairs if factor in pair]:
+        levels = {factor: ends, other: results.factors[other]}
+        for simple in simple_effects(results.arms, levels):
+            name, _, at = simple.name.partition(" at ")
+            if name == one.compared.name:
+                found = _estimate(simple, one.metric, results)
+                told.append(f"{effect(*found[:3])} at {at}")
+    return listed(told)
+
+
+class ClaimText(NamedTuple):
+    """One claim as the report tells it."""
+
+    id: str
+    says: str
+    verdict: str
+    contrast: str
+    expectations: list[str]
+
+
+def claim_texts(claims: pd.DataFrame) -> list[ClaimText]:
+    """The claims in order, in words. claims: from `judge_claims`, or claims.csv."""
+    told = []
+    for name, rows in claims.groupby("claim", sort=False):
+        first = rows.iloc[0]
+        lines = [
+            f"{label(row.metric)} {_expected(row)}: {row.verdict}, {_found(row)}"
+            for row in rows.itertuples()
+        ]
+        told.append(
+            ClaimText(name, first["says"].strip(), first["claim_verdict"], first["contrast"], lines)
+        )
+    return told
+
+
+def claims_counted(claims: pd.DataFrame) -> str:
+    """How the claims fared, in one sentence; "" where there are none.
+
+    A claim that is decided by a mean over unlike levels is said to be so on average.
+    """
+    counted = []
+    is_mean = (claims["level_by_level"] != "").groupby(claims["claim"]).transform("any")
+    each = claims.assign(is_mean=is_mean).drop_duplicates("claim")
+    for verdict in (SUPPORTED, REFUTED, NOT_DECIDED):
+        own = each[each["claim_verdict"] == verdict]
+        names = [f"`{row.claim}`{' on average' * row.is_mean}" for row in own.itertuples()]
+        listing = f" ({', '.join(names)})" if verdict != NOT_DECIDED else ""
+        counted += [f"{len(own)} {verdict}{listing}"] if len(own) else []
+    return f"Of {len(each)} claim{'s' * (len(each) > 1)}: {', '.join(counted)}." if counted else ""
+
+
+def claims_table(claims: pd.DataFrame) -> str:
+    """A row per claim: what it says, its verdict, the numbers. Bold where it is decided."""
+    rows = []
+    for _, own in claims.groupby("claim", sort=False):
+        first = own.iloc[0]
+        numbers = "; ".join(f"{label(row.metric)} {_found(row)}" for row in own.itertuples())
+        verdict = first["claim_verdict"]
+        shown = verdict if verdict == NOT_DECIDED else f"**{verdict}**"
+        rows.append([first["says"].strip(), shown, f"`{first['contrast']}`: {numbers}"])
+    what = "difference or mean" if any(map(is_of_one_side, claims["direction"])) else "difference"
+    return table(["claim", "verdict", f"{what} [95 %]"], rows, "lll")
+
+
+def is_of_one_side(direction: str) -> bool:
+    """Whether a direction, as claims.csv has it, is that of a mean and not of a difference."""
+    return direction.startswith(ONE_SIDED)
+
+
+def _expected(row: Any) -> str:
+    if is_of_one_side(row.direction):
+        return f"should be {row.direction}{_unit(row)}"
+    direction, _, margin = row.direction.partition(" within ")
+    return f"{_EXPECTED[direction]}{f' by {margin}{points(row.metric)} or more' if margin else ''}"
+
+
+def _unit(row: Any) -> str:
+    """Of the numbers, as a suffix."""
+    if is_of_one_side(row.direction):
+        return " %" if is_percent(row.metric) else ""
+    return points(row.metric)
+
+
+def _found(row: Any) -> str:
+    """The numbers of one expectation, or why there are none."""
+    has_p = row.p == row.p
+    if row.n_seeds == 0:
+        return "not measured"
+    # nothing else decides without a p
+    if not has_p and row.verdict != NOT_DECIDED:
+        return "no effect by construction (the same bits)"
+    is_mean = is_of_one_side(row.direction)
+    size = f"{(mean_of if is_mean else effect)(row.estimate, row.low, row.high)}{_unit(row)}"
+    if not has_p:
+        why = "one seed" if row.n_seeds == 1 else "seeds agree exactly"
+        return f"{size} ({why}: no interval over seeds)"
+    told = f"{size} (p {compared_p(row.p_holm)} after Holm's correction, {row.n_seeds} seeds)"
+    if not row.level_by_level:
+        return told
+    each = "arm by arm" if is_mean else "level by level"
+    return f"{told}, a mean that describes no arm; {each}: {row.level_by_level}"

@@ -1,0 +1,180 @@
+"""What there is to compare: studies, from runs/ or else from the tables in reports/, their arms, published numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import yaml
+
+from ablation.analysis import results
+from ablation.analysis.csv_tables import known_reports, read_effects, read_trials
+from ablation.analysis.published import published
+from ablation.errors import InputError, Problem, nearest
+from ablation.formatting import leaves
+from ablation.storage.columns import metric_of
+from ablation.storage.project import Places
+from ablation.storage.runs import RunFolder, studies
+
+PUBLISHED = "published:"  # before the name of a method
+PUBLISHED_FILE = Path("experiments", "published.yaml")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One study."""
+
+    study: str
+    headline: str
+    trials: pd.DataFrame  # as results.csv
+    columns: Mapping[str, str]  # metric -> its column in `trials`
+    # arm -> dotted key -> value; from reports/ alone, the levels of its factors
+    settings: Callable[[str], Mapping[str, Any]]
+    facts: Mapping[str, Any]  # fingerprints and more; those that are known
+    dataset: str  # "" where not known
+    published: list[dict[str, Any]]  # numbers of others on the same dataset
+    # trial -> which test images it is right about; reports/ do not tell
+    hits: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def arms(self) -> list[str]:
+        """Arms and baselines."""
+        return list(dict.fromkeys(self.trials["arm"]))
+
+    def finished(self, arm: str) -> pd.DataFrame:
+        """Finished trials of an arm, by seed."""
+        own = self.trials[(self.trials["arm"] == arm) & (self.trials["state"] == "COMPLETE")]
+        return own.set_index("seed").sort_index()
+
+
+class Side(NamedTuple):
+    """An arm, all arms of a study (`arm` None), or a published number."""
+
+    name: str
+    study: Source | None = None
+    arm: str | None = None
+    published: dict[str, Any] | None = None
+
+    def values(self, metric: str) -> pd.Series:
+        """Of an arm's finished trials that have the metric, by seed; a published number under `PUBLISHED`."""
+        if self.published:
+            return pd.Series([float(self.published["top1"])], index=[PUBLISHED])
+        if metric not in self.study.columns:
+            return pd.Series(dtype=float)
+        return self.study.finished(self.arm)[self.study.columns[metric]].dropna()
+
+
+def find_sides(names: Sequence[str], study: str | None, places: Places) -> list[Side]:
+    """What two names stand for: each a STUDY, STUDY:ARM, published:METHOD, or, with `study`, an ARM of it.
+
+    Raises:
+        InputError: naming each that is not there
+    """
+    problems: list[Problem] = []
+    known = sorted({*studies(places.root / "runs"), *known_reports(places.report_folders)})
+    load = cache(lambda name: _source(places, name))
+
+    def measured(text: str) -> Side | None:
+        name, colon, arm = text.partition(":")
+        if not colon and (study is not None or (text not in known and len(known) == 1)):
+            name, arm = study or known[0], text
+        if name not in known:
+            whose = [f"'{own}:{text}'" for own in known if not colon and text in load(own).arms]
+            hint = f"say {' or '.join(whose)}" if whose else None
+            problems.append(_no_study(text, name, known, hint))
+            return None
+        found = load(name)
+        if arm and arm not in found.arms:
+            message = f"{name} has no arm '{arm}'; {nearest(arm, found.arms)}"
+            problems.append(Problem("", text, message))
+            return None
+        return Side(f"{name}:{arm}" if arm else name, found, arm or None)
+
+    if study is not None and study not in known:
+        raise InputError([_no_study("--study", study, known)])
+    sides = {text: measured(text) for text in names if not text.startswith(PUBLISHED)}
+    beside = next(iter(sides.values()), None)
+    if not sides:
+        problems.append(Problem("", names[0], "is compared with a STUDY or STUDY:ARM"))
+    if beside is not None:
+        for text in names:
+            if text not in sides:
+                sides[text] = _published(text, beside.study, problems)
+    if problems:
+        raise InputError(problems)
+    return [sides[text] for text in names]
+
+
+def _no_study(key: str, name: str, known: list[str], hint: str | None = None) -> Problem:
+    hint = hint or (nearest(name, known) if known else "there is none yet")
+    return Problem("", key, f"no study '{name}' in runs/, reports/ or docs/results/; {hint}")
+
+
+def _published(text: str, other: Source, problems: list[Problem]) -> Side | None:
+    method = text.removeprefix(PUBLISHED).strip().strip("\"'")
+    entries = {entry["method"].lower(): entry for entry in other.published}
+    found = entries.get(method.lower())
+    if found is None:
+        where = f"on {other.dataset or 'the data set of ' + other.study}"
+        names = [entry["method"] for entry in other.published]
+        hint = nearest(method, names) if names else "there is none yet"
+        problems.append(Problem("", text, f"nothing published {where} by '{method}'; {hint}"))
+        return None
+    return Side(f"published {found['method']}", published=found)
+
+
+def _source(places: Places, study: str) -> Source:
+    """From runs/ where it is there, else from its report."""
+    folder, report = places.runs(study), known_reports(places.report_folders).get(study)
+    if report and not folder.exists():
+        return _from_report(places.root / PUBLISHED_FILE, report)
+    return _from_runs(folder)
+
+
+def _from_runs(folder: RunFolder) -> Source:
+    study = results.load(folder)
+    manifest = study.manifest
+    specs = {spec.arm: spec for spec in manifest.trials}
+
+    def settings(arm: str) -> Mapping[str, Any]:
+        file = folder.trial_path(specs[arm].trial) / "config.yaml"
+        # the trial may not have begun
+        if not file.is_file():
+            return dict(leaves(manifest.config)) | specs[arm].settings
+        return dict(leaves(yaml.safe_load(file.read_text(encoding="utf-8"))["config"]))
+
+    return Source(
+        manifest.study,
+        manifest.metric["name"],
+        study.trials,
+        {metric_of(column, manifest.factors): column for column in study.metrics},
+        settings,
+        manifest.facts,
+        manifest.dataset,
+        manifest.published,
+        study.hits,
+    )
+
+
+def _from_report(published_file: Path, folder: Path) -> Source:
+    trials, headline, factors, metrics = read_trials(folder, read_effects(folder))
+    levels = trials.drop_duplicates("arm").set_index("arm")[factors]
+    file = folder / "report.md"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    dataset = re.search(r"^Experiment `[^`]*` on `([^`]*)`", text, re.M)
+    name = dataset[1] if dataset else ""
+    return Source(
+        folder.name,
+        metric_of(headline, factors),
+        trials,
+        {metric_of(column, factors): column for column in metrics},
+        lambda arm: {factor: level for factor, level in levels.loc[arm].items() if level},
+        dict(re.findall(r"^- (\w+_fingerprint|checkpoint): (.*)$", text, re.M)),
+        name,
+        published(published_file, name) if published_file.is_file() else [],
+    )

@@ -1,0 +1,271 @@
+"""What is said of each comparison that a study supports; which these are, see `ablation.analysis.contrasts`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations, product
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ablation.analysis.contrasts import (
+    Contrast,
+    differences,
+    enough,
+    interactions,
+    main_effects,
+    replicas_of,
+    seeds_of,
+    simple_effects,
+    single_effects,
+)
+from ablation.analysis.image_bootstrap import over_images
+from ablation.analysis.results import Results
+from ablation.analysis.statistics import (
+    Estimate,
+    adjusted_means,
+    contrast,
+    holm,
+    pooled_sd,
+    smallest_detectable,
+)
+
+ALPHA = 0.05
+
+HIGHER, LOWER = "higher", "lower"
+NOT_SEPARABLE = "not separable from 0"
+BY_CONSTRUCTION = "no effect by construction"
+ONE_SEED = "one seed: no interval"
+# one seed: the interval is over test images
+SEPARABLE_ON_RUN = "separable on this one training run"
+NOT_SEPARABLE_ON_RUN = "not separable on this one training run"
+NO_SPREAD = "seeds agree exactly: no interval"
+NO_SEED = "no seed has all its arms"
+
+CSV_COLUMNS = ["effect", "metric", "estimate", "low", "high", "p", "p_holm", "n_seeds", "verdict"]
+
+
+def judge(results: Results) -> pd.DataFrame:
+    """Estimate every comparison on every metric and say what it shows.
+
+    The family of tests for Holm's correction is the main effects and interactions of the headline metric;
+    only these have a `p_holm`, and their verdict goes by it. The other rows are descriptive: their verdict
+    goes by their own, uncorrected interval, and they stand only where the metric was measured. With exactly
+    one seed the intervals are over test images (`ablation.analysis.image_bootstrap`), and so is the verdict.
+
+    Returns:
+        a row per comparison and metric, the headline metric first: `CSV_COLUMNS`, and `kind` (of Contrast),
+        `sd` and `correlation` (of Estimate)
+    """
+    names = [*results.arms, *results.baselines]
+    design = results.arms, results.factors
+    family = [*main_effects(*design), *interactions(*design)]
+    contrasts = [
+        *family,
+        *simple_effects(*design),
+        *single_effects(*design),
+        *differences(names, results.manifest.reference),
+    ]
+    dead = [is_dead(one, results) for one in contrasts]
+    rows = []
+    for metric in results.metrics:
+        cells = results.cells(metric)
+        n_seeds = seeds_of(cells)
+        weights = [one.weights(n_seeds) for one in contrasts]
+        estimates = over_images(
+            results, metric, names, weights, [contrast(cells, row) for row in weights]
+        )
+        estimates = [without_effect(e) if d else e for e, d in zip(estimates, dead)]
+        p_holm = np.full(len(contrasts), np.nan)
+        if metric == results.headline:
+            p_holm[: len(family)] = holm([estimate.p for estimate in estimates[: len(family)]])
+        for one, estimate, adjusted, is_same in zip(contrasts, estimates, p_holm, dead):
+            if estimate.n == 0 and metric != results.headline:
+                continue
+            p = estimate.p if np.isnan(adjusted) else adjusted
+            verdict = BY_CONSTRUCTION if is_same else _verdict(estimate, p)
+            *interval, n, sd, correlation = estimate
+            found = [*interval, adjusted, n, verdict, one.kind, sd, correlation]
+            rows.append([one.name, metric, *found])
+    return pd.DataFrame(rows, columns=[*CSV_COLUMNS, "kind", "sd", "correlation"])
+
+
+def without_effect(estimate: Estimate) -> Estimate:
+    """That of a contrast which `is_dead`: exactly 0, where means of equal numbers may leave a rounding error."""
+    mean = 0.0 if estimate.n else estimate.mean
+    return estimate._replace(mean=mean, low=np.nan, high=np.nan, p=np.nan)
+
+
+def is_dead(one: Contrast, results: Results) -> bool:
+    """Whether the finished trials show, bit by bit, that what is compared makes no difference to anything.
+
+    An interaction is dead where one of its two factors is, at both levels of the other.
+    """
+    digests = results.digests_by_cell
+
+    def same(pairs: list[tuple[str, str]]) -> bool:
+        found = [
+            (digests.get((a, seed)), digests.get((b, seed)))
+            for a, b in pairs
+            for seed in results.manifest.seeds
+        ]
+        compared = [pair for pair in found if None not in pair]
+        return bool(compared) and all(a == b for a, b in compared)
+
+    if one.kind != "interaction":
+        return same(one.replicas)
+    pairs_of_first, pairs_of_second = [], []
+    for both, only_second, only_first, neither in one.replicas:
+        pairs_of_first += [(both, only_second), (only_first, neither)]
+        pairs_of_second += [(both, only_first), (only_second, neither)]
+    return same(pairs_of_first) or same(pairs_of_second)
+
+
+def interacting_pairs(results: Results, rows: pd.DataFrame) -> list[tuple[str, str]]:
+    """The pairs of factors that have an interaction separable from 0.
+
+    rows: those of one metric, from `judge`.
+    """
+    separable = set(rows.loc[rows["verdict"].isin([HIGHER, LOWER]), "effect"])
+    return [
+        pair
+        for pair in combinations(results.factors, 2)
+        if separable & set(_interactions(results, pair))
+    ]
+
+
+def level_by_level(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
+    """The simple effects of each pair of factors whose interaction is separable from 0, pair after pair.
+
+    rows: those of one metric, from `judge`.
+    """
+    found = [rows.iloc[:0]]
+    for pair in interacting_pairs(results, rows):
+        levels = {factor: results.factors[factor] for factor in pair}
+        names = [one.name for one in simple_effects(results.arms, levels)]
+        found.append(rows[rows["effect"].isin(names)])
+    return pd.concat(found)
+
+
+class FactorPair(NamedTuple):
+    """Two factors whose interaction is among the study's comparisons."""
+
+    factors: tuple[str, str]
+    # names of its effects, as in effects.csv
+    interactions: list[str]
+    # (level of the first, of the second) -> mean of a metric over seeds
+    means: dict[tuple[str, str], Estimate]
+
+
+def factor_pairs(results: Results, metric: str) -> Iterator[FactorPair]:
+    """Each pair of factors with interactions, where every combination of their levels has finished arms.
+
+    A combination's mean is taken within each seed over the arms that have it, and then over seeds. Arms and seeds are
+    those of the interaction, the same in every combination: what is not parallel is then the interaction, and no trial
+    that one combination lacks.
+    """
+    cells = results.cells(metric)[list(results.arms)]
+    n_seeds = seeds_of(cells)
+    for pair in combinations(results.factors, 2):
+        levels = list(product(*(results.factors[factor] for factor in pair)))
+        groups = enough(
+            replicas_of(results.arms, [dict(zip(pair, one)) for one in levels]), n_seeds
+        )
+        seeds = cells.dropna(subset=[arm for group in groups for arm in group])
+        names = _interactions(results, pair)
+        if names and groups and len(seeds):
+            means = {
+                one: contrast(seeds, seeds.columns.isin(arms) / len(arms))
+                for one, arms in zip(levels, zip(*groups))
+            }
+            yield FactorPair(pair, names, means)
+
+
+def _interactions(results: Results, pair: tuple[str, str]) -> list[str]:
+    """Names of the interactions of two factors."""
+    factors = {factor: results.factors[factor] for factor in pair}
+    return [one.name for one in interactions(results.arms, factors)]
+
+
+def is_conditional(rows: pd.DataFrame) -> bool:
+    """Whether intervals are over test images of one training run, not over seeds. rows: from `judge`."""
+    return bool((rows["low"].notna() & (rows["n_seeds"] == 1)).any())
+
+
+class Detectable(NamedTuple):
+    """The smallest true difference that a study finds with 80 % probability, before any correction."""
+
+    n_seeds: (
+        int  # the fewest among the rows that have a spread; 0 where none has, and the rest is NaN
+    )
+    pooled: float  # by the standard deviation pooled over the rows: what to expect of rows that vary alike
+    least: float  # by that of the row that varies least
+    most: float
+    corrected: float  # as `pooled`, at the first step of Holm's correction
+
+
+def detectable(rows: pd.DataFrame, n_tests: int = 1) -> Detectable:
+    """rows: of one metric, from `judge`; n_tests: of Holm's family."""
+    sds = rows.loc[rows["sd"] > 0, "sd"]
+    if sds.empty:
+        return Detectable(0, *[np.nan] * 4)
+    n_seeds, pooled = int(rows.loc[sds.index, "n_seeds"].min()), pooled_sd(sds)
+    found = [smallest_detectable(sd, n_seeds) for sd in (pooled, sds.min(), sds.max())]
+    return Detectable(n_seeds, *found, smallest_detectable(pooled, n_seeds, alpha=ALPHA / n_tests))
+
+
+class Ranking(NamedTuple):
+    """Which of some arms has the best mean, and which are not separable from it."""
+
+    best: str
+    rivals: list[str]  # arms that `best` is not separable from, best mean first
+    is_adjusted: bool  # whether arms lack seeds, so that means are `statistics.adjusted_means`
+
+
+def rank(results: Results, arms: Sequence[str]) -> Ranking | None:
+    """Rank arms (or baselines) by the headline metric; None where fewer than two of them have finished.
+
+    Each other arm is compared with it at ALPHA / (number of others); the best has to be the better one. That the best was
+    picked after looking is paid for: to miss the truly best arm, that very arm would have to fall behind some other, and
+    those are as many comparisons (Hsu, "Constrained simultaneous confidence intervals for multiple comparisons with the
+    best", Annals of Statistics 1984; with Bonferroni in place of Dunnett). Of one seed, that is so for its test images alone.
+    """
+    cells = results.cells(results.headline)[arms].dropna(axis="columns", how="all")
+    if cells.shape[1] < 2:
+        return None
+    sign = -1 if results.manifest.metric["goal"] == "minimize" else 1
+    means = pd.Series(sign * adjusted_means(cells), cells.columns)
+    best, *others = means.sort_values(ascending=False, kind="stable").index
+    found = minus_others(results, best, others, confidence=1 - ALPHA / len(others))
+    rivals = [
+        arm
+        for arm, one in zip(others, found)
+        if not (one.low > 0 or one.high < 0) or sign * one.mean < 0
+    ]
+    return Ranking(best, rivals, bool(cells.isna().any(axis=None)))
+
+
+def minus_others(
+    results: Results, arm: str, others: Sequence[str], confidence: float = 0.95
+) -> list[Estimate]:
+    """`arm` minus each of the others on the headline metric, paired by seed; of one seed, over test images where they are known."""
+    metric, names = results.headline, [arm, *others]
+    cells, signs = results.cells(metric)[names], np.eye(len(names))
+    weights = [signs[0] - other for other in signs[1:]]
+    found = [contrast(cells, row, confidence) for row in weights]
+    return over_images(results, metric, names, weights, found, confidence)
+
+
+def _verdict(estimate: Estimate, p: float) -> str:
+    if estimate.n == 0:
+        return NO_SEED
+    if estimate.n == 1:
+        if np.isnan(estimate.low):
+            return ONE_SEED
+        return NOT_SEPARABLE_ON_RUN if estimate.low <= 0 <= estimate.high else SEPARABLE_ON_RUN
+    if np.isnan(p):
+        return NO_SPREAD
+    if p >= ALPHA:
+        return NOT_SEPARABLE
+    return HIGHER if estimate.mean > 0 else LOWER

@@ -1,0 +1,166 @@
+"""What a study of n seeds can find, told before it runs."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ablation.analysis.contrasts import interactions, main_effects
+from ablation.analysis.statistics import power_of, smallest_detectable, smallest_permutation_p
+from ablation.formatting import is_percent, points
+from ablation.grid.load import Study
+from ablation.storage.runs import RunFolder, studies
+
+ALPHA, POWER = 0.05, 0.8
+MAX_SEEDS = 100_000
+
+
+class Spread(NamedTuple):
+    """How far paired differences of two arms vary over seeds."""
+
+    sd: float  # in the metric's unit
+    study: str = ""  # in which it was measured; "" for a guess
+    reference: str = ""  # the arm or baseline that the differences were taken to
+    n: int = 0  # degrees of freedom: for each difference, its seeds less one
+
+
+GUESS = Spread(1.0)
+
+
+def power_lines(study: Study, runs: Path) -> list[str]:
+    """What `ablate plan` says of a study's power. runs: the folder with a folder per study."""
+    name = study.grid.metric["name"]
+    spread = measured_spread(runs, study.experiment.name, name) or GUESS
+    n_tests, n_pairs = family(study)
+    return told(len(study.grid.seeds), n_tests, n_pairs, spread, name, study.experiment.name)
+
+
+def told(
+    n_seeds: int, n_tests: int, n_pairs: int, spread: Spread, metric: str, experiment: str
+) -> list[str]:
+    """n_tests: of Holm's family; n_pairs: pairs of arms that a main effect is the mean of."""
+    unit = points(metric)
+    target = _seeds_for_a_point(spread.sd) if is_percent(metric) else ""
+    if n_seeds < 2:
+        lines = [
+            f"power: one seed gives no interval over seeds, and no p-value; at least two are needed{', and ' if target else ''}{target}",
+            "what it gives is an interval over test images, conditional on that one training run, where trials record which were right",
+        ]
+        return [*lines, _spread(spread, unit, experiment)]
+    found = smallest_detectable(spread.sd, n_seeds, POWER, ALPHA)
+    line = f"power: {n_seeds} seeds find a difference of {_size(found)}{unit} between two arms with 80 % probability by a paired t-test at {ALPHA}"
+    if n_tests > 1:
+        first = smallest_detectable(spread.sd, n_seeds, POWER, ALPHA / n_tests)
+        line += f", and of {_size(first)}{unit} at the first step of Holm's correction over {n_tests} tests"
+    lines = [line, _spread(spread, unit, experiment)]
+    if n_pairs > 1:
+        share = (
+            f"{n_pairs**-0.5:.2g} times as much is enough for it if the arms' noise is independent"
+        )
+        lines.append(f"a main effect is the mean of {n_pairs} such differences: {share}")
+    if target and found > 1:
+        lines.append(target)
+    floor = smallest_permutation_p(n_seeds)
+    never = f": it is never below {ALPHA}" if floor >= ALPHA else ""
+    return [
+        *lines,
+        f"the smallest p that a sign-flip permutation test of {n_seeds} seeds can reach is {floor:.2g}{never}",
+    ]
+
+
+def family(study: Study) -> tuple[int, int]:
+    """Main effects and interactions that the study tests, and of how many pairs of arms a main effect is the mean, at most."""
+    arms: Mapping[str, Mapping[str, str]] = {
+        variant.name: variant.levels for variant in study.variants if variant.kind == "arm"
+    }
+    factors = {
+        factor.name: [level.name for level in factor.levels] for factor in study.grid.factors
+    }
+    mains = list(main_effects(arms, factors))
+    return len(mains) + len(list(interactions(arms, factors))), max(
+        (len(one.replicas) for one in mains), default=0
+    )
+
+
+def seeds_needed(difference: float, sd: float, alpha: float = ALPHA, power: float = POWER) -> int:
+    """The fewest seeds with which a paired two-sided t-test finds a true difference; `MAX_SEEDS` where it takes more.
+
+    difference, sd (of the paired differences): in the same unit.
+    """
+    numbers = range(2, MAX_SEEDS)
+    return 2 + bisect_left(
+        numbers, True, key=lambda n: power_of(difference / sd, n, alpha) >= power
+    )
+
+
+def measured_spread(runs: Path, experiment: str, metric: str) -> Spread | None:
+    """That of the study in `runs` of the same experiment and metric whose finished trials tell most; None where none tells."""
+    known = []
+    for study in studies(runs):
+        try:
+            known.append(_spread_of(RunFolder(runs / study), experiment, metric))
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            KeyError,
+        ):  # written by another version: a guess does as well
+            continue
+    return max(
+        (spread for spread in known if spread is not None),
+        key=lambda spread: spread.n,
+        default=None,
+    )
+
+
+def _spread_of(folder: RunFolder, experiment: str, metric: str) -> Spread | None:
+    """Pooled over the differences of a study's arms and baselines to its reference baseline, else to its first arm."""
+    manifest = folder.manifest()
+    if (manifest.experiment, manifest.metric["name"]) != (experiment, metric):
+        return None
+    values: dict[str, dict[int, float]] = {}
+    for spec in manifest.trials:
+        outcome = folder.ending(spec)
+        if outcome is not None and metric in outcome.metrics:
+            values.setdefault(spec.arm, {})[spec.seed] = outcome.metrics[metric]
+    reference = manifest.reference if manifest.reference in values else next(iter(values), None)
+    differences = [
+        _differences(own, values[reference]) for arm, own in values.items() if arm != reference
+    ]
+    differences = [
+        row for row in differences if len(row) > 1 and np.ptp(row) > 0
+    ]  # arms that agree to the bit are one arm
+    if not differences:
+        return None
+    freedom = [len(row) - 1 for row in differences]
+    variance = np.average([np.var(row, ddof=1) for row in differences], weights=freedom)
+    return Spread(float(np.sqrt(variance)), manifest.study, reference, sum(freedom))
+
+
+def _differences(a: Mapping[int, float], b: Mapping[int, float]) -> list[float]:
+    """seed -> value each; over the seeds that both have."""
+    return [a[seed] - b[seed] for seed in a if seed in b]
+
+
+def _size(difference: float) -> str:
+    return f"{difference:.2g}" if difference < 100 else f"{difference:.0f}"
+
+
+def _seeds_for_a_point(sd: float) -> str:
+    n = seeds_needed(1.0, sd)
+    return f"{n} seeds would find 1 point" if n < MAX_SEEDS else ""
+
+
+def _spread(spread: Spread, unit: str, experiment: str) -> str:
+    if spread.study:
+        return (
+            f"this takes {spread.sd:.2g}{unit} for the standard deviation of paired differences over seeds, as measured in study {spread.study} "
+            f"(differences to {spread.reference}, {spread.n} degrees of freedom)"
+        )
+    guess = "1 point" if unit else "1, in the metric's unit,"
+    why = f"for lack of a finished study of {experiment}; sizes scale linearly with it"
+    return f"this takes a guess of {guess} for the standard deviation of paired differences, {why}"

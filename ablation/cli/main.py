@@ -1,0 +1,233 @@
+"""The command line: parse, call, print. What is heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ablation.cli.cache import cache
+from ablation.cli.data import data
+from ablation.cli.run import plan, run, storage_option
+from ablation.errors import InputError, Problem, Stuck, Unavailable, nearest
+from ablation.storage.files import describe_full, is_full
+
+
+class Commands(click.Group):
+    """Turns wrong input into exit code 2 with every problem on a line of its own."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Replace characters that the output cannot take; end quietly if its reader has gone."""
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")
+        try:
+            return super().main(*args, **options)
+        finally:
+            try:
+                print(end="", flush=True)
+            except BrokenPipeError:
+                # else Python flushes once more as it ends, and tells of it
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                sys.exit(1)
+
+    def invoke(self, context: click.Context) -> Any:
+        from ablation.storage.project import require_usable_name
+
+        try:
+            require_usable_name(Path())
+            return super().invoke(context)
+        except InputError as error:
+            for problem in error.problems:
+                click.echo(str(problem), err=True)
+            context.exit(2)
+        except (Stuck, Unavailable) as error:
+            click.echo(str(error), err=True)
+            context.exit(1)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            click.echo(describe_full(error), err=True)
+            context.exit(1)
+        except KeyboardInterrupt:
+            click.echo("interrupted; the same command goes on where it stopped", err=True)
+            context.exit(130)
+
+
+def _existing(_context: click.Context, _argument: click.Parameter, study: str | None) -> str:
+    """The study of that name in `runs/`; the only one if none is named."""
+    from ablation.storage.runs import studies
+
+    known = studies(Path("runs"))
+    if study is None and len(known) == 1:
+        return known[0]
+    if study in known:
+        return study
+    if study is None:
+        named = f"name one of the studies in runs/: {', '.join(known)}"
+        problem = Problem("", "STUDY", named if known else "there is no study in runs/ yet")
+    else:
+        hint = nearest(study, known) if known else "there is none yet"
+        problem = Problem("runs", study, f"no such study; {hint}")
+    raise InputError([problem])
+
+
+study_argument = click.argument("study", required=False, callback=_existing)
+
+
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(package_name="ablate-lt")
+def main() -> None:
+    """Ablation studies that say which change matters, by how much, and how sure we are."""
+
+
+@main.command()
+def init() -> None:
+    """Write a project's first files: a study of digits, and one of your own training function."""
+    from ablation.cli.starter import write_starter
+
+    click.echo(write_starter(Path()))
+
+
+@main.command()
+@study_argument
+def status(study: str) -> None:
+    """Show how far a study has come, arm by arm, and how long it still takes."""
+    from ablation.console.terminal import output
+    from ablation.storage.project import Places
+    from ablation.study.status import describe_status
+
+    describe_status(study, Places(), output())
+
+
+@main.command()
+@study_argument
+@click.option(
+    "--html", "as_html", is_flag=True, help="Write report.html too: the whole report in one file."
+)
+def report(study: str, as_html: bool) -> None:
+    """Write a study's report again from its files."""
+    from ablation.reporting.report import write_report
+    from ablation.storage.project import Places
+    from ablation.study.opening import changes_since
+
+    places = Places()
+    folder = places.runs(study)
+    places.require_writable("reports")
+    changed = "" if folder.is_being_run() else changes_since(places, study).said
+    print(write_report(folder, places.report(study), as_html, changed))
+    click.echo(changed, err=True, nl=bool(changed))
+
+
+@main.command()
+@click.argument("study", required=False)
+@click.argument("parts", nargs=-1, metavar="[arms] [claims]")
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Renew each <!-- ablate table STUDY --> ... <!-- /ablate table --> in FILE.",
+)
+@click.option(
+    "--check",
+    is_flag=True,
+    help="With --into: write nothing, and exit with 1 if FILE is not up to date.",
+)
+def table(study: str | None, parts: tuple[str, ...], into: Path | None, check: bool) -> None:
+    """Print a study's arms and claims as Markdown, from the files of its report.
+
+    Reports are looked for in reports/ and docs/results/; for a FILE, the other way round, so that
+    its tables are those of the committed results wherever there are such.
+    """
+    from ablation.reporting.readme import headline_tables, refresh_file
+    from ablation.storage.project import Places
+
+    if into is None and check:
+        raise InputError([Problem("", "--check", "needs --into FILE")])
+    if into is None:
+        print(headline_tables(Places().report_folders, study, parts))
+        return
+    if study is not None:
+        message = f"takes no STUDY: the blocks of {into} name theirs"
+        raise InputError([Problem("", "--into", message)])
+    done = refresh_file(into, Places().report_folders[::-1], check)
+    state = "not up to date" if check else "renewed"
+    print(f"{into}: {len(done.stale)} of {done.n_blocks} blocks {state}")
+    sys.exit(1 if check and done.stale else 0)
+
+
+@main.command()
+@click.argument("left", metavar="A")
+@click.argument("right", metavar="B")
+@click.option("--study", help="The study that A and B are arms of.")
+@click.option(
+    "--figure",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Draw it too, as .png or .svg.",
+)
+def compare(left: str, right: str, study: str | None, figure: Path | None) -> None:
+    """Compare two arms, two studies, or what was measured with what was published.
+
+    A and B are each STUDY, STUDY:ARM, published:METHOD, or, with --study or where there is one
+    study only, ARM.
+    """
+    from ablation.analysis.compare import compare as compared
+    from ablation.analysis.compare import comparison_text
+    from ablation.storage.project import Places
+
+    found = compared(left, right, study, Places())
+    if figure is not None:
+        # Matplotlib is loaded where a figure is asked for.
+        from ablation.reporting.figures.comparison import draw_comparison
+
+        draw_comparison(found, figure)
+    print(comparison_text(found))
+
+
+@main.command()
+@study_argument
+@storage_option
+def sync(study: str, storage: str | None) -> None:
+    """Bring a study's files to Optuna and MLflow; twice is harmless."""
+    from ablation.study.opening import running
+
+    said = running.sync(study, storage)
+    if said is None:
+        sys.exit(1)
+    print(said)
+
+
+@main.command()
+@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
+def ui(port: int) -> None:
+    """Serve the MLflow user interface for this folder, on this machine only."""
+    from ablation.tracking.ui import serve
+
+    serve(None, port=port)
+
+
+@main.command()
+@click.argument(
+    "study", required=False, callback=lambda *given: _existing(*given) if given[-1] else None
+)
+@click.option(
+    "--repair", is_flag=True, help="Mend what can be mended; without it, nothing is changed."
+)
+@storage_option
+def doctor(study: str | None, repair: bool, storage: str | None) -> None:
+    """Find, and with --repair mend, what is wrong with this machine and this project."""
+    from ablation.doctor.examine import examine as module
+
+    is_all_well = module.doctor(study, repair, partial(print, flush=True), storage)
+    sys.exit(0 if is_all_well else 1)
+
+
+for command in (run, plan, cache, data):
+    main.add_command(command)

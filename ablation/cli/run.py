@@ -1,0 +1,153 @@
+"""Commands that run a study, and the one that says what it will take."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ablation.storage.cache_summary import DEFAULT_SIZE
+
+STUDY_ARGUMENTS = ("grid", "experiment", "overrides", "seeds", "alias", "storage")
+GRID = "Grid file, or the name of one in experiments/, e.g. fixes."
+OVERRIDE = "Override a setting in all arms and baselines."
+STORAGE = "Keep Optuna's ledger in a database, postgresql://user@host/name; or set ABLATE_STORAGE."
+
+
+def _storage(_context: click.Context, _option: click.Parameter, url: str | None) -> str | None:
+    # In any case: no process that is started from here has it.
+    os.environ.pop("ABLATE_STORAGE", None)
+    if not url:
+        return None
+    # Optuna is loaded where a database is named.
+    from ablation.tracking.ledger_storage import storage_url
+
+    return storage_url(url)
+
+
+def _size(_context: click.Context, option: click.Parameter, text: str | None) -> int | None:
+    from ablation.limits import parse_size
+
+    return None if text is None else parse_size(text, option.opts[0])
+
+
+def _time(_context: click.Context, option: click.Parameter, text: str | None) -> float | None:
+    from ablation.limits import parse_duration
+
+    return None if text is None else parse_duration(text, option.opts[0])
+
+
+def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The arguments of `open_study`."""
+    path = click.Path(path_type=Path)
+    here = "a name beside the grid file, or a path."
+    for option in (
+        click.option("--as", "alias", metavar="NAME", help="Keep the study under another name."),
+        click.option("--seeds", help="Number of seeds, or a comma-separated list."),
+        click.option("-S", "overrides", multiple=True, metavar="KEY=VALUE", help=OVERRIDE),
+        click.option("--experiment", help=f"Experiment in place of the grid's: {here}"),
+        click.option("--grid", required=True, type=path, help=GRID),
+    ):
+        command = option(command)
+    return command
+
+
+storage_option = click.option(
+    "--storage", metavar="URL", envvar="ABLATE_STORAGE", callback=_storage, help=STORAGE
+)
+jobs_option = click.option(
+    "--jobs", type=click.IntRange(min=1), help="Worker processes; default: the processors."
+)
+
+
+# But for those of the study, the options are the fields of `ablation.study.running.RunOptions`.
+@click.command()
+@study_options
+@click.option("--dry-run", is_flag=True, help="Show what would be run, and stop.")
+@click.option(
+    "--no-share",
+    "share",
+    is_flag=True,
+    callback=lambda _context, _option, is_given: not is_given,
+    help="Compute every trial alone, sharing no epoch (a check; slow).",
+)
+@click.option("--retry-failed", is_flag=True, help="Run failed trials again.")
+@jobs_option
+@click.option(
+    "--cache-size",
+    "cache_bytes",
+    default=DEFAULT_SIZE,
+    show_default=True,
+    metavar="SIZE",
+    callback=_size,
+    help="Bound of the cache of epochs, e.g. 500MB.",
+)
+@click.option(
+    "--time-limit",
+    "seconds_per_trial",
+    metavar="TIME",
+    callback=_time,
+    help="Fail a trial whose epochs take longer, e.g. 90s, 45min or 1.5h.",
+)
+@click.option(
+    "--memory-limit",
+    "bytes_per_worker",
+    metavar="SIZE",
+    callback=_size,
+    help="Fail a trial whose worker holds more memory, e.g. 8GB.",
+)
+@click.option(
+    "--gpus", metavar="LIST", help="GPUs to share, e.g. 0,1; default with device cuda: all."
+)
+@click.option(
+    "--trials-per-gpu", type=click.IntRange(min=1), help="Trials on a GPU at a time; default: 4."
+)
+@click.option(
+    "--offline", is_flag=True, help="Write files only; `ablate sync` delivers them later."
+)
+@storage_option
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Workers are processes here, or on a Ray cluster.",
+)
+@click.option(
+    "--ray-address",
+    metavar="ADDRESS",
+    help="Of the cluster; default: RAY_ADDRESS, else the local one.",
+)
+@click.option(
+    "--cpus-per-trial", type=click.IntRange(min=1), help="CPUs of a Ray worker; default: 1."
+)
+def run(dry_run: bool, **options: Any) -> None:
+    """Run every trial of a study that is missing, track it, and write its report."""
+    from ablation.study.opening import open_study, running
+    from ablation.study.placement import placement
+    from ablation.study.plan_view import describe_plan
+
+    which = {name: options.pop(name) for name in STUDY_ARGUMENTS}
+    planned = open_study(**which, may_be_absent=dry_run)
+    how = running.RunOptions(**options)
+    if dry_run:
+        with placement(planned, how) as placed:
+            describe_plan(planned, placed.jobs)
+        sys.exit(2 if planned.study.absent else 0)
+    result = running.run(planned, how)
+    sys.exit(130 if result.n_open else 1 if result.failed else 0)
+
+
+@click.command()
+@study_options
+@jobs_option
+def plan(jobs: int | None, **which: Any) -> None:
+    """Show a study's arms, epochs and forks, what is left to train, and how long it will take."""
+    from ablation.study.opening import open_study
+    from ablation.study.plan_view import describe_plan
+
+    describe_plan(open_study(**which, may_be_absent=True), jobs)

@@ -1,0 +1,224 @@
+"""How a running study is shown: a live table on a terminal, lines elsewhere, a note in a file."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from ablation.console.terminal import plain_table, tell
+from ablation.formatting import duration, over_seeds, value
+from ablation.planning.events import Listener
+from ablation.planning.forecast import START, Timings, forecast
+from ablation.storage.damage import UNREADABLE
+from ablation.storage.runs import Outcome, TrialSpec, write_atomically
+from ablation.subject.protocol import Record
+
+if TYPE_CHECKING:
+    from ablation.study.opening import PlannedStudy
+
+PLAIN_SECONDS = 10.0  # between plain progress lines
+FORECAST_SECONDS = 10.0  # between forecasts
+FORECAST_SHARE = 0.01  # of a study's time, that forecasts may take
+
+
+@dataclass(frozen=True)
+class ProgressNote:
+    """What a running study wrote last, for other processes."""
+
+    seconds: float | None  # left, when it was written; None where no epoch has been measured
+    at: float  # when it was written, seconds since 1970
+    jobs: int
+    in_hand: list[str]  # trials whose epochs workers were computing
+
+
+@dataclass
+class ArmProgress:
+    """Counts over an arm's trials."""
+
+    n_trials: int = 0
+    n_complete: int = 0
+    n_failed: int = 0
+    n_epochs: int = 0
+    epochs: dict[str, int] = field(default_factory=dict)  # trial -> epochs that are there
+    metrics: dict[str, float] = field(default_factory=dict)  # trial -> headline metric so far
+
+
+class Progress(Listener):
+    """Counts what the study has done, forecasts what is left, shows both, and keeps a note of it.
+
+    Args:
+        timings: that measure this pass
+        is_forecast: whether to say how long the study still takes
+    """
+
+    def __init__(
+        self,
+        planned: PlannedStudy,
+        console: Console,
+        timings: Timings,
+        jobs: int,
+        is_forecast: bool = True,
+    ):
+        self.planned, self.timings, self.jobs = planned, timings, jobs
+        self.metric = planned.study.grid.metric["name"]
+        self.arms: dict[str, ArmProgress] = {}
+        for trial in planned.plan.trials.values():
+            arm = self.arms.setdefault(trial.spec.arm, ArmProgress())
+            arm.n_trials += 1
+            arm.n_epochs += len(trial.links)
+        self.n_before, self.n_trained, self.begun = 0, 0, time.monotonic()
+        self.note = ProgressNote(None, time.time(), jobs, [])
+        self._console, self._is_forecast, self._stopping = console, is_forecast, ""
+        self._ended: set[str] = set()
+        self._in_hand: Counter[str] = Counter()
+        self._shown, self._due = time.monotonic(), 0.0
+        is_live = console.is_terminal
+        self._live = Live(console=console, get_renderable=self.table) if is_live else None
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            self._live.start(refresh=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+        self._file.unlink(missing_ok=True)
+
+    def found(self, spec: TrialSpec, outcome: Outcome) -> None:
+        self.n_before += 1
+        self._count(spec, outcome)
+
+    def resumed(self, spec: TrialSpec, records: Sequence[Record]) -> None:
+        self.arms[spec.arm].epochs[spec.trial] = len(records)
+        for record in records:
+            self._measure(spec, record)
+
+    def began(self, specs: Sequence[TrialSpec]) -> None:
+        self._in_hand.update(spec.trial for spec in specs)
+
+    def left(self, specs: Sequence[TrialSpec]) -> None:
+        self._in_hand.subtract(spec.trial for spec in specs)
+
+    def recorded(self, specs: Sequence[TrialSpec], record: Record) -> None:
+        self.n_trained += 1
+        for spec in specs:
+            epochs = self.arms[spec.arm].epochs
+            # Epochs after the last checkpoint are trained again.
+            epochs[spec.trial] = min(epochs.get(spec.trial, 0) + 1, self._n_epochs(spec))
+            self._measure(spec, record)
+
+    def finished(self, spec: TrialSpec, outcome: Outcome) -> None:
+        self._count(spec, outcome)
+        if self._live:
+            return
+        if outcome.error is None:
+            said = f"{self.metric} {value(outcome.metrics[self.metric], math.nan)}"
+        else:
+            said = f"FAILED: {outcome.error['type']}: {outcome.error['message']}"
+        self._print(f"{spec.trial}: {said}")
+
+    def stopping(self, n_busy: int) -> None:
+        then = "finish the epoch in hand; once more stops at once"
+        self._stopping = f"; stopping: {n_busy} workers {then}"
+        if not self._live:
+            self._print(self.summary())
+
+    def tick(self) -> None:
+        if time.monotonic() >= self._due:
+            begun = time.monotonic()
+            self._write_note()
+            took = time.monotonic() - begun
+            self._due = time.monotonic() + max(FORECAST_SECONDS, took / FORECAST_SHARE)
+        if not self._live and time.monotonic() - self._shown > PLAIN_SECONDS:
+            self._print(self.summary())
+
+    def summary(self) -> str:
+        n_failed = sum(arm.n_failed for arm in self.arms.values())
+        before = f" ({self.n_before} before)" if self.n_before else ""
+        failed = f", {n_failed} failed" if n_failed else ""
+        counted = f"{len(self._ended)}/{len(self.planned.plan.trials)} trials{before}{failed}"
+        trained = f"{self.n_trained} epochs trained, {duration(time.monotonic() - self.begun)}"
+        left = time_left(self.note)
+        return f"{counted}, {trained}" + (self._stopping or left and f", {left}")
+
+    def table(self) -> Table:
+        table = plain_table(["arm"], ["done", "failed", "epochs", f"{self.metric} so far"])
+        table.caption = self.summary()
+        for name, arm in self.arms.items():
+            table.add_row(
+                name,
+                f"{arm.n_complete}/{arm.n_trials}",
+                str(arm.n_failed or ""),
+                f"{sum(arm.epochs.values())}/{arm.n_epochs}",
+                over_seeds(list(arm.metrics.values())),
+            )
+        return table
+
+    @property
+    def _file(self) -> Path:
+        return self.planned.places.progress(self.planned.name)
+
+    def _n_epochs(self, spec: TrialSpec) -> int:
+        return len(self.planned.plan.trials[spec.trial].links)
+
+    def _measure(self, spec: TrialSpec, record: Record) -> None:
+        if self.metric in record["metrics"]:
+            self.arms[spec.arm].metrics[spec.trial] = record["metrics"][self.metric]
+
+    def _count(self, spec: TrialSpec, outcome: Outcome) -> None:
+        arm = self.arms[spec.arm]
+        self._ended.add(spec.trial)
+        if outcome.state == "COMPLETE":
+            arm.n_complete += 1
+            arm.epochs[spec.trial] = self._n_epochs(spec)
+            arm.metrics[spec.trial] = outcome.metrics[self.metric]
+        else:
+            arm.n_failed += 1
+
+    def _print(self, text: str) -> None:
+        tell(self._console, text)
+        self._shown = time.monotonic()
+
+    def _write_note(self) -> None:
+        in_hand = [name for name, n in self._in_hand.items() if n > 0 and name not in self._ended]
+        seconds = self._forecast() if self._is_forecast else None
+        self.note = ProgressNote(seconds, time.time(), self.jobs, in_hand)
+        write_atomically(self._file, json.dumps(asdict(self.note)) + "\n")
+
+    def _forecast(self) -> float | None:
+        plan = self.planned.plan
+        left = [name for name in plan.trials if name not in self._ended]
+        if any(plan.trials[name].undecided for name in left):
+            plan = self.planned.expected()
+        # Workers have started.
+        known = {key: seconds for key, seconds in self.timings.known().items() if key != START}
+        chains = {name: plan.trials[name].links for name in left}
+        return forecast(chains, self.planned.store, known, self.jobs, True) if chains else 0.0
+
+
+def read_note(file: Path) -> ProgressNote | None:
+    """None if the study has written nothing, or what it wrote is damaged."""
+    try:
+        return TypeAdapter(ProgressNote).validate_json(file.read_bytes(), strict=True)
+    except UNREADABLE:
+        return None
+
+
+def time_left(note: ProgressNote | None) -> str:
+    """`about 1.7 h left`, `nearly done`; "" where nothing is known."""
+    if note is None or note.seconds is None:
+        return ""
+    seconds = note.seconds - (time.time() - note.at)
+    return f"about {duration(seconds)} left" if seconds > 0 else "nearly done"

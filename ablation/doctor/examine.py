@@ -1,0 +1,183 @@
+"""What may be wrong with a machine and a project: looked at, and mended. See `doctor_*` for what.
+
+A look changes nothing. A study that is being run is not looked at, and none can be started while
+another is mended.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from ablation.doctor.cache import cache_checks
+from ablation.doctor.check import Check, Found
+from ablation.doctor.trials import trial_checks
+from ablation.doctor.machine import machine_checks
+from ablation.errors import InputError, Unavailable
+from ablation.storage.lock import being_run, only_one
+from ablation.storage.project import Places
+from ablation.storage.runs import Damaged, studies
+from ablation.study.opening import changes_since
+from ablation.study.repair import TrialFiles
+from ablation.subject.loading import load_subject
+
+UNAVAILABLE = (Unavailable, InputError, OSError)
+ENDS = {
+    "found": "Nothing was changed. `ablate doctor --repair` mends what is marked --repair; "
+    "the other lines say what to do.",
+    "left": "What is marked `left` could not be mended; its lines say what to do.",
+    "mended": "All is well again.",
+    "ok": "All is well.",
+}
+"""What the last line says of the worst result."""
+
+WIDTH = 26  # of the names of checks
+Say = Callable[[str], object]
+
+
+def doctor(study: str | None, repair: bool, say: Say, storage: str | None = None) -> bool:
+    """Look at the machine, the project, and one study or all; mend what can be, if asked to.
+
+    say: is told a line per check as soon as it is made, and a last one on the whole.
+    storage: URL of the team's database that holds the ledger.
+
+    Returns whether all is well or was mended.
+    """
+    places = Places(storage=storage)
+    results = examine("this machine", machine_checks(places), repair, say)
+    results += examine_project(
+        places, [study] if study else studies(places.root / "runs"), repair, say
+    )
+    worst = next(result for result in ENDS if result in results)
+    say(f"\n{ENDS[worst]}")
+    return worst in ("ok", "mended")
+
+
+def examine_project(places: Places, names: Sequence[str], repair: bool, say: Say) -> list[str]:
+    """Look at databases, cache and these studies; returns the result of each check."""
+    with _held(places, repair) as running, _quiet():
+        results = examine(
+            "this project",
+            [*_database_checks(places, running), *cache_checks(places, running)],
+            repair,
+            say,
+        )
+        for name in names:
+            results += examine(f"study {name}", _study_checks(places, name, running), repair, say)
+    return results
+
+
+def examine(title: str, checks: Sequence[Check], repair: bool, say: Say) -> list[str]:
+    """Look at each, and say in a line what was found; returns ok, found, mended or left of each."""
+    say(f"\n{title}")
+    results = []
+    for check in checks:
+        result, text = _result(check, repair)
+        say(f"  {result:6}  {check.name:{WIDTH}}  {text}")
+        results.append(result)
+    return results
+
+
+def _result(check: Check, repair: bool) -> tuple[str, str]:
+    """(ok | found | mended | left, what and why)."""
+    found = _look(check)
+    if found.is_well:
+        return "ok", found.what
+    if not repair:
+        return "found", f"{found.what}; {'--repair ' if found.mend else ''}{found.remedy}"
+    if found.mend is None:
+        return "left", f"{found.what}; {found.remedy}"
+    try:
+        done = found.mend()
+    except UNAVAILABLE as error:
+        return "left", f"{found.what}; {error}"
+    again = _look(check)
+    return (
+        ("mended", f"{found.what}: {done}") if again.is_well else ("left", f"{again.what}: {done}")
+    )
+
+
+def _look(check: Check) -> Found:
+    try:
+        return check.look()
+    except UNAVAILABLE as error:
+        return Found(f"cannot be looked at: {error}", False, "see what it says")
+
+
+def _database_checks(places: Places, running: Collection[str]) -> list[Check]:
+    try:
+        from ablation.doctor.databases import database_checks
+    except ImportError as error:  # a machine without Optuna or MLflow has a doctor, too
+        return [_known("databases", f"not looked at: {error}", "see `packages` above")]
+    return database_checks(places, running)
+
+
+def _study_checks(places: Places, name: str, running: Collection[str]) -> list[Check]:
+    folder = places.runs(name)
+    if name in running:
+        return [_known("all", "not looked at: it is being run")]
+    try:
+        manifest = folder.manifest()
+    except Damaged as error:
+        remedy = "nothing else of the study was looked at"
+        return [_known("study.json", error.problems[0].message, remedy)]
+    subject, code = None, manifest.subject
+    remedy = ""
+    try:
+        subject = load_subject(code)
+    except InputError as error:
+        code = error.problems[0].message
+        remedy = (
+            "call `ablate` where its module is; "
+            "without it, files are compared with each other alone"
+        )
+    checks = [
+        _known("code", code, remedy),
+        Check("changes", lambda: _changes(places, name)),
+        *trial_checks(TrialFiles(folder, places.store, manifest, subject)),
+    ]
+    try:
+        from ablation.doctor.databases import ledger_check
+        from ablation.doctor.mlflow_runs import tracking_check
+    except ImportError:
+        return checks
+    return [
+        *checks,
+        ledger_check(places, folder, manifest),
+        tracking_check(places, folder, manifest),
+    ]
+
+
+def _changes(places: Places, name: str) -> Found:
+    return Found(changes_since(places, name).said or "none is known since the study was run")
+
+
+def _known(name: str, what: str, remedy: str = "") -> Check:
+    """What was found before. remedy: what the user can do; "" where all is well."""
+    return Check(name, lambda: Found(what, not remedy, remedy))
+
+
+@contextmanager
+def _held(places: Places, repair: bool) -> Iterator[set[str]]:
+    """The studies that are being run. While anything may be repaired, no other can be started."""
+    running = set(being_run(places.root / "runs"))
+    with ExitStack() as held:
+        for name in set(studies(places.root / "runs")) - running if repair else ():
+            try:
+                held.enter_context(only_one(places.runs(name).path))
+            except InputError:
+                running.add(name)
+        yield running
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Damage is told in the table, and not beside it."""
+    logger = logging.getLogger("ablation")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

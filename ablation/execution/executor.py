@@ -1,0 +1,310 @@
+"""Runs a plan: hands segments to workers, longest remaining path first, and writes what comes back.
+
+A shared prefix is one segment and runs once; the segments that need it wait for it. Results do not
+depend on the number of workers or on who finishes first: only keys decide what is computed, and
+records come from the store.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ablation import interruption
+from ablation.errors import Stuck
+from ablation.execution.supervision import Supervision, Task
+from ablation.execution.workers import Message, Worker, Workers, failure
+from ablation.grid.load import Study
+from ablation.limits import Limits
+from ablation.planning.events import Listener
+from ablation.planning.plan import Plan, revise
+from ablation.planning.schedule import Schedule, Segment, has_records, is_there
+from ablation.storage.cache import DiskStore
+from ablation.storage.outcome import expanded, failure_of, outcome_of, reason
+from ablation.storage.runs import Outcome, RunFolder, TrialSpec
+from ablation.subject.protocol import Link, Record
+
+TICK_SECONDS = 0.5
+CHANGED = failure(
+    "PlanChanged",
+    "the worker ran, and did not leave what was planned: "
+    "data or source changed while the study ran; run it again",
+)
+
+
+class Execution:
+    """One pass over a study's unfinished trials.
+
+    Without `share`, every trial computes all of its epochs, in a store of its own that goes when
+    the trial is complete: the check that sharing changes nothing.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        plan: Plan,
+        store: DiskStore,
+        folder: RunFolder,
+        listener: Listener,
+        share: bool = True,
+        limits: Limits = Limits(),
+    ):
+        self.study, self.plan, self.folder, self.listener = study, plan, folder, listener
+        self.shared_store, self.share = store, share
+        self.supervision = Supervision(limits)
+        self.open: set[str] = set()
+        # trial -> reason, in this pass and in earlier ones
+        self.failed: dict[str, str] = {}
+        for name, trial in plan.trials.items():
+            outcome = folder.ending(trial.spec)
+            if outcome is None:
+                self.open.add(name)
+                continue
+            listener.found(trial.spec, outcome)
+            if outcome.state == "FAILED":
+                self.failed[name] = reason(outcome)
+        self.n_failed_before = len(self.failed)
+        # name of a segment -> the segment, of those that workers compute
+        self.running: dict[str, Segment] = {}
+        # links run in this pass
+        self.n_trained = 0
+        # open trial -> keys of the links in its metrics.jsonl
+        self._written: defaultdict[str, set[str]] = defaultdict(set)
+        for name in plan.trials:
+            if name in self.open:
+                self._start_over(name)
+
+    def run(self, jobs: int, make_workers: Callable[[int], Workers] | None = None) -> Plan:
+        """Run to the end, or until this process is asked to stop; returns the plan as it is then.
+
+        Raises Stuck when a disk is full.
+        """
+        if not self.open:
+            return self.plan
+        self._reschedule()
+        is_stopping = False
+        with (make_workers or Workers)(jobs) as workers:
+            while self.open and (self.running or not is_stopping):
+                if not interruption.requested():
+                    self._hand_out(workers)
+                elif not is_stopping:
+                    is_stopping = True
+                    workers.stop()
+                    self.listener.stopping(len(self.running))
+                for event in workers.wait(TICK_SECONDS):
+                    self._handle(event.worker, event.message)
+                self.supervision.enforce(workers.busy())
+                self.listener.tick()
+        return self.plan
+
+    def _hand_out(self, workers: Workers) -> None:
+        """Give every idle worker the most urgent segment that can run."""
+        while (worker := workers.idle()) is not None:
+            segment = self._next()
+            if segment is None:
+                return
+            self.running[segment.end] = segment
+            trial = self._on_behalf_of(segment)
+            seconds = self._seconds_before(segment, trial)
+            task = Task(segment, trial, worker.is_new, seconds)
+            worker.send(self._request(segment, trial), task)
+            self.listener.began(self._specs(segment))
+
+    def _next(self) -> Segment | None:
+        """The most urgent segment that can run; None if all wait, or none is left."""
+        segment = self.schedule.next()
+        if segment is None and self.open and not self.running:
+            # another study may have left what was missing when trials were last closed
+            self._reschedule()
+            segment = self.schedule.next()
+            if segment is None and self.open:
+                left = ", ".join(sorted(self.open)[:3])
+                raise RuntimeError(
+                    f"nothing can run, and {len(self.open)} trials are not finished: {left}"
+                )
+        return segment
+
+    def _handle(self, worker: Worker, message: Message) -> None:
+        task: Task | None = worker.task
+        if task is None:
+            # an idle worker died: another takes its place
+            return
+        if message.event == "record":
+            self.n_trained += 1
+            task.epoch_seconds += message.record["seconds"]
+            self._record(task, message.key, message.record)
+            return
+        worker.task = None
+        self.listener.left(self._specs(task.segment))
+        if message.event == "blocked":
+            raise Stuck(message.error["message"])
+        del self.running[task.segment.end]
+        if message.event == "done":
+            self.listener.ran(task.is_first, time.monotonic() - task.begun - task.epoch_seconds)
+            self._advance(task.segment)
+        else:
+            self._fail(self._to_blame(task, message), message.error)
+            # the others try the rest of it again
+            self._reschedule()
+
+    def _to_blame(self, task: Task, message: Message) -> Sequence[str]:
+        """The trials that fail because a segment was not finished."""
+        if message.event == "stopped":
+            return []
+        if message.event == "lost":
+            if interruption.requested() or not self.supervision.is_lost_too_often(task.trial):
+                return []
+            return [task.trial]
+        # an exception, or a limit, would meet all trials that share the segment
+        is_of_process = message.error["type"] == "WorkerDied"
+        return [task.trial] if is_of_process else task.segment.trials
+
+    def _advance(self, segment: Segment) -> None:
+        """Close the trials that a segment completes, and make way for what waited for it."""
+        before, is_recorded = self.plan, has_records(segment, self._store(segment.trials[0]))
+        for name in segment.trials:
+            if name in self.open:
+                self.plan = revise(self.study, self.plan, self._store(name), name)
+        is_revised = self.plan is not before
+        if not is_recorded and not is_revised:
+            self._fail(segment.trials, CHANGED)
+        last = segment.links[-1].key
+        ending = [name for name in segment.trials if self.plan.trials[name].links[-1].key == last]
+        are_closed = all([self._complete_if_whole(name) for name in ending])
+        is_as_scheduled = self.schedule.segments.get(segment.end) == segment
+        if is_recorded and not is_revised and are_closed and is_as_scheduled:
+            self.schedule.done(segment.end)
+        else:
+            self._reschedule()
+
+    def _reschedule(self) -> None:
+        # trials in a worker's hands are closed when their worker says so
+        in_hand = {name for segment in self.running.values() for name in segment.trials}
+        for name in self.plan.trials:
+            if name in self.open and name not in in_hand:
+                self._complete_if_whole(name)
+        chains = {
+            name: trial.links for name, trial in self.plan.trials.items() if name in self.open
+        }
+        links = [link.key for segment in self.running.values() for link in segment.links]
+        busy = links if self.share else self.running
+        self.schedule = Schedule(chains, self.share, self._is_there, busy)
+
+    def _specs(self, segment: Segment) -> list[TrialSpec]:
+        return [self.plan.trials[name].spec for name in segment.trials]
+
+    def _store(self, trial: str) -> DiskStore:
+        if self.share:
+            return self.shared_store
+        return self.shared_store.alone(self.folder.path.name, trial)
+
+    def _is_there(self, segment: Segment) -> bool:
+        return is_there(segment, self._store(segment.trials[0]))
+
+    def _on_behalf_of(self, segment: Segment) -> str:
+        """A trial of undecided length goes first: it leaves a checkpoint where it turns off."""
+        candidates = [name for name in segment.trials if name in self.open]
+        undecided = (name for name in candidates if self.plan.trials[name].undecided)
+        return next(undecided, candidates[0])
+
+    def _seconds_before(self, segment: Segment, trial: str) -> float:
+        """What a trial's epochs took up to the last checkpoint; 0 if no limit asks for it."""
+        if self.supervision.limits.seconds is None:
+            return 0.0
+        links, store = self.plan.trials[trial].links, self._store(trial)
+        links = links[: [link.key for link in links].index(segment.links[-1].key)]
+        records = _known(store, links)
+        n_done = max(
+            (i for i, link in enumerate(links, 1) if store.holds("state", link.key)), default=0
+        )
+        seconds: float = sum(record["seconds"] for record in records[:n_done])
+        return seconds
+
+    def _request(self, segment: Segment, trial: str) -> dict[str, Any]:
+        spec, log = self.plan.trials[trial].spec, self.folder.trial_path(trial) / "stdout.log"
+        return {
+            "subject": self.study.experiment.subject,
+            "settings": spec.settings,
+            "seed": spec.seed,
+            "until": segment.links[-1].key,
+            "cache": str(self._store(trial).root.resolve()),
+            "log": str(log.resolve()),
+        }
+
+    def _start_over(self, name: str) -> None:
+        """Write the trial's folder as the store has it: config, and the records so far."""
+        trial = self.plan.trials[name]
+        path = self.folder.trial_path(name)
+        for stale in ("outcome.json", "metrics.jsonl"):
+            (path / stale).unlink(missing_ok=True)
+        self.folder.write_config(trial.spec, self.study.subject.resolve(trial.spec.settings))
+        if not self._complete_if_whole(name):
+            known = _known(self._store(name), trial.links)
+            self._written[name] = {link.key for link, _ in zip(trial.links, known)}
+            if known:
+                self.folder.write_records(name, list(expanded(known)))
+                self.listener.resumed(trial.spec, known)
+
+    def _record(self, task: Task, key: str, record: Record) -> None:
+        """Write an epoch to the trials that have none of it yet; it may be a repetition."""
+        names = [
+            name
+            for name in task.segment.trials
+            if name in self.open and key not in self._written[name]
+        ]
+        for name in names:
+            self._written[name].add(key)
+            for entry in expanded([record]):
+                self.folder.append_record(name, entry)
+        self.listener.recorded([self.plan.trials[name].spec for name in names], record)
+        if names:
+            self.supervision.made_progress(task.trial)
+
+    def _complete_if_whole(self, name: str) -> bool:
+        """Close the trial if all its records are there."""
+        trial, store = self.plan.trials[name], self._store(name)
+        if name not in self.open or not all(
+            store.holds("record", link.key) for link in reversed(trial.links)
+        ):
+            return False
+        records = _known(store, trial.links)
+        # one was damaged: it is run again
+        if len(records) < len(trial.links):
+            return False
+        self.folder.write_records(name, list(expanded(records)))
+        self._close(trial.spec, outcome_of(trial.spec, records, self.study.grid.metric))
+        return True
+
+    def _fail(self, names: Sequence[str], error: dict[str, str]) -> None:
+        """Close the trials that are open; their folders then have what was recorded of them."""
+        for name in names:
+            if name in self.open:
+                trial = self.plan.trials[name]
+                records = _known(self._store(name), trial.links)
+                if records:
+                    self.folder.write_records(name, list(expanded(records)))
+                self._close(trial.spec, failure_of(trial.spec, records, error))
+
+    def _close(self, spec: TrialSpec, outcome: Outcome) -> None:
+        self.open.discard(spec.trial)
+        self._written.pop(spec.trial, None)
+        self.folder.write_outcome(spec.trial, outcome)
+        if outcome.state == "FAILED":
+            self.failed[spec.trial] = reason(outcome)
+        elif not self.share:
+            # all that is still needed of it is in the trial's folder
+            self._store(spec.trial).clear()
+        self.listener.finished(spec, outcome)
+
+
+def _known(store: DiskStore, links: Sequence[Link]) -> list[Record]:
+    """The records of a chain up to the first that is missing."""
+    records = []
+    for link in links:
+        record = store.record(link.key)
+        if record is None:
+            break
+        records.append(record)
+    return records

@@ -1,0 +1,124 @@
+"""A process of `ablation.execution.worker`, in a process group of its own, and the two pipes to it.
+
+Sent to the nodes of a Ray cluster by value: see `ablation.execution.ray_cluster.node`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ablation.execution.leftovers import end_all, marked, watch
+
+# For a process that was asked to end: one that has loaded torch takes a second.
+END_SECONDS = 10.0
+# Between looks at whether the process lives: one that it has started may keep its pipe open.
+LOOK_SECONDS = 0.2
+
+
+class WorkerProcess:
+    """Alive until `has_ended`, whatever the processes that training code has started do with its
+    pipes.
+
+    No signal of the terminal reaches it. One thread reads `replies` and then calls `close`; another
+    may send. environment: its variables.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        request_end, requests = os.pipe()
+        self._replies, reply_end = os.pipe()
+        os.set_blocking(self._replies, False)
+        self._requests = open(requests, "wb", buffering=0)
+        self._mark = secrets.token_hex(8)
+        # -P: a folder `core` or `ablation` where the study is started must not stand in for ours
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "ablation.execution.worker",
+            str(request_end),
+            str(reply_end),
+        ]
+        self._process = subprocess.Popen(
+            command,
+            pass_fds=(request_end, reply_end),
+            stdin=subprocess.DEVNULL,
+            env=marked(environment, self._mark),
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+        self._watcher = watch(self.pid, self._mark, environment)
+        os.close(request_end)
+        os.close(reply_end)
+        self._end_by = float("inf")
+
+    def send(self, request: str) -> None:
+        # BrokenPipeError: it has died; ValueError: and was closed. `has_ended` tells.
+        with contextlib.suppress(BrokenPipeError, ValueError):
+            self._requests.write(request.encode() + b"\n")
+
+    def replies(self) -> Iterator[list[str]]:
+        """The lines that have arrived since the last look, [] for none, until the process has
+        ended."""
+        has_ended, unfinished = False, b""
+        while not (has_ended or time.monotonic() > self._end_by):
+            select.select([self._replies], [], [], LOOK_SECONDS)
+            # before the pipe is read, so that all is read that it had to say
+            has_ended = self.has_ended()
+            data = unfinished
+            with contextlib.suppress(BlockingIOError):
+                while piece := os.read(self._replies, 1 << 16):
+                    data += piece
+                # it has closed its end
+                has_ended = True
+            *lines, unfinished = data.split(b"\n")
+            yield [line.decode() for line in lines]
+
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def stop(self) -> None:
+        """Ask the process to finish the epoch in hand, leave a checkpoint and say `stopped`."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """End the process, and all that it has started and left in its group."""
+        # no process is left; macOS says PermissionError of those that have ended
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        """Ask the process to end when it has finished what it is doing, within END_SECONDS."""
+        self._end_by = min(self._end_by, time.monotonic() + END_SECONDS)
+        self._requests.close()
+
+    def close(self) -> int:
+        """Have the process end, and kill what it has started; returns its exit code."""
+        self.end()
+        # a thread or a process that training code has left may keep it
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(max(0.0, self._end_by - time.monotonic()))
+        self.kill()
+        os.close(self._replies)
+        code = self._process.wait()
+        if self._watcher is not None:
+            end_all(self._mark)
+            self._watcher.kill()
+            self._watcher.wait()
+        return code
+
+    def resident_bytes(self) -> int:
+        """The memory that the process holds; 0 where the system does not tell, or it has ended."""
+        try:
+            pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
+        except (OSError, IndexError):
+            return 0
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,1 @@
+"""Workers on the nodes of a Ray cluster, against a store in front of the driver's."""

@@ -1,0 +1,65 @@
+"""What a study watches while workers compute: how long a trial takes, how much memory, how often a
+worker was lost."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ablation.execution.workers import Worker, failure
+from ablation.formatting import duration
+from ablation.limits import Limits, show_size
+from ablation.planning.schedule import Segment
+
+# Of a trial's workers in a row, without a new epoch in between, before the trial fails.
+MAX_LOSSES = 3
+
+
+@dataclass
+class Task:
+    """A segment in a worker's hands."""
+
+    segment: Segment
+    # on whose behalf it runs
+    trial: str
+    # whether the worker was started for it
+    is_first: bool
+    # that the trial's epochs up to its last checkpoint took
+    seconds_before: float
+    begun: float = field(default_factory=time.monotonic)
+    # of epochs finished since then
+    epoch_seconds: float = 0.0
+
+    def seconds(self) -> float:
+        """What the trial has taken so far, epochs before this task included."""
+        return self.seconds_before + time.monotonic() - self.begun
+
+
+class Supervision:
+    """Ends workers beyond their trial's limits, and counts how often a trial's were lost."""
+
+    def __init__(self, limits: Limits):
+        self.limits = limits
+        self._losses: Counter[str] = Counter()
+
+    def enforce(self, workers: Iterable[Worker]) -> None:
+        """workers: those that are busy."""
+        seconds, n_bytes = self.limits
+        for worker in workers:
+            if seconds is not None and worker.task.seconds() > seconds:
+                message = f"ran past its limit of {duration(seconds)}"
+                worker.kill(failure("TimeLimit", message))
+            elif n_bytes is not None and (held := worker.resident_bytes()) > n_bytes:
+                message = f"held {show_size(held)} of memory, and {show_size(n_bytes)} are allowed"
+                worker.kill(failure("MemoryLimit", message))
+
+    def made_progress(self, trial: str) -> None:
+        """An epoch is finished that was not there before."""
+        del self._losses[trial]
+
+    def is_lost_too_often(self, trial: str) -> bool:
+        """Count the loss of a worker; whether the trial fails by it."""
+        self._losses[trial] += 1
+        return self._losses[trial] > MAX_LOSSES

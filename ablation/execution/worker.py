@@ -1,0 +1,160 @@
+"""A worker process: runs segments of chains that the study hands to it, one after another.
+
+Started as `python -m ablation.execution.worker <read fd> <write fd>`; requests and replies are JSON lines on
+two pipes of their own, so that whatever the training code prints goes to the trial's log.
+
+    -> {"subject", "settings", "seed", "until", "cache", "log"}; on a Ray node also "is_remote"
+    <- an `ablation.execution.workers.Message` for each epoch, and one for how it ended
+    <- {"event": "store", ...} and -> its answer, on a Ray node: see `ablation.execution.ray_cluster.store`
+
+SIGTERM asks it to stop: it leaves a checkpoint, and says `stopped`.
+
+When the study was killed and nothing reads the replies, the epoch in hand is finished and kept, and
+the process ends. Of a function nothing could be kept: on Linux it ends at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+from ablation import interruption
+from ablation.execution.process import END_SECONDS
+from ablation.execution.signals import die_with, heed, restored
+from ablation.interruption import Interrupted
+from ablation.redaction import redacted
+from ablation.storage.cache import DiskStore
+from ablation.storage.files import describe_full, is_full
+from ablation.subject.exits import describe_exit, exit_code, place, replace_exit
+from ablation.subject.loading import FunctionSubject, load_subject
+from ablation.subject.protocol import Record, Store
+
+
+def serve(requests: TextIO, replies: TextIO) -> None:
+    """Answer requests until the pipe closes."""
+    own, study = os.getpid(), os.getppid()
+
+    def reply(event: str, **content: Any) -> None:
+        if os.getpid() != own:  # training code has forked it, and it has come to the end
+            raise SystemExit(0)
+        try:
+            replies.write(json.dumps({"event": event, **content}) + "\n")
+            replies.flush()
+        except BrokenPipeError:
+            interruption.request()
+
+    def report(key: str, record: Record) -> bool:
+        reply("record", key=key, record=record)
+        return interruption.requested()
+
+    def ask(question: dict[str, Any]) -> dict[str, Any]:
+        reply("store", **question)
+        line = requests.readline()
+        if not line:  # the study is gone
+            raise Interrupted
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def fail(type_: str, message: str, stack: str) -> None:
+        stack = redacted(stack)
+        _put_output_back()
+        # the log first, since the study ends a process that has failed; it may be on a full disk
+        with contextlib.suppress(OSError):
+            print(stack, file=sys.stderr, flush=True)
+        reply("failed", error={"type": type_, "message": message, "traceback": stack})
+
+    def leave(status: int) -> None:
+        stack = traceback.extract_stack()
+        message = f"the worker process ended: exit code {status}, by {place(stack)}"
+        fail("WorkerDied", message, "".join(stack.format()))
+
+    replace_exit(leave)
+    while line := requests.readline():
+        request = json.loads(line)
+        sys.argv = [request["subject"].partition(":")[0]]
+        try:
+            _redirect_output(Path(request["log"]))
+            here = DiskStore(Path(request["cache"]))
+            store: Store = here
+            if request.get("is_remote"):
+                from ablation.execution.ray_cluster.store import NodeStore
+
+                # its actor may be killed at any time, and another then does the same
+                die_with(study)
+                store = NodeStore(here, ask)
+            with restored():
+                subject = load_subject(request["subject"])
+                if isinstance(subject, FunctionSubject):
+                    die_with(study)
+                subject.advance(
+                    request["settings"], request["seed"], request["until"], store, report
+                )
+        except Interrupted:
+            reply("stopped")
+        except BaseException as error:
+            # the trial boundary: it becomes a recorded failure, and the others go on
+            if os.getpid() != own:
+                _end_forked(error)
+            if isinstance(error, OSError) and is_full(error):
+                full = {"type": "DiskFull", "message": describe_full(error), "traceback": ""}
+                reply("blocked", error=full)
+            elif isinstance(error, (SystemExit, KeyboardInterrupt)) and interruption.requested():
+                # as training code may end that handles SIGTERM itself
+                reply("stopped")
+            else:
+                message = str(error) if isinstance(error, Exception) else describe_exit(error)
+                fail(type(error).__name__, message, traceback.format_exc())
+        else:
+            reply("stopped" if interruption.requested() else "done")
+        finally:
+            interruption.forget()
+
+
+def _end_forked(error: BaseException) -> NoReturn:
+    """End a process that training code has forked and that has left it, as Python would."""
+    if not isinstance(error, SystemExit):
+        traceback.print_exception(error)
+    _put_output_back()
+    os._exit(exit_code(error))
+
+
+def _redirect_output(log: Path) -> None:
+    """What this process and its libraries print goes to `log` from now on."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    _put_output_back()
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
+def _put_output_back() -> None:
+    """Flush standard output and error; undo that training code has replaced or closed them."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # it is None, or closed
+            getattr(sys, name).flush()
+        own = getattr(sys, f"__{name}__")
+        if own is None or own.closed:
+            own = open(number, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+            setattr(sys, f"__{name}__", own)
+        setattr(sys, name, own)
+
+
+def end_within(seconds: float) -> None:
+    """Kill this process and its group unless it has ended by then: threads and processes that
+    training code has left would keep it, and when the study was killed nobody else ends it."""
+    timer = threading.Timer(seconds, os.killpg, (os.getpid(), signal.SIGKILL))
+    timer.daemon = True
+    timer.start()
+
+
+if __name__ == "__main__":
+    heed()
+    serve(open(int(sys.argv[1]), encoding="utf-8"), open(int(sys.argv[2]), "w", encoding="utf-8"))
+    end_within(END_SECONDS)

@@ -1,0 +1,232 @@
+"""Workers: started fresh (never forked), reused between segments, and replaced when they have died
+or failed.
+
+`Workers` keeps a number of them, wherever they are. What starts one is a backend: `LocalProcesses`
+here, `ablation.execution.ray_cluster.workers.RayNodes` on a Ray cluster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import threading
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from ablation import INSTALLED_IN
+from ablation.execution.devices import only
+from ablation.execution.process import WorkerProcess
+from ablation.subject.protocol import Record
+
+# Signals that training code does not cause.
+FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+# For a worker's thread to end, after its process has had its time.
+JOIN_SECONDS = 20.0
+
+
+class Message(NamedTuple):
+    """What a worker says of its task: `record` for each epoch, and then one of the others.
+
+    `done`; `stopped`, where it was asked to; `failed`, by an exception of training code; `blocked`,
+    by a full disk; `died`, of what it did; `lost` to somebody who killed it, or to the end of its
+    machine. Of a worker on another machine also `unfit`: nothing can be run there.
+    """
+
+    event: str
+    key: str = ""
+    record: Record = {}
+    # {type, message, traceback} unless the event is `record`, `done` or `stopped`
+    error: dict[str, str] = {}
+
+
+def failure(type_: str, message: str) -> dict[str, str]:
+    """An error that has no traceback."""
+    return {"type": type_, "message": message, "traceback": ""}
+
+
+class Worker(Protocol):
+    """Computes one segment at a time. It puts what it says into the queue that it was started with;
+    `died` or `lost` is the last of it."""
+
+    task: Any  # what it is doing, None if idle
+    is_new: bool  # has not been sent anything yet
+    thread: threading.Thread  # ends after its last message
+
+    def is_ready(self) -> bool:
+        """Whether it can be sent a request."""
+
+    def send(self, request: dict[str, Any], task: Any) -> None: ...
+
+    def stop(self) -> None:
+        """Ask it to finish the epoch in hand, leave a checkpoint and say `stopped`."""
+
+    def kill(self, error: dict[str, str]) -> None:
+        """End its process at once; it then counts as having died of `error`."""
+
+    def end(self, kill: bool) -> None:
+        """Have its process end: at once if `kill`, else when it has finished what it is doing."""
+
+    def resident_bytes(self) -> int:
+        """The memory that its process holds."""
+
+
+class Event(NamedTuple):
+    worker: Worker
+    message: Message
+
+
+Heard = queue.SimpleQueue[Event | Exception]
+"""What workers say. An exception is raised in the thread that runs the study."""
+
+
+class Backend(Protocol):
+    def start(self, heard: Heard) -> Worker: ...
+
+
+class LocalWorker:
+    """A process of this machine. gpu: the only one that it sees; None: all that this one sees."""
+
+    def __init__(self, gpu: str | None, heard: Heard) -> None:
+        path = os.pathsep.join(filter(None, [str(INSTALLED_IN), os.environ.get("PYTHONPATH")]))
+        variables = {**os.environ, "PYTHONPATH": path} | ({} if gpu is None else only(gpu))
+        self.gpu, self.process, self._heard = gpu, WorkerProcess(variables), heard
+        self.task: Any = None
+        self.is_new = True
+        self._is_ending = False
+        self._fate: dict[str, str] | None = None
+        self.thread = threading.Thread(target=self._hear, daemon=True)
+        self.thread.start()
+
+    def is_ready(self) -> bool:
+        return not (self._is_ending or self.process.has_ended())
+
+    def send(self, request: dict[str, Any], task: Any) -> None:
+        self.task, self.is_new = task, False
+        self.process.send(json.dumps(request))
+
+    def stop(self) -> None:
+        self.process.stop()
+
+    def kill(self, error: dict[str, str]) -> None:
+        self._fate = self._fate or error
+        self.end(kill=True)
+
+    def end(self, kill: bool) -> None:
+        self._is_ending = True
+        if kill:
+            self.process.kill()
+        self.process.end()
+
+    def resident_bytes(self) -> int:
+        return self.process.resident_bytes()
+
+    def _hear(self) -> None:
+        for lines in self.process.replies():
+            for line in lines:
+                self._heard.put(Event(self, Message(**json.loads(line))))
+        self._heard.put(Event(self, last_message(self.process.close(), self._fate)))
+
+
+class LocalProcesses:
+    """Starts workers on this machine. gpus: given to them in turn, so that none serves more of them
+    than another by more than one."""
+
+    def __init__(self, gpus: Sequence[str] = ()):
+        self._gpus = gpus
+        self._started: list[LocalWorker] = []
+
+    def start(self, heard: Heard) -> LocalWorker:
+        self._started = [worker for worker in self._started if worker.is_ready()]
+        taken = [worker.gpu for worker in self._started]
+        worker = LocalWorker(min(self._gpus, key=taken.count, default=None), heard)
+        self._started.append(worker)
+        return worker
+
+
+class Workers:
+    """At most `n` workers; one that has died or failed is replaced when there is work for it."""
+
+    def __init__(self, n: int, backend: Backend | None = None):
+        self.n, self._backend = n, backend or LocalProcesses()
+        self._workers: list[Worker] = []
+        # that are given nothing any more
+        self._retired: list[Worker] = []
+        self._heard: Heard = queue.SimpleQueue()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
+        workers = [*self._workers, *self._retired]
+        for worker in workers:
+            worker.end(kill=error_type is not None)
+        for worker in workers:
+            worker.thread.join(JOIN_SECONDS)
+
+    def idle(self) -> Worker | None:
+        """A ready worker without a task, started if need be; None if there is none."""
+        for worker in self._workers:
+            if worker.task is None and worker.is_ready():
+                return worker
+        while len(self._workers) < self.n:
+            self._workers.append(self._backend.start(self._heard))
+            if self._workers[-1].is_ready():
+                return self._workers[-1]
+        return None
+
+    def busy(self) -> list[Worker]:
+        return [worker for worker in self._workers if worker.task is not None]
+
+    def stop(self) -> None:
+        """Ask all that are busy to finish the epoch in hand and leave a checkpoint."""
+        for worker in self.busy():
+            worker.stop()
+
+    def wait(self, timeout: float) -> list[Event]:
+        """What the workers have said since the last call, after at most `timeout` seconds."""
+        heard: list[Event | Exception] = []
+        with contextlib.suppress(queue.Empty):
+            heard.append(self._heard.get(timeout=timeout))
+            while True:
+                heard.append(self._heard.get_nowait())
+        events = []
+        for told in heard:
+            if isinstance(told, Exception):
+                raise told
+            if self._is_of_use(told):
+                events.append(told)
+        return events
+
+    def _is_of_use(self, event: Event) -> bool:
+        """Whether the study should know of it. Retires workers."""
+        worker, kind = event.worker, event.message.event
+        if worker not in self._workers:
+            return False
+        if kind in ("failed", "died", "lost", "unfit"):
+            self._workers.remove(worker)
+            self._retired = [worker, *(one for one in self._retired if one.thread.is_alive())]
+        if kind == "failed":
+            # it may have left anything behind, such as a GPU that answers no more
+            worker.end(kill=False)
+        return kind != "unfit"
+
+
+def last_message(code: int, fate: dict[str, str] | None) -> Message:
+    """The message after a worker's process has ended with this exit code.
+
+    fate: the error for which the study has killed it.
+    """
+    if fate is not None:
+        return Message("died", error=fate)
+    how = f"exit code {code}"
+    if code < 0:
+        how = f"killed by signal {-code} ({signal.strsignal(-code)})"
+    if -code == signal.SIGKILL:
+        how += ", as the system does for want of memory: fewer --jobs need less"
+    error = failure("WorkerDied", f"the worker process ended: {how}")
+    return Message("lost" if -code in FROM_OUTSIDE else "died", error=error)

@@ -1,0 +1,1 @@
+"""From YAML files to checked settings of every arm and baseline."""

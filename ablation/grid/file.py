@@ -1,0 +1,240 @@
+"""The two kinds of files under `experiments/`: grids and the experiments they vary.
+
+See DESIGN.md, section 5.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from ablation.errors import InputError, Problem, nearest
+from ablation.grid.claims import read_claims
+from ablation.grid.design import DESIGNS, Arm, Factor, Level
+from ablation.grid.section import FILE_NAME, LEVEL_NAME, METRIC_NAME, NAME, SUBJECT_NAME, Section
+from ablation.grid.strict_yaml import read_value, read_yaml, show
+from ablation.storage.columns import COSTS, IDENTITY
+
+GRID_KEYS = (
+    "study",
+    "question",
+    "experiment",
+    "metric",
+    "design",
+    "seeds",
+    "factors",
+    "arms",
+    "baselines",
+    "reference",
+    "claims",
+    "settings",
+)
+EXPERIMENT_KEYS = ("title", "dataset", "subject", "settings")
+
+MAX_SEEDS = 1000
+MAX_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid file: what is varied, and what is asked.
+
+    Settings are dotted key -> value. Of a claim see `ablation.grid.claims`.
+    """
+
+    # the file's name, for messages
+    file: str
+    study: str
+    question: str
+    # a name beside the grid file, or a path
+    experiment: str
+    # {name, goal: maximize | minimize}
+    metric: dict[str, str]
+    design: tuple[str, ...]
+    seeds: tuple[int, ...]
+    factors: tuple[Factor, ...]
+    # beside those of the design
+    arms: tuple[Arm, ...]
+    baselines: tuple[str, ...]
+    # the baseline that differences are taken to
+    reference: str | None
+    claims: tuple[dict[str, Any], ...]
+    # for all arms and baselines
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment file: data and training, before anything is varied."""
+
+    # the file's name, for messages
+    file: str
+    name: str
+    title: str
+    # its key in experiments/published.yaml
+    dataset: str
+    subject: str
+    # dotted key -> value
+    settings: dict[str, Any]
+
+
+def read_grid(
+    path: Path, problems: list[Problem], experiment: str | None = None, seeds: str | None = None
+) -> Grid | None:
+    """The grid, with `experiment` and `seeds` from the command line in place of the file's.
+
+    None if there is nothing to go on. A grid is sound only if it added no problems.
+    """
+    file = _file(path, problems)
+    if file is None:
+        return None
+    keys = set(file.values)
+    if keys and not keys & {"study", "factors"} and keys <= set(EXPERIMENT_KEYS):
+        remedy = f"name a grid file and give this one as --experiment {path.stem}"
+        file.note("", f"is an experiment, not a grid; {remedy}")
+        return None
+    file.allow(*GRID_KEYS)
+    metric = file.section("metric")
+    metric.allow("name", "goal")
+    headline = metric.text("name", "test/top1", *METRIC_NAME) or ""
+    goal = metric.choice("goal", ("maximize", "minimize"), "maximize") or ""
+    arms = file.section("arms")
+    baselines = file.items(
+        "baselines", lambda name: "" if isinstance(name, str) else "is not a baseline's name"
+    )
+    named = experiment or file.text("experiment", means="an experiment's name or path")
+    return Grid(
+        file=path.name,
+        study=file.text("study", None, *FILE_NAME) or "",
+        question=file.text("question", "") or "",
+        experiment=named or "",
+        metric={"name": headline, "goal": goal},
+        design=_designs(file),
+        seeds=_seeds(file, "seeds") if seeds is None else _seeds_option(seeds, problems),
+        factors=_factors(file, headline),
+        arms=tuple(Arm(name, {}, arms.settings(name)) for name in arms.names(*NAME)),
+        baselines=baselines,
+        reference=_reference(file, baselines),
+        claims=read_claims(file),
+        settings=file.settings("settings"),
+    )
+
+
+def read_experiment(path: Path, problems: list[Problem]) -> Experiment | None:
+    """The experiment; None if there is nothing to go on, and sound only if it added no problems."""
+    file = _file(path, problems)
+    if file is None:
+        return None
+    if {"study", "factors"} & set(file.values):
+        remedy = "name the experiment that the grid varies, e.g. --experiment digits-lt"
+        file.note("", f"is a grid, not an experiment; {remedy}")
+        return None
+    file.allow(*EXPERIMENT_KEYS)
+    return Experiment(
+        file=path.name,
+        name=path.stem,
+        title=file.text("title", path.stem) or "",
+        dataset=file.text("dataset", path.stem, *FILE_NAME) or "",
+        subject=file.text("subject", "core", *SUBJECT_NAME) or "",
+        settings=file.settings("settings"),
+    )
+
+
+def as_text(value: Any) -> str:
+    """Equal for equal values only: Python takes 1, 1.0 and True for the same."""
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _file(path: Path, problems: list[Problem]) -> Section | None:
+    try:
+        return Section(path.name, "", read_yaml(path), problems)
+    except InputError as error:
+        problems.extend(error.problems)
+        return None
+
+
+def _designs(file: Section) -> tuple[str, ...]:
+    value = file.values.get("design")
+    if not isinstance(value, list):
+        return (file.choice("design", DESIGNS, "factorial") or "",)
+    if not value:
+        file.note("design", f"is an empty list; {nearest('', DESIGNS)}")
+
+    def fault(design: Any) -> str:
+        return "" if design in DESIGNS else f"is not allowed; {nearest(design, DESIGNS)}"
+
+    return file.items("design", fault)
+
+
+def _factors(file: Section, headline: str) -> tuple[Factor, ...]:
+    """The factors that have two levels or more. headline: the grid's metric."""
+    section = file.section("factors")
+    if not any(file.values.get(key) for key in ("factors", "arms", "baselines")):
+        form = "it must map each factor to its levels, the reference first"
+        exception = "only a grid of baselines or of arms needs none"
+        file.note("factors", f"is missing; {form} ({exception})")
+    factors = []
+    for name in section.names(*NAME):
+        if name in (*IDENTITY, *COSTS, headline):
+            what = "the metric of the study, and so " if name == headline else ""
+            remedy = "give the factor another name"
+            section.note(name, f"'{name}' is {what}a column of results.csv; {remedy}")
+        levels = _levels(section, name)
+        if len(levels) >= 2:
+            factors.append(Factor(name, levels))
+    return tuple(factors)
+
+
+def _levels(factors: Section, name: str) -> tuple[Level, ...]:
+    n_problems = len(factors.problems)
+    section = factors.section(name)
+    levels = tuple(Level(level, section.settings(level)) for level in section.names(*LEVEL_NAME))
+    if len(factors.problems) > n_problems:
+        return levels
+    if len(levels) < 2:
+        factors.note(name, f"has {len(levels)} of the two or more levels that a factor needs")
+    for first, second in itertools.combinations(levels, 2):
+        if as_text(first.overrides) == as_text(second.overrides):
+            section.note(second.name, f"is a dead toggle: it sets the same as level '{first.name}'")
+    return levels
+
+
+def _reference(file: Section, baselines: tuple[str, ...]) -> str | None:
+    if file.values.get("reference") is not None:
+        return file.choice("reference", baselines)
+    return "ldmlr" if "ldmlr" in baselines else next(iter(baselines), None)
+
+
+def _seeds(section: Section, key: str) -> tuple[int, ...]:
+    """n -> 0 to n - 1; a list as it is."""
+    value = section.values.get(key)
+    if _is_integer(value, 1, MAX_SEEDS):
+        return tuple(range(value))
+    if isinstance(value, list) and 1 <= len(value) <= MAX_SEEDS:
+        allowed = f"an integer from 0 to {MAX_SEED}"
+        return section.items(
+            key, lambda seed: "" if _is_integer(seed, 0, MAX_SEED) else f"is not a seed: {allowed}"
+        )
+    allowed = f"a number of seeds between 1 and {MAX_SEEDS}, or a list of 1 to {MAX_SEEDS} seeds"
+    if value is None:
+        section.note(key, f"is missing; it must be {allowed}")
+    else:
+        section.note(key, f"{show(value)} is not {allowed}")
+    return ()
+
+
+def _seeds_option(text: str, problems: list[Problem]) -> tuple[int, ...]:
+    """`5`, `0,3` or `[0, 3]`."""
+    try:
+        value = read_value(f"[{text}]" if "," in text and "[" not in text else text, "--seeds")
+    except InputError as error:
+        problems.extend(error.problems)
+        return ()
+    return _seeds(Section("--seeds", "", {"": value}, problems), "")
+
+
+def _is_integer(value: Any, low: int, high: int) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high

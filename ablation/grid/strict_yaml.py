@@ -1,0 +1,319 @@
+"""Strict YAML: what stands in the file is what comes out, and every mistake has a line number.
+
+Plain scalars follow the core schema of YAML 1.2: `True` is a boolean, `Null` is null, `1e-3`,
+`0x1F`, `0o17` and `017` (17) are numbers, and `on`, `off`, `yes` and `no` are text. What is in
+quotes is always text. Keys are always text, so that a level may be called `on`, `5` or `0.1`.
+Tags, anchors and aliases are not allowed, and numbers are finite.
+
+Plain text that other readers take for something else is *doubtful*: what YAML 1.1 has for a
+boolean, number or date (`yes`, `1_000`, `1:30`, `2024-01-01`), what Python has for a number or
+nothing (`None`, `inf`, `0B101`), and slips (`1e`, `0,5`, `tRUE`). A subject that checks its
+settings tells where text is wrong; of one that cannot, doubtful text is refused
+(`ablation.grid.load`), until it is written so that nobody can take it for anything else, or quoted.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ablation.errors import InputError, Problem, nearest
+
+MAX_BYTES = 1_000_000
+# of nested mappings and lists; deeper ones would exhaust Python's stack
+MAX_DEPTH = 20
+# of an integer, so that it fits into 64 bits
+MAX_DIGITS = 18
+
+INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+
+HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
+
+BASES = {"0x": 16, "0o": 8}
+CONSTANTS = {
+    word: value
+    for plain, value in (("null", None), ("true", True), ("false", False))
+    for word in (plain, plain.capitalize(), plain.upper())
+}
+
+# 1e
+BROKEN_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?")
+# in numbers that are copied from a text
+SPELLINGS = str.maketrans({"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", ",": ""})
+
+Scalar = str | int | float | bool | None
+
+Note = Callable[[str, str], None]
+"""Called with the key and the message of each mistake found."""
+
+
+def read_yaml(path: Path | str) -> dict[str, Any]:
+    """The mapping that the file holds.
+
+    Raises InputError naming file, line and cause if it cannot be read, is not UTF-8, is larger than
+    MAX_BYTES, is not YAML, or holds anything but one mapping; duplicate keys are reported together.
+    """
+    path = Path(path)
+    node = _composed(path)
+    if node is None:
+        raise InputError([Problem(path.name, "", "the file is empty")])
+    if not isinstance(node, yaml.MappingNode):
+        message = "must hold a mapping (`key: value` lines) at the top"
+        raise InputError([Problem(path.name, "", message)])
+    values: dict[str, Any] = _built(node, path.name, "")
+    return values
+
+
+def read_value(text: str, file: str, key: str = "") -> Any:
+    """The value that a command-line option gives in YAML; `file` and `key` are where it stands."""
+    node = _compose(text, file, key)
+    if node is None:
+        raise InputError([Problem(file, key, "has no value; write null if nothing is meant")])
+    return _built(node, file, key)
+
+
+def doubts_in_file(path: Path) -> list[Problem]:
+    """What is doubtful in a YAML file; nothing if it cannot be read."""
+    try:
+        return list(_doubts(_composed(path), path.name, ""))
+    except InputError:
+        return []
+
+
+def doubts_in_value(text: str, file: str, key: str = "") -> list[Problem]:
+    """What is doubtful in a command-line option, see `read_value`; nothing if it cannot be read."""
+    try:
+        return list(_doubts(_compose(text, file, key), file, key))
+    except InputError:
+        return []
+
+
+def plain(text: str) -> Scalar:
+    """What an unquoted scalar stands for; a number too large for 64 bits is infinite."""
+    if text in ("", "~"):
+        return None
+    if text in CONSTANTS:
+        return CONSTANTS[text]
+    if INTEGER.fullmatch(text):
+        number = int(text, BASES.get(text[:2], 10)) if len(text) <= 2 * MAX_DIGITS else math.inf
+        return number if abs(number) < 10**MAX_DIGITS else math.inf
+    if NOT_FINITE.fullmatch(text):
+        return math.inf
+    return float(text) if FLOAT.fullmatch(text) else text
+
+
+def flatten(mapping: Mapping[str, Any], note: Note) -> dict[str, Any]:
+    """Nested mappings as dotted keys: `{optim: {lr.encoder: 1}}` -> `{"optim.lr.encoder": 1}`.
+
+    A key that is set twice, or is both a value and a mapping, is noted; the first one is kept.
+    """
+    flat: dict[str, Any] = {}
+    # each proper prefix of a key -> that key
+    inner: dict[str, str] = {}
+    for key, value in _leaves(mapping):
+        parts = key.split(".")
+        prefixes = list(accumulate(parts, "{}.{}".format))[:-1]
+        clash = next((prefix for prefix in prefixes if prefix in flat), inner.get(key))
+        if not all(parts):
+            note(key, f"'{key}' is no dotted key: a part of it is empty")
+        elif key in flat:
+            note(key, f"is set twice, to {show(flat[key])} and to {show(value)}")
+        elif clash:
+            note(key, f"clashes with '{clash}': one is a value where the other is a mapping")
+        else:
+            flat[key] = value
+            inner.update(dict.fromkeys(prefixes, key))
+    return flat
+
+
+def overlap(key: str, other: str) -> bool:
+    """Whether two dotted keys are the same or one holds the other."""
+    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
+
+
+def dotted(*parts: str) -> str:
+    """The parts that are not empty, joined by dots."""
+    return ".".join(part for part in parts if part)
+
+
+def show(value: Any) -> str:
+    """A value as a message quotes it: short, and spelled as in YAML."""
+    if isinstance(value, dict | list):
+        return f"{'a' if value else 'an empty'} {'mapping' if isinstance(value, dict) else 'list'}"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:56]}...'"
+
+
+def _leaves(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in mapping.items():
+        # an empty mapping is a value: it may stand for defaults
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _composed(path: Path) -> yaml.Node | None:
+    file = path.name or str(path)
+    try:
+        if not path.is_file() and path.exists() and not path.is_dir():
+            # to open a pipe would wait for somebody to write to it
+            raise OSError("is no file")
+        with path.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise InputError([Problem(file, "", f"is larger than {MAX_BYTES} bytes")])
+        return _compose(data.decode("utf-8"), file)
+    except FileNotFoundError:
+        cause = _missing(path)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        cause = f"line {line}: is not UTF-8"
+    except (OSError, ValueError) as error:
+        # ValueError: a NUL in the path
+        cause = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    raise InputError([Problem(file, "", cause)])
+
+
+def _missing(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"no such file: the folder '{path.parent}' does not exist"
+    present = [other.name for other in path.parent.glob("*.y*ml")]
+    hint = nearest(path.name, present) if present else "it holds no YAML file"
+    return f"no such file in '{path.parent}'; {hint}"
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes nodes only: values are built below, so no YAML 1.1 type is ever constructed."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        refused = ""
+        # an alias has an anchor, too
+        if event.anchor is not None:
+            refused = "anchors (&) and aliases (*) are not allowed"
+        elif event.tag is not None:
+            refused = f"the tag '{event.tag}' is not allowed; only plain YAML is"
+        elif self.depth > MAX_DEPTH:
+            refused = f"nested deeper than {MAX_DEPTH} levels"
+        elif isinstance(event, yaml.ScalarEvent) and HALF_CHARACTER.search(event.value):
+            # from an escape such as "\\ud800"; no file can store it
+            refused = "holds half of a surrogate pair, which is no character"
+        if refused:
+            raise yaml.MarkedYAMLError(problem=refused, problem_mark=event.start_mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+def _compose(text: str, file: str, key: str = "") -> yaml.Node | None:
+    loader = None
+    try:
+        loader = _Loader(text)
+        return loader.get_single_node()
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        cause = f"the character U+{error.character:04X} is not allowed"
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1
+        cause = ", ".join(part for part in (error.context, error.problem) if part)
+        if mark.buffer is not None and mark.buffer[mark.pointer] == "\t":
+            cause = "a tab; indent with spaces"
+    except (ValueError, OverflowError) as error:
+        # e.g. the escape "\UFFFFFFFF", which PyYAML hands to chr()
+        line = loader.line + 1 if loader else 1
+        cause = f"is not YAML: {error}"
+    raise InputError([Problem(file, key, f"line {line}: {cause}")])
+
+
+def _built(node: yaml.Node, file: str, key: str) -> Any:
+    problems: list[Problem] = []
+    value = _value(node, key, lambda *note: problems.append(Problem(file, *note)))
+    if problems:
+        raise InputError(problems)
+    return value
+
+
+def _value(node: yaml.Node, key: str, note: Note) -> Any:
+    if isinstance(node, yaml.ScalarNode):
+        return _scalar(node, key, note)
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(item, f"{key}[{i}]", note) for i, item in enumerate(node.value)]
+    mapping: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode):
+            note(key, f"line {line}: a key must be text, not a list or a mapping")
+            continue
+        name, where = key_node.value, dotted(key, key_node.value)
+        if name in lines:
+            first = f"first in line {lines[name]}"
+            note(where, f"line {line}: the key '{name}' is there twice, {first}")
+        lines.setdefault(name, line)
+        mapping[name] = _value(value_node, where, note)
+    return mapping
+
+
+def _scalar(node: yaml.ScalarNode, key: str, note: Note) -> Scalar:
+    text = str(node.value)
+    if node.style is not None:
+        return text
+    value = plain(text)
+    if isinstance(value, float) and not math.isfinite(value):
+        allowed = f"finite, and {MAX_DIGITS} digits if whole"
+        line = node.start_mark.line + 1
+        note(key, f"line {line}: {text} is no number to compute with: {allowed}")
+    return value
+
+
+def _doubts(node: yaml.Node | None, file: str, key: str) -> Iterator[Problem]:
+    if isinstance(node, yaml.SequenceNode):
+        for i, item in enumerate(node.value):
+            yield from _doubts(item, file, f"{key}[{i}]")
+    elif isinstance(node, yaml.MappingNode):
+        for key_node, value_node in node.value:
+            yield from _doubts(value_node, file, dotted(key, str(key_node.value)))
+    elif isinstance(node, yaml.ScalarNode) and node.style is None and _is_doubtful(node):
+        text, line = node.value, node.start_mark.line + 1
+        others = "true, false, null, a number as 1000, -0.5 or 1e-3, or a list as [1, 2]"
+        remedy = f'write "{text}" in quotes if text is meant, else {others}'
+        yield Problem(file, key, f"line {line}: {text} is read as text; {remedy}")
+
+
+def _is_doubtful(node: yaml.ScalarNode) -> bool:
+    text = node.value
+    if not isinstance(plain(text), str):
+        return False
+    # of YAML 1.1
+    kind = node.tag.rpartition(":")[2]
+    return (
+        kind in ("bool", "timestamp", "int", "float")
+        or text == "None"
+        or text.lower() in CONSTANTS
+        or BROKEN_NUMBER.fullmatch(text) is not None
+        or _is_number_in_python(text.translate(SPELLINGS))
+    )
+
+
+def _is_number_in_python(text: str) -> bool:
+    for read in (float, lambda text: int(text, 0)):
+        with suppress(ValueError):
+            read(text)
+            return True
+    return False

@@ -1,0 +1,1 @@
+"""From the chains of trials to unique epochs, a schedule and a forecast."""

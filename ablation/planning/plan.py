@@ -1,0 +1,155 @@
+"""What a study will compute: trials, their chains of epochs, and what they share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ablation.grid.load import Study
+from ablation.storage.cache import DiskStore
+from ablation.storage.runs import RunFolder, TrialSpec
+from ablation.subject.protocol import Link, Record
+
+LookUp = Callable[[str], Record | None]
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """A trial and its chain as known now."""
+
+    spec: TrialSpec
+    links: Sequence[Link]
+    # The chain's length depends on records: it was planned at its longest, or is now known.
+    undecided: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All trials in the order of the report: arms, then baselines, seeds within."""
+
+    trials: Mapping[str, PlannedTrial]
+
+    @property
+    def specs(self) -> list[TrialSpec]:
+        return [trial.spec for trial in self.trials.values()]
+
+    @property
+    def chains(self) -> dict[str, Sequence[Link]]:
+        return {name: trial.links for name, trial in self.trials.items()}
+
+    def unfinished(self, folder: RunFolder) -> Plan:
+        """The plan of those trials that have no outcome yet."""
+        left = [name for name, trial in self.trials.items() if folder.ending(trial.spec) is None]
+        return Plan({name: self.trials[name] for name in left})
+
+    def n_naive(self) -> int:
+        """Epochs if every trial ran alone."""
+        return sum(map(len, self.chains.values()))
+
+    def unique(self) -> dict[str, Link]:
+        return {link.key: link for links in self.chains.values() for link in links}
+
+    def missing(self, store: DiskStore) -> list[Link]:
+        """Links without a record: what is left to train."""
+        return [link for key, link in self.unique().items() if not store.holds("record", key)]
+
+
+def build_plan(study: Study, store: DiskStore, folder: RunFolder) -> Plan:
+    """Plan every variant under every seed. Keys alone are computed: no training code is loaded.
+
+    A chain whose length depends on records is looked up in `store`; that of a finished trial, in
+    its folder, since the store need not have its records any more.
+    """
+    trials: dict[str, PlannedTrial] = {}
+    for variant in study.variants:
+        config = study.subject.resolve(variant.settings)
+        for seed in study.grid.seeds:
+            asked: list[str] = []
+
+            def record(key: str, asked: list[str] = asked) -> Record | None:
+                asked.append(key)
+                return store.record(key)
+
+            links = longest = study.subject.chain(variant.settings, seed, record)
+            if asked:
+                longest = study.subject.chain(variant.settings, seed, lambda key: None)
+            name = f"{variant.name}--s{seed}"
+            spec = TrialSpec(
+                trial=name,
+                arm=variant.name,
+                kind=variant.kind,
+                levels=dict(variant.levels),
+                seed=seed,
+                key=trial_key(name, longest, config),
+                settings=dict(variant.settings),
+                epochs_planned=len(links),
+                epochs_trained=0,
+                epochs_shared=0,
+            )
+            if asked and folder.ending(spec) is not None:
+                look_up = _by_place(longest, folder.records(name))
+                links = study.subject.chain(spec.settings, seed, look_up)
+            trials[name] = PlannedTrial(spec, links, bool(asked))
+    return with_ownership(trials)
+
+
+def revise(study: Study, plan: Plan, store: DiskStore, name: str) -> Plan:
+    """The plan with an undecided trial's chain looked up again, now that more records are there."""
+    trial = plan.trials[name]
+    if not trial.undecided:
+        return plan
+    links = study.subject.chain(trial.spec.settings, trial.spec.seed, store.record)
+    if links == trial.links:
+        return plan
+    return with_ownership({**plan.trials, name: replace(trial, links=links)})
+
+
+def expected(study: Study, plan: Plan, store: DiskStore, folder: RunFolder) -> Plan:
+    """The plan, undecided chains taken to be as long as in a finished trial of the same arm."""
+    undecided = {name: trial for name, trial in plan.trials.items() if trial.undecided}
+    unfinished = Plan(undecided).unfinished(folder).trials
+    finished = {trial.spec.arm: name for name, trial in undecided.items() if name not in unfinished}
+    trials = dict(plan.trials)
+    for name, trial in unfinished.items():
+        if trial.spec.arm in finished:
+            look_up = _by_place(trial.links, folder.records(finished[trial.spec.arm]), store.record)
+            links = study.subject.chain(trial.spec.settings, trial.spec.seed, look_up)
+            trials[name] = replace(trial, links=links)
+    return with_ownership(trials)
+
+
+def trial_key(name: str, links: Sequence[Link], config: Mapping[str, Any]) -> str:
+    """A trial's identity: its name, its chain at its longest, and its configuration.
+
+    No record changes the longest chain. The configuration may say where the chain ends (a plateau's
+    tolerance) without being in any link.
+    """
+    text = json.dumps([name, links[-1].key, config], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def with_ownership(trials: Mapping[str, PlannedTrial]) -> Plan:
+    """The plan of these trials, with the number of links that each shares with earlier ones."""
+    seen: set[str] = set()
+    counted = {}
+    for name, trial in trials.items():
+        keys = {link.key for link in trial.links}
+        new, shared = len(keys - seen), len(keys & seen)
+        seen |= keys
+        spec = replace(
+            trial.spec, epochs_planned=len(keys), epochs_trained=new, epochs_shared=shared
+        )
+        counted[name] = replace(trial, spec=spec)
+    return Plan(counted)
+
+
+def _by_place(
+    links: Sequence[Link], records: Iterable[Record], known: LookUp = lambda key: None
+) -> LookUp:
+    """Looks up records without keys, where none is `known`, by phase and epoch of `links`."""
+    found = {(record["phase"], record["epoch"]): record for record in records}
+    by_key = {link.key: found.get((link.phase, link.epoch)) for link in links}
+    return lambda key: known(key) or by_key.get(key)

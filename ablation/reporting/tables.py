@@ -1,0 +1,218 @@
+"""The tables of a report, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from ablation.analysis import effects as judged
+from ablation.analysis.contrasts import difference_name
+from ablation.analysis.results import Results, diverged, identities
+from ablation.formatting import (
+    MISSING,
+    correlation,
+    duration,
+    effect,
+    label,
+    leaves,
+    over_seeds,
+    p_value,
+    points,
+    table,
+)
+
+# Shown beside the headline, where measured.
+DETAILS = ["test/many", "test/medium", "test/few", "test/top1_compensated"]
+
+
+def accuracy_table(results: Results, effects: pd.DataFrame) -> str:
+    """A row per arm, then per baseline: levels, seeds, headline, difference to the reference, details, cost."""
+    names = {name: " / ".join(levels.values()) for name, levels in results.arms.items()}
+    names |= dict.fromkeys(results.baselines, "")
+    header, rows = arms_rows(
+        results.trials,
+        list(names),
+        results.headline,
+        results.manifest.reference,
+        [name for name in [*DETAILS, results.best] if name in results.metrics],
+        effects,
+    )
+    header = [header[0], " / ".join(results.factors) or "levels", *header[1:], "time per trial"]
+    rows = [
+        [arm, levels, *row, duration(results.complete(name)["wall_seconds"].mean())]
+        for (name, levels), (arm, *row) in zip(names.items(), rows)
+    ]
+    if results.arms and results.baselines:
+        blank = [""] * (len(header) - 1)
+        rows.insert(len(results.arms), ["*baselines*", *blank])
+        rows.insert(0, ["*arms*", *blank])
+    return table(header, rows, "ll" + "r" * (len(header) - 2))
+
+
+def arms_rows(
+    trials: pd.DataFrame,
+    names: Sequence[str],
+    headline: str,
+    reference: str | None,
+    details: Sequence[str],
+    effects: pd.DataFrame,
+) -> tuple[list[str], list[list[str]]]:
+    """Header and a row per arm or baseline: name, seeds, headline, difference to the reference, means of `details`.
+
+    trials, effects: as results.csv and effects.csv have them
+    """
+    details = [name for name in details if name != headline]
+    header = ["arm", "seeds", f"{label(headline)} (mean ± std)"]
+    header += [f"minus `{reference}` [95 %]"] if reference else []
+    rows = effects[effects["metric"] == headline]
+    differences = {row.effect: effect_cell(row) for row in rows.itertuples()}
+
+    def row(name: str) -> list[str]:
+        own = trials[trials["arm"] == name]
+        finished = own[own["state"] == "COMPLETE"]
+        cells = [f"`{name}`", seeds_cell(own), over_seeds(finished[headline]) or MISSING]
+        if reference == name:
+            cells.append("reference")
+        elif reference:
+            cells.append(differences.get(difference_name(name, reference), MISSING))
+        means = [over_seeds(finished[metric], show_sd=False) or MISSING for metric in details]
+        return [*cells, *means]
+
+    return [*header, *map(label, details)], [row(name) for name in names]
+
+
+def effects_table(rows: pd.DataFrame, metric: str) -> str:
+    """Main effects and interactions; "" where the design has none. rows: of one metric, from `effects.judge`."""
+    header = ["effect", f"on {_in_points(metric)} [95 %]", "p", "p (Holm)", "seeds"]
+    cells = [
+        [
+            f"`{row.effect}`",
+            effect_cell(row),
+            p_value(row.p),
+            p_value(row.p_holm),
+            str(row.n_seeds),
+            correlation(row.correlation),
+            row.verdict,
+        ]
+        for row in rows[rows["kind"].isin(["main", "interaction"])].itertuples()
+    ]
+    return table([*header, "pair correlation", "verdict"], cells, "lrrrrrl")
+
+
+def simple_effects_table(rows: pd.DataFrame, metric: str) -> str:
+    """Effects level by level, for factors that interact. rows: from `effects.level_by_level`."""
+    header = ["effect", f"on {_in_points(metric)} [95 %]", "p", "seeds"]
+    cells = [
+        [f"`{row.effect}`", effect_cell(row), p_value(row.p), str(row.n_seeds)]
+        for row in rows.itertuples()
+    ]
+    return table(header, cells, "lrrr")
+
+
+def alone_table(rows: pd.DataFrame, metric: str) -> str:
+    """A row per level of a factor: its effect alone, and added last; "" where the study has neither.
+
+    rows: of one metric, from `effects.judge`; their names end in what they are, in parentheses.
+    """
+    found: dict[str, dict[str, list[str]]] = {}
+    kinds = ("add-one-in", "leave-one-out")
+    # all that are alone first
+    for row in rows[rows["kind"].isin(kinds)].sort_values("kind", kind="stable").itertuples():
+        name = row.effect.rpartition(" (")[0]
+        found.setdefault(name, {})[row.kind] = [effect_cell(row), p_value(row.p)]
+    last = f"added last{points(metric) and ', points'} [95 %]"
+    header = ["effect", f"alone, on {_in_points(metric)} [95 %]", "p", last, "p"]
+    cells = [
+        [f"`{name}`", *(cell for kind in kinds for cell in own.get(kind, [MISSING, MISSING]))]
+        for name, own in found.items()
+    ]
+    return table(header, cells, "lrrrr")
+
+
+def published_table(results: Results) -> str:
+    """Published numbers for the same dataset, each with its protocol and source; "" where there are none."""
+    rows = [
+        [
+            entry["method"],
+            f"{entry['top1']:.2f}",
+            entry.get("protocol", ""),
+            entry.get("source", ""),
+        ]
+        for entry in results.manifest.published
+    ]
+    return table(["method", "top-1", "protocol", "source"], rows, "lrll")
+
+
+def factors_table(results: Results) -> str:
+    """What each level of each factor sets."""
+    rows = [
+        [f"`{factor}`", f"{level}{' (reference)' if position == 0 else ''}", _settings(overrides)]
+        for factor, levels in results.manifest.factors.items()
+        for position, (level, overrides) in enumerate(levels.items())
+    ]
+    return table(["factor", "level", "settings"], rows, "lll")
+
+
+def baselines_table(results: Results) -> str:
+    """In which settings each baseline differs from the experiment that the arms vary; "" where none is known."""
+    common = dict(leaves(results.manifest.config))
+    baselines = {spec.arm: spec for spec in results.manifest.trials if spec.kind == "baseline"}
+    rows = []
+    for name, spec in baselines.items():
+        own = {key: to for key, to in spec.settings.items() if common.get(key, to) != to}
+        rows.append([f"`{name}`", _settings(own)])
+    return table(["baseline", "settings other than the experiment's"], rows if common else [], "ll")
+
+
+def divergence_table(results: Results) -> str:
+    """Per arm and baseline how many trials diverged, and how many failed for other reasons; "" where none diverged."""
+    trials, is_failed = results.trials, results.trials["state"] == "FAILED"
+    counts = trials.assign(diverged=diverged(trials), failed=is_failed)
+    counts = counts.groupby("arm", sort=False)[["diverged", "failed"]].sum()
+    rows = [
+        [f"`{arm}`", str(n), str(failed - n)] for arm, n, failed in counts.itertuples() if failed
+    ]
+    header = ["arm", "diverged", "failed otherwise"]
+    return table(header, rows if counts["diverged"].any() else [], "lrr")
+
+
+def failures_table(results: Results) -> str:
+    """Each failed trial with its reason; "" where none failed."""
+    failed = results.trials[results.trials["state"] == "FAILED"]
+    rows = [[f"`{row.trial}`", row.error] for row in identities(failed.fillna({"error": MISSING}))]
+    return table(["trial", "reason"], rows, "ll")
+
+
+def split_for_memory(results: Results) -> list[tuple[str, str, int]]:
+    """Trial, phase, and in how many chunks at most its batches were split, of those that ran out of memory."""
+    history = results.history
+    if "accumulation" not in history:
+        return []
+    most = history.groupby(["trial", "phase"], sort=False)["accumulation"].max().dropna()
+    return [(trial, phase, int(n)) for (trial, phase), n in most.items()]
+
+
+def seeds_cell(trials: pd.DataFrame) -> str:
+    """Of one arm's trials, how many of those planned have finished, and how many diverged: `2/3`, `2/3, 1 diverged`."""
+    n = int(diverged(trials).sum())
+    return f"{(trials['state'] == 'COMPLETE').sum()}/{len(trials)}{f', {n} diverged' * (n > 0)}"
+
+
+def effect_cell(row: Any) -> str:
+    """An effect, bold where it is separable from 0, with the reason where it has no interval."""
+    text = effect(row.estimate, row.low, row.high)
+    if row.verdict in (judged.HIGHER, judged.LOWER):
+        return f"**{text}**"
+    reasons = {judged.ONE_SEED: "one seed", judged.NO_SPREAD: "seeds agree"}
+    return f"{text} ({reasons[row.verdict]})" if row.verdict in reasons else text
+
+
+def _in_points(metric: str) -> str:
+    """What a column of differences is about: `top-1, points`."""
+    return f"{label(metric)}{points(metric) and ', points'}"
+
+
+def _settings(overrides: Mapping[str, Any]) -> str:
+    return ", ".join(f"`{key}: {leaf}`" for key, leaf in leaves(overrides)) or "defaults"

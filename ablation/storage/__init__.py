@@ -1,0 +1,1 @@
+"""A project's files: cache, run folders, locks, SQLite."""

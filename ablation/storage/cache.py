@@ -1,0 +1,210 @@
+"""The cache on disk: bytes under a kind and a key, whole or not at all, and bounded in size.
+
+A file holds a magic word, the seconds that its content took to compute, the SHA-256 of all that
+follows, and the content. It is written beside its place and renamed, so that readers see all of it
+or nothing; what fails its checksum is removed and counts as absent, and is computed again. Keys are
+content hashes: two writers of one key write the same thing, and what is evicted costs time and
+never a result.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ablation.errors import InputError, Problem
+from ablation.storage.files import replace
+from ablation.subject.protocol import Record
+
+HEADER = struct.Struct("<8sd32s")  # magic, seconds, SHA-256 of seconds and content
+MAGIC = b"ablate-2"
+KINDS = ("record", "state", "latents", "images")
+KEPT = ("record",)  # a few hundred bytes each, and all that reports are made of: never evicted
+ALONE = "alone"  # folder of the stores of trials that share nothing
+# Of a path that is no entry: a folder, unreadable, a link to itself, a bad sector.
+NO_ENTRY = {errno.EISDIR, errno.EACCES, errno.ELOOP, errno.EIO}
+
+
+class Entry(NamedTuple):
+    """One file of the cache."""
+
+    path: Path
+    kind: str
+    n_bytes: int
+    seconds: float  # what it took to compute
+
+    @property
+    def worth(self) -> float:
+        """Seconds saved per byte."""
+        return self.seconds / self.n_bytes
+
+
+class DiskStore:
+    """`<root>/<kind>/<first two digits>/<key>`, and the same in `<root>/alone/<study>/<trial>` for
+    each trial that shares nothing; see `ablation.subject.protocol.Store`."""
+
+    def __init__(self, root: Path):
+        self.root = Path(root)
+
+    def path(self, kind: str, key: str) -> Path:
+        return self.root / kind / key[:2] / key
+
+    def holds(self, kind: str, key: str) -> bool:
+        return self.path(kind, key).is_file()
+
+    def load(self, kind: str, key: str) -> bytes | None:
+        """Raises InputError if what stands in its place is no entry and cannot be removed."""
+        path = self.path(kind, key)
+        try:
+            content = _content(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if content is None:
+            remove(path)
+        return content
+
+    def peek(self, kind: str, key: str) -> bytes | None:
+        """As `load`; what is damaged stays."""
+        try:
+            return _content(self.path(kind, key))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def save(self, kind: str, key: str, data: bytes, seconds: float = 0.0) -> None:
+        header, path = HEADER.pack(MAGIC, seconds, _checksum(seconds, data)), self.path(kind, key)
+        if path.is_dir():
+            remove(path)
+        replace(path, header, data)
+
+    def sealed(self, kind: str, key: str) -> bytes | None:
+        """An entry as its file has it, header and all; None if it is absent or damaged."""
+        try:
+            data = self.path(kind, key).read_bytes()
+        except OSError:
+            return None
+        return None if unsealed(data) is None else data
+
+    def adopt(self, kind: str, key: str, sealed: bytes) -> bool:
+        """Save what was `sealed` elsewhere; False, and nothing is saved, if it is damaged."""
+        content = unsealed(sealed)
+        if content is not None:
+            self.save(kind, key, content, HEADER.unpack_from(sealed)[1])
+        return content is not None
+
+    def record(self, key: str) -> Record | None:
+        """The record of a finished link."""
+        data = self.load("record", key)
+        return None if data is None else json.loads(data)
+
+    def alone(self, study: str, trial: str) -> DiskStore:
+        """The store of a trial that shares nothing; it is trimmed with this one."""
+        return DiskStore(self.root / ALONE / study / trial)
+
+    def entries(self) -> Iterator[Entry]:
+        """Every whole file, in no particular order; reads their headers alone."""
+        for folder, _, names in os.walk(self.root):  # which passes over folders that go meanwhile
+            kind = Path(folder).parent.name
+            for name in names if kind in KINDS else ():
+                hidden = name.startswith(".")  # while it is being written
+                entry = None if hidden else _entry(Path(folder, name), kind)
+                if entry is not None:
+                    yield entry
+
+    def damaged(self) -> Iterator[Path]:
+        """Whatever stands in an entry's place and is none; reads the whole cache."""
+        for folder, folders, names in os.walk(self.root):
+            if Path(folder).parent.name not in KINDS or len(Path(folder).name) > 2:
+                continue
+            yield from (Path(folder, name) for name in folders)
+            folders.clear()
+            for path in (Path(folder, name) for name in names if not name.startswith(".")):
+                try:
+                    if _content(path) is None:
+                        yield path
+                except FileNotFoundError:
+                    pass
+
+    def trim(self, limit: int) -> list[Entry]:
+        """Evict what saves the least time per byte until `limit` bytes are left; returns what went.
+
+        Records stay, so a limit below their size leaves just them. Studies that run meanwhile
+        recompute what they miss.
+        """
+        entries = list(self.entries())
+        excess = sum(entry.n_bytes for entry in entries) - limit
+        gone = []
+        for entry in sorted(
+            (e for e in entries if e.kind not in KEPT), key=lambda e: (e.worth, e.path.name)
+        ):
+            if excess <= 0:
+                break
+            entry.path.unlink(missing_ok=True)
+            excess -= entry.n_bytes
+            gone.append(entry)
+        return gone
+
+    def clear(self) -> list[Entry]:
+        """Remove everything, records too; returns what went."""
+        entries = list(self.entries())
+        shutil.rmtree(self.root, ignore_errors=True)  # another study may be trimming it
+        return [entry for entry in entries if not entry.path.exists()]
+
+
+def _entry(path: Path, kind: str) -> Entry | None:
+    """The entry in a file; None if it is damaged, or another study has evicted it meanwhile."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(HEADER.size)
+            n_bytes = os.fstat(file.fileno()).st_size
+    except OSError:
+        return None
+    is_whole = len(header) == HEADER.size and header.startswith(MAGIC)
+    return Entry(path, kind, n_bytes, HEADER.unpack(header)[1]) if is_whole else None
+
+
+def _content(path: Path) -> bytes | None:
+    """What an entry holds; None if it is damaged, or something else. Raises FileNotFoundError."""
+    try:
+        return unsealed(path.read_bytes())
+    except OSError as error:
+        if error.errno in NO_ENTRY:
+            return None
+        raise  # such as too many open files: nothing is said against the entry
+
+
+def unsealed(data: bytes) -> bytes | None:
+    """The content of a whole entry; None if it is damaged."""
+    content = data[HEADER.size :]
+    if len(data) >= HEADER.size:
+        magic, seconds, checksum = HEADER.unpack_from(data)
+        if magic == MAGIC and checksum == _checksum(seconds, content):
+            return content
+    return None
+
+
+def remove(path: Path) -> None:
+    """Remove what stands in an entry's place. Raises InputError if it cannot be removed."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except FileNotFoundError:  # another process was faster
+        pass
+    except OSError as error:
+        message = (
+            f"is damaged, and cannot be removed: {error.strerror}; "
+            "remove it, and run the same command again"
+        )
+        raise InputError([Problem(str(path), "", message)]) from None
+
+
+def _checksum(seconds: float, content: bytes) -> bytes:
+    return hashlib.sha256(struct.pack("<d", seconds) + content).digest()

@@ -1,0 +1,274 @@
+"""The files that a study leaves in `runs/<study>/`, and how to read and write them.
+
+    study.json                  the manifest: what was asked, trials, provenance (see `Manifest`)
+    <trial>/config.yaml         the trial's full configuration
+    <trial>/metrics.jsonl       one subject record a line (ablation.subject.protocol.Record), in chain order
+    <trial>/outcome.json        how it ended (see `Outcome`); absent while it waits or runs
+    <trial>/stdout.log          what the training code printed
+
+Tracker and report read these files and nothing else, so that both can be made again at any time.
+Whole files are replaced atomically; `metrics.jsonl` only grows, and a torn last line is ignored.
+What is damaged otherwise is said and counts as absent: `ablate run` makes it again, from the cache
+as far as that has it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ablation.errors import InputError, Problem
+from ablation.storage.damage import (
+    UNREADABLE,
+    checked,
+    checked_metrics,
+    checked_record,
+    digest,
+    say,
+)
+from ablation.storage.files import replace as replace_file
+from ablation.storage.lock import is_being_run
+
+FORMAT = 1
+# A key of outcome.json, and the files whose checksums it holds, as they were when the trial ended.
+SUMS, SUMMED = "sha256", ("config.yaml", "metrics.jsonl")
+ERROR = {"type", "message", "traceback"}
+
+
+def studies(runs: Path) -> list[str]:
+    """Names of the studies in the folder `runs`, sorted."""
+    return sorted(path.parent.name for path in runs.glob("*/study.json"))
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """One cell of the design under one seed."""
+
+    trial: str  # unique within the study and safe as a folder name, e.g. "lr_split+warmup--s0"
+    arm: str  # e.g. "lr_split+warmup", or a baseline's name
+    kind: str  # "arm" | "baseline"
+    levels: dict[str, str]  # factor -> level; {} for baselines
+    seed: int
+    key: str  # content hash of settings, seed, data and source
+    settings: dict[str, Any]  # dotted key -> value, experiment and levels merged
+    epochs_planned: int
+    epochs_trained: int  # links of its chain that no earlier trial of the plan has
+    epochs_shared: int  # links that it shares with an earlier trial of the plan
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a study is. Everything the report says that is not a result."""
+
+    study: str
+    experiment: str
+    title: str  # of the experiment
+    question: str
+    dataset: str  # key into experiments/published.yaml
+    design: list[str]
+    metric: dict[str, str]  # {name, goal: maximize | minimize}
+    # Factor -> level -> overrides; the first level is the reference.
+    factors: dict[str, dict[str, dict[str, Any]]]
+    seeds: list[int]
+    baselines: list[str]
+    reference: str | None  # the baseline that differences are taken to
+    claims: list[dict[str, Any]]
+    trials: list[TrialSpec]
+    published: list[dict[str, Any]]  # {method, top1, protocol, source}
+    facts: dict[str, Any]  # from Subject.describe: class_counts, data_fingerprint, device, ...
+    provenance: dict[str, Any]  # commit, dirty, versions, platform, command
+    # Of the experiment, before any factor: full and nested.
+    config: dict[str, Any] = field(default_factory=dict)
+    subject: str = "core"  # as the experiment names it
+    # {grid, experiment, overrides, seeds}, as `ablate run` was called; {} if not known.
+    asked: dict[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended."""
+
+    state: str  # "COMPLETE" | "FAILED"
+    metrics: dict[str, float]  # of the last record, plus best/<name> for the metrics tracked so
+    wall_seconds: float  # over the whole chain, shared links included: the cost of the trial alone
+    error: dict[str, str] | None = None  # {type, message, traceback} of a failed trial
+    started: str = ""  # UTC, ISO 8601
+    finished: str = ""
+    vectors: dict[str, list[float]] = field(default_factory=dict)  # of the last record
+    hits: str = ""  # of the last record, see ablation.subject.protocol.Record; "" where it has none
+    key: str = ""  # of the trial that ended so; another key: the trial has changed since
+
+
+class Damaged(InputError, ValueError):
+    """A study's manifest is damaged; nothing is known of the study before it is written again."""
+
+
+class RunFolder:
+    """Reads and writes `runs/<study>/`."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+
+    def exists(self) -> bool:
+        """Whether there is a manifest; a damaged one is said, and counts as absent."""
+        try:
+            self.manifest()
+        except FileNotFoundError:
+            return False
+        except Damaged as error:
+            say(str(error))
+            return False
+        return True
+
+    def is_being_run(self) -> bool:
+        """Whether a process on this machine is running the study."""
+        return is_being_run(self.path)
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        write_atomically(self.path / "study.json", json.dumps(asdict(manifest), indent=1) + "\n")
+
+    def manifest(self) -> Manifest:
+        """Raises FileNotFoundError where there is none; Damaged if it cannot be made out."""
+        path = self.path / "study.json"
+        try:
+            manifest = checked(Manifest, json.loads(path.read_text(encoding="utf-8")))
+            if not {"name", "goal"} <= set(manifest.metric):
+                raise ValueError("metric has no name or no goal")
+            return replace(manifest, trials=[checked(TrialSpec, raw) for raw in manifest.trials])
+        except FileNotFoundError:
+            raise
+        except UNREADABLE as error:
+            message = (
+                f"is damaged ({error}); "
+                "`ablate run` with the study's grid writes it again, and keeps the trials"
+            )
+            raise Damaged([Problem(str(path), "", message)]) from None
+
+    def trial_path(self, trial: str) -> Path:
+        return self.path / trial
+
+    def write_config(self, spec: TrialSpec, config: Mapping[str, Any]) -> None:
+        write_atomically(self.trial_path(spec.trial) / "config.yaml", config_text(spec, config))
+
+    def append_record(self, trial: str, record: dict[str, Any]) -> None:
+        path = self.trial_path(trial) / "metrics.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def write_records(self, trial: str, records: list[dict[str, Any]]) -> None:
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        write_atomically(self.trial_path(trial) / "metrics.jsonl", text)
+
+    def records(self, trial: str) -> list[dict[str, Any]]:
+        """The records, up to the first that is damaged."""
+        records, why = self._records(trial)
+        if why:
+            say(
+                f"{self.trial_path(trial) / 'metrics.jsonl'}: {why}; "
+                "`ablate run` makes the file again, and until then the rest is missing"
+            )
+        return records
+
+    def write_outcome(self, trial: str, outcome: Outcome) -> None:
+        """To be written when the trial's other files have their final content."""
+        sums = {name: digest(self.trial_path(trial) / name) for name in SUMMED}
+        text = json.dumps({**asdict(outcome), SUMS: sums}, indent=1) + "\n"
+        write_atomically(self.trial_path(trial) / "outcome.json", text)
+
+    def outcome(self, trial: str) -> Outcome | None:
+        """None where there is none, or a damaged one, which is said."""
+        outcome, _, why = self._ending(trial)
+        if why:
+            say(
+                f"{self.trial_path(trial) / 'outcome.json'} {why}, and counts as absent; "
+                "`ablate run` closes the trial again"
+            )
+        return outcome
+
+    def ending(self, spec: TrialSpec) -> Outcome | None:
+        """The outcome of this trial, by its key; of a complete one if its records are whole."""
+        outcome = self.outcome(spec.trial)
+        if outcome is None or outcome.key != spec.key:
+            return None
+        if outcome.state == "COMPLETE" and "metrics.jsonl" in self._changed(spec.trial):
+            path = self.trial_path(spec.trial) / "metrics.jsonl"
+            say(f"{path} is not what the trial left; `ablate run` makes it again")
+            return None
+        return outcome
+
+    def damage(self, trial: str) -> dict[str, str]:
+        """File -> what is wrong: it cannot be read, or is not what it was when the trial ended."""
+        unreadable = {
+            "outcome.json": self._ending(trial)[2],
+            "metrics.jsonl": self._records(trial)[1],
+        }
+        return dict.fromkeys(self._changed(trial), "is not what the trial left") | {
+            name: why for name, why in unreadable.items() if why
+        }
+
+    def state(self, spec: TrialSpec, outcome: Outcome | None, is_running: bool = True) -> str:
+        """COMPLETE, FAILED, RUNNING (some records) or WAITING.
+
+        outcome: what `outcome` read. That of another key is not this trial's.
+        is_running: whether any process runs the study; if none does, a trial with some records was
+        interrupted, and waits.
+        """
+        if outcome is not None:
+            return outcome.state if outcome.key in ("", spec.key) else "WAITING"
+        has_begun = (self.trial_path(spec.trial) / "metrics.jsonl").is_file()
+        return "RUNNING" if is_running and has_begun else "WAITING"
+
+    def _changed(self, trial: str) -> list[str]:
+        """The files that are not what they were when the trial ended."""
+        sums, path = self._ending(trial)[1], self.trial_path(trial)
+        return [name for name in SUMMED if sums.get(name) not in (None, digest(path / name))]
+
+    def _records(self, trial: str) -> tuple[list[dict[str, Any]], str]:
+        """The records up to the first that is damaged, and what is wrong with that."""
+        records: list[dict[str, Any]] = []
+        try:
+            lines = (self.trial_path(trial) / "metrics.jsonl").read_bytes().split(b"\n")
+            for line in lines[:-1]:  # a torn last line has no newline
+                records.append(checked_record(line))
+        except FileNotFoundError:
+            pass
+        except UNREADABLE as error:
+            return records, f"line {len(records) + 1} is damaged ({error})"
+        return records, ""
+
+    def _ending(self, trial: str) -> tuple[Outcome | None, dict[str, str | None], str]:
+        """The outcome, the checksums of the files beside it at that time, and what is wrong."""
+        try:
+            raw = json.loads((self.trial_path(trial) / "outcome.json").read_text(encoding="utf-8"))
+            sums = raw.pop(SUMS, {}) if isinstance(raw, dict) else {}
+            outcome = checked(Outcome, raw)
+            checked_metrics(outcome.metrics)
+            if outcome.state not in ("COMPLETE", "FAILED") or not isinstance(sums, dict):
+                raise ValueError("it tells of no trial's end")
+            error = outcome.error or dict.fromkeys(ERROR, "")
+            if not (set(error) >= ERROR and all(isinstance(text, str) for text in error.values())):
+                raise ValueError("its error is none")
+        except FileNotFoundError:
+            return None, {}, ""
+        except UNREADABLE as error:
+            return None, {}, f"is damaged ({error})"
+        return outcome, sums, ""
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace `path` by `text`, whole or not at all."""
+    replace_file(path, text.encode())
+
+
+def config_text(spec: TrialSpec, config: Mapping[str, Any]) -> str:
+    """What a trial's config.yaml says."""
+    head = {name: getattr(spec, name) for name in ("trial", "arm", "levels", "seed", "key")}
+    told = {**head, "config": dict(config)}
+    return str(yaml.safe_dump(told, sort_keys=False, allow_unicode=True))

@@ -1,0 +1,207 @@
+"""A study opened from its files: checked, planned, compared with what was run before."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ablation.analysis.published import published
+from ablation.errors import InputError, Problem
+from ablation.grid.file import FILE_NAME
+from ablation.grid.load import Study, load_study, study_name, yaml_path
+from ablation.grid.strict_yaml import flatten, read_yaml
+from ablation.planning.forecast import Timings
+from ablation.planning.plan import Plan, build_plan, expected
+from ablation.storage.cache import DiskStore
+from ablation.storage.project import Places
+from ablation.storage.runs import Manifest, RunFolder
+from ablation.study.provenance import provenance
+from ablation.subject.exits import refused
+from ablation.subject.loading import load_subject
+
+REASONS = {
+    "source_fingerprint": "code changed",
+    "data_fingerprint": "data changed",
+    "checkpoint": "checkpoint changed",
+    "versions": "versions of libraries changed",
+}
+"""Fact of a manifest -> why trials are stale if it is another one now."""
+
+
+@dataclass(frozen=True)
+class PlannedStudy:
+    """A study that has been checked, its plan, and where its files are."""
+
+    study: Study
+    name: str
+    plan: Plan
+    places: Places
+    published_file: Path
+    asked: Mapping[str, Any] = field(default_factory=dict)  # arguments of `open_study`
+
+    @property
+    def folder(self) -> RunFolder:
+        return self.places.runs(self.name)
+
+    @property
+    def store(self) -> DiskStore:
+        return self.places.store
+
+    @property
+    def timings(self) -> Timings:
+        return Timings(self.places.timings, self.study.experiment.name, self.study.common)
+
+    @property
+    def devices(self) -> set[str]:
+        """What trials compute on; "" of those whose settings do not tell."""
+        resolve = self.study.subject.resolve
+        return {str(resolve(each.settings).get("device", "")) for each in self.study.variants}
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """Before anything has run. Needs the files that trials read."""
+        study, grid, experiment = self.study, self.study.grid, self.study.experiment
+        factors = {
+            factor.name: {level.name: dict(level.overrides) for level in factor.levels}
+            for factor in grid.factors
+        }
+        file = self.published_file
+        return Manifest(
+            study=self.name,
+            experiment=experiment.name,
+            title=experiment.title,
+            question=grid.question,
+            dataset=experiment.dataset,
+            design=list(grid.design),
+            metric=dict(grid.metric),
+            factors=factors,
+            seeds=list(grid.seeds),
+            baselines=list(grid.baselines),
+            reference=grid.reference,
+            claims=list(grid.claims),
+            trials=self.plan.specs,
+            published=published(file, experiment.dataset) if file.is_file() else [],
+            facts=study.subject.describe(study.common),
+            provenance=provenance(),
+            config=study.subject.resolve(study.common),
+            subject=experiment.subject,
+            asked=dict(self.asked),
+        )
+
+    def expected(self) -> Plan:
+        """The plan, chains of undecided length taken to be as long as in a finished seed."""
+        return expected(self.study, self.plan, self.store, self.folder)
+
+
+@refused()
+def open_study(
+    grid: Path,
+    experiment: str | None = None,
+    overrides: Sequence[str] = (),
+    seeds: str | None = None,
+    alias: str | None = None,
+    storage: str | None = None,
+    may_be_absent: bool = False,
+) -> PlannedStudy:
+    """Check everything and plan; nothing is run. Raises InputError with all problems.
+
+    storage: URL of the team's database that holds the ledger.
+    may_be_absent: files that trials read; a study without them can be planned.
+    """
+    grid = yaml_path(grid)
+    study = load_study(grid, experiment, overrides, seeds, load_subject, may_be_absent)
+    if alias is not None and not re.fullmatch(FILE_NAME[0], alias):
+        raise InputError([Problem("--as", alias, f"must be {FILE_NAME[1]}")])
+    places = Places(storage=storage)
+    home = str(read_yaml(grid).get("experiment", study.experiment.name))
+    name = alias or study_name(study, home)
+    plan = build_plan(study, places.store, places.runs(name))
+    asked = {
+        "grid": str(grid),
+        "experiment": experiment,
+        "overrides": list(overrides),
+        "seeds": seeds,
+    }
+    return PlannedStudy(study, name, plan, places, grid.parent / "published.yaml", asked)
+
+
+def refuse_mixture(manifest: Manifest, folder: RunFolder) -> None:
+    """Raise InputError if the folder holds the study of another experiment: results would mix."""
+    if not folder.exists():
+        return
+    changed = _differences(
+        *({"metric": each.metric, **each.config} for each in (folder.manifest(), manifest))
+    )
+    if changed:
+        (key, difference), *others = changed.items()
+        more = f" and {len(others)} more" if others else ""
+        remedy = f"keep this study under another name with --as NAME, or remove {folder.path}"
+        raise InputError([Problem(str(folder.path), key, f"{difference}{more}; {remedy}")])
+
+
+class Changes(NamedTuple):
+    """Between what a study was when it was run and what its files are now."""
+
+    said: str = ""  # how many trials that have ended are stale, and why; "" if none is
+    plan: Plan | None = None  # of now; None where the study was not run, or cannot be opened
+
+
+def changes(planned: PlannedStudy) -> Changes:
+    """What `ablate run` would find changed in a study that has been run: code, data or settings."""
+    folder, plan = planned.folder, planned.plan
+    if not folder.exists():
+        return Changes()
+    manifest, now = folder.manifest(), {spec.trial: spec for spec in plan.specs}
+    stale = [
+        spec
+        for spec in manifest.trials
+        if spec.trial in now and spec.key != now[spec.trial].key and folder.ending(spec) is not None
+    ]
+    if not stale:
+        return Changes(plan=plan)
+    facts = planned.study.subject.describe(planned.study.common)
+    reasons = [
+        reason for fact, reason in REASONS.items() if manifest.facts.get(fact) != facts.get(fact)
+    ]
+    settings = _differences(stale[0].settings, now[stale[0].trial].settings)
+    reasons += [f"settings changed ({key} {what})" for key, what in [*settings.items()][:1]]
+    return Changes(f"{_stale(len(stale), reasons)}; `ablate run` trains them anew", plan)
+
+
+def changes_since(places: Places, name: str) -> Changes:
+    """`changes` of a study in `runs/`: its grid is opened again, as it was when it was run."""
+    folder = places.runs(name)
+    manifest = folder.manifest()
+    if not manifest.asked:
+        return Changes()
+    try:
+        planned = open_study(**{**manifest.asked, "grid": Path(manifest.asked["grid"])}, alias=name)
+    except InputError as error:
+        reason = f"whether code, data or settings have changed is not known: {error.problems[0]}"
+        return Changes(reason)
+    try:
+        refuse_mixture(planned.manifest, folder)
+    except InputError as error:
+        n_ended = sum(folder.ending(spec) is not None for spec in manifest.trials)
+        reason = f"settings changed ({error.problems[0].key} {error.problems[0].message})"
+        return Changes(_stale(n_ended, [reason]) if n_ended else "")
+    return changes(replace(planned, plan=planned.expected()))
+
+
+def _stale(n: int, reasons: Sequence[str]) -> str:
+    trials = "1 trial that has ended is" if n == 1 else f"{n} trials that have ended are"
+    return f"{trials} stale" + (f": {' and '.join(reasons)}" if reasons else "")
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """Dotted key -> `was 1, is 2`, of settings that differ."""
+    old, new = (flatten(settings, lambda key, message: None) for settings in (before, now))
+    return {
+        key: f"was {old.get(key)}, is {new.get(key)}"
+        for key in {**old, **new}
+        if old.get(key) != new.get(key)
+    }

@@ -1,0 +1,123 @@
+"""How a plan is shown: arms, phases, the forest of one seed, a forecast, and the power."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from ablation.console.terminal import fitting, output, plain_table, tell
+from ablation.formatting import duration
+from ablation.planning.forecast import forecast
+from ablation.planning.plan import Plan, PlannedTrial
+from ablation.planning.schedule import Segment, segments
+from ablation.study.opening import PlannedStudy, changes, refuse_mixture
+from ablation.study.placement import n_processors
+from ablation.subject.protocol import Link
+
+
+def describe_plan(planned: PlannedStudy, jobs: int | None) -> None:
+    """Print a study's plan. jobs: default, the processors."""
+    console, absent = output(), planned.study.absent
+    # Without its data, nothing can be said of what has changed.
+    if not absent:
+        refuse_mixture(planned.manifest, planned.folder)
+    console.print(f"study {planned.name}", style="italic")
+    if not absent:
+        tell(console, changes(planned).said)
+    show_plan(console, planned, planned.timings.known(), jobs or n_processors())
+    if absent:
+        console.print("the study cannot be run yet:", style="bold")
+    for problem in absent:
+        tell(console, f"  {problem}")
+
+
+def show_plan(
+    console: Console, planned: PlannedStudy, known: Mapping[str, float], jobs: int
+) -> None:
+    """Print a plan. known: phase -> seconds of an epoch."""
+    # SciPy, which `ablate status` does without.
+    from ablation.analysis.power import power_lines
+
+    plan = planned.expected()
+    left = plan.unfinished(planned.folder)
+    missing = left.missing(planned.store)
+    n_naive, n_unique = plan.n_naive(), len(plan.unique())
+    console.print(fitting(_arms(planned, plan, {link.key for link in missing}), console))
+    if n_unique < n_naive:
+        console.print("", fitting(_phases(plan, missing), console), "", _forest(plan), "", sep="\n")
+    epochs = (
+        f"{n_naive} epochs one by one, {n_unique} unique ({n_naive / n_unique:.1f} times fewer)"
+    )
+    console.print(f"{len(plan.trials)} trials: {epochs}, {len(missing)} left to train")
+    if missing and any(trial.undecided for trial in left.trials.values()):
+        planned_as = "planned as long as in a seed that is finished, else at their longest"
+        console.print(f"warm-ups that end at a plateau are {planned_as}")
+    seconds, alone = (forecast(left.chains, planned.store, known, n) for n in (jobs, 1))
+    console.print(_cost(missing, seconds, alone, jobs))
+    for line in power_lines(planned.study, planned.places.root / "runs"):
+        console.print(line, highlight=False)
+
+
+def _arms(planned: PlannedStudy, plan: Plan, missing: set[str]) -> Table:
+    factors = [factor.name for factor in planned.study.grid.factors]
+    table = plain_table(["arm", *factors], ["trials", "epochs", "of its own", "left to train"])
+    owned: set[str] = set()
+    for variant in planned.study.variants:
+        chains = [trial.links for trial in plan.trials.values() if trial.spec.arm == variant.name]
+        own = {link.key for links in chains for link in links} - owned
+        owned |= own
+        counts = (len(chains), sum(map(len, chains)), len(own), len(own & missing))
+        levels = [variant.levels.get(factor, "") for factor in factors]
+        table.add_row(variant.name, *levels, *map(str, counts))
+    return table
+
+
+def _phases(plan: Plan, missing: Sequence[Link]) -> Table:
+    """Where sharing saves: epochs by phase."""
+    naive = Counter(link.phase for links in plan.chains.values() for link in links)
+    unique = Counter(link.phase for link in plan.unique().values())
+    left = Counter(link.phase for link in missing)
+    table = plain_table(["phase"], ["epochs one by one", "unique", "times fewer", "left to train"])
+    for phase, n in naive.items():
+        fewer = f"{n / unique[phase]:.1f}"
+        table.add_row(phase, str(n), str(unique[phase]), fewer, str(left[phase]))
+    return table
+
+
+def _forest(plan: Plan) -> Tree:
+    """Where the arms part, under the first seed: a line for epochs that the same arms share."""
+    seed = plan.specs[0].seed
+    trials = {name: trial for name, trial in plan.trials.items() if trial.spec.seed == seed}
+    tree = Tree(f"epochs of seed {seed}")
+    branches: dict[str | None, Tree] = {None: tree}
+    # Parents come before their children.
+    for end, segment in segments(Plan(trials).chains).items():
+        branches[end] = branches[segment.parent].add(_line(segment, trials))
+    return tree
+
+
+def _line(segment: Segment, trials: Mapping[str, PlannedTrial]) -> Text:
+    """`warmup 21–30, joint 31–40: lr_split+warmup`; the arms are those that end there."""
+    spans = []
+    for phase, links in groupby(segment.links, lambda link: link.phase):
+        first, *others = [link.epoch for link in links]
+        spans.append(f"{phase} {first}–{others[-1]}" if others else f"{phase} {first}")
+    ending = [name for name in segment.trials if trials[name].links[-1].key == segment.end]
+    arms = ", ".join(trials[name].spec.arm for name in ending)
+    return Text(f"{', '.join(spans)}: {arms}" if arms else ", ".join(spans))
+
+
+def _cost(missing: Sequence[Link], seconds: float | None, alone: float | None, jobs: int) -> str:
+    if not missing:
+        return "nothing is left to train"
+    if seconds is None or alone is None:
+        cost = f"cost: about {sum(link.cost for link in missing):.0f} epochs of pre-training"
+        return f"{cost}; in seconds, once a first epoch of this experiment has been measured"
+    with_jobs = f"{duration(seconds)} of training with {jobs} jobs, {duration(alone)} with one"
+    return f"forecast: {with_jobs}; the report comes on top"

@@ -1,0 +1,244 @@
+"""Running a study: what is missing is trained, tracked, and judged in a report."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rich.console import Console
+
+from ablation import interruption
+from ablation.console.live import Progress
+from ablation.console.terminal import output, tell
+from ablation.execution.executor import Execution
+from ablation.formatting import duration
+from ablation.limits import Limits, parse_size
+from ablation.planning.events import Listener, Listeners
+from ablation.planning.plan import build_plan
+from ablation.storage.cache import DiskStore, remove
+from ablation.storage.cache_summary import DEFAULT_SIZE
+from ablation.storage.lock import only_one
+from ablation.storage.outcome import UNSCORED
+from ablation.storage.project import Places
+from ablation.study.inputs import require_usable_inputs
+from ablation.study.opening import PlannedStudy, changes, refuse_mixture
+from ablation.study.placement import Placement, placement
+from ablation.study.repair import TrialFiles
+from ablation.subject.exits import refused
+from ablation.tracking.delivery import Delivery
+
+TRIM_SECONDS = 60.0  # between looks at the cache's size while a study runs
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a study is run: the options of `ablate run`, parsed; None where one was not given."""
+
+    jobs: int | None = None
+    executor: str = "local"  # "local" | "ray"
+    gpus: str | None = None
+    trials_per_gpu: int | None = None
+    ray_address: str | None = None
+    cpus_per_trial: int | None = None
+    seconds_per_trial: float | None = None
+    bytes_per_worker: int | None = None
+    cache_bytes: int = parse_size(DEFAULT_SIZE, "--cache-size")
+    share: bool = True  # epochs that trials have in common
+    retry_failed: bool = False
+    offline: bool = False
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a pass over a study ended."""
+
+    n_trained: int  # epochs trained in this pass
+    n_reused: int  # epochs of the study that were there before it
+    failed: dict[str, str]  # trial -> reason, of this pass and of earlier ones
+    n_failed_before: int  # trials that had failed before it, and were not run again
+    seconds: float  # that it took, wall-clock
+    n_open: int = 0  # trials that have not ended: it was interrupted
+
+
+@refused()
+def run(planned: PlannedStudy, options: RunOptions) -> RunResult:
+    """Run what is missing, track it, write the report; print what happened."""
+    with placement(planned, options) as placed:
+        console, folder = output(), planned.folder
+        planned.places.require_writable()
+        refuse_mixture(planned.manifest, folder)
+        require_usable_inputs(planned)
+        tell(console, changes(planned).said)
+        deliveries = [] if options.offline else [Delivery(planned.places, planned.name, console)]
+        with _held(planned, deliveries):
+            result = _run_held(planned, options, placed, deliveries, console)
+        planned.store.trim(options.cache_bytes)
+        for line in _summary(planned, result):
+            console.print(line, soft_wrap=True)
+        if result.n_open:
+            for delivery in deliveries:
+                delivery.deliver()
+            return result
+        # Matplotlib and pandas are loaded when they are needed.
+        from ablation.reporting.report import write_report
+
+        path = write_report(folder, planned.places.report(planned.name))
+        for delivery in deliveries:
+            delivery.deliver_news()
+        for trial, reason in result.failed.items():
+            tell(console, f"FAILED {trial}: {reason}", style="red")
+        console.print(f"report: {path}", highlight=False, soft_wrap=True)
+        return result
+
+
+def _run_held(
+    planned: PlannedStudy,
+    options: RunOptions,
+    placed: Placement,
+    deliveries: Sequence[Delivery],
+    console: Console,
+) -> RunResult:
+    """The part of `run` in which no other process may run the study."""
+    planned = _mended(planned, console)
+    if options.retry_failed:
+        forget_failures(planned)
+    timings = planned.timings
+    bound = CacheBound(planned.store, options.cache_bytes)
+    with (
+        interruption.heeded(),
+        Progress(planned, console, timings, placed.jobs, options.share) as progress,
+    ):
+        listener = Listeners([timings, bound, progress, *deliveries])
+        result = train(planned, options, listener, placed.jobs, placed.make_workers)
+    timings.save()
+    return result
+
+
+def train(
+    planned: PlannedStudy,
+    options: RunOptions,
+    listener: Listener,
+    jobs: int,
+    make_workers: Callable[[int], Any] | None = None,
+) -> RunResult:
+    """Run what is missing. Leaves the manifest and the trials' folders in `runs/<study>/`."""
+    study, plan, store, folder = planned.study, planned.plan, planned.store, planned.folder
+    manifest = planned.manifest
+    n_reused = len(plan.unique()) - len(plan.missing(store)) if options.share else 0
+    limits = Limits(options.seconds_per_trial, options.bytes_per_worker)
+    execution = Execution(study, plan, store, folder, listener, options.share, limits)
+    if not execution.open and folder.exists():
+        # The provenance is that of the run that trained.
+        manifest = replace(manifest, provenance=folder.manifest().provenance)
+    # Written also before the run: trials may already have been closed from the store.
+    folder.write_manifest(manifest)
+    begun = time.monotonic()
+    plan = execution.run(jobs, make_workers)
+    seconds = time.monotonic() - begun
+    if plan.specs != manifest.trials:
+        folder.write_manifest(replace(manifest, trials=plan.specs))
+    return RunResult(
+        n_trained=execution.n_trained,
+        n_reused=n_reused,
+        failed={name: execution.failed[name] for name in plan.trials if name in execution.failed},
+        n_failed_before=execution.n_failed_before,
+        seconds=seconds,
+        n_open=len(execution.open),
+    )
+
+
+def forget_failures(planned: PlannedStudy) -> None:
+    """Remove the outcomes of failed trials, so that they are run again.
+
+    Of a trial whose epochs are all there and give no score, those from the first without a finite
+    metric are removed, too: else nothing would be run.
+    """
+    folder, store = planned.folder, planned.store
+    for name, trial in planned.plan.trials.items():
+        outcome = folder.ending(trial.spec)
+        if outcome is None or outcome.error is None:
+            continue
+        if outcome.error["type"] in UNSCORED:
+            metric = planned.study.grid.metric["name"]
+            for own in (store, store.alone(planned.name, name)):
+                _forget_unscored(own, [link.key for link in trial.links], metric)
+        (folder.trial_path(name) / "outcome.json").unlink()
+
+
+def sync(name: str, storage: str | None = None) -> str | None:
+    """Bring a study's files to Optuna and MLflow; returns what to say, None if that failed."""
+    places = Places(storage=storage)
+    folder = places.runs(name)
+    if not Delivery(places, name, Console(stderr=True)).deliver():
+        return None
+    n_finished = sum(folder.outcome(spec.trial) is not None for spec in folder.manifest().trials)
+    return f"{name}: Optuna and MLflow have {n_finished} finished trials"
+
+
+@dataclass
+class CacheBound(Listener):
+    """Keeps the cache within its size while a study runs."""
+
+    store: DiskStore
+    limit: int
+    last: float = field(default_factory=time.monotonic)
+
+    def tick(self) -> None:
+        if time.monotonic() - self.last > TRIM_SECONDS:
+            self.store.trim(self.limit)
+            self.last = time.monotonic()
+
+
+@contextmanager
+def _held(planned: PlannedStudy, deliveries: Sequence[Delivery]) -> Iterator[None]:
+    """Keep other processes from running the study. If it is broken off, no record stays RUNNING."""
+    with ExitStack() as lock:
+        lock.enter_context(only_one(planned.folder.path))
+        try:
+            yield
+        except BaseException:
+            # A delivery looks whether any process runs the study.
+            lock.close()
+            for delivery in deliveries if planned.folder.exists() else ():
+                # The first error is to be told, and not that a disk is full or a terminal gone.
+                with suppress(OSError):
+                    delivery.deliver()
+            raise
+
+
+def _mended(planned: PlannedStudy, console: Console) -> PlannedStudy:
+    """The study once damaged files of ended trials have been made again, without training."""
+    study, store, folder = planned.study, planned.store, planned.folder
+    mended = TrialFiles(folder, store, planned.manifest, study.subject).restore()
+    for line in mended:
+        tell(console, line)
+    # What chains of undecided length came to is known again.
+    return replace(planned, plan=build_plan(study, store, folder)) if mended else planned
+
+
+def _forget_unscored(store: DiskStore, keys: list[str], metric: str) -> None:
+    values = [(store.record(key) or {"metrics": {}})["metrics"].get(metric, 0.0) for key in keys]
+    first = next((i for i, value in enumerate(values) if not math.isfinite(value)), len(keys) - 1)
+    for kind in ("state", "record"):
+        for key in keys[first:]:
+            remove(store.path(kind, key))
+
+
+def _summary(planned: PlannedStudy, result: RunResult) -> list[str]:
+    if result.n_open:
+        goes_on = "the same command goes on from their last epochs"
+        return [f"interrupted with {result.n_open} trials to go; {goes_on}"]
+    if result.n_trained or result.failed:
+        epochs = f"{result.n_trained} epochs trained, {result.n_reused} reused"
+        lines = [f"{epochs}, {duration(result.seconds)}"]
+    else:
+        n = len(planned.plan.trials)
+        lines = [f"nothing to train: all {n} trials of {planned.name} are there already"]
+    if result.n_failed_before:
+        failed = f"{result.n_failed_before} trials that had failed before were not run again"
+        lines.append(f"{failed}; --retry-failed does that")
+    return lines

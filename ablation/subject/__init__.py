@@ -1,0 +1,1 @@
+"""The protocol of what is ablated, and how a subject is loaded."""

@@ -1,0 +1,94 @@
+"""Optuna's ledger and MLflow's record, kept up with the files of a study."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from ablation.errors import Unavailable
+from ablation.planning.events import Listener
+from ablation.redaction import redacted
+from ablation.storage.project import Places, report_files, tracking_uri
+from ablation.storage.runs import write_atomically
+from ablation.storage.sqlite import sqlite_file
+
+if TYPE_CHECKING:
+    from ablation.tracking.mlflow_sync import Tracker
+
+SYNC_SECONDS = 20.0  # between deliveries while a study runs
+LONGEST_SECONDS = 1280.0  # between attempts while they fail
+
+
+class Delivery(Listener):
+    """Keeps Optuna's ledger and MLflow's record up with the files; the only writer to both.
+
+    Everything is delivered from the files, so what could not be delivered now is delivered later.
+    """
+
+    def __init__(self, places: Places, name: str, console: Console):
+        self.places, self.name, self.console = places, name, console
+        self.folder = places.runs(name)
+        self.note = places.root / ".ablate" / "delivered" / name  # digest of the last delivery
+        self.tracker: Tracker | None = None
+        self.last = time.monotonic()
+        # Doubled by each failure: an attempt holds up all workers while a server is silent.
+        self.interval = SYNC_SECONDS
+
+    def tick(self) -> None:
+        if time.monotonic() - self.last > self.interval:
+            self.deliver()
+
+    def deliver(self) -> bool:
+        """Bring both up to date; a store that cannot be reached costs nothing but a message."""
+        # If no process runs the study, no record may stay RUNNING.
+        is_running, is_delivered = self.folder.is_being_run(), True
+        for update in (self._update_ledger, self._update_tracking):
+            try:
+                update(is_running)
+            except Unavailable as error:
+                later = f", `ablate sync {self.name}` delivers them later"
+                promise = later if error.is_for_now else ""
+                message = f"{error}; the files are complete{promise}"
+                self.console.print(message, markup=False, soft_wrap=True)
+                is_delivered = False
+        if is_delivered:
+            write_atomically(self.note, self._digest(is_running))
+        self.interval = SYNC_SECONDS if is_delivered else min(2 * self.interval, LONGEST_SECONDS)
+        self.last = time.monotonic()
+        return is_delivered
+
+    def deliver_news(self) -> bool:
+        """`deliver`, unless the same was delivered before: it takes seconds at 10,000 trials.
+
+        What others change in a database that is no file here is not seen; `deliver` mends it.
+        """
+        digest = self._digest(self.folder.is_being_run())
+        is_known = self.note.is_file() and self.note.read_text(encoding="utf-8") == digest
+        return is_known or self.deliver()
+
+    def _update_ledger(self, is_running: bool) -> None:
+        from ablation.tracking.ledger import update_ledger
+
+        update_ledger(self.places.ledger_url, self.folder, is_running)
+
+    def _update_tracking(self, is_running: bool) -> None:
+        from ablation.tracking.mlflow_sync import Tracker
+
+        self.tracker = self.tracker or Tracker()
+        self.tracker.sync(self.folder, self.places.report(self.name), is_running)
+
+    def _digest(self, is_running: bool) -> str:
+        """Of the databases and of manifest and report, which hold every result."""
+        uri = tracking_uri() or str(self.places.root / "mlflow.db")
+        database, ledger = sqlite_file(uri) or Path(uri), self.places.root / ".ablate" / "optuna.db"
+        changed = database.stat().st_mtime_ns if database.is_file() else None
+        which = ledger.stat().st_ino if ledger.is_file() else None
+        known = (uri, redacted(self.places.storage or ""), changed, which, is_running)
+        digest = hashlib.sha256(repr(known).encode())
+        for file in [self.folder.path / "study.json", *report_files(self.places.report(self.name))]:
+            digest.update(file.read_bytes())
+        return digest.hexdigest()

@@ -1,0 +1,282 @@
+"""Optuna's copy of a study, for Optuna's own tools: its ended trials, made of its files.
+
+Arms and baselines are two Optuna studies, `<study>` and `<study>/baselines`: Optuna's importances
+and plots know only the parameters that all trials of a study have, and baselines have none. The
+parameters of a trial are the levels of its factors. Its user attributes are `trial`, `arm`, `kind`,
+`seed`, `key`, and `metrics`, or `reason` of one that failed. How many trials are in which state,
+those that wait or run too, is the study's user attribute `states`.
+
+What Optuna should hold follows from the files. Trials that it lacks are added. If it holds any
+other trial of ours, both studies are deleted and made anew: Optuna lets no ended trial change, and
+removes none. So a trial whose files are lost or damaged is not in Optuna until `ablate run` has
+made them again. Trials and attributes that others have put into the two studies stay.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+
+import optuna
+from optuna.distributions import CategoricalDistribution
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from ablation.errors import Unavailable
+from ablation.storage.outcome import reason
+from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec
+from ablation.storage.sqlite import sqlite_file
+from ablation.tracking.ledger_storage import opened
+from ablation.tracking.mlflow_content import begun_at, finite, milliseconds
+
+SUFFIXES = {"arm": "", "baseline": "/baselines"}
+"""Kind of trials -> what follows the study's name in that of their Optuna study."""
+
+STATES = "states"  # user attribute of the study: state -> number of its trials
+# User attribute of the study in a database of several projects: the folder whose study it is.
+PROJECT = "project"
+KEY = "key"  # user attribute of the trials that are ours
+LAST_STEP = 2**31 - 1  # that Optuna's tables hold
+
+
+class OthersStudy(Unavailable):
+    """Another project keeps a study of this name in the database: it is not ours to make anew."""
+
+    is_for_now = False
+
+    def __init__(self, name: str, project: str):
+        super().__init__(
+            f"the study '{name}' in Optuna's ledger is of the project {project}; "
+            "keep this one under another name with --as NAME"
+        )
+
+
+@dataclass(frozen=True)
+class OptunaStudy:
+    """What one of a study's two Optuna studies should hold."""
+
+    name: str
+    trials: list[FrozenTrial]  # without intermediate values, in the manifest's order
+    states: dict[str, int]
+
+    def compare(self, storage: RDBStorage) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
+        """The trials that Optuna holds of ours and should not, and those that it lacks."""
+        known = _existing(storage, self.name)
+        # Not known.trials: where somebody has deleted a trial, that takes two others for one.
+        trials = storage.get_all_trials(known._study_id, deepcopy=False) if known else []
+        held = [(_content(trial), trial) for trial in trials if KEY in trial.user_attrs]
+        wanted = [(_content(trial), trial) for trial in self.trials]
+        return _beyond(held, wanted), _beyond(wanted, held)
+
+
+def _beyond(
+    these: Sequence[tuple[str, FrozenTrial]], those: Sequence[tuple[str, FrozenTrial]]
+) -> list[FrozenTrial]:
+    """The trials whose content these have, and those have not, or less often."""
+    left = Counter(content for content, _ in those)
+    found = []
+    for content, trial in these:
+        left[content] -= 1
+        if left[content] < 0:
+            found.append(trial)
+    return found
+
+
+def update_ledger(url: str, folder: RunFolder, is_running: bool = True) -> None:
+    """Let Optuna hold what the files say. Twice changes nothing.
+
+    is_running: whether any process runs the study; if none does, no trial counts as running.
+
+    Raises:
+        LedgerUnavailable: the database is locked, damaged or out of reach; later is soon enough.
+        OthersStudy: another project keeps a study of this name there.
+    """
+    manifest = folder.manifest()
+    metric, direction = manifest.metric["name"], StudyDirection[manifest.metric["goal"].upper()]
+    studies = wanted_studies(manifest, folder, is_running)
+    with opened(url) as storage:
+        project = _require_ours(storage, studies, url, folder)
+        compared = [study.compare(storage) for study in studies]
+        known = [found for study in studies if (found := _existing(storage, study.name))]
+        is_anew = any(wrong for wrong, _ in compared) or any(
+            study.direction != direction for study in known
+        )
+        if is_anew:
+            _make_anew(storage, known, direction)
+        for study, (_, lacking) in zip(studies, compared, strict=True):
+            if not study.states:
+                continue
+            made = _made(storage, study.name, direction)
+            if made.metric_names != [metric]:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", ExperimentalWarning)
+                    made.set_metric_names([metric])
+            for trial in study.trials if is_anew else lacking:
+                trial.intermediate_values = _by_epoch(folder, trial.user_attrs["trial"], metric)
+                try:
+                    made.add_trial(trial)
+                except ValueError as error:  # parameters of others' trials have other choices
+                    raise StorageInternalError(f"study {study.name!r}: {error}") from None
+            for key, value in ((STATES, study.states), (PROJECT, project)):
+                if made.user_attrs.get(key) != value:
+                    made.set_user_attr(key, value)
+
+
+def ledger_differences(url: str, manifest: Manifest, folder: RunFolder) -> list[str]:
+    """Names of the trials that Optuna holds otherwise than the files, lacks, or should not hold."""
+    studies = wanted_studies(manifest, folder)
+    path = sqlite_file(url)
+    if path is not None and not path.exists():  # to look would make it
+        return [trial.user_attrs["trial"] for study in studies for trial in study.trials]
+    with opened(url) as storage:
+        _require_ours(storage, studies, url, folder)
+        found = [
+            trial for study in studies for trials in study.compare(storage) for trial in trials
+        ]
+    return list(dict.fromkeys(trial.user_attrs["trial"] for trial in found))
+
+
+def wanted_studies(
+    manifest: Manifest, folder: RunFolder, is_running: bool = True
+) -> list[OptunaStudy]:
+    """What Optuna should hold: the arms' study, and the baselines'."""
+    choices = _choices(manifest)
+    studies = []
+    for kind, suffix in SUFFIXES.items():
+        trials, states = [], Counter[str]()
+        for spec in (spec for spec in manifest.trials if spec.kind == kind):
+            outcome = folder.outcome(spec.trial)
+            state = folder.state(spec, outcome, is_running)
+            if outcome is not None and state in ("COMPLETE", "FAILED"):
+                trials.append(_ended(manifest, folder, spec, choices, outcome))
+                state = "COMPLETE" if trials[-1].state == TrialState.COMPLETE else "FAILED"
+            states[state] += 1
+        studies.append(OptunaStudy(manifest.study + suffix, trials, dict(states)))
+    return studies
+
+
+def _ended(
+    manifest: Manifest,
+    folder: RunFolder,
+    spec: TrialSpec,
+    choices: Mapping[str, CategoricalDistribution],
+    outcome: Outcome,
+) -> FrozenTrial:
+    """A trial that has ended, as Optuna can hold it: a complete one has a finite value."""
+    name = manifest.metric["name"]
+    value = finite(outcome.metrics.get(name, math.nan)) if outcome.state == "COMPLETE" else math.nan
+    is_complete = math.isfinite(value)
+    attributes = {name: getattr(spec, name) for name in ("trial", "arm", "kind", "seed", KEY)}
+    if is_complete:
+        attributes["metrics"] = dict(outcome.metrics)
+    elif outcome.error:
+        attributes["reason"] = reason(outcome)
+    else:
+        attributes["reason"] = f"MissingMetric: {name} is {outcome.metrics.get(name)}"
+    trial = create_trial(
+        state=TrialState.COMPLETE if is_complete else TrialState.FAIL,
+        value=value if is_complete else None,
+        params=dict(spec.levels),
+        distributions={factor: choices[factor] for factor in spec.levels},
+        user_attrs=attributes,
+    )
+    end = milliseconds(outcome.finished)
+    if end is None:
+        end = round(1000 * (folder.trial_path(spec.trial) / "outcome.json").stat().st_mtime)
+    begun = begun_at(outcome)
+    begun = max(0, end - round(1000 * outcome.wall_seconds)) if begun is None else begun
+    # In local time without a zone, as Optuna writes its own.
+    trial.datetime_start, trial.datetime_complete = (
+        datetime.fromtimestamp(moment / 1000) for moment in (begun, end)
+    )
+    return trial
+
+
+def _choices(manifest: Manifest) -> dict[str, CategoricalDistribution]:
+    """Factor -> its levels, the reference first, alike for all trials of a study."""
+    levels = {factor: dict.fromkeys(found) for factor, found in manifest.factors.items()}
+    for spec in manifest.trials:
+        for factor, level in spec.levels.items():
+            levels.setdefault(factor, {}).setdefault(level)
+    return {
+        factor: CategoricalDistribution(tuple(found)) for factor, found in levels.items() if found
+    }
+
+
+def _by_epoch(folder: RunFolder, trial: str, metric: str) -> dict[int, float]:
+    """Epoch -> the headline metric, where measured. Pre-training counts its own epochs."""
+    return {
+        max(-LAST_STEP, min(record["epoch"], LAST_STEP)): finite(record["metrics"][metric])
+        for record in folder.records(trial)
+        if record["phase"] != "pretrain" and metric in record["metrics"]
+    }
+
+
+def _content(trial: FrozenTrial) -> str:
+    """What is compared of a trial: all but intermediate values, which follow from the rest.
+
+    As text: NaN among the metrics equals NaN.
+    """
+    distributions = sorted((name, repr(each)) for name, each in trial.distributions.items())
+    attributes = json.dumps(trial.user_attrs, sort_keys=True)
+    told = (trial.state.name, trial.values, sorted(trial.params.items()), distributions, attributes)
+    return repr((*told, trial.datetime_start, trial.datetime_complete))
+
+
+def _require_ours(
+    storage: RDBStorage, studies: Sequence[OptunaStudy], url: str, folder: RunFolder
+) -> str | None:
+    """What a database of several projects calls this folder; None for the project's own file.
+
+    Raises OthersStudy if one of the studies there is of another project.
+    """
+    if sqlite_file(url):
+        return None
+    project = f"{platform.node()}:{folder.path.resolve()}"
+    for study in studies:
+        known = _existing(storage, study.name)
+        theirs = known.user_attrs.get(PROJECT) if known else None
+        if theirs not in (None, project):
+            raise OthersStudy(study.name, theirs)
+    return project
+
+
+def _make_anew(
+    storage: RDBStorage, studies: Sequence[optuna.Study], direction: StudyDirection
+) -> None:
+    """Delete Optuna studies, and make them again with the trials and attributes of others alone."""
+    kept = []
+    for study in studies:
+        others = [trial for trial in study.trials if KEY not in trial.user_attrs]
+        system_attributes = storage.get_study_system_attrs(study._study_id)
+        kept.append((study.study_name, others, study.user_attrs, system_attributes))
+        optuna.delete_study(study_name=study.study_name, storage=storage)
+    # All are made before any is filled: a list of Optuna's studies begins with the arms.
+    made = [_made(storage, name, direction) for name, *_ in kept]
+    for study, (_, others, user_attributes, system_attributes) in zip(made, kept, strict=True):
+        study.add_trials(others)
+        for key, value in user_attributes.items():
+            study.set_user_attr(key, value)
+        for key, value in system_attributes.items():
+            storage.set_study_system_attr(study._study_id, key, value)
+
+
+def _made(storage: RDBStorage, name: str, direction: StudyDirection) -> optuna.Study:
+    return optuna.create_study(
+        storage=storage, study_name=name, direction=direction, load_if_exists=True
+    )
+
+
+def _existing(storage: RDBStorage, name: str) -> optuna.Study | None:
+    with suppress(KeyError):
+        return optuna.load_study(storage=storage, study_name=name)
+    return None

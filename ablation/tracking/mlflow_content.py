@@ -1,0 +1,289 @@
+"""What MLflow is to hold of a study and its trials, made of the study's files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from ablation.formatting import over_seeds
+from ablation.storage.damage import digest
+from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec
+from ablation.tracking.mlflow_names import MAX_PARAM, MAX_TAG, fitted_labels
+
+MAX_ROWS = 60  # of the table in a study's description, which holds 8,000 characters
+MAX_ERROR_CHARACTERS = 500
+GROUPS = {
+    "test": "on the test set, accuracies in percent",
+    "best": "of the best epoch, picked on the test set",
+    "train": "losses",
+    "grad": "norms of gradients by module and by loss, and `grad/conflict_cosine*` (-1 to 1)",
+    "diag": "of the latents: drift, effective rank, radii in units of the latent space",
+    "gen": "of generated latents, relative to real ones",
+    "head": "parameters of the classifier",
+}
+LAST_STEP = 2**63 - 1  # that a database holds
+
+
+class Point(NamedTuple):
+    """One value of one metric."""
+
+    name: str
+    value: float
+    time: int  # milliseconds since 1970
+    step: int
+
+
+@dataclass
+class TrialContent:
+    """What MLflow is to hold of a trial."""
+
+    folder: RunFolder
+    spec: TrialSpec
+    params: dict[str, str]
+    tags: dict[str, str]
+    outcome: Outcome | None
+    is_running: bool  # whether any process runs the study
+
+    @property
+    def name(self) -> str:
+        return self.spec.trial
+
+    @cached_property
+    def records(self) -> list[dict[str, Any]]:
+        return self.folder.records(self.name)
+
+    @property
+    def has_begun(self) -> bool:
+        return self.outcome is not None or bool(self.records)
+
+    @property
+    def status(self) -> str:
+        if self.outcome is not None:
+            return "FINISHED" if self.outcome.state == "COMPLETE" else "FAILED"
+        return "RUNNING" if self.is_running else "KILLED"
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the outcome, whose file has the sums of the others; without one, of the records."""
+        if self.outcome is None:
+            return records_digest(self.records)
+        return str(digest(self.folder.trial_path(self.name) / "outcome.json"))[:16]
+
+    def start(self) -> int:
+        """When the trial started; while it runs, when its first file was written."""
+        if self.outcome and (begun := begun_at(self.outcome)) is not None:
+            return begun
+        files = self.folder.trial_path(self.name).iterdir()
+        return min((round(1000 * path.stat().st_mtime) for path in files), default=now())
+
+    @property
+    def end(self) -> int | None:
+        """When the trial ended; None as long as it has not."""
+        if self.outcome is None:
+            return None
+        path = self.folder.trial_path(self.name) / "outcome.json"
+        told = milliseconds(self.outcome.finished)
+        return round(1000 * path.stat().st_mtime) if told is None else told
+
+    def points(self, start: int, n_logged: int, columns: Collection[str]) -> list[Point]:
+        """All points but those of the first `n_logged` records.
+
+        columns: the metrics that results.csv has of complete trials.
+        """
+        logged = record_points(self.records[:n_logged], start)
+        points = record_points(self.records, start)
+        new = [point for place, point in points.items() if place not in logged]
+        if self.outcome is None or self.end is None:
+            return new
+        after = 1 + max([self.end, *(point.time for point in points.values())])
+        new += _outcome_points(self.records, self.outcome, self.end)
+        return [*new, *_blank_points(self.records, self.outcome, columns, after)]
+
+
+def trial_contents(folder: RunFolder, manifest: Manifest, is_running: bool) -> list[TrialContent]:
+    """What MLflow is to hold of each trial.
+
+    Its params are the levels of its factors and those settings in which the trials differ. Settings
+    that all trials share would only widen the compare page; they are in config.yaml.
+    """
+    settings = [
+        {key: _text(value) for key, value in spec.settings.items()} for spec in manifest.trials
+    ]
+    keys = {key for texts in settings for key in texts}
+    differing = sorted(key for key in keys if len({texts.get(key) for texts in settings}) > 1)
+    trials = []
+    for spec, texts in zip(manifest.trials, settings, strict=True):
+        outcome = folder.outcome(spec.trial)
+        identity = {"arm": spec.arm, "seed": str(spec.seed)}
+        own = {key: texts[key] for key in differing if key in texts}
+        params = own | identity | spec.levels
+        place = {"study": manifest.study, "trial": spec.trial, "kind": spec.kind, "key": spec.key}
+        levels = {f"factor.{factor}": level for factor, level in spec.levels.items()}
+        tags = place | identity | levels
+        if outcome and outcome.error:
+            text = f"{outcome.error['type']}: {outcome.error['message']}"
+            tags["error"] = text[:MAX_ERROR_CHARACTERS]
+        params = fitted_labels("setting", params, MAX_PARAM)
+        tags = fitted_labels("tag", tags, MAX_TAG)
+        trials.append(TrialContent(folder, spec, params, tags, outcome, is_running))
+    return trials
+
+
+def study_tags(manifest: Manifest, trials: Sequence[TrialContent]) -> dict[str, str]:
+    """The parent run's tags. Not params, which MLflow never lets change: a study can grow."""
+    tags = {
+        "mlflow.note.content": _description(manifest, trials),
+        "study": manifest.study,
+        "kind": "study",
+        "experiment": manifest.experiment,
+        "dataset": manifest.dataset,
+        "design": ", ".join(manifest.design),
+        "metric": manifest.metric["name"],
+        "goal": manifest.metric["goal"],
+        "seeds": ", ".join(map(str, manifest.seeds)),
+        "commit": _commit(manifest),
+    }
+    return fitted_labels("tag", tags, MAX_TAG)
+
+
+def study_points(trials: Sequence[TrialContent], time: int) -> list[Point]:
+    """The parent run's metrics: how far the study is and what it has cost.
+
+    Their step is the number of trials that have ended.
+    """
+    ended = [trial.outcome for trial in trials if trial.outcome]
+    values = {
+        "study/trials": len(trials),
+        "study/complete": sum(outcome.state == "COMPLETE" for outcome in ended),
+        "study/failed": sum(outcome.state == "FAILED" for outcome in ended),
+        "study/wall_seconds": sum(outcome.wall_seconds for outcome in ended),
+    }
+    return [_point(name, value, time, len(ended)) for name, value in values.items()]
+
+
+def records_digest(records: list[dict[str, Any]]) -> str:
+    """Of which epochs they are and what was measured, times aside."""
+    held = [(record["phase"], record["epoch"], record["metrics"]) for record in records]
+    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def record_points(records: list[dict[str, Any]], start: int) -> dict[tuple[str, int], Point]:
+    """(metric, epoch) -> point. Of a metric measured twice in one epoch, the last value counts.
+
+    A record's time is `start` (milliseconds) plus the seconds of the records up to it, as if the
+    trial had computed all of its epochs itself. So the points are the same whenever they are made,
+    and MLflow drops those that it has. Pre-training counts its own epochs: its metrics get names of
+    their own.
+    """
+    time, points = start, {}
+    for record in records:
+        time += round(1000 * record.get("seconds", 0.0))
+        prefix = "pretrain/" if record["phase"] == "pretrain" else ""
+        for metric, value in record["metrics"].items():
+            name = metric if metric.startswith(prefix) else prefix + metric
+            points[name, record["epoch"]] = _point(name, value, time, record["epoch"])
+    return points
+
+
+def milliseconds(moment: str) -> int | None:
+    """A time in ISO 8601 as MLflow counts; None for ""."""
+    return round(1000 * datetime.fromisoformat(moment).timestamp()) if moment else None
+
+
+def now() -> int:
+    return round(1000 * time.time())
+
+
+def begun_at(outcome: Outcome) -> int | None:
+    """When a trial began, as MLflow counts; None if it is not known.
+
+    Of its first epoch only the end is on record.
+    """
+    started, finished = milliseconds(outcome.started), milliseconds(outcome.finished)
+    if finished is None:
+        return started
+    begun = max(0, finished - round(1000 * outcome.wall_seconds))
+    return begun if started is None else min(started, begun)
+
+
+def finite(value: float) -> float:
+    """The value as a float; NaN, which is a gap in the chart, if that is infinite.
+
+    MLflow stores the largest float instead, which flattens the chart.
+    """
+    try:
+        number = float(value)
+    except OverflowError:  # of a whole number
+        return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
+def _outcome_points(records: list[dict[str, Any]], outcome: Outcome, end: int) -> Iterator[Point]:
+    """What is known only at a trial's end: its best values, and the last values per class."""
+    step = records[-1]["epoch"] if records else 0
+    last = records[-1]["metrics"] if records else {}
+    for name, value in outcome.metrics.items():
+        if name not in last:
+            yield _point(name, value, end, step)
+    for name, values in outcome.vectors.items():
+        width = max(2, len(str(len(values) - 1)))
+        for index, value in enumerate(values):
+            yield _point(f"{name}/class_{index:0{width}}", value, end, step)
+
+
+def _blank_points(
+    records: list[dict[str, Any]], outcome: Outcome, columns: Collection[str], time: int
+) -> Iterator[Point]:
+    """A gap after the last value of each metric that is blank in the trial's row of results.csv.
+
+    MLflow's tables show the last value, which is that of another epoch, or of a trial that failed.
+    """
+    measured = dict.fromkeys(
+        name for record in records if record["phase"] != "pretrain" for name in record["metrics"]
+    )
+    for name in measured:
+        if name not in outcome.metrics and (outcome.state == "FAILED" or name in columns):
+            yield _point(name, math.nan, time, records[-1]["epoch"])
+
+
+def _description(manifest: Manifest, trials: Sequence[TrialContent]) -> str:
+    """Markdown, shown at the head of the parent run's page."""
+    metric = manifest.metric["name"]
+    values = defaultdict(list)
+    measured: set[str] = set()
+    for trial in trials:
+        metrics = trial.outcome.metrics if trial.outcome else {}
+        measured |= metrics.keys()
+        if metric in metrics:
+            values[trial.spec.arm].append(metrics[metric])
+    head = f"{manifest.title}; dataset {manifest.dataset}; commit {_commit(manifest)}"
+    lines = [manifest.question, "", head]
+    if values:
+        rows = [f"| {arm} | {len(found)} | {over_seeds(found)} |" for arm, found in values.items()]
+        lines += ["", f"| arm | seeds | {metric} |", "| --- | --- | --- |", *rows[:MAX_ROWS]]
+        lines += ["", f"and {len(rows) - MAX_ROWS} more"] if len(rows) > MAX_ROWS else []
+    groups = {name.partition("/")[0] for name in measured}
+    meanings = [f"`{group}/` {GROUPS[group]}" for group in GROUPS if group in groups]
+    lines += ["", f"Metrics, by epoch: {'; '.join(meanings)}."] if meanings else []
+    return "\n".join(lines)
+
+
+def _commit(manifest: Manifest) -> str:
+    commit = str(manifest.provenance.get("commit") or "unknown")
+    return f"{commit} (with uncommitted changes)" if manifest.provenance.get("dirty") else commit
+
+
+def _point(name: str, value: float, time: int, step: int) -> Point:
+    return Point(name, finite(value), time, max(-LAST_STEP, min(step, LAST_STEP)))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)

@@ -1,0 +1,308 @@
+"""MLflow as the record of a study: imports the files of `runs/<study>/`, as often as one likes.
+
+One experiment per study; in it one parent run for the study, and below it one run per trial that
+has begun. A run that was interrupted is KILLED until it goes on; one whose trial has left the grid
+has a tag that says so.
+
+MLflow itself is the only memory of what has been imported: a run's tags hold the number of its
+records and their digest; once it has ended, the digest of its outcome. If the files only go on from
+there, the rest is logged. A run that differs otherwise is deleted, which MLflow can undo, and
+logged anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from ablation.storage.project import report_files
+from ablation.storage.runs import Manifest, RunFolder
+from ablation.tracking.mlflow_content import (
+    Point,
+    TrialContent,
+    now,
+    record_points,
+    records_digest,
+    study_points,
+    study_tags,
+    trial_contents,
+)
+from ablation.tracking.mlflow_names import MAX_NAME, fitted_names, fitted_text
+from ablation.tracking.mlflow_store import (
+    StoredRun,
+    default_uri,
+    find_runs,
+    is_refusal,
+    open_experiment,
+    reaching,
+)
+
+# Only now, since the module above sets what MLflow reads when it is imported.
+# isort: split
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+PARENT = "mlflow.parentRunId"  # MLflow's own tag
+N_RECORDS = "ablate.records"  # tag: how many of a trial's records are logged
+DIGEST = "ablate.digest"  # tag: of these records, or of the outcome; of the parent's metrics
+REPORT = "ablate.report"  # tag: of the report's files
+IN_GRID = "ablate.in_grid"  # tag: `no` of trials that have left the grid, absent of others
+STUDY = "the study's own"  # in place of a trial's name
+
+
+@dataclass
+class Synced:
+    """What an import changed in MLflow; all zero if it had everything."""
+
+    n_created: int = 0  # runs of trials
+    n_replaced: int = 0  # runs deleted because they held something else than the files
+    n_points: int = 0  # metric values
+    n_ended: int = 0  # runs of trials that got their final status
+
+
+class Standing(Enum):
+    """How a trial's run stands to the trial's files."""
+
+    SAME = "it holds what they hold"
+    BEHIND = "they go on from what it holds"
+    OTHER = "it holds something else"
+
+
+def standing(run: StoredRun, trial: TrialContent) -> Standing:
+    """Compare a run with its trial, the status of a run that has not ended aside.
+
+    MLflow never lets a param change, so a run with another value of a param is another one. Where
+    the files have less than the run (a damaged file, a trial that is taken up again), it stays
+    until they have as much.
+    """
+    if run.tags.get("key") != trial.spec.key or any(
+        run.params.get(name, text) != text for name, text in trial.params.items()
+    ):
+        return Standing.OTHER
+    if run.has_ended:
+        if trial.outcome is None:
+            return Standing.OTHER if trial.is_running else Standing.SAME
+        held = (run.status, run.end, run.tags.get(DIGEST))
+        is_same = held == (trial.status, trial.end, trial.digest)
+        return Standing.SAME if is_same else Standing.OTHER
+    n_logged = int(run.tags.get(N_RECORDS, 0))
+    logged = trial.records[:n_logged]
+    if len(logged) < n_logged and trial.outcome is None:
+        return Standing.SAME
+    points = record_points(logged, run.start).items()
+    if (
+        run.tags.get(DIGEST, records_digest([])) != records_digest(logged)
+        # A metric that was logged has been measured again in its epoch.
+        or not points <= record_points(trial.records, run.start).items()
+    ):
+        return Standing.OTHER
+    has_more = trial.outcome is not None or n_logged < len(trial.records)
+    return Standing.BEHIND if has_more else Standing.SAME
+
+
+def status_of_study(trials: Sequence[TrialContent], is_running: bool) -> str:
+    if all(trial.outcome for trial in trials):
+        return "FINISHED"
+    return "RUNNING" if is_running else "KILLED"
+
+
+def by_trial(runs: Iterable[StoredRun]) -> dict[str, list[StoredRun]]:
+    """Trial, or STUDY -> its runs: more than one where two imports worked at once.
+
+    Runs that others have logged are left out.
+    """
+    found = defaultdict(list)
+    for run in runs:
+        if "trial" in run.tags or run.tags.get("kind") == "study":
+            found[run.tags.get("trial", STUDY)].append(run)
+    return found
+
+
+class Tracker:
+    """Imports a study into MLflow: at `tracking_uri`, MLFLOW_TRACKING_URI, or ./mlflow.db.
+
+    It keeps what it knows of the study's runs from call to call. Artifacts go to ./mlartifacts, or
+    wherever an MLflow server puts them.
+    """
+
+    client: MlflowClient
+    experiment_id: str
+
+    def __init__(self, tracking_uri: str | None = None):
+        self.uri = tracking_uri or default_uri()
+        self.runs: dict[str, StoredRun] = {}  # by trial
+        self.synced = Synced()
+
+    def sync(
+        self, folder: RunFolder, reports: Path | None = None, is_running: bool = True
+    ) -> Synced:
+        """Bring MLflow up to the files of a study, and of its report in the folder `reports`.
+
+        is_running: whether any process runs the study; if none does, no run stays RUNNING.
+
+        Raises:
+            TrackingUnavailable: nothing is lost; a later call delivers the rest.
+            TrackingRefused: MLflow does not take something, and all else is delivered; or a person
+                has deleted the experiment.
+        """
+        manifest = folder.manifest()
+        trials = trial_contents(folder, manifest, is_running)
+        self.synced = Synced()
+        try:
+            with reaching(self.uri):
+                self._sync(manifest, trials, reports, is_running)
+        except BaseException:
+            self.runs = {}  # the next call asks MLflow
+            raise
+        return self.synced
+
+    def _sync(
+        self,
+        manifest: Manifest,
+        trials: Sequence[TrialContent],
+        reports: Path | None,
+        is_running: bool,
+    ) -> None:
+        is_known = bool(self.runs)
+        if not is_known:
+            self.client, self.experiment_id = open_experiment(self.uri, manifest.study)
+            self._find()
+        if STUDY not in self.runs:
+            start = min((trial.start() for trial in trials if trial.outcome), default=now())
+            name = f"{manifest.study} on {manifest.experiment}"
+            self.runs[STUDY] = self._create(name, start, study_tags(manifest, trials))
+        columns = {name for trial in trials if trial.outcome for name in trial.outcome.metrics}
+        refused = []
+        for trial in trials:
+            try:
+                if is_known and trial.name not in self.runs and trial.has_begun:
+                    # Another process may have delivered it since.
+                    self._find(f"tags.key = '{trial.spec.key}'")
+                self._sync_trial(trial, columns)
+            except MlflowException as error:
+                if not is_refusal(error):
+                    raise
+                refused.append(error)
+        for name in sorted(self.runs.keys() - {STUDY} - {trial.name for trial in trials}):
+            run = self.runs[name]
+            self._log(run, tags={PARENT: self.runs[STUDY].run_id, IN_GRID: "no"})
+            if not run.has_ended:
+                self._set_status(run, "KILLED")
+        self._sync_study(manifest, trials, is_running)
+        if reports:
+            self._sync_report(reports)
+        if refused:
+            raise refused[0]
+
+    def _find(self, filter_string: str = "") -> None:
+        """Ask MLflow for runs, and delete surplus ones."""
+        found = by_trial(find_runs(self.client, self.experiment_id, filter_string))
+        for name, (first, *surplus) in found.items():
+            self.runs[name] = first
+            for run in surplus:
+                self.client.delete_run(run.run_id)
+
+    def _sync_trial(self, trial: TrialContent, columns: Collection[str]) -> None:
+        run, outcome = self.runs.get(trial.name), trial.outcome
+        found = standing(run, trial) if run else Standing.BEHIND
+        if run and found is Standing.OTHER:
+            self.client.delete_run(run.run_id)
+            del self.runs[trial.name]
+            self.synced.n_replaced += 1
+            run = None
+        if run is None and not trial.has_begun:
+            return
+        tags = {PARENT: self.runs[STUDY].run_id, **trial.tags}
+        if outcome:
+            # The digest of an outcome counts once the run has ended, and that is logged last.
+            tags[DIGEST] = trial.digest
+        if run is None:
+            run = self.runs[trial.name] = self._create(trial.name, trial.start(), tags)
+            self.synced.n_created += 1
+        if IN_GRID in run.tags:
+            self.client.delete_tag(run.run_id, IN_GRID)
+            del run.tags[IN_GRID]
+        points: list[Point] = []
+        if found is not Standing.SAME:
+            points = trial.points(run.start, int(run.tags.get(N_RECORDS, 0)), columns)
+            if not outcome:
+                tags |= {DIGEST: trial.digest, N_RECORDS: str(len(trial.records))}
+        self._log(run, points, trial.params, tags)
+        self.synced.n_points += len(points)
+        if run.has_ended:
+            return
+        if outcome:
+            self.client.log_artifacts(run.run_id, str(trial.folder.trial_path(trial.name)))
+            if outcome.error:
+                self.client.log_text(run.run_id, outcome.error["traceback"], "error.txt")
+            self.synced.n_ended += 1
+        self._set_status(run, trial.status, trial.end)
+
+    def _sync_study(
+        self, manifest: Manifest, trials: Sequence[TrialContent], is_running: bool
+    ) -> None:
+        """Bring the study's own run up to the manifest and the outcomes."""
+        parent = self.runs[STUDY]
+        end = max((trial.end for trial in trials if trial.end), default=parent.start)
+        points = study_points(trials, end)
+        digest = _digest(repr(points).encode())
+        has_new = parent.tags.get(DIGEST) != digest
+        tags = study_tags(manifest, trials) | {DIGEST: digest}
+        self._log(parent, points if has_new else [], tags=tags)
+        status = status_of_study(trials, is_running)
+        self._set_status(parent, status, end if status == "FINISHED" else None)
+
+    def _sync_report(self, reports: Path) -> None:
+        parent, paths = self.runs[STUDY], report_files(reports)
+        digest = _digest(b"".join(path.name.encode() + path.read_bytes() for path in paths))
+        if paths and parent.tags.get(REPORT) != digest:
+            for path in paths:
+                inside = "/".join(path.relative_to(reports).parts[:-1])
+                self.client.log_artifact(parent.run_id, str(path), inside or None)
+            self._log(parent, tags={REPORT: digest})
+
+    def _create(self, name: str, start: int, tags: dict[str, str]) -> StoredRun:
+        name = fitted_text(name, MAX_NAME, f"the run's name {name[:MAX_NAME]!r}")
+        return StoredRun.of(self.client.create_run(self.experiment_id, start, tags, name))
+
+    def _log(
+        self,
+        run: StoredRun,
+        points: Sequence[Point] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Log points, and such params and tags as the run does not have.
+
+        Tags go last: they say what has been logged.
+        """
+        names = fitted_names("metrics", (point.name for point in points))
+        metrics = [Metric(names[p.name], p.value, p.time, p.step) for p in points]
+        new_params = dict((params or {}).items() - run.params.items())
+        new_tags = dict((tags or {}).items() - run.tags.items())
+        if metrics or new_params:
+            self.client.log_batch(
+                run.run_id, metrics, [Param(*each) for each in new_params.items()]
+            )
+        if new_tags:
+            self.client.log_batch(run.run_id, tags=[RunTag(*each) for each in new_tags.items()])
+        run.params.update(new_params)
+        run.tags.update(new_tags)
+
+    def _set_status(self, run: StoredRun, status: str, end: int | None = None) -> None:
+        if (run.status, run.end) == (status, end):
+            return
+        if status == "RUNNING":
+            self.client.update_run(run.run_id, status)
+        else:
+            self.client.set_terminated(run.run_id, status, end)
+        run.status, run.end = status, end
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
