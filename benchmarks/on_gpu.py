@@ -89,8 +89,7 @@ def main() -> None:
 def prepare(
     grids: list[str], overrides: list[str], seeds: str | None, device: str, retry_failed: bool
 ) -> None:
-    from ablation.study.opening import open_study, refuse_mixture
-    from ablation.study.provenance import provenance
+    from ablation.study.opening import open_study, provenance, refuse_mixture
 
     shutil.rmtree(CARRIED, ignore_errors=True)
     studies, overrides = [], [f"device={device}", *overrides]
@@ -353,7 +352,7 @@ def unpack(folder: Path) -> None:
 
 def _merge(arrived: RunFolder, folder: RunFolder) -> None:
     """Put the trials in the place of what is there of them, and the manifest if it is newer."""
-    from ablation.storage.lock import only_one
+    from ablation.storage.files import only_one
     from ablation.study.opening import refuse_mixture
 
     manifest = arrived.manifest()

@@ -8,7 +8,7 @@ import click
 
 from ablation.formatting import duration
 from ablation.limits import parse_size
-from ablation.storage.cache_summary import (
+from ablation.storage.cache import (
     describe_cache,
     describe_clearing,
     describe_entries,

@@ -99,7 +99,7 @@ def init() -> None:
 @study_argument
 def status(study: str) -> None:
     """Show how far a study has come, arm by arm, and how long it still takes."""
-    from ablation.console.terminal import output
+    from ablation.console.live import output
     from ablation.storage.project import Places
     from ablation.study.status import describe_status
 
@@ -185,7 +185,7 @@ def compare(left: str, right: str, study: str | None, figure: Path | None) -> No
     found = compared(left, right, study, Places())
     if figure is not None:
         # Matplotlib is loaded where a figure is asked for.
-        from ablation.reporting.figures.comparison import draw_comparison
+        from ablation.reporting.figures.summary import draw_comparison
 
         draw_comparison(found, figure)
     print(comparison_text(found))
@@ -196,7 +196,7 @@ def compare(left: str, right: str, study: str | None, figure: Path | None) -> No
 @storage_option
 def sync(study: str, storage: str | None) -> None:
     """Bring a study's files to Optuna and MLflow; twice is harmless."""
-    from ablation.study.opening import running
+    from ablation.study import running
 
     said = running.sync(study, storage)
     if said is None:
@@ -223,7 +223,7 @@ def ui(port: int) -> None:
 @storage_option
 def doctor(study: str | None, repair: bool, storage: str | None) -> None:
     """Find, and with --repair mend, what is wrong with this machine and this project."""
-    from ablation.doctor.examine import examine as module
+    from ablation.doctor import examine as module
 
     is_all_well = module.doctor(study, repair, partial(print, flush=True), storage)
     sys.exit(0 if is_all_well else 1)

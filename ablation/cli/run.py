@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ablation.storage.cache_summary import DEFAULT_SIZE
+from ablation.storage.cache import DEFAULT_SIZE
 
 STUDY_ARGUMENTS = ("grid", "experiment", "overrides", "seeds", "alias", "storage")
 GRID = "Grid file, or the name of one in experiments/, e.g. fixes."
@@ -127,8 +127,8 @@ jobs_option = click.option(
 )
 def run(dry_run: bool, **options: Any) -> None:
     """Run every trial of a study that is missing, track it, and write its report."""
-    from ablation.study.opening import open_study, running
-    from ablation.study.placement import placement
+    from ablation.study import placement, running
+    from ablation.study.opening import open_study
     from ablation.study.plan_view import describe_plan
 
     which = {name: options.pop(name) for name in STUDY_ARGUMENTS}

@@ -9,8 +9,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from ablation.doctor.check import Check, Found, here, named
-from ablation.storage.cache import ALONE, remove
-from ablation.storage.cache_summary import describe_entries
+from ablation.storage.cache import ALONE, describe_entries, remove
 from ablation.storage.damage import UNREADABLE
 from ablation.storage.files import TEMPORARY
 from ablation.storage.project import FOLDERS, Places

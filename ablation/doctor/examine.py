@@ -12,10 +12,10 @@ from contextlib import ExitStack, contextmanager
 
 from ablation.doctor.cache import cache_checks
 from ablation.doctor.check import Check, Found
-from ablation.doctor.trials import trial_checks
 from ablation.doctor.machine import machine_checks
+from ablation.doctor.trials import trial_checks
 from ablation.errors import InputError, Unavailable
-from ablation.storage.lock import being_run, only_one
+from ablation.storage.files import being_run, only_one
 from ablation.storage.project import Places
 from ablation.storage.runs import Damaged, studies
 from ablation.study.opening import changes_since
@@ -138,8 +138,7 @@ def _study_checks(places: Places, name: str, running: Collection[str]) -> list[C
         *trial_checks(TrialFiles(folder, places.store, manifest, subject)),
     ]
     try:
-        from ablation.doctor.databases import ledger_check
-        from ablation.doctor.mlflow_runs import tracking_check
+        from ablation.doctor.databases import ledger_check, tracking_check
     except ImportError:
         return checks
     return [

@@ -27,8 +27,7 @@ from packaging.specifiers import SpecifierSet
 from ablation import INSTALLED_IN
 from ablation.doctor.check import Check, Found, named
 from ablation.errors import InputError
-from ablation.storage.cache import DiskStore
-from ablation.storage.cache_summary import show_size
+from ablation.storage.cache import DiskStore, show_size
 from ablation.storage.project import FOLDERS, Places
 
 PACKAGE, SETUP = "ablate-lt", INSTALLED_IN / "setup.cfg"

@@ -22,8 +22,15 @@ from ablation.planning.events import Listener
 from ablation.planning.plan import Plan, revise
 from ablation.planning.schedule import Schedule, Segment, has_records, is_there
 from ablation.storage.cache import DiskStore
-from ablation.storage.outcome import expanded, failure_of, outcome_of, reason
-from ablation.storage.runs import Outcome, RunFolder, TrialSpec
+from ablation.storage.runs import (
+    Outcome,
+    RunFolder,
+    TrialSpec,
+    expanded,
+    failure_of,
+    outcome_of,
+    reason,
+)
 from ablation.subject.protocol import Link, Record
 
 TICK_SECONDS = 0.5

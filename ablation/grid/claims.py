@@ -15,8 +15,7 @@ from typing import Any
 
 from ablation.errors import nearest
 from ablation.grid.design import Arm
-from ablation.grid.section import METRIC_NAME, NAME, Section
-from ablation.grid.strict_yaml import plain, show
+from ablation.grid.strict_yaml import METRIC_NAME, NAME, Section, plain, show
 
 Claim = dict[str, Any]
 

@@ -14,8 +14,17 @@ from typing import Any, TypeGuard
 from ablation.errors import InputError, Problem, nearest
 from ablation.grid.claims import read_claims
 from ablation.grid.design import DESIGNS, Arm, Factor, Level
-from ablation.grid.section import FILE_NAME, LEVEL_NAME, METRIC_NAME, NAME, SUBJECT_NAME, Section
-from ablation.grid.strict_yaml import read_value, read_yaml, show
+from ablation.grid.strict_yaml import (
+    FILE_NAME,
+    LEVEL_NAME,
+    METRIC_NAME,
+    NAME,
+    SUBJECT_NAME,
+    Section,
+    read_value,
+    read_yaml,
+    show,
+)
 from ablation.storage.columns import COSTS, IDENTITY
 
 GRID_KEYS = (

@@ -21,11 +21,9 @@ from pathlib import Path, PurePosixPath
 
 from ablation import PACKAGE
 from ablation.errors import InputError, Problem, Unavailable, nearest
-from ablation.grid.section import Section
-from ablation.grid.strict_yaml import read_yaml, show
+from ablation.grid.strict_yaml import Section, read_yaml, show
 from ablation.limits import show_size
-from ablation.storage.files import replace
-from ablation.storage.lock import only_one
+from ablation.storage.files import only_one, replace
 
 PROJECT_FILE = Path("experiments/sources.yaml")
 SHIPPED_FILE = PACKAGE / "shipped" / "experiments" / "sources.yaml"

@@ -27,8 +27,7 @@ from ablation.formatting import (
     span,
 )
 from ablation.reporting import figures, tables
-from ablation.reporting.figures.curves import MAX_ARMS
-from ablation.reporting.figures.mechanism import MAX_LINES
+from ablation.reporting.figures.curves import MAX_ARMS, MAX_LINES
 from ablation.reporting.html import to_html
 from ablation.reporting.templates import template
 from ablation.storage.runs import RunFolder, write_atomically

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from ablation.console.terminal import fitting, output, plain_table, tell
+from ablation.console.live import fitting, output, plain_table, tell
 from ablation.formatting import duration
 from ablation.planning.forecast import forecast
 from ablation.planning.plan import Plan, PlannedTrial

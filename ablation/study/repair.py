@@ -17,8 +17,7 @@ from pathlib import Path
 from ablation.planning.plan import trial_key
 from ablation.storage.cache import DiskStore
 from ablation.storage.files import put_aside
-from ablation.storage.outcome import expanded, outcome_of
-from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec
+from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec, expanded, outcome_of
 from ablation.subject.protocol import Record, Subject
 
 TIMES = {"seconds", "time", "wall_seconds", "started", "finished"}

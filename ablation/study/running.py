@@ -12,18 +12,16 @@ from typing import Any
 from rich.console import Console
 
 from ablation import interruption
-from ablation.console.live import Progress
-from ablation.console.terminal import output, tell
+from ablation.console.live import Progress, output, tell
 from ablation.execution.executor import Execution
 from ablation.formatting import duration
 from ablation.limits import Limits, parse_size
 from ablation.planning.events import Listener, Listeners
 from ablation.planning.plan import build_plan
-from ablation.storage.cache import DiskStore, remove
-from ablation.storage.cache_summary import DEFAULT_SIZE
-from ablation.storage.lock import only_one
-from ablation.storage.outcome import UNSCORED
+from ablation.storage.cache import DEFAULT_SIZE, DiskStore, remove
+from ablation.storage.files import only_one
 from ablation.storage.project import Places
+from ablation.storage.runs import UNSCORED
 from ablation.study.inputs import require_usable_inputs
 from ablation.study.opening import PlannedStudy, changes, refuse_mixture
 from ablation.study.placement import Placement, placement

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 
-from ablation.console.live import ProgressNote, read_note, time_left
-from ablation.console.terminal import fitting, plain_table, tell
+from ablation.console.live import ProgressNote, fitting, plain_table, read_note, tell, time_left
 from ablation.formatting import label, over_seeds
 from ablation.planning.plan import Plan
-from ablation.storage.lock import is_being_run
+from ablation.storage.files import is_being_run
 from ablation.storage.project import Places
 from ablation.storage.runs import RunFolder
 from ablation.study.opening import Changes, changes_since

@@ -32,8 +32,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ablation.errors import Unavailable
-from ablation.storage.outcome import reason
-from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec
+from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec, reason
 from ablation.storage.sqlite import sqlite_file
 from ablation.tracking.ledger_storage import opened
 from ablation.tracking.mlflow_content import begun_at, finite, milliseconds

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
+import posixpath
+import re
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from ablation.formatting import over_seeds
-from ablation.storage.damage import digest
+from ablation.storage.damage import digest, say
 from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec
-from ablation.tracking.mlflow_names import MAX_PARAM, MAX_TAG, fitted_labels
 
 MAX_ROWS = 60  # of the table in a study's description, which holds 8,000 characters
 MAX_ERROR_CHARACTERS = 500
@@ -287,3 +289,71 @@ def _point(name: str, value: float, time: int, step: int) -> Point:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+REFUSED = re.compile(r"[^\w./: -]")
+MAX_NAME, MAX_PARAM, MAX_TAG = 250, 6000, 8000  # characters
+SHOWN = 3  # names in a message
+
+
+@functools.cache
+def fitted_name(name: str) -> str:
+    """The name of a metric, param or tag in MLflow."""
+    is_path = posixpath.normpath(name) == name != "." and not name.startswith(("/", ".."))
+    if is_path and len(name) <= MAX_NAME and not REFUSED.search(name):
+        return name
+    parts = (part.strip(".") for part in REFUSED.sub("_", name).split("/"))
+    ending = f"-{_digest(name)}"
+    return "/".join(filter(None, parts))[: MAX_NAME - len(ending)] + ending
+
+
+def fitted_names(kind: str, names: Iterable[str]) -> dict[str, str]:
+    """Name -> what it is called in MLflow. A message lists those that differ.
+
+    kind: what they name, for the message.
+    """
+    fitted = {name: fitted_name(name) for name in sorted(set(names))}
+    changed = [f"{_shown(name)} is {_shown(new)}" for name, new in fitted.items() if name != new]
+    if changed:
+        more = f", and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+        say(
+            f"names of {kind} that MLflow does not take are changed there: "
+            f"{', '.join(changed[:SHOWN])}{more}"
+        )
+    return fitted
+
+
+def fitted_labels(kind: str, texts: Mapping[str, str], limit: int) -> dict[str, str]:
+    """Texts by name, names and texts as MLflow takes them."""
+    names = fitted_names(f"{kind}s", texts)
+    return {
+        names[name]: fitted_text(text, limit, f"{kind} {_shown(name)}")
+        for name, text in texts.items()
+    }
+
+
+def fitted_text(text: str, limit: int, what: str) -> str:
+    """The text without what no database holds, shortened to `limit` characters."""
+    text = _storable(text)
+    if len(text) <= limit:
+        return text
+    note = f"... ({len(text)} characters, {_digest(text)})"
+    say(
+        f"{what} has more than the {limit} characters that MLflow takes; "
+        "it is shortened there, and whole in the study's files"
+    )
+    return text[: limit - len(note)] + note
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
+def _shown(name: str) -> str:
+    name = _storable(name)
+    return repr(name if len(name) <= 60 else f"{name[:40]}...{name[-12:]}")
+
+
+def _storable(text: str) -> str:
+    """Without lone surrogates, which no encoding has, and zeros, which PostgreSQL refuses."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")

@@ -22,8 +22,11 @@ from pathlib import Path
 from ablation.storage.project import report_files
 from ablation.storage.runs import Manifest, RunFolder
 from ablation.tracking.mlflow_content import (
+    MAX_NAME,
     Point,
     TrialContent,
+    fitted_names,
+    fitted_text,
     now,
     record_points,
     records_digest,
@@ -31,7 +34,6 @@ from ablation.tracking.mlflow_content import (
     study_tags,
     trial_contents,
 )
-from ablation.tracking.mlflow_names import MAX_NAME, fitted_names, fitted_text
 from ablation.tracking.mlflow_store import (
     StoredRun,
     default_uri,

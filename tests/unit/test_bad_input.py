@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from ablation.cli.main import main
 from ablation.storage.damage import say
-from ablation.study.opening import inputs, placement
+from ablation.study import inputs, placement
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from ablation.cli.main import main
 from ablation.errors import InputError
 from ablation.limits import parse_size, show_size
-from ablation.storage.lock import only_one
+from ablation.storage.files import only_one
 from ablation.storage.project import Places
 
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from ablation.cli.main import main
-from ablation.doctor.examine import examine as doctor
+from ablation.doctor import examine as doctor
 from ablation.errors import InputError
 from ablation.storage.project import Places
 

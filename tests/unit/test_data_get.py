@@ -15,8 +15,8 @@ from PIL import Image
 
 from ablation.cli.main import main
 from ablation.errors import InputError, Unavailable
+from ablation.grid import sources as data_sources
 from ablation.grid.load import load_study
-from ablation.grid.load import sources as data_sources
 from ablation.grid.sources import read_sources
 from ablation.subject.loading import load_subject
 from core.config import Config, Data

@@ -12,7 +12,7 @@ from bad_inputs import images, png
 from click.testing import CliRunner
 
 from ablation.cli.main import main
-from ablation.study.opening import inputs, placement
+from ablation.study import inputs, placement
 from core.config import Config, Data
 from core.data import listing, sources
 from core.data.counting import class_counts

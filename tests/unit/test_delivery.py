@@ -6,14 +6,14 @@ import fabricate
 import pytest
 from rich.console import Console
 
-from ablation.storage.lock import only_one
+from ablation.storage.files import only_one
 from ablation.storage.project import Places
+from ablation.tracking import delivery as module
+from ablation.tracking import ledger
+from ablation.tracking import mlflow_sync as tracking
 from ablation.tracking.delivery import LONGEST_SECONDS, SYNC_SECONDS, Delivery
 from ablation.tracking.ledger_storage import LedgerUnavailable
 from ablation.tracking.mlflow_store import TrackingRefused, TrackingUnavailable
-from ablation.tracking.mlflow_sync import delivery as module
-from ablation.tracking.mlflow_sync import ledger
-from ablation.tracking.mlflow_sync import mlflow_sync as tracking
 
 
 @pytest.fixture

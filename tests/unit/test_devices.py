@@ -3,8 +3,8 @@
 import pytest
 
 from ablation.errors import InputError
+from ablation.execution import devices
 from ablation.execution.devices import Shared, share_gpus, visible_gpus
-from ablation.execution.executor import devices
 from ablation.execution.workers import LocalProcesses, Workers, failure
 
 

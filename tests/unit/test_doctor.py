@@ -15,12 +15,12 @@ import pytest
 from mlflow import MlflowClient
 from toy_project import ToyProject
 
+from ablation.doctor import examine as module
+from ablation.doctor import machine as doctor_machine
 from ablation.doctor.cache import YOUNG_SECONDS, cache_checks
 from ablation.doctor.databases import database_checks
 from ablation.doctor.examine import WIDTH, doctor, examine, examine_project
-from ablation.doctor.examine import examine as module
-from ablation.doctor.examine import machine as doctor_machine
-from ablation.storage.lock import only_one
+from ablation.storage.files import only_one
 from ablation.storage.runs import Outcome
 from ablation.tracking.ledger import update_ledger
 from ablation.tracking.mlflow_sync import IN_GRID

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from ablation.doctor.examine import machine as doctor_machine
+from ablation.doctor import machine as doctor_machine
 from ablation.doctor.machine import determinism, machine_checks, required
 from ablation.storage.cache import DiskStore
 from ablation.storage.project import Places

@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 from toy_study import Toy, ToyStudy
 
+from ablation.execution import executor as execution
 from ablation.execution.executor import Execution
-from ablation.execution.executor import executor as execution
 from ablation.execution.supervision import Task
 from ablation.limits import Limits
 from ablation.planning.events import Listener

@@ -12,7 +12,7 @@ from own_training import trained, write_module
 from ablation import INSTALLED_IN
 from ablation.cli.main import main
 from ablation.errors import InputError
-from ablation.study.opening import inputs
+from ablation.study import inputs
 from ablation.subject.loading import load_subject
 
 pytestmark = pytest.mark.long

@@ -14,11 +14,17 @@ from ablation.analysis.claims import judge_claims
 from ablation.analysis.effects import factor_pairs, judge
 from ablation.analysis.results import load
 from ablation.reporting.figures import draw
-from ablation.reporting.figures.curves import MAX_ARMS, learning_curves, shown_arms
-from ablation.reporting.figures.interactions import interactions
-from ablation.reporting.figures.mechanism import MAX_LINES, MECHANISM, _apart, mechanism
+from ablation.reporting.figures.curves import (
+    MAX_ARMS,
+    MAX_LINES,
+    MECHANISM,
+    _apart,
+    learning_curves,
+    mechanism,
+    shown_arms,
+)
 from ablation.reporting.figures.style import save
-from ablation.reporting.figures.summary import accuracy, effects_figure
+from ablation.reporting.figures.summary import accuracy, effects_figure, interactions
 from ablation.reporting.report import render
 
 TWO = {"lr_split": FACTORS["lr_split"], "warmup": FACTORS["warmup"]}

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
 from ablation.errors import InputError
-from ablation.storage.lock import LOCK, being_run, is_being_run, only_one
+from ablation.storage.files import LOCK, being_run, is_being_run, only_one
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::sqlalchemy.exc.SADeprecationWarning"
@@ -139,7 +139,7 @@ def test_whoever_looks_whether_a_study_is_being_run_does_not_keep_it_from_runnin
 def test_the_lock_is_held_by_its_process_alone_and_let_go_when_that_is_killed(tmp_path):
     """What the process has started, by fork or by exec, lives on and holds nothing."""
     code = (
-        "import os, subprocess, sys, time; from pathlib import Path; from ablation.storage.lock import only_one\n"
+        "import os, subprocess, sys, time; from pathlib import Path; from ablation.storage.files import only_one\n"
         "with only_one(Path(sys.argv[1])):\n"
         "    child = os.fork() or os.execvp('sleep', ['sleep', '60'])\n"
         "    forked = os.fork() or time.sleep(60)\n"

@@ -18,9 +18,9 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
 from ablation.storage.runs import Outcome, RunFolder
+from ablation.tracking import ledger_storage
 from ablation.tracking.ledger import update_ledger
 from ablation.tracking.ledger_storage import LedgerUnavailable
-from ablation.tracking.mlflow_sync import ledger_storage
 
 FACTORS = {"lr": {"off": {}, "on": {"lr": 1}}, "warmup": {"off": {}, "on": {"warmup": 1}}}
 STARTED, FINISHED = "2026-03-01T10:00:00+00:00", "2026-03-01T10:01:00+00:00"

@@ -13,7 +13,7 @@ import pytest
 from toy_project import ToyProject
 
 from ablation.errors import InputError
-from ablation.study.opening import opening
+from ablation.study import opening
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "on_gpu.py"
 N_TRIALS = 4  # of a seed

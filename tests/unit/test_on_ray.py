@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from ablation import INSTALLED_IN
 from ablation.cli.main import main
-from ablation.execution.executor.ray_cluster import check
+from ablation.execution.ray_cluster import check
 from ablation.execution.ray_cluster.cluster import Share, site_of
 from ablation.execution.ray_cluster.node import CACHE, Relay, fault_of
 from ablation.execution.ray_cluster.store import answer_of

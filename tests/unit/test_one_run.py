@@ -16,7 +16,7 @@ from ablation.analysis.image_bootstrap import unpacked
 from ablation.analysis.results import load
 from ablation.analysis.statistics import image_bootstrap
 from ablation.reporting.report import answer, render
-from ablation.storage.outcome import outcome_of
+from ablation.storage.runs import outcome_of
 
 ONE = {"lr_split": FACTORS["lr_split"]}
 ON_RUN = {judged.SEPARABLE_ON_RUN, judged.NOT_SEPARABLE_ON_RUN}

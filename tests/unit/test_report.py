@@ -13,7 +13,7 @@ from ablation.analysis.results import load
 from ablation.analysis.statistics import paired_difference
 from ablation.formatting import decimals, effect, table, value
 from ablation.reporting.report import render, write_report
-from ablation.storage.lock import only_one
+from ablation.storage.files import only_one
 
 STATES = {"warmup--s1": "FAILED", "balanced-head--s2": "WAITING", "ce--s2": "RUNNING"}
 SHORTEST = {"lr_split": FACTORS["lr_split"]}

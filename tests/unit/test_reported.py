@@ -14,10 +14,8 @@ from tiny_trials import MemoryStore
 
 from ablation import interruption
 from ablation.errors import InputError
-from ablation.storage.outcome import expanded, outcome_of
-from ablation.storage.runs import TrialSpec
-from ablation.subject.loading import FunctionSubject, load_subject
-from ablation.subject.reported import plain_metrics
+from ablation.storage.runs import TrialSpec, expanded, outcome_of
+from ablation.subject.loading import FunctionSubject, load_subject, plain_metrics
 
 
 @pytest.fixture(autouse=True)

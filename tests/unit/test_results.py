@@ -11,7 +11,7 @@ import pytest
 from fabricate import N_EPOCHS, study
 
 from ablation.analysis.results import load, write_csv
-from ablation.storage.lock import only_one
+from ablation.storage.files import only_one
 from ablation.storage.runs import RunFolder
 
 STATES = {"warmup--s1": "FAILED", "reference--s0": "RUNNING", "ldmlr--s2": "WAITING"}

@@ -4,10 +4,11 @@ import pytest
 
 from ablation.errors import InputError
 from ablation.reporting import figures
-from ablation.storage.lock import only_one
+from ablation.storage.files import only_one
 from ablation.storage.runs import Damaged
-from ablation.study.opening import open_study, running
-from ablation.tracking.mlflow_sync import delivery
+from ablation.study import running
+from ablation.study.opening import open_study
+from ablation.tracking import delivery
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::sqlalchemy.exc.SADeprecationWarning"

@@ -12,12 +12,13 @@ from ablation.cli.main import main
 from ablation.errors import InputError
 from ablation.storage.damage import say
 from ablation.storage.project import Places
-from ablation.study.opening import opening as study
+from ablation.study import opening as study
 from ablation.study.opening import provenance
+from ablation.tracking import delivery, ui
 from ablation.tracking.ledger import update_ledger
 from ablation.tracking.ledger_storage import LedgerUnavailable, storage_url
 from ablation.tracking.mlflow_store import TrackingUnavailable
-from ablation.tracking.mlflow_sync import Tracker, delivery, ui
+from ablation.tracking.mlflow_sync import Tracker
 
 ROOT = Path(__file__).parents[2]
 OURS = [

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ablation.cli.main import main, starter
+from ablation.cli import starter
+from ablation.cli.main import main
 from ablation.errors import InputError
 from ablation.grid.load import load_study, yaml_path
 from ablation.subject.loading import load_subject

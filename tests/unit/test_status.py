@@ -16,7 +16,7 @@ from ablation.console.live import Progress, ProgressNote, read_note, time_left
 from ablation.execution.executor import Execution
 from ablation.planning.events import Listener
 from ablation.planning.forecast import Timings, forecast
-from ablation.storage.lock import only_one
+from ablation.storage.files import only_one
 from ablation.storage.project import Places
 from ablation.study.status import describe_status, status_of
 

@@ -17,9 +17,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec
+from ablation.tracking import mlflow_store as tracking_store
 from ablation.tracking.mlflow_store import TrackingRefused, TrackingUnavailable
 from ablation.tracking.mlflow_sync import Synced, Tracker
-from ablation.tracking.mlflow_sync import mlflow_store as tracking_store
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::sqlalchemy.exc.SADeprecationWarning"

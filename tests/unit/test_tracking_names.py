@@ -13,7 +13,7 @@ from mlflow.utils.validation import (
 )
 
 from ablation.storage import damage
-from ablation.tracking.mlflow_names import (
+from ablation.tracking.mlflow_content import (
     MAX_NAME,
     MAX_PARAM,
     MAX_TAG,

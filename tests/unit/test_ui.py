@@ -5,8 +5,8 @@ import socket
 import pytest
 
 from ablation.errors import InputError
+from ablation.tracking import ui
 from ablation.tracking.mlflow_store import TrackingUnavailable
-from ablation.tracking.mlflow_sync import ui
 
 
 @pytest.fixture(autouse=True)

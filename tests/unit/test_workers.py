@@ -11,7 +11,7 @@ import pytest
 from own_training import hear, send
 
 from ablation import INSTALLED_IN
-from ablation.execution.executor import process as worker_process
+from ablation.execution import process as worker_process
 from ablation.execution.workers import Message, Worker, Workers, failure
 
 TRAINED = """

@@ -17,7 +17,7 @@ from ablation.analysis.results import load, write_csv
 from ablation.grid.load import Study, load_study
 from ablation.planning.events import Listener
 from ablation.planning.plan import build_plan
-from ablation.storage.lock import only_one
+from ablation.storage.files import only_one
 from ablation.storage.runs import TrialSpec
 from ablation.study.opening import PlannedStudy, opening, refuse_mixture
 from ablation.study.repair import TrialFiles

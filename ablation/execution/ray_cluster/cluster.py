@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ablation.errors import InputError, Problem
-from ablation.execution.executor import leftovers
-from ablation.execution.executor import process as worker_process
-from ablation.execution.executor.ray_cluster import node
+from ablation.execution import leftovers
+from ablation.execution import process as worker_process
+from ablation.execution.ray_cluster import node
 from ablation.execution.ray_cluster.node import Site
 
 # What is in a project's folder and is no code.

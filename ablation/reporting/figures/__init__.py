@@ -8,11 +8,9 @@ import pandas as pd
 
 from ablation.analysis.effects import factor_pairs
 from ablation.analysis.results import Results
-from ablation.reporting.figures.curves import learning_curves, per_class
-from ablation.reporting.figures.interactions import interactions
-from ablation.reporting.figures.mechanism import mechanism
+from ablation.reporting.figures.curves import learning_curves, mechanism, per_class
 from ablation.reporting.figures.style import save
-from ablation.reporting.figures.summary import accuracy, effects_figure
+from ablation.reporting.figures.summary import accuracy, effects_figure, interactions
 
 
 def draw(results: Results, effects: pd.DataFrame, destination: Path) -> list[str]:

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from ablation.analysis.effects import HIGHER, LOWER
+from ablation.analysis.compare import Comparison
+from ablation.analysis.effects import HIGHER, LOWER, FactorPair
 from ablation.analysis.results import Results
-from ablation.formatting import label, over_seeds
+from ablation.errors import InputError, Problem
+from ablation.formatting import effect, is_percent, label, over_seeds
 from ablation.reporting.figures.style import (
     CONTEXT,
+    DASHES,
     GREY,
     INK,
+    MARKERS,
+    PALETTE,
     axis_label,
     colours,
     draw_interval,
     label_rows,
+    legend_of,
     of_points,
+    panels,
+    save_as,
     style,
     write_beside,
 )
@@ -105,3 +117,107 @@ def _intervals(rows: pd.DataFrame) -> str:
     if (rows["n_seeds"] == 1).all():
         return ", 95 % interval over test images, of this one training run"
     return ", 95 % interval; filled: separable from 0"
+
+
+SHIFT = 0.05  # between lines, of the distance between two levels, so that intervals stay apart
+TITLE = 30  # characters that a line above a panel holds
+
+
+def interactions(pairs: Sequence[FactorPair], effects: pd.DataFrame, metric: str) -> Figure | None:
+    """Mean and 95 % interval over seeds of each combination of two factors' levels.
+
+    Args:
+        pairs: from `ablation.analysis.effects.factor_pairs`
+        effects: from `ablation.analysis.effects.judge`; the interaction stands above its panel
+    """
+    if not pairs:
+        return None
+    found = effects[effects["metric"] == metric].set_index("effect")
+    with style():
+        figure, grid = panels(len(pairs), 3, (3.7, 3.6), 4.5, sharey=True)
+        for axes, pair in zip(grid, pairs):
+            _draw(axes, pair)
+            between = " x " if len("".join(pair.factors)) < TITLE else "\nx "
+            title = between.join(pair.factors)
+            if len(pair.interactions) == 1:
+                row = found.loc[pair.interactions[0]]
+                title += f"\ninteraction {effect(row['estimate'], row['low'], row['high'])}"
+            axes.set_title(title)
+        for axes in grid[::3]:
+            axes.set_ylabel(axis_label(metric))
+    return figure
+
+
+def _draw(axes: Axes, pair: FactorPair) -> None:
+    first, second = pair.factors
+    levels = [list(dict.fromkeys(levels[side] for levels in pair.means)) for side in (0, 1)]
+    for index, level in enumerate(levels[1]):
+        shift = SHIFT * (index - (len(levels[1]) - 1) / 2)
+        found = [pair.means[x, level] for x in levels[0]]
+        places = [x + shift for x in range(len(found))]
+        colour = PALETTE[index % len(PALETTE)]
+        axes.plot(
+            places,
+            [one.mean for one in found],
+            lw=1.8,
+            ms=8,
+            mec="white",
+            label=f"{second}={level}",
+            zorder=3,
+            color=colour,
+            marker=MARKERS[index % len(MARKERS)],
+            ls=DASHES[index % len(DASHES)],
+        )
+        for x, one in zip(places, found):
+            # NaN draws nothing
+            axes.plot([x, x], [one.low, one.high], color=colour, lw=1.6, zorder=2)
+    axes.set_xticks(range(len(levels[0])), levels[0])
+    axes.set_xlim(-0.35, len(levels[0]) - 0.65)
+    axes.set_xlabel(first)
+    axes.legend(loc="best", fontsize=9)
+
+
+SUFFIXES = (".png", ".svg")
+OFFSET = 0.16  # of a row, between left and right
+
+
+def draw_comparison(found: Comparison, file: Path) -> None:
+    """Write the figure to `file`, PNG or SVG by its name."""
+    if file.suffix not in SUFFIXES:
+        raise InputError([Problem("", "--figure", f"{file} must end in {' or '.join(SUFFIXES)}")])
+    save_as(comparison_figure(found), file)
+
+
+def comparison_figure(found: Comparison) -> Figure:
+    """A row per metric or arm, of those in the headline's unit: left a dot per seed and a bar at the mean, right the difference."""
+    first = found.rows[0].metric
+    rows = [row for row in found.rows if is_percent(row.metric) == is_percent(first)]
+    is_on_run = any(row.found.is_on_run for row in rows)
+    over = "over test images, of this one training run" if is_on_run else "filled: separable from 0"
+    with style():
+        figure = Figure(figsize=(10.5, 1.7 + 0.55 * len(rows)), layout="constrained")
+        values, differences = figure.subplots(1, 2, sharey=True, width_ratios=[1.3, 1])
+        for y, row in enumerate(rows):
+            _draw_side(values, y - OFFSET, row.left, PALETTE[0], "o", found.left)
+            _draw_side(values, y + OFFSET, row.right, PALETTE[1], "s", found.right)
+            look = {"marker": "o", "ms": 8, "color": INK}
+            draw_interval(differences, y, row.found[:3], look, row.found.is_separable)
+        names = [row.what.replace("`", "").replace(", ", "\n", 1) for row in rows]
+        label_rows(values, dict(enumerate(names)))
+        unit = "percent" if is_percent(first) else first
+        values.set_xlabel(f"{unit}:\na dot per seed, a bar at the mean")
+        differences.axvline(0, color=GREY, lw=1, zorder=0)
+        differences.set_xlabel(f"difference{of_points(first)}, 95 % interval;\n{over}")
+        for axes in (values, differences):
+            axes.tick_params(axis="y", length=0)
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+            axes.grid(axis="y", color=CONTEXT, lw=0.6)
+        legend_of(figure, [values], "outside upper center", 2)
+    return figure
+
+
+def _draw_side(
+    axes: Axes, y: float, values: pd.Series, colour: str, marker: str, name: str
+) -> None:
+    axes.plot(values, [y] * len(values), marker, ms=7, alpha=0.55, mew=0, color=colour, label=name)
+    axes.plot(values.mean(), y, "|", ms=14, mew=2.5, color=colour)
