@@ -19,7 +19,8 @@ from ablation.planning.events import Listener
 from ablation.planning.plan import build_plan
 from ablation.storage.files import only_one
 from ablation.storage.runs import TrialSpec
-from ablation.study.opening import PlannedStudy, opening, refuse_mixture
+from ablation.study import opening
+from ablation.study.opening import PlannedStudy, refuse_mixture
 from ablation.study.repair import TrialFiles
 from ablation.study.running import RunOptions, RunResult, train
 from ablation.subject.protocol import Record
