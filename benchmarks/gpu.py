@@ -83,10 +83,10 @@ def trial(options: argparse.Namespace) -> None:
     from staged import Memory
 
     from ablation.grid.load import experiment_settings
-    from core import learner
-    from core.parsing import parse
+    from core.config.parsing import parse
     from core.subject import SUBJECT
-    from core.trial import advance
+    from core.training import learner
+    from core.trial.run import advance
 
     if options.no_graphs:
         learner.cuda_graph = None

@@ -3,7 +3,7 @@
     python benchmarks/joint_epoch.py [--batches 8] [--rounds 5] [--threads 2] [--device cpu] [--precision float32]
 
 Bare: forward, backward and Adam's step of the same ResNet-32 over the same batches, normalised beforehand, channels
-last; no augmentation and no loss. Joint: the whole of `core.epochs.joint_epoch`, with every diagnostic that
+last; no augmentation and no loss. Joint: the whole of `core.training.epochs.joint_epoch`, with every diagnostic that
 a step takes; by routing rule, and once with strong augmentation. The two run in turn; printed are the median seconds and the median of the ratios round by round.
 """
 
@@ -18,19 +18,19 @@ from pathlib import Path
 import torch
 
 from ablation.grid.load import experiment_settings
-from core.batches import batches
-from core.config import Config
+from core.config.parsing import parse
+from core.config.schema import Config
 from core.data.augment import normalise
+from core.data.batches import batches
 from core.data.sources import Dataset, Split, load
-from core.encoding import autocast
-from core.epochs import joint_epoch
-from core.learner import Learner
+from core.method.routing import RULES
 from core.networks.encoders import build_encoder, load_checkpoint
-from core.parsing import parse
-from core.pool import Pool
 from core.randomness import generator
-from core.routing import RULES
 from core.subject import SUBJECT
+from core.training.encoding import autocast
+from core.training.epochs import joint_epoch
+from core.training.learner import Learner
+from core.training.pool import Pool
 
 EXPERIMENT = Path(__file__).parent.parent / "experiments" / "cifar10-lt-if100.yaml"
 

@@ -20,20 +20,20 @@ from joint_epoch import EXPERIMENT, encoder_alone
 from torch.utils.flop_counter import FlopCounterMode
 
 from ablation.grid.load import experiment_settings
-from core.batches import batches
-from core.config import Config
+from core.config.parsing import parse
+from core.config.schema import Config
 from core.data.augment import normalise
+from core.data.batches import batches
 from core.data.sources import Split
-from core.encoding import encode
-from core.epochs import joint_epoch, warmup_epoch
-from core.learner import Learner
 from core.networks.encoders import build_encoder
-from core.parsing import parse
-from core.pool import draw
-from core.priors import quota
 from core.randomness import generator
-from core.staged import diffusion_epoch, head_epoch
 from core.subject import SUBJECT
+from core.training.encoding import encode
+from core.training.epochs import joint_epoch, warmup_epoch
+from core.training.learner import Learner
+from core.training.pool import draw
+from core.training.priors import quota
+from core.training.staged import diffusion_epoch, head_epoch
 
 CLASS_COUNTS = torch.tensor((5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50))
 SIDE = 2048  # of the square matrices

@@ -2,7 +2,7 @@
 
     python benchmarks/staged.py [--threads 2] [--steps 5 10 20 50] [--diffusion-epochs 201] [--head-epochs 400]
 
-Ours: the whole `ldmlr` baseline on CIFAR-10-LT by `core.trial.advance`, from images to accuracy, stage by stage.
+Ours: the whole `ldmlr` baseline on CIFAR-10-LT by `core.trial.run.advance`, from images to accuracy, stage by stage.
 Original: its 1-D U-Net (`denoiser.name: unet1d`) in our code, a few training steps and a few sampling steps timed
 and multiplied by their number (201 epochs; 1000 steps for the same latents). Everything runs in this process.
 """
@@ -20,18 +20,18 @@ from joint_epoch import EXPERIMENT
 from rates import CLASS_COUNTS
 
 from ablation.grid.load import experiment_settings
-from core.config import BASELINES, Config
-from core.diffusion import alpha_bars
-from core.learner import Learner
+from core.config.parsing import parse
+from core.config.schema import BASELINES, Config
+from core.method.diffusion import alpha_bars
 from core.networks.denoisers import build_denoiser
 from core.networks.encoders import build_encoder
-from core.parsing import parse
-from core.pool import draw
-from core.priors import quota
 from core.randomness import generator
-from core.staged import diffusion_epoch
 from core.subject import SUBJECT
-from core.trial import advance
+from core.training.learner import Learner
+from core.training.pool import draw
+from core.training.priors import quota
+from core.training.staged import diffusion_epoch
+from core.trial.run import advance
 
 ORIGINAL_EPOCHS, ORIGINAL_STEPS = 201, 1000
 

@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from core import fingerprint, trajectory
-from core.config import ALTERNATIVES, BASELINES, Config
+from core.config.parsing import Fault, parse, to_tree
+from core.config.schema import ALTERNATIVES, BASELINES, Config
 from core.data.counting import TooFewImages, class_counts
 from core.data.listing import shown
-from core.groups import FEW_BELOW, MANY_ABOVE
-from core.ignored import counts_with, ignored
-from core.parsing import Fault, parse, to_tree
-from core.priors import quota, training_prior, uncorrected_prior
-from core.trajectory import EVALUATE, PRETRAIN, Link
+from core.method.groups import FEW_BELOW, MANY_ABOVE
+from core.planning import fingerprint, trajectory
+from core.planning.ignored import counts_with, ignored
+from core.planning.trajectory import EVALUATE, PRETRAIN, Link
+from core.training.priors import quota, training_prior, uncorrected_prior
 
 UNREADABLE = (OSError, zlib.error, lzma.LZMAError)
 
@@ -46,7 +46,7 @@ class StrategyA:
         return config.data.source != "digits" or config.encoder.checkpoint is not None
 
     def inspect(self, settings: Mapping[str, Any], store: Any) -> list[Fault]:
-        from core.inputs import faults
+        from core.trial.inputs import faults
 
         config = _config(settings)
         return faults(config, len(_class_counts(config)), store)
@@ -106,7 +106,7 @@ class StrategyA:
         store: Any,
         report: Callable[[str, dict[str, Any]], bool | None],
     ) -> None:
-        from core.trial import advance
+        from core.trial.run import advance
 
         advance(_config(settings), seed, until, store, report)
 
@@ -163,7 +163,7 @@ def _last_metrics(config: Config, counts: Sequence[int]) -> set[str]:
     trains = config.method not in ("ce", "ce-adjusted")
     is_joint = config.method == "joint"
     thaws = is_joint and config.longest_warmup < config.epochs
-    # Under mixup, the semantic loss and the radii take pure images alone (`core.epochs.PURE`). At
+    # Under mixup, the semantic loss and the radii take pure images alone (`core.training.epochs.PURE`). At
     # an alpha of 1 a tenth of all images is pure: a small class may have none. At a larger one the
     # epoch may have none.
     classes_have_pure = not (thaws and config.mixup)

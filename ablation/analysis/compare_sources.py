@@ -14,7 +14,7 @@ import yaml
 
 from ablation.analysis import results
 from ablation.analysis.csv_tables import known_reports, read_effects, read_trials
-from ablation.analysis.results import published
+from ablation.analysis.published import published
 from ablation.errors import InputError, Problem, nearest
 from ablation.formatting import leaves
 from ablation.storage.columns import metric_of

@@ -28,7 +28,7 @@ def get_data(name: str, say: Callable[[str], object]) -> None:
 
 def describe_data(experiment: Path, overrides: Sequence[str]) -> str:
     """Class counts, shape, channel order and fingerprint, as text."""
-    from core.data.inspection import describe
+    from core.trial.inspection import describe
 
     config, dataset = _load(experiment, overrides)
     found = describe(config, dataset)
@@ -51,7 +51,7 @@ def describe_data(experiment: Path, overrides: Sequence[str]) -> str:
 
 def verify_data(experiment: Path, overrides: Sequence[str]) -> tuple[str, bool]:
     """Findings as text, and whether a study on this data would be sound."""
-    from core.data.inspection import verify
+    from core.trial.inspection import verify
 
     config, dataset = _load(experiment, overrides)
     findings = verify(config, dataset)
@@ -103,10 +103,10 @@ def _write(folder: Path, parts: Sequence[str], content: bytes) -> None:
 
 def _load(experiment: Path, overrides: Sequence[str]) -> tuple[Any, Any]:
     """The experiment's configuration and its images."""
-    from core.data.inspection import load
+    from core.config.parsing import parse
     from core.data.listing import DAMAGED
-    from core.parsing import parse
     from core.subject import SUBJECT
+    from core.trial.inspection import load
 
     settings = experiment_settings(yaml_path(experiment), overrides, SUBJECT)
     config, _ = parse(settings)

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import TypeAdapter
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -212,8 +211,11 @@ class Progress(Listener):
 def read_note(file: Path) -> ProgressNote | None:
     """None if the study has written nothing, or what it wrote is damaged."""
     try:
-        return TypeAdapter(ProgressNote).validate_json(file.read_bytes(), strict=True)
-    except UNREADABLE:
+        told = json.loads(file.read_bytes())
+        seconds = None if told["seconds"] is None else float(told["seconds"])
+        in_hand = [str(name) for name in told["in_hand"]]
+        return ProgressNote(seconds, float(told["at"]), int(told["jobs"]), in_hand)
+    except (*UNREADABLE, KeyError, TypeError):
         return None
 
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from ablation.planning.events import Listener
 from ablation.planning.schedule import Schedule, Segment, is_there
 from ablation.storage.cache import DiskStore
@@ -21,8 +19,6 @@ from ablation.subject.protocol import Link, Record
 
 START, SEGMENT = "(start)", "(segment)"
 """Beside the phases: what a worker's first segment, and each later one, takes besides epochs."""
-
-MEASURED = TypeAdapter(dict[str, dict[str, float]])
 
 
 def forecast(
@@ -132,6 +128,10 @@ class Timings(Listener):
     def _remembered(self) -> dict[str, dict[str, float]]:
         """{} if the file is absent or damaged: it is written again after the next pass."""
         try:
-            return MEASURED.validate_json(self.path.read_bytes())
-        except UNREADABLE:
+            told = json.loads(self.path.read_bytes())
+            return {
+                str(name): {str(phase): float(seconds) for phase, seconds in phases.items()}
+                for name, phases in told.items()
+            }
+        except (*UNREADABLE, AttributeError, TypeError):
             return {}

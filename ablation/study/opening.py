@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ablation.analysis.results import published
+from ablation.analysis.published import published
 from ablation.errors import InputError, Problem
 from ablation.grid.file import FILE_NAME
 from ablation.grid.load import Study, load_study, study_name, yaml_path

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.config import Data
+from core.config.schema import Data
 from core.data.layout import class_names
 from core.data.listing import listed
 from core.data.location import locate
@@ -25,7 +25,7 @@ class TooFewImages(ValueError):
 def class_counts(data: Data, files: Sequence[Path]) -> list[int]:
     """Return the training images of each class, in class order.
 
-    files: as `core.fingerprint.data_files` gives them. Raises TooFewImages where the settings ask
+    files: as `core.planning.fingerprint.data_files` gives them. Raises TooFewImages where the settings ask
     for images that are not there, and other ValueErrors for a folder that is no data set.
     """
     counts = profiled_counts(data, _available(data, files))

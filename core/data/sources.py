@@ -13,7 +13,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from core.config import Data
+from core.config.schema import Data
 from core.data.counting import digits_counts, held_out_counts, profiled_counts
 from core.data.layout import class_names
 from core.data.listing import PARTS, contents, listed, shown

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.wcdas import wcdas_logits
+from core.method.wcdas import wcdas_logits
 
 
 class Scale(nn.Module):
@@ -38,7 +38,7 @@ class CosineHead(nn.Module):
 
 
 class WCDASHead(nn.Module):
-    """Wrapped-Cauchy angular softmax with a concentration per class; see `core.wcdas`."""
+    """Wrapped-Cauchy angular softmax with a concentration per class; see `core.method.wcdas`."""
 
     def __init__(self, n_latents: int, n_classes: int, scale: float, trainable_scale: bool):
         super().__init__()

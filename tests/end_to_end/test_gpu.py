@@ -73,7 +73,7 @@ def test_recorded_steps_train_as_plain_ones_do_and_follow_the_learning_rate(name
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_no_step_waits_for_the_gpu(precision, monkeypatch):
-    from core import divergence, epochs
+    from core.training import divergence, epochs
 
     monkeypatch.setattr(divergence, "EVERY", 2)  # looks at the sums
     settings = SETTINGS["joint"] | {"precision": precision}
@@ -92,7 +92,7 @@ def test_no_step_waits_for_the_gpu(precision, monkeypatch):
 
 
 def test_a_diverging_sum_is_seen_beside_the_work_of_the_gpu():
-    from core.divergence import EVERY, Diverged, Means
+    from core.training.divergence import EVERY, Diverged, Means
 
     means = Means(config_of(SETTINGS["joint"]))
     with pytest.raises(Diverged, match="^grad/head is nan: the training diverged$"):
@@ -113,8 +113,8 @@ IN_LITTLE_MEMORY = JOINT | {
 @pytest.fixture
 def large_images(monkeypatch):
     """600 images of 32 x 32 pixels in place of the digits: a step with 512 of them takes about a gigabyte."""
-    from core import trial
     from core.data.sources import Dataset, Split
+    from core.trial import run as trial
 
     gen = torch.Generator().manual_seed(0)
     parts = [

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from core.batches import balanced_batches, batches
+from core.data.batches import balanced_batches, batches
 
 
 def seeded(seed=0):

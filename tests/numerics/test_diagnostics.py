@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from core.diagnostics import (
+from core.method.diagnostics import (
     class_radii,
     drift,
     generated_to_real,

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from core.diffusion import (
+from core.method.diffusion import (
     add_noise,
     alpha_bars,
     estimate_x0,

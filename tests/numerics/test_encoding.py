@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from core.config import Config, Data, Encoding, Staged
-from core.encoding import encode, encode_for_training
+from core.config.schema import Config, Data, Encoding, Staged
 from core.networks.encoders import build_encoder, drop_first_relu
+from core.training.encoding import encode, encode_for_training
 
 NEAR = (
     1e-4  # absolute, float32 through twenty layers in another order of operations; latents reach 3

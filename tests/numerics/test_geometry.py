@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from core.geometry import (
+from core.method.geometry import (
     class_means,
     distances,
     prototype_loss,

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from core.method.wcdas import wcdas_logits
 from core.networks.heads import Scale, build_head
-from core.wcdas import wcdas_logits
 
 SINGLE = 1e-6  # relative, float32
 NAMES = ("linear", "cosine", "wcdas")

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from core.diffusion import add_noise, alpha_bars, estimate_x0, target
-from core.geometry import distances, prototype_loss, radius_loss
-from core.losses import (
+from core.method.diffusion import add_noise, alpha_bars, estimate_x0, target
+from core.method.geometry import distances, prototype_loss, radius_loss
+from core.method.losses import (
     Geometry,
     Weights,
     diffusion_loss,

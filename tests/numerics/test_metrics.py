@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ablation.analysis.image_bootstrap import unpacked
-from core.metrics import (
+from core.method.metrics import (
     compensate_label_shift,
     evaluate,
     expected_calibration_error,

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-import core.pool
-from core.config import Diffusion, Generation
-from core.diffusion import alpha_bars
-from core.geometry import class_means, within_class_covariance
-from core.pool import draw, draw_gaussian
-from core.priors import quota
+import core.training.pool
+from core.config.schema import Diffusion, Generation
+from core.method.diffusion import alpha_bars
+from core.method.geometry import class_means, within_class_covariance
+from core.training.pool import draw, draw_gaussian
+from core.training.priors import quota
 
 COUNTS = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
 
@@ -50,7 +50,7 @@ def drawn(counts, method="ddim", seed=0, denoise=class_means_denoiser):
 @pytest.mark.parametrize("method", ["ddim", "ddpm"])
 @pytest.mark.parametrize("batch", [4, 4096])
 def test_a_pool_holds_its_quota_of_latents_of_each_class(method, batch, monkeypatch):
-    monkeypatch.setattr(core.pool, "BATCH", batch)
+    monkeypatch.setattr(core.training.pool, "BATCH", batch)
     pool = drawn([3, 0, 5, 1], method)
     assert torch.bincount(pool.labels, minlength=4).tolist() == [3, 0, 5, 1]
     assert pool.latents.shape == (9, 3)

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from core.config import Config, Losses, Staged
-from core.priors import shares, training_prior, uncorrected_prior
+from core.config.schema import Config, Losses, Staged
+from core.training.priors import shares, training_prior, uncorrected_prior
 
 COUNTS, POOL = [90, 9, 1], [0, 81, 89]
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from core.routing import RULES, combine, conflict
+from core.method.routing import RULES, combine, conflict
 
 EXACT = 1e-10  # float64
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.config import Config, Diffusion, Generation
-from core.diffusion import alpha_bars, generate
-from core.learner import Learner
+from core.config.schema import Config, Diffusion, Generation
+from core.method.diffusion import alpha_bars, generate
 from core.networks.encoders import build_encoder
-from core.pool import draw
+from core.training.learner import Learner
+from core.training.pool import draw
 
 SINGLE = 1e-6  # relative, one rounding in float32
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torchvision.transforms import functional as reference
 
-from core.config import Data
+from core.config.parsing import parse
+from core.config.schema import Data
 from core.data import strong as module
 from core.data.strong import CHANGES, OPERATIONS, cutout, places, strong
-from core.encoding import augmented, grey
-from core.parsing import parse
+from core.training.encoding import augmented, grey
 
 RGB = (0.299, 0.587, 0.114)
 SIDE = 16

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from core.views import Consistency, boxes, consistency_loss, cutmix
+from core.training.views import Consistency, boxes, consistency_loss, cutmix
 
 SINGLE = 1e-6  # absolute, of cosines and shares in float32
 

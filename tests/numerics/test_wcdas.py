@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from core.wcdas import wcdas_logits
+from core.method.wcdas import wcdas_logits
 
 EXACT = 1e-10  # relative, both sides in float64
 GOLDEN = 1e-3  # relative to the largest entry: the original writes 3.14 for pi

@@ -7,13 +7,13 @@ import torch
 from tiny_trials import JOINT, MemoryStore, advance, chain, config_of, records, run, trial_at
 
 from ablation.formatting import is_percent
-from core import state
-from core.averaging import Average
+from core.config.parsing import parse
 from core.data import sources
 from core.networks.encoders import build_encoder
 from core.networks.heads import build_head
-from core.parsing import parse
-from core.state import part
+from core.training import state
+from core.training.averaging import Average
+from core.training.state import part
 
 ROUNDING = 1e-6  # of float32 weights: relative, and absolute of those of order 1
 

@@ -19,9 +19,9 @@ from ablation.grid import sources as data_sources
 from ablation.grid.load import load_study
 from ablation.grid.sources import read_sources
 from ablation.subject.loading import load_subject
-from core.config import Config, Data
+from core.config.schema import Config, Data
 from core.data import sources
-from core.fingerprint import data_fingerprint
+from core.planning.fingerprint import data_fingerprint
 
 CLASSES = ("cat", "dög")
 SHAPE = {"LT": 5, "TEST": 2, "OTHER": 3}  # images of each class in a folder of the repository

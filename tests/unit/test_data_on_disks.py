@@ -13,11 +13,11 @@ from click.testing import CliRunner
 
 from ablation.cli.main import main
 from ablation.study import inputs, placement
-from core.config import Config, Data
+from core.config.schema import Config, Data
 from core.data import listing, sources
 from core.data.counting import class_counts
 from core.data.layout import class_names, notes
-from core.fingerprint import data_files, data_fingerprint
+from core.planning.fingerprint import data_files, data_fingerprint
 from core.subject import SUBJECT
 
 FORMS = ["folder", "archive"]

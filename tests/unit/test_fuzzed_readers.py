@@ -32,10 +32,10 @@ from ablation.storage.cache import HEADER, MAGIC, DiskStore
 from ablation.storage.damage import say
 from ablation.storage.runs import Damaged, Manifest, Outcome, RunFolder, TrialSpec
 from ablation.subject.loading import load_subject
-from core.config import Data
+from core.config.parsing import parse
+from core.config.schema import Data
 from core.data import sources
 from core.networks.encoders import build_encoder, load_checkpoint
-from core.parsing import parse
 
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),

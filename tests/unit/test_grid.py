@@ -9,7 +9,7 @@ from broken_grids import BROKEN, EXPERIMENT, FACTORS, GRID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ablation.analysis.results import published
+from ablation.analysis.published import published
 from ablation.errors import InputError, Problem, nearest
 from ablation.grid.file import GRID_KEYS, read_grid
 from ablation.grid.load import load_study

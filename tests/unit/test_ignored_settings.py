@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_trials import JOINT, STAGED, chain, config_of, records, run
 
-from core.ignored import counts_with, ignored, setting_keys, value_of
-from core.parsing import parse
+from core.config.parsing import parse
+from core.planning.ignored import counts_with, ignored, setting_keys, value_of
+from core.planning.trajectory import all_effective
 from core.subject import SUBJECT
-from core.trajectory import all_effective
 
 BASE = {
     "data.channels": "gray",

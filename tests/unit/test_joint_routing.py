@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from tiny_trials import JOINT, MemoryStore, advance, at_the_thaw, chain, warmed_up
 
-from core import epochs
-from core.epochs import joint_epoch
 from core.randomness import generator, mixing_shares
 from core.subject import SUBJECT
+from core.training import epochs
+from core.training.epochs import joint_epoch
 
 RULES = ("summed", "decoupled", "stopgrad", "pcgrad")
 EPOCH = 3

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from core.config import Config, Data, Encoder
+from core.config.schema import Config, Data, Encoder
 from core.data.location import data_root, locate, places
-from core.fingerprint import missing_inputs
+from core.planning.fingerprint import missing_inputs
 from core.subject import SUBJECT
 
 

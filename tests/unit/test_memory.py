@@ -10,13 +10,14 @@ import torch
 from test_joint_routing import assert_near, step, trial_at_the_thaw, warmed  # noqa: F401  a fixture
 from tiny_trials import JOINT, STAGED, MemoryStore, advance, chain, config_of, records, run
 
-from core import encoding, pretraining, trial
-from core.chunks import Passes, chunks, most_chunks
 from core.data import sources
 from core.data.augment import normalise
-from core.memory import is_out_of_memory
+from core.device.chunks import Passes, chunks, most_chunks
+from core.device.memory import is_out_of_memory
 from core.networks.encoders import SmallCNN, build_encoder
 from core.subject import SUBJECT
+from core.training import encoding, pretraining
+from core.trial import run as trial
 
 
 class Device:

@@ -4,12 +4,12 @@ import pytest
 import torch
 from tiny_trials import JOINT, STAGED, MemoryStore, advance, chain, config_of, trial_at
 
-from core.config import Diffusion, Generation
-from core.diffusion import alpha_bars
-from core.parsing import parse
-from core.pool import draw
-from core.staged import head_step
+from core.config.parsing import parse
+from core.config.schema import Diffusion, Generation
+from core.method.diffusion import alpha_bars
 from core.subject import SUBJECT
+from core.training.pool import draw
+from core.training.staged import head_step
 
 
 def learner_of(settings):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from tiny_trials import JOINT, MemoryStore, advance, chain, config_of, effective, trial_at
 
-from core.epochs import update
-from core.parsing import parse
-from core.trajectory import JOINT as JOINT_PHASE
-from core.trajectory import WARMUP, rates
+from core.config.parsing import parse
+from core.planning.trajectory import JOINT as JOINT_PHASE
+from core.planning.trajectory import WARMUP, rates
+from core.training.epochs import update
 
 SGD = {
     "optim.encoder_name": "sgd", "optim.head_name": "sgd", "optim.encoder_weight_decay": 5e-4, "optim.nesterov": True, "optim.lr.encoder": 0.05,

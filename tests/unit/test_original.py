@@ -15,11 +15,11 @@ from tiny_trials import (
     trial_at,
 )
 
-from core import staged
-from core.config import BASELINES
-from core.encoding import latents_from_bytes
-from core.state import from_bytes, part
-from core.trajectory import rates
+from core.config.schema import BASELINES
+from core.planning.trajectory import rates
+from core.training import staged
+from core.training.encoding import latents_from_bytes
+from core.training.state import from_bytes, part
 
 SINGLE = (
     1e-6  # absolute, float32 arithmetic in another order; the updates are a thousand times larger

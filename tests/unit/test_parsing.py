@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-import core.config
-from core.config import BASELINES, Config, Plateau
-from core.parsing import Fault, parse, to_tree
+import core.config.schema
+from core.config.parsing import Fault, parse, to_tree
+from core.config.schema import BASELINES, Config, Plateau
 from core.subject import SUBJECT
 
 FOLDER = {"data.source": "folder", "data.path": "images"}
@@ -267,7 +267,7 @@ def test_the_defaults_and_the_baselines_have_no_fault():
 
 
 def test_a_comment_says_what_each_setting_means():
-    lines = Path(core.config.__file__).read_text(encoding="utf-8").splitlines()
+    lines = Path(core.config.schema.__file__).read_text(encoding="utf-8").splitlines()
     settings = [i for i, line in enumerate(lines) if re.match(r"    \w+: .* = (?!\w+\(\)$)", line)]
     assert len(settings) > 80
     assert all(lines[i - 1].startswith("    # ") for i in settings)

@@ -11,13 +11,14 @@ from tiny_trials import JOINT, ORIGINAL, STAGED, MemoryStore, chain, config_of, 
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from core import chunks, epochs, learner
 from core.data.sources import Split
-from core.diffusion import generate
-from core.losses import Geometry
+from core.device import chunks
+from core.device.repeated import N_PLAIN, Repeated
+from core.method.diffusion import generate
+from core.method.losses import Geometry
 from core.networks.encoders import build_encoder
-from core.pool import Pool
-from core.repeated import N_PLAIN, Repeated
+from core.training import epochs, learner
+from core.training.pool import Pool
 
 WAITS = {
     torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.masked_select.default,

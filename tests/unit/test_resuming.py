@@ -7,8 +7,8 @@ import torch
 from tiny_trials import JOINT, ORIGINAL, STAGED, MemoryStore, advance, chain, records, run
 
 from ablation.storage.cache import DiskStore
-from core import trial
 from core.subject import SUBJECT
+from core.trial import run as trial
 
 PLATEAU = {
     "warmup.plateau.window": 1,

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from tiny_trials import JOINT, MemoryStore, advance, at_the_thaw, chain, records, run, warmed_up
 
-from core.epochs import joint_epoch
-from core.parsing import parse
+from core.config.parsing import parse
+from core.method.routing import combine
 from core.randomness import generator
-from core.routing import combine
-from core.sharpness import gradients_kept, perturbed
+from core.training.epochs import joint_epoch
+from core.training.sharpness import gradients_kept, perturbed
 
 EPOCH = 3
 RATES = {"encoder": 0.5, "head": 0.25, "denoiser": 0.125}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ablation.analysis.results import published
+from ablation.analysis.published import published
 from ablation.errors import InputError
 from ablation.grid.load import experiment_settings, load_study
 from ablation.grid.sources import read_sources

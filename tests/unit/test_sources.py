@@ -13,13 +13,13 @@ import torchvision
 from PIL import Image
 from tiny_trials import MemoryStore
 
-from core import trial
-from core.config import Config, Data
+from core.config.schema import Config, Data
 from core.data import counting, sources
 from core.data.counting import class_counts, exponential_counts
 from core.data.listing import PARTS, Listing, Place
-from core.fingerprint import data_files, data_fingerprint
+from core.planning.fingerprint import data_files, data_fingerprint
 from core.subject import SUBJECT
+from core.trial import run as trial
 
 CIFAR10_LT = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
 DIGITS = Data(channels="gray", n_max=60, imbalance_factor=10, n_test=20)

@@ -13,8 +13,8 @@ from ablation.planning.plan import build_plan
 from ablation.storage.cache import DiskStore
 from ablation.storage.runs import RunFolder
 from ablation.subject.loading import load_subject
+from core.config.parsing import parse
 from core.data import sources
-from core.parsing import parse
 from core.subject import SUBJECT
 
 ROOT = Path(__file__).parents[2]

@@ -19,14 +19,15 @@ from tiny_trials import (
     trial_at,
 )
 
-from core import epochs, pretraining, staged, state, trial
-from core.config import BASELINES
+from core.config.schema import BASELINES
 from core.data import sources
-from core.divergence import EVERY, Diverged
 from core.networks.encoders import build_encoder
-from core.state import part
 from core.subject import SUBJECT
-from core.trial import require_head
+from core.training import epochs, pretraining, staged, state
+from core.training.divergence import EVERY, Diverged
+from core.training.state import part
+from core.trial import run as trial
+from core.trial.run import require_head
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 

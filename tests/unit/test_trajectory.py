@@ -6,9 +6,9 @@ import math
 import pytest
 from tiny_trials import chain, config_of, effective
 
-from core import fingerprint, trajectory
-from core.config import BASELINES, Plateau
-from core.trajectory import (
+from core.config.schema import BASELINES, Plateau
+from core.planning import fingerprint, trajectory
+from core.planning.trajectory import (
     DIFFUSION,
     EVALUATE,
     HEAD,
@@ -237,7 +237,7 @@ def test_what_acts_on_the_diffusion_of_a_staged_trial_shares_its_pretraining(oth
 
 @pytest.mark.parametrize("clip", [0.5, 1.0])
 def test_gradients_are_clipped_in_staged_phases_too(clip):
-    """`core.staged` takes its steps as joint epochs do."""
+    """`core.training.staged` takes its steps as joint epochs do."""
     assert n_shared(STAGED, STAGED | {"optim.clip": clip}) == 3
     assert (
         n_shared(
@@ -626,21 +626,24 @@ def meaning(tmp_path, code):
 @pytest.mark.parametrize(
     ("where", "counts"),
     [
-        ("losses.py", True),
+        ("method/losses.py", True),
         ("networks/heads.py", True),
         ("new.py", True),
-        ("parsing.py", False),
+        ("new/parsing.py", True),
+        ("config/parsing.py", False),
+        ("planning/trajectory.py", False),
         ("subject.py", False),
     ],
 )
 def test_the_source_fingerprint_covers_the_modules_that_compute_an_epoch(
     tmp_path, monkeypatch, where, counts
 ):
-    (tmp_path / "networks").mkdir()
-    for name in ("losses.py", "networks/heads.py", "parsing.py", "subject.py"):
+    for name in ("method/losses.py", "networks/heads.py", "config/parsing.py", "subject.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("a = 1\n", encoding="utf-8")
-    monkeypatch.setattr(fingerprint, "__file__", str(tmp_path / "fingerprint.py"))
+    monkeypatch.setattr(fingerprint, "__file__", str(tmp_path / "planning" / "fingerprint.py"))
     before = fingerprint.source_fingerprint.__wrapped__()
+    (tmp_path / where).parent.mkdir(exist_ok=True)
     (tmp_path / where).write_text("a = 2\n", encoding="utf-8")
     assert (fingerprint.source_fingerprint.__wrapped__() != before) is counts
 

@@ -21,13 +21,13 @@ from tiny_trials import (
     warmed_up,
 )
 
-from core import epochs, state
-from core.epochs import joint_epoch
-from core.parsing import parse
+from core.config.parsing import parse
+from core.method.routing import combine
+from core.planning.trajectory import chain as planned
 from core.randomness import generator, mixing_shares
-from core.routing import combine
-from core.trajectory import chain as planned
-from core.views import Consistency, boxes
+from core.training import epochs, state
+from core.training.epochs import joint_epoch
+from core.training.views import Consistency, boxes
 
 EPOCH = 3
 VIEWS = {"losses.consistency": 0.8, "mixup": 1.0}

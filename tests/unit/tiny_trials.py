@@ -2,11 +2,11 @@
 
 import json
 
-from core.config import Config
-from core.parsing import parse
+from core.config.parsing import parse
+from core.config.schema import Config
+from core.planning.trajectory import Link, epoch_settings, phase_settings
 from core.subject import SUBJECT
-from core.trajectory import Link, epoch_settings, phase_settings
-from core.trial import Checkpoints, Trial, last_checkpoints
+from core.trial.run import Checkpoints, Trial, last_checkpoints
 
 PRETRAIN_AND_DATA = {
     "data.channels": "gray",

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.batches import balanced_batches, batches
-from core.diffusion import add_noise
-from core.divergence import Means
-from core.epochs import gradient_norm, update
-from core.learner import Learner
-from core.losses import diffusion_loss
+from core.data.batches import balanced_batches, batches
+from core.method.diffusion import add_noise
+from core.method.losses import diffusion_loss
+from core.training.divergence import Means
+from core.training.epochs import gradient_norm, update
+from core.training.learner import Learner
 
 
 def diffusion_epoch(

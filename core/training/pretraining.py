@@ -8,15 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.batches import batches
-from core.chunks import chunks, one_update
-from core.config import Config, Optim
+from core.config.schema import Config, Optim
+from core.data.batches import batches
 from core.data.sources import Split
-from core.divergence import Means
-from core.encoding import augmented, autocast
+from core.device.chunks import chunks, one_update
+from core.device.memory import autocast
 from core.networks.encoders import build_encoder
 from core.randomness import generator, initialised, mixing_shares
-from core.state import (
+from core.training.divergence import Means
+from core.training.encoding import augmented
+from core.training.state import (
     State,
     build_optimiser,
     load_optimiser,
@@ -33,7 +34,7 @@ class Pretraining:
     def __init__(
         self, config: Config, seed: int, n_channels: int, n_classes: int, n_chunks: int = 1
     ):
-        """n_chunks: in which a batch passes through the encoder, see `core.chunks`."""
+        """n_chunks: in which a batch passes through the encoder, see `core.device.chunks`."""
         self.config, self.seed, self.n_chunks, p = config, seed, n_chunks, config.pretraining
         build = partial(build_encoder, config.encoder.name, n_channels)
         encoder = initialised(build, seed, "encoder")

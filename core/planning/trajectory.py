@@ -12,9 +12,9 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from core.config import Config, Encoding, Plateau
-from core.fingerprint import digest, root_key, root_settings
-from core.parsing import to_tree
+from core.config.parsing import to_tree
+from core.config.schema import Config, Encoding, Plateau
+from core.planning.fingerprint import digest, root_key, root_settings
 
 PRETRAIN, WARMUP, JOINT = "pretrain", "warmup", "joint"
 DIFFUSION, HEAD, EVALUATE = "diffusion", "head", "evaluate"

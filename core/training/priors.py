@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from core.config import Config
+from core.config.schema import Config
 
 NEARLY = 1e-3  # priors closer to each other, relative, are the same
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from core.config import Diffusion, Generation
-from core.diffusion import generate
+from core.config.schema import Diffusion, Generation
+from core.method.diffusion import generate
 
 BATCH = 4096
 

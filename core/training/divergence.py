@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from core.config import Config
+from core.config.schema import Config
 
 # Steps between two looks at the sums on a GPU, and on any device at whether a loss has exploded.
 EVERY = 50

@@ -8,9 +8,9 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from core.config import Config
-from core.parsing import convert, find, parse, without_none
-from core.trajectory import all_effective
+from core.config.parsing import convert, find, parse, without_none
+from core.config.schema import Config
+from core.planning.trajectory import all_effective
 
 
 def ignored(settings: Mapping[str, Any], keys: Sequence[str]) -> list[str]:

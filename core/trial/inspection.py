@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import torch
 
-from core.config import Config
+from core.config.schema import Config
 from core.data import layout, sources
 from core.data.listing import listed
 from core.data.location import locate
 from core.data.sources import Dataset, Split
-from core.fingerprint import data_fingerprint
+from core.planning.fingerprint import data_fingerprint
 
 
 class Description(NamedTuple):

@@ -1,4 +1,4 @@
-"""A device that is out of memory: told from other errors, and relieved."""
+"""What a device computes in, and what happens when it is out of memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,18 @@ import gc
 
 import torch
 
+from core.config.schema import Config
+
 SIGNS = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
+
+def autocast(config: Config) -> torch.autocast:
+    """bfloat16 arithmetic of the encoder where the configuration asks for it.
+
+    Cast weights are not kept: each is used once, and a recorded step must cast them anew.
+    """
+    enabled = config.precision == "bfloat16"
+    return torch.autocast(config.device, torch.bfloat16, enabled, cache_enabled=False)
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:

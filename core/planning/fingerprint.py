@@ -12,14 +12,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from core.config import Config, Data
+from core.config.parsing import Fault
+from core.config.schema import Config, Data
 from core.data.listing import Member, listed, sha256
 from core.data.location import locate, places
-from core.parsing import Fault
 
-PLANNING = {"__init__.py", "config.py", "fingerprint.py", "ignored.py", "inputs.py", "location.py"}
-PLANNING |= {"parsing.py", "subject.py", "trajectory.py"}
-"""Modules that decide what to compute, not how: their effect is in the settings that are hashed."""
+PLANNING = (
+    "config/",
+    "data/location.py",
+    "planning/",
+    "subject.py",
+    "trial/inputs.py",
+    "trial/inspection.py",
+)
+"""Below `core`: modules that decide what to compute, not how. Their effect is in the settings."""
 
 
 def digest(*parts: Any) -> str:
@@ -31,19 +37,31 @@ def digest(*parts: Any) -> str:
 @functools.cache
 def source_fingerprint() -> str:
     """Hash of the modules that compute an epoch, comments, docstrings and layout aside."""
-    root = Path(__file__).parent
-    files = sorted(path for path in root.rglob("*.py") if path.name not in PLANNING)
-    return digest([[path.relative_to(root).as_posix(), _meaning(path)] for path in files])
+    root = Path(__file__).parents[1]
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
+    computing = [
+        name for name in names if not name.startswith(PLANNING) and not name.endswith("__init__.py")
+    ]
+    return digest([[name, _meaning(root / name)] for name in computing])
 
 
-def _meaning(path: Path) -> str:
+def _meaning(path: Path) -> Any:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         first = body[0] if isinstance(body, list) and body else None
         if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
             node.body = body[1:]  # a docstring, or a string that stands for one
-    return ast.dump(tree)
+    return _plain(tree)
+
+
+def _plain(node: Any) -> Any:
+    """A syntax tree as lists, without empty fields: later Pythons have more of those."""
+    if isinstance(node, ast.AST):
+        fields = ast.iter_fields(node)
+        held = [[name, _plain(value)] for name, value in fields if value not in (None, [])]
+        return [type(node).__name__, held]
+    return [_plain(each) for each in node] if isinstance(node, list) else repr(node)
 
 
 @functools.cache

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from core.diffusion import add_noise, estimate_x0, loss_weights, target
-from core.geometry import class_means, distances, mean_over, prototype_loss, radius_loss
+from core.method.diffusion import add_noise, estimate_x0, loss_weights, target
+from core.method.geometry import class_means, distances, mean_over, prototype_loss, radius_loss
 
 
 class Geometry(NamedTuple):

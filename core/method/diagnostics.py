@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.geometry import class_means, distances
+from core.method.geometry import class_means, distances
 
 SAMPLES_PER_CLASS = 64  # for the two-sample test, per class and side
 

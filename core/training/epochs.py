@@ -11,18 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from core.batches import balanced_batches, batches
-from core.chunks import Passes, no_update
+from core.data.batches import balanced_batches, batches
 from core.data.sources import Split
-from core.divergence import Means
-from core.encoding import augmented
-from core.learner import Learner
-from core.losses import Semantic, standardised
+from core.device.chunks import Passes, no_update
+from core.method.losses import Semantic, standardised
+from core.method.routing import combine, conflict
+from core.planning.trajectory import measures_gradients
 from core.randomness import mixing_shares
-from core.routing import combine, conflict
-from core.sharpness import gradients_kept, perturbed
-from core.trajectory import measures_gradients
-from core.views import boxes, cutmix
+from core.training.divergence import Means
+from core.training.encoding import augmented
+from core.training.learner import Learner
+from core.training.sharpness import gradients_kept, perturbed
+from core.training.views import boxes, cutmix
 
 # Share of an epoch's batches on which each loss's own gradient is measured: two more encoder
 # backward passes each, or 1 % of the time of joint epochs if every tenth measures.
@@ -54,7 +54,7 @@ class Batch(NamedTuple):
     # all that is tracked of classes and latents.
     minor_labels: Tensor | None = None
     share: Tensor | None = None
-    # The images' second view, see `core.views`, and (B,) its share of `labels`. The semantic loss
+    # The images' second view, see `core.training.views`, and (B,) its share of `labels`. The semantic loss
     # and what is tracked take the first view.
     second: Tensor | None = None
     second_share: Tensor | None = None

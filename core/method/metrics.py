@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.groups import FEW_BELOW, MANY_ABOVE
+from core.method.groups import FEW_BELOW, MANY_ABOVE
 
 
 def per_class_accuracy(predictions: Tensor, labels: Tensor, n_classes: int) -> Tensor:

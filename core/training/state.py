@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from core.config import Optim
+from core.config.schema import Optim
 
 State = dict[str, Tensor]
 
@@ -34,7 +34,7 @@ def part(prefix: str, state: Mapping[str, Tensor]) -> State:
 def build_optimiser(optim: Optim, parameters: Iterable[Tensor], lr: float) -> Optimizer:
     """Build one optimiser for one module, fused: fewer and larger steps of arithmetic.
 
-    On a GPU the rate is a tensor, so that a recorded step (`core.repeated`) follows its changes.
+    On a GPU the rate is a tensor, so that a recorded step (`core.device.repeated`) follows its changes.
     """
     parameters = list(parameters)
     on_gpu = parameters[0].is_cuda

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.averaging import Average
-from core.config import Config
-from core.diffusion import alpha_bars
-from core.geometry import (
+from core.config.schema import Config
+from core.device.repeated import Recorder, Repeated, cuda_graph
+from core.method.diffusion import alpha_bars
+from core.method.geometry import (
     class_means,
     distances,
     mean_over,
@@ -21,15 +21,15 @@ from core.geometry import (
     unbiased_radii,
     within_class_covariance,
 )
-from core.groups import MANY_ABOVE
-from core.losses import Geometry, Semantic, Weights, logit_adjustment, semantic_loss
+from core.method.groups import MANY_ABOVE
+from core.method.losses import Geometry, Semantic, Weights, logit_adjustment, semantic_loss
 from core.networks.denoisers import build_denoiser
 from core.networks.heads import build_head
-from core.pool import Pool, draw, draw_gaussian
-from core.priors import quota, shares, training_prior
 from core.randomness import generator, initialised
-from core.repeated import Recorder, Repeated, cuda_graph
-from core.state import (
+from core.training.averaging import Average
+from core.training.pool import Pool, draw, draw_gaussian
+from core.training.priors import quota, shares, training_prior
+from core.training.state import (
     State,
     build_optimiser,
     load_optimiser,
@@ -39,7 +39,7 @@ from core.state import (
     part,
     set_rate,
 )
-from core.views import Consistency
+from core.training.views import Consistency
 
 # Per batch, of the latents' mean and standard deviation once the encoder thaws.
 STATISTICS_MOMENTUM = 0.99
@@ -48,7 +48,7 @@ STATISTICS_MOMENTUM = 0.99
 class Learner:
     """The trainable state of a trial after pre-training, and the steps that all its phases share.
 
-    Tensors are changed in place: a recorded step (`core.repeated`) keeps to those that it has met.
+    Tensors are changed in place: a recorded step (`core.device.repeated`) keeps to those that it has met.
     """
 
     # Set by `start`, in the latents' coordinates: (D,) what `standardise` subtracts and divides by.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from core.trajectory import PRETRAIN, Link
+from core.planning.trajectory import PRETRAIN, Link
 
 
 class Checkpoints(NamedTuple):

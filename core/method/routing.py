@@ -3,7 +3,7 @@
 Losses are computed on a detached leaf z; each loss's gradient with respect to z is cheap; they are
 combined here, and the encoder is walked backward once with the result. So no rule costs a second
 encoder pass, and the conflict between the losses is known at every step for free. `alternating`
-combines nothing: it takes two optimiser steps, see `core.epochs.alternate`.
+combines nothing: it takes two optimiser steps, see `core.training.epochs.alternate`.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from core.config import Config
-from core.encoding import autocast
+from core.config.schema import Config
+from core.device.memory import autocast
 
 FEWEST = 2  # images that batch normalisation can take a variance of
 

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from core import diagnostics, metrics
-from core.averaging import Average
-from core.divergence import require_finite
-from core.learner import Learner
-from core.priors import uncorrected_prior
+from core.method import diagnostics, metrics
+from core.training.averaging import Average
+from core.training.divergence import require_finite
+from core.training.learner import Learner
+from core.training.priors import uncorrected_prior
 
 
 class Report(NamedTuple):

@@ -10,11 +10,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from core.batches import batches
-from core.config import Config, Data
+from core.config.schema import Config, Data
 from core.data.augment import crop_and_flip, normalise
+from core.data.batches import batches
 from core.data.strong import strong
-from core.memory import is_out_of_memory, release
+from core.device.memory import autocast, is_out_of_memory, release
 from core.networks.encoders import drop_first_relu
 from core.randomness import generator
 
@@ -128,15 +128,6 @@ def grey(data: Data, n_channels: int) -> tuple[float, ...]:
     red, green, blue = 0.299, 0.587, 0.114
     is_bgr = (data.channels == "bgr") != data.flip_channels
     return (blue, green, red) if is_bgr else (red, green, blue)
-
-
-def autocast(config: Config) -> torch.autocast:
-    """bfloat16 arithmetic of the encoder where the configuration asks for it.
-
-    Cast weights are not kept: each is used once, and a recorded step must cast them anew.
-    """
-    enabled = config.precision == "bfloat16"
-    return torch.autocast(config.device, torch.bfloat16, enabled, cache_enabled=False)
 
 
 def latents_to_bytes(latents: Latents) -> bytes:

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple, Union
 
-from core.config import ALTERNATIVES, Config
+from core.config.schema import ALTERNATIVES, Config
 
 SWITCH = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
 # whole numbers are below it, as those of files are: larger ones fit into no tensor

@@ -13,14 +13,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core import evaluation, metrics, state, trajectory
-from core.checkpoints import Checkpoints, Store, last_checkpoints
-from core.chunks import most_chunks
-from core.config import Config
+from core.config.schema import Config
 from core.data import sources
 from core.data.sources import Dataset, Split
-from core.divergence import Diverged, require_finite, require_finite_modules
-from core.encoding import (
+from core.device.chunks import most_chunks
+from core.device.memory import is_out_of_memory, release
+from core.method import metrics
+from core.networks.encoders import load_checkpoint
+from core.planning import trajectory
+from core.planning.fingerprint import (
+    data_fingerprint,
+    digest,
+    root_key,
+    source_fingerprint,
+    versions,
+)
+from core.planning.trajectory import DIFFUSION, EVALUATE, HEAD, JOINT, PRETRAIN, WARMUP, Link
+from core.training import evaluation, state
+from core.training.divergence import Diverged, require_finite, require_finite_modules
+from core.training.encoding import (
     Latents,
     encode,
     encode_for_training,
@@ -29,15 +40,12 @@ from core.encoding import (
     latents_from_bytes,
     latents_to_bytes,
 )
-from core.epochs import Trained, joint_epoch, warmup_epoch
-from core.evaluation import Report
-from core.fingerprint import data_fingerprint, digest, root_key, source_fingerprint, versions
-from core.learner import Learner
-from core.memory import is_out_of_memory, release
-from core.networks.encoders import load_checkpoint
-from core.pretraining import Pretraining
-from core.staged import diffusion_epoch, head_epoch
-from core.trajectory import DIFFUSION, EVALUATE, HEAD, JOINT, PRETRAIN, WARMUP, Link
+from core.training.epochs import Trained, joint_epoch, warmup_epoch
+from core.training.evaluation import Report
+from core.training.learner import Learner
+from core.training.pretraining import Pretraining
+from core.training.staged import diffusion_epoch, head_epoch
+from core.trial.checkpoints import Checkpoints, Store, last_checkpoints
 
 CHECKPOINT_SECONDS = 30.0  # at most so much work is lost when a process dies
 
@@ -64,7 +72,7 @@ def advance(
     Saves a record for each link, and a checkpoint at the last one, at the end of pre-training and
     of warm-up, and every half minute. Where a GPU's memory does not suffice, it goes on from the
     last checkpoint with batches that pass through the encoder in chunks. In how many is no setting,
-    and no key depends on it: the batch that a step learns from is the same (`core.chunks` says what
+    and no key depends on it: the batch that a step learns from is the same (`core.device.chunks` says what
     is not), and records say it.
     """
     torch.set_num_threads(config.threads)

@@ -6,12 +6,12 @@ import dataclasses
 
 import torch
 
-from core.checkpoints import Store
-from core.config import Config
+from core.config.parsing import Fault
+from core.config.schema import Config
 from core.data.listing import DAMAGED
 from core.networks.encoders import build_encoder, load_checkpoint
-from core.parsing import Fault
-from core.trial import load_dataset, require_head
+from core.trial.checkpoints import Store
+from core.trial.run import load_dataset, require_head
 
 
 def faults(config: Config, n_classes: int, store: Store) -> list[Fault]:

@@ -1,0 +1,1 @@
+"""Devices: memory, precision, batches in chunks, recorded steps."""

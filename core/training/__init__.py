@@ -1,0 +1,1 @@
+"""Epochs of pre-training, warm-up, joint and staged training, and their evaluation."""
