@@ -127,8 +127,9 @@ jobs_option = click.option(
 )
 def run(dry_run: bool, **options: Any) -> None:
     """Run every trial of a study that is missing, track it, and write its report."""
-    from ablation.study import placement, running
+    from ablation.study import running
     from ablation.study.opening import open_study
+    from ablation.study.placement import placement
     from ablation.study.plan_view import describe_plan
 
     which = {name: options.pop(name) for name in STUDY_ARGUMENTS}

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 import re
-import shlex
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +16,10 @@ from ablation.grid.load import Study, load_study, study_name, yaml_path
 from ablation.grid.strict_yaml import flatten, read_yaml
 from ablation.planning.forecast import Timings
 from ablation.planning.plan import Plan, build_plan, expected
-from ablation.redaction import redacted
 from ablation.storage.cache import DiskStore
 from ablation.storage.project import Places
 from ablation.storage.runs import Manifest, RunFolder
+from ablation.study.provenance import provenance
 from ablation.subject.exits import refused
 from ablation.subject.loading import load_subject
 
@@ -212,34 +205,3 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
         for key in {**old, **new}
         if old.get(key) != new.get(key)
     }
-
-
-PACKAGES = ("ablate-lt", "torch", "torchvision", "mlflow", "optuna", "numpy", "scipy", "pandas")
-
-
-def provenance() -> dict[str, Any]:
-    """Facts for the report. `commit` is None outside a git checkout; `dirty`: with changes."""
-    commit = _git("rev-parse", "HEAD")
-    status = _git("status", "--porcelain", "--untracked-files=no")
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        with suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    return {
-        "commit": commit,
-        "dirty": bool(status) if commit else None,
-        "versions": versions,
-        "platform": f"{platform.system()} {platform.machine()}",
-        "command": redacted(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _git(*arguments: str) -> str | None:
-    """What git says of the code that runs, wherever it was started from."""
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from ablation.errors import InputError
-from ablation.study.opening import provenance
+from ablation.study.provenance import provenance
 from ablation.tracking.ledger_storage import storage_url
 
 

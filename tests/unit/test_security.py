@@ -13,7 +13,7 @@ from ablation.errors import InputError
 from ablation.storage.damage import say
 from ablation.storage.project import Places
 from ablation.study import opening as study
-from ablation.study.opening import provenance
+from ablation.study import provenance
 from ablation.tracking import delivery, ui
 from ablation.tracking.ledger import update_ledger
 from ablation.tracking.ledger_storage import LedgerUnavailable, storage_url
