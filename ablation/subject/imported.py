@@ -7,6 +7,7 @@ imported by a name that is put together at run time is not seen.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.metadata
 import sys
 import sysconfig
@@ -58,9 +59,15 @@ def library_versions(sources: Mapping[str, bytes]) -> dict[str, str]:
     """Version of each installed distribution that the texts import, by name."""
     names = {name.partition(".")[0] for name in imported_names(sources)}
     names -= {name.partition(".")[0] for name in sources} | sys.stdlib_module_names
-    owners = importlib.metadata.packages_distributions()
+    owners = _distributions(tuple(sys.path)) if names else {}
     found = {owner for name in names for owner in owners.get(name, [])}
     return {name: importlib.metadata.version(name) for name in sorted(found)}
+
+
+@functools.cache
+def _distributions(_path: tuple[str, ...]) -> Mapping[str, list[str]]:
+    """Top-level module -> installed distributions that have it; half a second to find out."""
+    return importlib.metadata.packages_distributions()
 
 
 def is_library(path: Path) -> bool:
