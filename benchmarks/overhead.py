@@ -35,11 +35,11 @@ def main() -> None:
     for n in options.trials:
         with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
             ablate = project(Path(folder), n)
-            project(Path(other), n)
+            ablate_there = project(Path(other), n)
             grid = ["--grid", "grid.yaml"]
             run, peak = measure([*ablate, "run", *grid, "--jobs", str(options.jobs)], Path(folder))
             offline, _ = measure(
-                [*ablate, "run", *grid, "--jobs", str(options.jobs), "--offline"], Path(other)
+                [*ablate_there, "run", *grid, "--jobs", str(options.jobs), "--offline"], Path(other)
             )
             again, plan, status, report = (
                 measure([*ablate, *command], Path(folder))[0]
@@ -58,7 +58,8 @@ def project(folder: Path, n: int) -> list[str]:
     (folder / "trivial.py").write_text(TRAIN)
     (folder / "nothing.yaml").write_text(EXPERIMENT)
     (folder / "grid.yaml").write_text(GRID.format(seeds=n // n_arms, levels=levels))
-    return ["env", f"PYTHONPATH={folder}", sys.executable, "-m", "ablation"]
+    path = f"PYTHONPATH={folder}:{Path(__file__).resolve().parents[1]}"
+    return ["env", path, sys.executable, "-m", "ablation"]
 
 
 if __name__ == "__main__":

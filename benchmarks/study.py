@@ -38,12 +38,14 @@ def main() -> None:
 
 
 def measure(command: list[str], folder: Path) -> tuple[float, int]:
-    """Seconds, and peak bytes of the process and its descendants."""
+    """Seconds, and peak bytes of the process and its descendants; ends if the command fails."""
     start, peak = time.perf_counter(), 0
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
     while process.poll() is None:
         peak = max(peak, sum(map(memory, descendants(process.pid))))
         time.sleep(0.05)
+    if process.returncode:
+        raise SystemExit(f"ended with {process.returncode}: {' '.join(command)}")
     return time.perf_counter() - start, peak
 
 
