@@ -3,4 +3,5 @@
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
-INSTALLED_IN = PACKAGE.parent  # the folder from which Python imports this package and `core`
+# the folder from which Python imports this package and `core`
+INSTALLED_IN = PACKAGE.parent

@@ -1,4 +1,7 @@
-"""Numbers, names and tables as text: rounded to what their uncertainty allows, readable raw and rendered."""
+"""Numbers, names and tables as text, readable raw and rendered.
+
+Numbers are rounded to what their uncertainty allows.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-MISSING = "–"
+MISSING = "\N{EN DASH}"
 
 _LABELS = {
     "test/top1": "top-1",
@@ -49,8 +52,8 @@ def points(metric: str) -> str:
 def decimals(uncertainty: float) -> int:
     """Decimals that an uncertainty allows, 0 to 6; 1 where there is none.
 
-    The rule of the Particle Data Group: two significant digits of the uncertainty where they are 10 to 35,
-    else one.
+    The rule of the Particle Data Group: two significant digits of the uncertainty where they are
+    10 to 35, else one.
 
     >>> decimals(12.3), decimals(3.4), decimals(0.6), decimals(0.012)
     (0, 1, 1, 3)
@@ -58,7 +61,7 @@ def decimals(uncertainty: float) -> int:
     if not (math.isfinite(uncertainty) and uncertainty > 0):
         return 1
     exponent = math.floor(math.log10(uncertainty))
-    return min(max((uncertainty < 3.55 * 10**exponent) - exponent, 0), 6)
+    return min(max((uncertainty < 3.55 * 10.0**exponent) - exponent, 0), 6)
 
 
 def value(mean: float, sd: float, show_sd: bool = True) -> str:
@@ -91,7 +94,8 @@ def effect(mean: float, low: float, high: float) -> str:
     places = decimals((high - low) / 2)
     while low * high > 0 and 0 in (round(low, places), round(high, places)) and places < 12:
         places += 1
-    return f"{mean:+z.{places}f} [{low:z.{places}f}, {high:z.{places}f}]"  # z: no negative zeros
+    # z: no negative zeros
+    return f"{mean:+z.{places}f} [{low:z.{places}f}, {high:z.{places}f}]"
 
 
 def mean_of(mean: float, low: float, high: float) -> str:
@@ -137,7 +141,10 @@ def span(numbers: Iterable[int]) -> str:
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of each leaf of a nested mapping, in its order; an empty mapping is a leaf."""
+    """Dotted key and value of each leaf of a nested mapping, in its order.
+
+    An empty mapping is a leaf.
+    """
     for key, leaf in tree.items():
         if isinstance(leaf, Mapping) and leaf:
             yield from leaves(leaf, f"{prefix}{key}.")
@@ -146,17 +153,24 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
-    """A Markdown table with padded columns; "" without rows. `align` has a letter per column: l or r."""
+    """A Markdown table with padded columns; "" without rows.
+
+    align: a letter per column, l or r; of columns that the table leaves out, too.
+    """
     if not rows:
         return ""
     cells = [
         [str(cell).replace("|", "\\|").replace("\n", " ") for cell in row]
         for row in [header, *rows]
     ]
-    widths = [max(3, *map(len, column)) for column in zip(*cells)]
-    rules = [f"{'-' * (w - 1)}:" if a == "r" else "-" * w for w, a in zip(widths, align)]
+    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+    columns = list(zip(widths, align, strict=False))
+    rules = [f"{'-' * (w - 1)}:" if a == "r" else "-" * w for w, a in columns]
     lines = [
-        [c.rjust(w) if a == "r" else c.ljust(w) for c, w, a in zip(row, widths, align)]
+        [
+            cell.rjust(w) if a == "r" else cell.ljust(w)
+            for cell, (w, a) in zip(row, columns, strict=True)
+        ]
         for row in cells
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in [lines[0], rules, *lines[1:]])

@@ -89,7 +89,7 @@ def heeded() -> Iterator[None]:
                 signal.signal(number, heed)
                 stack.callback(put_back, number, before)
         redirects = (redirect_stdout, sys.stdout), (redirect_stderr, sys.stderr)
-        for stream, (redirect, file) in zip(STREAMS, redirects):
+        for stream, (redirect, file) in zip(STREAMS, redirects, strict=True):
             if stream in shown:
                 stack.enter_context(redirect(_Terminal(file, hang_up)))
         yield

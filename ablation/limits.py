@@ -22,6 +22,9 @@ class Limits(NamedTuple):
     n_bytes: int | None = None
 
 
+NO_LIMITS = Limits()
+
+
 def parse_duration(text: str, option: str) -> float:
     """`90`, `90s`, `45min`, `1.5h` or `2d` in seconds. Raises InputError naming the option."""
     seconds = _amount(text, SECONDS)

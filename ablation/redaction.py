@@ -11,7 +11,8 @@ USER = re.compile(r"(://)(\S*)@")
 FIELD = re.compile(
     r"([?&;][\w.-]*(?:passw|pwd|secret|token|key|credential)[\w.-]*=)([^&;\s'\"]+)", re.IGNORECASE
 )
-MIN_CHARACTERS = 4  # of what is looked for outside its URL: shorter ones would be found in any text
+# of what is looked for outside its URL: shorter ones would be found in any text
+MIN_CHARACTERS = 4
 
 
 def redacted(text: str, *urls: str) -> str:

@@ -37,6 +37,7 @@ from ablation.formatting import (
     points,
     table,
 )
+from ablation.storage.runs import Claim
 
 ONE_SIDED = ("above", "below")
 SUPPORTED, REFUTED, NOT_DECIDED = "supported", "refuted", "not decided"
@@ -53,7 +54,7 @@ CSV_COLUMNS = [
 class _Expectation(NamedTuple):
     """What one claim expects of one metric, and what was found."""
 
-    claim: Mapping[str, Any]
+    claim: Claim
     compared: Contrast
     metric: str
     direction: str  # "up" | "down" | "none"; of one side "above" | "below"
@@ -95,7 +96,7 @@ def judge_claims(results: Results, effects: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=CSV_COLUMNS)
 
 
-def _expectations(claim: Mapping[str, Any], results: Results) -> Iterator[_Expectation]:
+def _expectations(claim: Claim, results: Results) -> Iterator[_Expectation]:
     compared = _contrast(claim["contrast"], results)
     is_dead = compared.kind != "mean" and judged.is_dead(compared, results)
     for one in claim["expects"]:

@@ -148,7 +148,7 @@ def load(folder: RunFolder) -> Results:
         trials.append(row)
         for record in records:
             position = {"phase": record["phase"], "epoch": record["epoch"]}
-            memory = {name: record[name] for name in MARKS if name in record}
+            memory: dict[str, int] = {name: record[name] for name in MARKS if name in record}
             history.append({**identity, **position, **columns(record.get("metrics", {})), **memory})
     headline = column_of(manifest.metric["name"], manifest.factors)
     marks = [name for name in MARKS if any(name in row for row in history)]
@@ -211,7 +211,7 @@ def _frame(
     return pd.DataFrame(rows, columns=[*lead, headline, *sorted(metrics), *tail])
 
 
-def _digest(records: list[dict[str, Any]], outcome: Outcome) -> str:
+def _digest(records: Sequence[Mapping[str, object]], outcome: Outcome) -> str:
     """Of all that was measured."""
     parts = ("phase", "epoch", "metrics", "vectors", "hits")
     measured = [[record.get(part) for part in parts] for record in records]

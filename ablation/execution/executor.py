@@ -10,23 +10,24 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from ablation import interruption
 from ablation.errors import Stuck
 from ablation.execution.supervision import Supervision, Task
-from ablation.execution.workers import Message, Worker, Workers, failure
+from ablation.execution.workers import Message, Request, Worker, Workers
 from ablation.grid.load import Study
-from ablation.limits import Limits
+from ablation.limits import NO_LIMITS, Limits
 from ablation.planning.events import Listener
 from ablation.planning.plan import Plan, revise
 from ablation.planning.schedule import Schedule, Segment, has_records, is_there
 from ablation.storage.cache import DiskStore
 from ablation.storage.runs import (
+    Failure,
     Outcome,
     RunFolder,
     TrialSpec,
     expanded,
+    failure,
     failure_of,
     outcome_of,
     reason,
@@ -56,7 +57,7 @@ class Execution:
         folder: RunFolder,
         listener: Listener,
         share: bool = True,
-        limits: Limits = Limits(),
+        limits: Limits = NO_LIMITS,
     ):
         self.study, self.plan, self.folder, self.listener = study, plan, folder, listener
         self.shared_store, self.share = store, share
@@ -134,11 +135,11 @@ class Execution:
         return segment
 
     def _handle(self, worker: Worker, message: Message) -> None:
-        task: Task | None = worker.task
+        task = worker.task
         if task is None:
             # an idle worker died: another takes its place
             return
-        if message.event == "record":
+        if message.record is not None:
             self.n_trained += 1
             task.epoch_seconds += message.record["seconds"]
             self._record(task, message.key, message.record)
@@ -226,10 +227,9 @@ class Execution:
         n_done = max(
             (i for i, link in enumerate(links, 1) if store.holds("state", link.key)), default=0
         )
-        seconds: float = sum(record["seconds"] for record in records[:n_done])
-        return seconds
+        return sum(record["seconds"] for record in records[:n_done])
 
-    def _request(self, segment: Segment, trial: str) -> dict[str, Any]:
+    def _request(self, segment: Segment, trial: str) -> Request:
         spec, log = self.plan.trials[trial].spec, self.folder.trial_path(trial) / "stdout.log"
         return {
             "subject": self.study.experiment.subject,
@@ -249,9 +249,9 @@ class Execution:
         self.folder.write_config(trial.spec, self.study.subject.resolve(trial.spec.settings))
         if not self._complete_if_whole(name):
             known = _known(self._store(name), trial.links)
-            self._written[name] = {link.key for link, _ in zip(trial.links, known)}
+            self._written[name] = {link.key for link in trial.links[: len(known)]}
             if known:
-                self.folder.write_records(name, list(expanded(known)))
+                self.folder.write_records(name, expanded(known))
                 self.listener.resumed(trial.spec, known)
 
     def _record(self, task: Task, key: str, record: Record) -> None:
@@ -280,18 +280,18 @@ class Execution:
         # one was damaged: it is run again
         if len(records) < len(trial.links):
             return False
-        self.folder.write_records(name, list(expanded(records)))
+        self.folder.write_records(name, expanded(records))
         self._close(trial.spec, outcome_of(trial.spec, records, self.study.grid.metric))
         return True
 
-    def _fail(self, names: Sequence[str], error: dict[str, str]) -> None:
+    def _fail(self, names: Sequence[str], error: Failure) -> None:
         """Close the trials that are open; their folders then have what was recorded of them."""
         for name in names:
             if name in self.open:
                 trial = self.plan.trials[name]
                 records = _known(self._store(name), trial.links)
                 if records:
-                    self.folder.write_records(name, list(expanded(records)))
+                    self.folder.write_records(name, expanded(records))
                 self._close(trial.spec, failure_of(trial.spec, records, error))
 
     def _close(self, spec: TrialSpec, outcome: Outcome) -> None:

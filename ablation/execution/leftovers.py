@@ -3,8 +3,8 @@
 All that a worker starts inherits a variable of its environment, which Linux shows to others of the
 same user. Elsewhere the worker's process group has to do, and only while the study lives.
 
-Run as `python -m ablation.execution.leftovers <worker's process id> <mark>` beside each worker: it stays when
-the study is killed.
+Run as `python -m ablation.execution.leftovers <worker's process id> <mark>` beside each worker: it
+stays when the study is killed.
 Sent to the nodes of a Ray cluster by value: see `ablation.execution.ray_cluster.node`.
 """
 
@@ -22,7 +22,8 @@ from pathlib import Path
 VARIABLE = "ABLATE_WORKER"
 POLL_SECONDS = 0.2
 PROCESSES = Path("/proc")
-MAX_LOOKS = 100  # for one that has been killed and does not end: the system is busy with it
+# for one that has been killed and does not end: the system is busy with it
+MAX_LOOKS = 100
 
 
 def marked(environment: Mapping[str, str], mark: str) -> dict[str, str]:
@@ -61,7 +62,8 @@ def end_all(mark: str) -> None:
 
 
 def _has(process: Path, mark: str) -> bool:
-    with contextlib.suppress(OSError):  # it has ended, or is another user's
+    # it has ended, or is another user's
+    with contextlib.suppress(OSError):
         variables = (process / "environ").read_bytes().split(b"\0")
         found = [text for text in variables if text.startswith(f"{VARIABLE}=".encode())]
         return any(mark.encode() in text for text in found)

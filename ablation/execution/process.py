@@ -36,7 +36,7 @@ class WorkerProcess:
         request_end, requests = os.pipe()
         self._replies, reply_end = os.pipe()
         os.set_blocking(self._replies, False)
-        self._requests = open(requests, "wb", buffering=0)
+        self._requests = os.fdopen(requests, "wb", buffering=0)
         self._mark = secrets.token_hex(8)
         # -P: a folder `core` or `ablation` where the study is started must not stand in for ours
         command = [
@@ -61,6 +61,7 @@ class WorkerProcess:
         self._end_by = float("inf")
 
     def send(self, request: str) -> None:
+        """Write a line to the process; one that has ended is sent nothing."""
         # BrokenPipeError: it has died; ValueError: and was closed. `has_ended` tells.
         with contextlib.suppress(BrokenPipeError, ValueError):
             self._requests.write(request.encode() + b"\n")
@@ -83,6 +84,7 @@ class WorkerProcess:
             yield [line.decode() for line in lines]
 
     def has_ended(self) -> bool:
+        """Whether the process has ended."""
         return self._process.poll() is not None
 
     def stop(self) -> None:

@@ -70,7 +70,8 @@ def die_with(parent: int) -> None:
     """Be killed when the parent process ends, on Linux, however that may be."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it has ended already
+        # it has ended already
+        if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
 
 

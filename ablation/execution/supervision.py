@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ablation.execution.workers import Worker, failure
+from ablation.execution.workers import Worker
 from ablation.formatting import duration
 from ablation.limits import Limits, show_size
 from ablation.planning.schedule import Segment
+from ablation.storage.runs import failure
 
 # Of a trial's workers in a row, without a new epoch in between, before the trial fails.
 MAX_LOSSES = 3
@@ -48,7 +49,7 @@ class Supervision:
         """workers: those that are busy."""
         seconds, n_bytes = self.limits
         for worker in workers:
-            if seconds is not None and worker.task.seconds() > seconds:
+            if seconds is not None and worker.task is not None and worker.task.seconds() > seconds:
                 message = f"ran past its limit of {duration(seconds)}"
                 worker.kill(failure("TimeLimit", message))
             elif n_bytes is not None and (held := worker.resident_bytes()) > n_bytes:

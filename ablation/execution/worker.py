@@ -1,11 +1,12 @@
 """A worker process: runs segments of chains that the study hands to it, one after another.
 
-Started as `python -m ablation.execution.worker <read fd> <write fd>`; requests and replies are JSON lines on
-two pipes of their own, so that whatever the training code prints goes to the trial's log.
+Started as `python -m ablation.execution.worker <read fd> <write fd>`; requests and replies are JSON
+lines on two pipes of their own, so that whatever the training code prints goes to the trial's log.
 
-    -> {"subject", "settings", "seed", "until", "cache", "log"}; on a Ray node also "is_remote"
+    -> an `ablation.execution.workers.Request`
     <- an `ablation.execution.workers.Message` for each epoch, and one for how it ended
-    <- {"event": "store", ...} and -> its answer, on a Ray node: see `ablation.execution.ray_cluster.store`
+    <- {"event": "store", ...} and -> its answer, on a Ray node:
+       see `ablation.execution.ray_cluster.store`
 
 SIGTERM asks it to stop: it leaves a checkpoint, and says `stopped`.
 
@@ -28,10 +29,12 @@ from typing import Any, NoReturn, TextIO
 from ablation import interruption
 from ablation.execution.process import END_SECONDS
 from ablation.execution.signals import die_with, heed, restored
+from ablation.execution.workers import Request
 from ablation.interruption import Interrupted
 from ablation.redaction import redacted
 from ablation.storage.cache import DiskStore
 from ablation.storage.files import describe_full, is_full
+from ablation.storage.runs import failure
 from ablation.subject.exits import describe_exit, exit_code, place, replace_exit
 from ablation.subject.loading import FunctionSubject, load_subject
 from ablation.subject.protocol import Record, Store
@@ -42,7 +45,8 @@ def serve(requests: TextIO, replies: TextIO) -> None:
     own, study = os.getpid(), os.getppid()
 
     def reply(event: str, **content: Any) -> None:
-        if os.getpid() != own:  # training code has forked it, and it has come to the end
+        # training code has forked it, and it has come to the end
+        if os.getpid() != own:
             raise SystemExit(0)
         try:
             replies.write(json.dumps({"event": event, **content}) + "\n")
@@ -57,7 +61,8 @@ def serve(requests: TextIO, replies: TextIO) -> None:
     def ask(question: dict[str, Any]) -> dict[str, Any]:
         reply("store", **question)
         line = requests.readline()
-        if not line:  # the study is gone
+        # the study is gone
+        if not line:
             raise Interrupted
         answer: dict[str, Any] = json.loads(line)
         return answer
@@ -68,7 +73,7 @@ def serve(requests: TextIO, replies: TextIO) -> None:
         # the log first, since the study ends a process that has failed; it may be on a full disk
         with contextlib.suppress(OSError):
             print(stack, file=sys.stderr, flush=True)
-        reply("failed", error={"type": type_, "message": message, "traceback": stack})
+        reply("failed", error=failure(type_, message, stack))
 
     def leave(status: int) -> None:
         stack = traceback.extract_stack()
@@ -77,7 +82,7 @@ def serve(requests: TextIO, replies: TextIO) -> None:
 
     replace_exit(leave)
     while line := requests.readline():
-        request = json.loads(line)
+        request: Request = json.loads(line)
         sys.argv = [request["subject"].partition(":")[0]]
         try:
             _redirect_output(Path(request["log"]))
@@ -103,8 +108,7 @@ def serve(requests: TextIO, replies: TextIO) -> None:
             if os.getpid() != own:
                 _end_forked(error)
             if isinstance(error, OSError) and is_full(error):
-                full = {"type": "DiskFull", "message": describe_full(error), "traceback": ""}
-                reply("blocked", error=full)
+                reply("blocked", error=failure("DiskFull", describe_full(error)))
             elif isinstance(error, (SystemExit, KeyboardInterrupt)) and interruption.requested():
                 # as training code may end that handles SIGTERM itself
                 reply("stopped")
@@ -137,18 +141,22 @@ def _redirect_output(log: Path) -> None:
 def _put_output_back() -> None:
     """Flush standard output and error; undo that training code has replaced or closed them."""
     for number, name in ((1, "stdout"), (2, "stderr")):
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # it is None, or closed
+        # it is None, or closed
+        with contextlib.suppress(AttributeError, OSError, ValueError):
             getattr(sys, name).flush()
         own = getattr(sys, f"__{name}__")
         if own is None or own.closed:
-            own = open(number, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+            own = os.fdopen(number, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
             setattr(sys, f"__{name}__", own)
         setattr(sys, name, own)
 
 
 def end_within(seconds: float) -> None:
-    """Kill this process and its group unless it has ended by then: threads and processes that
-    training code has left would keep it, and when the study was killed nobody else ends it."""
+    """Kill this process and its group unless it has ended by then.
+
+    Threads and processes that training code has left would keep it, and when the study was killed
+    nothing else ends it.
+    """
     timer = threading.Timer(seconds, os.killpg, (os.getpid(), signal.SIGKILL))
     timer.daemon = True
     timer.start()
@@ -156,5 +164,6 @@ def end_within(seconds: float) -> None:
 
 if __name__ == "__main__":
     heed()
-    serve(open(int(sys.argv[1]), encoding="utf-8"), open(int(sys.argv[2]), "w", encoding="utf-8"))
+    request_end, reply_end = int(sys.argv[1]), int(sys.argv[2])
+    serve(os.fdopen(request_end, encoding="utf-8"), os.fdopen(reply_end, "w", encoding="utf-8"))
     end_within(END_SECONDS)

@@ -14,19 +14,40 @@ import queue
 import signal
 import threading
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NotRequired, Protocol, TypedDict
 
 from ablation import INSTALLED_IN
 from ablation.execution.devices import only
 from ablation.execution.process import WorkerProcess
+from ablation.storage.runs import Failure, failure
 from ablation.subject.protocol import Record
+
+if TYPE_CHECKING:
+    from ablation.execution.supervision import Task
 
 # Signals that training code does not cause.
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-
 # For a worker's thread to end, after its process has had its time.
 JOIN_SECONDS = 20.0
+
+
+class Request(TypedDict):
+    """What a worker is asked to run, JSON-able: a trial's chain up to a link."""
+
+    # as the experiment names it
+    subject: str
+    # of the trial: dotted key -> value
+    settings: dict[str, Any]
+    seed: int
+    # key of the last link to run
+    until: str
+    # folder of the store
+    cache: str
+    # file that gets what the training code prints
+    log: str
+    # whether the worker is on a Ray node, where the store asks the driver
+    is_remote: NotRequired[bool]
 
 
 class Message(NamedTuple):
@@ -37,35 +58,36 @@ class Message(NamedTuple):
     machine. Of a worker on another machine also `unfit`: nothing can be run there.
     """
 
-    event: str
+    event: Literal["record", "done", "stopped", "failed", "blocked", "died", "lost", "unfit"]
+    # of the link that the record is of
     key: str = ""
-    record: Record = {}
-    # {type, message, traceback} unless the event is `record`, `done` or `stopped`
-    error: dict[str, str] = {}
-
-
-def failure(type_: str, message: str) -> dict[str, str]:
-    """An error that has no traceback."""
-    return {"type": type_, "message": message, "traceback": ""}
+    # None unless the event is `record`
+    record: Record | None = None
+    # empty where the event is `record`, `done`, `stopped` or `unfit`
+    error: Failure = failure("", "")
 
 
 class Worker(Protocol):
     """Computes one segment at a time. It puts what it says into the queue that it was started with;
     `died` or `lost` is the last of it."""
 
-    task: Any  # what it is doing, None if idle
-    is_new: bool  # has not been sent anything yet
-    thread: threading.Thread  # ends after its last message
+    # what it is doing, None if idle
+    task: Task | None
+    # has not been sent anything yet
+    is_new: bool
+    # ends after its last message
+    thread: threading.Thread
 
     def is_ready(self) -> bool:
         """Whether it can be sent a request."""
 
-    def send(self, request: dict[str, Any], task: Any) -> None: ...
+    def send(self, request: Request, task: Task) -> None:
+        """Hand a request to a ready and idle worker."""
 
     def stop(self) -> None:
         """Ask it to finish the epoch in hand, leave a checkpoint and say `stopped`."""
 
-    def kill(self, error: dict[str, str]) -> None:
+    def kill(self, error: Failure) -> None:
         """End its process at once; it then counts as having died of `error`."""
 
     def end(self, kill: bool) -> None:
@@ -76,6 +98,8 @@ class Worker(Protocol):
 
 
 class Event(NamedTuple):
+    """A message and the worker that it came from."""
+
     worker: Worker
     message: Message
 
@@ -85,7 +109,10 @@ Heard = queue.SimpleQueue[Event | Exception]
 
 
 class Backend(Protocol):
-    def start(self, heard: Heard) -> Worker: ...
+    """Where workers run."""
+
+    def start(self, heard: Heard) -> Worker:
+        """Start a worker that puts its messages into the queue."""
 
 
 class LocalWorker:
@@ -95,34 +122,40 @@ class LocalWorker:
         path = os.pathsep.join(filter(None, [str(INSTALLED_IN), os.environ.get("PYTHONPATH")]))
         variables = {**os.environ, "PYTHONPATH": path} | ({} if gpu is None else only(gpu))
         self.gpu, self.process, self._heard = gpu, WorkerProcess(variables), heard
-        self.task: Any = None
+        self.task: Task | None = None
         self.is_new = True
         self._is_ending = False
-        self._fate: dict[str, str] | None = None
+        self._fate: Failure | None = None
         self.thread = threading.Thread(target=self._hear, daemon=True)
         self.thread.start()
 
     def is_ready(self) -> bool:
+        """Whether it can be sent a request."""
         return not (self._is_ending or self.process.has_ended())
 
-    def send(self, request: dict[str, Any], task: Any) -> None:
+    def send(self, request: Request, task: Task) -> None:
+        """Hand a request to the process."""
         self.task, self.is_new = task, False
         self.process.send(json.dumps(request))
 
     def stop(self) -> None:
+        """Ask the process to finish the epoch in hand, leave a checkpoint and say `stopped`."""
         self.process.stop()
 
-    def kill(self, error: dict[str, str]) -> None:
+    def kill(self, error: Failure) -> None:
+        """End the process at once; it then counts as having died of `error`."""
         self._fate = self._fate or error
         self.end(kill=True)
 
     def end(self, kill: bool) -> None:
+        """End the process: at once if `kill`, else when it has finished what it is doing."""
         self._is_ending = True
         if kill:
             self.process.kill()
         self.process.end()
 
     def resident_bytes(self) -> int:
+        """The memory that the process holds."""
         return self.process.resident_bytes()
 
     def _hear(self) -> None:
@@ -141,6 +174,7 @@ class LocalProcesses:
         self._started: list[LocalWorker] = []
 
     def start(self, heard: Heard) -> LocalWorker:
+        """Start a worker on the GPU that serves the fewest."""
         self._started = [worker for worker in self._started if worker.is_ready()]
         taken = [worker.gpu for worker in self._started]
         worker = LocalWorker(min(self._gpus, key=taken.count, default=None), heard)
@@ -180,6 +214,7 @@ class Workers:
         return None
 
     def busy(self) -> list[Worker]:
+        """The workers that have a task."""
         return [worker for worker in self._workers if worker.task is not None]
 
     def stop(self) -> None:
@@ -216,7 +251,7 @@ class Workers:
         return kind != "unfit"
 
 
-def last_message(code: int, fate: dict[str, str] | None) -> Message:
+def last_message(code: int, fate: Failure | None) -> Message:
     """The message after a worker's process has ended with this exit code.
 
     fate: the error for which the study has killed it.

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from ablation.errors import nearest
 from ablation.grid.design import Arm
 from ablation.grid.strict_yaml import METRIC_NAME, NAME, Section, plain, show
-
-Claim = dict[str, Any]
+from ablation.storage.runs import Claim, Expectation
 
 OF_ONE_SIDE, OF_TWO_SIDES = ("above", "below"), ("up", "down", "none")
 """What a metric may be expected to do by the sides of the contrast."""
@@ -25,12 +24,15 @@ FORMS = "{factor, from, to} or {arm, minus}, or of one side {factor, level} or {
 
 
 def read_claims(file: Section) -> tuple[Claim, ...]:
-    """The claims; that the arms they name exist can only be told once the design is known."""
+    """The claims, with "" for each name that is missing or wrong, which is noted.
+
+    That the arms they name exist can only be told once the design is known.
+    """
     claims: list[Claim] = []
     factors = file.values.get("factors")
     for section in file.sections("claims"):
         claim = _claim(section, factors if isinstance(factors, Mapping) else {})
-        if claim["id"] in [other["id"] for other in claims]:
+        if claim["id"] and claim["id"] in [other["id"] for other in claims]:
             section.note("id", f"'{claim['id']}' is there twice")
         claims.append(claim)
     return tuple(claims)
@@ -42,10 +44,10 @@ def unmet_claims(
     """Key and message of each claim about an arm that the study does not have."""
     names = [*(arm.name for arm in arms), *baselines]
     for i, claim in enumerate(claims):
-        factor = claim["contrast"].get("factor")
+        factor = claim["contrast"].get("factor", "")
         for side, value in claim["contrast"].items():
             key = f"claims[{i}].contrast.{side}"
-            if value is None or side == "factor":
+            if not value or side == "factor":
                 continue
             if side in ("arm", "minus"):
                 if value not in names:
@@ -91,14 +93,14 @@ def unreported_metrics(
                 yield key, f"'{metric}' {why}; {nearest(metric, comparable)}"
 
 
-def _sides(contrast: Mapping[str, str | None], arms: Sequence[Arm]) -> list[list[str]]:
+def _sides(contrast: Mapping[str, str], arms: Sequence[Arm]) -> list[list[str]]:
     """The arms and baselines on each side of a contrast; none where the contrast is broken."""
-    if None in contrast.values():
+    if not all(contrast.values()):
         return []
-    sides = {side: str(value) for side, value in contrast.items() if side != "factor"}
+    sides = {side: value for side, value in contrast.items() if side != "factor"}
     if "factor" not in contrast:
         return [[name] for name in sides.values()]
-    factor = str(contrast["factor"])
+    factor = contrast["factor"]
     return [
         [arm.name for arm in arms if arm.levels.get(factor) == level] for level in sides.values()
     ]
@@ -106,7 +108,8 @@ def _sides(contrast: Mapping[str, str | None], arms: Sequence[Arm]) -> list[list
 
 def _claim(section: Section, factors: Mapping[str, Any]) -> Claim:
     section.allow("id", "says", "contrast", "expects")
-    name, says = section.text("id", None, *NAME), section.text("says", means="a sentence")
+    name = section.text("id", None, *NAME) or ""
+    says = section.text("says", means="a sentence") or ""
     contrast = _contrast(section, factors)
     expects = [_expectation(expected, contrast) for expected in section.sections("expects")]
     if not section.values.get("expects"):
@@ -114,36 +117,36 @@ def _claim(section: Section, factors: Mapping[str, Any]) -> Claim:
     return {"id": name, "says": says, "contrast": contrast, "expects": expects}
 
 
-def _contrast(claim: Section, factors: Mapping[str, Any]) -> dict[str, str | None]:
+def _contrast(claim: Section, factors: Mapping[str, Any]) -> dict[str, str]:
     section = claim.section("contrast")
     if not section.values:
         claim.note("contrast", f"is missing; write {FORMS}")
         return {}
-    named: dict[str, str | None] = {}
+    named: dict[str, str] = {}
     if {"arm", "minus"} & set(section.values):
         section.allow("arm", "minus")
         names = ("arm", "minus") if "minus" in section.values else ("arm",)
-        sides = {side: section.text(side, means="an arm or a baseline") for side in names}
+        sides = {side: section.text(side, means="an arm or a baseline") or "" for side in names}
     else:
         section.allow("factor", "from", "to", "level")
-        factor = section.choice("factor", list(factors))
+        factor = section.choice("factor", list(factors)) or ""
         named = {"factor": factor}
         both = {"from", "to"} & set(section.values)
         if both and "level" in section.values:
             section.note("level", f"does not go with {' and '.join(sorted(both))}; write {FORMS}")
         names = ("level",) if "level" in section.values and not both else ("from", "to")
-        levels = factors.get(factor) if factor else None
+        levels = factors.get(factor)
         sides = {side: _level(section, side, levels) for side in names}
-    if len(sides) == 2 and None not in sides.values() and len(set(sides.values())) == 1:
+    if len(sides) == 2 and all(sides.values()) and len(set(sides.values())) == 1:
         section.note("", "compares a thing with itself")
     return {**named, **sides}
 
 
-def _level(contrast: Section, side: str, levels: Any) -> str | None:
+def _level(contrast: Section, side: str, levels: Any) -> str:
     """The level named, also where its name reads as a number, a boolean or null: `from: 0.1`."""
     if not isinstance(levels, Mapping):
         # of an unknown or broken factor, which has been noted
-        return None
+        return ""
     value = contrast.values.get(side)
     read = {str(name): plain(name) for name in levels}
     names = [
@@ -160,27 +163,28 @@ def _level(contrast: Section, side: str, levels: Any) -> str | None:
         contrast.note(side, f"{show(value)} may be any of the levels {', '.join(names)}; {remedy}")
     else:
         contrast.note(side, f"{show(value)} is not a level of the factor; {nearest(value, levels)}")
-    return None
+    return ""
 
 
-def _expectation(section: Section, contrast: Mapping[str, str | None]) -> dict[str, Any]:
+def _expectation(section: Section, contrast: Mapping[str, str]) -> Expectation:
     section.allow("metric", "direction", "within", "value")
-    metric, direction = section.text("metric", None, *METRIC_NAME), _direction(section, contrast)
-    within = _number(section, "within", ("none",), "a number above 0", above=0)
-    value = _number(section, "value", OF_ONE_SIDE, "a finite number")
-    if not value and section.values.get("direction") in OF_ONE_SIDE:
+    metric = section.text("metric", None, *METRIC_NAME) or ""
+    expected: Expectation = {"metric": metric, "direction": _direction(section, contrast)}
+    _add_number(expected, section, "within", ("none",), "a number above 0", above=0)
+    _add_number(expected, section, "value", OF_ONE_SIDE, "a finite number")
+    if section.values.get("value") is None and section.values.get("direction") in OF_ONE_SIDE:
         section.note("value", "is missing; it must be a number")
-    return {"metric": metric, "direction": direction, **within, **value}
+    return expected
 
 
-def _direction(section: Section, contrast: Mapping[str, str | None]) -> str | None:
+def _direction(section: Section, contrast: Mapping[str, str]) -> str:
     if not contrast:
-        return section.choice("direction", (*OF_ONE_SIDE, *OF_TWO_SIDES))
+        return section.choice("direction", (*OF_ONE_SIDE, *OF_TWO_SIDES)) or ""
     has_two_sides = {"minus", "from", "to"} & set(contrast)
     allowed, others = (OF_TWO_SIDES, OF_ONE_SIDE) if has_two_sides else (OF_ONE_SIDE, OF_TWO_SIDES)
     value = section.values.get("direction")
     if value not in others:
-        return section.choice("direction", allowed)
+        return section.choice("direction", allowed) or ""
     needs = (
         "one side, {factor, level} or {arm}"
         if has_two_sides
@@ -188,19 +192,25 @@ def _direction(section: Section, contrast: Mapping[str, str | None]) -> str | No
     )
     message = f"'{value}' goes with a contrast of {needs}; {nearest('', allowed)}"
     section.note("direction", message)
-    return None
+    return ""
 
 
-def _number(
-    section: Section, key: str, directions: Sequence[str], means: str, above: float = -math.inf
-) -> dict[str, float]:
-    """The number that goes with some directions alone; {} if there is none."""
+def _add_number(
+    expected: Expectation,
+    section: Section,
+    key: Literal["within", "value"],
+    directions: Sequence[str],
+    means: str,
+    above: float = -math.inf,
+) -> None:
+    """Add the number that goes with some directions alone, where there is one."""
     value, direction = section.values.get(key), section.values.get("direction")
     if value is None:
-        return {}
+        return
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not above < value < math.inf:
         section.note(key, f"{show(value)} is not {means}")
-    elif direction not in directions and direction in (*OF_ONE_SIDE, *OF_TWO_SIDES):
+        return
+    if direction not in directions and direction in (*OF_ONE_SIDE, *OF_TWO_SIDES):
         section.note(key, f"goes with direction: {' or '.join(directions)} alone")
-    return {key: value}
+    expected[key] = value

@@ -29,6 +29,7 @@ class Factor:
 
     @property
     def reference(self) -> Level:
+        """The first level: the original, without the fix."""
         return self.levels[0]
 
     @property

@@ -26,6 +26,7 @@ from ablation.grid.strict_yaml import (
     show,
 )
 from ablation.storage.columns import COSTS, IDENTITY
+from ablation.storage.runs import Claim, Metric
 
 GRID_KEYS = (
     "study",
@@ -51,7 +52,7 @@ MAX_SEED = 2**32 - 1
 class Grid:
     """A grid file: what is varied, and what is asked.
 
-    Settings are dotted key -> value. Of a claim see `ablation.grid.claims`.
+    Settings are dotted key -> value.
     """
 
     # the file's name, for messages
@@ -60,8 +61,7 @@ class Grid:
     question: str
     # a name beside the grid file, or a path
     experiment: str
-    # {name, goal: maximize | minimize}
-    metric: dict[str, str]
+    metric: Metric
     design: tuple[str, ...]
     seeds: tuple[int, ...]
     factors: tuple[Factor, ...]
@@ -70,7 +70,7 @@ class Grid:
     baselines: tuple[str, ...]
     # the baseline that differences are taken to
     reference: str | None
-    claims: tuple[dict[str, Any], ...]
+    claims: tuple[Claim, ...]
     # for all arms and baselines
     settings: dict[str, Any]
 

@@ -18,7 +18,10 @@ from ablation.grid.strict_yaml import dotted, overlap, show
 from ablation.subject.protocol import Subject
 
 Alternatives = Sequence[Collection[str]]
-"""Groups of dotted keys of which setting one unsets the others, see `ablation.subject.protocol.Subject`."""
+"""Groups of dotted keys of which setting one unsets the others.
+
+See `ablation.subject.protocol.Subject.alternatives`.
+"""
 
 
 class Layer(NamedTuple):

@@ -34,8 +34,10 @@ ADDRESS = (
 HASH = r"[0-9a-f]{64}"
 REVISION = r"[0-9a-f]{40}"
 DOWNLOADS = Path(".ablate/downloads")
-OLDEST_GIT = (2, 30)  # the first that is sure to take object names from standard input
-PER_TRANSFER = 1000  # files
+# the first that is sure to take object names from standard input
+OLDEST_GIT = (2, 30)
+# files in one transfer
+PER_TRANSFER = 1000
 NO_SUCH_GIT = "git is not installed, and the data come by it; install git, and run this again"
 ENVIRONMENT = {
     "GIT_TERMINAL_PROMPT": "0",
@@ -52,12 +54,16 @@ Say = Callable[[str], object]
 class SourceFile:
     """A file that comes out of a repository: one of its files, or an archive of folders."""
 
-    path: str  # below the data root, as experiments name it
-    file: str | None  # the repository's file
-    folders: Mapping[str, str]  # folder in the archive -> folder of the repository; {} for a file
+    # below the data root, as experiments name it
+    path: str
+    # the repository's file
+    file: str | None
+    # folder in the archive -> folder of the repository; {} for a file
+    folders: Mapping[str, str]
     n_files: int
     n_bytes: int
-    sha256: str  # of the file, or of an archive's contents (see the head of sources.yaml)
+    # of the file, or of an archive's contents (see the head of sources.yaml)
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,8 @@ class Source:
     name: str
     title: str
     repository: str
-    revision: str  # the commit, 40 hex digits
+    # the commit, 40 hex digits
+    revision: str
     licence: str
     files: tuple[SourceFile, ...]
 

@@ -194,7 +194,8 @@ def _missing(path: Path) -> str:
     return f"no such file in '{path.parent}'; {hint}"
 
 
-class _Loader(yaml.SafeLoader):
+# PyYAML has no types
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Composes nodes only: values are built below, so no YAML 1.1 type is ever constructed."""
 
     depth = 0

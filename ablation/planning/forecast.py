@@ -100,13 +100,16 @@ class Timings(Listener):
 
     path: Path
     experiment: str
-    settings: Mapping[str, Any]  # common to all variants
+    # common to all variants
+    settings: Mapping[str, Any]
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def recorded(self, specs: Sequence[TrialSpec], record: Record) -> None:
+        """Count the seconds of an epoch of this phase."""
         self.seconds.setdefault(record["phase"], []).append(record["seconds"])
 
     def ran(self, is_first: bool, seconds: float) -> None:
+        """Count the seconds that a segment took besides its epochs."""
         self.seconds.setdefault(START if is_first else SEGMENT, []).append(seconds)
 
     def known(self) -> dict[str, float]:
@@ -116,6 +119,7 @@ class Timings(Listener):
         return remembered.get(self._exactly, remembered.get(self.experiment, {})) | measured
 
     def save(self) -> None:
+        """Remember what this pass measured, if anything."""
         if self.seconds:
             both = dict.fromkeys([self.experiment, self._exactly], self.known())
             write_atomically(self.path, json.dumps(self._remembered() | both, indent=1) + "\n")

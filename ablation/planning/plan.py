@@ -34,10 +34,12 @@ class Plan:
 
     @property
     def specs(self) -> list[TrialSpec]:
+        """What the manifest holds of each trial."""
         return [trial.spec for trial in self.trials.values()]
 
     @property
     def chains(self) -> dict[str, Sequence[Link]]:
+        """Trial -> its links."""
         return {name: trial.links for name, trial in self.trials.items()}
 
     def unfinished(self, folder: RunFolder) -> Plan:
@@ -50,6 +52,7 @@ class Plan:
         return sum(map(len, self.chains.values()))
 
     def unique(self) -> dict[str, Link]:
+        """Key -> link, of the links of all trials."""
         return {link.key: link for links in self.chains.values() for link in links}
 
     def missing(self, store: DiskStore) -> list[Link]:

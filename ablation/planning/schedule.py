@@ -19,12 +19,16 @@ from ablation.subject.protocol import Link
 class Segment:
     """Consecutive links that the same trials pass through."""
 
-    end: str  # its name: the key of its last link
+    # its name: the key of its last link
+    end: str
     links: list[Link]
-    trials: list[str]  # in plan order
-    parent: str | None  # `end` of the segment before
+    # in plan order
+    trials: list[str]
+    # `end` of the segment before
+    parent: str | None
     children: list[str] = field(default_factory=list)
-    critical: float = 0.0  # cost from its first link to the end of the longest trial through it
+    # cost from its first link to the end of the longest trial through it
+    critical: float = 0.0
 
 
 class Schedule:

@@ -25,11 +25,14 @@ from ablation.limits import show_size
 from ablation.storage.files import being_run, replace
 from ablation.subject.protocol import Record
 
-HEADER = struct.Struct("<8sd32s")  # magic, seconds, SHA-256 of seconds and content
+# magic, seconds, SHA-256 of seconds and content
+HEADER = struct.Struct("<8sd32s")
 MAGIC = b"ablate-2"
 KINDS = ("record", "state", "latents", "images")
-KEPT = ("record",)  # a few hundred bytes each, and all that reports are made of: never evicted
-ALONE = "alone"  # folder of the stores of trials that share nothing
+# a few hundred bytes each, and all that reports are made of: never evicted
+KEPT = ("record",)
+# folder of the stores of trials that share nothing
+ALONE = "alone"
 # Of a path that is no entry: a folder, unreadable, a link to itself, a bad sector.
 NO_ENTRY = {errno.EISDIR, errno.EACCES, errno.ELOOP, errno.EIO}
 
@@ -40,7 +43,8 @@ class Entry(NamedTuple):
     path: Path
     kind: str
     n_bytes: int
-    seconds: float  # what it took to compute
+    # what it took to compute
+    seconds: float
 
     @property
     def worth(self) -> float:
@@ -56,9 +60,11 @@ class DiskStore:
         self.root = Path(root)
 
     def path(self, kind: str, key: str) -> Path:
+        """Where an entry stands, whether it is there or not."""
         return self.root / kind / key[:2] / key
 
     def holds(self, kind: str, key: str) -> bool:
+        """Whether there is an entry; it may be damaged."""
         return self.path(kind, key).is_file()
 
     def load(self, kind: str, key: str) -> bytes | None:
@@ -80,6 +86,7 @@ class DiskStore:
             return None
 
     def save(self, kind: str, key: str, data: bytes, seconds: float = 0.0) -> None:
+        """Replace an entry, whole or not at all. seconds: what it took to compute."""
         header, path = HEADER.pack(MAGIC, seconds, _checksum(seconds, data)), self.path(kind, key)
         if path.is_dir():
             remove(path)
@@ -111,10 +118,12 @@ class DiskStore:
 
     def entries(self) -> Iterator[Entry]:
         """Every whole file, in no particular order; reads their headers alone."""
-        for folder, _, names in os.walk(self.root):  # which passes over folders that go meanwhile
+        # it passes over folders that are removed meanwhile
+        for folder, _, names in os.walk(self.root):
             kind = Path(folder).parent.name
             for name in names if kind in KINDS else ():
-                hidden = name.startswith(".")  # while it is being written
+                # a file that is being written
+                hidden = name.startswith(".")
                 entry = None if hidden else _entry(Path(folder, name), kind)
                 if entry is not None:
                     yield entry
@@ -155,7 +164,8 @@ class DiskStore:
     def clear(self) -> list[Entry]:
         """Remove everything, records too; returns what went."""
         entries = list(self.entries())
-        shutil.rmtree(self.root, ignore_errors=True)  # another study may be trimming it
+        # another study may be trimming it
+        shutil.rmtree(self.root, ignore_errors=True)
         return [entry for entry in entries if not entry.path.exists()]
 
 
@@ -178,7 +188,8 @@ def _content(path: Path) -> bytes | None:
     except OSError as error:
         if error.errno in NO_ENTRY:
             return None
-        raise  # such as too many open files: nothing is said against the entry
+        # such as too many open files: nothing is said against the entry
+        raise
 
 
 def unsealed(data: bytes) -> bytes | None:
@@ -198,7 +209,8 @@ def remove(path: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    except FileNotFoundError:  # another process was faster
+    except FileNotFoundError:
+        # another process was faster
         pass
     except OSError as error:
         message = (

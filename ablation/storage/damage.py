@@ -7,9 +7,11 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import UnionType
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints, is_typeddict
+
+from ablation.subject.protocol import Record
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -17,14 +19,6 @@ if TYPE_CHECKING:
 # ValueError: not UTF-8, not JSON, or not what it should hold.
 UNREADABLE = (OSError, ValueError, RecursionError)
 T = TypeVar("T", bound="DataclassInstance")
-TYPES: dict[str, type | tuple[type, ...]] = {
-    "str": str,
-    "int": int,
-    "float": (int, float),
-    "list": list,
-    "dict": dict,
-    "None": type(None),
-}
 
 
 def checked(cls: type[T], raw: Any) -> T:
@@ -38,16 +32,30 @@ def checked(cls: type[T], raw: Any) -> T:
         made = cls(**raw)
     except TypeError as error:
         raise ValueError(str(error).partition("() ")[2] or str(error)) from None
-    for field in fields(cls):
-        kinds = [kind.partition("[")[0].strip() for kind in str(field.type).split("|")]
-        if field.name in raw and not any(isinstance(raw[field.name], TYPES[k]) for k in kinds):
-            raise ValueError(f"{field.name} is {raw[field.name]!r:.40}")
+    for name, kinds in _field_types(cls).items():
+        if name in raw and not isinstance(raw[name], kinds):
+            raise ValueError(f"{name} is {raw[name]!r:.40}")
     return made
 
 
-def checked_record(line: bytes) -> dict[str, Any]:
+@functools.cache
+def _field_types(cls: type) -> dict[str, tuple[type, ...]]:
+    """What the value of each field may be as JSON has it: of a list, only that it is one."""
+    return {name: _json_types(hint) for name, hint in get_type_hints(cls).items()}
+
+
+def _json_types(hint: Any) -> tuple[type, ...]:
+    if isinstance(hint, UnionType):
+        return tuple(kind for one in get_args(hint) for kind in _json_types(one))
+    if is_typeddict(hint):
+        return (dict,)
+    return (int, float) if hint is float else (get_origin(hint) or hint,)
+
+
+def checked_record(line: bytes) -> Record:
     """A line of metrics.jsonl as a subject's record. Raises ValueError if it is none."""
-    record = json.loads(line.decode())  # of bytes, json guesses the encoding
+    # of bytes, json would guess the encoding
+    record: Record = json.loads(line.decode())
     if not (
         isinstance(record, dict)
         and isinstance(record.get("phase"), str)
@@ -77,7 +85,8 @@ def digest(path: Path) -> str | None:
         return None
 
 
-@functools.cache  # a file is read for several purposes
+# a file is read for several purposes
+@functools.cache
 def say(message: str) -> None:
     """Tell the user, on standard error, once."""
     logging.getLogger("ablation").warning(message)

@@ -29,6 +29,7 @@ def is_full(error: BaseException) -> bool:
 
 
 def describe_full(error: OSError) -> str:
+    """What is full, and what to do, of an error for which `is_full`."""
     return (
         f"{FULL[error.errno or 0]} for {error.filename or 'a file'}; "
         "nothing that was finished is lost: make room, and run the same command again"
@@ -53,9 +54,8 @@ def replace(path: Path, *parts: bytes) -> None:
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and is_full(
-            error
-        ):  # says which file: writing to one that is open names none
+        if isinstance(error, OSError) and is_full(error):
+            # says which file: an error of writing to one that is open names none
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
@@ -69,7 +69,8 @@ def put_aside(path: Path) -> Path:
 
 
 LOCK = ".lock"
-PATIENCE_SECONDS, PAUSE_SECONDS = 0.2, 0.02  # to look at a folder is to hold it for a moment
+# to look at a folder is to hold it for a moment
+PATIENCE_SECONDS, PAUSE_SECONDS = 0.2, 0.02
 
 
 @contextmanager
@@ -80,7 +81,8 @@ def only_one(
 
     doing: what another process that holds it is doing. Raises InputError if one does.
     """
-    from filelock import FileLock, Timeout  # a fifth of the time of `ablate --help`
+    # a fifth of the time of `ablate --help`
+    from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
     try:

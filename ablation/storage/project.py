@@ -13,7 +13,8 @@ from ablation.storage.cache import DiskStore
 from ablation.storage.runs import RunFolder
 from ablation.storage.sqlite import sqlite_url
 
-BOUND = re.compile(r"(?<![:\w\\]):[\w$]+(?![:\w$])")  # as SQLAlchemy's text() finds them
+# as SQLAlchemy's text() finds them
+BOUND = re.compile(r"(?<![:\w\\]):[\w$]+(?![:\w$])")
 FOLDERS = ("runs", ".ablate", "reports")
 
 
@@ -27,10 +28,12 @@ class Places:
 
     @property
     def store(self) -> DiskStore:
+        """The cache of epochs, which all studies of the project share."""
         return DiskStore(self.root / ".ablate" / "cache")
 
     @property
     def ledger_url(self) -> str:
+        """URL of Optuna's database; makes the folder of a file."""
         if self.storage:
             return self.storage
         (self.root / ".ablate").mkdir(parents=True, exist_ok=True)
@@ -38,6 +41,7 @@ class Places:
 
     @property
     def timings(self) -> Path:
+        """File of how long epochs took, for forecasts."""
         return self.root / ".ablate" / "timings.json"
 
     def progress(self, study: str) -> Path:
@@ -45,9 +49,11 @@ class Places:
         return self.root / ".ablate" / "progress" / f"{study}.json"
 
     def runs(self, study: str) -> RunFolder:
+        """The files of a study's trials."""
         return RunFolder(self.root / "runs" / study)
 
     def report(self, study: str) -> Path:
+        """The folder of a study's report."""
         return self.root / "reports" / study
 
     @property

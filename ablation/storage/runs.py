@@ -2,7 +2,7 @@
 
     study.json                  the manifest: what was asked, trials, provenance (see `Manifest`)
     <trial>/config.yaml         the trial's full configuration
-    <trial>/metrics.jsonl       one subject record a line (ablation.subject.protocol.Record), in chain order
+    <trial>/metrics.jsonl       a record a line (ablation.subject.protocol.Record), in chain order
     <trial>/outcome.json        how it ended (see `Outcome`); absent while it waits or runs
     <trial>/stdout.log          what the training code printed
 
@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import yaml
 
@@ -41,7 +41,6 @@ from ablation.subject.protocol import Record
 FORMAT = 1
 # A key of outcome.json, and the files whose checksums it holds, as they were when the trial ended.
 SUMS, SUMMED = "sha256", ("config.yaml", "metrics.jsonl")
-ERROR = {"type", "message", "traceback"}
 
 
 def studies(runs: Path) -> list[str]:
@@ -49,20 +48,74 @@ def studies(runs: Path) -> list[str]:
     return sorted(path.parent.name for path in runs.glob("*/study.json"))
 
 
+class Metric(TypedDict):
+    """The headline metric of a study."""
+
+    name: str
+    # "maximize" | "minimize"
+    goal: str
+
+
+class Expectation(TypedDict):
+    """What a claim expects of one metric."""
+
+    metric: str
+    # of a difference "up", "down" or "none"; of one side's mean "above" or "below"
+    direction: str
+    # with "none": how far the metric may change, in its unit
+    within: NotRequired[float]
+    # with "above" and "below": the number that the mean is compared with, in the metric's unit
+    value: NotRequired[float]
+
+
+class Claim(TypedDict):
+    """What a study is expected to show, and by which contrast; see `ablation.grid.claims`."""
+
+    id: str
+    # a sentence
+    says: str
+    # {factor, from, to} or {arm, minus}, or of one side {factor, level} or {arm} -> its name
+    contrast: dict[str, str]
+    expects: list[Expectation]
+
+
+class Failure(TypedDict):
+    """Why a trial failed."""
+
+    # of an exception, its class: `ValueError`, `Diverged`; else what happened: `TimeLimit`
+    type: str
+    message: str
+    # "" where no exception was raised
+    traceback: str
+
+
+def failure(type_: str, message: str, traceback: str = "") -> Failure:
+    """A failure; one of no exception has no traceback."""
+    return {"type": type_, "message": message, "traceback": traceback}
+
+
 @dataclass(frozen=True)
 class TrialSpec:
     """One cell of the design under one seed."""
 
-    trial: str  # unique within the study and safe as a folder name, e.g. "lr_split+warmup--s0"
-    arm: str  # e.g. "lr_split+warmup", or a baseline's name
-    kind: str  # "arm" | "baseline"
-    levels: dict[str, str]  # factor -> level; {} for baselines
+    # unique within the study and safe as a folder name, e.g. "lr_split+warmup--s0"
+    trial: str
+    # e.g. "lr_split+warmup", or a baseline's name
+    arm: str
+    # "arm" | "baseline"
+    kind: str
+    # factor -> level; {} for baselines
+    levels: dict[str, str]
     seed: int
-    key: str  # content hash of settings, seed, data and source
-    settings: dict[str, Any]  # dotted key -> value, experiment and levels merged
+    # content hash of settings, seed, data and source
+    key: str
+    # dotted key -> value, experiment and levels merged
+    settings: dict[str, Any]
     epochs_planned: int
-    epochs_trained: int  # links of its chain that no earlier trial of the plan has
-    epochs_shared: int  # links that it shares with an earlier trial of the plan
+    # links of its chain that no earlier trial of the plan has
+    epochs_trained: int
+    # links that it shares with an earlier trial of the plan
+    epochs_shared: int
 
 
 @dataclass(frozen=True)
@@ -71,24 +124,31 @@ class Manifest:
 
     study: str
     experiment: str
-    title: str  # of the experiment
+    # of the experiment
+    title: str
     question: str
-    dataset: str  # key into experiments/published.yaml
+    # key into experiments/published.yaml
+    dataset: str
     design: list[str]
-    metric: dict[str, str]  # {name, goal: maximize | minimize}
+    metric: Metric
     # Factor -> level -> overrides; the first level is the reference.
     factors: dict[str, dict[str, dict[str, Any]]]
     seeds: list[int]
     baselines: list[str]
-    reference: str | None  # the baseline that differences are taken to
-    claims: list[dict[str, Any]]
+    # the baseline that differences are taken to
+    reference: str | None
+    claims: list[Claim]
     trials: list[TrialSpec]
-    published: list[dict[str, Any]]  # {method, top1, protocol, source}
-    facts: dict[str, Any]  # from Subject.describe: class_counts, data_fingerprint, device, ...
-    provenance: dict[str, Any]  # commit, dirty, versions, platform, command
+    # {method, top1, protocol, source}
+    published: list[dict[str, Any]]
+    # from Subject.describe: class_counts, data_fingerprint, device, ...
+    facts: dict[str, Any]
+    # commit, dirty, versions, platform, command
+    provenance: dict[str, Any]
     # Of the experiment, before any factor: full and nested.
     config: dict[str, Any] = field(default_factory=dict)
-    subject: str = "core"  # as the experiment names it
+    # as the experiment names it
+    subject: str = "core"
     # {grid, experiment, overrides, seeds}, as `ablate run` was called; {} if not known.
     asked: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
@@ -98,15 +158,23 @@ class Manifest:
 class Outcome:
     """How a trial ended."""
 
-    state: str  # "COMPLETE" | "FAILED"
-    metrics: dict[str, float]  # of the last record, plus best/<name> for the metrics tracked so
-    wall_seconds: float  # over the whole chain, shared links included: the cost of the trial alone
-    error: dict[str, str] | None = None  # {type, message, traceback} of a failed trial
-    started: str = ""  # UTC, ISO 8601
+    # "COMPLETE" | "FAILED"
+    state: str
+    # of the last record, plus best/<name> for the metrics tracked so
+    metrics: dict[str, float]
+    # over the whole chain, shared links included: the cost of the trial alone
+    wall_seconds: float
+    # of a failed trial
+    error: Failure | None = None
+    # UTC, ISO 8601
+    started: str = ""
     finished: str = ""
-    vectors: dict[str, list[float]] = field(default_factory=dict)  # of the last record
-    hits: str = ""  # of the last record, see ablation.subject.protocol.Record; "" where it has none
-    key: str = ""  # of the trial that ended so; another key: the trial has changed since
+    # of the last record
+    vectors: dict[str, list[float]] = field(default_factory=dict)
+    # of the last record, see ablation.subject.protocol.Record; "" where it has none
+    hits: str = ""
+    # of the trial that ended so; another key: the trial has changed since
+    key: str = ""
 
 
 class Damaged(InputError, ValueError):
@@ -135,6 +203,7 @@ class RunFolder:
         return is_being_run(self.path)
 
     def write_manifest(self, manifest: Manifest) -> None:
+        """Replace study.json."""
         write_atomically(self.path / "study.json", json.dumps(asdict(manifest), indent=1) + "\n")
 
     def manifest(self) -> Manifest:
@@ -155,22 +224,26 @@ class RunFolder:
             raise Damaged([Problem(str(path), "", message)]) from None
 
     def trial_path(self, trial: str) -> Path:
+        """The folder of a trial."""
         return self.path / trial
 
     def write_config(self, spec: TrialSpec, config: Mapping[str, Any]) -> None:
+        """Replace a trial's config.yaml."""
         write_atomically(self.trial_path(spec.trial) / "config.yaml", config_text(spec, config))
 
-    def append_record(self, trial: str, record: dict[str, Any]) -> None:
+    def append_record(self, trial: str, record: Record) -> None:
+        """Add a line to a trial's metrics.jsonl."""
         path = self.trial_path(trial) / "metrics.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
-    def write_records(self, trial: str, records: list[dict[str, Any]]) -> None:
+    def write_records(self, trial: str, records: Iterable[Record]) -> None:
+        """Replace a trial's metrics.jsonl."""
         text = "".join(json.dumps(record) + "\n" for record in records)
         write_atomically(self.trial_path(trial) / "metrics.jsonl", text)
 
-    def records(self, trial: str) -> list[dict[str, Any]]:
+    def records(self, trial: str) -> list[Record]:
         """The records, up to the first that is damaged."""
         records, why = self._records(trial)
         if why:
@@ -234,12 +307,13 @@ class RunFolder:
         sums, path = self._ending(trial)[1], self.trial_path(trial)
         return [name for name in SUMMED if sums.get(name) not in (None, digest(path / name))]
 
-    def _records(self, trial: str) -> tuple[list[dict[str, Any]], str]:
+    def _records(self, trial: str) -> tuple[list[Record], str]:
         """The records up to the first that is damaged, and what is wrong with that."""
-        records: list[dict[str, Any]] = []
+        records: list[Record] = []
         try:
             lines = (self.trial_path(trial) / "metrics.jsonl").read_bytes().split(b"\n")
-            for line in lines[:-1]:  # a torn last line has no newline
+            # a torn last line has no newline
+            for line in lines[:-1]:
                 records.append(checked_record(line))
         except FileNotFoundError:
             pass
@@ -256,8 +330,9 @@ class RunFolder:
             checked_metrics(outcome.metrics)
             if outcome.state not in ("COMPLETE", "FAILED") or not isinstance(sums, dict):
                 raise ValueError("it tells of no trial's end")
-            error = outcome.error or dict.fromkeys(ERROR, "")
-            if not (set(error) >= ERROR and all(isinstance(text, str) for text in error.values())):
+            error = outcome.error or failure("", "")
+            are_texts = all(isinstance(text, str) for text in error.values())
+            if not (are_texts and set(error) >= Failure.__required_keys__):
                 raise ValueError("its error is none")
         except FileNotFoundError:
             return None, {}, ""
@@ -278,10 +353,11 @@ def config_text(spec: TrialSpec, config: Mapping[str, Any]) -> str:
     return str(yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
 
 
-UNSCORED = ("MissingMetric", "NotFinite")  # failures of trials of which every epoch is there
+# failures of trials of which every epoch is there
+UNSCORED = ("MissingMetric", "NotFinite")
 
 
-def outcome_of(spec: TrialSpec, records: Sequence[Record], metric: dict[str, str]) -> Outcome:
+def outcome_of(spec: TrialSpec, records: Sequence[Record], metric: Metric) -> Outcome:
     """What a complete chain of records amounts to: the last epoch, and the best of the metric."""
     own = [record for record in expanded(records) if record["phase"] != "pretrain"]
     name = metric["name"]
@@ -289,9 +365,10 @@ def outcome_of(spec: TrialSpec, records: Sequence[Record], metric: dict[str, str
     if name not in own[-1]["metrics"]:
         held = ", ".join(sorted(own[-1]["metrics"]))
         message = f"the last record does not hold the metric '{name}'; it holds {held or 'none'}"
-        return _unscored(spec, records, "MissingMetric", message)
+        return failure_of(spec, records, failure("MissingMetric", message))
     if not math.isfinite(values[-1]):
-        return _unscored(spec, records, "NotFinite", f"the metric '{name}' is {values[-1]}")
+        message = f"the metric '{name}' is {values[-1]}"
+        return failure_of(spec, records, failure("NotFinite", message))
     # max and min of NaNs follow their order
     finite = [value for value in values if math.isfinite(value)]
     best = max(finite) if metric["goal"] == "maximize" else min(finite)
@@ -308,32 +385,37 @@ def outcome_of(spec: TrialSpec, records: Sequence[Record], metric: dict[str, str
     )
 
 
-def failure_of(spec: TrialSpec, records: Sequence[Record], error: dict[str, str]) -> Outcome:
+def failure_of(spec: TrialSpec, records: Sequence[Record], error: Failure) -> Outcome:
     """The outcome of a trial that left these records and then failed."""
-    finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    finished = datetime.now(UTC).isoformat(timespec="seconds")
     seconds = sum(record["seconds"] for record in records)
     # A library's messages may quote the URL of a database.
-    told = {name: redacted(text) for name, text in error.items()}
+    told = failure(error["type"], redacted(error["message"]), redacted(error["traceback"]))
     return Outcome("FAILED", {}, seconds, told, finished=finished, key=spec.key)
 
 
 def reason(outcome: Outcome) -> str:
     """Why a trial failed."""
-    return "{type}: {message}".format_map(outcome.error or {})
+    error = outcome.error or failure("", "")
+    return f"{error['type']}: {error['message']}"
 
 
-def expanded(records: Iterable[Record]) -> Iterable[Record]:
+def expanded(records: Iterable[Record]) -> Iterator[Record]:
     """A link that went through several epochs of its own reports them in `history`."""
     for record in records:
         for entry in record.get("history", []):
             if entry["epoch"] < record["epoch"]:
-                yield {"phase": record["phase"], "seconds": 0.0, "vectors": {}, **entry}
-        yield {name: value for name, value in record.items() if name != "history"}
-
-
-def _unscored(spec: TrialSpec, records: Sequence[Record], type_: str, message: str) -> Outcome:
-    return failure_of(spec, records, {"type": type_, "message": message, "traceback": ""})
+                yield {
+                    "phase": record["phase"],
+                    "seconds": 0.0,
+                    "vectors": {},
+                    "epoch": entry["epoch"],
+                    "metrics": entry["metrics"],
+                }
+        last = record.copy()
+        last.pop("history", None)
+        yield last
 
 
 def _stamp(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

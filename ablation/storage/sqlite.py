@@ -14,11 +14,14 @@ from filelock import FileLock
 
 from ablation.storage.files import put_aside
 
-BEGUN = "begun\n"  # said beside a file that was not there before
-BESIDE = ("-wal", "-shm", "-journal")  # files that belong to a SQLite database
+# said beside a file that was not there before
+BEGUN = "begun\n"
+# files that belong to a SQLite database
+BESIDE = ("-wal", "-shm", "-journal")
 # In a URL. The braces are Optuna's, which fills in what stands between them.
 MEANINGFUL = set("?%{}")
-PATIENCE_SECONDS = 5.0  # with another program that has locked it; training waits as long
+# to wait for another program that has locked it; training waits as long
+PATIENCE_SECONDS = 5.0
 
 
 def sqlite_url(path: Path) -> str:
@@ -66,7 +69,8 @@ def require_usable(url: str) -> None:
 
         try:
             make_url(url)
-        except (ValueError, ArgumentError):  # which may quote a part of the password
+        except (ValueError, ArgumentError):
+            # which may quote a part of the password
             raise OSError(
                 "its address cannot be read; special characters in a password "
                 "are written as %40 (@), %2F (/) and so on"

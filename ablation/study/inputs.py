@@ -1,8 +1,8 @@
 """Files that trials read, such as images and checkpoints: read whole before anything is run.
 
 What reads them may need what `ablation` never imports, so it is done in a process of its own:
-`python -m ablation.study.inputs`, with {"subject", "settings": [...], "cache"} on standard input, a list
-of {key: message} for each of the settings on standard output.
+`python -m ablation.study.inputs`, with a `Question` on standard input, a list of {key: message} for
+each of the settings on standard output.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from ablation import INSTALLED_IN
 from ablation.errors import InputError
@@ -20,6 +20,17 @@ from ablation.storage.cache import DiskStore
 from ablation.storage.damage import say
 from ablation.study.opening import PlannedStudy
 from ablation.subject.loading import load_subject
+
+
+class Question(TypedDict):
+    """Whose files are to be read, JSON-able."""
+
+    # as the experiment names it
+    subject: str
+    # of each arm: dotted key -> value
+    settings: list[dict[str, Any]]
+    # folder of the store
+    cache: str
 
 
 def require_usable_inputs(planned: PlannedStudy) -> None:
@@ -51,14 +62,14 @@ def require_usable_inputs(planned: PlannedStudy) -> None:
         raise InputError(dict.fromkeys(problems))
 
 
-def inspect(request: dict[str, Any]) -> list[dict[str, str]]:
+def inspect(request: Question) -> list[dict[str, str]]:
     """Key -> message of the faults, for each of the settings."""
     subject, store = load_subject(request["subject"]), DiskStore(Path(request["cache"]))
     found = [subject.inspect(settings, store) for settings in request["settings"]]
     return [{fault.key: fault.message for fault in faults} for faults in found]
 
 
-def _ask(request: dict[str, Any]) -> list[dict[str, str]]:
+def _ask(request: Question) -> list[dict[str, str]]:
     """What `inspect` says in a process of its own; [] if that fails: then the trials will, too."""
     path = os.pathsep.join(filter(None, [str(INSTALLED_IN), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(

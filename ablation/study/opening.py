@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 
 from ablation.analysis.published import published
 from ablation.errors import InputError, Problem
-from ablation.grid.file import FILE_NAME
 from ablation.grid.load import Study, load_study, study_name, yaml_path
-from ablation.grid.strict_yaml import flatten, read_yaml
+from ablation.grid.strict_yaml import FILE_NAME, flatten, read_yaml
 from ablation.planning.forecast import Timings
 from ablation.planning.plan import Plan, build_plan, expected
 from ablation.storage.cache import DiskStore
@@ -41,18 +40,22 @@ class PlannedStudy:
     plan: Plan
     places: Places
     published_file: Path
-    asked: Mapping[str, Any] = field(default_factory=dict)  # arguments of `open_study`
+    # arguments of `open_study`
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> RunFolder:
+        """The files of its trials."""
         return self.places.runs(self.name)
 
     @property
     def store(self) -> DiskStore:
+        """The cache of epochs."""
         return self.places.store
 
     @property
     def timings(self) -> Timings:
+        """How long its epochs took, as far as they were measured."""
         return Timings(self.places.timings, self.study.experiment.name, self.study.common)
 
     @property
@@ -77,7 +80,7 @@ class PlannedStudy:
             question=grid.question,
             dataset=experiment.dataset,
             design=list(grid.design),
-            metric=dict(grid.metric),
+            metric=grid.metric,
             factors=factors,
             seeds=list(grid.seeds),
             baselines=list(grid.baselines),
@@ -146,8 +149,10 @@ def refuse_mixture(manifest: Manifest, folder: RunFolder) -> None:
 class Changes(NamedTuple):
     """Between what a study was when it was run and what its files are now."""
 
-    said: str = ""  # how many trials that have ended are stale, and why; "" if none is
-    plan: Plan | None = None  # of now; None where the study was not run, or cannot be opened
+    # how many trials that have ended are stale, and why; "" if none is
+    said: str = ""
+    # of now; None where the study was not run, or cannot be opened
+    plan: Plan | None = None
 
 
 def changes(planned: PlannedStudy) -> Changes:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ablation.errors import InputError, Problem
 from ablation.execution.devices import TRIALS_PER_GPU, refuse_without_gpu, share_gpus
@@ -22,7 +22,7 @@ class Placement(NamedTuple):
     """How many workers there are, and what makes them."""
 
     jobs: int
-    make_workers: Callable[[int], Any]
+    make_workers: Callable[[int], Workers]
 
 
 @contextmanager

@@ -103,11 +103,11 @@ def _forest(plan: Plan) -> Tree:
 
 
 def _line(segment: Segment, trials: Mapping[str, PlannedTrial]) -> Text:
-    """`warmup 21–30, joint 31–40: lr_split+warmup`; the arms are those that end there."""
+    """`warmup 21-30, joint 31-40: lr_split+warmup`; the arms are those that end there."""
     spans = []
     for phase, links in groupby(segment.links, lambda link: link.phase):
         first, *others = [link.epoch for link in links]
-        spans.append(f"{phase} {first}–{others[-1]}" if others else f"{phase} {first}")
+        spans.append(f"{phase} {first}\N{EN DASH}{others[-1]}" if others else f"{phase} {first}")
     ending = [name for name in segment.trials if trials[name].links[-1].key == segment.end]
     arms = ", ".join(trials[name].spec.arm for name in ending)
     return Text(f"{', '.join(spans)}: {arms}" if arms else ", ".join(spans))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -133,7 +133,8 @@ class TrialFiles:
             longest = self.subject.chain(spec.settings, spec.seed, lambda key: None)
             return trial_key(spec.trial, longest, self.subject.resolve(spec.settings)) == spec.key
         except (OSError, ValueError, KeyError):
-            return False  # its data are not there, or it does not know these settings
+            # its data are not there, or it does not know these settings
+            return False
 
     def _has_changed(self, spec: TrialSpec) -> bool:
         """Whether the files are of the trial before it changed: `ablate run` begins it anew."""
@@ -160,7 +161,7 @@ def _configured(path: Path) -> str | None:
 
 def _timeless(told: Outcome | Record) -> str:
     """All but what a clock measured; as text, in which NaN equals NaN."""
-    values = asdict(told) if isinstance(told, Outcome) else told
+    values: Mapping[str, object] = asdict(told) if isinstance(told, Outcome) else told
     return json.dumps(
         {name: value for name, value in values.items() if name not in TIMES}, sort_keys=True
     )

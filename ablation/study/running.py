@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from rich.console import Console
 
 from ablation import interruption
 from ablation.console.live import Progress, output, tell
 from ablation.execution.executor import Execution
+from ablation.execution.workers import Workers
 from ablation.formatting import duration
 from ablation.limits import Limits, parse_size
 from ablation.planning.events import Listener, Listeners
@@ -29,7 +29,8 @@ from ablation.study.repair import TrialFiles
 from ablation.subject.exits import refused
 from ablation.tracking.delivery import Delivery
 
-TRIM_SECONDS = 60.0  # between looks at the cache's size while a study runs
+# between looks at the cache's size while a study runs
+TRIM_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class RunOptions:
     """How a study is run: the options of `ablate run`, parsed; None where one was not given."""
 
     jobs: int | None = None
-    executor: str = "local"  # "local" | "ray"
+    # "local" | "ray"
+    executor: str = "local"
     gpus: str | None = None
     trials_per_gpu: int | None = None
     ray_address: str | None = None
@@ -45,7 +47,8 @@ class RunOptions:
     seconds_per_trial: float | None = None
     bytes_per_worker: int | None = None
     cache_bytes: int = parse_size(DEFAULT_SIZE, "--cache-size")
-    share: bool = True  # epochs that trials have in common
+    # epochs that trials have in common
+    share: bool = True
     retry_failed: bool = False
     offline: bool = False
 
@@ -54,12 +57,18 @@ class RunOptions:
 class RunResult:
     """How a pass over a study ended."""
 
-    n_trained: int  # epochs trained in this pass
-    n_reused: int  # epochs of the study that were there before it
-    failed: dict[str, str]  # trial -> reason, of this pass and of earlier ones
-    n_failed_before: int  # trials that had failed before it, and were not run again
-    seconds: float  # that it took, wall-clock
-    n_open: int = 0  # trials that have not ended: it was interrupted
+    # epochs trained in this pass
+    n_trained: int
+    # epochs of the study that were there before it
+    n_reused: int
+    # trial -> reason, of this pass and of earlier ones
+    failed: dict[str, str]
+    # trials that had failed before it, and were not run again
+    n_failed_before: int
+    # that it took, by the clock
+    seconds: float
+    # trials that have not ended: it was interrupted
+    n_open: int = 0
 
 
 @refused()
@@ -121,7 +130,7 @@ def train(
     options: RunOptions,
     listener: Listener,
     jobs: int,
-    make_workers: Callable[[int], Any] | None = None,
+    make_workers: Callable[[int], Workers] | None = None,
 ) -> RunResult:
     """Run what is missing. Leaves the manifest and the trials' folders in `runs/<study>/`."""
     study, plan, store, folder = planned.study, planned.plan, planned.store, planned.folder
@@ -186,6 +195,7 @@ class CacheBound(Listener):
     last: float = field(default_factory=time.monotonic)
 
     def tick(self) -> None:
+        """Trim the cache once in TRIM_SECONDS."""
         if time.monotonic() - self.last > TRIM_SECONDS:
             self.store.trim(self.limit)
             self.last = time.monotonic()

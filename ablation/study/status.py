@@ -24,10 +24,13 @@ class ArmStatus:
     """One arm's or baseline's trials."""
 
     states: Counter[str] = field(default_factory=Counter)
-    epochs: int = 0  # that are there
+    # that have a record
+    epochs: int = 0
     epochs_planned: int = 0
-    left: int = 0  # epochs that no other trial before it in the plan computes
-    finished: list[float] = field(default_factory=list)  # headline metric of those done
+    # epochs that no other trial before it in the plan computes
+    left: int = 0
+    # headline metric of those done
+    finished: list[float] = field(default_factory=list)
     # (epoch, headline metric) last evaluated, of those begun
     current: list[tuple[int, float]] = field(default_factory=list)
 

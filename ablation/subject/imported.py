@@ -111,6 +111,6 @@ def _spec(name: str) -> ModuleSpec | None:
         return loaded
     parent = name.rpartition(".")[0]
     above = _spec(parent) if parent else None
-    where = list(above and above.submodule_search_locations or []) if parent else None
+    where = list((above and above.submodule_search_locations) or []) if parent else None
     finders = (finder for finder in sys.meta_path if hasattr(finder, "find_spec"))
     return next((spec for finder in finders if (spec := finder.find_spec(name, where))), None)

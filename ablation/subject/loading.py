@@ -135,7 +135,8 @@ class FunctionSubject:
     counts. The returned metrics are the trial's result, and those of its last epoch that it does
     not return, too. Nothing is known of its settings, so none is refused. A change in the
     function's module, in those of the project that it imports, or of the version of a library that
-    one of these imports makes its trials new (see `ablation.subject.imported`). Data are not looked at.
+    one of these imports makes its trials new (see `ablation.subject.imported`). Data are not
+    looked at.
     """
 
     def __init__(self, train: Callable[..., Mapping[str, float]]):
@@ -146,23 +147,28 @@ class FunctionSubject:
         self.source_fingerprint = _digest([train.__module__, train.__qualname__, texts])
 
     def check(self, settings: Mapping[str, Any]) -> list[Fault]:
+        """No fault: what the function does with its settings is not known."""
         return []
 
     def resolve(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings as they are: the function's own defaults are not known."""
         return dict(settings)
 
     def baselines(self) -> Mapping[str, Mapping[str, Any]]:
+        """None are built in."""
         return {}
 
     def metrics(self, settings: Mapping[str, Any]) -> None:
-        return None
+        """None: which metrics it returns is known once it has run."""
 
     def describe(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Fingerprint of the source, and versions of the libraries that it imports."""
         return {"source_fingerprint": self.source_fingerprint, "versions": self.versions}
 
     def chain(
         self, settings: Mapping[str, Any], seed: int, records: Callable[[str], Record | None]
     ) -> list[Link]:
+        """One link, whose key holds source, versions, settings and seed."""
         key = _digest([self.source_fingerprint, self.versions, dict(settings), seed])
         return [Link(key, "train", 1, 1.0)]
 
@@ -174,6 +180,10 @@ class FunctionSubject:
         store: Store,
         report: Report,
     ) -> None:
+        """Call the function, unless its record is in the store.
+
+        Raises Interrupted if it was asked to stop meanwhile, and what the function raises.
+        """
         key = self.chain(settings, seed, lambda _: None)[0].key
         if store.holds("record", key):
             return
@@ -206,7 +216,7 @@ class FunctionSubject:
         metrics = plain_metrics(returned, f"{self.train.__name__} returned")
         last = max(history, default=1)
         seconds = time.perf_counter() - started
-        record = {
+        record: Record = {
             "phase": "train",
             "epoch": last,
             "time": time.time(),
@@ -224,7 +234,8 @@ def _digest(parts: list[Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-MAX_EPOCH = 2**53  # up to which floats, too, tell one whole number from the next
+# up to which floats, too, tell one whole number from the next
+MAX_EPOCH = 2**53
 
 
 def plain_metrics(metrics: Any, source: str) -> dict[str, float]:
@@ -234,7 +245,8 @@ def plain_metrics(metrics: Any, source: str) -> dict[str, float]:
     """
     if not isinstance(metrics, Mapping):
         if inspect.iscoroutine(metrics):
-            metrics.close()  # else it warns that it was never awaited
+            # else it warns that it was never awaited
+            metrics.close()
         what = "None" if metrics is None else f"{_shown(metrics)} ({_kind(metrics)})"
         raise TypeError(f"{source} {what}; metrics are a dict, name -> number")
     for name in metrics:
@@ -270,7 +282,8 @@ def _scalar(value: Any) -> Any:
         return value
     try:
         return value.item()
-    except (TypeError, ValueError, RuntimeError):  # it has several elements, or none
+    except (TypeError, ValueError, RuntimeError):
+        # it has several elements, or none
         return value
 
 

@@ -9,22 +9,46 @@ trial is never run again. The harness plans with keys alone; only worker process
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict
 
-Record = dict[str, Any]
-"""What one link reports, JSON-able.
 
-`phase` (e.g. pretrain, warmup, joint), `epoch` (from 1, counted on within the trial; pre-training
-has a count of its own), `seconds`, `metrics` (name -> float; accuracies in percent), `vectors`
-(name -> list of floats, one per class).
+class ReportedEpoch(TypedDict):
+    """One epoch of a link that went through several: what a function reported of it."""
 
-Optional: `hits`, which test images are right: a word per class, `36:ffff7fefe0`, its number of
-images and their bits (first image first) in hexadecimal, filled up with zeros to whole bytes; where
-a device had too little memory, `accumulation`, in how many chunks the encoder met each batch of a
-phase (gradients accumulated to the same effective batch; batch normalisation that trains took its
-statistics chunk by chunk), and `encoding_batch`, how many images were encoded at once for
-evaluation. Neither is a setting: no key depends on them.
-"""
+    epoch: int
+    metrics: dict[str, float]
+
+
+class Record(TypedDict):
+    """What one link reports, JSON-able; a line of metrics.jsonl.
+
+    No key of a link depends on `accumulation` or `encoding_batch`: neither is a setting.
+    """
+
+    # e.g. pretrain, warmup, joint
+    phase: str
+    # from 1, counted on within the trial; pre-training has a count of its own
+    epoch: int
+    # that the link took
+    seconds: float
+    # name -> value; accuracies in percent
+    metrics: dict[str, float]
+    # name -> one value per class
+    vectors: dict[str, list[float]]
+    # when the link was finished, in seconds since 1970
+    time: NotRequired[float]
+    # which test images are right: a word per class, `36:ffff7fefe0`, its number of images and their
+    # bits (first image first) in hexadecimal, filled up with zeros to whole bytes
+    hits: NotRequired[str]
+    # where a device had too little memory: in how many chunks the encoder met each batch of a phase
+    # (gradients accumulated to the same effective batch; batch normalisation that trains took its
+    # statistics chunk by chunk)
+    accumulation: NotRequired[int]
+    # where a device had too little memory: how many images were encoded at once for evaluation
+    encoding_batch: NotRequired[int]
+    # in the cache alone: the files of a trial have a record for each of these epochs
+    history: NotRequired[list[ReportedEpoch]]
+
 
 Report = Callable[[str, Record], bool | None]
 """Told of each finished link, its key and its record; True asks to stop after it."""
@@ -59,9 +83,14 @@ class Store(Protocol):
     any time, and loses first what saves the least time per byte.
     """
 
-    def load(self, kind: str, key: str) -> bytes | None: ...
-    def save(self, kind: str, key: str, data: bytes, seconds: float = 0.0) -> None: ...
-    def holds(self, kind: str, key: str) -> bool: ...
+    def load(self, kind: str, key: str) -> bytes | None:
+        """What was saved; None if it is absent, or damaged."""
+
+    def save(self, kind: str, key: str, data: bytes, seconds: float = 0.0) -> None:
+        """Replace what is there, whole or not at all."""
+
+    def holds(self, kind: str, key: str) -> bool:
+        """Whether there is an entry; `load` may still find it damaged."""
 
 
 class Subject(Protocol):

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from ablation.formatting import over_seeds
 from ablation.storage.damage import digest, say
 from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec
+from ablation.subject.protocol import Record
 
 MAX_ROWS = 60  # of the table in a study's description, which holds 8,000 characters
 MAX_ERROR_CHARACTERS = 500
@@ -59,7 +60,7 @@ class TrialContent:
         return self.spec.trial
 
     @cached_property
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[Record]:
         return self.folder.records(self.name)
 
     @property
@@ -171,13 +172,13 @@ def study_points(trials: Sequence[TrialContent], time: int) -> list[Point]:
     return [_point(name, value, time, len(ended)) for name, value in values.items()]
 
 
-def records_digest(records: list[dict[str, Any]]) -> str:
+def records_digest(records: list[Record]) -> str:
     """Of which epochs they are and what was measured, times aside."""
     held = [(record["phase"], record["epoch"], record["metrics"]) for record in records]
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def record_points(records: list[dict[str, Any]], start: int) -> dict[tuple[str, int], Point]:
+def record_points(records: list[Record], start: int) -> dict[tuple[str, int], Point]:
     """(metric, epoch) -> point. Of a metric measured twice in one epoch, the last value counts.
 
     A record's time is `start` (milliseconds) plus the seconds of the records up to it, as if the
@@ -228,7 +229,7 @@ def finite(value: float) -> float:
     return number if math.isfinite(number) else math.nan
 
 
-def _outcome_points(records: list[dict[str, Any]], outcome: Outcome, end: int) -> Iterator[Point]:
+def _outcome_points(records: list[Record], outcome: Outcome, end: int) -> Iterator[Point]:
     """What is known only at a trial's end: its best values, and the last values per class."""
     step = records[-1]["epoch"] if records else 0
     last = records[-1]["metrics"] if records else {}
@@ -242,7 +243,7 @@ def _outcome_points(records: list[dict[str, Any]], outcome: Outcome, end: int) -
 
 
 def _blank_points(
-    records: list[dict[str, Any]], outcome: Outcome, columns: Collection[str], time: int
+    records: list[Record], outcome: Outcome, columns: Collection[str], time: int
 ) -> Iterator[Point]:
     """A gap after the last value of each metric that is blank in the trial's row of results.csv.
 

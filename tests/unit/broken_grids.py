@@ -212,6 +212,10 @@ BROKEN = [
     ("claim twice", "", f"claims: [{CLAIM}, {CLAIM}]\n", [
         "grid.yaml: claims[1].id: 'a' is there twice",
     ]),
+    ("claims without ids", "", f"claims: [{CLAIM}, {CLAIM}]\n".replace("id: a, ", ""), [
+        "grid.yaml: claims[0].id: is missing; it must be a name (letters, digits, '_', '-')",
+        "grid.yaml: claims[1].id: is missing; it must be a name (letters, digits, '_', '-')",
+    ]),
     ("claim factor", "", "claims: [{id: a, says: A., contrast: {factor: lrr, from: off, to: on}, expects: [{metric: m, direction: up}]}]\n", [
         "grid.yaml: claims[0].contrast.factor: 'lrr' is not allowed; did you mean 'lr'?",
     ]),

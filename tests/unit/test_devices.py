@@ -5,7 +5,8 @@ import pytest
 from ablation.errors import InputError
 from ablation.execution import devices
 from ablation.execution.devices import Shared, share_gpus, visible_gpus
-from ablation.execution.workers import LocalProcesses, Workers, failure
+from ablation.execution.workers import LocalProcesses, Workers
+from ablation.storage.runs import failure
 
 
 @pytest.fixture(autouse=True)

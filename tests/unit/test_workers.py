@@ -12,7 +12,8 @@ from own_training import hear, send
 
 from ablation import INSTALLED_IN
 from ablation.execution import process as worker_process
-from ablation.execution.workers import Message, Worker, Workers, failure
+from ablation.execution.workers import Message, Worker, Workers
+from ablation.storage.runs import failure
 
 TRAINED = """
 import multiprocessing, os, threading, time

@@ -13,12 +13,13 @@ import pytest
 
 from ablation.execution import executor as execution
 from ablation.execution.executor import Execution
-from ablation.execution.workers import Event, Message, failure
+from ablation.execution.workers import Event, Message
 from ablation.grid.load import Study, load_study
 from ablation.planning.events import Listener
 from ablation.planning.plan import Plan, build_plan
 from ablation.storage.cache import DiskStore
 from ablation.storage.project import Places
+from ablation.storage.runs import failure
 from ablation.study import placement
 from ablation.study.opening import PlannedStudy
 from ablation.subject.protocol import Link

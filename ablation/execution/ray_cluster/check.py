@@ -2,7 +2,7 @@
 
 Run as `python -m ablation.execution.ray_cluster.check` in a copy of the project's code.
 
-    -> a JSON line, see `sample_of`: a trial, the planned key of its first link, planned versions
+    -> a `Sample` as a JSON line
     <- nothing, or what is wrong
 
 A key holds the fingerprints of settings, data and source: where it is the same, all of these are.
@@ -15,7 +15,7 @@ import json
 import platform
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from ablation import PACKAGE
 from ablation.errors import InputError
@@ -23,9 +23,24 @@ from ablation.subject.loading import load_subject
 from ablation.subject.protocol import Subject
 
 
+class Sample(TypedDict):
+    """A trial as planned, for a node to compare with what it has."""
+
+    # as the experiment names it
+    subject: str
+    # dotted key -> value
+    settings: dict[str, Any]
+    seed: int
+    # of the trial's first link
+    key: str
+    # see `versions`
+    versions: dict[str, str]
+
+
 def sample_of(
     name: str, subject: Subject, settings: Mapping[str, Any], seed: int, key: str
-) -> dict[str, Any]:
+) -> Sample:
+    """The trial of these settings under this seed, with the versions of this machine."""
     return {
         "subject": name,
         "settings": dict(settings),
@@ -48,7 +63,8 @@ def versions(subject: Subject, settings: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def difference(sample: dict[str, Any]) -> str | None:
+def difference(sample: Sample) -> str | None:
+    """What this machine has that is not as planned; None if nothing is."""
     settings, planned = sample["settings"], sample["versions"]
     try:
         subject = load_subject(sample["subject"])

@@ -14,6 +14,7 @@ from ablation.errors import InputError, Problem
 from ablation.execution import leftovers
 from ablation.execution import process as worker_process
 from ablation.execution.ray_cluster import node
+from ablation.execution.ray_cluster.check import Sample
 from ablation.execution.ray_cluster.node import Site
 
 # What is in a project's folder and is no code.
@@ -86,7 +87,8 @@ def connected(address: str | None, code: Path | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def site_of(folder: Path, sample: dict[str, Any], brings_code: bool) -> Site:
+def site_of(folder: Path, sample: Sample, brings_code: bool) -> Site:
+    """What nodes are told of a study. folder: has the data, where ABLATE_DATA names none."""
     data = Path(os.environ.get("ABLATE_DATA", "").strip() or folder).expanduser()
     return Site(json.dumps(sample), str(data.resolve()), brings_code)
 
@@ -114,7 +116,7 @@ def fit_nodes(site: Site, share: Share, say: Callable[[str], object]) -> dict[st
     ray.wait(answers, num_returns=len(answers), timeout=CHECK_SECONDS)
     fit: dict[str, int] = {}
     faults: list[Problem] = []
-    for entry, answer in zip(nodes, answers):
+    for entry, answer in zip(nodes, answers, strict=True):
         try:
             fault = ray.get(answer, timeout=0)
         except ray.exceptions.GetTimeoutError:

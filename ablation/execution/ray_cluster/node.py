@@ -17,9 +17,12 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ablation.execution.process import WorkerProcess
+
+if TYPE_CHECKING:
+    from ablation.execution.workers import Request
 
 # Variable of a node: the folder that it keeps checkpoints, latents and images in.
 CACHE = "ABLATE_NODE_CACHE"
@@ -77,7 +80,7 @@ class Relay:
         self._messages: queue.SimpleQueue[Told] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Told] = queue.SimpleQueue()
         # the worker's log on this node, which grows, and that of the trial on the driver's machine
-        self._log = tempfile.NamedTemporaryFile(prefix="ablate-log-"), ""
+        self._log = tempfile.NamedTemporaryFile(prefix="ablate-log-"), ""  # noqa: SIM115
         # one thread starts the process and waits for it: it dies with the thread that started it
         threading.Thread(target=self._serve, daemon=True).start()
 
@@ -88,12 +91,14 @@ class Relay:
             messages.append(self._messages.get())
         return messages
 
-    def send(self, request: dict[str, Any]) -> None:
+    def send(self, request: Request) -> None:
         """Hand a request to a ready and idle worker. Its log goes to the driver's machine."""
-        log = tempfile.NamedTemporaryFile(prefix="ablate-log-")
+        # it lasts until the next request replaces it
+        log = tempfile.NamedTemporaryFile(prefix="ablate-log-")  # noqa: SIM115
         self._log = log, request["log"]
-        here = {"cache": str(_cache_folder()), "log": log.name, "is_remote": True}
-        self._process.send(json.dumps(request | here))
+        cache = str(_cache_folder())
+        here: Request = {**request, "cache": cache, "log": log.name, "is_remote": True}
+        self._process.send(json.dumps(here))
 
     def answer(self, told: dict[str, Any], entry: bytes | None) -> None:
         """What the driver says to a question of the store's."""

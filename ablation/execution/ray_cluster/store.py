@@ -33,6 +33,7 @@ class NodeStore:
         self._here.trim(NODE_CACHE_BYTES)
 
     def holds(self, kind: str, key: str) -> bool:
+        """Whether the driver has an entry."""
         answer = self._ask({"op": "holds", "kind": kind, "key": key})
         return bool(answer["holds"])
 

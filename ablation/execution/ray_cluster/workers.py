@@ -1,4 +1,4 @@
-"""Workers on the nodes of a Ray cluster: the backend of `ablation.execution.workers.Workers` there."""
+"""Workers on the nodes of a Ray cluster: a backend of `ablation.execution.workers.Workers`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayError
@@ -15,8 +15,12 @@ from ablation.errors import InputError, Problem
 from ablation.execution.ray_cluster.cluster import Share, last_line
 from ablation.execution.ray_cluster.node import Relay, Site
 from ablation.execution.ray_cluster.store import answer_of
-from ablation.execution.workers import Event, Heard, Message, failure, last_message
+from ablation.execution.workers import Event, Heard, Message, Request, last_message
 from ablation.storage.cache import DiskStore
+from ablation.storage.runs import Failure, failure
+
+if TYPE_CHECKING:
+    from ablation.execution.supervision import Task
 
 # For a worker to have a place, before it is said that it waits for one.
 ROOM_SECONDS = 60.0
@@ -53,9 +57,11 @@ class RayNodes:
         self._n_lost_at_start = 0
 
     def start(self, heard: Heard) -> RayWorker:
+        """Start an actor wherever the cluster has room, now or later."""
         return RayWorker(self._actors.remote(self._site, self._fit), self, heard)
 
     def say_once(self, text: str) -> None:
+        """Tell what becomes of the cluster, unless the same was told before."""
         if text not in self._said:
             self._said.add(text)
             self.say(text)
@@ -77,35 +83,41 @@ class RayWorker:
 
     def __init__(self, actor: Any, nodes: RayNodes, heard: Heard):
         self._actor, self._nodes, self._heard = actor, nodes, heard
-        self.task: Any = None
+        self.task: Task | None = None
         self.is_new = True
         self._node = ""
         self._is_there = self._is_ending = False
-        self._fate: dict[str, str] | None = None
+        self._fate: Failure | None = None
         # of what it is doing
         self._store: DiskStore
         self.thread = threading.Thread(target=self._hear, daemon=True)
         self.thread.start()
 
     def is_ready(self) -> bool:
+        """Whether it can be sent a request."""
         return self._is_there and not self._is_ending
 
-    def send(self, request: dict[str, Any], task: Any) -> None:
+    def send(self, request: Request, task: Task) -> None:
+        """Hand a request to the actor; the store that it names answers the process."""
         self.task, self.is_new, self._store = task, False, DiskStore(Path(request["cache"]))
         self._actor.send.remote(request)
 
     def stop(self) -> None:
+        """Ask the process to finish the epoch in hand, leave a checkpoint and say `stopped`."""
         self._actor.stop.remote()
 
-    def kill(self, error: dict[str, str]) -> None:
+    def kill(self, error: Failure) -> None:
+        """End the actor and its process at once; it then counts as having died of `error`."""
         self._fate = self._fate or error
         self.end(kill=True)
 
     def end(self, kill: bool) -> None:
+        """End the actor and its process at once, whatever `kill` says."""
         self._is_ending = True
         ray.kill(self._actor)
 
     def resident_bytes(self) -> int:
+        """The memory that the process holds; 0 if the node does not tell in time."""
         n_bytes = 0
         # the node is slow, or lost, which the thread hears
         with contextlib.suppress(RayError):
@@ -146,9 +158,9 @@ class RayWorker:
                 self.end(kill=True)
                 return False
             case "blocked":
-                error = told["error"]
+                error: Failure = told["error"]
                 where = f"on node {self._node}: {error['message']}"
-                self._put(Message("blocked", error={**error, "message": where}))
+                self._put(Message("blocked", error=failure(error["type"], where)))
             case _:
                 self._put(Message(**told))
         return True
