@@ -1,12 +1,15 @@
 """Trials on one GPU: how long one takes alone, and how many an hour when several share the device.
 
-    python benchmarks/gpu.py [--packed 1 2 4 8] [--precision float32 bfloat16] [--epochs 60] [-S key=value ...]
+    python benchmarks/gpu.py [--packed 1 2 4 8] [--precision float32 bfloat16] [--epochs 60]
+        [-S key=value ...]
 
-Runs CIFAR-10-LT trials of `--epochs` epochs, a quarter of them warm-up, as many at once as `--packed` says, each in a
-process of its own. Printed are mean seconds of a warm-up and of a joint epoch, evaluation and diagnostics included
-(the first ten of a warm-up and five of a joint phase aside, in which steps are recorded and the pool appears; `nan` where no
-more are left), what a 400-epoch trial takes at that rate, and the throughput against one alone. `--no-graphs` leaves out the recording of steps. Needs neither Optuna nor MLflow.
-`--device cpu` runs the same script anywhere.
+Runs CIFAR-10-LT trials of `--epochs` epochs, a quarter of them warm-up, as many at once as
+`--packed` says, each in a process of its own. Printed are mean seconds of a warm-up and of a joint
+epoch, evaluation and diagnostics included (the first ten of a warm-up and five of a joint phase
+aside, in which steps are recorded and the pool appears; `nan` where no more are left), what a
+400-epoch trial takes at that rate, and the throughput against one alone. `--no-graphs` leaves out
+the recording of steps. Needs neither Optuna nor MLflow. `--device cpu` runs the same script
+anywhere.
 """
 
 from __future__ import annotations
@@ -19,9 +22,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # where the package is not installed
+# where the package is not installed
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
-N_FIRST = {"warmup": 10, "joint": 5}  # what is left are whole periods of the pool's refreshing
+# what is left are whole periods of the pool's refreshing
+N_FIRST = {"warmup": 10, "joint": 5}
 PLANNED = {"warmup": 100, "joint": 300}
 
 
@@ -38,7 +43,8 @@ def main() -> None:
     if options.trial is not None:
         return trial(options)
     print(
-        f"{'precision':10} {'packed':>6} {'warm-up s':>10} {'joint s':>8} {'400 epochs s':>13} {'trials/h':>9} {'throughput':>11} {'top-1':>6}"
+        f"{'precision':10} {'packed':>6} {'warm-up s':>10} {'joint s':>8} {'400 epochs s':>13} "
+        f"{'trials/h':>9} {'throughput':>11} {'top-1':>6}"
     )
     for precision in options.precision:
         alone = None
@@ -49,9 +55,10 @@ def main() -> None:
             alone = alone or whole
             top1 = statistics.mean(f["top1"] for f in found)
             print(
-                f"{precision:10} {n:6} {means['warmup']:10.3f} {means['joint']:8.3f} {whole:13.1f} {n * 3600 / whole:9.1f} "
-                f"{n * alone / whole:11.2f} {top1:6.2f}", flush=True,
-            )  # fmt: skip
+                f"{precision:10} {n:6} {means['warmup']:10.3f} {means['joint']:8.3f} {whole:13.1f} "
+                f"{n * 3600 / whole:9.1f} {n * alone / whole:11.2f} {top1:6.2f}",
+                flush=True,
+            )
 
 
 def together(n: int, precision: str) -> list[dict[str, float]]:

@@ -1,15 +1,19 @@
 """What a joint epoch costs against its encoder alone, on the real CIFAR-10-LT images.
 
-    python benchmarks/joint_epoch.py [--batches 8] [--rounds 5] [--threads 2] [--device cpu] [--precision float32]
+    python benchmarks/joint_epoch.py [--batches 8] [--rounds 5] [--threads 2] [--device cpu]
+        [--precision float32]
 
-Bare: forward, backward and Adam's step of the same ResNet-32 over the same batches, normalised beforehand, channels
-last; no augmentation and no loss. Joint: the whole of `core.training.epochs.joint_epoch`, with every diagnostic that
-a step takes; by routing rule, and once with strong augmentation. The two run in turn; printed are the median seconds and the median of the ratios round by round.
+Bare: forward, backward and Adam's step of the same ResNet-32 over the same batches, normalised
+beforehand, channels last; no augmentation and no loss. Joint: the whole of
+`core.training.epochs.joint_epoch`, with every diagnostic that a step takes; by routing rule, and
+once with strong augmentation. The two run in turn; printed are the median seconds and the median
+of the ratios round by round.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import time
 from dataclasses import replace
@@ -23,11 +27,11 @@ from core.config.schema import Config
 from core.data.augment import normalise
 from core.data.batches import batches
 from core.data.sources import Dataset, Split, load
+from core.device.memory import autocast
 from core.method.routing import RULES
 from core.networks.encoders import build_encoder, load_checkpoint
 from core.randomness import generator
 from core.subject import SUBJECT
-from core.training.encoding import autocast
 from core.training.epochs import joint_epoch
 from core.training.learner import Learner
 from core.training.pool import Pool
@@ -53,19 +57,23 @@ def main() -> None:
     )
     train = sample(load(config.data), options.batches * config.batch_size, options.device)
     print(
-        f"{len(train.labels)} images, {options.batches} batches of {config.batch_size}, {options.threads} threads, torch {torch.__version__}, {options.device}, {options.precision}"
+        f"{len(train.labels)} images, {options.batches} batches of {config.batch_size}, "
+        f"{options.threads} threads, torch {torch.__version__}, {options.device}, "
+        f"{options.precision}"
     )
     print(
-        f"{'rule':12} {'bare s':>8} {'joint s':>8} {'ratio':>6}   (a whole epoch of 12,406 images at this rate: joint s)"
+        f"{'rule':12} {'bare s':>8} {'joint s':>8} {'ratio':>6}   "
+        "(a whole epoch of 12,406 images at this rate: joint s)"
     )
     cases = {rule: replace(config, routing=rule) for rule in RULES}
     cases["strong"] = replace(config, data=replace(config.data, augmentation="strong"))
     for rule, case in cases.items():
         bare, joint = measure(case, train, options.rounds)
-        ratio = statistics.median(j / b for b, j in zip(bare, joint))
+        ratio = statistics.median(j / b for b, j in zip(bare, joint, strict=True))
         whole = statistics.median(joint) * 12_406 / len(train.labels)
         print(
-            f"{rule:12} {statistics.median(bare):8.3f} {statistics.median(joint):8.3f} {ratio:6.3f}   {whole:6.1f}"
+            f"{rule:12} {statistics.median(bare):8.3f} {statistics.median(joint):8.3f} "
+            f"{ratio:6.3f}   {whole:6.1f}"
         )
 
 
@@ -94,11 +102,10 @@ def measure(config: Config, train: Split, rounds: int) -> tuple[list[float], lis
         normalise(train.images[chosen], config.data.mean, config.data.std) for chosen in order
     ]
     bare, joint = [], []
-    for round_ in range(rounds + 1):
-        for seconds, work in (
-            (bare, lambda: encoder_alone(encoder, inputs, learner.optimisers["encoder"], config)),
-            (joint, lambda: joint_epoch(learner, train, round_ + 1)),
-        ):
+    alone = functools.partial(encoder_alone, encoder, inputs, learner.optimisers["encoder"], config)
+    for epoch in range(1, rounds + 2):
+        whole = functools.partial(joint_epoch, learner, train, epoch)
+        for seconds, work in ((bare, alone), (joint, whole)):
             start = time.perf_counter()
             work()
             if config.device == "cuda":

@@ -31,20 +31,27 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # where the package is not installed
+# where the package is not installed
+sys.path.insert(0, str(ROOT))
 
-from ablation.errors import InputError
-from ablation.planning.plan import Plan
-from ablation.storage.runs import Manifest, Outcome, RunFolder
+from ablation.errors import InputError  # noqa: E402
+from ablation.planning.plan import Plan  # noqa: E402
+from ablation.storage.runs import Manifest, Outcome, RunFolder  # noqa: E402
 
-CARRIED = Path(".gpu")  # what travels besides the files that git does not ignore
+# what travels besides the files that git does not ignore
+CARRIED = Path(".gpu")
 PLAN = CARRIED / "plan.json"
 RUNS = Path("runs")
-RESULTS = Path("docs/results")  # most of the repository's bytes, and not needed there
-LARGEST, LARGEST_BACK = 64 * 2**20, 16 * 2**20  # bytes of all that travels, and of a file back
-STOP_SECONDS, PACK_SECONDS = 25.0, 15.0  # for epochs in hand to end, and for what comes then
-BEGIN_SECONDS = 30.0  # with less left nothing is begun: no trial trains by then
-MARGIN = 0.8  # of the measured pace that the next seed is planned with
+# most of the repository's bytes, and not needed there
+RESULTS = Path("docs/results")
+# bytes of all that travels, and of a file back
+LARGEST, LARGEST_BACK = 64 * 2**20, 16 * 2**20
+# for epochs in hand to end, and for what comes then
+STOP_SECONDS, PACK_SECONDS = 25.0, 15.0
+# with less left nothing is begun: no trial trains by then
+BEGIN_SECONDS = 30.0
+# share of the measured pace that the next seed is planned with
+MARGIN = 0.8
 
 
 class Cell(NamedTuple):
@@ -52,7 +59,8 @@ class Cell(NamedTuple):
 
     trial: str
     seed: int
-    cost: float  # of its epochs that no trial before it has, relative to the study's others
+    # cost of its epochs that no trial before it has, relative to the study's others
+    cost: float
 
 
 def main() -> None:
@@ -111,7 +119,8 @@ def prepare(
         studies.append({"grid": grid, "study": name, "cells": cells})
         print(f"{name}: {len(ended)} of {len(cells)} trials have ended; {_next(cells, ended)}")
     known = provenance()
-    ours = {key: known[key] for key in ("commit", "dirty")}  # git is not asked there
+    # git is not asked there
+    ours = {key: known[key] for key in ("commit", "dirty")}
     PLAN.parent.mkdir(exist_ok=True)
     plan = {"studies": studies, "overrides": overrides, "device": device, "provenance": ours}
     PLAN.write_text(json.dumps(plan))
@@ -210,7 +219,8 @@ def run(minutes: float, jobs: int, out: Path) -> None:
         study["cells"] = [Cell(*cell) for cell in study["cells"]]
     for source in sorted((CARRIED / RUNS).rglob("*.json")):
         there = source.relative_to(CARRIED)
-        if not there.exists():  # after an earlier call to this machine there is more in it
+        # after an earlier call to this machine there is more in it
+        if not there.exists():
             there.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, there)
     out.mkdir(parents=True, exist_ok=True)
@@ -288,7 +298,8 @@ def _shared_gpu(device: str, log: TextIO) -> Iterator[None]:
         yield
         return
     with contextlib.suppress(FileNotFoundError):
-        subprocess.run(["nvidia-smi", "-L"], stdout=log, stderr=log)  # no manifest names the card
+        # no manifest names the card
+        subprocess.run(["nvidia-smi", "-L"], stdout=log, stderr=log)
     is_up = subprocess.run([service, "-d"], stdout=log, stderr=log).returncode == 0
     _say("trials share the GPU through MPS" if is_up else "MPS did not start; trials take turns")
     try:
@@ -330,7 +341,8 @@ def _pack(study: dict[str, Any], provenance: dict[str, Any], out: Path) -> None:
 
 
 def _say(*lines: str) -> None:
-    print(*lines, sep="\n", flush=True)  # a command that is ended at its limit has said it
+    # a command that is ended at its limit has said it
+    print(*lines, sep="\n", flush=True)
 
 
 # --- here, after

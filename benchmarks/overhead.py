@@ -2,9 +2,9 @@
 
     python benchmarks/overhead.py [--trials 100 1000 10000] [--jobs 2]
 
-A trial is a function that returns at once, so all that is measured is ours: planning, workers, files, Optuna
-and MLflow on SQLite, report. `offline` leaves the two databases out. The last columns are further commands on
-the finished study.
+A trial is a function that returns at once, so all that is measured is ours: planning, workers,
+files, Optuna and MLflow on SQLite, report. `offline` leaves the two databases out. The last
+columns are further commands on the finished study.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ def train(config, seed, report):
     return {"test/top1": 50.0 + config["x"] + seed % 7, "loss": 1.0 / (1 + seed)}
 """
 EXPERIMENT = "title: Trivial\nsubject: trivial:train\nsettings: {x: 0}\n"
-GRID = "study: trivial\nexperiment: nothing\ndesign: factorial\nseeds: {seeds}\nfactors:\n  x: {levels}\n"
+GRID = """
+study: trivial
+experiment: nothing
+design: factorial
+seeds: {seeds}
+factors:
+  x: {levels}
+"""
 
 
 def main() -> None:
@@ -30,7 +37,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     print(
-        f"{'trials':>7} {'run s':>8} {'ms/trial':>9} {'offline':>9} {'peak MiB':>9} {'again s':>8} {'plan s':>7} {'status s':>9} {'report s':>9}"
+        f"{'trials':>7} {'run s':>8} {'ms/trial':>9} {'offline':>9} {'peak MiB':>9} "
+        f"{'again s':>8} {'plan s':>7} {'status s':>9} {'report s':>9}"
     )
     for n in options.trials:
         with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
@@ -46,13 +54,17 @@ def main() -> None:
                 for command in (["run", *grid], ["plan", *grid], ["status"], ["report"])
             )
             print(
-                f"{n:7} {run:8.1f} {1000 * run / n:9.1f} {1000 * offline / n:9.1f} {peak / 2**20:9.0f} "
-                f"{again:8.1f} {plan:7.1f} {status:9.1f} {report:9.1f}", flush=True,
-            )  # fmt: skip
+                f"{n:7} {run:8.1f} {1000 * run / n:9.1f} {1000 * offline / n:9.1f} "
+                f"{peak / 2**20:9.0f} {again:8.1f} {plan:7.1f} {status:9.1f} {report:9.1f}",
+                flush=True,
+            )
 
 
 def project(folder: Path, n: int) -> list[str]:
-    """A grid of two arms per ten seeds, up to twenty arms; returns the command that runs ablate there."""
+    """Write a grid of two arms per ten seeds, up to twenty arms.
+
+    Returns the command that runs ablate there.
+    """
     n_arms = min(20, max(2, n // 100))
     levels = "{" + ", ".join(f"level{i}: {{x: {i}}}" for i in range(n_arms)) + "}"
     (folder / "trivial.py").write_text(TRAIN)

@@ -1,10 +1,12 @@
 """How close each stage of a CIFAR-10-LT trial comes to the machine's matrix products.
 
-    python benchmarks/rates.py [--rounds 5] [--threads 1] [--images 1024] [--device cpu] [--precision float32]
+    python benchmarks/rates.py [--rounds 5] [--threads 1] [--images 1024] [--device cpu]
+        [--precision float32]
 
-The floor of a stage is its floating-point operations (convolutions and matrix products, forward and backward, as
-PyTorch's own counter counts them) at the rate of a large square matrix product, measured beside it in every round.
-Printed are medians over the rounds. Latents are random: no stage takes a different path for what they hold.
+The floor of a stage is its floating-point operations (convolutions and matrix products, forward
+and backward, as PyTorch's own counter counts them) at the rate of a large square matrix product,
+measured beside it in every round. Printed are medians over the rounds. Latents are random: no
+stage takes a different path for what they hold.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ from core.training.priors import quota
 from core.training.staged import diffusion_epoch, head_epoch
 
 CLASS_COUNTS = torch.tensor((5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50))
-SIDE = 2048  # of the square matrices
+# rows of the square matrices
+SIDE = 2048
 
 
 def main() -> None:
@@ -59,7 +62,8 @@ def main() -> None:
     if faults:
         raise SystemExit("; ".join(f"{fault.key}: {fault.message}" for fault in faults))
     print(
-        f"torch {torch.__version__}, {options.device}, {options.precision}, {options.threads} threads; median of {options.rounds} rounds"
+        f"torch {torch.__version__}, {options.device}, {options.precision}, "
+        f"{options.threads} threads; median of {options.rounds} rounds"
     )
     print(f"{'stage':34} {'GFLOP':>9} {'seconds':>9} {'GFLOP/s':>9} {'of matmul':>10}")
     for name, work in stages(config, options.images).items():
@@ -118,6 +122,7 @@ def stages(config: Config, n_images: int) -> dict[str, Callable[[], object]]:
             counts_drawn,
             joint.n_latents,
             generator(0, "pool", 1, config.device),
+            joint.farthest,
         )
 
     return {

@@ -2,9 +2,10 @@
 
     python benchmarks/sharing.py [--jobs 2] [--seeds 3]
 
-Runs benchmarks/sharing.yaml with its first seed, which measures its epochs; forecasts what `--seeds` more will take,
-as `ablate plan` does; runs them; and runs the first seed again with --no-share. Prints epochs and seconds, planned
-and measured. Seconds are those from the first worker's start to the last one's end; the report comes on top.
+Runs benchmarks/sharing.yaml with its first seed, which measures its epochs; forecasts what
+`--seeds` more will take, as `ablate plan` does; runs them; and runs the first seed again with
+--no-share. Prints epochs and seconds, planned and measured. Seconds are those from the first
+worker's start to the last one's end; the report comes on top.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def main() -> None:
         "one seed, shared",
         first.n_trained,
         first.seconds,
-        f"{alone.n_trained / first.n_trained:.2f} times fewer epochs, {alone.seconds / first.seconds:.2f} times faster",
+        f"{alone.n_trained / first.n_trained:.2f} times fewer epochs, "
+        f"{alone.seconds / first.seconds:.2f} times faster",
     )
     show(f"{options.seeds} more, planned", *planned)
     show(

@@ -2,8 +2,8 @@
 
     python benchmarks/study.py [--grid experiments/fixes.yaml] [-- extra arguments of `ablate run`]
 
-Memory is the proportional set size of all processes of the command together, sampled: pages that processes
-share count once. A first `ablate run` trains; a second one finds everything done.
+Memory is the proportional set size of all processes of the command together, sampled: pages that
+processes share count once. A first `ablate run` trains; a second one finds everything done.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def descendants(pid: int) -> list[int]:
 def memory(pid: int) -> int:
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:  # it has ended
+    except OSError:
+        # it has ended
         return 0
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 

@@ -1,4 +1,4 @@
-"""Strategy A and its baselines as a subject of the harness; see the protocol `ablation.subject.protocol`.
+"""Strategy A and its baselines as a subject of the harness; see `ablation.subject.protocol`.
 
 Only `advance` and `inspect` import torch.
 """
@@ -20,6 +20,7 @@ from core.planning import fingerprint, trajectory
 from core.planning.ignored import counts_with, ignored
 from core.planning.trajectory import EVALUATE, PRETRAIN, Link
 from core.training.priors import quota, training_prior, uncorrected_prior
+from core.trial.checkpoints import Store
 
 UNREADABLE = (OSError, zlib.error, lzma.LZMAError)
 
@@ -28,6 +29,7 @@ class StrategyA:
     """Joint training of encoder, latent diffusion model and classifier, and its baselines."""
 
     def check(self, settings: Mapping[str, Any]) -> list[Fault]:
+        """All that is wrong with a trial's settings; images are looked for and not read whole."""
         config, faults = parse(settings)
         if faults:
             return faults
@@ -39,32 +41,40 @@ class StrategyA:
         )
 
     def resolve(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The full nested configuration, defaults filled in."""
         return to_tree(_config(settings))
 
     def reads_files(self, settings: Mapping[str, Any]) -> bool:
+        """Whether a trial reads images or a checkpoint from files."""
         config = _config(settings)
         return config.data.source != "digits" or config.encoder.checkpoint is not None
 
-    def inspect(self, settings: Mapping[str, Any], store: Any) -> list[Fault]:
+    def inspect(self, settings: Mapping[str, Any], store: Store) -> list[Fault]:
+        """All that is wrong with those files; decoded images are kept in `store`."""
         from core.trial.inputs import faults
 
         config = _config(settings)
         return faults(config, len(_class_counts(config)), store)
 
     def baselines(self) -> Mapping[str, Mapping[str, Any]]:
+        """Name -> settings of each baseline that a grid may name."""
         return BASELINES
 
     def alternatives(self) -> list[tuple[str, ...]]:
+        """Groups of dotted keys of which setting one unsets the others."""
         return [tuple(f"{section}.{key}" for key in keys) for section, keys in ALTERNATIVES.items()]
 
     def metrics(self, settings: Mapping[str, Any]) -> frozenset[str] | None:
+        """Names of the metrics of a trial's last record; None where the images are not there."""
         config = _config(settings)
         try:
             return frozenset(_last_metrics(config, _class_counts(config)))
-        except FileNotFoundError:  # which classes are large and small is not known
+        except FileNotFoundError:
+            # which classes are large and small is not known
             return None
 
     def describe(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Facts for the report's provenance."""
         config = _config(settings)
         return {
             "class_counts": _class_counts(config),
@@ -87,15 +97,19 @@ class StrategyA:
     def chain(
         self, settings: Mapping[str, Any], seed: int, records: trajectory.Records
     ) -> list[Link]:
+        """The epochs of a trial, first to last, as planned."""
         return trajectory.chain(_config(settings), seed, records)
 
     def effective(self, settings: Mapping[str, Any]) -> str:
+        """A hash of the settings that can change a trial."""
         return fingerprint.digest(trajectory.all_effective(_config(settings)))
 
     def ignored(self, settings: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+        """Those of the keys that change nothing in a trial, whatever their values."""
         return ignored(settings, keys)
 
     def counts_with(self, settings: Mapping[str, Any], key: str) -> tuple[str, Any] | None:
+        """A setting, and a value of it, with which an ignored key would change something."""
         return counts_with(settings, key)
 
     def advance(
@@ -103,9 +117,10 @@ class StrategyA:
         settings: Mapping[str, Any],
         seed: int,
         until: str | None,
-        store: Any,
+        store: Store,
         report: Callable[[str, dict[str, Any]], bool | None],
     ) -> None:
+        """Run a trial from its last checkpoint to the link with key `until`; None: to its end."""
         from core.trial.run import advance
 
         advance(_config(settings), seed, until, store, report)
@@ -163,9 +178,9 @@ def _last_metrics(config: Config, counts: Sequence[int]) -> set[str]:
     trains = config.method not in ("ce", "ce-adjusted")
     is_joint = config.method == "joint"
     thaws = is_joint and config.longest_warmup < config.epochs
-    # Under mixup, the semantic loss and the radii take pure images alone (`core.training.epochs.PURE`). At
-    # an alpha of 1 a tenth of all images is pure: a small class may have none. At a larger one the
-    # epoch may have none.
+    # Under mixup, the semantic loss and the radii take pure images alone
+    # (`core.training.epochs.PURE`). At an alpha of 1 a tenth of all images is pure: a small class
+    # may have none. At a larger one the epoch may have none.
     classes_have_pure = not (thaws and config.mixup)
     epoch_has_pure = not (thaws and config.mixup > 1)
     # A class of one image has no radius.

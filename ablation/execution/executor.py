@@ -32,7 +32,7 @@ from ablation.storage.runs import (
     outcome_of,
     reason,
 )
-from ablation.subject.protocol import Link, Record
+from ablation.subject.protocol import LinkLike, Record
 
 TICK_SECONDS = 0.5
 CHANGED = failure(
@@ -306,7 +306,7 @@ class Execution:
         self.listener.finished(spec, outcome)
 
 
-def _known(store: DiskStore, links: Sequence[Link]) -> list[Record]:
+def _known(store: DiskStore, links: Sequence[LinkLike]) -> list[Record]:
     """The records of a chain up to the first that is missing."""
     records = []
     for link in links:

@@ -27,7 +27,7 @@ from ablation.grid.strict_yaml import (
     read_value,
 )
 from ablation.subject.loading import FunctionSubject
-from ablation.subject.protocol import Fault, Subject
+from ablation.subject.protocol import Fault, FaultLike, Subject
 
 # of a project
 EXPERIMENTS = Path("experiments")
@@ -260,7 +260,7 @@ def _layers(grid: Grid, arm: Arm) -> Stack:
     )
 
 
-def _located(fault: Fault, stack: Stack) -> Problem:
+def _located(fault: FaultLike, stack: Stack) -> Problem:
     """The fault where its key was last set, else where a part of it was, else in the experiment."""
     setters = [layer for layer in stack if fault.key in layer.settings]
     related = [layer for layer in stack if any(overlap(fault.key, key) for key in layer.settings)]

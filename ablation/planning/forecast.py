@@ -15,14 +15,14 @@ from ablation.planning.schedule import Schedule, Segment, is_there
 from ablation.storage.cache import DiskStore
 from ablation.storage.damage import UNREADABLE
 from ablation.storage.runs import TrialSpec, write_atomically
-from ablation.subject.protocol import Link, Record
+from ablation.subject.protocol import LinkLike, Record
 
 START, SEGMENT = "(start)", "(segment)"
 """Beside the phases: what a worker's first segment, and each later one, takes besides epochs."""
 
 
 def forecast(
-    chains: Mapping[str, Sequence[Link]],
+    chains: Mapping[str, Sequence[LinkLike]],
     store: DiskStore,
     known: Mapping[str, float],
     jobs: int,
@@ -70,7 +70,9 @@ def makespan(
         schedule.done(end)
 
 
-def pace(links: Collection[Link], known: Mapping[str, float]) -> Callable[[Link], float] | None:
+def pace(
+    links: Collection[LinkLike], known: Mapping[str, float]
+) -> Callable[[LinkLike], float] | None:
     """Link -> seconds; None if no phase was measured.
 
     A phase that was never measured is scaled from those that were, by planned cost.
@@ -82,7 +84,7 @@ def pace(links: Collection[Link], known: Mapping[str, float]) -> Callable[[Link]
     return lambda link: known.get(link.phase, link.cost * per_cost)
 
 
-def _left(segment: Segment, store: DiskStore, kind: str) -> list[Link]:
+def _left(segment: Segment, store: DiskStore, kind: str) -> list[LinkLike]:
     """The links after the last of which the store holds this kind of entry."""
     there = (i for i, link in enumerate(segment.links, 1) if store.holds(kind, link.key))
     return segment.links[max(there, default=0) :]

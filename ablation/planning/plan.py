@@ -11,7 +11,7 @@ from typing import Any
 from ablation.grid.load import Study
 from ablation.storage.cache import DiskStore
 from ablation.storage.runs import RunFolder, TrialSpec
-from ablation.subject.protocol import Link, Record
+from ablation.subject.protocol import LinkLike, Record
 
 LookUp = Callable[[str], Record | None]
 
@@ -21,7 +21,7 @@ class PlannedTrial:
     """A trial and its chain as known now."""
 
     spec: TrialSpec
-    links: Sequence[Link]
+    links: Sequence[LinkLike]
     # The chain's length depends on records: it was planned at its longest, or is now known.
     undecided: bool
 
@@ -38,7 +38,7 @@ class Plan:
         return [trial.spec for trial in self.trials.values()]
 
     @property
-    def chains(self) -> dict[str, Sequence[Link]]:
+    def chains(self) -> dict[str, Sequence[LinkLike]]:
         """Trial -> its links."""
         return {name: trial.links for name, trial in self.trials.items()}
 
@@ -51,11 +51,11 @@ class Plan:
         """Epochs if every trial ran alone."""
         return sum(map(len, self.chains.values()))
 
-    def unique(self) -> dict[str, Link]:
+    def unique(self) -> dict[str, LinkLike]:
         """Key -> link, of the links of all trials."""
         return {link.key: link for links in self.chains.values() for link in links}
 
-    def missing(self, store: DiskStore) -> list[Link]:
+    def missing(self, store: DiskStore) -> list[LinkLike]:
         """Links without a record: what is left to train."""
         return [link for key, link in self.unique().items() if not store.holds("record", key)]
 
@@ -124,7 +124,7 @@ def expected(study: Study, plan: Plan, store: DiskStore, folder: RunFolder) -> P
     return with_ownership(trials)
 
 
-def trial_key(name: str, links: Sequence[Link], config: Mapping[str, Any]) -> str:
+def trial_key(name: str, links: Sequence[LinkLike], config: Mapping[str, Any]) -> str:
     """A trial's identity: its name, its chain at its longest, and its configuration.
 
     No record changes the longest chain. The configuration may say where the chain ends (a plateau's
@@ -150,7 +150,7 @@ def with_ownership(trials: Mapping[str, PlannedTrial]) -> Plan:
 
 
 def _by_place(
-    links: Sequence[Link], records: Iterable[Record], known: LookUp = lambda key: None
+    links: Sequence[LinkLike], records: Iterable[Record], known: LookUp = lambda key: None
 ) -> LookUp:
     """Looks up records without keys, where none is `known`, by phase and epoch of `links`."""
     found = {(record["phase"], record["epoch"]): record for record in records}

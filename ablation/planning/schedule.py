@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ablation.storage.cache import DiskStore
-from ablation.subject.protocol import Link
+from ablation.subject.protocol import LinkLike
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Segment:
 
     # its name: the key of its last link
     end: str
-    links: list[Link]
+    links: list[LinkLike]
     # in plan order
     trials: list[str]
     # `end` of the segment before
@@ -47,7 +47,7 @@ class Schedule:
 
     def __init__(
         self,
-        chains: Mapping[str, Sequence[Link]],
+        chains: Mapping[str, Sequence[LinkLike]],
         share: bool,
         is_there: Callable[[Segment], bool],
         busy: Collection[str] = (),
@@ -84,7 +84,7 @@ class Schedule:
         return not self._busy.isdisjoint([segment.end, *(link.key for link in segment.links)])
 
 
-def segments(chains: Mapping[str, Sequence[Link]]) -> dict[str, Segment]:
+def segments(chains: Mapping[str, Sequence[LinkLike]]) -> dict[str, Segment]:
     """Trial name -> links, as segments by their `end`; parents before children, in plan order."""
     passing = Counter(link.key for links in chains.values() for link in links)
     found: dict[str, Segment] = {}
@@ -108,7 +108,7 @@ def segments(chains: Mapping[str, Sequence[Link]]) -> dict[str, Segment]:
     return found
 
 
-def separate(chains: Mapping[str, Sequence[Link]]) -> dict[str, Segment]:
+def separate(chains: Mapping[str, Sequence[LinkLike]]) -> dict[str, Segment]:
     """Every trial as one segment of its own: nothing is shared."""
     return {
         trial: Segment(trial, list(links), [trial], None, critical=sum(link.cost for link in links))

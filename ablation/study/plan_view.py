@@ -18,7 +18,7 @@ from ablation.planning.plan import Plan, PlannedTrial
 from ablation.planning.schedule import Segment, segments
 from ablation.study.opening import PlannedStudy, changes, refuse_mixture
 from ablation.study.placement import n_processors
-from ablation.subject.protocol import Link
+from ablation.subject.protocol import LinkLike
 
 
 def describe_plan(planned: PlannedStudy, jobs: int | None) -> None:
@@ -78,7 +78,7 @@ def _arms(planned: PlannedStudy, plan: Plan, missing: set[str]) -> Table:
     return table
 
 
-def _phases(plan: Plan, missing: Sequence[Link]) -> Table:
+def _phases(plan: Plan, missing: Sequence[LinkLike]) -> Table:
     """Where sharing saves: epochs by phase."""
     naive = Counter(link.phase for links in plan.chains.values() for link in links)
     unique = Counter(link.phase for link in plan.unique().values())
@@ -113,7 +113,9 @@ def _line(segment: Segment, trials: Mapping[str, PlannedTrial]) -> Text:
     return Text(f"{', '.join(spans)}: {arms}" if arms else ", ".join(spans))
 
 
-def _cost(missing: Sequence[Link], seconds: float | None, alone: float | None, jobs: int) -> str:
+def _cost(
+    missing: Sequence[LinkLike], seconds: float | None, alone: float | None, jobs: int
+) -> str:
     if not missing:
         return "nothing is left to train"
     if seconds is None or alone is None:

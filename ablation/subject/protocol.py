@@ -76,6 +76,30 @@ class Fault(NamedTuple):
     absent: str = ""
 
 
+class LinkLike(Protocol):
+    """What the harness reads of a link. A subject may return `Link` or a class of its own."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def phase(self) -> str: ...
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def cost(self) -> float: ...
+
+
+class FaultLike(Protocol):
+    """What the harness reads of a fault. A subject may return `Fault` or a class of its own."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def message(self) -> str: ...
+    @property
+    def absent(self) -> str: ...
+
+
 class Store(Protocol):
     """Bytes under a key and a kind; what `load` returns is what was saved, whole, or None.
 
@@ -100,7 +124,7 @@ class Subject(Protocol):
     and `reads_files` with `inspect`; then less can be told before anything runs.
     """
 
-    def check(self, settings: Mapping[str, Any]) -> list[Fault]:
+    def check(self, settings: Mapping[str, Any]) -> Sequence[FaultLike]:
         """All that is wrong with a trial's settings (dotted key -> value); [] if nothing is."""
 
     def reads_files(self, settings: Mapping[str, Any]) -> bool:
@@ -109,7 +133,7 @@ class Subject(Protocol):
         Then `inspect` is asked, too.
         """
 
-    def inspect(self, settings: Mapping[str, Any], store: Store) -> list[Fault]:
+    def inspect(self, settings: Mapping[str, Any], store: Store) -> Sequence[FaultLike]:
         """All that is wrong with those files, for settings without fault.
 
         `store` may keep what trials need of them.
@@ -150,7 +174,7 @@ class Subject(Protocol):
 
     def chain(
         self, settings: Mapping[str, Any], seed: int, records: Callable[[str], Record | None]
-    ) -> Sequence[Link]:
+    ) -> Sequence[LinkLike]:
         """The links of a trial, first to last.
 
         `records` looks up what finished links reported, for chains whose length depends on it (a

@@ -34,6 +34,8 @@ Optimiser = Literal["adam", "adamw", "sgd"]
 
 @dataclass(frozen=True)
 class Data:
+    """Where the images come from, and what is made of them before training."""
+
     # where the images come from
     source: Literal["digits", "folder", "cifar10", "cifar100"] = "digits"
     # folder or .tar.gz archive holding train/<class>/* and test/<class>/*; for cifar10 and cifar100
@@ -68,9 +70,18 @@ class Data:
     # images are resized to size x size pixels on loading; none: they must all have one size
     size: int | None = limited(None, minimum=1)
 
+    @property
+    def required_path(self) -> str:
+        """The path of a source that needs one; settings without it are a fault."""
+        if self.path is None:
+            raise ValueError(f"source '{self.source}' needs data.path")
+        return self.path
+
 
 @dataclass(frozen=True)
 class Encoder:
+    """The network from images to latents, and where its weights come from."""
+
     # architecture
     name: Encoders = "resnet32"
     # pretrained weights: .safetensors, or a PyTorch file that weights_only can load; found as
@@ -106,6 +117,8 @@ class Pretraining:
 
 @dataclass(frozen=True)
 class Head:
+    """The classifier on the latents."""
+
     # classifier on the latents
     name: Literal["linear", "cosine", "wcdas"] = "wcdas"
     # factor on cosine or WCDAS logits (initial value if trainable); none: 30 for cosine, and for
@@ -118,6 +131,7 @@ class Head:
 
     @property
     def initial_scale(self) -> float:
+        """The scale where training starts."""
         if self.scale is not None:
             return self.scale
         return 30.0 if self.name == "cosine" else math.log(2) + 1
@@ -125,6 +139,8 @@ class Head:
 
 @dataclass(frozen=True)
 class Denoiser:
+    """The network of the diffusion model."""
+
     # residual MLP with adaptive layer norm, or LDMLR's 1-D U-Net
     name: Literal["mlp", "unet1d"] = "mlp"
     # hidden width of the MLP
@@ -135,6 +151,8 @@ class Denoiser:
 
 @dataclass(frozen=True)
 class Diffusion:
+    """The diffusion model of the latents."""
+
     # timesteps T
     steps: int = limited(1000, minimum=2)
     # noise schedule
@@ -150,6 +168,8 @@ class Diffusion:
 
 @dataclass(frozen=True)
 class LearningRates:
+    """Learning rate of each module; `optim.schedule` says how it changes."""
+
     # learning rate of the encoder once it thaws
     encoder: float = limited(1e-5, minimum=0)
     # learning rate of the head
@@ -160,6 +180,8 @@ class LearningRates:
 
 @dataclass(frozen=True)
 class Optim:
+    """How the modules are trained after the pre-training."""
+
     # optimiser of every module
     name: Optimiser = "adam"
     # optimiser of the encoder; none: optim.name
@@ -269,6 +291,8 @@ class Losses:
 
 @dataclass(frozen=True)
 class Generation:
+    """The pool of generated latents: how many, how, and how often."""
+
     # latents per class: max(round(0.2 n_c), 5), or n_max - n_c
     quota: Literal["ldmlr", "balance"] = "balance"
     # epochs between refreshes of the pool
@@ -319,6 +343,8 @@ class Staged:
 
 @dataclass(frozen=True)
 class Config:
+    """All settings of a trial."""
+
     # Strategy A, the staged baseline, the pretrained network as it is, or that with the log of the
     # class prior subtracted from its logits
     method: Literal["joint", "staged", "ce", "ce-adjusted"] = "joint"
@@ -367,6 +393,7 @@ class Config:
 
     @property
     def diffusion_epochs(self) -> int:
+        """Epochs of diffusion of a staged trial; 0 without a diffusion model."""
         if not self.staged.generation or self.generation.method == "gaussian":
             return 0
         return self.staged.diffusion_epochs or self.epochs
@@ -379,18 +406,22 @@ class Config:
 
     @property
     def head_epochs(self) -> int:
+        """Epochs of head training of a staged trial."""
         return self.staged.head_epochs or self.epochs
 
     @property
     def head_batch_size(self) -> int:
+        """Latents per step of head training of a staged trial."""
         return self.staged.head_batch_size or self.batch_size
 
     @property
     def pretraining_augmentation(self) -> Augmentation:
+        """The augmentation of the pre-training."""
         return self.pretraining.augmentation or self.data.augmentation
 
     @property
     def pretraining_epochs(self) -> int:
+        """Epochs of pre-training; 0 with a checkpoint."""
         return 0 if self.encoder.checkpoint else self.pretraining.epochs
 
     @property

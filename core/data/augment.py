@@ -17,12 +17,14 @@ def crop_and_flip(images: Tensor, padding: int, flip: bool, generator: torch.Gen
     n, _, height, width = images.shape
     device = images.device
     down, right = torch.randint(0, 2 * padding + 1, (2, n), generator=generator, device=device)
-    rows = down[:, None] + torch.arange(height, device=device)  # (B, H) rows of the padded image
+    # (B, H) rows of the padded image
+    rows = down[:, None] + torch.arange(height, device=device)
     columns = torch.arange(width, device=device).expand(n, width)
     if flip:
         flipped = torch.rand(n, generator=generator, device=device) < 0.5
         columns = torch.where(flipped[:, None], columns.flip(1), columns)
-    columns = right[:, None] + columns  # (B, W)
+    # (B, W)
+    columns = right[:, None] + columns
     padded = F.pad(images, (padding,) * 4)
     batch = torch.arange(n, device=device)[:, None, None]
     # advanced indices around a slice put the indexed axes first: (B, H, W, channels)
@@ -35,6 +37,7 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     return images.to(memory_format=torch.channels_last).float().sub_(mean_).div_(std_)
 
 
-@functools.cache  # copying it to a GPU for every batch would make every batch wait
+# copying it to a GPU for every batch would make every batch wait
+@functools.cache
 def _constant(values: tuple[float, ...], device: str) -> Tensor:
     return torch.tensor(values, device=device).view(1, -1, 1, 1) * 255

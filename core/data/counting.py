@@ -25,8 +25,9 @@ class TooFewImages(ValueError):
 def class_counts(data: Data, files: Sequence[Path]) -> list[int]:
     """Return the training images of each class, in class order.
 
-    files: as `core.planning.fingerprint.data_files` gives them. Raises TooFewImages where the settings ask
-    for images that are not there, and other ValueErrors for a folder that is no data set.
+    files: as `core.planning.fingerprint.data_files` gives them. Raises TooFewImages where the
+    settings ask for images that are not there, and other ValueErrors for a folder that is no data
+    set.
     """
     counts = profiled_counts(data, _available(data, files))
     if data.validation:
@@ -92,14 +93,15 @@ def _available(data: Data, files: Sequence[Path]) -> list[int]:
     if data.source == "digits":
         return digits_counts(_digits(files[0]), data.n_test)
     if data.source == "folder":
-        listing = listed(locate(data.path))
+        listing = listed(locate(data.required_path))
         names = class_names(listing)
         labels = Counter(place.label for place in listing.images if place.part == "train")
         return [labels[name] for name in names]
     return [5000] * 10 if data.source == "cifar10" else [500] * 100
 
 
-@functools.cache  # a grid has many cells
+# a grid has many cells
+@functools.cache
 def _digits(path: Path) -> list[int]:
     """Images of each digit."""
     with gzip.open(path, "rt") as file:

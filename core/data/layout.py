@@ -9,7 +9,8 @@ from pathlib import Path
 
 from core.data.listing import IMAGE_ENDINGS, PARTS, Listing, Place, shown
 
-SHOWN = 5  # names of a list of them
+# names that a message shows of a list
+SHOWN = 5
 WHERE = "images belong in train/<class>/ and test/<class>/"
 ARCHIVE_ENDINGS = (".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2")
 ENDINGS = ", ".join(sorted(IMAGE_ENDINGS))

@@ -30,9 +30,12 @@ MAX_SHOWN = 400
 class Place(NamedTuple):
     """Where a file is in the layout."""
 
-    part: str  # train | test
-    label: str  # the class's folder
-    name: str  # below the class's folder; "batch1/0.png" for a file in a folder inside it
+    # train | test
+    part: str
+    # the class's folder
+    label: str
+    # below the class's folder; "batch1/0.png" for a file in a folder inside it
+    name: str
 
     def __str__(self) -> str:
         return "/".join(self)
@@ -47,19 +50,24 @@ class Member(NamedTuple):
     """A file of an archive."""
 
     name: str
-    sha256: str  # hex, of its content; "" for what is no image
+    # hex, of its content; "" for what is no image
+    sha256: str
 
 
 class Listing(NamedTuple):
     """What a data set holds; hidden files and folders are not in it."""
 
     path: Path
-    images: Mapping[Place, Path | Member]  # sorted
+    # sorted
+    images: Mapping[Place, Path | Member]
     # Files in classes' folders that do not end as images do; sorted.
     left_out: Mapping[Place, Path | Member]
-    folders: frozenset[tuple[str, str]]  # (train | test, class) of each class's folder
-    beside: tuple[str, ...]  # images in train/ or test/ that are in no class's folder
-    top: tuple[str, ...]  # folders beside and including train and test
+    # (train | test, class) of each class's folder
+    folders: frozenset[tuple[str, str]]
+    # images in train/ or test/ that are in no class's folder
+    beside: tuple[str, ...]
+    # folders beside and including train and test
+    top: tuple[str, ...]
 
 
 Entry = tuple[tuple[str, ...], Path | Member | None]
@@ -88,6 +96,8 @@ def contents(listing: Listing) -> Iterator[tuple[Place, bytes]]:
         yield from sorted(dict(unpacked(listing, listing.images)).items())
         return
     for place, file in listing.images.items():
+        # the listing of a folder holds paths alone
+        assert isinstance(file, Path)
         yield place, file.read_bytes()
 
 
@@ -102,7 +112,14 @@ def unpacked(
     with tarfile.open(listing.path) as archive:
         for member in archive:
             if member.isfile() and member.name in places:
-                yield places[member.name], archive.extractfile(member).read()
+                yield places[member.name], _content(archive, member)
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """What a member holds that is a file."""
+    file = archive.extractfile(member)
+    assert file is not None
+    return file.read()
 
 
 def sha256(path: Path) -> str:
@@ -137,7 +154,9 @@ def is_image(name: str) -> bool:
 
 def _sorted_out(path: Path, entries: Iterable[Entry]) -> Listing:
     files: dict[Place, Path | Member] = {}
-    folders, top, beside = set(), set(), []
+    folders: set[tuple[str, str]] = set()
+    top: set[str] = set()
+    beside: list[str] = []
     for parts, source in entries:
         if any(map(is_hidden, parts)):
             continue
@@ -145,11 +164,12 @@ def _sorted_out(path: Path, entries: Iterable[Entry]) -> Listing:
             top.add(parts[0])
         if parts[0] not in PARTS or len(parts) < 2:
             continue
-        if len(parts) > 2 or source is None:
-            folders.add(parts[:2])
+        part, label, *below = parts
+        if below or source is None:
+            folders.add((part, label))
             if source is not None:
-                files[Place(*parts[:2], "/".join(parts[2:]))] = source
-        elif is_image(parts[1]):
+                files[Place(part, label, "/".join(below))] = source
+        elif is_image(label):
             beside.append("/".join(parts))
     images = {place: files[place] for place in sorted(files) if is_image(place.name)}
     left_out = {place: files[place] for place in sorted(files) if place not in images}
@@ -239,10 +259,11 @@ def _members(path: Path) -> Iterator[Entry]:
                     size = f"has {member.size} bytes when unpacked, more than any image"
                     raise ValueError(f"its member '{name}' {size}")
                 if is_image(inner.name) and not is_hidden(inner.name):
-                    digest = hashlib.sha256(archive.extractfile(member).read()).hexdigest()
+                    digest = hashlib.sha256(_content(archive, member)).hexdigest()
             yield inner.parts, Member(member.name, digest)
         # To tarfile a garbled member is the end, and only the compression's checksum tells.
-        while archive.fileobj.read(2**20):
+        rest = archive.fileobj
+        while rest is not None and rest.read(2**20):
             pass
 
 

@@ -30,8 +30,10 @@ BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.Decomp
 class Split(NamedTuple):
     """Images and their classes."""
 
-    images: Tensor  # (N, channels, H, W) uint8
-    labels: Tensor  # (N,) int64, sorted
+    # (N, channels, H, W) uint8
+    images: Tensor
+    # (N,) int64, sorted
+    labels: Tensor
 
 
 class Dataset(NamedTuple):
@@ -124,24 +126,25 @@ def _cifar(data: Data) -> Dataset:
     from torchvision import datasets
 
     cls = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[data.source]
-    root = locate(data.path)
+    root = locate(data.required_path)
     if data.download:
         root.mkdir(parents=True, exist_ok=True)
         # Worker processes take turns; all but the first find it there.
         with (root / ".downloading").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             cls(root, train=True, download=True)
-    parts = []
-    for train in (True, False):
-        raw = cls(root, train=train, download=False)
+    splits = []
+    for is_train in (True, False):
+        raw = cls(root, train=is_train, download=False)
         split = Split(torch.from_numpy(raw.data).permute(0, 3, 1, 2), torch.tensor(raw.targets))
-        parts.append(_sorted(split, torch.arange(len(split.labels))))
-    return Dataset(*parts, list(raw.classes))
+        splits.append(_sorted(split, torch.arange(len(split.labels))))
+    train, test = splits
+    return Dataset(train, test, list(raw.classes))
 
 
 def _folder(data: Data) -> Dataset:
     """train/<class>/* and test/<class>/* of a folder or an archive; classes in sorted order."""
-    listing = listed(locate(data.path))
+    listing = listed(locate(data.required_path))
     names = class_names(listing)
     number = {name: c for c, name in enumerate(names)}
     images: dict[str, list[Tensor]] = {part: [] for part in PARTS}
@@ -156,8 +159,8 @@ def _folder(data: Data) -> Dataset:
             raise ValueError(f"{file}: {sizes}; set data.size")
         images[place.part].append(pixels)
         labels[place.part].append(number[place.label])
-    parts = (Split(torch.stack(images[part]), torch.tensor(labels[part])) for part in PARTS)
-    return Dataset(*parts, names)
+    train, test = (Split(torch.stack(images[part]), torch.tensor(labels[part])) for part in PARTS)
+    return Dataset(train, test, names)
 
 
 def _pixels(file: str, content: bytes, mode: str, size: int | None) -> Tensor:
@@ -166,10 +169,10 @@ def _pixels(file: str, content: bytes, mode: str, size: int | None) -> Tensor:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"mode {image.mode}, and pixels of 8 bits a channel are needed")
-            image = image.convert(mode)
+            converted = image.convert(mode)
             if size:
-                image = image.resize((size, size), Image.Resampling.BILINEAR)
-            pixels = torch.from_numpy(np.array(image))
+                converted = converted.resize((size, size), Image.Resampling.BILINEAR)
+            pixels = torch.from_numpy(np.array(converted))
             return pixels[None] if mode == "L" else pixels.permute(2, 0, 1)
     except UnidentifiedImageError:
         why = f"its content is not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, or is damaged"

@@ -12,6 +12,7 @@ a GPU need not be waited for.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -20,10 +21,13 @@ from torch import Tensor
 
 LARGEST_ANGLE = math.radians(135)
 LARGEST_SHEAR = 0.99
-LARGEST_SHIFT = 1.0  # of the image's side
-LARGEST_CHANGE = 0.99  # of brightness, colour, contrast and sharpness, around 1
+# share of the image's side
+LARGEST_SHIFT = 1.0
+# of brightness, colour, contrast and sharpness, around 1
+LARGEST_CHANGE = 0.99
 FEWEST_BITS = 2
-CUTOUT = 0.5  # of the image's side: 16 of CIFAR's 32 pixels
+# share of the image's side: 16 of CIFAR's 32 pixels
+CUTOUT = 0.5
 
 
 def strong(
@@ -99,7 +103,7 @@ def cutout(centre: Tensor, height: int, width: int) -> Tensor:
 
     centre: (2, B) in [0, 1), shares of height and width.
     """
-    masks = []
+    masks: list[Tensor] = []
     for share, side in zip(centre, (height, width), strict=True):
         start = (share * side).long() - round(CUTOUT * side) // 2
         position = torch.arange(side, device=centre.device)
@@ -115,19 +119,23 @@ def blend(base: Tensor, pixels: Tensor, strength: Tensor) -> Tensor:
 
 
 def grey_of(pixels: Tensor, grey: tuple[float, ...]) -> Tensor:
-    """(B, 1, H, W)."""
-    return sum(share * pixels[:, i : i + 1] for i, share in enumerate(grey))
+    """(B, 1, H, W) grey of images (B, channels, H, W). grey: share of each channel."""
+    parts = [share * pixels[:, i : i + 1] for i, share in enumerate(grey)]
+    return functools.reduce(torch.add, parts)
 
 
 def brightness(pixels: Tensor, strength: Tensor, grey: tuple[float, ...]) -> Tensor:
+    """Blend with black."""
     return blend(torch.zeros_like(pixels), pixels, strength)
 
 
 def colour(pixels: Tensor, strength: Tensor, grey: tuple[float, ...]) -> Tensor:
+    """Blend with the image's grey."""
     return blend(grey_of(pixels, grey), pixels, strength)
 
 
 def contrast(pixels: Tensor, strength: Tensor, grey: tuple[float, ...]) -> Tensor:
+    """Blend with the mean of the image's grey."""
     return blend(grey_of(pixels, grey).mean((1, 2, 3), keepdim=True), pixels, strength)
 
 
@@ -142,15 +150,18 @@ def sharpness(pixels: Tensor, strength: Tensor, grey: tuple[float, ...]) -> Tens
 
 
 def posterise(pixels: Tensor, strength: Tensor, grey: tuple[float, ...]) -> Tensor:
+    """Keep the highest bits of each value: all eight, or down to two at full strength."""
     step = 2 ** ((8 - FEWEST_BITS) * strength.abs()).round()
     return (pixels / step).floor() * step
 
 
 def solarise(pixels: Tensor, strength: Tensor, grey: tuple[float, ...]) -> Tensor:
+    """Invert what is above a threshold, which falls with the strength."""
     return torch.where(pixels >= 255 * (1 - strength.abs()), 255 - pixels, pixels)
 
 
 def autocontrast(pixels: Tensor, strength: Tensor, grey: tuple[float, ...]) -> Tensor:
+    """Stretch each channel of each image to 0 .. 255; the strength is not used."""
     darkest, brightest = pixels.amin((2, 3), keepdim=True), pixels.amax((2, 3), keepdim=True)
     stretched = (pixels - darkest) * (255 / (brightest - darkest))
     return torch.where(brightest > darkest, stretched, pixels)

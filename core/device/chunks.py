@@ -24,15 +24,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from core.config.schema import Config
 from core.device.memory import autocast
 
-FEWEST = 2  # images that batch normalisation can take a variance of
+# images of which batch normalisation can take a variance
+FEWEST = 2
 
 
 class Chunk(NamedTuple):
     """Neighbouring images of a batch."""
 
     rows: slice
-    share: float  # of the batch's images
-    later: float  # share of those that come after
+    # share of the batch's images
+    share: float
+    # share of the batch's images that come after it
+    later: float
 
 
 def chunks(n: int, batch_size: int, n_chunks: int, training: bool) -> list[Chunk]:
@@ -92,7 +95,7 @@ class Passes:
     def gradients(self, gradient: Tensor) -> list[Tensor]:
         """Return the parameters' gradients, in order; none is left in `grad`. gradient: (B, D)."""
         self.backward(gradient, keep=True)
-        found = [parameter.grad for parameter in self.encoder.parameters()]
+        found = [p.grad for p in self.encoder.parameters() if p.grad is not None]
         self.encoder.zero_grad(set_to_none=True)
         return found
 
@@ -104,7 +107,11 @@ def one_update(encoder: nn.Module, chunk: Chunk) -> Iterator[None]:
     With momentum m, a chunk of share w of which a share v comes after takes m w / (1 - m v): what
     the later ones leave of it is m w.
     """
-    momenta = {norm: norm.momentum for norm in _tracking(encoder)}
+    momenta: dict[_BatchNorm, float] = {}
+    for norm in _tracking(encoder):
+        # None would be a cumulative average, which no encoder here has
+        assert norm.momentum is not None
+        momenta[norm] = norm.momentum
     for norm, m in momenta.items():
         norm.momentum = m * chunk.share / (1 - m * chunk.later)
     try:
@@ -112,7 +119,7 @@ def one_update(encoder: nn.Module, chunk: Chunk) -> Iterator[None]:
     finally:
         for norm, m in momenta.items():
             norm.momentum = m
-            if chunk.later:
+            if chunk.later and norm.num_batches_tracked is not None:
                 norm.num_batches_tracked.sub_(1)
 
 

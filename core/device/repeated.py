@@ -38,6 +38,7 @@ class Repeated:
         self.recordings: dict[Any, tuple[list[Tensor | None], Any, Callable[[], None]]] = {}
 
     def __call__(self, *inputs: Tensor | None) -> Any:
+        """Run the step on these inputs, or replay its recording on them."""
         if self.record is None:
             return self.step(*inputs)
         kind = tuple(None if x is None else (x.shape, x.dtype) for x in inputs)
@@ -49,7 +50,7 @@ class Repeated:
             self.recordings[kind] = own, *self.record(self.step, own)
         own, outputs, replay = self.recordings[kind]
         for place, new in zip(own, inputs, strict=True):
-            if place is not None:
+            if place is not None and new is not None:
                 place.copy_(new)
         replay()
         return outputs

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from core.method.geometry import class_means, distances
 
-SAMPLES_PER_CLASS = 64  # for the two-sample test, per class and side
+# for the two-sample test, per class and side
+SAMPLES_PER_CLASS = 64
 
 
 def linear_cka(a: Tensor, b: Tensor) -> Tensor:
@@ -20,7 +21,7 @@ def linear_cka(a: Tensor, b: Tensor) -> Tensor:
     """
     a, b = a.double() - a.double().mean(0), b.double() - b.double().mean(0)
     cross = (a.T @ b).square().sum()
-    norms = (a.T @ a).norm() * (b.T @ b).norm()
+    norms: Tensor = (a.T @ a).norm() * (b.T @ b).norm()
     return cross / norms.clamp(min=1e-30)
 
 

@@ -14,25 +14,36 @@ from core.method.geometry import class_means, distances, mean_over, prototype_lo
 class Geometry(NamedTuple):
     """Moving averages over batches, in standardised coordinates. No gradient flows through them."""
 
-    prototypes: Tensor  # (C, D) class means
-    radii: Tensor  # (C,) mean distance of real latents to their prototype
-    estimate_radii: Tensor  # (C,) the same for the denoiser's x0 estimates
+    # (C, D) class means
+    prototypes: Tensor
+    # (C,) mean distance of real latents to their prototype
+    radii: Tensor
+    # (C,) the same for the denoiser's x0 estimates
+    estimate_radii: Tensor
 
 
 class Weights(NamedTuple):
-    prototype: float  # eta_p
-    radius: float  # eta_r
-    momentum: float  # of the moving averages
+    """Weights of the terms of the semantic loss, and the momentum of its averages."""
+
+    # eta_p
+    prototype: float
+    # eta_r
+    radius: float
+    # momentum of the moving averages
+    momentum: float
 
 
 class Semantic(NamedTuple):
-    total: Tensor  # L_diff + eta_p L_proto + eta_r L_radius, ()
+    """The semantic loss and its terms, each (), and what is tracked of the x0 estimates."""
+
+    # L_diff + eta_p L_proto + eta_r L_radius, ()
+    total: Tensor
     diffusion: Tensor
-    prototype: Tensor | None  # None where its weight is 0
+    # None where its weight is 0
+    prototype: Tensor | None
     radius: Tensor | None
-    estimate_means: (
-        tuple[Tensor, Tensor] | None
-    )  # (C,) mean distance of x0 estimates, (C,) counts; to be tracked
+    # (C,) mean distance of x0 estimates, (C,) counts; to be tracked
+    estimate_means: tuple[Tensor, Tensor] | None
 
 
 def diffusion_loss(
@@ -56,8 +67,8 @@ def diffusion_loss(
 def standardised(latents: Tensor, used: Tensor | None = None) -> Tensor:
     """(B, D) latents with mean 0 and deviation 1 in every dimension of the batch.
 
-    Differentiable through both.     used: (B,) 0 or 1, the samples whose mean and deviation these
-    are; None: all.
+    Differentiable through both. used: (B,) 0 or 1, the samples whose mean and deviation these are;
+    None: all.
     """
     centred = latents - mean_over(latents, used)
     return centred / (mean_over(centred.square(), used) + 1e-6).sqrt()

@@ -27,9 +27,10 @@ def packed_hits(logits: Tensor, labels: Tensor, n_classes: int) -> str:
     A word per class: its number of images and their bits, first image first, in hexadecimal, filled
     up with zeros to whole bytes. logits: (N, C); labels: (N,).
     """
-    hits = (logits.argmax(1) == labels).cpu().numpy()  # (N,) bool
-    labels = labels.cpu().numpy()
-    of_class = [hits[labels == c] for c in range(n_classes)]
+    # (N,) bool, and (N,) int64
+    hits = (logits.argmax(1) == labels).cpu().numpy()
+    of_image = labels.cpu().numpy()
+    of_class = [hits[of_image == c] for c in range(n_classes)]
     return " ".join(f"{len(bits)}:{np.packbits(bits).tobytes().hex()}" for bits in of_class)
 
 

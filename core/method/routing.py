@@ -18,7 +18,8 @@ RULES = ("summed", "decoupled", "stopgrad", "pcgrad")
 class Conflict(NamedTuple):
     """How two gradients relate; all () float, on the device."""
 
-    cosine: Tensor  # in [-1, 1], below 0 where they conflict; 0 if either vanishes
+    # in [-1, 1], below 0 where they conflict; 0 if either vanishes
+    cosine: Tensor
     real_norm: Tensor
     semantic_norm: Tensor
 
@@ -26,7 +27,8 @@ class Conflict(NamedTuple):
 def conflict(real: Tensor, semantic: Tensor) -> Conflict:
     """Cosine and norms of the two gradients, of one shape, taken as one vector each."""
     real_norm, semantic_norm = real.norm(), semantic.norm()
-    tiny = 1e-20  # each by itself: the product of two small norms would underflow
+    tiny = 1e-20
+    # each by itself: the product of two small norms would underflow
     cosine = (real / real_norm.clamp(min=tiny) * (semantic / semantic_norm.clamp(min=tiny))).sum()
     return Conflict(cosine, real_norm, semantic_norm)
 
@@ -48,7 +50,8 @@ def combine(rule: str, real: Tensor, semantic: Tensor) -> Tensor:
         return real
     if rule == "pcgrad":
         inner = (real * semantic).sum()
-        overlap = inner.clamp(max=0)  # 0 where they agree: nothing is projected
+        # 0 where they agree: nothing is projected
+        overlap = inner.clamp(max=0)
         tiny = 1e-20
         real_off = real - overlap / semantic.square().sum().clamp(min=tiny) * semantic
         semantic_off = semantic - overlap / real.square().sum().clamp(min=tiny) * real

@@ -22,9 +22,12 @@ def wcdas_logits(
     compute it, and gamma ends at 0.9999: nearer to 1, float32 loses 1 - gamma, and latents on their
     weight give NaN.
     """
-    cosine = F.normalize(latents, dim=1) @ F.normalize(weight, dim=1).T  # (B, C)
-    gamma = concentration_logit.sigmoid()  # (C,) concentration
-    gap = (-concentration_logit).sigmoid().clamp(min=1e-4)  # 1 - gamma without cancellation
+    # (B, C)
+    cosine = F.normalize(latents, dim=1) @ F.normalize(weight, dim=1).T
+    # (C,) concentration
+    gamma = concentration_logit.sigmoid()
+    # 1 - gamma without cancellation
+    gap = (-concentration_logit).sigmoid().clamp(min=1e-4)
     # 1 + gamma^2 - 2 gamma cos = (1 - gamma)^2 + 2 gamma (1 - cos); rounding can lift a cosine
     # above 1
     spread = gap**2 + 2 * gamma * (1 - cosine).clamp(min=0)

@@ -20,7 +20,8 @@ def timestep_embedding(t: Tensor, width: int) -> Tensor:
     """Sines and cosines of t at geometrically spaced frequencies. (B,) int -> (B, width) float."""
     half = width // 2
     frequencies = torch.exp(-math.log(10_000) / (half - 1) * torch.arange(half, device=t.device))
-    angles = t[:, None] * frequencies[None]  # (B, half)
+    # (B, half)
+    angles = t[:, None] * frequencies[None]
     return F.pad(torch.cat([angles.sin(), angles.cos()], dim=1), (0, width % 2))
 
 
@@ -36,13 +37,16 @@ class AdaptiveBlock(nn.Module):
         self.modulation = nn.Linear(width, 3 * width)
         self.up = nn.Linear(width, width)
         self.down = nn.Linear(width, width)
-        nn.init.zeros_(self.modulation.weight)  # starts as the identity
+        # starts as the identity
+        nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
     def forward(self, x: Tensor, condition: Tensor, which: Tensor | None) -> Tensor:
+        """(B, W) from x (B, W) and condition (B, W), or (K, W) and `which` (B,)."""
         shift, scale, gate = _of_each(self.modulation(condition), which).chunk(3, dim=1)
         h = F.layer_norm(x, x.shape[1:]) * (1 + scale) + shift
-        return x + gate * self.down(F.silu(self.up(h)))
+        change: Tensor = gate * self.down(F.silu(self.up(h)))
+        return x + change
 
 
 class MLPDenoiser(nn.Module):
@@ -60,11 +64,13 @@ class MLPDenoiser(nn.Module):
     def forward(
         self, noisy: Tensor, t: Tensor, labels: Tensor, which: Tensor | None = None
     ) -> Tensor:
+        """(B, D) from noisy latents (B, D), t and labels (B,), or (K,) and `which` (B,)."""
         condition = F.silu(self.time(timestep_embedding(t, self.width)) + self.label(labels))
         x = self.enter(noisy)
         for block in self.blocks:
             x = block(x, condition, which)
-        return self.leave(F.layer_norm(x, x.shape[1:]))
+        denoised: Tensor = self.leave(F.layer_norm(x, x.shape[1:]))
+        return denoised
 
 
 class ConvBlock(nn.Module):
@@ -78,9 +84,11 @@ class ConvBlock(nn.Module):
         self.skip = nn.Conv1d(n_in, n_out, 1) if n_in != n_out else nn.Identity()
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """(B, n_out, L) from x (B, n_in, L) and condition (B, n_condition)."""
         scale, shift = self.condition(F.silu(condition))[:, :, None].chunk(2, dim=1)
         h = F.silu(self.norm1(self.conv1(x)) * (1 + scale) + shift)
-        return F.silu(self.norm2(self.conv2(h))) + self.skip(x)
+        skipped: Tensor = self.skip(x)
+        return F.silu(self.norm2(self.conv2(h))) + skipped
 
 
 class Attention(nn.Module):
@@ -99,23 +107,27 @@ class Attention(nn.Module):
         self.out_norm = nn.Parameter(torch.ones(1, n_channels, 1)) if linear else None
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            self.qkv(_rms_norm(x, self.norm)).unflatten(1, (3, self.n_heads, -1)).unbind(1)
-        )  # (B, heads, width, L)
+        """(B, n_channels, L) from x of the same shape."""
+        qkv = self.qkv(_rms_norm(x, self.norm)).unflatten(1, (3, self.n_heads, -1))
+        # (B, heads, width, L) each
+        q, k, v = qkv.unbind(1)
         if self.linear:
             q = q.softmax(dim=2) * q.shape[2] ** -0.5
-            context = k.softmax(dim=3) @ v.transpose(2, 3)  # (B, heads, width, width)
+            # (B, heads, width, width)
+            context = k.softmax(dim=3) @ v.transpose(2, 3)
             out = context.transpose(2, 3) @ q
         else:
             out = F.scaled_dot_product_attention(
                 q.transpose(2, 3), k.transpose(2, 3), v.transpose(2, 3)
             ).transpose(2, 3)
-        out = self.out(out.flatten(1, 2))
-        return x + (out if self.out_norm is None else _rms_norm(out, self.out_norm))
+        change: Tensor = self.out(out.flatten(1, 2))
+        return x + (change if self.out_norm is None else _rms_norm(change, self.out_norm))
 
 
 def _rms_norm(x: Tensor, gain: Tensor) -> Tensor:
-    return F.normalize(x, dim=1) * gain * x.shape[1] ** 0.5
+    direction: Tensor = F.normalize(x, dim=1)
+    length: float = x.shape[1] ** 0.5
+    return direction * gain * length
 
 
 class UNet1D(nn.Module):
@@ -164,12 +176,15 @@ class UNet1D(nn.Module):
     def forward(
         self, noisy: Tensor, t: Tensor, labels: Tensor, which: Tensor | None = None
     ) -> Tensor:
+        """(B, D) from noisy latents (B, D), t and labels (B,), or (K,) and `which` (B,)."""
         condition = _of_each(
             self.time(timestep_embedding(t, self.width)) + self.label(labels), which
         )
-        x = first = self.enter(noisy[:, None])  # (B, width, D)
+        # (B, width, D)
+        x = first = self.enter(noisy[:, None])
         skips = []
-        for block1, block2, attention, down in self.downs:
+        for level in self.downs:
+            block1, block2, attention, down = level.children()
             x = block1(x, condition)
             skips.append(x)
             x = attention(block2(x, condition))
@@ -177,14 +192,16 @@ class UNet1D(nn.Module):
             x = down(x)
         block1, attention, block2 = self.middle
         x = block2(attention(block1(x, condition)), condition)
-        for i, (block1, block2, attention, up) in enumerate(self.ups):
+        for i, level in enumerate(self.ups):
+            block1, block2, attention, up = level.children()
             x = block1(torch.cat([x, skips.pop()], dim=1), condition)
             x = block2(torch.cat([x, skips.pop()], dim=1), condition)
             x = attention(x)
             if i < len(self.ups) - 1:
                 x = F.interpolate(x, scale_factor=2, mode="nearest")
             x = up(x)
-        return self.leave(self.final(torch.cat([x, first], dim=1), condition))[:, 0]
+        denoised: Tensor = self.leave(self.final(torch.cat([x, first], dim=1), condition))
+        return denoised[:, 0]
 
 
 def build_denoiser(

@@ -12,6 +12,12 @@ from torch import Tensor, nn
 from core.data.location import locate
 
 
+class Encoder(nn.Module):
+    """A network from images (B, channels, H, W) to latents (B, n_latents)."""
+
+    n_latents: int
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions with a parameter-free shortcut (option A): slicing and zero channels."""
 
@@ -25,6 +31,7 @@ class BasicBlock(nn.Module):
         self.n_padded = n_out - n_in
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, n_out, H / stride, W / stride) from x (B, n_in, H, W)."""
         # in place: no backward needs what batch normalisation puts out, and it is most of the
         # memory of a step
         out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True)))
@@ -37,7 +44,7 @@ class BasicBlock(nn.Module):
         return F.relu(out.add_(x), inplace=True)
 
 
-class CifarResNet(nn.Module):
+class CifarResNet(Encoder):
     """ResNet for 32x32 images (He et al. 2016, section 4.2): depth 6n + 2, 64-d latents."""
 
     n_latents = 64
@@ -60,12 +67,16 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.first_relu(self.bn1(self.conv1(images)))  # (B, 16, 32, 32)
-        x = self.layer3(self.layer2(self.layer1(x)))  # (B, 64, 8, 8)
-        return x.mean((2, 3))
+        """Latents (B, n_latents) of normalised images (B, channels, H, W)."""
+        # (B, 16, 32, 32)
+        x = self.first_relu(self.bn1(self.conv1(images)))
+        # (B, 64, 8, 8)
+        x = self.layer3(self.layer2(self.layer1(x)))
+        latents: Tensor = x.mean((2, 3))
+        return latents
 
 
-class SmallCNN(nn.Module):
+class SmallCNN(Encoder):
     """For 8x8 images: three convolutions with batch normalisation, 64-d latents."""
 
     n_latents = 64
@@ -73,27 +84,32 @@ class SmallCNN(nn.Module):
     def __init__(self, n_channels: int):
         super().__init__()
         widths = (n_channels, 16, 32, 64)
-        self.convs = nn.ModuleList(
+        convs = [
             nn.Conv2d(a, b, 3, stride, 1, bias=False)
             for a, b, stride in zip(widths, widths[1:], (1, 2, 1), strict=False)
-        )
+        ]
+        self.convs = nn.ModuleList(convs)
         self.norms = nn.ModuleList(nn.BatchNorm2d(b) for b in widths[1:])
         self.first_relu = nn.ReLU(inplace=True)
-        for conv in self.convs:
+        for conv in convs:
             nn.init.kaiming_normal_(conv.weight)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Latents (B, n_latents) of normalised images (B, channels, H, W)."""
         x = self.first_relu(self.norms[0](self.convs[0](images)))
         for conv, norm in zip(self.convs[1:], self.norms[1:], strict=True):
-            x = F.relu(norm(conv(x)), inplace=True)  # ends at (B, 64, 4, 4)
-        return x.mean((2, 3))
+            # ends at (B, 64, 4, 4)
+            x = F.relu(norm(conv(x)), inplace=True)
+        latents: Tensor = x.mean((2, 3))
+        return latents
 
 
-class TorchvisionResNet(nn.Module):
+class TorchvisionResNet(Encoder):
     """A torchvision ResNet without its classifier, for larger images."""
 
     def __init__(self, name: str, n_channels: int):
-        import torchvision  # 90 MiB of every worker, where nothing else needs it
+        # imported here: it takes 90 MiB of every worker, and nothing else needs it
+        import torchvision
 
         super().__init__()
         self.body = getattr(torchvision.models, name)(weights=None)
@@ -103,7 +119,9 @@ class TorchvisionResNet(nn.Module):
             self.body.conv1 = nn.Conv2d(n_channels, 64, 7, 2, 3, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.body(images)
+        """Latents (B, n_latents) of normalised images (B, channels, H, W)."""
+        latents: Tensor = self.body(images)
+        return latents
 
 
 def drop_first_relu(encoder: nn.Module) -> None:
@@ -120,8 +138,8 @@ def drop_first_relu(encoder: nn.Module) -> None:
     setattr(owner, name, nn.Identity())
 
 
-def build_encoder(name: str, n_channels: int) -> nn.Module:
-    """An encoder by its config name, with a `n_latents` attribute."""
+def build_encoder(name: str, n_channels: int) -> Encoder:
+    """An encoder by its config name."""
     if name == "small-cnn":
         return SmallCNN(n_channels)
     if name.startswith("torchvision-"):

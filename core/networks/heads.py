@@ -16,11 +16,13 @@ class Scale(nn.Module):
 
     def __init__(self, value: float, trainable: bool):
         super().__init__()
-        raw = torch.tensor(value - 1 + math.log(-math.expm1(1 - value)))  # inverse of softplus
+        # inverse of softplus
+        raw = torch.tensor(value - 1 + math.log(-math.expm1(1 - value)))
         self.raw = nn.Parameter(raw) if trainable else None
         self.fixed = value
 
     def forward(self) -> Tensor | float:
+        """The factor; () where it is trainable."""
         return self.fixed if self.raw is None else F.softplus(self.raw) + 1
 
 
@@ -34,7 +36,9 @@ class CosineHead(nn.Module):
         self.scale = Scale(scale, trainable_scale)
 
     def forward(self, latents: Tensor) -> Tensor:
-        return self.scale() * F.normalize(latents, dim=1) @ F.normalize(self.weight, dim=1).T
+        """Logits (B, C) of latents (B, D)."""
+        scale: Tensor | float = self.scale()
+        return scale * F.normalize(latents, dim=1) @ F.normalize(self.weight, dim=1).T
 
 
 class WCDASHead(nn.Module):
@@ -44,10 +48,12 @@ class WCDASHead(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(n_classes, n_latents))
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        self.concentration_logit = nn.Parameter(torch.zeros(n_classes))  # gamma = 1/2
+        # gamma = 1/2
+        self.concentration_logit = nn.Parameter(torch.zeros(n_classes))
         self.scale = Scale(scale, trainable_scale)
 
     def forward(self, latents: Tensor) -> Tensor:
+        """Logits (B, C) of latents (B, D)."""
         return wcdas_logits(latents, self.weight, self.concentration_logit, self.scale())
 
     @property

@@ -49,9 +49,11 @@ def _meaning(path: Path) -> Any:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        first = body[0] if isinstance(body, list) and body else None
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-            node.body = body[1:]  # a docstring, or a string that stands for one
+        if not isinstance(body, list) or not body:
+            continue
+        # a docstring, or a string that stands for one
+        if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            del body[0]
     return _plain(tree)
 
 
@@ -79,12 +81,15 @@ def data_files(config: Config) -> list[Path]:
     """
     data = config.data
     if data.source == "digits":
-        spec = importlib.util.find_spec("sklearn")  # not imported: planning stays light
+        # not imported: planning stays light
+        spec = importlib.util.find_spec("sklearn")
+        assert spec is not None and spec.submodule_search_locations is not None
         return [Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"]
-    path = locate(data.path)
+    path = locate(data.required_path)
     if data.source == "folder":
         if not path.exists():
-            raise FileNotFoundError(f"'{data.path}' is not there; looked for {places(data.path)}")
+            looked_for = places(data.required_path)
+            raise FileNotFoundError(f"'{data.path}' is not there; looked for {looked_for}")
         if not (path.is_file() or path.is_dir()):
             wanted = "an archive nor a folder with train/<class>/ and test/<class>/ images"
             raise NotADirectoryError(f"'{data.path}' is neither {wanted}")
@@ -133,7 +138,7 @@ def _content(config: Config) -> list[Any]:
         return ["absent", config.data.path]
     if config.data.source == "digits":
         return [sha256(path) for path in files]
-    images = listed(locate(config.data.path)).images.items()
+    images = listed(locate(config.data.required_path)).images.items()
     return [
         [str(place), file.sha256 if isinstance(file, Member) else sha256(file)]
         for place, file in images
@@ -143,15 +148,16 @@ def _content(config: Config) -> list[Any]:
 def root_key(config: Config, seed: int) -> str:
     """The key before a trial's first epoch: all that every epoch depends on."""
     checkpoint = config.encoder.checkpoint
+    content: str | list[str] | None = checkpoint
     if checkpoint:
         file = locate(checkpoint)
-        checkpoint = sha256(file) if file.is_file() else ["absent", checkpoint]
+        content = sha256(file) if file.is_file() else ["absent", checkpoint]
     return digest(
         "root",
         seed,
         data_fingerprint(config),
         source_fingerprint(),
-        checkpoint,
+        content,
         _architecture_and_device(config),
         versions(),
     )

@@ -29,7 +29,8 @@ TRAINED = {
 
 COST = {PRETRAIN: 1.0, JOINT: 1.3, WARMUP: 0.2, DIFFUSION: 0.15, HEAD: 0.05, EVALUATE: 0.1}
 """Relative cost of an epoch, in epochs of pre-training; only scheduling and estimates use it."""
-UNET_COST = 2.0  # on top of that, of an epoch that trains the 1-D U-Net: a hundred times the MLP's
+# on top of that, of an epoch that trains the 1-D U-Net: a hundred times the MLP's
+UNET_COST = 2.0
 
 
 class Link(NamedTuple):
@@ -37,7 +38,8 @@ class Link(NamedTuple):
 
     key: str
     phase: str
-    epoch: int  # from 1; pre-training counts on its own
+    # from 1; pre-training counts on its own
+    epoch: int
     cost: float
 
 
@@ -50,7 +52,8 @@ def chain(config: Config, seed: int, records: Records) -> list[Link]:
     links: list[Link] = []
     of_phase = functools.cache(lambda phase: phase_settings(config, phase))
     plateau = deciding_plateau(config)
-    losses: list[float] = []  # the diffusion loss of each warm-up epoch, as far as it is known
+    # the diffusion loss of each warm-up epoch, as far as it is known
+    losses: list[float] = []
     thawed = False
     for phase, epoch in planned(config):
         n_known = epoch - 1 == len(losses)
@@ -96,7 +99,8 @@ def all_effective(config: Config) -> list[Any]:
     Files stand for their content by their names.
     """
     epochs, plateau = list(planned(config)), deciding_plateau(config)
-    if plateau is not None:  # the encoder may thaw earlier than is planned
+    # the encoder may thaw earlier than is planned
+    if plateau is not None:
         earlier = range(plateau.shortest + 1, config.longest_warmup + 1)
         epochs += [(JOINT, epoch) for epoch in earlier]
     return [
@@ -226,7 +230,8 @@ def phase_settings(config: Config, phase: str) -> dict[str, Any]:
             "standardisation": config.standardisation,
             "mixup": config.mixup,
             "augmentation": augmentation(config, config.data.augmentation),
-            "covariance": config.draws_gaussian,  # is tracked before there is a pool, too
+            # is tracked before there is a pool, too
+            "covariance": config.draws_gaussian,
             "ema": config.optim.ema,
             "sam": config.optim.sam,
         }

@@ -63,9 +63,11 @@ class Means:
         elif config.diffusion.weighting == "snr":
             self.limits["train/diffusion_loss"] = EXPLODED_BY_SNR
         self.sums: dict[str, Tensor] = {}
-        self.last: dict[str, Tensor] = {}  # values of the last step that had them
+        # values of the last step that had them
+        self.last: dict[str, Tensor] = {}
         self.n = 0
-        self.counts: Counter[str] = Counter()  # steps that had a value of this name
+        # steps that had a value of this name
+        self.counts: Counter[str] = Counter()
         # A copy of `_seen` on its way to the host, the event of its arrival, and its counts.
         self._copy: tuple[Tensor, torch.cuda.Event, Counter[str]] | None = None
 

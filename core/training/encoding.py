@@ -15,11 +15,13 @@ from core.data.augment import crop_and_flip, normalise
 from core.data.batches import batches
 from core.data.strong import strong
 from core.device.memory import autocast, is_out_of_memory, release
-from core.networks.encoders import drop_first_relu
+from core.networks.encoders import Encoder, drop_first_relu
 from core.randomness import generator
 
-BATCH = {"cpu": 100, "cuda": 2000}  # images; on the CPU, few enough for its caches
-BATCH_OF_VIEWS = 100  # images, on every device: few, since memory may be short
+# images; on the CPU, few enough for its caches
+BATCH = {"cpu": 100, "cuda": 2000}
+# images, on every device: few, since memory may be short
+BATCH_OF_VIEWS = 100
 # Images whose mean and variance batch normalisation takes in train mode; the original's loader.
 BATCH_OF_STATISTICS = 64
 
@@ -27,8 +29,10 @@ BATCH_OF_STATISTICS = 64
 class Latents(NamedTuple):
     """What the frozen encoder makes of the images."""
 
-    train: Tensor  # (N, D) float; as `staged.encoding` says, if that is not as they are
-    test: Tensor  # (M, D) float
+    # (N, D) float; as `staged.encoding` says, if that is not as they are
+    train: Tensor
+    # (M, D) float
+    test: Tensor
 
 
 @torch.no_grad()
@@ -54,7 +58,8 @@ def encode(encoder: nn.Module, images: Tensor, config: Config) -> Tensor:
             if n_at_once == 1 or not is_out_of_memory(error):
                 raise
         _fitting[encoder] = n_at_once // 2
-        release()  # here, where no traceback keeps the tensors of the failed pass
+        # here, where no traceback keeps the tensors of the failed pass
+        release()
     encoder.train(was_training)
     return torch.cat(parts)
 
@@ -68,7 +73,7 @@ _fitting: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 
 @torch.no_grad()
-def encode_for_training(encoder: nn.Module, images: Tensor, config: Config, seed: int) -> Tensor:
+def encode_for_training(encoder: Encoder, images: Tensor, config: Config, seed: int) -> Tensor:
     """Training images (N, channels, H, W) uint8 -> (N, D) float32, as `staged.encoding` says.
 
     Every image is met once, in shuffled batches, and so with other images of all classes. Works on

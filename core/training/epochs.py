@@ -28,7 +28,8 @@ from core.training.views import boxes, cutmix
 # backward passes each, or 1 % of the time of joint epochs if every tenth measures.
 MEASURED = 0.1
 
-PURE = 0.95  # an image's share of a blend from which on it stands for its class
+# an image's share of a blend from which on it stands for its class
+PURE = 0.95
 OF_PURE = {
     "train/diffusion_loss",
     "train/prototype_loss",
@@ -43,19 +44,25 @@ OF_PURE = {
 class Batch(NamedTuple):
     """What a step learns from, on the device; None where the settings have no use for it."""
 
-    inputs: Tensor  # (B, D) latents in warm-up; (B, channels, H, W) float images in joint epochs
-    labels: Tensor  # (B,)
-    t: Tensor  # (B,) timesteps
-    noise: Tensor  # (B, D)
-    generated: Tensor | None = None  # (G, D) latents
-    generated_labels: Tensor | None = None  # (G,)
+    # (B, D) latents in warm-up; (B, channels, H, W) float images in joint epochs
+    inputs: Tensor
+    # (B,)
+    labels: Tensor
+    # (B,) timesteps
+    t: Tensor
+    # (B, D)
+    noise: Tensor
+    # (G, D) latents
+    generated: Tensor | None = None
+    # (G,)
+    generated_labels: Tensor | None = None
     # Mixup: an image is a blend, `share` (B,) of one of class `labels`, at least a half, and the
     # rest of one of class `minor_labels` (B,). Only pure ones count for the semantic loss, and for
     # all that is tracked of classes and latents.
     minor_labels: Tensor | None = None
     share: Tensor | None = None
-    # The images' second view, see `core.training.views`, and (B,) its share of `labels`. The semantic loss
-    # and what is tracked take the first view.
+    # The images' second view, see `core.training.views`, and (B,) its share of `labels`. The
+    # semantic loss and what is tracked take the first view.
     second: Tensor | None = None
     second_share: Tensor | None = None
 
@@ -64,16 +71,20 @@ class Trained(NamedTuple):
     """What an epoch leaves for the diagnostics."""
 
     metrics: dict[str, float]
-    latents: Tensor  # (N, D) of the real images, as the epoch met them
-    labels: Tensor  # (N,)
+    # (N, D) of the real images, as the epoch met them
+    latents: Tensor
+    # (N,)
+    labels: Tensor
 
 
 class Gradients(NamedTuple):
     """What the losses of a joint batch leave, beside the gradients in `grad`."""
 
     metrics: dict[str, Tensor]
-    latents: Tensor  # (B, D), of the first view
-    pure: Tensor | None  # (B,) 0 or 1, the images that stand for their class; None: all
+    # (B, D), of the first view
+    latents: Tensor
+    # (B,) 0 or 1, the images that stand for their class; None: all
+    pure: Tensor | None
     semantic: Semantic
     # The encoder's gradients of the classification and of the semantic loss, where known.
     by_loss: tuple[list[Tensor], list[Tensor]] | None
@@ -87,15 +98,24 @@ def warmup_epoch(learner: Learner, latents: Tensor, labels: Tensor, epoch: int) 
     learner.denoiser.train()
     step = learner.repeated(warmup_step)
     for chosen in order(learner, labels, epoch):
-        drawn = learner.draw_noise(len(chosen), noise)
-        batch = Batch(latents[chosen], labels[chosen], *drawn, *learner.generated_batch(pool))
+        t, noise_ = learner.draw_noise(len(chosen), noise)
+        generated, generated_labels = learner.generated_batch(pool)
+        batch = Batch(latents[chosen], labels[chosen], t, noise_, generated, generated_labels)
         means.add(step(*batch))
     return Trained(means.read(), latents, labels)
 
 
-def warmup_step(learner: Learner, *tensors: Tensor | None) -> dict[str, Tensor]:
-    """Update head and denoiser once. tensors: the fields of a `Batch`."""
-    batch, weight = Batch(*tensors), learner.config.losses.semantic
+def warmup_step(
+    learner: Learner,
+    inputs: Tensor,
+    labels: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    *others: Tensor | None,
+) -> dict[str, Tensor]:
+    """Update head and denoiser once, by the fields of a `Batch`."""
+    batch = Batch(inputs, labels, t, noise, *others)
+    weight = learner.config.losses.semantic
     real = F.cross_entropy(learner.head(batch.inputs) + learner.adjustment, batch.labels)
     generated = generated_loss(learner, batch)
     latents = learner.standardise(batch.inputs)
@@ -132,7 +152,8 @@ def joint_epoch(learner: Learner, train: Split, epoch: int) -> Trained:
         else:
             metrics, latents = step(*batch)
         means.add({name: v for name, v in metrics.items() if has_pure or name not in OF_PURE})
-        seen.append(latents.clone())  # the next step may write where this one did
+        # the next step may write where this one did
+        seen.append(latents.clone())
         seen_labels.append(batch.labels)
     latents, labels = torch.cat(seen), torch.cat(seen_labels)
     if shares is not None:
@@ -171,8 +192,19 @@ def joint_batches(
                 box, second_share = boxes(share, centre, *second.shape[-2:])
                 second = cutmix(second, second[partner], box)
         t, noise_ = learner.draw_noise(len(rows), noise)
-        generated = learner.generated_batch(pool)
-        yield Batch(first, labels, t, noise_, *generated, minor_labels, share, second, second_share)
+        generated, generated_labels = learner.generated_batch(pool)
+        yield Batch(
+            first,
+            labels,
+            t,
+            noise_,
+            generated,
+            generated_labels,
+            minor_labels,
+            share,
+            second,
+            second_share,
+        )
 
 
 def mixup_shares(learner: Learner, n: int, epoch: int) -> Tensor:
@@ -182,25 +214,32 @@ def mixup_shares(learner: Learner, n: int, epoch: int) -> Tensor:
 
 
 def joint_step(
-    learner: Learner, *tensors: Tensor | None, measures: bool = False
+    learner: Learner,
+    inputs: Tensor,
+    labels: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    *others: Tensor | None,
+    measures: bool = False,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Update all modules once; return metrics and latents (B, D).
+    """Update all modules once, by the fields of a `Batch`; return metrics and latents (B, D).
 
-    tensors: the fields of a `Batch`. measures: also measure each loss's gradient by itself.
+    measures: also measure each loss's gradient by itself.
     """
-    config, batch = learner.config, Batch(*tensors)
+    config, batch = learner.config, Batch(inputs, labels, t, noise, *others)
     found = joint_gradients(learner, batch, measures)
-    others = [name for name in learner.optimisers if name not in ("encoder", "head")]
+    rest = [name for name in learner.optimisers if name not in ("encoder", "head")]
     if config.optim.sam:
         # What is not moved learns from the first pass, and so do running statistics: they are
         # those of the weights that stay.
-        moved, still = (parameters_of(learner, *names) for names in (("encoder", "head"), others))
+        moved, still = (parameters_of(learner, *names) for names in (("encoder", "head"), rest))
         with perturbed(moved, config.optim.sam), gradients_kept(still), no_update(learner.encoder):
             joint_gradients(learner, batch)
     if config.routing == "alternating":
+        assert found.by_loss is not None
         alternate(learner, *found.by_loss)
     else:
-        update(learner, "encoder", "head", *others)
+        update(learner, "encoder", "head", *rest)
     if learner.average is not None:
         learner.average.follow(learner.encoder, learner.head, config.optim.ema)
     learner.track_latents(found.latents, batch.labels, found.pure)
@@ -239,6 +278,8 @@ def joint_gradients(learner: Learner, batch: Batch, measures: bool = False) -> G
 
     consistency = None
     if batch.second is not None:
+        # made by `thaw` wherever there are second views
+        assert learner.consistency is not None
         consistency = learner.consistency(first, leaf[n:])
         (config.losses.consistency * consistency).backward()
 
@@ -253,9 +294,9 @@ def joint_gradients(learner: Learner, batch: Batch, measures: bool = False) -> G
     by_loss = None
     if measures or config.routing == "alternating":
         by_loss = passes.gradients(real_gradient), passes.gradients(semantic_gradient)
-    if measures:
-        measured |= encoder_norms(*by_loss)
-    if config.routing == "alternating":
+        if measures:
+            measured |= encoder_norms(*by_loss)
+    if by_loss is not None and config.routing == "alternating":
         norms["grad/encoder"] = get_total_norm([a + b for a, b in zip(*by_loss, strict=True)])
     else:
         at_encoder = combine(config.routing, real_gradient, semantic_gradient)
@@ -287,7 +328,7 @@ def alternate(learner: Learner, real: list[Tensor], semantic: list[Tensor]) -> N
 
 def generated_loss(learner: Learner, batch: Batch) -> Tensor | None:
     """Cross-entropy () of the generated latents, if there are any."""
-    if batch.generated is None:
+    if batch.generated is None or batch.generated_labels is None:
         return None
     logits = learner.head(batch.generated) + learner.adjustment
     return F.cross_entropy(logits, batch.generated_labels)

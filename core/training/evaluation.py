@@ -19,8 +19,10 @@ class Report(NamedTuple):
     """What an epoch reports."""
 
     metrics: dict[str, float]
-    vectors: dict[str, list[float]]  # a value per class
-    hits: str = ""  # which test images are right, see `metrics.packed_hits`; "" if not evaluated
+    # a value per class
+    vectors: dict[str, list[float]]
+    # which test images are right, see `metrics.packed_hits`; "" if not evaluated
+    hits: str = ""
 
 
 @torch.no_grad()

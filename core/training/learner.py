@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.config.schema import Config
 from core.device.repeated import Recorder, Repeated, cuda_graph
@@ -24,6 +24,7 @@ from core.method.geometry import (
 from core.method.groups import MANY_ABOVE
 from core.method.losses import Geometry, Semantic, Weights, logit_adjustment, semantic_loss
 from core.networks.denoisers import build_denoiser
+from core.networks.encoders import Encoder
 from core.networks.heads import build_head
 from core.randomness import generator, initialised
 from core.training.averaging import Average
@@ -48,27 +49,32 @@ STATISTICS_MOMENTUM = 0.99
 class Learner:
     """The trainable state of a trial after pre-training, and the steps that all its phases share.
 
-    Tensors are changed in place: a recorded step (`core.device.repeated`) keeps to those that it has met.
+    Tensors are changed in place: a recorded step (`core.device.repeated`) keeps to those that it
+    has met.
     """
 
     # Set by `start`, in the latents' coordinates: (D,) what `standardise` subtracts and divides by.
     mean: Tensor
     std: Tensor
     geometry: Geometry
-    farthest: float  # the largest standardised coordinate of a real latent
-    is_nonnegative: bool  # whether latents have none below 0, as after a last ReLU
+    # the largest standardised coordinate of a real latent
+    farthest: float
+    # whether latents have none below 0, as after a last ReLU
+    is_nonnegative: bool
 
     def __init__(
         self,
         config: Config,
         seed: int,
-        encoder: nn.Module,
+        encoder: Encoder,
         pretrained_head: Mapping[str, Tensor],
         class_counts: Tensor,
     ):
         self.config, self.seed, self.device = config, seed, config.device
-        self.class_counts = class_counts.to(self.device)  # (C,)
-        self.n_images: list[int] = class_counts.tolist()  # the same, as plain numbers
+        # (C,)
+        self.class_counts = class_counts.to(self.device)
+        # the same, as plain numbers
+        self.n_images: list[int] = class_counts.tolist()
         self.n_classes, self.n_latents = len(class_counts), encoder.n_latents
         sizes = self.n_latents, self.n_classes
         head, denoiser = config.head, config.denoiser
@@ -116,7 +122,8 @@ class Learner:
         self.n_per_image = torch.ones((), device=self.device)
         self.weigh()
 
-        self.diffusion_loss_at_thaw = float("nan")  # of the last warm-up epoch so far
+        # of the last warm-up epoch so far
+        self.diffusion_loss_at_thaw = float("nan")
         # In which joint batches pass through the encoder; set before any step is recorded.
         self.n_chunks = 1
         self.record: Recorder | None = cuda_graph if self.device == "cuda" else None
@@ -128,7 +135,8 @@ class Learner:
         views: (N, D) latents of strongly augmented views of them, if radii are to be those of
         these.
         """
-        if self.config.diffusion.scaling == "unit":  # (x - 0.5) / 0.5 = 2x - 1
+        # (x - 0.5) / 0.5 = 2x - 1
+        if self.config.diffusion.scaling == "unit":
             self.mean, self.std = torch.full_like(latents[0], 0.5), torch.full_like(latents[0], 0.5)
         else:
             self.mean, self.std = latents.mean(0), latents.std(0).clamp(min=1e-6)

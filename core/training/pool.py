@@ -16,11 +16,14 @@ BATCH = 4096
 class Pool(NamedTuple):
     """Generated latents in the denoiser's coordinates; empty before the first refresh."""
 
-    latents: Tensor  # (M, D) float
-    labels: Tensor  # (M,) int64
+    # (M, D) float
+    latents: Tensor
+    # (M,) int64
+    labels: Tensor
 
     @staticmethod
     def empty(n_latents: int, device: str) -> Pool:
+        """A pool without latents, each of `n_latents` dimensions."""
         return Pool(
             torch.zeros(0, n_latents, device=device),
             torch.zeros(0, dtype=torch.int64, device=device),
@@ -66,7 +69,8 @@ def draw(
     for batch in labels.split(BATCH):
         # Each class's condition is worked out once; see `core.networks.denoisers`.
         def denoise(z: Tensor, t: Tensor, batch: Tensor = batch) -> Tensor:
-            return denoiser(z, t[:1].expand(len(classes)), classes, batch)
+            denoised: Tensor = denoiser(z, t[:1].expand(len(classes)), classes, batch)
+            return denoised
 
         start = torch.randn(len(batch), n_latents, generator=generator, device=levels.device)
         parts.append(

@@ -37,10 +37,10 @@ class Pretraining:
         """n_chunks: in which a batch passes through the encoder, see `core.device.chunks`."""
         self.config, self.seed, self.n_chunks, p = config, seed, n_chunks, config.pretraining
         build = partial(build_encoder, config.encoder.name, n_channels)
-        encoder = initialised(build, seed, "encoder")
-        self.encoder = encoder.to(config.device, memory_format=torch.channels_last)
-        build = partial(nn.Linear, encoder.n_latents, n_classes)
-        self.fc = initialised(build, seed, "fc").to(config.device)
+        encoder = initialised(build, seed, "encoder").to(config.device)
+        self.encoder = encoder.to(memory_format=torch.channels_last)
+        build_fc = partial(nn.Linear, encoder.n_latents, n_classes)
+        self.fc = initialised(build_fc, seed, "fc").to(config.device)
         sgd = Optim(name="sgd", momentum=p.momentum, weight_decay=p.weight_decay)
         parameters = [*self.encoder.parameters(), *self.fc.parameters()]
         self.optimiser = build_optimiser(sgd, parameters, p.lr)

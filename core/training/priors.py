@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from core.config.schema import Config
 
-NEARLY = 1e-3  # priors closer to each other, relative, are the same
+# priors that differ by less, relative to each other, are the same
+NEARLY = 1e-3
 
 
 def quota(rule: str, class_counts: Sequence[int]) -> list[int]:

@@ -22,7 +22,7 @@ def perturbed(parameters: Sequence[Tensor], rho: float) -> Iterator[None]:
     would round.
     """
     moved = [parameter for parameter in parameters if parameter.grad is not None]
-    gradients = [parameter.grad for parameter in moved]
+    gradients = [parameter.grad for parameter in moved if parameter.grad is not None]
     with torch.no_grad():
         before = [parameter.clone() for parameter in moved]
         torch._foreach_add_(

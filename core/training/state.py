@@ -34,17 +34,24 @@ def part(prefix: str, state: Mapping[str, Tensor]) -> State:
 def build_optimiser(optim: Optim, parameters: Iterable[Tensor], lr: float) -> Optimizer:
     """Build one optimiser for one module, fused: fewer and larger steps of arithmetic.
 
-    On a GPU the rate is a tensor, so that a recorded step (`core.device.repeated`) follows its changes.
+    On a GPU the rate is a tensor, so that a recorded step (`core.device.repeated`) follows its
+    changes.
     """
     parameters = list(parameters)
     on_gpu = parameters[0].is_cuda
     rate = torch.tensor(lr, device=parameters[0].device) if on_gpu else lr
-    shared = {"lr": rate, "weight_decay": optim.weight_decay, "fused": True}
+    weight_decay = optim.weight_decay
     if optim.name == "sgd":
-        momentum, nesterov = optim.momentum, optim.nesterov
-        return torch.optim.SGD(parameters, momentum=momentum, nesterov=nesterov, **shared)
-    cls = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optim.name]
-    return cls(parameters, capturable=on_gpu, **shared)
+        return torch.optim.SGD(
+            parameters,
+            rate,
+            momentum=optim.momentum,
+            weight_decay=weight_decay,
+            nesterov=optim.nesterov,
+            fused=True,
+        )
+    adam = torch.optim.AdamW if optim.name == "adamw" else torch.optim.Adam
+    return adam(parameters, rate, weight_decay=weight_decay, capturable=on_gpu, fused=True)
 
 
 def optimiser_state(prefix: str, optimiser: Optimizer) -> State:

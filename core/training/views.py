@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-WIDTH = 128  # of projection and prediction
+# dimensions of projection and prediction
+WIDTH = 128
 
 
 class Consistency(nn.Module):
@@ -59,9 +60,8 @@ def boxes(shares: Tensor, centres: Tensor, height: int, width: int) -> tuple[Ten
     width. Returns (B, 4) int64: top, bottom, left, right, the ends not in the box; and (B,) float,
     the share of pixels outside it. A box is clipped at the border: more is left than was drawn.
     """
-    size = torch.stack(
-        [torch.full_like(shares, height), torch.full_like(shares, width)], 1
-    )  # (B, 2)
+    # (B, 2)
+    size = torch.stack([torch.full_like(shares, height), torch.full_like(shares, width)], 1)
     centres, half = centres * size, (1 - shares).sqrt()[:, None] * size / 2
     start = (centres - half).round().clamp(min=0)
     end = torch.minimum((centres + half).round(), size)
@@ -75,6 +75,7 @@ def cutmix(images: Tensor, others: Tensor, found: Tensor) -> Tensor:
     images, others: (B, channels, H, W); found: (B, 4) int64 from `boxes`.
     """
     rows, columns = (torch.arange(n, device=images.device) for n in images.shape[-2:])
-    top, bottom, left, right = found.T[:, :, None]  # (B, 1) each
+    # (B, 1) each
+    top, bottom, left, right = found.T[:, :, None]
     in_rows, in_columns = (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
     return torch.where(in_rows[:, None, :, None] & in_columns[:, None, None, :], others, images)

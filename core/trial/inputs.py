@@ -23,7 +23,8 @@ def faults(config: Config, n_classes: int, store: Store) -> list[Fault]:
             require_head(config, load_checkpoint(config.encoder.checkpoint, encoder), like)
         except ValueError as error:
             return [Fault("encoder.checkpoint", str(error))]
-    if config.data.download:  # left to the trials
+    # left to the trials
+    if config.data.download:
         return []
     try:
         load_dataset(dataclasses.replace(config, device="cpu"), store)

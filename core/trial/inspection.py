@@ -19,19 +19,23 @@ class Description(NamedTuple):
     """Facts about a data set."""
 
     fingerprint: str
-    channels: str  # order as loaded
-    shape: tuple[int, ...]  # (channels, H, W)
+    # order as loaded
+    channels: str
+    # (channels, H, W)
+    shape: tuple[int, ...]
     class_names: list[str]
     train_counts: list[int]
     test_counts: list[int]
     imbalance_factor: float
-    notes: list[str]  # on files and folders that are left out, and on names that look alike
+    # on files and folders that are left out, and on names that look alike
+    notes: list[str]
 
 
 class Finding(NamedTuple):
     """Something a researcher would want to know."""
 
-    is_fault: bool  # a study on this data would mislead
+    # a study on this data would mislead
+    is_fault: bool
     text: str
 
 
@@ -77,7 +81,9 @@ def verify(config: Config, dataset: Dataset) -> list[Finding]:
 
 
 def _notes(config: Config) -> list[str]:
-    return layout.notes(listed(locate(config.data.path))) if config.data.source == "folder" else []
+    if config.data.source != "folder":
+        return []
+    return layout.notes(listed(locate(config.data.required_path)))
 
 
 def _counts(split: Split, n_classes: int) -> torch.Tensor:

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable
 from functools import cached_property
-from itertools import takewhile
 from typing import Any
 
 import torch
@@ -47,7 +46,8 @@ from core.training.pretraining import Pretraining
 from core.training.staged import diffusion_epoch, head_epoch
 from core.trial.checkpoints import Checkpoints, Store, last_checkpoints
 
-CHECKPOINT_SECONDS = 30.0  # at most so much work is lost when a process dies
+# at most so much work is lost when a process dies
+CHECKPOINT_SECONDS = 30.0
 
 
 class PlanChanged(RuntimeError):
@@ -72,8 +72,8 @@ def advance(
     Saves a record for each link, and a checkpoint at the last one, at the end of pre-training and
     of warm-up, and every half minute. Where a GPU's memory does not suffice, it goes on from the
     last checkpoint with batches that pass through the encoder in chunks. In how many is no setting,
-    and no key depends on it: the batch that a step learns from is the same (`core.device.chunks` says what
-    is not), and records say it.
+    and no key depends on it: the batch that a step learns from is the same (`core.device.chunks`
+    says what is not), and records say it.
     """
     torch.set_num_threads(config.threads)
 
@@ -93,11 +93,18 @@ def advance(
     if done == len(links) or (done and links[done - 1].key == until):
         return
     n_chunks: dict[str, int] = {}
-    for past in takewhile(lambda record: record is not None, (record_of(k.key) for k in links)):
+    for each in links:
+        past = record_of(each.key)
+        if past is None:
+            break
         n_chunks[past["phase"]] = past.get("accumulation", 1)
-    trial: Trial | None = Trial(config, seed, store, links, start, n_chunks)
-    saved, unsaved_seconds, reported = time.monotonic(), 0.0, set()
+    trial: Trial | None = None
+    saved, unsaved_seconds = time.monotonic(), 0.0
+    reported: set[str] = set()
     while done < len(links):
+        if trial is None:
+            trial = Trial(config, seed, store, links, start, n_chunks)
+            saved, unsaved_seconds = time.monotonic(), 0.0
         link, started = links[done], time.perf_counter()
         found = None
         try:
@@ -106,12 +113,13 @@ def advance(
             if not is_out_of_memory(error):
                 raise
             n_chunks[link.phase] = _more_chunks(config, link, n_chunks.get(link.phase, 1), error)
-        if found is None:  # here, where no traceback keeps the tensors of the failed step
-            trial = None  # and with it its recordings
+        # Memory ran out. The trial and its recordings are dropped here, where no traceback keeps
+        # the tensors of the failed step; the next turn makes it anew from the last checkpoint.
+        if found is None:
+            trial = None
             release()
             start = last_checkpoints(links, until, store)
-            done, trial = start.done, Trial(config, seed, store, links, start, n_chunks)
-            saved, unsaved_seconds = time.monotonic(), 0.0
+            done = start.done
             continue
         seconds = time.perf_counter() - started
         record = {
@@ -132,8 +140,9 @@ def advance(
         else:
             store.save("record", link.key, json.dumps(record).encode(), seconds)
         is_to_stop = False
-        if link.key not in reported:  # else memory ran out; its record is replaced in the store
-            is_to_stop = report(link.key, record)
+        # else memory ran out; its record is replaced in the store
+        if link.key not in reported:
+            is_to_stop = bool(report(link.key, record))
             reported.add(link.key)
         done += 1
         unsaved_seconds += seconds
@@ -208,6 +217,7 @@ class Trial:
 
     @cached_property
     def dataset(self) -> Dataset:
+        """The images, on the trial's device."""
         return load_dataset(self.config, self.store)
 
     @cached_property
