@@ -1,10 +1,11 @@
-"""Claims of a grid, judged: supported, refuted, or not decided; and what is said of them, from the columns of claims.csv.
+"""Judge the claims of a grid: supported, refuted, or not decided; and put the verdicts in words.
 
-Each expectation of a claim is one two-sided test of its contrast on its metric, by the machinery of the effects:
-taken within each seed, then estimated across seeds. Of a contrast with one side, an arm or a factor's level, the
-mean is tested against the number that it should lie above or below. All expectations of all claims of a study are one family for
-Holm's correction. That no effect was found never supports "none": only trials that agree bit by bit do, or, where the
-claim says within which margin a metric should stay, a test that it does (`statistics.margin_p`).
+Each expectation of a claim is one two-sided test of its contrast on its metric, by the machinery of
+the effects: taken within each seed, then estimated across seeds. Of a contrast with one side, an
+arm or a factor's level, the mean is tested against the number that it should lie above or below.
+All expectations of all claims of a study are one family for Holm's correction. That no effect was
+found never supports "none": only trials that agree bit by bit do, or, where the claim says within
+which margin a metric should stay, a test that it does (`statistics.margin_p`).
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ ONE_SIDED = ("above", "below")
 SUPPORTED, REFUTED, NOT_DECIDED = "supported", "refuted", "not decided"
 _EXPECTED = {"up": "should rise", "down": "should fall", "none": "should not change"}
 
-# `level_by_level` tells a factor's effect at each level of the factors that it interacts with, and the mean of each arm
-# of a level where they lie on both sides of the number; else "".
+# `level_by_level` holds a factor's effect at each level of the factors that it interacts with, or
+# the mean of each arm of a level where these lie on both sides of the number; else "".
 CSV_COLUMNS = [
     *("claim", "says", "contrast", "metric", "direction", "estimate", "low", "high", "p"),
     *("p_holm", "n_seeds", "verdict", "claim_verdict", "level_by_level"),
@@ -57,11 +58,16 @@ class _Expectation(NamedTuple):
     claim: Claim
     compared: Contrast
     metric: str
-    direction: str  # "up" | "down" | "none"; of one side "above" | "below"
-    within: float | None  # how far "none" may be from 0
-    value: float  # that a mean should be "above" or "below"; 0 of differences
-    found: Estimate  # interval and p are uncorrected; with `within`, the p is that of `margin_p`
-    is_dead: bool  # the trials compared agree bit by bit
+    # "up" | "down" | "none"; for a mean "above" | "below"
+    direction: str
+    # how far "none" may be from 0
+    within: float | None
+    # the number that a mean should be "above" or "below"; 0 for differences
+    value: float
+    # interval and p are uncorrected; with `within`, the p is that of `margin_p`
+    found: Estimate
+    # whether the trials compared agree bit by bit
+    is_dead: bool
 
     @property
     def expected(self) -> str:
@@ -82,12 +88,12 @@ def judge_claims(results: Results, effects: pd.DataFrame) -> pd.DataFrame:
         one for claim in results.manifest.claims for one in _expectations(claim, results)
     ]
     corrected = holm([one.found.p for one in expectations])
-    verdicts = [_verdict(one, p) for one, p in zip(expectations, corrected)]
+    verdicts = [_verdict(one, p) for one, p in zip(expectations, corrected, strict=True)]
     of_claims: dict[str, list[str]] = {}
-    for one, verdict in zip(expectations, verdicts):
+    for one, verdict in zip(expectations, verdicts, strict=True):
         of_claims.setdefault(one.claim["id"], []).append(verdict)
     rows = []
-    for one, p_holm, verdict in zip(expectations, corrected, verdicts):
+    for one, p_holm, verdict in zip(expectations, corrected, verdicts, strict=True):
         claim = one.claim
         worst = next(v for v in (REFUTED, NOT_DECIDED, SUPPORTED) if v in of_claims[claim["id"]])
         what = [claim["id"], claim["says"], one.compared.name, one.metric, one.expected]
@@ -144,7 +150,7 @@ def _verdict(one: _Expectation, p_holm: float) -> str:
 
 
 def _level_by_level(one: _Expectation, results: Results, effects: pd.DataFrame) -> str:
-    """The simple effects where the factor interacts with others, so that its mean may describe no arm.
+    """The simple effects of a factor that interacts with others, whose mean may describe no arm.
 
     Of one level, the mean of each of its arms, where some lie above the number and some below.
     """

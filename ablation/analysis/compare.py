@@ -1,7 +1,8 @@
 """Two things beside each other: arms, studies, or what was measured and what was published.
 
-The difference is paired by seed where the same seeds saw the same data; else it is Welch's. A published number is a
-constant without spread, and stands against the metric that was obtained as it was.
+The difference is paired by seed where the same seeds saw the same data; else it is Welch's. A
+published number is a constant without spread, and stands against the metric that was obtained as it
+was.
 """
 
 from __future__ import annotations
@@ -15,7 +16,16 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ablation.analysis.compare_sources import PUBLISHED, Side, Source, find_sides
+from ablation.analysis.compare_sources import (
+    PUBLISHED,
+    Measured,
+    PublishedNumber,
+    Side,
+    Source,
+    StudyArm,
+    WholeStudy,
+    find_sides,
+)
 from ablation.analysis.image_bootstrap import difference_over_images
 from ablation.analysis.statistics import (
     N_RESAMPLES,
@@ -52,11 +62,15 @@ class Difference(NamedTuple):
     """Left minus right. NaN says "not defined", never 0."""
 
     mean: float
-    low: float  # 95 % interval
+    # low and high: 95 % interval
+    low: float
     high: float
-    p: float  # two-sided; NaN beside an interval: that is of one training run
-    how: str  # e.g. "paired, 3 seeds"
-    correlation: float = math.nan  # of pairs, over seeds
+    # two-sided; NaN beside an interval: that is of one training run
+    p: float
+    # e.g. "paired, 3 seeds"
+    how: str
+    # between the two of a pair, over seeds
+    correlation: float = math.nan
 
     @property
     def is_on_run(self) -> bool:
@@ -65,16 +79,21 @@ class Difference(NamedTuple):
 
     @property
     def is_separable(self) -> bool:
-        """Whether the interval is defined and excludes 0; never that of one training run, which another seed may turn around."""
+        """Whether the interval is defined and excludes 0.
+
+        Never that of one training run: another seed may reverse the difference.
+        """
         return self.low * self.high > 0 and not self.is_on_run
 
 
 class Row(NamedTuple):
     """One line of a comparison."""
 
-    what: str  # an arm, or a metric
+    # an arm, or a metric
+    what: str
     metric: str
-    left: pd.Series  # by seed, or a published number, see `Side.values`
+    # left and right: values by seed, or one published number under `PUBLISHED`
+    left: pd.Series
     right: pd.Series
     found: Difference
 
@@ -85,7 +104,8 @@ class Comparison:
 
     left: str
     right: str
-    rows: list[Row]  # the first is the headline
+    # the first row is the headline
+    rows: list[Row]
     # those that differ: dotted key, left, right; None where one has none
     settings: list[tuple[str, Any, Any]]
     warnings: list[str]
@@ -93,13 +113,15 @@ class Comparison:
 
 
 def compare(left: str, right: str, study: str | None, places: Places) -> Comparison:
-    """Compare `left` with `right`: each a STUDY, STUDY:ARM, published:METHOD, or, with `study`, an ARM of it.
+    """Compare `left` with `right`.
+
+    Each is a STUDY, STUDY:ARM, published:METHOD or, with `study`, an ARM of that study.
 
     Raises:
         InputError: a name is of nothing that is there
     """
     sides = find_sides([left, right], study, places)
-    studies = [side.study for side in sides if side.study]
+    studies = [side.study for side in sides if not isinstance(side, PublishedNumber)]
     rows = list(_rows(*sides))
     if not rows:
         raise _refused(f"{left} {right}", "have no finished trials of one metric in common")
@@ -165,47 +187,79 @@ def _agree(values: pd.Series) -> bool:
 
 
 def _rows(left: Side, right: Side) -> Iterator[Row]:
-    """A row per metric, of two arms; per arm, of studies; per arm and protocol, beside a published number."""
-    if left.published or right.published:
-        rows = _published_rows(left, right)
-    elif left.arm and right.arm:
-        rows = ((label(metric), metric, None) for metric in _metrics(left.study, right.study))
+    """The rows of a comparison; those of which one side has no values are left out."""
+    for what, metric, one, other in _pairs(left, right):
+        values = one.values(metric), other.values(metric)
+        if not min(map(len, values)):
+            continue
+        if (
+            isinstance(one, StudyArm)
+            and isinstance(other, StudyArm)
+            and _may_pair(one.study, other.study)
+        ):
+            found = _over_images(difference(*values, may_pair=True), metric, one, other)
+        else:
+            found = difference(*values, may_pair=False)
+        yield Row(what, metric, *values, found)
+
+
+# what a row is about, its metric, left and right
+Pair = tuple[str, str, StudyArm | PublishedNumber, StudyArm | PublishedNumber]
+
+
+def _pairs(left: Side, right: Side) -> Iterator[Pair]:
+    """What to compare in each row.
+
+    Of two arms, a row per metric; of studies, one per arm; beside a published number, one per arm
+    and protocol.
+    """
+    if isinstance(left, PublishedNumber):
+        for what, metric, arm in _by_protocol(right, left):
+            yield what, metric, left, arm
+    elif isinstance(right, PublishedNumber):
+        for what, metric, arm in _by_protocol(left, right):
+            yield what, metric, arm, right
+    elif isinstance(left, StudyArm) and isinstance(right, StudyArm):
+        for metric in _metrics(left.study, right.study):
+            yield label(metric), metric, left, right
     else:
         metric = _metrics(left.study, right.study)[0]
-        rows = ((f"`{arm}`", metric, arm) for arm in _arms(left, right))
-    for what, metric, arm in rows:
-        one, other = left._replace(arm=left.arm or arm), right._replace(arm=right.arm or arm)
-        values = one.values(metric), other.values(metric)
-        if min(map(len, values)):
-            may_pair = _may_pair(left.study, right.study)
-            found = difference(*values, may_pair)
-            yield Row(
-                what,
-                metric,
-                *values,
-                _over_images(found, metric, one, other) if may_pair else found,
-            )
+        for name in _arms(left, right):
+            yield f"`{name}`", metric, _at(left, name), _at(right, name)
 
 
-def _published_rows(left: Side, right: Side) -> Iterator[tuple[str, str, str]]:
-    """Each arm by the published number's protocol, and by its last epoch."""
-    measured, number = (right, left) if left.published else (left, right)
-    protocol = number.published.get("protocol", "").lower()
+def _at(side: Measured, arm: str) -> StudyArm:
+    """The side itself if it is an arm, else that arm of it."""
+    return side if isinstance(side, StudyArm) else StudyArm(f"{side.name}:{arm}", side.study, arm)
+
+
+def _by_protocol(side: Side, number: PublishedNumber) -> Iterator[tuple[str, str, StudyArm]]:
+    """Each measured arm by the published number's protocol, and by its last epoch."""
+    if isinstance(side, PublishedNumber):
+        return
+    protocol = number.entry.get("protocol", "").lower()
     # our metric that is obtained as the published number was, where that is known
     same = "best/test/top1" if "best" in protocol else "test/top1" if "last" in protocol else None
-    for arm in [measured.arm] if measured.arm else measured.study.arms:
+    for arm in [side.arm] if isinstance(side, StudyArm) else side.study.arms:
         for metric in dict.fromkeys([same or "test/top1", "test/top1", "best/test/top1"]):
             what = label(metric) if metric.startswith("best/") else "top-1, last epoch"
             what += ", their protocol" * (metric == same)
-            yield what if measured.arm else f"`{arm}`, {what}", metric, arm
+            whole = what if isinstance(side, StudyArm) else f"`{arm}`, {what}"
+            yield whole, metric, _at(side, arm)
 
 
-def _over_images(found: Difference, metric: str, left: Side, right: Side) -> Difference:
-    """Of one trial each, under the same seed: with its interval over test images, where they tell which were right."""
+def _over_images(found: Difference, metric: str, left: StudyArm, right: StudyArm) -> Difference:
+    """Of one trial each under the same seed: with an interval over the test images.
+
+    As found where the trials do not tell which images were right.
+    """
     trials = [side.study.finished(side.arm)["trial"] for side in (left, right)]
     if len(trials[0]) != 1 or list(trials[0].index) != list(trials[1].index):
         return found
-    hits = [side.study.hits.get(own.iloc[0], "") for side, own in zip((left, right), trials)]
+    hits = [
+        side.study.hits.get(own.iloc[0], "")
+        for side, own in zip((left, right), trials, strict=True)
+    ]
     low, high = difference_over_images(metric, *hits)
     return found if math.isnan(low) else found._replace(low=low, high=high, how=ON_RUN)
 
@@ -223,11 +277,12 @@ def _metrics(left: Source, right: Source) -> list[str]:
     return found
 
 
-def _arms(left: Side, right: Side) -> list[str]:
+def _arms(left: Measured, right: Measured) -> list[str]:
     """Of a study and an arm, the study's others; of two studies, those that both have."""
-    if left.arm or right.arm:
-        whole, one = (right, left) if left.arm else (left, right)
-        return [arm for arm in whole.study.arms if whole.study is not one.study or arm != one.arm]
+    if isinstance(left, StudyArm):
+        return _others(right.study, left)
+    if isinstance(right, StudyArm):
+        return _others(left.study, right)
     found = [arm for arm in left.study.arms if arm in right.study.arms]
     if not found:
         names = f"{left.name} {right.name}"
@@ -235,14 +290,17 @@ def _arms(left: Side, right: Side) -> list[str]:
     return found
 
 
+def _others(study: Source, one: StudyArm) -> list[str]:
+    """The arms of a study that are not `one`."""
+    return [arm for arm in study.arms if study is not one.study or arm != one.arm]
+
+
 def _refused(key: str, message: str) -> InputError:
     return InputError([Problem("", key, message)])
 
 
-def _may_pair(left: Source | None, right: Source | None) -> bool:
+def _may_pair(left: Source, right: Source) -> bool:
     """Whether a seed means the same in both: the same images, in the same order."""
-    if left is None or right is None:
-        return False
     return left is right or _differ(left, right, "data_fingerprint") is False
 
 
@@ -267,9 +325,9 @@ def _warnings(left: Source, right: Source) -> Iterator[str]:
 
 
 def _unfinished(side: Side) -> Iterator[str]:
-    if side.study:
+    if not isinstance(side, PublishedNumber):
         trials = side.study.trials
-        arms = [side.arm] if side.arm else side.study.arms
+        arms = [side.arm] if isinstance(side, StudyArm) else side.study.arms
         missing = [
             f"`{arm}` {n} of {planned}"
             for arm in arms
@@ -280,19 +338,26 @@ def _unfinished(side: Side) -> Iterator[str]:
 
 
 def _notes(side: Side) -> Iterator[str]:
-    if number := side.published:
+    if isinstance(side, PublishedNumber):
+        number = side.entry
         protocol, source = (number.get(key, f"{key} not known") for key in ("protocol", "source"))
         yield f"{side.name}: {number['top1']:.2f}, {protocol}, one number without spread; {source}"
 
 
 def _differing(left: Side, right: Side) -> list[tuple[str, Any, Any]]:
-    """Settings in which two arms differ; of two studies, those in which every arm that both have does so alike."""
-    if left.published or right.published or bool(left.arm) != bool(right.arm):
+    """The settings in which two arms differ.
+
+    Of two studies, those in which every arm that both have differs alike.
+    """
+    if isinstance(left, StudyArm) and isinstance(right, StudyArm):
+        pairs = [(left, right)]
+    elif isinstance(left, WholeStudy) and isinstance(right, WholeStudy):
+        pairs = [(_at(left, arm), _at(right, arm)) for arm in _arms(left, right)]
+    else:
         return []
-    pairs = [(left.arm, right.arm)] if left.arm else [(arm, arm) for arm in _arms(left, right)]
     found = []
     for own, other in pairs:
-        a, b = left.study.settings(own), right.study.settings(other)
+        a, b = own.study.settings(own.arm), other.study.settings(other.arm)
         keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
         found.append({key: (a.get(key), b.get(key)) for key in keys})
     return [
@@ -303,7 +368,7 @@ def _differing(left: Side, right: Side) -> list[tuple[str, Any, Any]]:
 
 
 def comparison_text(found: Comparison) -> str:
-    """As Markdown: what the headline says, the table, the settings that differ, and what to beware of."""
+    """The comparison as Markdown: headline, table, settings that differ, warnings."""
     first, metrics = found.rows[0], {row.metric for row in found.rows}
     names = [f"`{found.left}`", f"`{found.right}`"]
     by_arm = first.what.startswith("`")
@@ -317,14 +382,16 @@ def comparison_text(found: Comparison) -> str:
         if by_arm
         else f"{sides}, {first.what}: {_sentence(first)}.",
         table(header, [_cells(row)[: len(header)] for row in found.rows], "lrrrrlr"),
-        "Mean ± standard deviation over seeds; the difference is left minus right, its p two-sided and uncorrected; "
-        "bold where the interval excludes 0.",
+        "Mean ± standard deviation over seeds; the difference is left minus right, its p two-sided "
+        "and uncorrected; bold where the interval excludes 0.",
     ]
     if any(row.found.is_on_run for row in found.rows):
         parts.append(
-            f"One seed: the interval is a 95 % percentile interval of a paired bootstrap over test images ({N_RESAMPLES:,} resamples, the same images for "
-            "both). It is conditional on this one training run: it tells how the difference would change with other test images, not with another seed, for "
-            "which it is too narrow. So there is no p-value, and nothing is bold."
+            "One seed: the interval is a 95 % percentile interval of a paired bootstrap over test "
+            f"images ({N_RESAMPLES:,} resamples, the same images for both). It is conditional on "
+            "this one training run: it tells how the difference would change with other test "
+            "images, not with another seed, for which it is too narrow. So there is no p-value, "
+            "and nothing is bold."
         )
     if found.settings:
         rows = [

@@ -1,4 +1,7 @@
-"""What there is to compare: studies, from runs/ or else from the tables in reports/, their arms, published numbers."""
+"""What can be compared: studies, their arms, and published numbers.
+
+A study is read from runs/ or, where it is not there, from the tables in reports/.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ from ablation.storage.columns import metric_of
 from ablation.storage.project import Places
 from ablation.storage.runs import RunFolder, studies
 
-PUBLISHED = "published:"  # before the name of a method
+# what stands before a method's name
+PUBLISHED = "published:"
 PUBLISHED_FILE = Path("experiments", "published.yaml")
 
 
@@ -31,13 +35,18 @@ class Source:
 
     study: str
     headline: str
-    trials: pd.DataFrame  # as results.csv
-    columns: Mapping[str, str]  # metric -> its column in `trials`
+    # the table that results.csv holds
+    trials: pd.DataFrame
+    # metric -> its column in `trials`
+    columns: Mapping[str, str]
     # arm -> dotted key -> value; from reports/ alone, the levels of its factors
     settings: Callable[[str], Mapping[str, Any]]
-    facts: Mapping[str, Any]  # fingerprints and more; those that are known
-    dataset: str  # "" where not known
-    published: list[dict[str, Any]]  # numbers of others on the same dataset
+    # fingerprints and other facts, as far as they are known
+    facts: Mapping[str, Any]
+    # "" where not known
+    dataset: str
+    # numbers of others on the same dataset
+    published: list[dict[str, Any]]
     # trial -> which test images it is right about; reports/ do not tell
     hits: Mapping[str, str] = field(default_factory=dict)
 
@@ -52,25 +61,47 @@ class Source:
         return own.set_index("seed").sort_index()
 
 
-class Side(NamedTuple):
-    """An arm, all arms of a study (`arm` None), or a published number."""
+class StudyArm(NamedTuple):
+    """One arm or baseline of a study."""
 
     name: str
-    study: Source | None = None
-    arm: str | None = None
-    published: dict[str, Any] | None = None
+    study: Source
+    arm: str
 
     def values(self, metric: str) -> pd.Series:
-        """Of an arm's finished trials that have the metric, by seed; a published number under `PUBLISHED`."""
-        if self.published:
-            return pd.Series([float(self.published["top1"])], index=[PUBLISHED])
+        """The metric of the arm's finished trials that have it, by seed."""
         if metric not in self.study.columns:
             return pd.Series(dtype=float)
         return self.study.finished(self.arm)[self.study.columns[metric]].dropna()
 
 
+class WholeStudy(NamedTuple):
+    """All arms and baselines of a study."""
+
+    name: str
+    study: Source
+
+
+class PublishedNumber(NamedTuple):
+    """What others have published of a method."""
+
+    name: str
+    # {method, top1, protocol, source}
+    entry: dict[str, Any]
+
+    def values(self, metric: str) -> pd.Series:
+        """The number, whatever the metric, under `PUBLISHED` in place of a seed."""
+        return pd.Series([float(self.entry["top1"])], index=[PUBLISHED])
+
+
+Measured = StudyArm | WholeStudy
+Side = Measured | PublishedNumber
+
+
 def find_sides(names: Sequence[str], study: str | None, places: Places) -> list[Side]:
-    """What two names stand for: each a STUDY, STUDY:ARM, published:METHOD, or, with `study`, an ARM of it.
+    """What two names stand for.
+
+    Each is a STUDY, STUDY:ARM, published:METHOD or, with `study`, an ARM of that study.
 
     Raises:
         InputError: naming each that is not there
@@ -79,7 +110,7 @@ def find_sides(names: Sequence[str], study: str | None, places: Places) -> list[
     known = sorted({*studies(places.root / "runs"), *known_reports(places.report_folders)})
     load = cache(lambda name: _source(places, name))
 
-    def measured(text: str) -> Side | None:
+    def measured(text: str) -> Measured | None:
         name, colon, arm = text.partition(":")
         if not colon and (study is not None or (text not in known and len(known) == 1)):
             name, arm = study or known[0], text
@@ -93,12 +124,13 @@ def find_sides(names: Sequence[str], study: str | None, places: Places) -> list[
             message = f"{name} has no arm '{arm}'; {nearest(arm, found.arms)}"
             problems.append(Problem("", text, message))
             return None
-        return Side(f"{name}:{arm}" if arm else name, found, arm or None)
+        return StudyArm(f"{name}:{arm}", found, arm) if arm else WholeStudy(name, found)
 
     if study is not None and study not in known:
         raise InputError([_no_study("--study", study, known)])
-    sides = {text: measured(text) for text in names if not text.startswith(PUBLISHED)}
-    beside = next(iter(sides.values()), None)
+    known_sides = {text: measured(text) for text in names if not text.startswith(PUBLISHED)}
+    sides: dict[str, Side | None] = {**known_sides}
+    beside = next(iter(known_sides.values()), None)
     if not sides:
         problems.append(Problem("", names[0], "is compared with a STUDY or STUDY:ARM"))
     if beside is not None:
@@ -107,7 +139,7 @@ def find_sides(names: Sequence[str], study: str | None, places: Places) -> list[
                 sides[text] = _published(text, beside.study, problems)
     if problems:
         raise InputError(problems)
-    return [sides[text] for text in names]
+    return [side for text in names if (side := sides[text]) is not None]
 
 
 def _no_study(key: str, name: str, known: list[str], hint: str | None = None) -> Problem:
@@ -115,7 +147,7 @@ def _no_study(key: str, name: str, known: list[str], hint: str | None = None) ->
     return Problem("", key, f"no study '{name}' in runs/, reports/ or docs/results/; {hint}")
 
 
-def _published(text: str, other: Source, problems: list[Problem]) -> Side | None:
+def _published(text: str, other: Source, problems: list[Problem]) -> PublishedNumber | None:
     method = text.removeprefix(PUBLISHED).strip().strip("\"'")
     entries = {entry["method"].lower(): entry for entry in other.published}
     found = entries.get(method.lower())
@@ -125,7 +157,7 @@ def _published(text: str, other: Source, problems: list[Problem]) -> Side | None
         hint = nearest(method, names) if names else "there is none yet"
         problems.append(Problem("", text, f"nothing published {where} by '{method}'; {hint}"))
         return None
-    return Side(f"published {found['method']}", published=found)
+    return PublishedNumber(f"published {found['method']}", found)
 
 
 def _source(places: Places, study: str) -> Source:

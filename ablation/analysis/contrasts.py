@@ -1,12 +1,13 @@
 """The comparisons that a design supports, each as a mean over replicas: tuples of arms.
 
-One definition serves every design. The effect of a factor's level is its mean difference to the reference
-level over all pairs of arms that differ in nothing else: in a full factorial that is the main effect, in a
-leave-one-out design the difference to the full arm, in an add-one-in design that to the reference arm. An
-interaction is the mean difference of differences over all quadruples of arms that differ in two factors
-only, so 0 means that two fixes add up; designs without quadruples have none. Where two fixes interact, the
-mean over the other's levels may describe no arm at all: the simple effects, at each level of the other, do.
-So do what a level adds alone, to the reference arm, and what it adds last, to all the other fixes together.
+One definition serves every design. The effect of a factor's level is its mean difference to the
+reference level over all pairs of arms that differ in nothing else: in a full factorial that is the
+main effect, in a leave-one-out design the difference to the full arm, in an add-one-in design that
+to the reference arm. An interaction is the mean difference of differences over all quadruples of
+arms that differ in two factors only, so 0 means that two fixes add up; designs without quadruples
+have none. Where two fixes interact, the mean over the other's levels may describe no arm at all:
+the simple effects, at each level of the other, do. So do what a level adds alone, to the reference
+arm, and what it adds last, to all the other fixes together.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     # not at run time: a plan's power does without pandas
     import pandas as pd
 
-Arms = Mapping[str, Mapping[str, str]]  # arm -> factor -> level
-Factors = Mapping[str, Sequence[str]]  # factor -> levels, the reference first
+# arm -> factor -> level
+Arms = Mapping[str, Mapping[str, str]]
+# factor -> levels, the reference first
+Factors = Mapping[str, Sequence[str]]
 
 _SIGNS = {1: (1,), 2: (1, -1), 4: (1, -1, -1, 1)}
 
@@ -32,17 +35,20 @@ _SIGNS = {1: (1,), 2: (1, -1), 4: (1, -1, -1, 1)}
 class Contrast(NamedTuple):
     """One comparison, as the mean over its replicas in the design."""
 
-    name: str  # e.g. "lr_split: off -> on", "lr_split x warmup", "lr_split+warmup - ldmlr"
+    # e.g. "lr_split: off -> on", "lr_split x warmup", "lr_split+warmup - ldmlr"
+    name: str
     # "main" | "interaction" | "simple" | "add-one-in" | "leave-one-out" | "difference" | "mean"
     kind: str
     # arms: (treated, control), (both, second only, first only, neither), or (one,)
     replicas: list[tuple[str, ...]]
 
     def weights(self, n_seeds: Mapping[str, int]) -> np.ndarray:
-        """(n_cells,) float: the mean over the replicas whose arms all have finished under two seeds; else, under one.
+        """(n_cells,) float: the weights of the mean over replicas.
 
-        A seed counts for a contrast where it has all its arms. So that an arm that finished once does not leave every
-        mean that it belongs to with that one seed, and without an interval, those means do without the arm.
+        A replica counts if all its arms have finished under two seeds; where there is no such
+        replica, under one. A seed counts for a contrast where it has all its arms. So that an arm
+        that finished once does not leave every mean that it belongs to with that one seed, and
+        without an interval, those means do without the arm.
 
         Args:
             n_seeds: arm or baseline -> seeds under which it has finished, see `seeds_of`
@@ -50,21 +56,25 @@ class Contrast(NamedTuple):
         replicas = enough(self.replicas, n_seeds)
         total = dict.fromkeys(n_seeds, 0.0)
         for replica in replicas:
-            for arm, sign in zip(replica, _SIGNS[len(replica)]):
+            for arm, sign in zip(replica, _SIGNS[len(replica)], strict=True):
                 total[arm] += sign / len(replicas)
         return np.array(list(total.values()))
 
 
 def seeds_of(cells: pd.DataFrame) -> dict[str, int]:
-    """Arm or baseline -> under how many seeds it has a value. cells: (seeds, arms and baselines), NaN where there is none."""
-    return cells.notna().sum().to_dict()
+    """Arm or baseline -> under how many seeds it has a value.
+
+    cells: (seeds, arms and baselines), NaN where there is no value
+    """
+    counts: dict[str, int] = cells.notna().sum().to_dict()
+    return counts
 
 
 def enough(groups: Sequence[Sequence[str]], n_seeds: Mapping[str, int]) -> list[Sequence[str]]:
-    """The groups of arms of which all have finished under two seeds; where there is none, under one."""
+    """The groups whose arms all have finished under two seeds; if there is none, under one."""
     counts = [min(n_seeds[arm] for arm in group) for group in groups]
     least = min(2, max(counts, default=0))
-    return [group for group, n in zip(groups, counts) if n >= least > 0]
+    return [group for group, n in zip(groups, counts, strict=True) if n >= least > 0]
 
 
 def main_effects(arms: Arms, factors: Factors) -> Iterator[Contrast]:
@@ -97,8 +107,10 @@ def interactions(arms: Arms, factors: Factors) -> Iterator[Contrast]:
 
 
 def simple_effects(arms: Arms, factors: Factors) -> Iterator[Contrast]:
-    """Each non-reference level of each factor against the reference, at each level of each other factor that it
-    could interact with."""
+    """Each non-reference level of each factor against the reference, at each level of another.
+
+    The others are those that the factor could interact with.
+    """
     interacting = {
         frozenset(pair) for pair in combinations(factors, 2) if _can_interact(arms, factors, *pair)
     }
@@ -115,10 +127,13 @@ def simple_effects(arms: Arms, factors: Factors) -> Iterator[Contrast]:
 
 
 def single_effects(arms: Arms, factors: Factors) -> Iterator[Contrast]:
-    """What each non-reference level adds alone, and what it adds last, where the design has the two arms.
+    """What each non-reference level adds alone, and what it adds last.
 
-    Alone: all other factors at their reference. Last: all others full, so that for a full level it is the full arm
-    minus the arm that leaves the factor out. What is a main effect of the design already is not repeated.
+    Only where the design has the two arms.
+
+    Alone: all other factors at their reference. Last: all others full, so that for a full level it
+    is the full arm minus the arm that leaves the factor out. What is a main effect of the design
+    already is not repeated.
     """
     alone = {factor: reference for factor, (reference, *_) in factors.items()}
     full = {
@@ -152,14 +167,17 @@ def difference_name(cell: str, reference: str) -> str:
 
 
 def replicas_of(arms: Arms, corners: Sequence[Mapping[str, str]]) -> list[tuple[str, ...]]:
-    """For each arm at the first corner, the arms that differ from it as the other corners say and in nothing else."""
+    """For each arm at the first corner, the arms that differ from it in the corners' levels alone.
+
+    An arm that lacks one of these is left out.
+    """
     by_levels = {frozenset(levels.items()): arm for arm, levels in arms.items()}
     replicas = []
     for levels in arms.values():
         if corners[0].items() <= levels.items():
-            found = [by_levels.get(frozenset({**levels, **corner}.items())) for corner in corners]
-            if None not in found:
-                replicas.append(tuple(found))
+            wanted = [frozenset({**levels, **corner}.items()) for corner in corners]
+            if all(one in by_levels for one in wanted):
+                replicas.append(tuple(by_levels[one] for one in wanted))
     return replicas
 
 

@@ -1,4 +1,7 @@
-"""The tables of `reports/<study>/` read again, strictly: one that was cut off, or edited by hand, is named."""
+"""Read the tables of `reports/<study>/` again, strictly.
+
+A table that was cut off or edited by hand is an error that names its file.
+"""
 
 from __future__ import annotations
 
@@ -24,20 +27,23 @@ class Reported(NamedTuple):
     trials: pd.DataFrame
     headline: str
     factors: list[str]
-    metrics: list[
-        str
-    ]  # the headline first; called as their columns are, see `ablation.storage.columns`
+    # the headline first; called as their columns are, see `ablation.storage.columns`
+    metrics: list[str]
 
 
 def read_trials(folder: Path, effects: pd.DataFrame) -> Reported:
-    """results.csv. effects: from `read_effects`. Raises InputError naming the file if it is no such table."""
+    """Read results.csv; raises InputError naming the file if it is no such table.
+
+    effects: from `read_effects`
+    """
     path = folder / "results.csv"
     table = read_table(path, TRIALS)
     after = list(table.columns[table.columns.get_loc("state") + 1 :])
     names = [name for name in after if name not in COSTS]
     if not names:
         raise _unusable(path, "it has no metric")
-    # effects.csv has the headline first; without effects, it is the first column that can be no factor's
+    # effects.csv has the headline first; without effects, it is the first column that cannot be a
+    # factor's
     likely = [*effects["metric"][:1], *(name for name in names if "/" in name), names[0]]
     headline = next(name for name in likely if name in names)
     first = names.index(headline)
@@ -73,7 +79,8 @@ def known_reports(folders: Sequence[Path]) -> dict[str, Path]:
 def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     """A table of text, every cell and every column's name as it is written.
 
-    Raises InputError naming the file if it cannot be read, a row is cut off, or it lacks one of `columns`, or has one twice.
+    Raises InputError naming the file if it cannot be read, a row is cut off, one of `columns` is
+    missing, or a column is there twice.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -93,9 +100,10 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def _typed(table: pd.DataFrame, path: Path, numbers: Sequence[str], whole: str) -> pd.DataFrame:
-    """The table with some columns as floats, to the bit, NaN where a cell is empty, and one as whole numbers.
+    """The table with the columns `numbers` as floats and the column `whole` as whole numbers.
 
-    pandas' own reading of floats may be off by the last bit, which turns the rounding of a number that ends in 5 around.
+    Floats are exact to the bit, NaN where a cell is empty. pandas' own reading may be off by the
+    last bit, which changes how a number that ends in 5 is rounded.
     """
     try:
         name, kind = whole, "whole number"

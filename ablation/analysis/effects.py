@@ -1,4 +1,4 @@
-"""What is said of each comparison that a study supports; which these are, see `ablation.analysis.contrasts`."""
+"""Estimate and judge every comparison that a study supports, see `ablation.analysis.contrasts`."""
 
 from __future__ import annotations
 
@@ -49,14 +49,15 @@ CSV_COLUMNS = ["effect", "metric", "estimate", "low", "high", "p", "p_holm", "n_
 def judge(results: Results) -> pd.DataFrame:
     """Estimate every comparison on every metric and say what it shows.
 
-    The family of tests for Holm's correction is the main effects and interactions of the headline metric;
-    only these have a `p_holm`, and their verdict goes by it. The other rows are descriptive: their verdict
-    goes by their own, uncorrected interval, and they stand only where the metric was measured. With exactly
-    one seed the intervals are over test images (`ablation.analysis.image_bootstrap`), and so is the verdict.
+    The family of tests for Holm's correction is the main effects and interactions of the headline
+    metric; only these have a `p_holm`, and their verdict goes by it. The other rows are
+    descriptive: their verdict goes by their own, uncorrected interval, and they stand only where
+    the metric was measured. With exactly one seed the intervals are over test images
+    (`ablation.analysis.image_bootstrap`), and so is the verdict.
 
     Returns:
-        a row per comparison and metric, the headline metric first: `CSV_COLUMNS`, and `kind` (of Contrast),
-        `sd` and `correlation` (of Estimate)
+        a row per comparison and metric, the headline metric first: `CSV_COLUMNS`, and `kind` (of
+        Contrast), `sd` and `correlation` (of Estimate)
     """
     names = [*results.arms, *results.baselines]
     design = results.arms, results.factors
@@ -76,11 +77,15 @@ def judge(results: Results) -> pd.DataFrame:
         estimates = over_images(
             results, metric, names, weights, [contrast(cells, row) for row in weights]
         )
-        estimates = [without_effect(e) if d else e for e, d in zip(estimates, dead)]
+        estimates = [
+            without_effect(estimate) if is_same else estimate
+            for estimate, is_same in zip(estimates, dead, strict=True)
+        ]
         p_holm = np.full(len(contrasts), np.nan)
         if metric == results.headline:
             p_holm[: len(family)] = holm([estimate.p for estimate in estimates[: len(family)]])
-        for one, estimate, adjusted, is_same in zip(contrasts, estimates, p_holm, dead):
+        told = zip(contrasts, estimates, p_holm, dead, strict=True)
+        for one, estimate, adjusted, is_same in told:
             if estimate.n == 0 and metric != results.headline:
                 continue
             p = estimate.p if np.isnan(adjusted) else adjusted
@@ -92,19 +97,19 @@ def judge(results: Results) -> pd.DataFrame:
 
 
 def without_effect(estimate: Estimate) -> Estimate:
-    """That of a contrast which `is_dead`: exactly 0, where means of equal numbers may leave a rounding error."""
+    """The estimate of a contrast that `is_dead`: exactly 0, without a rounding error."""
     mean = 0.0 if estimate.n else estimate.mean
     return estimate._replace(mean=mean, low=np.nan, high=np.nan, p=np.nan)
 
 
 def is_dead(one: Contrast, results: Results) -> bool:
-    """Whether the finished trials show, bit by bit, that what is compared makes no difference to anything.
+    """Whether the finished trials show, bit by bit, that what is compared changes nothing.
 
     An interaction is dead where one of its two factors is, at both levels of the other.
     """
     digests = results.digests_by_cell
 
-    def same(pairs: list[tuple[str, str]]) -> bool:
+    def same(pairs: Sequence[tuple[str, ...]]) -> bool:
         found = [
             (digests.get((a, seed)), digests.get((b, seed)))
             for a, b in pairs
@@ -136,7 +141,7 @@ def interacting_pairs(results: Results, rows: pd.DataFrame) -> list[tuple[str, s
 
 
 def level_by_level(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
-    """The simple effects of each pair of factors whose interaction is separable from 0, pair after pair.
+    """The simple effects of each pair of factors whose interaction is separable from 0.
 
     rows: those of one metric, from `judge`.
     """
@@ -159,25 +164,25 @@ class FactorPair(NamedTuple):
 
 
 def factor_pairs(results: Results, metric: str) -> Iterator[FactorPair]:
-    """Each pair of factors with interactions, where every combination of their levels has finished arms.
+    """Each pair of factors with interactions, if all combinations of levels have finished arms.
 
-    A combination's mean is taken within each seed over the arms that have it, and then over seeds. Arms and seeds are
-    those of the interaction, the same in every combination: what is not parallel is then the interaction, and no trial
-    that one combination lacks.
+    A combination's mean is taken within each seed over the arms that have it, and then over seeds.
+    Arms and seeds are those of the interaction, the same in every combination: what is not parallel
+    is then the interaction, and no trial that one combination lacks.
     """
     cells = results.cells(metric)[list(results.arms)]
     n_seeds = seeds_of(cells)
     for pair in combinations(results.factors, 2):
-        levels = list(product(*(results.factors[factor] for factor in pair)))
-        groups = enough(
-            replicas_of(results.arms, [dict(zip(pair, one)) for one in levels]), n_seeds
-        )
+        first, second = pair
+        levels = list(product(results.factors[first], results.factors[second]))
+        corners = [{first: a, second: b} for a, b in levels]
+        groups = enough(replicas_of(results.arms, corners), n_seeds)
         seeds = cells.dropna(subset=[arm for group in groups for arm in group])
         names = _interactions(results, pair)
         if names and groups and len(seeds):
             means = {
                 one: contrast(seeds, seeds.columns.isin(arms) / len(arms))
-                for one, arms in zip(levels, zip(*groups))
+                for one, arms in zip(levels, zip(*groups, strict=True), strict=True)
             }
             yield FactorPair(pair, names, means)
 
@@ -189,47 +194,67 @@ def _interactions(results: Results, pair: tuple[str, str]) -> list[str]:
 
 
 def is_conditional(rows: pd.DataFrame) -> bool:
-    """Whether intervals are over test images of one training run, not over seeds. rows: from `judge`."""
+    """Whether intervals are over test images of one training run, not over seeds.
+
+    rows: from `judge`
+    """
     return bool((rows["low"].notna() & (rows["n_seeds"] == 1)).any())
 
 
 class Detectable(NamedTuple):
-    """The smallest true difference that a study finds with 80 % probability, before any correction."""
+    """The smallest true difference that a study finds with 80 % probability.
 
-    n_seeds: (
-        int  # the fewest among the rows that have a spread; 0 where none has, and the rest is NaN
-    )
-    pooled: float  # by the standard deviation pooled over the rows: what to expect of rows that vary alike
-    least: float  # by that of the row that varies least
+    Before any correction, except for `corrected`.
+    """
+
+    # the fewest among the rows that have a spread; 0 where none has, and the rest is NaN
+    n_seeds: int
+    # by the standard deviation pooled over the rows: what to expect of rows that vary alike
+    pooled: float
+    # by the standard deviation of the row that varies least
+    least: float
+    # by that of the row that varies most
     most: float
-    corrected: float  # as `pooled`, at the first step of Holm's correction
+    # as `pooled`, at the first step of Holm's correction
+    corrected: float
 
 
 def detectable(rows: pd.DataFrame, n_tests: int = 1) -> Detectable:
-    """rows: of one metric, from `judge`; n_tests: of Holm's family."""
+    """The smallest detectable differences.
+
+    rows: of one metric, from `judge`; n_tests: of Holm's family
+    """
     sds = rows.loc[rows["sd"] > 0, "sd"]
     if sds.empty:
-        return Detectable(0, *[np.nan] * 4)
+        return Detectable(0, np.nan, np.nan, np.nan, np.nan)
     n_seeds, pooled = int(rows.loc[sds.index, "n_seeds"].min()), pooled_sd(sds)
-    found = [smallest_detectable(sd, n_seeds) for sd in (pooled, sds.min(), sds.max())]
-    return Detectable(n_seeds, *found, smallest_detectable(pooled, n_seeds, alpha=ALPHA / n_tests))
+    return Detectable(
+        n_seeds,
+        pooled=smallest_detectable(pooled, n_seeds),
+        least=smallest_detectable(sds.min(), n_seeds),
+        most=smallest_detectable(sds.max(), n_seeds),
+        corrected=smallest_detectable(pooled, n_seeds, alpha=ALPHA / n_tests),
+    )
 
 
 class Ranking(NamedTuple):
     """Which of some arms has the best mean, and which are not separable from it."""
 
     best: str
-    rivals: list[str]  # arms that `best` is not separable from, best mean first
-    is_adjusted: bool  # whether arms lack seeds, so that means are `statistics.adjusted_means`
+    # arms that `best` is not separable from, best mean first
+    rivals: list[str]
+    # whether arms lack seeds, so that means are `statistics.adjusted_means`
+    is_adjusted: bool
 
 
 def rank(results: Results, arms: Sequence[str]) -> Ranking | None:
-    """Rank arms (or baselines) by the headline metric; None where fewer than two of them have finished.
+    """Rank arms or baselines by the headline metric; None where fewer than two have finished.
 
-    Each other arm is compared with it at ALPHA / (number of others); the best has to be the better one. That the best was
-    picked after looking is paid for: to miss the truly best arm, that very arm would have to fall behind some other, and
-    those are as many comparisons (Hsu, "Constrained simultaneous confidence intervals for multiple comparisons with the
-    best", Annals of Statistics 1984; with Bonferroni in place of Dunnett). Of one seed, that is so for its test images alone.
+    Each other arm is compared with it at ALPHA / (number of others); the best has to be the better
+    one. That the best was picked after looking is paid for: to miss the truly best arm, that very
+    arm would have to fall behind some other, and those are as many comparisons (Hsu, "Constrained
+    simultaneous confidence intervals for multiple comparisons with the best", Annals of Statistics
+    1984; with Bonferroni in place of Dunnett). Of one seed, that is so for its test images alone.
     """
     cells = results.cells(results.headline)[arms].dropna(axis="columns", how="all")
     if cells.shape[1] < 2:
@@ -240,7 +265,7 @@ def rank(results: Results, arms: Sequence[str]) -> Ranking | None:
     found = minus_others(results, best, others, confidence=1 - ALPHA / len(others))
     rivals = [
         arm
-        for arm, one in zip(others, found)
+        for arm, one in zip(others, found, strict=True)
         if not (one.low > 0 or one.high < 0) or sign * one.mean < 0
     ]
     return Ranking(best, rivals, bool(cells.isna().any(axis=None)))
@@ -249,7 +274,10 @@ def rank(results: Results, arms: Sequence[str]) -> Ranking | None:
 def minus_others(
     results: Results, arm: str, others: Sequence[str], confidence: float = 0.95
 ) -> list[Estimate]:
-    """`arm` minus each of the others on the headline metric, paired by seed; of one seed, over test images where they are known."""
+    """`arm` minus each of the others on the headline metric, paired by seed.
+
+    With one seed, over test images where they are known.
+    """
     metric, names = results.headline, [arm, *others]
     cells, signs = results.cells(metric)[names], np.eye(len(names))
     weights = [signs[0] - other for other in signs[1:]]

@@ -22,10 +22,14 @@ MAX_SEEDS = 100_000
 class Spread(NamedTuple):
     """How far paired differences of two arms vary over seeds."""
 
-    sd: float  # in the metric's unit
-    study: str = ""  # in which it was measured; "" for a guess
-    reference: str = ""  # the arm or baseline that the differences were taken to
-    n: int = 0  # degrees of freedom: for each difference, its seeds less one
+    # in the metric's unit
+    sd: float
+    # the study in which it was measured; "" for a guess
+    study: str = ""
+    # the arm or baseline that the differences were taken to
+    reference: str = ""
+    # degrees of freedom: for each difference, its seeds less one
+    n: int = 0
 
 
 GUESS = Spread(1.0)
@@ -42,20 +46,31 @@ def power_lines(study: Study, runs: Path) -> list[str]:
 def told(
     n_seeds: int, n_tests: int, n_pairs: int, spread: Spread, metric: str, experiment: str
 ) -> list[str]:
-    """n_tests: of Holm's family; n_pairs: pairs of arms that a main effect is the mean of."""
+    """The lines of `power_lines`, from numbers alone.
+
+    n_tests: of Holm's family; n_pairs: pairs of arms that a main effect is the mean of
+    """
     unit = points(metric)
     target = _seeds_for_a_point(spread.sd) if is_percent(metric) else ""
     if n_seeds < 2:
         lines = [
-            f"power: one seed gives no interval over seeds, and no p-value; at least two are needed{', and ' if target else ''}{target}",
-            "what it gives is an interval over test images, conditional on that one training run, where trials record which were right",
+            "power: one seed gives no interval over seeds, and no p-value; at least two are needed"
+            f"{', and ' if target else ''}{target}",
+            "what it gives is an interval over test images, conditional on that one training run, "
+            "where trials record which were right",
         ]
         return [*lines, _spread(spread, unit, experiment)]
     found = smallest_detectable(spread.sd, n_seeds, POWER, ALPHA)
-    line = f"power: {n_seeds} seeds find a difference of {_size(found)}{unit} between two arms with 80 % probability by a paired t-test at {ALPHA}"
+    line = (
+        f"power: {n_seeds} seeds find a difference of {_size(found)}{unit} between two arms with "
+        f"80 % probability by a paired t-test at {ALPHA}"
+    )
     if n_tests > 1:
         first = smallest_detectable(spread.sd, n_seeds, POWER, ALPHA / n_tests)
-        line += f", and of {_size(first)}{unit} at the first step of Holm's correction over {n_tests} tests"
+        line += (
+            f", and of {_size(first)}{unit} at the first step of Holm's correction over "
+            f"{n_tests} tests"
+        )
     lines = [line, _spread(spread, unit, experiment)]
     if n_pairs > 1:
         share = (
@@ -68,12 +83,16 @@ def told(
     never = f": it is never below {ALPHA}" if floor >= ALPHA else ""
     return [
         *lines,
-        f"the smallest p that a sign-flip permutation test of {n_seeds} seeds can reach is {floor:.2g}{never}",
+        f"the smallest p that a sign-flip permutation test of {n_seeds} seeds can reach is "
+        f"{floor:.2g}{never}",
     ]
 
 
 def family(study: Study) -> tuple[int, int]:
-    """Main effects and interactions that the study tests, and of how many pairs of arms a main effect is the mean, at most."""
+    """How many effects a study tests, and of how many pairs of arms a main effect is the mean.
+
+    The effects are main effects and interactions; the number of pairs is the largest.
+    """
     arms: Mapping[str, Mapping[str, str]] = {
         variant.name: variant.levels for variant in study.variants if variant.kind == "arm"
     }
@@ -87,7 +106,9 @@ def family(study: Study) -> tuple[int, int]:
 
 
 def seeds_needed(difference: float, sd: float, alpha: float = ALPHA, power: float = POWER) -> int:
-    """The fewest seeds with which a paired two-sided t-test finds a true difference; `MAX_SEEDS` where it takes more.
+    """The fewest seeds with which a paired two-sided t-test finds a true difference.
+
+    At most `MAX_SEEDS`, also where more are needed.
 
     difference, sd (of the paired differences): in the same unit.
     """
@@ -98,17 +119,16 @@ def seeds_needed(difference: float, sd: float, alpha: float = ALPHA, power: floa
 
 
 def measured_spread(runs: Path, experiment: str, metric: str) -> Spread | None:
-    """That of the study in `runs` of the same experiment and metric whose finished trials tell most; None where none tells."""
+    """The spread as measured by an earlier study in `runs` of the same experiment and metric.
+
+    Of several, that with the most degrees of freedom; None where there is none.
+    """
     known = []
     for study in studies(runs):
         try:
             known.append(_spread_of(RunFolder(runs / study), experiment, metric))
-        except (
-            OSError,
-            ValueError,
-            TypeError,
-            KeyError,
-        ):  # written by another version: a guess does as well
+        except (OSError, ValueError, TypeError, KeyError):
+            # the study was written by another version; a guess is used instead
             continue
     return max(
         (spread for spread in known if spread is not None),
@@ -118,7 +138,10 @@ def measured_spread(runs: Path, experiment: str, metric: str) -> Spread | None:
 
 
 def _spread_of(folder: RunFolder, experiment: str, metric: str) -> Spread | None:
-    """Pooled over the differences of a study's arms and baselines to its reference baseline, else to its first arm."""
+    """The spread of one study, pooled over the differences of its arms and baselines.
+
+    They are taken to its reference baseline or, where that has no result, to its first arm.
+    """
     manifest = folder.manifest()
     if (manifest.experiment, manifest.metric["name"]) != (experiment, metric):
         return None
@@ -127,13 +150,16 @@ def _spread_of(folder: RunFolder, experiment: str, metric: str) -> Spread | None
         outcome = folder.ending(spec)
         if outcome is not None and metric in outcome.metrics:
             values.setdefault(spec.arm, {})[spec.seed] = outcome.metrics[metric]
-    reference = manifest.reference if manifest.reference in values else next(iter(values), None)
+    if not values:
+        return None
+    reference = manifest.reference
+    if reference is None or reference not in values:
+        reference = next(iter(values))
     differences = [
         _differences(own, values[reference]) for arm, own in values.items() if arm != reference
     ]
-    differences = [
-        row for row in differences if len(row) > 1 and np.ptp(row) > 0
-    ]  # arms that agree to the bit are one arm
+    # arms that agree to the bit are one arm
+    differences = [row for row in differences if len(row) > 1 and np.ptp(row) > 0]
     if not differences:
         return None
     freedom = [len(row) - 1 for row in differences]
@@ -158,7 +184,8 @@ def _seeds_for_a_point(sd: float) -> str:
 def _spread(spread: Spread, unit: str, experiment: str) -> str:
     if spread.study:
         return (
-            f"this takes {spread.sd:.2g}{unit} for the standard deviation of paired differences over seeds, as measured in study {spread.study} "
+            f"this takes {spread.sd:.2g}{unit} for the standard deviation of paired differences "
+            f"over seeds, as measured in study {spread.study} "
             f"(differences to {spread.reference}, {spread.n} degrees of freedom)"
         )
     guess = "1 point" if unit else "1, in the metric's unit,"

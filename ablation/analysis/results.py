@@ -1,8 +1,8 @@
 """A study's run folder as tidy tables: a row per trial, per epoch, per class.
 
-Nothing is dropped: a failed trial is a row with its error, a waiting one a row without metrics. Tables
-hold what the run folder holds, in the manifest's order, so the same folder gives the same bytes. Published numbers are
-those of the file beside the grid.
+Nothing is dropped: a failed trial is a row with its error, a waiting one a row without metrics.
+Tables hold what the run folder holds, in the manifest's order, so the same folder gives the same
+bytes. Published numbers are those of the file beside the grid.
 """
 
 from __future__ import annotations
@@ -36,12 +36,14 @@ class Results:
     trials: pd.DataFrame
     # trial, arm, seed, phase, epoch, <metrics>, and of MARKS those that any epoch has
     history: pd.DataFrame
-    per_class: pd.DataFrame  # PER_CLASS_COLUMNS, accuracy in percent
-    # complete trial -> which test images are right, as in ablation.subject.protocol.Record; where known
+    # PER_CLASS_COLUMNS, accuracy in percent
+    per_class: pd.DataFrame
+    # complete trial -> which test images are right, as in ablation.subject.protocol.Record; where
+    # known
     hits: dict[str, str]
     # complete trial -> hash of all it measured, times aside; equal means bit-identical
     digests: dict[str, str]
-    # metric -> its column, of those with another name than their column, see `ablation.storage.columns`
+    # metric -> its column, where that has another name, see `ablation.storage.columns`
     renamed: dict[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -166,15 +168,21 @@ def load(folder: RunFolder) -> Results:
 
 
 def identities(trials: pd.DataFrame) -> Iterator[Any]:
-    """The rows of `Results.trials`, with those columns of IDENTITY that it has as attributes, and its error.
+    """The rows of `Results.trials`, with attributes for the columns of IDENTITY and the error.
 
-    Of those columns alone: Python takes two columns whose names differ in their Unicode form for one attribute.
+    Other columns are left out, and so are those that the table does not have: Python takes two
+    columns whose names differ in their Unicode form for one attribute.
     """
-    return trials[[column for column in (*IDENTITY, "error") if column in trials]].itertuples()
+    columns = [column for column in (*IDENTITY, "error") if column in trials]
+    rows: Iterator[Any] = trials[columns].itertuples()
+    return rows
 
 
 def diverged(trials: pd.DataFrame) -> pd.Series:
-    """Which trials failed since their training diverged. trials: `Results.trials`, or results.csv."""
+    """Which trials failed because their training diverged.
+
+    trials: `Results.trials`, or results.csv
+    """
     errors = trials["error"].astype("string")
     told = errors.str.startswith(f"{DIVERGED}:").fillna(False).astype(bool)
     return told & (trials["state"] == "FAILED")

@@ -1,10 +1,10 @@
-"""What seeds can tell: contrasts across seeds, Holm's correction, and what n seeds could have shown; what test images can.
+"""Contrasts across seeds, Holm's correction, the power of n seeds, and a bootstrap over images.
 
-Every comparison of a study is one linear contrast of its cells (arms, baselines): arm minus baseline, a
-main effect (levels averaged over the other factors), an interaction (a difference of differences). It is
-taken within each seed, so that what the cells of one seed share cancels, and then estimated across seeds.
-Seeds are the unit: never epochs, images or cells. Where there is one seed only, there is the bootstrap over test images,
-which speaks of that one training run.
+Every comparison of a study is one linear contrast of its cells (arms, baselines): arm minus
+baseline, a main effect (levels averaged over the other factors), an interaction (a difference of
+differences). It is taken within each seed, so that what the cells of one seed share cancels, and
+then estimated across seeds. Seeds are the unit: never epochs, images or cells. Where there is one
+seed only, there is the bootstrap over test images, which speaks of that one training run.
 """
 
 from __future__ import annotations
@@ -16,33 +16,39 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
-# Differences that agree to this fraction of the values that they were taken from are equal but for rounding.
+# Differences that agree to this fraction of the values that they were taken from are equal but for
+# rounding.
 RELATIVE_RESOLUTION = 1e-9
 
 N_RESAMPLES = 9_999
-BATCH_IMAGES = 2_000_000  # resampled at a time: 16 MB of counts
+# images resampled at a time: 16 MB of counts
+BATCH_IMAGES = 2_000_000
 
 
 class Estimate(NamedTuple):
     """A contrast across seeds, in the unit of the cells. NaN says "not defined", never 0."""
 
     mean: float
-    low: float  # confidence interval; NaN with one seed, or where the seeds agree exactly
+    # low and high: confidence interval; NaN with one seed, or where the seeds agree exactly
+    low: float
     high: float
-    p: float  # two-sided t-test of mean = 0; NaN where the interval is
-    n: int  # seeds that have every cell of the contrast
-    sd: float  # of the per-seed values, n - 1 in the denominator; NaN with one seed
-    correlation: (
-        float  # over seeds, between what is added and what is subtracted; NaN below 3 seeds
-    )
+    # of the two-sided t-test of mean = 0; NaN where the interval is
+    p: float
+    # number of seeds that have every cell of the contrast
+    n: int
+    # standard deviation of the per-seed values, n - 1 in the denominator; NaN with one seed
+    sd: float
+    # between what is added and what is subtracted, over seeds; NaN below 3 seeds
+    correlation: float
 
 
 def contrast(cells: ArrayLike, weights: ArrayLike, confidence: float = 0.95) -> Estimate:
     """Estimate `sum_c weights_c cells_c` across seeds by Student's t.
 
     A positive correlation is what pairing by seed gains: var(a - b) = var a + var b - 2 cov(a, b).
-    With one seed there is no spread to judge by, and where all seeds agree exactly the t-interval would
-    shrink to a point, a certainty that no number of seeds can give: both leave interval and p undefined.
+    With one seed there is no spread to judge by, and where all seeds agree exactly the t-interval
+    would shrink to a point, a certainty that no number of seeds can give: both leave interval and p
+    undefined.
 
     Args:
         cells: (n_seeds, n_cells) float, NaN where a trial has no result
@@ -52,23 +58,25 @@ def contrast(cells: ArrayLike, weights: ArrayLike, confidence: float = 0.95) -> 
     Raises:
         ValueError: `weights` does not fit `cells`
     """
-    cells, weights = np.asarray(cells, dtype=float), np.asarray(weights, dtype=float)
-    if cells.ndim != 2 or weights.shape != cells.shape[1:]:
+    table, signs = np.asarray(cells, dtype=float), np.asarray(weights, dtype=float)
+    if table.ndim != 2 or signs.shape != table.shape[1:]:
         raise ValueError(
-            f"cells {cells.shape} and weights {weights.shape} are not (n_seeds, n_cells) and (n_cells,)"
+            f"cells {table.shape} and weights {signs.shape} "
+            "are not (n_seeds, n_cells) and (n_cells,)"
         )
-    used = weights != 0
-    cells, weights = cells[:, used], weights[used]
-    cells = cells[np.isfinite(cells).all(axis=1)]
-    n = len(cells) if used.any() else 0
+    used = signs != 0
+    table, signs = table[:, used], signs[used]
+    table = table[np.isfinite(table).all(axis=1)]
+    n = len(table) if used.any() else 0
     if n == 0:
         return Estimate(np.nan, np.nan, np.nan, np.nan, 0, np.nan, np.nan)
-    added, subtracted = cells @ np.maximum(weights, 0), cells @ np.maximum(-weights, 0)
-    values = added - subtracted  # (n_seeds,)
+    added, subtracted = table @ np.maximum(signs, 0), table @ np.maximum(-signs, 0)
+    # (n_seeds,)
+    values = added - subtracted
     mean = float(values.mean())
     if n == 1:
         return Estimate(mean, np.nan, np.nan, np.nan, 1, np.nan, np.nan)
-    resolution = RELATIVE_RESOLUTION * np.abs(cells).max()
+    resolution = RELATIVE_RESOLUTION * np.abs(table).max()
     if np.ptp(values) <= resolution:
         return Estimate(
             mean, np.nan, np.nan, np.nan, n, 0.0, _correlation(added, subtracted, resolution)
@@ -82,67 +90,77 @@ def contrast(cells: ArrayLike, weights: ArrayLike, confidence: float = 0.95) -> 
 
 
 def paired_difference(treated: ArrayLike, control: ArrayLike, confidence: float = 0.95) -> Estimate:
-    """Estimate `treated - control`, both (n_seeds,) float in the same order of seeds; NaN where missing."""
+    """Estimate `treated - control`.
+
+    Both are (n_seeds,) float in the same order of seeds; NaN where missing.
+    """
     return contrast(np.stack([treated, control], axis=1), [1.0, -1.0], confidence)
 
 
 def adjusted_means(cells: ArrayLike) -> np.ndarray:
-    """(n_cells,) mean of each cell with what its seeds share taken out; where no seed lacks a cell, the plain mean.
+    """(n_cells,) mean of each cell without what its seeds share.
 
-    Plain means of cells that lack seeds are not to be compared: one may miss the seed that is hard for all. These are
-    the least-squares means of cell plus seed, at the average seed.
+    Where no seed lacks a cell, that is the plain mean.
+
+    Plain means of cells that lack seeds are not to be compared: one may miss the seed that is hard
+    for all. These are the least-squares means of cell plus seed, at the average seed.
 
     Args:
         cells: (n_seeds, n_cells) float, NaN where a trial has no result; each cell has one
     """
-    cells = np.asarray(cells, dtype=float)
-    if np.isfinite(cells).all():
-        return cells.mean(axis=0)
-    (n_seeds, n_cells), (seeds, own) = cells.shape, np.nonzero(np.isfinite(cells))
+    table = np.asarray(cells, dtype=float)
+    means: np.ndarray
+    if np.isfinite(table).all():
+        means = table.mean(axis=0)
+        return means
+    (n_seeds, n_cells), (seeds, own) = table.shape, np.nonzero(np.isfinite(table))
     design = np.zeros((len(seeds), n_cells + n_seeds))
     rows = np.arange(len(seeds))
     design[rows, own] = design[rows, n_cells + seeds] = 1.0
-    fitted = np.linalg.lstsq(design, cells[seeds, own])[0]
-    return fitted[:n_cells] + fitted[n_cells:][np.unique(seeds)].mean()
+    fitted = np.linalg.lstsq(design, table[seeds, own])[0]
+    means = fitted[:n_cells] + fitted[n_cells:][np.unique(seeds)].mean()
+    return means
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
     """Holm's step-down adjustment, controlling the family-wise error under any dependence.
 
     Args:
-        p_values: (n_tests,) float. A test that yielded no p-value (NaN) keeps its place in the family, as
-            if its p were 1, so that a family does not become easier to pass by losing a member.
+        p_values: (n_tests,) float. A test that yielded no p-value (NaN) keeps its place in the
+            family, as if its p were 1, so that a family does not become easier to pass by losing a
+            member.
 
     Returns:
         (n_tests,) float, adjusted p-values; NaN where they were
     """
-    from statsmodels.stats.multitest import (
-        multipletests,
-    )  # brings pandas, which a plan's power does without
+    # imports pandas, which a plan's power does without
+    from statsmodels.stats.multitest import multipletests
 
-    p_values = np.asarray(p_values, dtype=float)
-    if p_values.size == 0:
-        return p_values
-    undefined = np.isnan(p_values)
-    adjusted = multipletests(np.where(undefined, 1.0, p_values), method="holm")[1]
+    found = np.asarray(p_values, dtype=float)
+    if found.size == 0:
+        return found
+    undefined = np.isnan(found)
+    adjusted = multipletests(np.where(undefined, 1.0, found), method="holm")[1]
     return np.where(undefined, np.nan, adjusted)
 
 
 def smallest_permutation_p(n: int) -> float:
     """The smallest two-sided p that the sign-flip permutation test can reach with n seeds: 2 / 2^n.
 
-    Of the 2^n ways to flip the signs of n paired differences, the observed one and its mirror image are
-    the most extreme at best. The t-test has no such floor; what it has instead is the assumption that the
-    differences are normal, which few seeds cannot check.
+    Of the 2^n ways to flip the signs of n paired differences, the observed one and its mirror image
+    are the most extreme at best. The t-test has no such floor; what it has instead is the
+    assumption that the differences are normal, which few seeds cannot check.
     """
     return min(1.0, 2.0 ** (1 - n))
 
 
 def power_of(effect_size: float, n: int, alpha: float = 0.05) -> float:
-    """Probability that a paired two-sided t-test over n seeds finds a true difference of `effect_size` standard deviations.
+    """Probability that a paired two-sided t-test over n seeds finds a true difference.
 
-    The square of t is noncentral F. (statsmodels' solver gives wrong sizes below 5 seeds at a corrected alpha: SciPy's
-    noncentral t, on which it stands, fails there.)
+    effect_size: the difference in standard deviations
+
+    The square of t is noncentral F. (statsmodels' solver gives wrong sizes below 5 seeds at a
+    corrected alpha: SciPy's noncentral t, on which it stands, fails there.)
     """
     critical = stats.t.isf(alpha / 2, n - 1)
     return float(stats.ncf.sf(critical**2, 1, n - 1, n * effect_size**2))
@@ -170,24 +188,31 @@ def smallest_detectable(sd: float, n: int, power: float = 0.8, alpha: float = 0.
 
 
 def margin_p(found: Estimate, margin: float) -> float:
-    """The p of deciding whether a true difference lies within `margin` of 0, on the side that the estimate lies on.
+    """The p of deciding whether a true difference lies within `margin` of 0.
 
-    Inside: of the two one-sided t-tests against the bounds the larger p (TOST), so that a small one says "within".
-    Outside: two-sided, against the nearer bound, so that a small one says "beyond". NaN where the interval is.
+    It is decided on the side of the margin that the estimate lies on.
+
+    Inside: of the two one-sided t-tests against the bounds the larger p (TOST), so that a small one
+    says "within". Outside: two-sided, against the nearer bound, so that a small one says "beyond".
+    NaN where the interval is.
     """
     if not found.sd > 0:
         return float("nan")
-    t = (abs(found.mean) - margin) / (found.sd / np.sqrt(found.n))  # against the nearer bound
+    # t against the nearer bound
+    t = (abs(found.mean) - margin) / (found.sd / np.sqrt(found.n))
     return float(stats.t.cdf(t, found.n - 1) if t < 0 else 2 * stats.t.sf(t, found.n - 1))
 
 
 def image_bootstrap(
     strata: Sequence[np.ndarray], weights: np.ndarray, confidence: float = 0.95
 ) -> np.ndarray:
-    """Percentile intervals of contrasts of accuracies, by resampling test images within strata, the same for all cells.
+    """Percentile intervals of contrasts of accuracies, by a bootstrap over test images.
 
-    The accuracy of a cell is the mean over strata of its share of hits. The seed is fixed: the same hits give the same
-    bits. An interval without width (cells that are right about the same images) is no certainty, but none at all: NaN.
+    Images are resampled within strata, the same ones for all cells.
+
+    The accuracy of a cell is the mean over strata of its share of hits. The seed is fixed: the same
+    hits give the same bits. An interval without width (cells that are right about the same images)
+    is no certainty, but none at all: NaN.
 
     Args:
         strata: (n_images, n_cells) bool each, none of them empty
@@ -206,14 +231,24 @@ def image_bootstrap(
 
     def contrasts(*drawn: np.ndarray, axis: int) -> np.ndarray:
         """drawn: per stratum (n_resamples, n_images) indices -> (n_contrasts, n_resamples)"""
-        shares = [_multiplicities(indices) @ own / len(own) for indices, own in zip(drawn, hits)]
-        return weights @ np.mean(shares, axis=0).T.astype(float)
+        shares = [
+            _multiplicities(indices) @ own / len(own)
+            for indices, own in zip(drawn, hits, strict=True)
+        ]
+        found: np.ndarray = weights @ np.mean(shares, axis=0).T.astype(float)
+        return found
 
     batch = max(1, BATCH_IMAGES // sum(map(len, hits)))
     found = stats.bootstrap(
-        [np.arange(len(own)) for own in hits], contrasts, vectorized=True, n_resamples=N_RESAMPLES, batch=batch,
-        confidence_level=confidence, method="percentile", rng=np.random.default_rng(0),
-    ).confidence_interval  # fmt: skip
+        [np.arange(len(own)) for own in hits],
+        contrasts,
+        vectorized=True,
+        n_resamples=N_RESAMPLES,
+        batch=batch,
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
     intervals = np.stack([found.low, found.high], axis=1)
     return np.where(
         np.ptp(intervals, axis=1, keepdims=True) > RELATIVE_RESOLUTION, intervals, np.nan
@@ -221,7 +256,10 @@ def image_bootstrap(
 
 
 def _multiplicities(drawn: np.ndarray) -> np.ndarray:
-    """(n_resamples, n_images) float: how often each image was drawn. drawn: the same shape, indices."""
+    """(n_resamples, n_images) float: how often each image was drawn.
+
+    drawn: (n_resamples, n_images) int, indices
+    """
     drawn = np.atleast_2d(drawn).astype(np.int64)
     n_resamples, n_images = drawn.shape
     rows = np.arange(n_resamples)[:, None] * n_images
@@ -233,14 +271,17 @@ def _multiplicities(drawn: np.ndarray) -> np.ndarray:
 
 
 def pooled_sd(sds: ArrayLike) -> float:
-    """Root mean square of standard deviations over the same number of seeds each; NaN where none is defined."""
-    sds = np.asarray(sds, dtype=float)
-    sds = sds[np.isfinite(sds)]
-    return float(np.sqrt(np.mean(sds**2))) if sds.size else float("nan")
+    """Root mean square of standard deviations; NaN where none is defined.
+
+    Each is over the same number of seeds.
+    """
+    found = np.asarray(sds, dtype=float)
+    found = found[np.isfinite(found)]
+    return float(np.sqrt(np.mean(found**2))) if found.size else float("nan")
 
 
 def _correlation(a: np.ndarray, b: np.ndarray, resolution: float) -> float:
-    """Pearson's, NaN where it says nothing: two points always lie on a line, a constant never varies."""
+    """Pearson's correlation; NaN below three points, and where one side is constant."""
     if len(a) < 3 or np.ptp(a) <= resolution or np.ptp(b) <= resolution:
         return float("nan")
     return float(stats.pearsonr(a, b).statistic)

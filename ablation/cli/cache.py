@@ -50,5 +50,6 @@ def clear(yes: bool) -> None:
     require_idle(store, runs)
     if not yes:
         click.confirm(f"{describe_clearing(store, runs)}. Remove?", abort=True)
-        require_idle(store, runs)  # a study may have been started while the user was asked
+        # a study may have been started while the user was asked
+        require_idle(store, runs)
     print(f"removed {describe_entries(store.clear())}")

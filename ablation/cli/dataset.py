@@ -103,12 +103,12 @@ def _write(folder: Path, parts: Sequence[str], content: bytes) -> None:
 
 def _load(experiment: Path, overrides: Sequence[str]) -> tuple[Any, Any]:
     """The experiment's configuration and its images."""
+    from ablation.subject.loading import load_subject
     from core.config.parsing import parse
     from core.data.listing import DAMAGED
-    from core.subject import SUBJECT
     from core.trial.inspection import load
 
-    settings = experiment_settings(yaml_path(experiment), overrides, SUBJECT)
+    settings = experiment_settings(yaml_path(experiment), overrides, load_subject("core"))
     config, _ = parse(settings)
     try:
         return config, load(config)

@@ -36,6 +36,7 @@ class Commands(click.Group):
                 sys.exit(1)
 
     def invoke(self, context: click.Context) -> Any:
+        """Run the command; print errors that the user can act on, and exit with their code."""
         from ablation.storage.project import require_usable_name
 
         try:

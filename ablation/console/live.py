@@ -27,19 +27,25 @@ if TYPE_CHECKING:
     from ablation.study.opening import PlannedStudy
 
 
-PLAIN_SECONDS = 10.0  # between plain progress lines
-FORECAST_SECONDS = 10.0  # between forecasts
-FORECAST_SHARE = 0.01  # of a study's time, that forecasts may take
+# time between plain lines of progress
+PLAIN_SECONDS = 10.0
+# time between forecasts, at least
+FORECAST_SECONDS = 10.0
+# share of a study's time that forecasts may take
+FORECAST_SHARE = 0.01
 
 
 @dataclass(frozen=True)
 class ProgressNote:
     """What a running study wrote last, for other processes."""
 
-    seconds: float | None  # left, when it was written; None where no epoch has been measured
-    at: float  # when it was written, seconds since 1970
+    # the time left when the note was written; None where no epoch has been measured
+    seconds: float | None
+    # when the note was written, in seconds since 1970
+    at: float
     jobs: int
-    in_hand: list[str]  # trials whose epochs workers were computing
+    # the trials of which workers computed epochs
+    in_hand: list[str]
 
 
 @dataclass
@@ -50,8 +56,10 @@ class ArmProgress:
     n_complete: int = 0
     n_failed: int = 0
     n_epochs: int = 0
-    epochs: dict[str, int] = field(default_factory=dict)  # trial -> epochs that are there
-    metrics: dict[str, float] = field(default_factory=dict)  # trial -> headline metric so far
+    # trial -> number of its epochs that are done
+    epochs: dict[str, int] = field(default_factory=dict)
+    # trial -> headline metric so far
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 class Progress(Listener):
@@ -97,21 +105,26 @@ class Progress(Listener):
         self._file.unlink(missing_ok=True)
 
     def found(self, spec: TrialSpec, outcome: Outcome) -> None:
+        """Count a trial that an earlier run has ended."""
         self.n_before += 1
         self._count(spec, outcome)
 
     def resumed(self, spec: TrialSpec, records: Sequence[Record]) -> None:
+        """Count the epochs that a trial already has."""
         self.arms[spec.arm].epochs[spec.trial] = len(records)
         for record in records:
             self._measure(spec, record)
 
     def began(self, specs: Sequence[TrialSpec]) -> None:
+        """Note that a worker computes epochs of these trials."""
         self._in_hand.update(spec.trial for spec in specs)
 
     def left(self, specs: Sequence[TrialSpec]) -> None:
+        """Note that a worker no longer computes epochs of these trials."""
         self._in_hand.subtract(spec.trial for spec in specs)
 
     def recorded(self, specs: Sequence[TrialSpec], record: Record) -> None:
+        """Count an epoch for each trial that has it."""
         self.n_trained += 1
         for spec in specs:
             epochs = self.arms[spec.arm].epochs
@@ -120,6 +133,7 @@ class Progress(Listener):
             self._measure(spec, record)
 
     def finished(self, spec: TrialSpec, outcome: Outcome) -> None:
+        """Count a trial that has ended; print its result where there is no live table."""
         self._count(spec, outcome)
         if self._live:
             return
@@ -130,12 +144,14 @@ class Progress(Listener):
         self._print(f"{spec.trial}: {said}")
 
     def stopping(self, n_busy: int) -> None:
+        """Show that the study stops, and for how many workers it waits."""
         then = "finish the epoch in hand; once more stops at once"
         self._stopping = f"; stopping: {n_busy} workers {then}"
         if not self._live:
             self._print(self.summary())
 
     def tick(self) -> None:
+        """Write the note and print a line of progress, each when it is due."""
         if time.monotonic() >= self._due:
             begun = time.monotonic()
             self._write_note()
@@ -145,15 +161,17 @@ class Progress(Listener):
             self._print(self.summary())
 
     def summary(self) -> str:
+        """Trials, epochs and time, in one line."""
         n_failed = sum(arm.n_failed for arm in self.arms.values())
         before = f" ({self.n_before} before)" if self.n_before else ""
         failed = f", {n_failed} failed" if n_failed else ""
         counted = f"{len(self._ended)}/{len(self.planned.plan.trials)} trials{before}{failed}"
         trained = f"{self.n_trained} epochs trained, {duration(time.monotonic() - self.begun)}"
         left = time_left(self.note)
-        return f"{counted}, {trained}" + (self._stopping or left and f", {left}")
+        return f"{counted}, {trained}" + (self._stopping or (left and f", {left}"))
 
     def table(self) -> Table:
+        """A row per arm, and the summary below."""
         table = plain_table(["arm"], ["done", "failed", "epochs", f"{self.metric} so far"])
         table.caption = self.summary()
         for name, arm in self.arms.items():
@@ -227,7 +245,8 @@ def time_left(note: ProgressNote | None) -> str:
     return f"about {duration(seconds)} left" if seconds > 0 else "nearly done"
 
 
-UNBOUNDED = 10_000  # columns
+# width of a console in columns
+UNBOUNDED = 10_000
 
 
 def output() -> Console:

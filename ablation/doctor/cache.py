@@ -14,7 +14,8 @@ from ablation.storage.damage import UNREADABLE
 from ablation.storage.files import TEMPORARY
 from ablation.storage.project import FOLDERS, Places
 
-YOUNG_SECONDS = 60.0  # a file that is younger may be being written
+# a younger file may still be written to
+YOUNG_SECONDS = 60.0
 
 
 def cache_checks(places: Places, running: Collection[str]) -> list[Check]:

@@ -9,16 +9,20 @@ from typing import NamedTuple
 from ablation.redaction import redacted
 from ablation.storage.sqlite import sqlite_file
 
-SHOWN = 3  # names in a line
+# how many names a line shows
+SHOWN = 3
 
 
 class Found(NamedTuple):
     """What a look has found."""
 
-    what: str  # in a line
+    # what was found, in one line
+    what: str
     is_well: bool = True
-    remedy: str = ""  # what `mend` does; of what cannot be mended, what the user can do
-    mend: Callable[[], str] | None = None  # returns what was done
+    # what `mend` does; of what cannot be mended, what the user can do
+    remedy: str = ""
+    # repairs it, and returns what was done; None if it cannot be repaired
+    mend: Callable[[], str] | None = None
 
 
 class Check(NamedTuple):

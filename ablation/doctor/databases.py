@@ -63,6 +63,7 @@ def database_checks(places: Places, running: Collection[str]) -> list[Check]:
 
 
 def ledger_check(places: Places, folder: RunFolder, manifest: Manifest) -> Check:
+    """Whether Optuna holds the study's ended trials as the files have them."""
     return Check("Optuna", lambda: _compare(places.ledger_url, folder, manifest))
 
 
@@ -133,6 +134,7 @@ MISSING, LACKING = "that are missing", "with fewer points than the files"
 
 
 def tracking_check(places: Places, folder: RunFolder, manifest: Manifest) -> Check:
+    """Whether MLflow holds the study's runs as the files have them."""
     return Check("MLflow", lambda: _look_at_runs(places, folder, manifest))
 
 
@@ -190,7 +192,8 @@ def _differing(
 def _wrong(client: MlflowClient, run: StoredRun, trial: TrialContent) -> str:
     """What is wrong with a trial's run; "" if nothing is."""
     found, status = standing(run, trial), _wrong_status(run, trial.status)
-    is_kept = run.has_ended and trial.outcome is None  # until the trial is run again
+    # an ended run whose outcome is lost is kept until the trial is run again
+    is_kept = run.has_ended and trial.outcome is None
     if found is Standing.OTHER and not (status and run.tags.get(DIGEST) == trial.digest):
         return "of what the trial was before"
     if status and not is_kept:

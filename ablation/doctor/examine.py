@@ -32,7 +32,8 @@ ENDS = {
 }
 """What the last line says of the worst result."""
 
-WIDTH = 26  # of the names of checks
+# width of the column with the checks' names
+WIDTH = 26
 Say = Callable[[str], object]
 
 
@@ -108,7 +109,8 @@ def _look(check: Check) -> Found:
 def _database_checks(places: Places, running: Collection[str]) -> list[Check]:
     try:
         from ablation.doctor.databases import database_checks
-    except ImportError as error:  # a machine without Optuna or MLflow has a doctor, too
+    except ImportError as error:
+        # Optuna or MLflow is missing; the other checks can still be made
         return [_known("databases", f"not looked at: {error}", "see `packages` above")]
     return database_checks(places, running)
 

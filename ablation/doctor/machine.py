@@ -21,18 +21,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from packaging.requirements import Requirement  # which Optuna and MLflow need
+# installed with Optuna and MLflow, which require it
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from ablation import INSTALLED_IN
 from ablation.doctor.check import Check, Found, named
 from ablation.errors import InputError
-from ablation.storage.cache import DiskStore, show_size
+from ablation.limits import show_size
+from ablation.storage.cache import DiskStore
 from ablation.storage.project import FOLDERS, Places
 
 PACKAGE, SETUP = "ablate-lt", INSTALLED_IN / "setup.cfg"
-LITTLE_DISK, LITTLE_MEMORY = 10**9, 10**9  # bytes
-CLOCK_SECONDS = 5.0  # by which files may seem to be of the future
+# less free disk or memory than this is reported, in bytes
+LITTLE_DISK, LITTLE_MEMORY = 10**9, 10**9
+# how far in the future a file's time may lie without a report
+CLOCK_SECONDS = 5.0
 TIMEOUT_SECONDS = 300
 PROBE = """
 import json, torch
@@ -71,6 +75,7 @@ SETTINGS = {
 
 
 def machine_checks(places: Places) -> list[Check]:
+    """The checks of this machine, in the order in which they are shown."""
     return [
         Check("Python", _python),
         Check("packages", _packages),

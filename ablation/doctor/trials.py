@@ -9,6 +9,7 @@ from ablation.study.repair import TrialFiles
 
 
 def trial_checks(files: TrialFiles) -> list[Check]:
+    """The checks of the files of a study's trials, and of folders that belong to no trial."""
     return [
         Check("files", lambda: _look_at_files(files)),
         Check("folders", lambda: _look_for_strays(files)),

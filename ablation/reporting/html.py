@@ -1,4 +1,4 @@
-"""A report as one page: the Markdown as HTML, its figures inside. Nothing is loaded from anywhere else."""
+"""A report as one HTML page with its figures inside; it loads nothing from anywhere else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from ablation.reporting.templates import template
 
 
 def to_html(text: str, folder: Path) -> str:
-    """A page that needs no other file: `figures/<name>.png` of `folder` stand in it, as SVG where there is one.
+    """A page that needs no other file.
+
+    It holds the figures `figures/<name>.png` of `folder`, as SVG where there is one.
 
     text: Markdown. HTML in it is shown as text, and pictures from elsewhere as their description.
     """

@@ -1,4 +1,6 @@
-"""A study's headline as Markdown tables, from the files of its report alone: for READMEs, where runs/ is not at hand.
+"""A study's arms and claims as Markdown tables, for READMEs.
+
+They are made of the files of its report alone, since runs/ is not at hand there.
 
 A file holds such tables between markers, and is kept up with the reports they are from:
 
@@ -14,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ablation.analysis.claims import claims_table
 from ablation.analysis.csv_tables import known_reports, read_claims, read_effects, read_trials
@@ -34,17 +36,19 @@ def headline_tables(folders: Sequence[Path], study: str | None, parts: Sequence[
     """The table of arms, and that of claims where there are any. `parts` picks among `PARTS`.
 
     Args:
-        folders: that hold reports, a folder a study; of two reports of one study, that in the first folder is taken
+        folders: that hold reports, a folder a study; of two reports of one study, that in the
+            first folder is taken
         study: may be None where there is only one
 
     Raises:
         InputError: no such study or part, or a table that cannot be read
     """
     known = known_reports(folders)
-    study = next(iter(known)) if study is None and len(known) == 1 else study
+    if study is None:
+        study = next(iter(known)) if len(known) == 1 else ""
     wrong = _mistake(known, study, parts)
     if wrong:
-        raise InputError([Problem(" and ".join(map(str, folders)), study or "", wrong)])
+        raise InputError([Problem(" and ".join(map(str, folders)), study, wrong)])
     folder, texts = known[study], []
     if not parts or "arms" in parts:
         texts.append(_arms_table(folder))
@@ -53,10 +57,10 @@ def headline_tables(folders: Sequence[Path], study: str | None, parts: Sequence[
     return "\n\n".join(texts)
 
 
-def _mistake(known: Mapping[str, Path], study: str | None, parts: Sequence[str]) -> str:
-    """What is wrong with the names of a study and its parts; "" if nothing."""
+def _mistake(known: Mapping[str, Path], study: str, parts: Sequence[str]) -> str:
+    """What is wrong with the names of a study and its parts; "" if nothing. study: "" for none."""
     if study not in known:
-        hint = nearest(study or "", known) if known else "there is none yet"
+        hint = nearest(study, known) if known else "there is none yet"
         return f"{'no such report' if study else 'name a study'}; {hint}"
     for part in parts:
         if part not in PARTS:
@@ -67,7 +71,10 @@ def _mistake(known: Mapping[str, Path], study: str | None, parts: Sequence[str])
 
 
 def _arms_table(folder: Path) -> str:
-    """A row per arm and baseline: seeds, headline, difference to the reference, compensated and best where measured."""
+    """A row per arm and baseline.
+
+    Seeds, headline, difference to the reference, compensated and best where they were measured.
+    """
     effects = read_effects(folder)
     trials, headline, factors, metrics = read_trials(folder, effects)
     best = column_of(f"best/{metric_of(headline, factors)}", factors)
@@ -84,19 +91,37 @@ def _arms_table(folder: Path) -> str:
     return table(header, rows, "l" + "r" * (len(header) - 1))
 
 
+class _Block(NamedTuple):
+    """A block of a text that has been opened and not yet closed."""
+
+    # of the marker, from 1
+    line: int
+    # that the marker names; "" where it names none
+    study: str
+    parts: list[str]
+    # how many pieces of the text stand before the block's content
+    position: int
+
+
 class Refreshed(NamedTuple):
     """A text with all its tables up to date."""
 
     text: str
     n_blocks: int
-    stale: list[int]  # lines, from 1, of the markers whose table has changed
+    # lines, from 1, of the markers whose table has changed
+    stale: list[int]
 
 
 def refresh_file(path: Path, folders: Sequence[Path], check: bool = False) -> Refreshed:
-    """Renew every table of a file, whole or not at all; with `check` only see which are stale. folders: that hold reports.
+    """Renew every table of a file; either all of them or none.
+
+    Args:
+        folders: that hold reports
+        check: only find which tables are stale
 
     Raises:
-        InputError: the file cannot be used, or a block is unclosed or names no study; nothing has been written
+        InputError: the file cannot be used, or a block is unclosed or names no study; nothing has
+            been written
     """
     try:
         before = path.read_bytes().decode()
@@ -121,8 +146,7 @@ def refresh(text: str, file: str, folders: Sequence[Path]) -> Refreshed:
     known, problems = known_reports(folders), []
     done: list[str] = []
     n_blocks, stale = 0, []
-    # line of the marker that has opened a block, its words, how many of `done` stand before the block's text
-    opened: tuple[int, list[Any], int] | None = None
+    opened: _Block | None = None
 
     def wrong(line: int, message: str) -> None:
         problems.append(Problem(file, f"line {line}", message))
@@ -130,11 +154,9 @@ def refresh(text: str, file: str, folders: Sequence[Path]) -> Refreshed:
     for number, line in enumerate(re.findall(r"[^\n]*\n|[^\n]+", text), 1):
         opens, closes = _OPEN.fullmatch(line), _CLOSE.fullmatch(line)
         if opens and opened:
-            wrong(opened[0], UNCLOSED)
-        elif closes and not opened:
-            wrong(number, "closes a block that was not opened")
-        elif closes:
-            start, (study, *parts), position = opened
+            wrong(opened.line, UNCLOSED)
+        elif closes and opened:
+            start, study, parts, position = opened
             n_blocks += 1
             mistake = _mistake(known, study, parts)
             if mistake:
@@ -147,11 +169,14 @@ def refresh(text: str, file: str, folders: Sequence[Path]) -> Refreshed:
                     stale.append(start)
                 done[position:] = [body]
             opened = None
+        elif closes:
+            wrong(number, "closes a block that was not opened")
         done.append(line)
         if opens:
-            opened = number, opens[1].split() or [None], len(done)
+            study, *parts = opens[1].split() or [""]
+            opened = _Block(number, study, parts, len(done))
     if opened:
-        wrong(opened[0], UNCLOSED)
+        wrong(opened.line, UNCLOSED)
     if problems:
         raise InputError(problems)
     return Refreshed("".join(done), n_blocks, stale)

@@ -1,6 +1,7 @@
 """`reports/<study>/` from `runs/<study>/`: the report, its tables as CSV, its figures.
 
-A pure function of the run folder, of published.yaml, and of whether a process runs the study: the same gives the same bytes.
+A pure function of the run folder, of published.yaml, and of whether a process runs the study: the
+same give the same bytes.
 """
 
 from __future__ import annotations
@@ -36,13 +37,17 @@ from ablation.storage.runs import RunFolder, write_atomically
 def write_report(
     folder: RunFolder, destination: Path, as_html: bool = False, changed: str = ""
 ) -> Path:
-    """Write report.md, results.csv, history.csv, effects.csv, claims.csv and figures/ to `destination`, `reports/<study>/`.
+    """Write a study's report, its tables and its figures to `destination`, `reports/<study>/`.
 
-    A study without claims has no claims.csv; one of an earlier state is removed. Works for unfinished studies: what is not known yet is said so.
+    These are report.md, results.csv, history.csv, effects.csv, claims.csv and figures/. A study
+    without claims has no claims.csv; one of an earlier state is removed. A study need not be
+    finished: the report says what is not known yet.
 
     Args:
-        changed: what has changed since the study was run, see `ablation.study.opening.changes`; the results are those of before
-        as_html: write report.html too, the whole report in one file; where there is one, it is kept up in any case
+        as_html: write report.html too, the whole report in one file; where there is one, it is
+            kept up in any case
+        changed: what has changed since the study was run, see `ablation.study.opening.changes`;
+            the results are those of before
 
     Returns:
         the path of report.md, or of report.html where it was asked for
@@ -210,7 +215,10 @@ def _moved(main: pd.DataFrame, metric: str) -> list[str]:
 
 
 def _compared(results: Results, headline: pd.DataFrame) -> Counter[str]:
-    """Verdict -> how many arms differ so from the reference; those on one training run count as those over seeds."""
+    """Verdict -> how many arms differ so from the reference.
+
+    Verdicts on one training run count as those over seeds.
+    """
     names = [difference_name(arm, results.manifest.reference or "") for arm in results.arms]
     rows = headline[headline["effect"].isin(names)]
     ends = rows["estimate"].gt(0).map({True: judged.HIGHER, False: judged.LOWER})

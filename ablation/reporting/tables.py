@@ -28,7 +28,10 @@ DETAILS = ["test/many", "test/medium", "test/few", "test/top1_compensated"]
 
 
 def accuracy_table(results: Results, effects: pd.DataFrame) -> str:
-    """A row per arm, then per baseline: levels, seeds, headline, difference to the reference, details, cost."""
+    """A row per arm, then per baseline.
+
+    Levels, seeds, headline, difference to the reference, details, time.
+    """
     names = {name: " / ".join(levels.values()) for name, levels in results.arms.items()}
     names |= dict.fromkeys(results.baselines, "")
     header, rows = arms_rows(
@@ -42,7 +45,7 @@ def accuracy_table(results: Results, effects: pd.DataFrame) -> str:
     header = [header[0], " / ".join(results.factors) or "levels", *header[1:], "time per trial"]
     rows = [
         [arm, levels, *row, duration(results.complete(name)["wall_seconds"].mean())]
-        for (name, levels), (arm, *row) in zip(names.items(), rows)
+        for (name, levels), (arm, *row) in zip(names.items(), rows, strict=True)
     ]
     if results.arms and results.baselines:
         blank = [""] * (len(header) - 1)
@@ -59,7 +62,9 @@ def arms_rows(
     details: Sequence[str],
     effects: pd.DataFrame,
 ) -> tuple[list[str], list[list[str]]]:
-    """Header and a row per arm or baseline: name, seeds, headline, difference to the reference, means of `details`.
+    """Header, and a row per arm or baseline.
+
+    Name, seeds, headline, difference to the reference, means of `details`.
 
     trials, effects: as results.csv and effects.csv have them
     """
@@ -84,7 +89,10 @@ def arms_rows(
 
 
 def effects_table(rows: pd.DataFrame, metric: str) -> str:
-    """Main effects and interactions; "" where the design has none. rows: of one metric, from `effects.judge`."""
+    """Main effects and interactions; "" where the design has none.
+
+    rows: of one metric, from `effects.judge`
+    """
     header = ["effect", f"on {_in_points(metric)} [95 %]", "p", "p (Holm)", "seeds"]
     cells = [
         [
@@ -112,7 +120,7 @@ def simple_effects_table(rows: pd.DataFrame, metric: str) -> str:
 
 
 def alone_table(rows: pd.DataFrame, metric: str) -> str:
-    """A row per level of a factor: its effect alone, and added last; "" where the study has neither.
+    """A row per level of a factor: its effect alone, and added last; "" where there is neither.
 
     rows: of one metric, from `effects.judge`; their names end in what they are, in parentheses.
     """
@@ -132,7 +140,7 @@ def alone_table(rows: pd.DataFrame, metric: str) -> str:
 
 
 def published_table(results: Results) -> str:
-    """Published numbers for the same dataset, each with its protocol and source; "" where there are none."""
+    """Published numbers for the same dataset, with protocol and source; "" where there are none."""
     rows = [
         [
             entry["method"],
@@ -156,7 +164,7 @@ def factors_table(results: Results) -> str:
 
 
 def baselines_table(results: Results) -> str:
-    """In which settings each baseline differs from the experiment that the arms vary; "" where none is known."""
+    """In which settings each baseline differs from the experiment; "" where none is known."""
     common = dict(leaves(results.manifest.config))
     baselines = {spec.arm: spec for spec in results.manifest.trials if spec.kind == "baseline"}
     rows = []
@@ -167,7 +175,10 @@ def baselines_table(results: Results) -> str:
 
 
 def divergence_table(results: Results) -> str:
-    """Per arm and baseline how many trials diverged, and how many failed for other reasons; "" where none diverged."""
+    """How many trials of each arm and baseline diverged, and how many failed otherwise.
+
+    "" where none diverged.
+    """
     trials, is_failed = results.trials, results.trials["state"] == "FAILED"
     counts = trials.assign(diverged=diverged(trials), failed=is_failed)
     counts = counts.groupby("arm", sort=False)[["diverged", "failed"]].sum()
@@ -186,7 +197,7 @@ def failures_table(results: Results) -> str:
 
 
 def split_for_memory(results: Results) -> list[tuple[str, str, int]]:
-    """Trial, phase, and in how many chunks at most its batches were split, of those that ran out of memory."""
+    """The trials that ran out of memory: trial, phase, and the most chunks per batch."""
     history = results.history
     if "accumulation" not in history:
         return []
@@ -195,7 +206,10 @@ def split_for_memory(results: Results) -> list[tuple[str, str, int]]:
 
 
 def seeds_cell(trials: pd.DataFrame) -> str:
-    """Of one arm's trials, how many of those planned have finished, and how many diverged: `2/3`, `2/3, 1 diverged`."""
+    """How many of an arm's planned trials have finished, and how many diverged.
+
+    E.g. `2/3` or `2/3, 1 diverged`. trials: of that arm
+    """
     n = int(diverged(trials).sum())
     return f"{(trials['state'] == 'COMPLETE').sum()}/{len(trials)}{f', {n} diverged' * (n > 0)}"
 

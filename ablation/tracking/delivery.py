@@ -19,8 +19,10 @@ from ablation.storage.sqlite import sqlite_file
 if TYPE_CHECKING:
     from ablation.tracking.mlflow_sync import Tracker
 
-SYNC_SECONDS = 20.0  # between deliveries while a study runs
-LONGEST_SECONDS = 1280.0  # between attempts while they fail
+# time between deliveries while a study runs
+SYNC_SECONDS = 20.0
+# the longest time between attempts while they fail
+LONGEST_SECONDS = 1280.0
 
 
 class Delivery(Listener):
@@ -32,13 +34,15 @@ class Delivery(Listener):
     def __init__(self, places: Places, name: str, console: Console):
         self.places, self.name, self.console = places, name, console
         self.folder = places.runs(name)
-        self.note = places.root / ".ablate" / "delivered" / name  # digest of the last delivery
+        # the file that holds the digest of the last delivery
+        self.note = places.root / ".ablate" / "delivered" / name
         self.tracker: Tracker | None = None
         self.last = time.monotonic()
         # Doubled by each failure: an attempt holds up all workers while a server is silent.
         self.interval = SYNC_SECONDS
 
     def tick(self) -> None:
+        """Deliver if that is due."""
         if time.monotonic() - self.last > self.interval:
             self.deliver()
 

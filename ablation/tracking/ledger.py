@@ -40,11 +40,14 @@ from ablation.tracking.mlflow_content import begun_at, finite, milliseconds
 SUFFIXES = {"arm": "", "baseline": "/baselines"}
 """Kind of trials -> what follows the study's name in that of their Optuna study."""
 
-STATES = "states"  # user attribute of the study: state -> number of its trials
+# user attribute of the study: state -> number of its trials
+STATES = "states"
 # User attribute of the study in a database of several projects: the folder whose study it is.
 PROJECT = "project"
-KEY = "key"  # user attribute of the trials that are ours
-LAST_STEP = 2**31 - 1  # that Optuna's tables hold
+# user attribute of the trials that are ours
+KEY = "key"
+# the largest step that Optuna's tables hold
+LAST_STEP = 2**31 - 1
 
 
 class OthersStudy(Unavailable):
@@ -64,7 +67,8 @@ class OptunaStudy:
     """What one of a study's two Optuna studies should hold."""
 
     name: str
-    trials: list[FrozenTrial]  # without intermediate values, in the manifest's order
+    # without intermediate values, in the manifest's order
+    trials: list[FrozenTrial]
     states: dict[str, int]
 
     def compare(self, storage: RDBStorage) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
@@ -123,7 +127,8 @@ def update_ledger(url: str, folder: RunFolder, is_running: bool = True) -> None:
                 trial.intermediate_values = _by_epoch(folder, trial.user_attrs["trial"], metric)
                 try:
                     made.add_trial(trial)
-                except ValueError as error:  # parameters of others' trials have other choices
+                except ValueError as error:
+                    # others have added trials whose parameters have other choices
                     raise StorageInternalError(f"study {study.name!r}: {error}") from None
             for key, value in ((STATES, study.states), (PROJECT, project)):
                 if made.user_attrs.get(key) != value:
@@ -134,7 +139,8 @@ def ledger_differences(url: str, manifest: Manifest, folder: RunFolder) -> list[
     """Names of the trials that Optuna holds otherwise than the files, lacks, or should not hold."""
     studies = wanted_studies(manifest, folder)
     path = sqlite_file(url)
-    if path is not None and not path.exists():  # to look would make it
+    # to open a database that is not there would make it
+    if path is not None and not path.exists():
         return [trial.user_attrs["trial"] for study in studies for trial in study.trials]
     with opened(url) as storage:
         _require_ours(storage, studies, url, folder)

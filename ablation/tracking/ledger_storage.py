@@ -19,9 +19,11 @@ from ablation.redaction import redacted
 from ablation.storage.sqlite import first_line, making, require_usable, sqlite_file
 
 OPTION = "--storage"
-DRIVERS = ("psycopg", "psycopg2")  # of PostgreSQL, the better one first
+# drivers for PostgreSQL, the better one first
+DRIVERS = ("psycopg", "psycopg2")
 SQLITE_TIMEOUT_SECONDS = 60
-PATIENCE_SECONDS = 60.0  # with another process that holds the ledger
+# how long to wait for another process that holds the ledger
+PATIENCE_SECONDS = 60.0
 # A network that is cut is noticed, and not waited for. Seconds, but for the last: milliseconds.
 CONNECTING = {
     "connect_timeout": 10,
@@ -38,7 +40,8 @@ class LedgerUnavailable(Unavailable):
     """Optuna's database cannot be opened, read or written."""
 
     def __init__(self, url: str, error: BaseException):
-        cause = first_line(error.__cause__ or error)  # Optuna says only that something was raised
+        # Optuna says only that something was raised
+        cause = first_line(error.__cause__ or error)
         super().__init__(
             f"Optuna's ledger at {redacted(url)} is not available: {redacted(cause, url)}"
         )
@@ -51,7 +54,8 @@ def storage_url(text: str) -> str:
     """
     try:
         url = sqlalchemy.make_url(text)
-    except (ArgumentError, ValueError):  # whose text holds the URL, or a part of the password
+    except (ArgumentError, ValueError):
+        # the error is not shown: its text holds the URL, or a part of the password
         raise _refusal(text, "is no database URL; write postgresql://user@host/database") from None
     if "@" in f"{url.host}{url.database}":
         raise _refusal(
@@ -114,7 +118,8 @@ def _open(url: str) -> RDBStorage:
     try:
         with making(url):
             storage = RDBStorage(url, engine_kwargs=options)
-    except RuntimeError as error:  # another version of Optuna has made the tables
+    except RuntimeError as error:
+        # another version of Optuna has made the tables
         raise StorageInternalError(str(error)) from None
     if sqlite_file(url):
         _let_several_write(storage.engine)
@@ -129,7 +134,8 @@ def _let_several_write(engine: sqlalchemy.Engine) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
         # A power cut loses the last commits, never the file.
         connection.execute("PRAGMA synchronous = NORMAL")
-        connection.isolation_level = None  # begin explicitly, below
+        # transactions begin explicitly, see below
+        connection.isolation_level = None
 
     @sqlalchemy.event.listens_for(engine, "begin")
     def begin(connection: sqlalchemy.Connection) -> None:
@@ -137,4 +143,5 @@ def _let_several_write(engine: sqlalchemy.Engine) -> None:
         # else two processes could start one trial.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    engine.dispose()  # Optuna's constructor has opened connections without these
+    # Optuna's constructor has opened connections without these settings
+    engine.dispose()

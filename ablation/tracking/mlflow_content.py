@@ -21,7 +21,8 @@ from ablation.storage.damage import digest, say
 from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec
 from ablation.subject.protocol import Record
 
-MAX_ROWS = 60  # of the table in a study's description, which holds 8,000 characters
+# rows of the table in a study's description, which holds 8,000 characters
+MAX_ROWS = 60
 MAX_ERROR_CHARACTERS = 500
 GROUPS = {
     "test": "on the test set, accuracies in percent",
@@ -32,7 +33,8 @@ GROUPS = {
     "gen": "of generated latents, relative to real ones",
     "head": "parameters of the classifier",
 }
-LAST_STEP = 2**63 - 1  # that a database holds
+# the largest step that a database holds
+LAST_STEP = 2**63 - 1
 
 
 class Point(NamedTuple):
@@ -40,7 +42,8 @@ class Point(NamedTuple):
 
     name: str
     value: float
-    time: int  # milliseconds since 1970
+    # milliseconds since 1970
+    time: int
     step: int
 
 
@@ -53,22 +56,27 @@ class TrialContent:
     params: dict[str, str]
     tags: dict[str, str]
     outcome: Outcome | None
-    is_running: bool  # whether any process runs the study
+    # whether any process runs the study
+    is_running: bool
 
     @property
     def name(self) -> str:
+        """The trial's name."""
         return self.spec.trial
 
     @cached_property
     def records(self) -> list[Record]:
+        """The records of its epochs, in their order."""
         return self.folder.records(self.name)
 
     @property
     def has_begun(self) -> bool:
+        """Whether there is a record or an outcome."""
         return self.outcome is not None or bool(self.records)
 
     @property
     def status(self) -> str:
+        """The run's status in MLflow: FINISHED, FAILED, RUNNING, or KILLED if interrupted."""
         if self.outcome is not None:
             return "FINISHED" if self.outcome.state == "COMPLETE" else "FAILED"
         return "RUNNING" if self.is_running else "KILLED"
@@ -202,6 +210,7 @@ def milliseconds(moment: str) -> int | None:
 
 
 def now() -> int:
+    """The current time as MLflow counts: milliseconds since 1970."""
     return round(1000 * time.time())
 
 
@@ -224,7 +233,8 @@ def finite(value: float) -> float:
     """
     try:
         number = float(value)
-    except OverflowError:  # of a whole number
+    except OverflowError:
+        # the value is a whole number
         return math.nan
     return number if math.isfinite(number) else math.nan
 
@@ -293,8 +303,10 @@ def _text(value: Any) -> str:
 
 
 REFUSED = re.compile(r"[^\w./: -]")
-MAX_NAME, MAX_PARAM, MAX_TAG = 250, 6000, 8000  # characters
-SHOWN = 3  # names in a message
+# the most characters of a name, a param's value, a tag's value
+MAX_NAME, MAX_PARAM, MAX_TAG = 250, 6000, 8000
+# how many names a message shows
+SHOWN = 3
 
 
 @functools.cache

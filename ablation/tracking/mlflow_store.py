@@ -22,7 +22,8 @@ for name, value in {
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
+    # in seconds
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }.items():
     os.environ.setdefault(name, value)
 
@@ -51,12 +52,12 @@ logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 # The last: there is no driver for the database.
 UNREACHABLE = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError)
-DATABASE = (
-    "mlflow.db"  # MLflow's own default: a plain `mlflow ui` in the same folder shows the study
-)
+# MLflow's own default: a plain `mlflow ui` in the same folder shows the study
+DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 ENDED = ("FINISHED", "FAILED")
-PAGE = 200  # runs that MLflow is asked for at once; it takes 30 KiB for each
+# runs that MLflow is asked for at once; it takes 30 KiB for each
+PAGE = 200
 
 
 class TrackingUnavailable(Unavailable):
@@ -109,14 +110,18 @@ class StoredRun:
     """What MLflow holds of a run, without its metrics, which would take gigabytes."""
 
     run_id: str
-    start: int  # times are milliseconds since 1970, as MLflow counts
-    status: str  # RUNNING | KILLED (interrupted) | FINISHED | FAILED
-    end: int | None  # None while it runs, and of one that was interrupted
+    # start and end: milliseconds since 1970, as MLflow counts
+    start: int
+    # RUNNING | KILLED (interrupted) | FINISHED | FAILED
+    status: str
+    # None while it runs, and if it was interrupted
+    end: int | None
     params: dict[str, str]
     tags: dict[str, str]
 
     @classmethod
     def of(cls, run: Run) -> StoredRun:
+        """What is kept of MLflow's own object."""
         info = run.info
         end = info.end_time if info.status in ENDED else None
         texts = (_shared(run.data.params), _shared(run.data.tags))
@@ -124,6 +129,7 @@ class StoredRun:
 
     @property
     def has_ended(self) -> bool:
+        """Whether the run has its final status."""
         return self.status in ENDED
 
 

@@ -49,22 +49,32 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-PARENT = "mlflow.parentRunId"  # MLflow's own tag
-N_RECORDS = "ablate.records"  # tag: how many of a trial's records are logged
-DIGEST = "ablate.digest"  # tag: of these records, or of the outcome; of the parent's metrics
-REPORT = "ablate.report"  # tag: of the report's files
-IN_GRID = "ablate.in_grid"  # tag: `no` of trials that have left the grid, absent of others
-STUDY = "the study's own"  # in place of a trial's name
+# MLflow's own tag
+PARENT = "mlflow.parentRunId"
+# tag: how many of a trial's records are logged
+N_RECORDS = "ablate.records"
+# tag: of these records, or of the outcome; of the parent's metrics
+DIGEST = "ablate.digest"
+# tag: of the report's files
+REPORT = "ablate.report"
+# tag: `no` of trials that have left the grid, absent of others
+IN_GRID = "ablate.in_grid"
+# the study's own run, in place of a trial's name
+STUDY = "the study's own"
 
 
 @dataclass
 class Synced:
     """What an import changed in MLflow; all zero if it had everything."""
 
-    n_created: int = 0  # runs of trials
-    n_replaced: int = 0  # runs deleted because they held something else than the files
-    n_points: int = 0  # metric values
-    n_ended: int = 0  # runs of trials that got their final status
+    # runs of trials
+    n_created: int = 0
+    # runs deleted because they held something else than the files
+    n_replaced: int = 0
+    # metric values
+    n_points: int = 0
+    # runs of trials that got their final status
+    n_ended: int = 0
 
 
 class Standing(Enum):
@@ -108,6 +118,7 @@ def standing(run: StoredRun, trial: TrialContent) -> Standing:
 
 
 def status_of_study(trials: Sequence[TrialContent], is_running: bool) -> str:
+    """The status of the study's own run in MLflow."""
     if all(trial.outcome for trial in trials):
         return "FINISHED"
     return "RUNNING" if is_running else "KILLED"
@@ -137,7 +148,8 @@ class Tracker:
 
     def __init__(self, tracking_uri: str | None = None):
         self.uri = tracking_uri or default_uri()
-        self.runs: dict[str, StoredRun] = {}  # by trial
+        # trial, or STUDY -> its run
+        self.runs: dict[str, StoredRun] = {}
         self.synced = Synced()
 
     def sync(
@@ -159,7 +171,8 @@ class Tracker:
             with reaching(self.uri):
                 self._sync(manifest, trials, reports, is_running)
         except BaseException:
-            self.runs = {}  # the next call asks MLflow
+            # the next call asks MLflow
+            self.runs = {}
             raise
         return self.synced
 

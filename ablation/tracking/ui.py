@@ -98,7 +98,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         try:
             os.killpg(process.pid, order)
             process.wait(GRACE_SECONDS)
-        except ProcessLookupError:  # all have ended
+        except ProcessLookupError:
+            # all have ended
             return
         except subprocess.TimeoutExpired:
             continue

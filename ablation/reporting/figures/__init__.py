@@ -1,4 +1,7 @@
-"""The figures of a report. They draw numbers that are already there; no statistics are done here."""
+"""The figures of a report.
+
+They draw numbers that are already there; no statistics are computed here.
+"""
 
 from __future__ import annotations
 

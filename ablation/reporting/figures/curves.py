@@ -25,13 +25,19 @@ from ablation.reporting.figures.style import (
     wrapped,
 )
 
-MAX_ARMS = 12  # that figures with a panel per arm show each for itself
+# the most arms that figures with a panel per arm show
+MAX_ARMS = 12
 N_COLUMNS = 4
-MAX_MARKED = 15  # points of a curve that are marked one by one
+# the most points of a curve that are marked one by one
+MAX_MARKED = 15
 
 
 def learning_curves(results: Results) -> Figure | None:
-    """The headline metric over epochs: mean and range over seeds, the thaw, the other arms in grey, baselines."""
+    """The headline metric over epochs, a panel per arm.
+
+    Mean and range over seeds, the epoch in which the encoder thaws, the other arms in grey,
+    baselines as horizontal lines.
+    """
     curves = {arm: curve(results, arm, results.headline) for arm in results.arms}
     curves = {arm: table for arm, table in curves.items() if len(table) > 1}
     if not curves:
@@ -43,11 +49,12 @@ def learning_curves(results: Results) -> Figure | None:
         for arm, axes in grid.items():
             for other in curves.values():
                 axes.plot(other.mean(axis=1), color=CONTEXT, lw=1, zorder=1)
-            table, look = curves[arm], {"color": colour[arm], "lw": 2.2, "ms": 4, "zorder": 3}
+            table = curves[arm]
             if table.shape[1] > 1:
                 ends = table.min(axis=1), table.max(axis=1)
                 axes.fill_between(table.index, *ends, color=colour[arm], alpha=0.25, lw=0)
-            axes.plot(table.mean(axis=1), "o-" if len(table) <= MAX_MARKED else "-", **look)
+            dots = "o-" if len(table) <= MAX_MARKED else "-"
+            axes.plot(table.mean(axis=1), dots, color=colour[arm], lw=2.2, ms=4, zorder=3)
             end = warmup_end(results, arm)
             if end is not None:
                 axes.axvline(end, color=GREY, lw=1.2, ls=":", label="encoder thaws")
@@ -57,7 +64,10 @@ def learning_curves(results: Results) -> Figure | None:
 
 
 def per_class(results: Results) -> Figure | None:
-    """Accuracy of each class against its number of training images, the reference baseline in black."""
+    """Accuracy of each class against its number of training images.
+
+    The reference baseline is in black.
+    """
     table = results.per_class.dropna(subset=["n_train"])
     means = table.groupby(["arm", "class"])[["n_train", "accuracy"]].mean()
     lines = {
@@ -88,7 +98,8 @@ def per_class(results: Results) -> Figure | None:
 def shown_arms(results: Results, arms: list[str], most: int = MAX_ARMS) -> list[str]:
     """Which of some arms a figure shows each for itself, in the manifest's order.
 
-    All, up to `most`; else the first arm, from which the others depart, and those with the best means.
+    All, up to `most`; else the first arm, from which the others depart, and those with the best
+    means.
     """
     if len(arms) <= most:
         return arms
@@ -100,7 +111,7 @@ def shown_arms(results: Results, arms: list[str], most: int = MAX_ARMS) -> list[
 
 
 def curve(results: Results, arm: str, metric: str) -> pd.DataFrame:
-    """(epochs, seeds) of a metric in training proper: without pre-training, whose epochs have a count of their own."""
+    """(epochs, seeds) of a metric, without pre-training, which counts its own epochs."""
     history = results.history
     rows = history[(history["arm"] == arm) & (history["phase"] != "pretrain")]
     if metric not in history:
@@ -109,7 +120,10 @@ def curve(results: Results, arm: str, metric: str) -> pd.DataFrame:
 
 
 def warmup_end(results: Results, arm: str) -> int | None:
-    """The last epoch with a frozen encoder, in the first seed; None for an arm that never thaws or never froze."""
+    """The last epoch with a frozen encoder, in the first seed.
+
+    None for an arm whose encoder never thaws or was never frozen.
+    """
     rows = results.history[results.history["arm"] == arm]
     frozen = rows[(rows["phase"] == "warmup") & (rows["seed"] == rows["seed"].min())]
     return int(frozen["epoch"].max()) if len(frozen) and (rows["phase"] == "joint").any() else None
@@ -118,14 +132,14 @@ def warmup_end(results: Results, arm: str) -> int | None:
 def _panels(arms: list[str], x_label: str, y_label: str) -> tuple[Figure, dict[str, Axes]]:
     """A panel per arm."""
     figure, grid = panels(len(arms), N_COLUMNS, (2.9, 2.5), 5, 0.8, sharex=True, sharey=True)
-    for arm, axes in zip(arms, grid):
+    for arm, axes in zip(arms, grid, strict=True):
         axes.set_title(wrapped(arm), fontweight="bold", size=10)
     for axes in grid[-N_COLUMNS:]:
         axes.set_xlabel(x_label)
         axes.tick_params(labelbottom=True)
     for axes in grid[::N_COLUMNS]:
         axes.set_ylabel(y_label)
-    return figure, dict(zip(arms, grid))
+    return figure, dict(zip(arms, grid, strict=True))
 
 
 def _draw_baselines(axes: Axes, results: Results) -> None:
@@ -133,8 +147,9 @@ def _draw_baselines(axes: Axes, results: Results) -> None:
     ends, reference = results.cells(results.headline).mean().dropna(), results.manifest.reference
     for baseline in results.baselines:
         if baseline in ends and baseline != reference:
-            look = {"color": GREY, "lw": 0.8, "ls": "--", "label": "other baselines"}
-            axes.axhline(ends[baseline], **look, zorder=2)
+            axes.axhline(
+                ends[baseline], color=GREY, lw=0.8, ls="--", label="other baselines", zorder=2
+            )
     if reference in results.baselines and reference in ends:
         axes.axhline(ends[reference], color=INK, lw=1.2, zorder=2, label=f"measured {reference}")
 
@@ -158,12 +173,17 @@ MECHANISM = {
     "diag/radius_tail": "mean radius, tail classes",
 }
 
-CHARACTER = 0.085  # inches, of the key's text
-MAX_LINES = len(PALETTE)  # arms that have a line of a colour of their own
+# width of a character in the legend, in inches
+CHARACTER = 0.085
+# the most arms that have a line with its own colour
+MAX_LINES = len(PALETTE)
 
 
 def mechanism(results: Results) -> Figure | None:
-    """The mean over seeds of each metric that there is; dotted lines and dots where encoders thaw."""
+    """The mean over seeds of each diagnostic that was measured.
+
+    Dotted lines and dots show where encoders thaw.
+    """
     arms = list(results.arms)
     curves = {
         metric: {arm: curve(results, arm, metric) for arm in arms}
@@ -174,10 +194,10 @@ def mechanism(results: Results) -> Figure | None:
     if not curves:
         return None
     shown = shown_arms(results, arms, MAX_LINES)
-    thaws = {arm: warmup_end(results, arm) for arm in arms}
+    thaws = {arm: end for arm in arms if (end := warmup_end(results, arm)) is not None}
     with style():
         figure, grid = panels(len(curves), N_COLUMNS, (3.2, 2.7), 5, 0.9)
-        for axes, (metric, tables) in zip(grid, curves.items()):
+        for axes, (metric, tables) in zip(grid, curves.items(), strict=True):
             axes.set_title(MECHANISM[metric])
             axes.set_xlabel("epoch")
             lines = {arm: table.mean(axis=1) for arm, table in tables.items() if len(table)}
@@ -187,31 +207,43 @@ def mechanism(results: Results) -> Figure | None:
             for index, arm in enumerate(shown)
         ]
         columns = max(1, int(figure.get_figwidth() / (1 + CHARACTER * max(map(len, shown)))))
-        look = {"labelcolor": "linecolor", "handlelength": 3}
-        figure.legend(handles=key, loc="outside lower center", ncols=columns, **look)
+        figure.legend(
+            handles=key,
+            loc="outside lower center",
+            ncols=columns,
+            labelcolor="linecolor",
+            handlelength=3,
+        )
     return figure
 
 
 def _draw(
-    axes: Axes, lines: dict[str, pd.Series], shown: Sequence[str], thaws: dict[str, int | None]
+    axes: Axes, lines: dict[str, pd.Series], shown: Sequence[str], thaws: dict[str, int]
 ) -> None:
-    """lines: arm -> a metric by epoch."""
-    for epoch in sorted({thaws[arm] for arm in shown if thaws[arm] is not None}):
+    """lines: arm -> a metric by epoch; thaws: arm -> the epoch in which its encoder thaws."""
+    for epoch in sorted({thaws[arm] for arm in shown if arm in thaws}):
         axes.axvline(epoch, color=GREY, lw=0.9, ls=":", zorder=1)
     for arm, line in lines.items():
         if arm not in shown:
             axes.plot(line, color=CONTEXT, lw=1, zorder=1)
             continue
-        look, thaw = _look(arm, shown), thaws[arm]
+        look, thaw = _look(arm, shown), thaws.get(arm)
         axes.plot(line, **look)
-        if thaw in line.index:
+        if thaw is not None and thaw in line.index:
             axes.plot(thaw, line[thaw], "o", color=look["color"], ms=6.5, mec="white", zorder=4)
     axes.margins(y=0.08)
     ends = {arm: (line.index[-1], line.iloc[-1]) for arm, line in lines.items() if arm in shown}
     first, *others = lines.values()
     if len(ends) > 1 and all(line.equals(first) for line in others):
-        where = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
-        axes.annotate("all", next(iter(ends.values())), **where, size=10, fontweight="bold")
+        axes.annotate(
+            "all",
+            next(iter(ends.values())),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            size=10,
+            fontweight="bold",
+        )
     elif ends:
         _number_ends(axes, ends, shown)
 
@@ -223,7 +255,10 @@ def _look(arm: str, shown: Sequence[str]) -> dict[str, Any]:
 
 
 def _number_ends(axes: Axes, ends: dict[str, tuple[float, float]], arms: Sequence[str]) -> None:
-    """Write each arm's number beside the end of its line, in a column for those that end at the same epoch."""
+    """Write each arm's number beside the end of its line.
+
+    Numbers of lines that end at the same epoch stand in one column.
+    """
     colour, (left, right), (low, high) = colours(arms), axes.get_xlim(), axes.get_ylim()
     last = max(epoch for epoch, _ in ends.values())
     for end in sorted({epoch for epoch, _ in ends.values()}):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from matplotlib import rc_context
@@ -14,15 +15,20 @@ from matplotlib.figure import Figure
 
 from ablation.formatting import effect, is_percent, label, points
 
-# Paul Tol's "muted" scheme, distinct under the common kinds of colour blindness; its cyan darkened for thin lines.
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
+# Paul Tol's "muted" scheme, distinct under the common kinds of colour blindness; its cyan is
+# darkened for thin lines.
 PALETTE = ["#332288", "#CC6677", "#117733", "#AA4499", "#4FA8D8", "#999933", "#882255", "#44AA99"]
 INK = "#222222"
 GREY = "#888888"
-CONTEXT = "#d5d5d5"  # lines that are there to compare with
+# colour of lines that are there to compare with
+CONTEXT = "#d5d5d5"
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 DASHES = ["-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (9, 3))]
 
-_STYLE = {
+_STYLE: dict[RcKeyType, object] = {
     "font.size": 11,
     "axes.titlesize": 11,
     "axes.labelsize": 11,
@@ -34,15 +40,17 @@ _STYLE = {
     "xtick.color": INK,
     "ytick.color": INK,
     "legend.frameon": False,
-    "figure.constrained_layout.w_pad": 0.1,  # inches
-    "svg.hashsalt": "ablate",  # ids inside the SVG: the same for the same figure
+    # in inches
+    "figure.constrained_layout.w_pad": 0.1,
+    # gives the same figure the same ids inside the SVG
+    "svg.hashsalt": "ablate",
 }
 
 # no dates, no versions
 _METADATA = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
 
 
-def style() -> rc_context:
+def style() -> AbstractContextManager[None]:
     """The context that figures are made and saved in."""
     return rc_context(_STYLE)
 
@@ -53,6 +61,7 @@ def colours(arms: Sequence[str]) -> dict[str, str]:
 
 
 def axis_label(metric: str) -> str:
+    """The name of a metric with its unit, for an axis."""
     return f"{label(metric)} (%)" if is_percent(metric) else label(metric)
 
 
@@ -62,7 +71,8 @@ def panels(
     size: tuple[float, float],
     least_width: float,
     below: float = 0,
-    **shared: bool,
+    sharex: bool = False,
+    sharey: bool = False,
 ) -> tuple[Figure, np.ndarray]:
     """A figure of n panels, row by row, and its axes.
 
@@ -70,13 +80,14 @@ def panels(
         size: width and height of a panel, in inches
         least_width: of the figure
         below: height for what stands below the panels
-        shared: `sharex` and `sharey`, as of `Figure.subplots`
+        sharex, sharey: as of `Figure.subplots`
     """
     n_columns = min(most_columns, n)
     n_rows = math.ceil(n / n_columns)
     figsize = (max(size[0] * n_columns, least_width), size[1] * n_rows + below)
     figure = Figure(figsize=figsize, layout="constrained")
-    grid = figure.subplots(n_rows, n_columns, squeeze=False, **shared).ravel()
+    axes_of = figure.subplots(n_rows, n_columns, squeeze=False, sharex=sharex, sharey=sharey)
+    grid = axes_of.ravel()
     for axes in grid[n:]:
         axes.set_axis_off()
     return figure, grid[:n]
@@ -92,7 +103,10 @@ def label_rows(axes: Axes, names: dict[float, str]) -> None:
 def draw_interval(
     axes: Axes, y: float, interval: Sequence[float], look: dict[str, Any], filled: bool
 ) -> None:
-    """A point with its interval, both written beside the axes. interval: mean, low, high; look: of the point."""
+    """Draw a point with its interval, and write both beside the axes.
+
+    interval: mean, low, high; look: of the point
+    """
     mean, low, high = interval
     # NaN draws nothing
     axes.plot([low, high], [y, y], "-", color=look["color"], lw=2, solid_capstyle="butt")
@@ -102,8 +116,14 @@ def draw_interval(
 
 def write_beside(axes: Axes, y: float, text: str) -> None:
     """To the right of the axes, at a height in the data's unit."""
-    where = {"xycoords": ("axes fraction", "data"), "va": "center"}
-    axes.annotate(text, (1.01, y), **where, family="DejaVu Sans Mono", size=10)
+    axes.annotate(
+        text,
+        (1.01, y),
+        xycoords=("axes fraction", "data"),
+        va="center",
+        family="DejaVu Sans Mono",
+        size=10,
+    )
 
 
 def of_points(metric: str) -> str:
@@ -112,7 +132,7 @@ def of_points(metric: str) -> str:
 
 
 def wrapped(arm: str) -> str:
-    """An arm's name broken at its plus signs into lines of at most 24 characters, where that is possible."""
+    """An arm's name, broken at its plus signs into lines of at most 24 characters if possible."""
     lines = [""]
     for part in arm.split("+"):
         joined = f"{lines[-1]}+{part}" if lines[-1] else part
@@ -124,13 +144,20 @@ def wrapped(arm: str) -> str:
     return "\n".join(lines)
 
 
-def legend_of(figure: Figure, panels: Iterable[Axes], where: str, n_columns: int) -> None:
+def legend_of(
+    figure: Figure,
+    panels: Iterable[Axes],
+    where: Literal["outside lower center", "outside upper center"],
+    n_columns: int,
+) -> None:
     """One legend for several panels, each name once."""
     found = {
-        name: handle for axes in panels for handle, name in zip(*axes.get_legend_handles_labels())
+        name: handle
+        for axes in panels
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     if found:
-        figure.legend(found.values(), found.keys(), loc=where, ncols=n_columns)
+        figure.legend(list(found.values()), list(found), loc=where, ncols=n_columns)
 
 
 def save(figure: Figure | None, path: Path) -> None:

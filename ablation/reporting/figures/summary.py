@@ -36,7 +36,8 @@ from ablation.reporting.figures.style import (
     write_beside,
 )
 
-GAP = 0.6  # of a row, between arms, baselines and published numbers
+# between arms, baselines and published numbers, as a share of a row's height
+GAP = 0.6
 LOOKS: dict[str, dict[str, Any]] = {
     "main": {"marker": "o", "ms": 9, "color": INK},
     "interaction": {"marker": "D", "ms": 8, "color": "#117733"},
@@ -44,7 +45,10 @@ LOOKS: dict[str, dict[str, Any]] = {
 
 
 def accuracy(results: Results) -> Figure | None:
-    """A dot per seed and a bar at the mean, per arm and baseline; published numbers below, the reference as a line."""
+    """A dot per seed and a bar at the mean, per arm and baseline.
+
+    Published numbers stand below; the reference is a vertical line.
+    """
     cells = results.cells(results.headline).dropna(axis="columns", how="all")
     if cells.empty:
         return None
@@ -53,15 +57,22 @@ def accuracy(results: Results) -> Figure | None:
     published = results.manifest.published if results.headline == "test/top1" else []
     below = max(places.values()) + 1 + GAP
     names = {y: name for name, y in places.items()}
-    diamond = {"marker": "D", "ls": "", "ms": 6, "color": GREY, "mfc": "white", "mew": 1.6}
+    diamond: dict[str, Any] = {
+        "marker": "D",
+        "ls": "",
+        "ms": 6,
+        "color": GREY,
+        "mfc": "white",
+        "mew": 1.6,
+    }
     with style():
         height = 1.5 + 0.36 * (len(places) + len(published))
         figure = Figure(figsize=(10, height), layout="constrained")
         axes = figure.add_subplot()
         for name, y in places.items():
             dots = cells[name].dropna()
-            look = {"ms": 7, "alpha": 0.55, "mew": 0, "color": colour.get(name, GREY)}
-            axes.plot(dots, [y] * len(dots), "o", **look)
+            own = colour.get(name, GREY)
+            axes.plot(dots, [y] * len(dots), "o", ms=7, alpha=0.55, mew=0, color=own)
             axes.plot(dots.mean(), y, "|", ms=17, mew=3, color=colour.get(name, INK))
             write_beside(axes, y, over_seeds(dots))
         for y, entry in enumerate(published):
@@ -88,7 +99,10 @@ def _protocols(published: list[dict[str, Any]]) -> str:
 
 
 def effects_figure(effects: pd.DataFrame, metric: str) -> Figure | None:
-    """Point and 95 % interval per main effect (round) and interaction (diamond); filled where separable from 0."""
+    """Point and 95 % interval per main effect (round) and interaction (diamond).
+
+    Filled where it is separable from 0.
+    """
     rows = effects[(effects["metric"] == metric) & effects["kind"].isin(LOOKS)]
     rows = rows[rows["estimate"].notna()]
     if rows.empty:
@@ -99,13 +113,13 @@ def effects_figure(effects: pd.DataFrame, metric: str) -> Figure | None:
         figure = Figure(figsize=(10, 1.1 + 0.42 * (len(rows) + 0.7)), layout="constrained")
         axes = figure.add_subplot()
         axes.axvline(0, color=GREY, lw=1)
-        for y, row in zip(places, rows.itertuples()):
+        for y, row in zip(places, rows.itertuples(), strict=True):
             interval, is_separable = (
                 (row.estimate, row.low, row.high),
                 row.verdict in (HIGHER, LOWER),
             )
             draw_interval(axes, y, interval, LOOKS[row.kind], is_separable)
-        label_rows(axes, dict(zip(places, rows["effect"])))
+        label_rows(axes, dict(zip(places, rows["effect"], strict=True)))
         axes.set_xlabel(f"effect on {label(metric)}{of_points(metric)}{_intervals(rows)}")
     return figure
 
@@ -119,8 +133,10 @@ def _intervals(rows: pd.DataFrame) -> str:
     return ", 95 % interval; filled: separable from 0"
 
 
-SHIFT = 0.05  # between lines, of the distance between two levels, so that intervals stay apart
-TITLE = 30  # characters that a line above a panel holds
+# between lines, as a share of the distance between two levels, so that intervals stay apart
+SHIFT = 0.05
+# how many characters a line above a panel holds
+TITLE = 30
 
 
 def interactions(pairs: Sequence[FactorPair], effects: pd.DataFrame, metric: str) -> Figure | None:
@@ -135,7 +151,7 @@ def interactions(pairs: Sequence[FactorPair], effects: pd.DataFrame, metric: str
     found = effects[effects["metric"] == metric].set_index("effect")
     with style():
         figure, grid = panels(len(pairs), 3, (3.7, 3.6), 4.5, sharey=True)
-        for axes, pair in zip(grid, pairs):
+        for axes, pair in zip(grid, pairs, strict=True):
             _draw(axes, pair)
             between = " x " if len("".join(pair.factors)) < TITLE else "\nx "
             title = between.join(pair.factors)
@@ -168,7 +184,7 @@ def _draw(axes: Axes, pair: FactorPair) -> None:
             marker=MARKERS[index % len(MARKERS)],
             ls=DASHES[index % len(DASHES)],
         )
-        for x, one in zip(places, found):
+        for x, one in zip(places, found, strict=True):
             # NaN draws nothing
             axes.plot([x, x], [one.low, one.high], color=colour, lw=1.6, zorder=2)
     axes.set_xticks(range(len(levels[0])), levels[0])
@@ -178,7 +194,8 @@ def _draw(axes: Axes, pair: FactorPair) -> None:
 
 
 SUFFIXES = (".png", ".svg")
-OFFSET = 0.16  # of a row, between left and right
+# of left and right from the middle of a row, as a share of its height
+OFFSET = 0.16
 
 
 def draw_comparison(found: Comparison, file: Path) -> None:
@@ -189,7 +206,10 @@ def draw_comparison(found: Comparison, file: Path) -> None:
 
 
 def comparison_figure(found: Comparison) -> Figure:
-    """A row per metric or arm, of those in the headline's unit: left a dot per seed and a bar at the mean, right the difference."""
+    """A row per metric or arm, of those in the headline's unit.
+
+    On the left a dot per seed and a bar at the mean, on the right the difference.
+    """
     first = found.rows[0].metric
     rows = [row for row in found.rows if is_percent(row.metric) == is_percent(first)]
     is_on_run = any(row.found.is_on_run for row in rows)
