@@ -1,4 +1,4 @@
-"""What is wrong with the input, all of it at once."""
+"""Errors that end a command: wrong input, a full disk, a database that cannot be reached."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class InputError(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
-class Stuck(Exception):
-    """The study cannot go on until somebody has made room; the command line exits with 1.
+class DiskFull(Exception):
+    """A disk is full or read-only: the study stops, and the command line exits with 1.
 
     Nothing that was finished is lost.
     """
@@ -39,7 +39,7 @@ class Stuck(Exception):
 class Unavailable(Exception):
     """A database or server cannot be reached, read or written; results are safe in files."""
 
-    # whether trying again later may do
+    # whether a later attempt may succeed
     is_for_now = True
 
 

@@ -1,9 +1,9 @@
-"""Stopping in good order: a first signal is a request to finish and keep the epoch in hand.
+"""Orderly stops: a first signal asks the process to finish and keep the current epoch.
 
-The study's process takes it from a terminal (Ctrl-C) or from whoever ends it (SIGTERM, as a cluster
-does before it takes a machine back); workers take it from the study, as SIGTERM. A second one
-interrupts the study at once. A terminal that is closed (SIGHUP) asks once, however often its shell
-and the system say so, and nothing is written to it any more.
+The study's process receives it from a terminal (Ctrl-C) or as SIGTERM, which clusters send before
+they take a machine back. It passes SIGTERM on to its workers. A second signal interrupts the study
+at once. A closed terminal (SIGHUP) counts as one request, however often the signal is repeated, and
+nothing is written to that terminal any more.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _is_known_to_training = False
 
 
 class Interrupted(BaseException):
-    """Leaves training code that has been asked to stop and cannot leave a checkpoint."""
+    """Raised to leave training code that was asked to stop and cannot save a checkpoint."""
 
 
 def requested() -> bool:
@@ -42,22 +42,21 @@ def request(*_: Any, is_known_to_training: bool = False) -> None:
 
 
 def is_known_to_training() -> bool:
-    """Whether training code has heard it, too, by a handler of its own: it may end early."""
+    """Whether a signal handler of the training code got the request, too: it may end early."""
     return _is_known_to_training
 
 
 def forget() -> None:
-    """The request has been met."""
+    """Clear the request: it has been met."""
     global _asked, _is_known_to_training
     _asked = _is_known_to_training = False
 
 
 @contextmanager
 def heeded() -> Iterator[None]:
-    """Signals are requests while this lasts, and a second one raises KeyboardInterrupt.
+    """Within this context a first signal is a request, and a second raises KeyboardInterrupt.
 
-    One that this process was told to ignore, as a shell tells what it starts in the background of
-    SIGINT, stays ignored.
+    Signals that this process ignores stay ignored, such as SIGINT in a shell's background jobs.
     """
     forget()
     if threading.current_thread() is not threading.main_thread():
@@ -124,7 +123,7 @@ class _Terminal:
 
 
 def _discard(streams: Sequence[int]) -> None:
-    """Have what is written to these from now on go nowhere: a closed terminal refuses it."""
+    """Redirect these streams to /dev/null: writes to a closed terminal fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in streams:
         os.dup2(nowhere, stream)

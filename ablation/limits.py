@@ -1,4 +1,4 @@
-"""Sizes and times as options give them, and what a trial may take of both."""
+"""Sizes and times in options, and the limits of a trial."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ BYTES |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
 class Limits(NamedTuple):
-    """None: as much as it takes."""
+    """The limits of a trial; None: no limit."""
 
-    # of a trial's whole chain, shared epochs included: what it would take alone
+    # of all epochs of the trial, shared ones included
     seconds: float | None = None
-    # that a worker process holds in memory (resident)
+    # resident memory of the worker process
     n_bytes: int | None = None
 
 

@@ -1,4 +1,4 @@
-"""Credentials stay out of what is shown or stored: consoles, logs, reports, databases."""
+"""Remove credentials from texts before they reach consoles, logs, reports or databases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two things beside each other: arms, studies, or what was measured and what was published.
+"""Compare two arms, two studies, or measured results with published ones.
 
 The difference is paired by seed where the same seeds saw the same data; else it is Welch's. A
 published number is a constant without spread, and stands against the metric that was obtained as it
@@ -46,7 +46,7 @@ from ablation.formatting import (
     points,
     table,
 )
-from ablation.storage.project import Places
+from ablation.storage.project import ProjectPaths
 
 ON_RUN = "one seed: over test images, on this one training run"
 MORE_METRICS = [
@@ -112,7 +112,7 @@ class Comparison:
     notes: list[str]
 
 
-def compare(left: str, right: str, study: str | None, places: Places) -> Comparison:
+def compare(left: str, right: str, study: str | None, places: ProjectPaths) -> Comparison:
     """Compare `left` with `right`.
 
     Each is a STUDY, STUDY:ARM, published:METHOD or, with `study`, an ARM of that study.

@@ -21,7 +21,7 @@ from ablation.analysis.published import published
 from ablation.errors import InputError, Problem, nearest
 from ablation.formatting import leaves
 from ablation.storage.columns import metric_of
-from ablation.storage.project import Places
+from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import RunFolder, studies
 
 # what stands before a method's name
@@ -98,7 +98,7 @@ Measured = StudyArm | WholeStudy
 Side = Measured | PublishedNumber
 
 
-def find_sides(names: Sequence[str], study: str | None, places: Places) -> list[Side]:
+def find_sides(names: Sequence[str], study: str | None, places: ProjectPaths) -> list[Side]:
     """What two names stand for.
 
     Each is a STUDY, STUDY:ARM, published:METHOD or, with `study`, an ARM of that study.
@@ -160,7 +160,7 @@ def _published(text: str, other: Source, problems: list[Problem]) -> PublishedNu
     return PublishedNumber(f"published {found['method']}", found)
 
 
-def _source(places: Places, study: str) -> Source:
+def _source(places: ProjectPaths, study: str) -> Source:
     """From runs/ where it is there, else from its report."""
     folder, report = places.runs(study), known_reports(places.report_folders).get(study)
     if report and not folder.exists():

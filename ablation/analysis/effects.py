@@ -47,7 +47,7 @@ CSV_COLUMNS = ["effect", "metric", "estimate", "low", "high", "p", "p_holm", "n_
 
 
 def judge(results: Results) -> pd.DataFrame:
-    """Estimate every comparison on every metric and say what it shows.
+    """Estimate every comparison on every metric, with its verdict.
 
     The family of tests for Holm's correction is the main effects and interactions of the headline
     metric; only these have a `p_holm`, and their verdict goes by it. The other rows are

@@ -1,4 +1,4 @@
-"""What one training run can tell: contrasts over its test images. They say nothing of another seed.
+"""Intervals of a study with one seed: a paired bootstrap over test images, not over seeds.
 
 The images are resampled, the same ones for all arms, so that what they find hard alike cancels.
 Such an interval tells how the numbers would change with other test images of this kind and the same

@@ -1,4 +1,4 @@
-"""What a study of n seeds can find, told before it runs."""
+"""The smallest difference that a study of n seeds can detect, before it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers that others have published, to stand beside the measured ones."""
+"""Read published results, which reports show beside the measured ones."""
 
 from __future__ import annotations
 

@@ -203,7 +203,7 @@ def _trial_row(spec: TrialSpec, state: str, outcome: Outcome | None) -> dict[str
     row |= {"state": state, **spec.levels}
     if outcome is not None:
         row["wall_seconds"] = round(outcome.wall_seconds, 3)
-        # of the others nobody knows yet, or ever, how far the plan was carried out
+        # how far the other trials got is not known
         if outcome.state == "COMPLETE":
             row.update(epochs_trained=spec.epochs_trained, epochs_shared=spec.epochs_shared)
         elif outcome.error:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ablation.cli.group import CommandGroup
 from ablation.formatting import duration
 from ablation.limits import parse_size
 from ablation.storage.cache import (
@@ -16,23 +17,23 @@ from ablation.storage.cache import (
 )
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=CommandGroup, invoke_without_command=True)
 @click.pass_context
 def cache(context: click.Context) -> None:
-    """Show the cache of epochs; trim or clear it."""
-    from ablation.storage.project import Places
+    """Show the size of the cache of epochs; trim or clear it."""
+    from ablation.storage.project import ProjectPaths
 
     if context.invoked_subcommand is None:
-        print(describe_cache(Places().store))
+        print(describe_cache(ProjectPaths().store))
 
 
 @cache.command()
-@click.option("--size", required=True, help="What to leave at most, e.g. 1GB.")
+@click.option("--size", required=True, help="Largest size to keep, e.g. 1GB.")
 def trim(size: str) -> None:
-    """Evict what saves the least time per byte. Records of finished epochs stay."""
-    from ablation.storage.project import Places
+    """Remove the entries that save the least time per byte. Records of epochs are kept."""
+    from ablation.storage.project import ProjectPaths
 
-    gone = Places().store.trim(parse_size(size, "--size"))
+    gone = ProjectPaths().store.trim(parse_size(size, "--size"))
     seconds = duration(sum(entry.seconds for entry in gone))
     print(f"evicted {describe_entries(gone)}, which took {seconds} to compute")
 
@@ -40,13 +41,13 @@ def trim(size: str) -> None:
 @cache.command()
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def clear(yes: bool) -> None:
-    """Remove everything, records of finished epochs too.
+    """Remove all entries, records of finished epochs included.
 
     Finished trials keep their results in runs/.
     """
-    from ablation.storage.project import Places
+    from ablation.storage.project import ProjectPaths
 
-    store, runs = Places().store, Path("runs")
+    store, runs = ProjectPaths().store, Path("runs")
     require_idle(store, runs)
     if not yes:
         click.confirm(f"{describe_clearing(store, runs)}. Remove?", abort=True)

@@ -1,4 +1,4 @@
-"""`ablate data`: look at data sets before a study is run on them."""
+"""`ablate data`: commands on data sets, before a study is run on them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from pathlib import Path
 
 import click
 
+from ablation.cli.group import CommandGroup
 
-@click.group()
+
+@click.group(cls=CommandGroup)
 def data() -> None:
-    """Bring data sets and look at them: get, describe, verify, unpack."""
+    """Download data sets; describe, verify and unpack images."""
 
 
 @data.command()
 @click.argument("name", required=False)
 def get(name: str | None) -> None:
-    """Bring a data set of experiments/sources.yaml with its encoder; without NAME, list them.
+    """Download a data set of experiments/sources.yaml with its encoder; without NAME, list all.
 
     Files come from their authors' repository. They go below ABLATE_DATA or, where that is not set,
     below this folder: images into data/, encoders into pretrained/.
@@ -33,7 +35,7 @@ def get(name: str | None) -> None:
 @click.argument("experiment", type=click.Path(path_type=Path))
 @click.option("-S", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
 def describe(experiment: Path, overrides: tuple[str, ...]) -> None:
-    """Class counts, image shape, channel order and fingerprint of an experiment's data."""
+    """Print class counts, image shape, channel order and fingerprint of an experiment's data."""
     from ablation.cli.dataset import describe_data
 
     print(describe_data(experiment, overrides))
@@ -43,7 +45,7 @@ def describe(experiment: Path, overrides: tuple[str, ...]) -> None:
 @click.argument("experiment", type=click.Path(path_type=Path))
 @click.option("-S", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
 def verify(experiment: Path, overrides: tuple[str, ...]) -> None:
-    """Load every image; look for what would spoil a study: leaks, empty classes, uneven tests."""
+    """Load every image; report leaks into the test set, empty classes and uneven test classes."""
     from ablation.cli.dataset import verify_data
 
     text, is_sound = verify_data(experiment, overrides)

@@ -1,4 +1,4 @@
-"""`ablate data`: bring data sets, describe and verify images, unpack an archive of them."""
+"""`ablate data`: download data sets, describe and verify images, unpack an archive of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ablation.grid.load import experiment_settings, yaml_path
 
 
 def list_data() -> str:
-    """The data sets that can be brought, and which of their files are here."""
+    """List the data sets that can be downloaded, and which of their files are here."""
     from ablation.grid.sources import described
     from core.data.location import data_root
 
@@ -19,7 +19,7 @@ def list_data() -> str:
 
 
 def get_data(name: str, say: Callable[[str], object]) -> None:
-    """Bring a data set; says how far it has come."""
+    """Download a data set, reporting progress to `say`."""
     from ablation.grid.sources import get
     from core.data.location import data_root
 

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. What is heavy is imported by the command that needs it."""
+"""The command line: parse, call, print. Commands import the heavy modules that they use."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ import click
 
 from ablation.cli.cache import cache
 from ablation.cli.data import data
+from ablation.cli.group import CommandGroup
 from ablation.cli.run import plan, run, storage_option
-from ablation.errors import InputError, Problem, Stuck, Unavailable, nearest
+from ablation.errors import DiskFull, InputError, Problem, Unavailable, nearest
 from ablation.storage.files import describe_full, is_full
 
 
-class Commands(click.Group):
-    """Turns wrong input into exit code 2 with every problem on a line of its own."""
+class Commands(CommandGroup):
+    """Turn wrong input into exit code 2, with every problem on a line of its own."""
 
     def main(self, *args: Any, **options: Any) -> Any:
-        """Replace characters that the output cannot take; end quietly if its reader has gone."""
+        """Replace characters that the output cannot encode; end quietly if its pipe is closed."""
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")
@@ -31,7 +32,7 @@ class Commands(click.Group):
             try:
                 print(end="", flush=True)
             except BrokenPipeError:
-                # else Python flushes once more as it ends, and tells of it
+                # Python flushes again as it exits, and would print the error.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 sys.exit(1)
 
@@ -46,7 +47,7 @@ class Commands(click.Group):
             for problem in error.problems:
                 click.echo(str(problem), err=True)
             context.exit(2)
-        except (Stuck, Unavailable) as error:
+        except (DiskFull, Unavailable) as error:
             click.echo(str(error), err=True)
             context.exit(1)
         except OSError as error:
@@ -55,7 +56,7 @@ class Commands(click.Group):
             click.echo(describe_full(error), err=True)
             context.exit(1)
         except KeyboardInterrupt:
-            click.echo("interrupted; the same command goes on where it stopped", err=True)
+            click.echo("interrupted; the same command continues where it stopped", err=True)
             context.exit(130)
 
 
@@ -90,7 +91,7 @@ def main() -> None:
 
 @main.command()
 def init() -> None:
-    """Write a project's first files: a study of digits, and one of your own training function."""
+    """Write two example studies: one of digits, one of a training function of your own."""
     from ablation.cli.starter import write_starter
 
     click.echo(write_starter(Path()))
@@ -99,26 +100,26 @@ def init() -> None:
 @main.command()
 @study_argument
 def status(study: str) -> None:
-    """Show how far a study has come, arm by arm, and how long it still takes."""
+    """Show a study's progress, arm by arm, and the time left."""
     from ablation.console.live import output
-    from ablation.storage.project import Places
+    from ablation.storage.project import ProjectPaths
     from ablation.study.status import describe_status
 
-    describe_status(study, Places(), output())
+    describe_status(study, ProjectPaths(), output())
 
 
 @main.command()
 @study_argument
 @click.option(
-    "--html", "as_html", is_flag=True, help="Write report.html too: the whole report in one file."
+    "--html", "as_html", is_flag=True, help="Also write report.html, the whole report in one file."
 )
 def report(study: str, as_html: bool) -> None:
-    """Write a study's report again from its files."""
+    """Write a study's report again, from the files of its runs."""
     from ablation.reporting.report import write_report
-    from ablation.storage.project import Places
+    from ablation.storage.project import ProjectPaths
     from ablation.study.opening import changes_since
 
-    places = Places()
+    places = ProjectPaths()
     folder = places.runs(study)
     places.require_writable("reports")
     changed = "" if folder.is_being_run() else changes_since(places, study).said
@@ -133,31 +134,31 @@ def report(study: str, as_html: bool) -> None:
     "--into",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Renew each <!-- ablate table STUDY --> ... <!-- /ablate table --> in FILE.",
+    help="Update each <!-- ablate table STUDY --> ... <!-- /ablate table --> block in FILE.",
 )
 @click.option(
     "--check",
     is_flag=True,
-    help="With --into: write nothing, and exit with 1 if FILE is not up to date.",
+    help="With --into: write nothing; exit with 1 if a block of FILE is out of date.",
 )
 def table(study: str | None, parts: tuple[str, ...], into: Path | None, check: bool) -> None:
     """Print a study's arms and claims as Markdown, from the files of its report.
 
-    Reports are looked for in reports/ and docs/results/; for a FILE, the other way round, so that
-    its tables are those of the committed results wherever there are such.
+    Reports are read from reports/, else from docs/results/. With --into, docs/results/ comes
+    first: the tables of a FILE are those of committed results where these exist.
     """
-    from ablation.reporting.readme import headline_tables, refresh_file
-    from ablation.storage.project import Places
+    from ablation.reporting.readme_tables import headline_tables, refresh_file
+    from ablation.storage.project import ProjectPaths
 
     if into is None and check:
         raise InputError([Problem("", "--check", "needs --into FILE")])
     if into is None:
-        print(headline_tables(Places().report_folders, study, parts))
+        print(headline_tables(ProjectPaths().report_folders, study, parts))
         return
     if study is not None:
         message = f"takes no STUDY: the blocks of {into} name theirs"
         raise InputError([Problem("", "--into", message)])
-    done = refresh_file(into, Places().report_folders[::-1], check)
+    done = refresh_file(into, ProjectPaths().report_folders[::-1], check)
     state = "not up to date" if check else "renewed"
     print(f"{into}: {len(done.stale)} of {done.n_blocks} blocks {state}")
     sys.exit(1 if check and done.stale else 0)
@@ -181,9 +182,9 @@ def compare(left: str, right: str, study: str | None, figure: Path | None) -> No
     """
     from ablation.analysis.compare import compare as compared
     from ablation.analysis.compare import comparison_text
-    from ablation.storage.project import Places
+    from ablation.storage.project import ProjectPaths
 
-    found = compared(left, right, study, Places())
+    found = compared(left, right, study, ProjectPaths())
     if figure is not None:
         # Matplotlib is loaded where a figure is asked for.
         from ablation.reporting.figures.summary import draw_comparison
@@ -196,7 +197,7 @@ def compare(left: str, right: str, study: str | None, figure: Path | None) -> No
 @study_argument
 @storage_option
 def sync(study: str, storage: str | None) -> None:
-    """Bring a study's files to Optuna and MLflow; twice is harmless."""
+    """Deliver a study's results to Optuna and MLflow. It is safe to repeat."""
     from ablation.study import running
 
     said = running.sync(study, storage)
@@ -208,7 +209,7 @@ def sync(study: str, storage: str | None) -> None:
 @main.command()
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
 def ui(port: int) -> None:
-    """Serve the MLflow user interface for this folder, on this machine only."""
+    """Serve MLflow's user interface for this folder, to this machine only."""
     from ablation.tracking.ui import serve
 
     serve(None, port=port)
@@ -219,11 +220,11 @@ def ui(port: int) -> None:
     "study", required=False, callback=lambda *given: _existing(*given) if given[-1] else None
 )
 @click.option(
-    "--repair", is_flag=True, help="Mend what can be mended; without it, nothing is changed."
+    "--repair", is_flag=True, help="Repair what can be repaired; without it, nothing is changed."
 )
 @storage_option
 def doctor(study: str | None, repair: bool, storage: str | None) -> None:
-    """Find, and with --repair mend, what is wrong with this machine and this project."""
+    """Check this machine and this project; with --repair, repair what is wrong."""
     from ablation.doctor import examine as module
 
     is_all_well = module.doctor(study, repair, partial(print, flush=True), storage)

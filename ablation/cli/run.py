@@ -1,4 +1,4 @@
-"""Commands that run a study, and the one that says what it will take."""
+"""`ablate run`, which runs a study, and `ablate plan`, which shows what it would compute."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ STORAGE = "Keep Optuna's ledger in a database, postgresql://user@host/name; or s
 
 
 def _storage(_context: click.Context, _option: click.Parameter, url: str | None) -> str | None:
-    # In any case: no process that is started from here has it.
+    # Removed in any case: no process started from here gets it.
     os.environ.pop("ABLATE_STORAGE", None)
     if not url:
         return None
-    # Optuna is loaded where a database is named.
+    # Optuna is imported only where a database is named.
     from ablation.tracking.ledger_storage import storage_url
 
     return storage_url(url)
@@ -60,7 +60,9 @@ storage_option = click.option(
     "--storage", metavar="URL", envvar="ABLATE_STORAGE", callback=_storage, help=STORAGE
 )
 jobs_option = click.option(
-    "--jobs", type=click.IntRange(min=1), help="Worker processes; default: the processors."
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Number of worker processes; default: the number of processors.",
 )
 
 
@@ -73,7 +75,7 @@ jobs_option = click.option(
     "share",
     is_flag=True,
     callback=lambda _context, _option, is_given: not is_given,
-    help="Compute every trial alone, sharing no epoch (a check; slow).",
+    help="Train every epoch of every trial (slow): checks that sharing changes nothing.",
 )
 @click.option("--retry-failed", is_flag=True, help="Run failed trials again.")
 @jobs_option
@@ -84,30 +86,32 @@ jobs_option = click.option(
     show_default=True,
     metavar="SIZE",
     callback=_size,
-    help="Bound of the cache of epochs, e.g. 500MB.",
+    help="Largest size of the cache of epochs, e.g. 500MB.",
 )
 @click.option(
     "--time-limit",
     "seconds_per_trial",
     metavar="TIME",
     callback=_time,
-    help="Fail a trial whose epochs take longer, e.g. 90s, 45min or 1.5h.",
+    help="Stop a trial whose epochs take longer, e.g. 90s, 45min or 1.5h; it is FAILED.",
 )
 @click.option(
     "--memory-limit",
     "bytes_per_worker",
     metavar="SIZE",
     callback=_size,
-    help="Fail a trial whose worker holds more memory, e.g. 8GB.",
+    help="Stop a trial whose worker holds more memory, e.g. 8GB; it is FAILED.",
 )
 @click.option(
-    "--gpus", metavar="LIST", help="GPUs to share, e.g. 0,1; default with device cuda: all."
+    "--gpus",
+    metavar="LIST",
+    help="GPUs that trials share, e.g. 0,1; default with device cuda: all.",
 )
 @click.option(
     "--trials-per-gpu", type=click.IntRange(min=1), help="Trials on a GPU at a time; default: 4."
 )
 @click.option(
-    "--offline", is_flag=True, help="Write files only; `ablate sync` delivers them later."
+    "--offline", is_flag=True, help="Do not write to Optuna or MLflow; `ablate sync` does it later."
 )
 @storage_option
 @click.option(
@@ -115,18 +119,18 @@ jobs_option = click.option(
     type=click.Choice(["local", "ray"]),
     default="local",
     show_default=True,
-    help="Workers are processes here, or on a Ray cluster.",
+    help="Where workers run: on this machine, or on a Ray cluster.",
 )
 @click.option(
     "--ray-address",
     metavar="ADDRESS",
-    help="Of the cluster; default: RAY_ADDRESS, else the local one.",
+    help="Address of the Ray cluster; default: RAY_ADDRESS, else the local cluster.",
 )
 @click.option(
     "--cpus-per-trial", type=click.IntRange(min=1), help="CPUs of a Ray worker; default: 1."
 )
 def run(dry_run: bool, **options: Any) -> None:
-    """Run every trial of a study that is missing, track it, and write its report."""
+    """Run the missing trials of a study, track them, and write the report."""
     from ablation.study import running
     from ablation.study.opening import open_study
     from ablation.study.placement import placement
@@ -147,7 +151,7 @@ def run(dry_run: bool, **options: Any) -> None:
 @study_options
 @jobs_option
 def plan(jobs: int | None, **which: Any) -> None:
-    """Show a study's arms, epochs and forks, what is left to train, and how long it will take."""
+    """Show a study's arms, its shared and own epochs, what is left to train, and a forecast."""
     from ablation.study.opening import open_study
     from ablation.study.plan_view import describe_plan
 

@@ -1,1 +1,1 @@
-"""What a terminal shows while a study runs."""
+"""The live table and the plain lines that a terminal shows while a study runs."""

@@ -1,4 +1,4 @@
-"""How a running study is shown: a live table on a terminal, lines elsewhere, a note in a file."""
+"""Show a running study: a live table on a terminal, lines elsewhere, a note for other processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rich.text import Text
 from ablation.formatting import duration, over_seeds, value
 from ablation.planning.events import Listener
 from ablation.planning.forecast import START, Timings, forecast
-from ablation.storage.damage import UNREADABLE
+from ablation.storage.checks import UNREADABLE
 from ablation.storage.runs import Outcome, TrialSpec, write_atomically
 from ablation.subject.protocol import Record
 
@@ -145,7 +145,7 @@ class Progress(Listener):
 
     def stopping(self, n_busy: int) -> None:
         """Show that the study stops, and for how many workers it waits."""
-        then = "finish the epoch in hand; once more stops at once"
+        then = "finish their current epoch; a second signal stops at once"
         self._stopping = f"; stopping: {n_busy} workers {then}"
         if not self._live:
             self._print(self.summary())

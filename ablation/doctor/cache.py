@@ -1,4 +1,4 @@
-"""Whether the cache is whole, and what was left behind by processes that were killed."""
+"""Checks of the cache, and of files left behind by processes that were killed."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 from ablation.doctor.check import Check, Found, here, named
 from ablation.storage.cache import ALONE, describe_entries, remove
-from ablation.storage.damage import UNREADABLE
+from ablation.storage.checks import UNREADABLE
 from ablation.storage.files import TEMPORARY
-from ablation.storage.project import FOLDERS, Places
+from ablation.storage.project import FOLDERS, ProjectPaths
 
 # a younger file may still be written to
 YOUNG_SECONDS = 60.0
 
 
-def cache_checks(places: Places, running: Collection[str]) -> list[Check]:
+def cache_checks(places: ProjectPaths, running: Collection[str]) -> list[Check]:
     """running: studies that are being run, whose files are left alone."""
     return [
         Check("cache", lambda: _entries(places)),
@@ -28,7 +28,7 @@ def cache_checks(places: Places, running: Collection[str]) -> list[Check]:
     ]
 
 
-def _entries(places: Places) -> Found:
+def _entries(places: ProjectPaths) -> Found:
     what_else = "; what needs them computes them again"
     damaged = list(places.store.damaged())
     return _removable("damaged entries", damaged, what_else) or Found(
@@ -36,13 +36,13 @@ def _entries(places: Places) -> Found:
     )
 
 
-def _temporary(places: Places, running: Collection[str]) -> Found:
+def _temporary(places: ProjectPaths, running: Collection[str]) -> Found:
     if running:
         return Found(f"not looked for while a study is being run: {', '.join(sorted(running))}")
     return _removable("left behind", _temporaries(places)) or Found("none left behind")
 
 
-def _temporaries(places: Places) -> Iterator[Path]:
+def _temporaries(places: ProjectPaths) -> Iterator[Path]:
     """Files as they are while they are written, that no process can be writing any more."""
     for folder in FOLDERS:
         for path in (places.root / folder).rglob(".*"):
@@ -52,7 +52,7 @@ def _temporaries(places: Places) -> Iterator[Path]:
                         yield path
 
 
-def _alone(places: Places, running: Collection[str]) -> Found:
+def _alone(places: ProjectPaths, running: Collection[str]) -> Found:
     finished = []
     for path in (places.store.root / ALONE).glob("*/*"):
         study, trial = path.parent.name, path.name
@@ -67,7 +67,7 @@ def _alone(places: Places, running: Collection[str]) -> Found:
     return _removable("left behind", finished, what_else) or Found("none left behind")
 
 
-def _notes(places: Places, running: Collection[str]) -> Found:
+def _notes(places: ProjectPaths, running: Collection[str]) -> Found:
     """What is remembered for convenience: times of epochs, what is left, what was delivered."""
     progress, delivered = places.progress("x").parent, places.root / ".ablate" / "delivered"
     wrong = [path for path in progress.glob("*") if path.stem not in running]

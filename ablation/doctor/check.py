@@ -1,4 +1,4 @@
-"""What the doctor looks at, and what it can find there."""
+"""A check of `ablate doctor`, and its result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHOWN = 3
 
 
 class Found(NamedTuple):
-    """What a look has found."""
+    """The result of a check."""
 
     # what was found, in one line
     what: str
@@ -26,7 +26,7 @@ class Found(NamedTuple):
 
 
 class Check(NamedTuple):
-    """One thing to look at. Looking changes nothing."""
+    """One check. `look` changes nothing."""
 
     name: str
     look: Callable[[], Found]

@@ -1,4 +1,4 @@
-"""Whether Optuna's and MLflow's databases can be used, and whether Optuna holds what files say.
+"""Checks of Optuna's and MLflow's databases: they are usable, and agree with the files.
 
 Both are made of the files in runs/. So one that is no database (any more) is moved aside, and
 filled anew.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ablation.doctor.check import Check, Found, here, named, place
 from ablation.storage.files import put_aside
-from ablation.storage.project import Places
+from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import Manifest, RunFolder
 from ablation.storage.sqlite import BESIDE, PATIENCE_SECONDS, sqlite_file, why_unusable
 from ablation.tracking.ledger import ledger_differences, update_ledger
@@ -48,7 +48,7 @@ HOPELESS = ("file is not a database", "malformed")
 NONE = Found("none yet")
 
 
-def database_checks(places: Places, running: Collection[str]) -> list[Check]:
+def database_checks(places: ProjectPaths, running: Collection[str]) -> list[Check]:
     """running: studies that are being run, whose databases are not moved."""
 
     def ledger() -> Found:
@@ -62,7 +62,7 @@ def database_checks(places: Places, running: Collection[str]) -> list[Check]:
     return [Check("Optuna's database", ledger), Check("MLflow's database", mlflow)]
 
 
-def ledger_check(places: Places, folder: RunFolder, manifest: Manifest) -> Check:
+def ledger_check(places: ProjectPaths, folder: RunFolder, manifest: Manifest) -> Check:
     """Whether Optuna holds the study's ended trials as the files have them."""
     return Check("Optuna", lambda: _compare(places.ledger_url, folder, manifest))
 
@@ -133,12 +133,12 @@ def _compare(url: str, folder: RunFolder, manifest: Manifest) -> Found:
 MISSING, LACKING = "that are missing", "with fewer points than the files"
 
 
-def tracking_check(places: Places, folder: RunFolder, manifest: Manifest) -> Check:
+def tracking_check(places: ProjectPaths, folder: RunFolder, manifest: Manifest) -> Check:
     """Whether MLflow holds the study's runs as the files have them."""
     return Check("MLflow", lambda: _look_at_runs(places, folder, manifest))
 
 
-def _look_at_runs(places: Places, folder: RunFolder, manifest: Manifest) -> Found:
+def _look_at_runs(places: ProjectPaths, folder: RunFolder, manifest: Manifest) -> Found:
     uri, name = default_uri(), manifest.study
     trials = trial_contents(folder, manifest, is_running=False)
     try:

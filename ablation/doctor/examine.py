@@ -1,7 +1,7 @@
-"""What may be wrong with a machine and a project: looked at, and mended. See `doctor_*` for what.
+"""Run the checks of `ablate doctor` and print their results; with --repair, repair.
 
-A look changes nothing. A study that is being run is not looked at, and none can be started while
-another is mended.
+Checks change nothing. A study that is being run is not checked. While studies are repaired, none
+of them can be started.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ablation.doctor.machine import machine_checks
 from ablation.doctor.trials import trial_checks
 from ablation.errors import InputError, Unavailable
 from ablation.storage.files import being_run, only_one
-from ablation.storage.project import Places
+from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import Damaged, studies
 from ablation.study.opening import changes_since
 from ablation.study.repair import TrialFiles
@@ -40,12 +40,12 @@ Say = Callable[[str], object]
 def doctor(study: str | None, repair: bool, say: Say, storage: str | None = None) -> bool:
     """Look at the machine, the project, and one study or all; mend what can be, if asked to.
 
-    say: is told a line per check as soon as it is made, and a last one on the whole.
+    say: called with a line per check as soon as it is made, and with a summary.
     storage: URL of the team's database that holds the ledger.
 
     Returns whether all is well or was mended.
     """
-    places = Places(storage=storage)
+    places = ProjectPaths(storage=storage)
     results = examine("this machine", machine_checks(places), repair, say)
     results += examine_project(
         places, [study] if study else studies(places.root / "runs"), repair, say
@@ -55,7 +55,9 @@ def doctor(study: str | None, repair: bool, say: Say, storage: str | None = None
     return worst in ("ok", "mended")
 
 
-def examine_project(places: Places, names: Sequence[str], repair: bool, say: Say) -> list[str]:
+def examine_project(
+    places: ProjectPaths, names: Sequence[str], repair: bool, say: Say
+) -> list[str]:
     """Look at databases, cache and these studies; returns the result of each check."""
     with _held(places, repair) as running, _quiet():
         results = examine(
@@ -106,7 +108,7 @@ def _look(check: Check) -> Found:
         return Found(f"cannot be looked at: {error}", False, "see what it says")
 
 
-def _database_checks(places: Places, running: Collection[str]) -> list[Check]:
+def _database_checks(places: ProjectPaths, running: Collection[str]) -> list[Check]:
     try:
         from ablation.doctor.databases import database_checks
     except ImportError as error:
@@ -115,7 +117,7 @@ def _database_checks(places: Places, running: Collection[str]) -> list[Check]:
     return database_checks(places, running)
 
 
-def _study_checks(places: Places, name: str, running: Collection[str]) -> list[Check]:
+def _study_checks(places: ProjectPaths, name: str, running: Collection[str]) -> list[Check]:
     folder = places.runs(name)
     if name in running:
         return [_known("all", "not looked at: it is being run")]
@@ -150,7 +152,7 @@ def _study_checks(places: Places, name: str, running: Collection[str]) -> list[C
     ]
 
 
-def _changes(places: Places, name: str) -> Found:
+def _changes(places: ProjectPaths, name: str) -> Found:
     return Found(changes_since(places, name).said or "none is known since the study was run")
 
 
@@ -160,7 +162,7 @@ def _known(name: str, what: str, remedy: str = "") -> Check:
 
 
 @contextmanager
-def _held(places: Places, repair: bool) -> Iterator[set[str]]:
+def _held(places: ProjectPaths, repair: bool) -> Iterator[set[str]]:
     """The studies that are being run. While anything may be repaired, no other can be started."""
     running = set(being_run(places.root / "runs"))
     with ExitStack() as held:
@@ -174,7 +176,7 @@ def _held(places: Places, repair: bool) -> Iterator[set[str]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Damage is told in the table, and not beside it."""
+    """Damage is reported in the table; other warnings are off meanwhile."""
     logger = logging.getLogger("ablation")
     before = logger.level
     logger.setLevel(logging.ERROR)

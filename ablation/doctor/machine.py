@@ -1,4 +1,4 @@
-"""Whether this machine can run studies, and computes the same twice. Nothing here can be mended.
+"""Checks of the machine: packages, memory, disk, devices, and that it computes the same twice.
 
 PyTorch is asked in processes of their own: its import may fail, crash or hang.
 """
@@ -30,7 +30,7 @@ from ablation.doctor.check import Check, Found, named
 from ablation.errors import InputError
 from ablation.limits import show_size
 from ablation.storage.cache import DiskStore
-from ablation.storage.project import FOLDERS, Places
+from ablation.storage.project import FOLDERS, ProjectPaths
 
 PACKAGE, SETUP = "ablate-lt", INSTALLED_IN / "setup.cfg"
 # less free disk or memory than this is reported, in bytes
@@ -74,7 +74,7 @@ SETTINGS = {
 """A trial of a second: every phase of joint training."""
 
 
-def machine_checks(places: Places) -> list[Check]:
+def machine_checks(places: ProjectPaths) -> list[Check]:
     """The checks of this machine, in the order in which they are shown."""
     return [
         Check("Python", _python),
@@ -147,7 +147,7 @@ def _disk(root: Path) -> Found:
     return Found(f"{show_size(free)} free", free >= LITTLE_DISK, "`ablate cache trim` makes room")
 
 
-def _write_access(places: Places) -> Found:
+def _write_access(places: ProjectPaths) -> Found:
     folders = [".", *(folder for folder in FOLDERS if (places.root / folder).exists())]
     try:
         places.require_writable(*folders)

@@ -1,4 +1,4 @@
-"""Whether the files of a study's trials are whole, and agree with each other and with the cache."""
+"""Checks of trials' files: they are whole, and agree with each other and with the cache."""
 
 from __future__ import annotations
 

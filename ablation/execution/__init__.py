@@ -1,1 +1,1 @@
-"""Runs a plan: the executor, worker processes, and their supervision."""
+"""Run a plan: the executor, worker processes, and their supervision."""

@@ -1,4 +1,4 @@
-"""Which GPUs a study's workers share. Asked of the system, since the harness never loads torch."""
+"""Which GPUs a study's workers share. The system is asked: the harness never imports torch."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from ablation.errors import InputError, Problem, nearest
 
-# Of the networks here: they fill a GPU, and four processes' memory and start-up are bearable.
+# The networks here fill a GPU with four trials; more cost memory and start-up.
 TRIALS_PER_GPU = 4
 
 
-class Shared(NamedTuple):
-    """How many workers there are, and the GPUs that they are given in turn."""
+class GpuPlacement(NamedTuple):
+    """The number of workers, and the GPUs that are assigned to them in turn."""
 
     jobs: int
     # []: workers see what the study's process sees
@@ -27,15 +27,15 @@ def share_gpus(
     trials_per_gpu: int | None,
     jobs: int | None,
     n_processors: int,
-) -> Shared:
-    """What the options come to.
+) -> GpuPlacement:
+    """The placement that the options ask for.
 
     devices: of the trials; "cpu", "cuda", or "" where a trial's settings do not tell. Raises
     InputError for a GPU that is not there, or options that fit no trial.
     """
     refuse_without_gpu(devices, gpus, trials_per_gpu)
     if "cuda" not in devices and gpus is None and trials_per_gpu is None:
-        return Shared(jobs or n_processors, [])
+        return GpuPlacement(jobs or n_processors, [])
     known = visible_gpus()
     chosen = known if gpus is None else _listed(gpus)
     if gpus is not None and not chosen:
@@ -49,11 +49,11 @@ def share_gpus(
         )
     n_places = (trials_per_gpu or TRIALS_PER_GPU) * max(len(chosen), 1)
     if trials_per_gpu is None:
-        return Shared(jobs or min(n_processors, n_places), chosen)
+        return GpuPlacement(jobs or min(n_processors, n_places), chosen)
     if chosen and jobs is not None and jobs > n_places:
         message = f"are more than {trials_per_gpu} on each of {len(chosen)} GPUs (--trials-per-gpu)"
         raise InputError([Problem("--jobs", str(jobs), message)])
-    return Shared(jobs or n_places, chosen)
+    return GpuPlacement(jobs or n_places, chosen)
 
 
 def refuse_without_gpu(

@@ -1,8 +1,8 @@
-"""Runs a plan: hands segments to workers, longest remaining path first, and writes what comes back.
+"""Run a plan: send segments to workers, longest remaining path first, and write their records.
 
 A shared prefix is one segment and runs once; the segments that need it wait for it. Results do not
-depend on the number of workers or on who finishes first: only keys decide what is computed, and
-records come from the store.
+depend on the number of workers or on the order in which they finish: only keys decide what is
+computed, and records are read from the store.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from ablation import interruption
-from ablation.errors import Stuck
+from ablation.errors import DiskFull
 from ablation.execution.supervision import Supervision, Task
 from ablation.execution.workers import Message, Request, Worker, Workers
 from ablation.grid.load import Study
@@ -37,7 +37,7 @@ from ablation.subject.protocol import LinkLike, Record
 TICK_SECONDS = 0.5
 CHANGED = failure(
     "PlanChanged",
-    "the worker ran, and did not leave what was planned: "
+    "the worker ended without the planned records: "
     "data or source changed while the study ran; run it again",
 )
 
@@ -87,7 +87,7 @@ class Execution:
     def run(self, jobs: int, make_workers: Callable[[int], Workers] | None = None) -> Plan:
         """Run to the end, or until this process is asked to stop; returns the plan as it is then.
 
-        Raises Stuck when a disk is full.
+        Raises DiskFull when a disk is full.
         """
         if not self.open:
             return self.plan
@@ -147,7 +147,7 @@ class Execution:
         worker.task = None
         self.listener.left(self._specs(task.segment))
         if message.event == "blocked":
-            raise Stuck(message.error["message"])
+            raise DiskFull(message.error["message"])
         del self.running[task.segment.end]
         if message.event == "done":
             self.listener.ran(task.is_first, time.monotonic() - task.begun - task.epoch_seconds)
@@ -158,7 +158,7 @@ class Execution:
             self._reschedule()
 
     def _to_blame(self, task: Task, message: Message) -> Sequence[str]:
-        """The trials that fail because a segment was not finished."""
+        """The trials that fail because a segment was not finished; [] if it is only run again."""
         if message.event == "stopped":
             return []
         if message.event == "lost":
@@ -170,7 +170,7 @@ class Execution:
         return [task.trial] if is_of_process else task.segment.trials
 
     def _advance(self, segment: Segment) -> None:
-        """Close the trials that a segment completes, and make way for what waited for it."""
+        """Close the trials that a segment completes; make the segments after it available."""
         before, is_recorded = self.plan, has_records(segment, self._store(segment.trials[0]))
         for name in segment.trials:
             if name in self.open:
@@ -188,7 +188,7 @@ class Execution:
             self._reschedule()
 
     def _reschedule(self) -> None:
-        # trials in a worker's hands are closed when their worker says so
+        # trials that a worker is computing are closed when it reports their end
         in_hand = {name for segment in self.running.values() for name in segment.trials}
         for name in self.plan.trials:
             if name in self.open and name not in in_hand:
@@ -255,7 +255,7 @@ class Execution:
                 self.listener.resumed(trial.spec, known)
 
     def _record(self, task: Task, key: str, record: Record) -> None:
-        """Write an epoch to the trials that have none of it yet; it may be a repetition."""
+        """Append an epoch to the files of its trials, except where it is already written."""
         names = [
             name
             for name in task.segment.trials

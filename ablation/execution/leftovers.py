@@ -1,4 +1,4 @@
-"""Processes that training code has started: none outlives its worker, in whatever session it is.
+"""End the processes that training code has started, in any session, with their worker.
 
 All that a worker starts inherits a variable of its environment, which Linux shows to others of the
 same user. Elsewhere the worker's process group has to do, and only while the study lives.

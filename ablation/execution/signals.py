@@ -1,4 +1,4 @@
-"""Signals in a worker process: SIGTERM asks it to stop, and training code may use them as outside.
+"""Signals in a worker: SIGTERM asks it to stop; training code may set handlers of its own.
 
 Processes that it forks have Python's own handlers: a request to stop is not theirs, and SIGTERM
 ends them. What they execute has the system's, since no signal is ignored here.

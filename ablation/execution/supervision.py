@@ -1,5 +1,4 @@
-"""What a study watches while workers compute: how long a trial takes, how much memory, how often a
-worker was lost."""
+"""Limits on running trials: time, memory, and how often a worker may be lost."""
 
 from __future__ import annotations
 
@@ -20,17 +19,17 @@ MAX_LOSSES = 3
 
 @dataclass
 class Task:
-    """A segment in a worker's hands."""
+    """A segment that a worker is computing."""
 
     segment: Segment
-    # on whose behalf it runs
+    # whose settings and log the worker uses
     trial: str
     # whether the worker was started for it
     is_first: bool
-    # that the trial's epochs up to its last checkpoint took
+    # time of the trial's epochs up to its last checkpoint
     seconds_before: float
     begun: float = field(default_factory=time.monotonic)
-    # of epochs finished since then
+    # time of the epochs finished since the task began
     epoch_seconds: float = 0.0
 
     def seconds(self) -> float:
@@ -39,7 +38,7 @@ class Task:
 
 
 class Supervision:
-    """Ends workers beyond their trial's limits, and counts how often a trial's were lost."""
+    """Kills workers whose trial exceeds a limit; counts the workers that each trial lost."""
 
     def __init__(self, limits: Limits):
         self.limits = limits

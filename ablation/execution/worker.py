@@ -1,4 +1,4 @@
-"""A worker process: runs segments of chains that the study hands to it, one after another.
+"""A worker process: runs segments of chains that the study sends to it, one after another.
 
 Started as `python -m ablation.execution.worker <read fd> <write fd>`; requests and replies are JSON
 lines on two pipes of their own, so that whatever the training code prints goes to the trial's log.
@@ -8,10 +8,10 @@ lines on two pipes of their own, so that whatever the training code prints goes 
     <- {"event": "store", ...} and -> its answer, on a Ray node:
        see `ablation.execution.ray_cluster.store`
 
-SIGTERM asks it to stop: it leaves a checkpoint, and says `stopped`.
+SIGTERM asks it to stop: it saves a checkpoint and replies `stopped`.
 
-When the study was killed and nothing reads the replies, the epoch in hand is finished and kept, and
-the process ends. Of a function nothing could be kept: on Linux it ends at once.
+If the study was killed, so that nothing reads the replies, the worker finishes and keeps its epoch
+and ends. A plain function has no epoch to keep: on Linux its worker ends at once.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Workers: started fresh (never forked), reused between segments, and replaced when they have died
-or failed.
+"""Workers: started fresh (never forked), reused between segments, replaced after a failure.
 
 `Workers` keeps a number of them, wherever they are. What starts one is a backend: `LocalProcesses`
 here, `ablation.execution.ray_cluster.workers.RayNodes` on a Ray cluster.
@@ -51,11 +50,11 @@ class Request(TypedDict):
 
 
 class Message(NamedTuple):
-    """What a worker says of its task: `record` for each epoch, and then one of the others.
+    """A worker's message on its task: `record` for each epoch, and at the end one of the others.
 
-    `done`; `stopped`, where it was asked to; `failed`, by an exception of training code; `blocked`,
-    by a full disk; `died`, of what it did; `lost` to somebody who killed it, or to the end of its
-    machine. Of a worker on another machine also `unfit`: nothing can be run there.
+    `done`; `stopped`: as requested; `failed`: training code raised an exception; `blocked`: a disk
+    is full; `died`: the process ended by its own doing; `lost`: it was killed from outside, or its
+    machine is gone. From workers on other machines also `unfit`: nothing can be run there.
     """
 
     event: Literal["record", "done", "stopped", "failed", "blocked", "died", "lost", "unfit"]
@@ -68,8 +67,10 @@ class Message(NamedTuple):
 
 
 class Worker(Protocol):
-    """Computes one segment at a time. It puts what it says into the queue that it was started with;
-    `died` or `lost` is the last of it."""
+    """Computes one segment at a time, and puts its messages into the queue given at its start.
+
+    The last message is `died` or `lost`.
+    """
 
     # what it is doing, None if idle
     task: Task | None
@@ -105,7 +106,7 @@ class Event(NamedTuple):
 
 
 Heard = queue.SimpleQueue[Event | Exception]
-"""What workers say. An exception is raised in the thread that runs the study."""
+"""Messages of workers. An exception is raised in the thread that runs the study."""
 
 
 class Backend(Protocol):
@@ -188,7 +189,7 @@ class Workers:
     def __init__(self, n: int, backend: Backend | None = None):
         self.n, self._backend = n, backend or LocalProcesses()
         self._workers: list[Worker] = []
-        # that are given nothing any more
+        # no task is sent to these
         self._retired: list[Worker] = []
         self._heard: Heard = queue.SimpleQueue()
 
@@ -223,7 +224,7 @@ class Workers:
             worker.stop()
 
     def wait(self, timeout: float) -> list[Event]:
-        """What the workers have said since the last call, after at most `timeout` seconds."""
+        """The messages since the last call; waits at most `timeout` seconds for one."""
         heard: list[Event | Exception] = []
         with contextlib.suppress(queue.Empty):
             heard.append(self._heard.get(timeout=timeout))
@@ -238,7 +239,7 @@ class Workers:
         return events
 
     def _is_of_use(self, event: Event) -> bool:
-        """Whether the study should know of it. Retires workers."""
+        """Whether the executor needs this event. Retires workers that ended or failed."""
         worker, kind = event.worker, event.message.event
         if worker not in self._workers:
             return False
@@ -262,6 +263,6 @@ def last_message(code: int, fate: Failure | None) -> Message:
     if code < 0:
         how = f"killed by signal {-code} ({signal.strsignal(-code)})"
     if -code == signal.SIGKILL:
-        how += ", as the system does for want of memory: fewer --jobs need less"
+        how += ", as the system does when memory runs out: use fewer --jobs"
     error = failure("WorkerDied", f"the worker process ended: {how}")
     return Message("lost" if -code in FROM_OUTSIDE else "died", error=error)

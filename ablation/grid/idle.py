@@ -1,7 +1,7 @@
-"""Refusing what could not tell anything.
+"""Find settings, factors and levels of a grid that could change no result.
 
-Settings that every arm ignores or undoes, factors that decide the same setting, and levels that
-compute the same.
+These are settings that every arm ignores or overrides, factors that set the same key, and levels
+that compute the same.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From grid, experiment and command line to a study that can run, or to all that is wrong.
+"""Read grid, experiment and command line into a `Study`, or report all that is wrong.
 
 Settings are merged in the order experiment, `settings` of the grid, `-S`, then the levels of an arm
 or the settings of a baseline; the last one to set a key wins.

@@ -1,4 +1,4 @@
-"""Data sets and encoders of `experiments/sources.yaml`, brought by `ablate data get`.
+"""Download the data sets and encoders of `experiments/sources.yaml` (`ablate data get`).
 
 Only the folders that are asked for are transferred: the repository is fetched shallow and without
 file contents, then the contents by the thousand. What has arrived stays in `.ablate/downloads`
@@ -68,7 +68,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set in somebody's public git repository."""
+    """A data set in a public git repository."""
 
     name: str
     title: str

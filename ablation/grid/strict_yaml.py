@@ -1,4 +1,4 @@
-"""Strict YAML: what stands in the file is what comes out, and every mistake has a line number.
+"""Strict YAML: values are read as they are written, and every mistake has a line number.
 
 Plain scalars follow the core schema of YAML 1.2: `True` is a boolean, `Null` is null, `1e-3`,
 `0x1F`, `0o17` and `017` (17) are numbers, and `on`, `off`, `yes` and `no` are text. What is in
@@ -9,7 +9,7 @@ Plain text that other readers take for something else is *doubtful*: what YAML 1
 boolean, number or date (`yes`, `1_000`, `1:30`, `2024-01-01`), what Python has for a number or
 nothing (`None`, `inf`, `0B101`), and slips (`1e`, `0,5`, `tRUE`). A subject that checks its
 settings tells where text is wrong; of one that cannot, doubtful text is refused
-(`ablation.grid.load`), until it is written so that nobody can take it for anything else, or quoted.
+(`ablation.grid.load`), until it is written unambiguously, or quoted.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def _composed(path: Path) -> yaml.Node | None:
     file = path.name or str(path)
     try:
         if not path.is_file() and path.exists() and not path.is_dir():
-            # to open a pipe would wait for somebody to write to it
+            # opening a pipe would wait for a writer
             raise OSError("is no file")
         with path.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)

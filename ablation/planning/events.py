@@ -1,4 +1,4 @@
-"""What happens while a study runs, for those that follow it: the tracker, the terminal."""
+"""Events of a running study, and the interface of what listens to them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from ablation.subject.protocol import Record
 
 
 class Listener:
-    """Hears how the study goes: the tracker, the terminal. Overrides what it needs."""
+    """Base class of listeners such as tracker and terminal; they override what they need."""
 
     def found(self, spec: TrialSpec, outcome: Outcome) -> None:
         """A trial had ended before this pass."""
 
     def resumed(self, spec: TrialSpec, records: Sequence[Record]) -> None:
-        """Some epochs of a trial are there already."""
+        """Some epochs of a trial were recorded before this pass."""
 
     def began(self, specs: Sequence[TrialSpec]) -> None:
         """A worker has begun a segment of these trials."""
@@ -27,13 +27,13 @@ class Listener:
         """An epoch of these trials is finished."""
 
     def ran(self, is_first: bool, seconds: float) -> None:
-        """A segment, its worker's first or not, took so long apart from its epochs."""
+        """A segment has ended. seconds: its time besides epochs; is_first: of its worker."""
 
     def finished(self, spec: TrialSpec, outcome: Outcome) -> None:
         """A trial has ended."""
 
     def stopping(self, n_busy: int) -> None:
-        """Nothing more is begun, and so many workers finish the epoch in hand."""
+        """The study is stopping: `n_busy` workers finish their current epoch."""
 
     def tick(self) -> None:
         """Called about twice a second."""

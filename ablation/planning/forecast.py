@@ -1,4 +1,4 @@
-"""How long a plan will take: its schedule, run through with the measured seconds of epochs."""
+"""How long a plan will take: its schedule simulated with measured seconds per epoch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 from ablation.planning.events import Listener
 from ablation.planning.schedule import Schedule, Segment, is_there
 from ablation.storage.cache import DiskStore
-from ablation.storage.damage import UNREADABLE
+from ablation.storage.checks import UNREADABLE
 from ablation.storage.runs import TrialSpec, write_atomically
 from ablation.subject.protocol import LinkLike, Record
 
 START, SEGMENT = "(start)", "(segment)"
-"""Beside the phases: what a worker's first segment, and each later one, takes besides epochs."""
+"""Keys beside the phases: the overhead of a worker's first segment, and of each later one."""
 
 
 def forecast(

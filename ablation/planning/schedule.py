@@ -1,4 +1,4 @@
-"""The epochs of all trials, cut into segments where trials part, and which segment to run next.
+"""Cut the epochs of all trials into segments where trials diverge; pick the next one to run.
 
 Chains share a prefix exactly where the keys of their links are equal, so nothing but keys is
 needed. A segment is what one worker runs in one go; its parent must have run before.

@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all."""
+"""Atomic writes, errors of full disks, and the lock of a folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FULL = {
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a disk is full or has become read-only: no trial is to blame."""
+    """Whether the error is that of a full or read-only disk: no trial fails by it."""
     return isinstance(error, OSError) and error.errno in FULL
 
 
@@ -77,9 +77,10 @@ PATIENCE_SECONDS, PAUSE_SECONDS = 0.2, 0.02
 def only_one(
     folder: Path, doing: str = "running this study; see `ablate status`"
 ) -> Iterator[None]:
-    """Hold the folder for this process, until it ends, however it ends.
+    """Lock the folder for this process, until the context or the process ends.
 
-    doing: what another process that holds it is doing. Raises InputError if one does.
+    doing: what the message says that the other process is doing. Raises InputError if another
+    process has locked the folder.
     """
     # a fifth of the time of `ablate --help`
     from filelock import FileLock, Timeout

@@ -1,4 +1,4 @@
-"""Where a project keeps things, all below the folder in which `ablate` is started."""
+"""Paths and databases of a project, all below the folder in which `ablate` is started."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOLDERS = ("runs", ".ablate", "reports")
 
 
 @dataclass(frozen=True)
-class Places:
+class ProjectPaths:
     """Folders and databases of a project. Optuna and MLflow have separate databases."""
 
     root: Path = Path(".")
@@ -45,7 +45,7 @@ class Places:
         return self.root / ".ablate" / "timings.json"
 
     def progress(self, study: str) -> Path:
-        """Where a running study says how long it still takes."""
+        """The note in which a running study keeps its forecast, for `ablate status`."""
         return self.root / ".ablate" / "progress" / f"{study}.json"
 
     def runs(self, study: str) -> RunFolder:
@@ -58,7 +58,7 @@ class Places:
 
     @property
     def report_folders(self) -> list[Path]:
-        """What holds reports: of one's own runs, and those that were committed as evidence."""
+        """Folders of reports: of own runs, and those that are committed as evidence."""
         return [self.root / "reports", self.root / "docs" / "results"]
 
     def require_writable(self, *folders: str) -> None:
@@ -107,6 +107,6 @@ def require_usable_name(root: Path) -> None:
 
 
 def report_files(folder: Path) -> list[Path]:
-    """What a report in `reports/<study>/` consists of."""
+    """The files of the report in `reports/<study>/`."""
     patterns = ("*.md", "*.html", "*.csv", "figures/*")
     return sorted(path for pattern in patterns for path in folder.glob(pattern))

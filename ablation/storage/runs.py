@@ -8,8 +8,8 @@
 
 Tracker and report read these files and nothing else, so that both can be made again at any time.
 Whole files are replaced atomically; `metrics.jsonl` only grows, and a torn last line is ignored.
-What is damaged otherwise is said and counts as absent: `ablate run` makes it again, from the cache
-as far as that has it.
+Any other damaged file is reported and counts as absent: `ablate run` makes it again, from the cache
+as far as possible.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ import yaml
 
 from ablation.errors import InputError, Problem
 from ablation.redaction import redacted
-from ablation.storage.damage import (
+from ablation.storage.checks import (
     UNREADABLE,
     checked,
     checked_metrics,
     checked_record,
     digest,
-    say,
+    warn_once,
 )
 from ablation.storage.files import is_being_run
 from ablation.storage.files import replace as replace_file
@@ -188,13 +188,13 @@ class RunFolder:
         self.path = Path(path)
 
     def exists(self) -> bool:
-        """Whether there is a manifest; a damaged one is said, and counts as absent."""
+        """Whether there is a manifest. A damaged one is reported and counts as absent."""
         try:
             self.manifest()
         except FileNotFoundError:
             return False
         except Damaged as error:
-            say(str(error))
+            warn_once(str(error))
             return False
         return True
 
@@ -247,23 +247,23 @@ class RunFolder:
         """The records, up to the first that is damaged."""
         records, why = self._records(trial)
         if why:
-            say(
+            warn_once(
                 f"{self.trial_path(trial) / 'metrics.jsonl'}: {why}; "
                 "`ablate run` makes the file again, and until then the rest is missing"
             )
         return records
 
     def write_outcome(self, trial: str, outcome: Outcome) -> None:
-        """To be written when the trial's other files have their final content."""
+        """Write outcome.json. The trial's other files must have their final content."""
         sums = {name: digest(self.trial_path(trial) / name) for name in SUMMED}
         text = json.dumps({**asdict(outcome), SUMS: sums}, indent=1) + "\n"
         write_atomically(self.trial_path(trial) / "outcome.json", text)
 
     def outcome(self, trial: str) -> Outcome | None:
-        """None where there is none, or a damaged one, which is said."""
+        """None if there is none, or a damaged one, which is reported."""
         outcome, _, why = self._ending(trial)
         if why:
-            say(
+            warn_once(
                 f"{self.trial_path(trial) / 'outcome.json'} {why}, and counts as absent; "
                 "`ablate run` closes the trial again"
             )
@@ -276,7 +276,7 @@ class RunFolder:
             return None
         if outcome.state == "COMPLETE" and "metrics.jsonl" in self._changed(spec.trial):
             path = self.trial_path(spec.trial) / "metrics.jsonl"
-            say(f"{path} is not what the trial left; `ablate run` makes it again")
+            warn_once(f"{path} is not what the trial left; `ablate run` makes it again")
             return None
         return outcome
 

@@ -1,4 +1,4 @@
-"""SQLite files: whether one can be used. Optuna and MLflow wait long if it cannot."""
+"""Check that an SQLite file can be used, before Optuna and MLflow wait for it."""
 
 from __future__ import annotations
 

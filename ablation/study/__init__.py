@@ -1,1 +1,1 @@
-"""A study: opened from its files, run, and shown as it stands."""
+"""A study: opened from its files, run, and its progress shown."""

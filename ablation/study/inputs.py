@@ -1,4 +1,4 @@
-"""Files that trials read, such as images and checkpoints: read whole before anything is run.
+"""Check the files that trials read, such as images and checkpoints, before anything is run.
 
 What reads them may need what `ablation` never imports, so it is done in a process of its own:
 `python -m ablation.study.inputs`, with a `Question` on standard input, a list of {key: message} for
@@ -17,7 +17,7 @@ from typing import Any, TypedDict
 from ablation import INSTALLED_IN
 from ablation.errors import InputError
 from ablation.storage.cache import DiskStore
-from ablation.storage.damage import say
+from ablation.storage.checks import warn_once
 from ablation.study.opening import PlannedStudy
 from ablation.subject.loading import load_subject
 
@@ -87,7 +87,7 @@ def _ask(request: Question) -> list[dict[str, str]]:
         # The subject has ended the process before it answered.
         pass
     last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    say(f"images and checkpoints could not be looked at before the trials ({last})")
+    warn_once(f"images and checkpoints could not be looked at before the trials ({last})")
     return []
 
 

@@ -1,4 +1,4 @@
-"""A study opened from its files: checked, planned, compared with what was run before."""
+"""Open a study from its files: check it, plan it, compare it with what was run before."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ablation.grid.strict_yaml import FILE_NAME, flatten, read_yaml
 from ablation.planning.forecast import Timings
 from ablation.planning.plan import Plan, build_plan, expected
 from ablation.storage.cache import DiskStore
-from ablation.storage.project import Places
+from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import Manifest, RunFolder
 from ablation.study.provenance import provenance
 from ablation.subject.exits import refused
@@ -38,7 +38,7 @@ class PlannedStudy:
     study: Study
     name: str
     plan: Plan
-    places: Places
+    places: ProjectPaths
     published_file: Path
     # arguments of `open_study`
     asked: Mapping[str, Any] = field(default_factory=dict)
@@ -119,7 +119,7 @@ def open_study(
     study = load_study(grid, experiment, overrides, seeds, load_subject, may_be_absent)
     if alias is not None and not re.fullmatch(FILE_NAME[0], alias):
         raise InputError([Problem("--as", alias, f"must be {FILE_NAME[1]}")])
-    places = Places(storage=storage)
+    places = ProjectPaths(storage=storage)
     home = str(read_yaml(grid).get("experiment", study.experiment.name))
     name = alias or study_name(study, home)
     plan = build_plan(study, places.store, places.runs(name))
@@ -177,7 +177,7 @@ def changes(planned: PlannedStudy) -> Changes:
     return Changes(f"{_stale(len(stale), reasons)}; `ablate run` trains them anew", plan)
 
 
-def changes_since(places: Places, name: str) -> Changes:
+def changes_since(places: ProjectPaths, name: str) -> Changes:
     """`changes` of a study in `runs/`: its grid is opened again, as it was when it was run."""
     folder = places.runs(name)
     manifest = folder.manifest()

@@ -1,4 +1,4 @@
-"""Where a study's workers run, and how many there are: what the options of `ablate run` come to."""
+"""Choose where a study's workers run, and how many, from the options of `ablate run`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Placement(NamedTuple):
-    """How many workers there are, and what makes them."""
+    """The number of workers, and the function that starts them."""
 
     jobs: int
     make_workers: Callable[[int], Workers]
@@ -59,12 +59,17 @@ def n_processors() -> int:
 @contextmanager
 def _on_ray(planned: PlannedStudy, options: RunOptions) -> Iterator[Placement]:
     from ablation.execution.ray_cluster.check import sample_of
-    from ablation.execution.ray_cluster.cluster import Share, connected, fit_nodes, site_of
+    from ablation.execution.ray_cluster.cluster import (
+        WorkerResources,
+        connected,
+        fit_nodes,
+        site_of,
+    )
 
     refuse_without_gpu(planned.devices, None, options.trials_per_gpu)
     on_gpu = "cuda" in planned.devices or options.trials_per_gpu is not None
     gpus = 1 / (options.trials_per_gpu or TRIALS_PER_GPU) if on_gpu else 0.0
-    share = Share(options.cpus_per_trial or 1, gpus)
+    share = WorkerResources(options.cpus_per_trial or 1, gpus)
     name, root = planned.study.experiment.subject, planned.places.root
     trial = next(iter(planned.plan.trials.values()))
     settings, seed = trial.spec.settings, trial.spec.seed
@@ -76,7 +81,7 @@ def _on_ray(planned: PlannedStudy, options: RunOptions) -> Iterator[Placement]:
         site = site_of(root, sample, needs_code)
         fit = fit_nodes(site, share, _say)
         n_there = sum(fit.values())
-        # A worker without a trial would keep its place from others.
+        # A worker without a trial would only occupy its node.
         jobs = min(options.jobs or n_there, len(planned.plan.trials))
         if jobs > n_there:
             begin = "more begin when it has more nodes"
@@ -85,5 +90,5 @@ def _on_ray(planned: PlannedStudy, options: RunOptions) -> Iterator[Placement]:
 
 
 def _say(text: str) -> None:
-    # A live table makes way for it.
+    # The live table moves below it.
     print(text, file=sys.stderr)

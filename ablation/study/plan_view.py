@@ -1,4 +1,4 @@
-"""How a plan is shown: arms, phases, the forest of one seed, a forecast, and the power."""
+"""Print a plan: arms, phases, the tree of shared epochs, a forecast, and the power."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the files of trials are whole and agree with the cache, and how they are made again.
+"""Check the files of trials against each other and the cache; make damaged ones again.
 
 The cache has the last word where it has all of a trial's records: they are checksummed. Without it,
 a trial's outcome follows from its records. Where neither is there, `ablate run` runs the trial

@@ -1,4 +1,4 @@
-"""Running a study: what is missing is trained, tracked, and judged in a report."""
+"""Run a study: train what is missing, track it, and judge it in a report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ablation.planning.events import Listener, Listeners
 from ablation.planning.plan import build_plan
 from ablation.storage.cache import DEFAULT_SIZE, DiskStore, remove
 from ablation.storage.files import only_one
-from ablation.storage.project import Places
+from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import UNSCORED
 from ablation.study.inputs import require_usable_inputs
 from ablation.study.opening import PlannedStudy, changes, refuse_mixture
@@ -178,7 +178,7 @@ def forget_failures(planned: PlannedStudy) -> None:
 
 def sync(name: str, storage: str | None = None) -> str | None:
     """Bring a study's files to Optuna and MLflow; returns what to say, None if that failed."""
-    places = Places(storage=storage)
+    places = ProjectPaths(storage=storage)
     folder = places.runs(name)
     if not Delivery(places, name, Console(stderr=True)).deliver():
         return None
@@ -238,8 +238,8 @@ def _forget_unscored(store: DiskStore, keys: list[str], metric: str) -> None:
 
 def _summary(planned: PlannedStudy, result: RunResult) -> list[str]:
     if result.n_open:
-        goes_on = "the same command goes on from their last epochs"
-        return [f"interrupted with {result.n_open} trials to go; {goes_on}"]
+        then = "the same command continues from their last epochs"
+        return [f"interrupted with {result.n_open} trials to go; {then}"]
     if result.n_trained or result.failed:
         epochs = f"{result.n_trained} epochs trained, {result.n_reused} reused"
         lines = [f"{epochs}, {duration(result.seconds)}"]

@@ -1,4 +1,4 @@
-"""How far a study has come, arm by arm, from its files: also while another process runs it."""
+"""Show a study's progress by arm, from its files; another process may be running it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ablation.console.live import ProgressNote, fitting, plain_table, read_note,
 from ablation.formatting import label, over_seeds
 from ablation.planning.plan import Plan
 from ablation.storage.files import is_being_run
-from ablation.storage.project import Places
+from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import RunFolder
 from ablation.study.opening import Changes, changes_since
 
@@ -75,7 +75,7 @@ def status_of(
     return arms
 
 
-def describe_status(name: str, places: Places, console: Console) -> None:
+def describe_status(name: str, places: ProjectPaths, console: Console) -> None:
     """Print a row per arm, and below how far the study is and how long it still takes."""
     folder = places.runs(name)
     is_running = is_being_run(folder.path)

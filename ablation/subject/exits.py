@@ -1,4 +1,4 @@
-"""What code of others calls to end its process: told, instead of done."""
+"""Turn attempts of training code to end its process into errors that say where."""
 
 from __future__ import annotations
 

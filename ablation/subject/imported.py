@@ -1,4 +1,4 @@
-"""What a module's results depend on besides its own text: modules that it imports, and libraries.
+"""Find what a module's results depend on: the project's modules and libraries that it imports.
 
 Found in the texts, so that nothing is run, and an import inside of a function counts too. What is
 imported by a name that is put together at run time is not seen.

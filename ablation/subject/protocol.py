@@ -1,4 +1,4 @@
-"""What the harness asks of the code that it ablates: the subject protocol (DESIGN.md, section 6).
+"""The subject protocol: the interface between the harness and the code that it ablates.
 
 A trial is a chain of *links* (epochs). A link's key is a hash over everything that can change what
 the link computes, the key before it included, so equal keys mean equal results: two trials share
@@ -51,7 +51,7 @@ class Record(TypedDict):
 
 
 Report = Callable[[str, Record], bool | None]
-"""Told of each finished link, its key and its record; True asks to stop after it."""
+"""Called with the key and record of each finished link; returns True to stop after it."""
 
 
 class Link(NamedTuple):

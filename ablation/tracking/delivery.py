@@ -1,4 +1,4 @@
-"""Optuna's ledger and MLflow's record, kept up with the files of a study."""
+"""Deliver a study's results from its files to Optuna and MLflow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from ablation.errors import Unavailable
 from ablation.planning.events import Listener
 from ablation.redaction import redacted
-from ablation.storage.project import Places, report_files, tracking_uri
+from ablation.storage.project import ProjectPaths, report_files, tracking_uri
 from ablation.storage.runs import write_atomically
 from ablation.storage.sqlite import sqlite_file
 
@@ -26,19 +26,19 @@ LONGEST_SECONDS = 1280.0
 
 
 class Delivery(Listener):
-    """Keeps Optuna's ledger and MLflow's record up with the files; the only writer to both.
+    """Delivers results to Optuna and MLflow while a study runs; the only writer to both.
 
     Everything is delivered from the files, so what could not be delivered now is delivered later.
     """
 
-    def __init__(self, places: Places, name: str, console: Console):
+    def __init__(self, places: ProjectPaths, name: str, console: Console):
         self.places, self.name, self.console = places, name, console
         self.folder = places.runs(name)
         # the file that holds the digest of the last delivery
         self.note = places.root / ".ablate" / "delivered" / name
         self.tracker: Tracker | None = None
         self.last = time.monotonic()
-        # Doubled by each failure: an attempt holds up all workers while a server is silent.
+        # Doubled by each failure: a silent server delays all workers during an attempt.
         self.interval = SYNC_SECONDS
 
     def tick(self) -> None:
@@ -47,7 +47,7 @@ class Delivery(Listener):
             self.deliver()
 
     def deliver(self) -> bool:
-        """Bring both up to date; a store that cannot be reached costs nothing but a message."""
+        """Bring both up to date. A store that cannot be reached causes a message, and no error."""
         # If no process runs the study, no record may stay RUNNING.
         is_running, is_delivered = self.folder.is_being_run(), True
         for update in (self._update_ledger, self._update_tracking):

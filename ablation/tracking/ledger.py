@@ -1,4 +1,4 @@
-"""Optuna's copy of a study, for Optuna's own tools: its ended trials, made of its files.
+"""Optuna's copy of a study, for Optuna's own tools: the trials that have ended.
 
 Arms and baselines are two Optuna studies, `<study>` and `<study>/baselines`: Optuna's importances
 and plots know only the parameters that all trials of a study have, and baselines have none. The
@@ -74,7 +74,7 @@ class OptunaStudy:
     def compare(self, storage: RDBStorage) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
         """The trials that Optuna holds of ours and should not, and those that it lacks."""
         known = _existing(storage, self.name)
-        # Not known.trials: where somebody has deleted a trial, that takes two others for one.
+        # Not known.trials: after a trial was deleted, that takes two others for one.
         trials = storage.get_all_trials(known._study_id, deepcopy=False) if known else []
         held = [(_content(trial), trial) for trial in trials if KEY in trial.user_attrs]
         wanted = [(_content(trial), trial) for trial in self.trials]
@@ -95,7 +95,7 @@ def _beyond(
 
 
 def update_ledger(url: str, folder: RunFolder, is_running: bool = True) -> None:
-    """Let Optuna hold what the files say. Twice changes nothing.
+    """Bring Optuna's studies up to the files. A second call changes nothing.
 
     is_running: whether any process runs the study; if none does, no trial counts as running.
 

@@ -1,4 +1,4 @@
-"""What MLflow is to hold of a study and its trials, made of the study's files."""
+"""The params, tags and metrics that MLflow gets of a study and its trials, from its files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from ablation.formatting import over_seeds
-from ablation.storage.damage import digest, say
+from ablation.storage.checks import digest, warn_once
 from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec
 from ablation.subject.protocol import Record
 
@@ -329,7 +329,7 @@ def fitted_names(kind: str, names: Iterable[str]) -> dict[str, str]:
     changed = [f"{_shown(name)} is {_shown(new)}" for name, new in fitted.items() if name != new]
     if changed:
         more = f", and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
-        say(
+        warn_once(
             f"names of {kind} that MLflow does not take are changed there: "
             f"{', '.join(changed[:SHOWN])}{more}"
         )
@@ -351,7 +351,7 @@ def fitted_text(text: str, limit: int, what: str) -> str:
     if len(text) <= limit:
         return text
     note = f"... ({len(text)} characters, {_digest(text)})"
-    say(
+    warn_once(
         f"{what} has more than the {limit} characters that MLflow takes; "
         "it is shortened there, and whole in the study's files"
     )

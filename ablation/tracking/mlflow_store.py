@@ -1,4 +1,4 @@
-"""Reaching MLflow: its settings, its errors, and the runs that it holds of a study."""
+"""Access to MLflow: its settings, its errors, and the runs that it has of a study."""
 
 # ruff: noqa: E402
 from __future__ import annotations
@@ -45,7 +45,7 @@ from ablation.storage.sqlite import (
     sqlite_url,
 )
 
-# What it logs, with its traceback, it also raises.
+# It logs, with a traceback, errors that it also raises.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 # Its warnings quote addresses with the tokens in them.
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""MLflow as the record of a study: imports the files of `runs/<study>/`, as often as one likes.
+"""Import the files of `runs/<study>/` into MLflow; a second import changes nothing.
 
 One experiment per study; in it one parent run for the study, and below it one run per trial that
 has begun. A run that was interrupted is KILLED until it goes on; one whose trial has left the grid

@@ -411,13 +411,13 @@ def test_where_no_node_is_fit_nothing_is_run(nodes, toy):
 
 def test_workers_are_kept_from_nodes_that_turn_out_unfit(nodes):
     """As those that join later may."""
-    from ablation.execution.ray_cluster.cluster import Share, connected
-    from ablation.execution.ray_cluster.node import Site
+    from ablation.execution.ray_cluster.cluster import WorkerResources, connected
+    from ablation.execution.ray_cluster.node import NodeSetup
     from ablation.execution.ray_cluster.workers import RayNodes
     from ablation.execution.workers import Workers
 
     said: list[str] = []
-    site = Site(
+    site = NodeSetup(
         json.dumps(
             {"subject": "nowhere:train", "settings": {}, "seed": 0, "key": "", "versions": {}}
         ),
@@ -426,7 +426,7 @@ def test_workers_are_kept_from_nodes_that_turn_out_unfit(nodes):
     )
     with (
         connected(nodes.address, None),
-        Workers(1, backend := RayNodes(1, Share(1), site, (), said.append)) as workers,
+        Workers(1, backend := RayNodes(1, WorkerResources(1), site, (), said.append)) as workers,
     ):
         until(lambda: (workers.idle(), workers.wait(0.1)) and len(backend.unfit) == 3)
         assert workers.idle() is None and workers.busy() == []

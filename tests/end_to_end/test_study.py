@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ablation.storage.project import Places
+from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import RunFolder
 from ablation.study.opening import open_study
 
@@ -312,7 +312,7 @@ def test_failed_trials_are_rerun_on_request_alone(brittle):
 
 def test_a_plain_function_reports_its_own_epochs(brittle):
     ablate(brittle, "run", "--grid", "grid.yaml", "--offline", expect=1)
-    records = RunFolder(Places(brittle).runs("brittle").path).records("reference--s1")
+    records = RunFolder(ProjectPaths(brittle).runs("brittle").path).records("reference--s1")
     assert [(r["epoch"], r["metrics"]["test/top1"]) for r in records] == [
         (1, 11.0),
         (2, 21.0),

@@ -10,7 +10,7 @@ from bad_inputs import CANARY, CASES, IN_A_PROCESS_OF_ITS_OWN, PROJECT, Case
 from click.testing import CliRunner
 
 from ablation.cli.main import main
-from ablation.storage.damage import say
+from ablation.storage.checks import warn_once
 from ablation.study import inputs, placement
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +53,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(placement, "Workers", train)
     monkeypatch.setattr(inputs, "_ask", inputs.inspect)  # here, where torch is loaded
-    say.cache_clear()
+    warn_once.cache_clear()
     return root
 
 

@@ -10,7 +10,7 @@ from ablation.cli.main import main
 from ablation.errors import InputError
 from ablation.limits import parse_size, show_size
 from ablation.storage.files import only_one
-from ablation.storage.project import Places
+from ablation.storage.project import ProjectPaths
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_sizes_are_shown_in_the_unit_that_suits(n_bytes, text):
 
 def test_the_cache_command_shows_and_trims(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    store = Places().store
+    store = ProjectPaths().store
     store.save("state", "a" * 32, bytes(5000), 12.0)
     store.save("record", "b" * 32, b"{}", 0.5)
     shown = CliRunner().invoke(main, ["cache"]).output
@@ -58,7 +58,7 @@ def test_the_cache_command_shows_and_trims(tmp_path, monkeypatch):
 def filled(tmp_path, monkeypatch):
     """The cache of a project with a record, its checkpoint, and what a trial that shares nothing has left."""
     monkeypatch.chdir(tmp_path)
-    store = Places().store
+    store = ProjectPaths().store
     store.save("record", "b" * 32, b"{}", 120.0)
     store.save("state", "b" * 32, bytes(5000), 120.0)
     store.alone("fixes", "reference--s0").save("record", "c" * 32, b"{}", 60.0)
@@ -82,7 +82,7 @@ def test_clearing_removes_everything_and_says_so(filled, arguments, typed):
 
 
 def test_a_cache_in_use_is_not_cleared(filled):
-    with only_one(Places().runs("fixes").path):
+    with only_one(ProjectPaths().runs("fixes").path):
         done = CliRunner().invoke(main, ["cache", "clear", "--yes"])
         assert (
             done.exit_code == 2
@@ -98,7 +98,7 @@ def test_a_study_that_is_started_while_the_user_is_asked_keeps_its_cache(filled,
         monkeypatch.setattr(
             click,
             "confirm",
-            lambda *_, **__: running.enter_context(only_one(Places().runs("fixes").path)),
+            lambda *_, **__: running.enter_context(only_one(ProjectPaths().runs("fixes").path)),
         )
         assert CliRunner().invoke(main, ["cache", "clear"]).exit_code == 2
     assert len(list(filled.entries())) == 3

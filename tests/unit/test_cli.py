@@ -12,7 +12,7 @@ from PIL import Image
 from ablation.cli.main import main
 from ablation.doctor import examine as doctor
 from ablation.errors import InputError
-from ablation.storage.project import Places
+from ablation.storage.project import ProjectPaths
 
 
 def said(*arguments: str, expect: int = 2) -> str:
@@ -108,7 +108,7 @@ def test_the_interface_says_that_its_store_is_out_of_reach(monkeypatch):
 
 
 def test_folders_that_can_be_written_are_made_and_left_empty(tmp_path):
-    Places(tmp_path).require_writable()
+    ProjectPaths(tmp_path).require_writable()
     assert sorted(path.name for path in tmp_path.rglob("*")) == [".ablate", "reports", "runs"]
 
 
@@ -116,11 +116,11 @@ def test_folders_that_cannot_be_written_are_all_named(tmp_path):
     (tmp_path / "runs").touch()
     (tmp_path / ".ablate").symlink_to("/proc")
     with pytest.raises(InputError) as error:
-        Places(tmp_path).require_writable()
+        ProjectPaths(tmp_path).require_writable()
     first, second = map(str, error.value.problems)
     assert first == f"{tmp_path}/runs: is a file, and a folder is needed"
     assert second.startswith(f"{tmp_path}/.ablate: cannot be written: ")
-    Places(tmp_path).require_writable("reports")
+    ProjectPaths(tmp_path).require_writable("reports")
 
 
 def test_a_report_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
@@ -149,3 +149,11 @@ def test_the_doctor_does_not_know_a_study_that_is_not_there(tmp_path, monkeypatc
     (tmp_path / "runs" / "fixes").mkdir(parents=True)
     (tmp_path / "runs" / "fixes" / "study.json").touch()
     assert said("doctor", "fixs") == "runs: fixs: no such study; did you mean 'fixes'?"
+
+
+@pytest.mark.parametrize("group", [(), ("cache",), ("data",)])
+def test_the_help_shows_whole_summaries(group):
+    text = CliRunner().invoke(main, [*group, "--help"], terminal_width=60).output
+    listed = text.partition("\nCommands:\n")[2]
+    command = main if not group else main.commands[group[0]]
+    assert listed.count(".\n") >= len(command.commands) and "..." not in listed

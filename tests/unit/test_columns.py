@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from ablation.analysis.compare import compare
 from ablation.analysis.results import load
 from ablation.errors import InputError
-from ablation.reporting.readme import headline_tables
+from ablation.reporting.readme_tables import headline_tables
 from ablation.reporting.report import write_report
 from ablation.storage.columns import column_of, metric_of
-from ablation.storage.project import Places
+from ablation.storage.project import ProjectPaths
 
 OURS = {
     "results": [
@@ -162,7 +162,7 @@ def test_a_metric_of_any_other_name_has_the_column_of_that_name(tmp_path):
     table = headline_tables([tmp_path / "reports"], "fixes")
     assert table.count("\n") == 4 and "`lr_split`" in table
     assert (
-        compare("fixes:lr_split", "fixes:ldmlr", None, Places(tmp_path)).rows[0].metric
+        compare("fixes:lr_split", "fixes:ldmlr", None, ProjectPaths(tmp_path)).rows[0].metric
         == "test/top1"
     )
 
@@ -211,11 +211,11 @@ def test_a_study_may_be_about_a_metric_of_any_name(tmp_path, headline):
     ]
     assert (
         rows(report / "effects.csv")[0]["metric"] == column
-        and load(Places(tmp_path).runs("other")).metrics[0] == column
+        and load(ProjectPaths(tmp_path).runs("other")).metrics[0] == column
     )
     for _ in range(2):
         ours, theirs = (
-            compare(f"{name}:lr_split", f"{name}:ldmlr", None, Places(tmp_path))
+            compare(f"{name}:lr_split", f"{name}:ldmlr", None, ProjectPaths(tmp_path))
             for name in ("other", "plain")
         )
         assert [row.found[:5] for row in ours.rows] == [row.found[:5] for row in theirs.rows] and [
@@ -234,10 +234,10 @@ def test_studies_are_compared_by_a_metric_that_is_a_factor_s_name_in_one_of_them
     reported(tmp_path, "c", factors={"warmup": FACTORS["warmup"]})
     if from_tables:
         (tmp_path / "runs").rename(tmp_path / "elsewhere")
-    row = compare("a:ldmlr", "b:ldmlr", None, Places(tmp_path)).rows[0]
+    row = compare("a:ldmlr", "b:ldmlr", None, ProjectPaths(tmp_path)).rows[0]
     assert row.metric == "warmup" and set(row.right) == {7.0}
     with pytest.raises(InputError, match="warmup: is not measured in c"):
-        compare("a:ldmlr", "c:ldmlr", None, Places(tmp_path))
+        compare("a:ldmlr", "c:ldmlr", None, ProjectPaths(tmp_path))
 
 
 @pytest.mark.parametrize("factor", ["index", "epoch", "Kind"])
@@ -251,7 +251,7 @@ def test_a_factor_may_have_any_name_that_is_no_column(tmp_path, factor):
     assert {row[f"metric/{factor}"] for row in rows(report / "results.csv")} == {"7.0"}
     (tmp_path / "runs").rename(tmp_path / "elsewhere")
     arms = [f"fixes:{arm}" for arm in (f"{factor}=007", f"{factor}=nan")]
-    assert compare(*arms, None, Places(tmp_path)).settings == [(factor, "007", "nan")]
+    assert compare(*arms, None, ProjectPaths(tmp_path)).settings == [(factor, "007", "nan")]
 
 
 NAMES = st.one_of(st.sampled_from([*TAKEN, *FREE]), st.text("ae/", max_size=4)).flatmap(

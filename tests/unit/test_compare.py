@@ -24,7 +24,7 @@ from ablation.analysis.results import load
 from ablation.cli.main import main
 from ablation.errors import InputError
 from ablation.reporting.report import write_report
-from ablation.storage.project import Places
+from ablation.storage.project import ProjectPaths
 
 SHORTEST = {"lr_split": FACTORS["lr_split"]}
 PUBLISHED = "published:LDMLR"
@@ -45,7 +45,7 @@ def fabricated(root, name="fixes", **what):
 
 def top1(root, arm, name="fixes"):
     """By seed, from the outcomes."""
-    folder = Places(root).runs(name)
+    folder = ProjectPaths(root).runs(name)
     return {
         spec.seed: folder.outcome(spec.trial).metrics["test/top1"]
         for spec in folder.manifest().trials
@@ -54,7 +54,7 @@ def top1(root, arm, name="fixes"):
 
 
 def compared(root, left, right, study=None):
-    return compare(left, right, study, Places(root))
+    return compare(left, right, study, ProjectPaths(root))
 
 
 def test_arms_of_one_study_are_compared_within_each_seed(tmp_path):

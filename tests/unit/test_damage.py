@@ -24,8 +24,8 @@ from ablation.cli.main import main
 from ablation.planning.forecast import Timings
 from ablation.storage import sqlite as database
 from ablation.storage.cache import KINDS, DiskStore
-from ablation.storage.damage import say
-from ablation.storage.project import Places, require_usable_name
+from ablation.storage.checks import warn_once
+from ablation.storage.project import ProjectPaths, require_usable_name
 from ablation.storage.runs import Damaged
 from ablation.storage.sqlite import making
 from ablation.study.status import status_of
@@ -54,7 +54,7 @@ HOW = {
 
 
 def break_(toy: ToyProject, name: str, how) -> Path:
-    say.cache_clear()
+    warn_once.cache_clear()
     path = toy.folder.trial_path(TRIAL) / name
     path.write_bytes(how(path.read_bytes()))
     return path
@@ -185,7 +185,7 @@ def test_a_damaged_manifest_is_named_and_written_again_by_a_run(toy, how, caplog
     before, path = toy.tables(), toy.folder.path / "study.json"
     content = toy.folder.manifest()
     path.write_bytes(how(path.read_bytes()))
-    say.cache_clear()
+    warn_once.cache_clear()
     for read in (
         toy.report,
         lambda: update_ledger(toy.url, toy.folder),
@@ -603,4 +603,4 @@ def test_a_project_in_a_folder_that_mlflow_cannot_name_is_refused_before_anythin
 
 
 def test_places_are_those_of_the_project(toy):
-    assert toy.places == Places(toy.root)
+    assert toy.places == ProjectPaths(toy.root)

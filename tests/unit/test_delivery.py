@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from ablation.storage.files import only_one
-from ablation.storage.project import Places
+from ablation.storage.project import ProjectPaths
 from ablation.tracking import delivery as module
 from ablation.tracking import ledger
 from ablation.tracking import mlflow_sync as tracking
@@ -17,11 +17,11 @@ from ablation.tracking.mlflow_store import TrackingRefused, TrackingUnavailable
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch) -> Places:
+def project(tmp_path, monkeypatch) -> ProjectPaths:
     """A project with a study and its report."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    places = Places(tmp_path)
+    places = ProjectPaths(tmp_path)
     fabricate.study(places.runs("fixes").path, baselines=["ce"], seeds=[0])
     places.report("fixes").mkdir(parents=True)
     (places.report("fixes") / "results.csv").write_text("trial,test/top1\nreference--s0,60.0\n")

@@ -4,7 +4,7 @@ import pytest
 
 from ablation.errors import InputError
 from ablation.execution import devices
-from ablation.execution.devices import Shared, share_gpus, visible_gpus
+from ablation.execution.devices import GpuPlacement, share_gpus, visible_gpus
 from ablation.execution.workers import LocalProcesses, Workers
 from ablation.storage.runs import failure
 
@@ -17,21 +17,21 @@ def two_gpus(monkeypatch):
 @pytest.mark.parametrize(
     ("which", "gpus", "per_gpu", "jobs", "shared"),
     [
-        ({"cpu"}, None, None, None, Shared(16, [])),
-        ({"cpu"}, None, None, 3, Shared(3, [])),
-        ({"", "cpu"}, None, None, None, Shared(16, [])),  # settings do not tell, nobody asks
-        ({"cuda"}, None, None, None, Shared(8, ["0", "3"])),  # four to each
-        ({"cuda", "cpu"}, "3", None, None, Shared(4, ["3"])),
-        ({"cuda"}, None, 1, None, Shared(2, ["0", "3"])),
+        ({"cpu"}, None, None, None, GpuPlacement(16, [])),
+        ({"cpu"}, None, None, 3, GpuPlacement(3, [])),
+        ({"", "cpu"}, None, None, None, GpuPlacement(16, [])),  # settings do not tell, nobody asks
+        ({"cuda"}, None, None, None, GpuPlacement(8, ["0", "3"])),  # four to each
+        ({"cuda", "cpu"}, "3", None, None, GpuPlacement(4, ["3"])),
+        ({"cuda"}, None, 1, None, GpuPlacement(2, ["0", "3"])),
         (
             {"cuda"},
             None,
             20,
             None,
-            Shared(40, ["0", "3"]),
+            GpuPlacement(40, ["0", "3"]),
         ),  # asked for, so not bounded by the processors
-        ({"cuda"}, "0,3", 2, 3, Shared(3, ["0", "3"])),
-        ({""}, "0", 2, None, Shared(2, ["0"])),
+        ({"cuda"}, "0,3", 2, 3, GpuPlacement(3, ["0", "3"])),
+        ({""}, "0", 2, None, GpuPlacement(2, ["0"])),
     ],
 )
 def test_options_come_to_so_many_workers_on_these_gpus(which, gpus, per_gpu, jobs, shared):
@@ -39,7 +39,7 @@ def test_options_come_to_so_many_workers_on_these_gpus(which, gpus, per_gpu, job
 
 
 def test_few_processors_bound_the_workers_that_nobody_asked_for():
-    assert share_gpus({"cuda"}, None, None, None, 2) == Shared(2, ["0", "3"])
+    assert share_gpus({"cuda"}, None, None, None, 2) == GpuPlacement(2, ["0", "3"])
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ from packaging.requirements import Requirement
 from ablation.doctor import machine as doctor_machine
 from ablation.doctor.machine import determinism, machine_checks, required
 from ablation.storage.cache import DiskStore
-from ablation.storage.project import Places
+from ablation.storage.project import ProjectPaths
 
 ROOT = Path(__file__).parents[2]
 
 
 def looked(root, name: str):
-    return next(check for check in machine_checks(Places(root)) if check.name == name).look()
+    return next(check for check in machine_checks(ProjectPaths(root)) if check.name == name).look()
 
 
 def test_bounds_are_those_of_setup_cfg_and_of_the_distribution_where_there_is_none(
@@ -118,7 +118,9 @@ def python(monkeypatch):
 
 
 def said(name: str):
-    return next(check for check in machine_checks(Places(Path())) if check.name == name).look()
+    return next(
+        check for check in machine_checks(ProjectPaths(Path())) if check.name == name
+    ).look()
 
 
 def test_devices_are_listed_with_their_memory(python):

@@ -29,7 +29,7 @@ from ablation.grid.load import load_study
 from ablation.planning.forecast import Timings
 from ablation.redaction import redacted
 from ablation.storage.cache import HEADER, MAGIC, DiskStore
-from ablation.storage.damage import say
+from ablation.storage.checks import warn_once
 from ablation.storage.runs import Damaged, Manifest, Outcome, RunFolder, TrialSpec
 from ablation.subject.loading import load_subject
 from core.config.parsing import parse
@@ -91,10 +91,10 @@ def place(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def forget_what_was_said(monkeypatch):
     monkeypatch.setattr(
-        "ablation.storage.runs.say", lambda message: None
+        "ablation.storage.runs.warn_once", lambda message: None
     )  # every example would be said
     yield
-    say.cache_clear()
+    warn_once.cache_clear()
 
 
 # --- experiments and settings

@@ -9,7 +9,7 @@ from fabricate import FACTORS, study
 
 from ablation.cli.main import main
 from ablation.errors import InputError
-from ablation.reporting.readme import headline_tables
+from ablation.reporting.readme_tables import headline_tables
 from ablation.reporting.report import write_report
 
 CLAIMS = [

@@ -41,7 +41,11 @@ def test_the_system_tells_what_a_process_holds_and_nothing_of_one_that_is_gone()
 @pytest.mark.parametrize(
     ("code", "event", "says"),
     [
-        (-signal.SIGKILL, "lost", r"signal 9 \(Killed\), as .* for want of memory: fewer --jobs"),
+        (
+            -signal.SIGKILL,
+            "lost",
+            r"signal 9 \(Killed\), as .* when memory runs out: use fewer --jobs",
+        ),
         (-signal.SIGTERM, "lost", r"signal 15 \(Terminated\)$"),
         (-signal.SIGSEGV, "died", r"signal 11 \(Segmentation fault\)$"),
         (3, "died", "exit code 3$"),

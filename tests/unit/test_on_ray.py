@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from ablation import INSTALLED_IN
 from ablation.cli.main import main
 from ablation.execution.ray_cluster import check
-from ablation.execution.ray_cluster.cluster import Share, site_of
+from ablation.execution.ray_cluster.cluster import WorkerResources, site_of
 from ablation.execution.ray_cluster.node import CACHE, Relay, fault_of
 from ablation.execution.ray_cluster.store import answer_of
 from ablation.storage.cache import DiskStore
@@ -109,7 +109,7 @@ def test_a_relay_tells_what_its_worker_says_and_how_it_ends(site, tmp_path):
 
 def test_a_worker_does_not_outlive_the_process_that_watches_it(site, tmp_path):
     code = (
-        "import json, sys, time; from ablation.execution.ray_cluster.node import *; relay = Relay(Site(*sys.argv[1:3], True)); relay.next()\n"
+        "import json, sys, time; from ablation.execution.ray_cluster.node import *; relay = Relay(NodeSetup(*sys.argv[1:3], True)); relay.next()\n"
         "relay.send(json.loads(sys.argv[3])); relay.next(); relay.answer({'holds': False}, None)\n"
         "while relay.next()[0][1] != b'seed 2\\n': pass\n"
         "print(relay._process.pid, flush=True); time.sleep(600)"
@@ -239,13 +239,13 @@ def test_what_cannot_be_placed_is_refused_before_anything_is_run(site, options, 
 @pytest.mark.parametrize(
     "share, resources, n",
     [
-        (Share(1), {"CPU": 3.0}, 3),
-        (Share(2), {"CPU": 3.0}, 1),
-        (Share(2), {"CPU": 1.0}, 0),
-        (Share(1, 1 / 3), {"CPU": 8.0, "GPU": 2.0}, 6),
-        (Share(1, 1 / 3), {"CPU": 4.0, "GPU": 2.0}, 4),
-        (Share(1, 0.5), {"CPU": 4.0}, 0),
-        (Share(1), {}, 0),
+        (WorkerResources(1), {"CPU": 3.0}, 3),
+        (WorkerResources(2), {"CPU": 3.0}, 1),
+        (WorkerResources(2), {"CPU": 1.0}, 0),
+        (WorkerResources(1, 1 / 3), {"CPU": 8.0, "GPU": 2.0}, 6),
+        (WorkerResources(1, 1 / 3), {"CPU": 4.0, "GPU": 2.0}, 4),
+        (WorkerResources(1, 0.5), {"CPU": 4.0}, 0),
+        (WorkerResources(1), {}, 0),
     ],
 )
 def test_a_node_has_room_for_as_many_workers_as_its_scarcest_resource(share, resources, n):

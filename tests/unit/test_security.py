@@ -10,8 +10,8 @@ from toy_project import ToyProject
 
 from ablation.cli.main import main
 from ablation.errors import InputError
-from ablation.storage.damage import say
-from ablation.storage.project import Places
+from ablation.storage.checks import warn_once
+from ablation.storage.project import ProjectPaths
 from ablation.study import opening as study
 from ablation.study import provenance
 from ablation.tracking import delivery, ui
@@ -157,7 +157,7 @@ def test_no_password_of_a_store_is_shown(finished_toys, monkeypatch, tmp_path, c
     """Whatever the URL leads to: nothing, or an error of who knows which library."""
     toy = ToyProject(tmp_path, monkeypatch)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
-    folder = Places(finished_toys).runs("toy")
+    folder = ProjectPaths(finished_toys).runs("toy")
     with pytest.raises(TrackingUnavailable) as tracking:
         Tracker().sync(folder)
     if not url.startswith(("http", "nonsense")):
@@ -191,7 +191,7 @@ def test_a_run_leaves_no_password_behind(toy, monkeypatch, capfd, caplog):
     monkeypatch.setattr(study, "provenance", provenance.provenance)  # which records it
     monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
     monkeypatch.setattr(delivery, "SYNC_SECONDS", 0.0)
-    say.cache_clear()
+    warn_once.cache_clear()
 
     def fail(*_arguments, **_options):
         raise ArithmeticError(f"connection to {url} failed")

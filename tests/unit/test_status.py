@@ -17,7 +17,7 @@ from ablation.execution.executor import Execution
 from ablation.planning.events import Listener
 from ablation.planning.forecast import Timings, forecast
 from ablation.storage.files import only_one
-from ablation.storage.project import Places
+from ablation.storage.project import ProjectPaths
 from ablation.study.status import describe_status, status_of
 
 STATES = {
@@ -30,7 +30,7 @@ STATES = {
 
 @pytest.fixture
 def folder(tmp_path):
-    places = Places(tmp_path)
+    places = ProjectPaths(tmp_path)
     factors = {"lr_split": FACTORS["lr_split"]}
     return study(
         places.runs("fixes").path,
@@ -44,7 +44,7 @@ def folder(tmp_path):
 def said(root) -> dict[str, list[str]]:
     """First word of each line -> the others."""
     console = Console(file=io.StringIO(), width=250)
-    describe_status("fixes", Places(root), console)
+    describe_status("fixes", ProjectPaths(root), console)
     lines = [line.split() for line in console.file.getvalue().splitlines()]
     return {line[0]: line[1:] for line in lines}
 
@@ -82,7 +82,7 @@ def test_a_study_that_nobody_runs_is_interrupted(folder, tmp_path):
 def test_a_study_that_is_run_says_who_runs_and_how_long_it_takes(folder, tmp_path):
     with only_one(folder.path):
         assert "how long that takes is known once" in " ".join(said(tmp_path)["5/9"])
-        file = Places(tmp_path).progress("fixes")
+        file = ProjectPaths(tmp_path).progress("fixes")
         file.parent.mkdir(parents=True)
         note = ProgressNote(9000.0, time.time() - 3600, 2, ["reference--s2"])
         file.write_text(json.dumps(asdict(note)))

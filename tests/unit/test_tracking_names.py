@@ -12,7 +12,7 @@ from mlflow.utils.validation import (
     validate_param_and_metric_name,
 )
 
-from ablation.storage import damage
+from ablation.storage import checks
 from ablation.tracking.mlflow_content import (
     MAX_NAME,
     MAX_PARAM,
@@ -25,7 +25,7 @@ from ablation.tracking.mlflow_content import (
 
 @pytest.fixture(autouse=True)
 def unsaid():
-    damage.say.cache_clear()
+    checks.warn_once.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from ablation.grid.load import Study, load_study
 from ablation.planning.events import Listener
 from ablation.planning.plan import Plan, build_plan
 from ablation.storage.cache import DiskStore
-from ablation.storage.project import Places
+from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import failure
 from ablation.study import placement
 from ablation.study.opening import PlannedStudy
@@ -119,7 +119,7 @@ class ToyStudy:
 
     def __init__(self, root: Path, subject: Toy, seeds: str = "[0, 1]"):
         self.root, self.subject, self.ran = root, subject, []
-        self.places = Places(root)
+        self.places = ProjectPaths(root)
         self.store, self.folder = self.places.store, self.places.runs("toy")
         (root / "nothing.yaml").write_text("title: Nothing\nsubject: toy:toy\n")
         (root / "grid.yaml").write_text(GRID.format(seeds=seeds))

@@ -1,4 +1,4 @@
-"""Whether this node computes what was planned.
+"""Check on a node that it would compute what was planned.
 
 Run as `python -m ablation.execution.ray_cluster.check` in a copy of the project's code.
 

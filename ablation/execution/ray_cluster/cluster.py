@@ -15,17 +15,17 @@ from ablation.execution import leftovers
 from ablation.execution import process as worker_process
 from ablation.execution.ray_cluster import node
 from ablation.execution.ray_cluster.check import Sample
-from ablation.execution.ray_cluster.node import Site
+from ablation.execution.ray_cluster.node import NodeSetup
 
-# What is in a project's folder and is no code.
+# Folders and files of a project that are not code.
 NO_CODE = """
 /runs /reports /.ablate /data /pretrained /mlruns /mlartifacts /mlflow.db* /.git /.venv __pycache__
 """
-# For a node to say whether it can run workers.
+# How long a node may take to answer whether it can run workers.
 CHECK_SECONDS = 300.0
 
 
-class Share(NamedTuple):
+class WorkerResources(NamedTuple):
     """What a worker asks of its node. gpus: a fraction, so that many share one."""
 
     cpus: int = 1
@@ -87,16 +87,18 @@ def connected(address: str | None, code: Path | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def site_of(folder: Path, sample: Sample, brings_code: bool) -> Site:
+def site_of(folder: Path, sample: Sample, brings_code: bool) -> NodeSetup:
     """What nodes are told of a study. folder: has the data, where ABLATE_DATA names none."""
     data = Path(os.environ.get("ABLATE_DATA", "").strip() or folder).expanduser()
-    return Site(json.dumps(sample), str(data.resolve()), brings_code)
+    return NodeSetup(json.dumps(sample), str(data.resolve()), brings_code)
 
 
-def fit_nodes(site: Site, share: Share, say: Callable[[str], object]) -> dict[str, int]:
+def fit_nodes(
+    site: NodeSetup, share: WorkerResources, say: Callable[[str], object]
+) -> dict[str, int]:
     """Id of each node that can run workers -> for how many it has room, whatever else it runs.
 
-    say: is told which nodes cannot, and why. Raises InputError naming all if none can, or has room.
+    say: called with each node that cannot, and why. Raises InputError if no node can, or has room.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

@@ -1,4 +1,4 @@
-"""What runs on the nodes, around worker processes.
+"""The actor that runs on a node: it starts a worker process and relays its messages.
 
 It is sent there by value, as is what it has from `ablation`; all else is the standard library:
 Ray's processes search the folder in which the study was started first, where a folder `ablation`
@@ -31,8 +31,8 @@ Told = tuple[dict[str, Any], bytes | None]
 """A message, and the entry or the piece of a log that goes with it."""
 
 
-class Site(NamedTuple):
-    """What every node is told of a study."""
+class NodeSetup(NamedTuple):
+    """What every node gets of a study."""
 
     # see `ablation.execution.ray_cluster.check`
     sample: str
@@ -43,7 +43,7 @@ class Site(NamedTuple):
     brings_code: bool
 
 
-def fault_of(site: Site) -> str | None:
+def fault_of(site: NodeSetup) -> str | None:
     """Why this node cannot run workers for the study."""
     folder = _cache_folder()
     try:
@@ -74,7 +74,7 @@ class Relay:
     {"event": "exited", "code"}.
     """
 
-    def __init__(self, site: Site, fit: Sequence[str] = ()):
+    def __init__(self, site: NodeSetup, fit: Sequence[str] = ()):
         """fit: ids of nodes that need not be asked again whether they can run workers."""
         self._site, self._fit = site, fit
         self._messages: queue.SimpleQueue[Told] = queue.SimpleQueue()
@@ -161,7 +161,7 @@ def _cache_folder() -> Path:
     return Path(os.environ.get(CACHE) or Path(tempfile.gettempdir(), f"ablate-cache-{os.getuid()}"))
 
 
-def _environment(site: Site) -> dict[str, str]:
+def _environment(site: NodeSetup) -> dict[str, str]:
     """Without the project's code first on the import path, where its modules would hide ours."""
     here = os.getcwd() if site.brings_code else None
     path = os.environ.get("PYTHONPATH", "").split(os.pathsep)

@@ -1,4 +1,4 @@
-"""The store of a worker on a node: it stands in front of the driver's, which has what counts.
+"""The store of a worker on a node: local copies in front of the driver's store.
 
 What the worker saves is at the driver before `save` returns. What it loads comes from there,
 checked by its checksum; the node keeps checkpoints, latents and images, and uses what it has where

@@ -12,8 +12,8 @@ import ray
 from ray.exceptions import RayError
 
 from ablation.errors import InputError, Problem
-from ablation.execution.ray_cluster.cluster import Share, last_line
-from ablation.execution.ray_cluster.node import Relay, Site
+from ablation.execution.ray_cluster.cluster import WorkerResources, last_line
+from ablation.execution.ray_cluster.node import NodeSetup, Relay
 from ablation.execution.ray_cluster.store import answer_of
 from ablation.execution.workers import Event, Heard, Message, Request, last_message
 from ablation.storage.cache import DiskStore
@@ -38,7 +38,12 @@ class RayNodes:
     """
 
     def __init__(
-        self, n: int, share: Share, site: Site, fit: Collection[str], say: Callable[[str], None]
+        self,
+        n: int,
+        share: WorkerResources,
+        site: NodeSetup,
+        fit: Collection[str],
+        say: Callable[[str], None],
     ):
         self._n, self._site, self._fit, self.say = n, site, list(fit), say
         self._actors = ray.remote(Relay).options(

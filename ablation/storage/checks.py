@@ -1,4 +1,4 @@
-"""What is damaged in a study's files, found when they are read, and said once."""
+"""Check what is read from a study's files; warn of damage once per process."""
 
 from __future__ import annotations
 
@@ -87,6 +87,6 @@ def digest(path: Path) -> str | None:
 
 # a file is read for several purposes
 @functools.cache
-def say(message: str) -> None:
-    """Tell the user, on standard error, once."""
+def warn_once(message: str) -> None:
+    """Log a warning to standard error; repeated messages are dropped."""
     logging.getLogger("ablation").warning(message)
