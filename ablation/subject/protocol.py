@@ -80,24 +80,36 @@ class LinkLike(Protocol):
     """What the harness reads of a link. A subject may return `Link` or a class of its own."""
 
     @property
-    def key(self) -> str: ...
+    def key(self) -> str:
+        """Hex digest."""
+
     @property
-    def phase(self) -> str: ...
+    def phase(self) -> str:
+        """Such as pretrain, warmup, joint."""
+
     @property
-    def epoch(self) -> int: ...
+    def epoch(self) -> int:
+        """From 1."""
+
     @property
-    def cost(self) -> float: ...
+    def cost(self) -> float:
+        """Relative to the other links of the study."""
 
 
 class FaultLike(Protocol):
     """What the harness reads of a fault. A subject may return `Fault` or a class of its own."""
 
     @property
-    def key(self) -> str: ...
+    def key(self) -> str:
+        """Dotted, of the setting."""
+
     @property
-    def message(self) -> str: ...
+    def message(self) -> str:
+        """What is wrong with its value."""
+
     @property
-    def absent(self) -> str: ...
+    def absent(self) -> str:
+        """The path of a file that is not on this machine, else ""."""
 
 
 class Store(Protocol):

@@ -2,7 +2,8 @@
 
     ablate run --grid own-function
 
-`config` holds the settings of experiments/own.yaml, changed as the levels of the grid's factors say.
+`config` holds the settings of experiments/own.yaml, changed as the levels of the grid's factors
+say.
 """
 
 from sklearn.datasets import load_digits
