@@ -1,11 +1,13 @@
 """What several test files need."""
 
+import gc
 import os
 import signal
 from pathlib import Path
 
 import postgresql
 import pytest
+from hypothesis import settings
 
 if os.environ.get("ABLATE_DATA", "").strip():
     os.environ["ABLATE_DATA"] = str(
@@ -18,6 +20,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+# Of tests that do not set their number of examples.
+settings.register_profile("ci", max_examples=30, deadline=None)
+settings.register_profile("full", max_examples=300, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
 LONG = {"chaos", "slow", "parallel", "ray", "wheel", "fuzz", "gpu", "data"}  # markers
 LONGEST_SECONDS = 3600
 
@@ -27,6 +35,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if LONG & {mark.name for mark in item.iter_markers()}:
             item.add_marker(pytest.mark.timeout(LONGEST_SECONDS))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_objects_to_collect() -> None:
+    """Exempt what is loaded by now from garbage collection, which takes 0.4 s in a process with torch and MLflow.
+
+    statsmodels collects garbage in each call of `multipletests`, so twice in each report.
+    """
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """A project folder with a study of `chains.py`, run by the command line, killed and looked at."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -177,10 +178,8 @@ def workers_of(process: subprocess.Popen) -> list[int]:
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def _command(pid: int) -> str:

@@ -1,5 +1,6 @@
 """An MLflow server of the test's own."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -43,8 +44,6 @@ class MlflowServer:
 
     def kill(self) -> None:
         """It and its own workers."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()

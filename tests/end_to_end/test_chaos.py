@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from chains_project import Project, kill, workers_of  # noqa: E402
+from chains_project import Project, kill, workers_of
 
 pytestmark = pytest.mark.chaos
 

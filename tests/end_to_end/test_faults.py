@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from chains_project import Project, kill, workers_of  # noqa: E402
+from chains_project import Project, kill, workers_of
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,12 @@ def kill_all(process: subprocess.Popen) -> None:
 
 
 @pytest.mark.parametrize(
-    "who", [pytest.param(kill_study, marks=pytest.mark.chaos), kill_workers, kill_all]
+    "who",
+    [
+        pytest.param(kill_study, marks=pytest.mark.chaos),
+        pytest.param(kill_workers, marks=pytest.mark.long),
+        kill_all,
+    ],
 )
 def test_whoever_is_killed_the_same_command_ends_as_if_nothing_had_been(project, undisturbed, who):
     process = project.start()
@@ -60,6 +65,7 @@ def test_whoever_is_killed_the_same_command_ends_as_if_nothing_had_been(project,
     assert project.points() == undisturbed.points()
 
 
+@pytest.mark.long
 def test_epochs_that_are_repeated_from_a_checkpoint_are_written_once(tmp_path):
     """The trial fails in epoch 6, and has a checkpoint after epoch 4."""
     project, once = (
@@ -84,6 +90,7 @@ def assert_nothing_is_lost(project: Project, undisturbed: Project) -> None:
     assert project.tables() == undisturbed.tables()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "number", [pytest.param(signal.SIGINT, marks=pytest.mark.chaos), signal.SIGTERM]
 )
@@ -112,6 +119,7 @@ def test_a_second_signal_stops_at_once(tmp_path):
     assert process.returncode == 130 and "interrupted" in said
 
 
+@pytest.mark.long
 def test_a_closed_terminal_finishes_the_epochs_in_hand_and_nothing_is_lost(project, undisturbed):
     pid, terminal = pty.fork()
     if pid == 0:

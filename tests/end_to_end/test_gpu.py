@@ -18,7 +18,7 @@ from tiny_trials import (
     config_of,
     run,
     trial_at,
-)  # noqa: E402
+)
 
 pytestmark = [
     pytest.mark.gpu,

@@ -105,6 +105,7 @@ def test_a_toggle_that_nothing_reads_has_no_effect_by_construction(planted):
     assert re.search(r"\| `dead: off -> on` +\|[^\n]*\| no effect by construction", text)
 
 
+@pytest.mark.long
 def test_a_study_whose_arms_are_all_identical_is_reported_as_such(tmp_path):
     effects, claims, text = reported(tmp_path, "dead", "idle", seeds=3)
     of_arms = effects[~effects.index.str.contains(" - ")]
@@ -120,6 +121,7 @@ def test_a_study_whose_arms_are_all_identical_is_reported_as_such(tmp_path):
     assert "No arm can be called the best" in answer
 
 
+@pytest.mark.long
 def test_divergence_is_counted_per_arm_and_does_not_cost_the_others_their_intervals(tmp_path):
     effects, _, text = reported(tmp_path, "brittle", "step", "dead", seeds=3, expect=1)
     assert "| `brittle`" in text and text.count("1/3, 2 diverged") == 4

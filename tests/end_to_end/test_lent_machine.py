@@ -73,6 +73,7 @@ def call(folder: Path, *command: object, **environment: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_a_study_grows_by_seeds_on_machines_without_optuna_and_mlflow(home, tmp_path):
     (tmp_path / "absent").mkdir()
     (tmp_path / "absent" / "sitecustomize.py").write_text(ABSENT)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from chains_project import Project  # noqa: E402
+from chains_project import Project
 
 pytestmark = pytest.mark.parallel
 

@@ -10,7 +10,7 @@ from ablation.tracking.ledger import SUFFIXES
 from ablation.tracking.ledger_storage import storage_url
 
 sys.path.insert(0, str(Path(__file__).parent))
-from chains_project import Project, workers_of  # noqa: E402
+from chains_project import Project, workers_of
 
 pytestmark = pytest.mark.postgres
 SECRET = "s3cret"  # part of the password, however it is written

@@ -51,7 +51,7 @@ baselines: [ldmlr]
 SUBJECT = """
 import json, os, signal, time
 from pathlib import Path
-from toy_study import Toy
+from toy_subject import Toy
 
 SEEN = Path("@SEEN@")
 HERE = {"node": os.environ.get("NODE"), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"), "pid": os.getpid()}

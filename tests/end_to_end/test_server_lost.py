@@ -8,8 +8,8 @@ import pytest
 from mlflow import MlflowClient
 
 sys.path.insert(0, str(Path(__file__).parent))
-from chains_project import WAIT_SECONDS, Project  # noqa: E402
-from mlflow_server import MlflowServer  # noqa: E402
+from chains_project import WAIT_SECONDS, Project
+from mlflow_server import MlflowServer
 
 pytestmark = pytest.mark.chaos
 

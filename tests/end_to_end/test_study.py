@@ -148,6 +148,7 @@ def test_sharing_and_the_number_of_workers_change_no_bit(finished, tmp_path):
     pd.testing.assert_frame_equal(*history, check_exact=True)
 
 
+@pytest.mark.long
 def test_one_more_seed_trains_that_seed_alone(finished, tmp_path):
     before = results(finished)
     ablate(finished, "run", "--grid", "tiny.yaml", "--seeds", "3", "--offline")
@@ -179,6 +180,7 @@ def recorded(folder: Path) -> dict[str, int]:
     }
 
 
+@pytest.mark.long
 def test_a_later_study_trains_the_epochs_that_the_earlier_one_did_not_leave_and_no_others(
     finished, tmp_path, monkeypatch
 ):
@@ -269,6 +271,10 @@ def test_the_dry_run_says_what_is_shared_and_runs_nothing(tmp_path):
 
 @pytest.fixture
 def brittle(tmp_path) -> Path:
+    return brittle_project(tmp_path)
+
+
+def brittle_project(tmp_path: Path) -> Path:
     """A project that ablates a plain function, of which some trials raise and some kill their worker."""
     (tmp_path / "brittle.py").write_text(BRITTLE)
     (tmp_path / "fragile.yaml").write_text(
@@ -281,8 +287,17 @@ def brittle(tmp_path) -> Path:
     return tmp_path
 
 
-def test_failed_trials_are_recorded_with_their_reason_and_the_others_go_on(brittle):
-    said = ablate(brittle, "run", "--grid", "grid.yaml", "--jobs", "2", "--offline", expect=1)
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory) -> tuple[Path, str]:
+    """That project once it has run, and what was printed."""
+    folder = brittle_project(tmp_path_factory.mktemp("failed"))
+    return folder, ablate(
+        folder, "run", "--grid", "grid.yaml", "--jobs", "2", "--offline", expect=1
+    )
+
+
+def test_failed_trials_are_recorded_with_their_reason_and_the_others_go_on(failed):
+    brittle, said = failed
     table = results(brittle, "brittle").set_index("trial")
     assert dict(table["state"]) == {
         "reference--s0": "COMPLETE", "reference--s1": "COMPLETE", "how=raises--s0": "COMPLETE",
@@ -295,6 +310,7 @@ def test_failed_trials_are_recorded_with_their_reason_and_the_others_go_on(britt
     assert "planted" in (brittle / "runs" / "brittle" / "how=raises--s1" / "stdout.log").read_text()
 
 
+@pytest.mark.long
 def test_failed_trials_are_rerun_on_request_alone(brittle):
     ablate(brittle, "run", "--grid", "grid.yaml", "--offline", expect=1)
     (brittle / "mended").touch()
@@ -310,8 +326,8 @@ def test_failed_trials_are_rerun_on_request_alone(brittle):
     assert states["how=raises--s1"] == "COMPLETE" and states["how=dies--s0"] == "FAILED"
 
 
-def test_a_plain_function_reports_its_own_epochs(brittle):
-    ablate(brittle, "run", "--grid", "grid.yaml", "--offline", expect=1)
+def test_a_plain_function_reports_its_own_epochs(failed):
+    brittle, _ = failed
     records = RunFolder(ProjectPaths(brittle).runs("brittle").path).records("reference--s1")
     assert [(r["epoch"], r["metrics"]["test/top1"]) for r in records] == [
         (1, 11.0),

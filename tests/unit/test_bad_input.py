@@ -35,8 +35,7 @@ def left(root: Path) -> dict[str, bytes | None]:
         name: path.read_bytes() if path.is_file() else None
         for name, path in found.items()
         if not path.is_dir()
-        or f"{name}/".removeprefix("project/").startswith(kept)
-        and name.count("/") > 1
+        or (f"{name}/".removeprefix("project/").startswith(kept) and name.count("/") > 1)
     }
 
 

@@ -100,10 +100,12 @@ def forget_what_was_said(monkeypatch):
 # --- experiments and settings
 
 KEYS = st.sampled_from(
-    "epochs warmup warmup.plateau warmup.fraction optim.lr optim.lr.head data.mean data.channels "
-    "data.n_test routing encoder.checkpoint pretraining.milestones head.scale end_to_end a epochs.b "
-    ".".split(" ")
-    + [""]
+    [
+        *"epochs warmup warmup.plateau warmup.fraction optim.lr optim.lr.head data.mean data.channels "
+        "data.n_test routing encoder.checkpoint pretraining.milestones head.scale end_to_end a epochs.b "
+        ".".split(" "),
+        "",
+    ]
 )
 VALUES = (
     JSON

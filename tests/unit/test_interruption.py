@@ -55,7 +55,7 @@ def test_what_a_closed_terminal_would_refuse_goes_nowhere_and_a_file_goes_on(tmp
 def test_a_terminal_that_refuses_what_is_written_is_a_request_to_stop(monkeypatch):
     """It may be known before the signal is handled, and in another thread."""
     ours, theirs = pty.openpty()
-    shown = open(theirs, "w", buffering=1)
+    shown = open(theirs, "w", buffering=1)  # noqa: SIM115  closing it is what the test is about
     monkeypatch.setattr(interruption, "STREAMS", (theirs, -1))
     monkeypatch.setattr(os, "isatty", lambda stream: stream == theirs)
     monkeypatch.setattr(sys, "stdout", shown)

@@ -99,6 +99,19 @@ def run(settings: dict, seed: int = 0) -> MemoryStore:
     return store
 
 
+_shared = MemoryStore()
+
+
+def run_on_shared_epochs(settings: dict) -> MemoryStore:
+    """A whole trial that takes the epochs which earlier calls left, as `test_resuming.py` shows it may.
+
+    The store holds what belongs to this trial alone. Nothing of the training may be patched while this runs.
+    """
+    advance(settings, _shared)
+    own = {link.key for link in chain(settings, store=_shared)}
+    return MemoryStore({entry: data for entry, data in _shared.items() if entry[1] in own})
+
+
 def records(store: MemoryStore, links: list[Link]) -> list[str]:
     """What the links reported, wall time aside, as text: NaN equals NaN there, and no other two floats are equal."""
     found = [store.record(link.key) for link in links]

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
-from toy_study import Toy, ToyStudy
+from toy_study import ToyStudy
+from toy_subject import SUBJECT
 
 from ablation.analysis.results import load, write_csv
 from ablation.grid.load import Study, load_study
@@ -26,8 +27,6 @@ from ablation.study.running import RunOptions, RunResult, train
 from ablation.subject.protocol import Record
 from ablation.tracking.ledger import update_ledger
 from ablation.tracking.mlflow_sync import Tracker
-
-SUBJECT = Toy(settles_after={0: 1, 1: 2})  # importable, as `toy_project:SUBJECT`
 
 
 class Killed(BaseException):
@@ -55,7 +54,7 @@ class ToyProject(ToyStudy):
         monkeypatch.setattr(
             opening, "provenance", lambda: {"commit": "abc123"}
         )  # to ask for it takes as long as all else
-        (root / "nothing.yaml").write_text("title: Nothing\nsubject: toy_project:SUBJECT\n")
+        (root / "nothing.yaml").write_text("title: Nothing\nsubject: toy_subject:SUBJECT\n")
         self.monkeypatch = monkeypatch
         self.url, self.uri = self.places.ledger_url, f"sqlite:///{root / 'mlflow.db'}"
 

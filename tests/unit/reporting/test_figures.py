@@ -1,0 +1,226 @@
+"""Figures draw what was measured, of each arm or of those that are named, and are the same bytes every time."""
+
+import itertools
+import math
+import re
+import xml.etree.ElementTree as xml
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from fabricate import FACTORS, arm_name, study
+from PIL import Image
+
+from ablation.analysis.claims import judge_claims
+from ablation.analysis.effects import factor_pairs, judge
+from ablation.analysis.results import load
+from ablation.reporting.figures import draw
+from ablation.reporting.figures.curves import (
+    MAX_ARMS,
+    MAX_LINES,
+    MECHANISM,
+    _apart,
+    learning_curves,
+    mechanism,
+    shown_arms,
+)
+from ablation.reporting.figures.style import save
+from ablation.reporting.figures.summary import accuracy, effects_figure, interactions
+from ablation.reporting.report import render
+
+TWO = {"lr_split": FACTORS["lr_split"], "warmup": FACTORS["warmup"]}
+MANY = {"rate": {f"r{n}": {"rate": n} for n in range(MAX_ARMS + 4)}}
+
+
+def texts(figure) -> list[str]:
+    """All that is written in a figure."""
+    found = [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
+    return [text for text in dict.fromkeys(found) if text]
+
+
+def by_hand(results, first: str, a: str, second: str, b: str) -> pd.Series:
+    """The mean per seed of the finished arms with these two levels."""
+    rows = results.trials[
+        (results.trials["kind"] == "arm")
+        & (results.trials[first] == a)
+        & (results.trials[second] == b)
+    ]
+    return rows[rows["state"] == "COMPLETE"].groupby("seed")["test/top1"].mean()
+
+
+def test_a_combination_s_mean_is_that_over_the_arms_that_have_it(tmp_path):
+    results = load(study(tmp_path))
+    found = {pair.factors: pair for pair in factor_pairs(results, "test/top1")}
+    assert list(found) == [
+        ("lr_split", "warmup"),
+        ("lr_split", "gradient_decoupling"),
+        ("warmup", "gradient_decoupling"),
+    ]
+    for (first, second), pair in found.items():
+        assert set(pair.means) == {(a, b) for a in ("off", "on") for b in ("off", "on")}
+        for (a, b), mean in pair.means.items():
+            expected = by_hand(results, first, a, second, b)
+            half = (
+                4.302653 * expected.std() / math.sqrt(3)
+            )  # Student's t at 97.5 %, 2 degrees of freedom
+            assert (mean.mean, mean.low, mean.high) == pytest.approx(
+                (expected.mean(), expected.mean() - half, expected.mean() + half)
+            )
+
+
+def test_the_difference_of_differences_of_the_means_is_the_interaction(tmp_path):
+    results = load(
+        study(tmp_path, state=lambda spec: "FAILED" if spec.arm == "warmup" else "COMPLETE")
+    )
+    effects = judge(results).query("metric == 'test/top1'").set_index("effect")["estimate"]
+    for pair in factor_pairs(results, "test/top1"):
+        mean = {levels: one.mean for levels, one in pair.means.items()}
+        crossing = mean["on", "on"] - mean["off", "on"] - mean["on", "off"] + mean["off", "off"]
+        assert crossing == pytest.approx(effects[pair.interactions[0]])
+
+
+def test_an_arm_beside_the_design_belongs_to_no_combination(tmp_path):
+    folder = study(tmp_path, factors=TWO, baselines=["ldmlr", "balanced-head"])
+    manifest = folder.manifest()
+    trials = [
+        replace(spec, kind="arm", levels={}) if spec.arm == "balanced-head" else spec
+        for spec in manifest.trials
+    ]
+    folder.write_manifest(replace(manifest, trials=trials, baselines=["ldmlr"]))
+    results = load(folder)
+    assert results.arms["balanced-head"] == {}
+    (pair,) = factor_pairs(results, "test/top1")
+    assert set(pair.means) == {(a, b) for a in ("off", "on") for b in ("off", "on")}
+    drawn = draw(results, judge(results), tmp_path / "figures")
+    assert {"accuracy", "effects", "interactions"} <= set(drawn)
+
+
+def test_designs_without_interactions_have_no_interaction_plot(tmp_path):
+    results = load(study(tmp_path, factors={"lr_split": FACTORS["lr_split"]}))
+    assert (
+        list(factor_pairs(results, "test/top1")) == []
+        and interactions([], judge(results), "test/top1") is None
+    )
+
+
+def test_an_interaction_plot_has_a_line_per_level_and_tells_the_interaction(tmp_path):
+    results = load(study(tmp_path, factors=TWO))
+    figure = interactions(list(factor_pairs(results, "test/top1")), judge(results), "test/top1")
+    written = texts(figure)
+    assert {"warmup=off", "warmup=on", "lr_split", "off", "on"} <= set(written)
+    assert any(
+        text.startswith("lr_split x warmup\ninteraction ") and "[" in text for text in written
+    )
+
+
+@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_a_figure_is_the_same_bytes_every_time(tmp_path, kind):
+    results = load(study(tmp_path / "runs", factors=TWO))
+    for name in "ab":
+        save(
+            interactions(list(factor_pairs(results, "test/top1")), judge(results), "test/top1"),
+            tmp_path / name,
+        )
+    first, again = ((tmp_path / f"{name}.{kind}").read_bytes() for name in "ab")
+    assert first == again
+    if kind == "svg":
+        assert b"<dc:date>" not in first and xml.fromstring(first).tag.endswith("svg")
+    else:
+        assert Image.open(tmp_path / "a.png").size[0] > 600
+
+
+def test_only_metrics_that_were_measured_have_a_mechanism_panel(tmp_path):
+    folder = study(tmp_path, factors={"lr_split": FACTORS["lr_split"]}, detail=True)
+    results = load(folder)
+    titles = {axes.get_title() for axes in mechanism(results).axes} - {""}
+    assert titles == {MECHANISM[name] for name in MECHANISM if name in results.history}
+    assert len(titles) == len(MECHANISM) - 4  # the fabricated study has not measured everything
+    results.history["grad/encoder"] = math.nan
+    assert MECHANISM["grad/encoder"] not in {axes.get_title() for axes in mechanism(results).axes}
+
+
+def test_the_thaw_is_marked_where_it_was(tmp_path):
+    results = load(study(tmp_path, factors={"warmup": FACTORS["warmup"]}, detail=True))
+    panels = {axes.get_title(): axes for axes in learning_curves(results).axes}
+    thaws = {
+        name: [line.get_xdata()[0] for line in axes.lines if line.get_label() == "encoder thaws"]
+        for name, axes in panels.items()
+    }
+    assert thaws == {"reference": [2], "warmup": [5]}
+
+
+def test_of_many_arms_the_first_and_the_best_are_shown_and_the_others_grey(tmp_path):
+    last = len(MANY["rate"]) - 1
+    results = load(
+        study(
+            tmp_path,
+            factors=MANY,
+            baselines=[],
+            noise=0.01,
+            top1=lambda levels: 50.0 + int(levels["rate"][1:]),
+            detail=True,
+            seeds=[0],
+        )
+    )
+    arms = list(results.arms)
+    shown = shown_arms(results, arms)
+    assert shown == [
+        arms[0],
+        *(arm_name({"rate": f"r{n}"}) for n in range(last - MAX_ARMS + 2, last + 1)),
+    ]
+    figure = learning_curves(results)
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert len(panels) == MAX_ARMS and all(len(axes.lines) >= len(arms) for axes in panels)
+    assert shown_arms(results, arms[:MAX_ARMS]) == arms[:MAX_ARMS]
+    inside = mechanism(results)
+    keyed = [text for text in texts(inside) if re.match(r"\d+  ", text)]
+    assert [text.split()[1] for text in keyed] == shown_arms(results, arms, MAX_LINES) and len(
+        keyed
+    ) == MAX_LINES
+    assert f"Of {len(arms)} arms, the first and the {MAX_LINES - 1} with the best means" in render(
+        results, judge(results), judge_claims(results, judge(results)), ["mechanism"]
+    )
+
+
+def test_numbers_beside_lines_keep_their_order_and_their_distance():
+    places = _apart({"a": 0.5, "b": 0.5, "c": 0.99, "d": 0.98}, 0.1)
+    ordered = sorted(places, key=places.get)
+    assert ordered == ["a", "b", "d", "c"] and max(places.values()) <= 1.0
+    assert all(
+        places[after] - places[before] >= 0.1 - 1e-9
+        for before, after in itertools.pairwise(ordered)
+    )
+
+
+def test_published_numbers_stand_as_rows_of_their_own(tmp_path):
+    written = texts(accuracy(load(study(tmp_path, factors={}))))
+    assert {"published LDMLR", "68.50", "published: best epoch on test", "measured ldmlr"} <= set(
+        written
+    )
+
+
+def test_only_effects_that_are_separable_are_filled(tmp_path):
+    effects = judge(
+        load(
+            study(
+                tmp_path,
+                factors=TWO,
+                seeds=range(5),
+                noise=0.3,
+                top1=lambda levels: 60.0 + 9 * (levels["lr_split"] == "on"),
+            )
+        )
+    )
+    filled = [
+        line.get_markerfacecolor() != "white"
+        for line in effects_figure(effects, "test/top1").axes[0].lines
+        if len(line.get_xdata()) == 1
+    ]
+    rows = effects[
+        (effects["metric"] == "test/top1") & effects["kind"].isin(["main", "interaction"])
+    ]
+    assert (
+        filled == list(rows["verdict"].isin(["higher", "lower"]))
+        and True in filled
+        and False in filled
+    )

@@ -1,0 +1,211 @@
+"""How far a study has come, and how long it still takes, is told from its files while it runs and after."""
+
+import io
+import json
+import math
+import time
+from dataclasses import asdict
+
+import pytest
+from fabricate import FACTORS, N_EPOCHS, study
+from rich.console import Console
+from toy_study import ToyStudy
+from toy_subject import Toy
+
+from ablation.console import live
+from ablation.console.live import Progress, ProgressNote, read_note, time_left
+from ablation.execution.executor import Execution
+from ablation.planning.events import Listener
+from ablation.planning.forecast import Timings, forecast
+from ablation.storage.files import only_one
+from ablation.storage.project import ProjectPaths
+from ablation.study.status import describe_status, status_of
+
+STATES = {
+    "lr_split--s0": "RUNNING",
+    "lr_split--s1": "FAILED",
+    "lr_split--s2": "WAITING",
+    "reference--s2": "RUNNING",
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    places = ProjectPaths(tmp_path)
+    factors = {"lr_split": FACTORS["lr_split"]}
+    return study(
+        places.runs("fixes").path,
+        factors=factors,
+        baselines=["ce"],
+        detail=True,
+        state=lambda spec: STATES.get(spec.trial, "COMPLETE"),
+    )
+
+
+def said(root) -> dict[str, list[str]]:
+    """First word of each line -> the others."""
+    console = Console(file=io.StringIO(), width=250)
+    describe_status("fixes", ProjectPaths(root), console)
+    lines = [line.split() for line in console.file.getvalue().splitlines()]
+    return {line[0]: line[1:] for line in lines}
+
+
+def test_every_trial_is_in_one_state(folder):
+    arms = status_of(folder, {"lr_split--s0"})
+    assert dict(arms["reference"].states) == {"done": 2, "begun": 1}
+    assert dict(arms["lr_split"].states) == {"running": 1, "failed": 1, "waiting": 1}
+    assert dict(arms["ce"].states) == {"done": 3}
+    assert dict(status_of(folder, None)["reference"].states) == {"done": 2, "running": 1}
+
+
+def test_epochs_and_accuracy_are_those_of_the_records(folder):
+    half = N_EPOCHS // 2
+    arm = status_of(folder, None)["lr_split"]
+    assert (arm.epochs, arm.epochs_planned) == (half, 3 * N_EPOCHS)
+    assert (
+        arm.left == (15 - (half - 5)) + 15
+    )  # of 20 epochs, 5 are shared with an earlier trial; the failed one is not run again
+    assert arm.current == [(half, folder.records("lr_split--s0")[-1]["metrics"]["test/top1"])]
+    done = [folder.outcome(f"reference--s{seed}").metrics["test/top1"] for seed in (0, 1)]
+    assert status_of(folder, None)["reference"].finished == done
+
+
+def test_a_study_that_nobody_runs_is_interrupted(folder, tmp_path):
+    lines = said(tmp_path)
+    assert "interrupted" in lines["arm"] and "running" not in lines["arm"]
+    assert (
+        lines["5/9"]
+        == "trials done, 1 failed; 35 epochs left to train; not running: `ablate run` goes on where it stopped".split()
+    )
+    assert lines["lr_split"][-3:] == ["at", "epoch", "10"]
+
+
+def test_a_study_that_is_run_says_who_runs_and_how_long_it_takes(folder, tmp_path):
+    with only_one(folder.path):
+        assert "how long that takes is known once" in " ".join(said(tmp_path)["5/9"])
+        file = ProjectPaths(tmp_path).progress("fixes")
+        file.parent.mkdir(parents=True)
+        note = ProgressNote(9000.0, time.time() - 3600, 2, ["reference--s2"])
+        file.write_text(json.dumps(asdict(note)))
+        lines = said(tmp_path)
+    assert lines["reference"][:2] == ["2", "1"] and lines["arm"][:3] == ["done", "running", "begun"]
+    assert " ".join(lines["5/9"]).endswith("about 1.5 h left with 2 jobs")
+
+
+def test_a_forecast_is_counted_down_to_its_end():
+    notes = [ProgressNote(3600.0, time.time() - since, 1, []) for since in (0.1, 1800.0, 4000.0)]
+    assert list(map(time_left, notes)) == [
+        "about 60.0 min left",
+        "about 30.0 min left",
+        "nearly done",
+    ]
+    assert time_left(ProgressNote(None, 0.0, 1, [])) == time_left(None) == ""
+
+
+@pytest.fixture
+def toy(tmp_path):
+    return ToyStudy(tmp_path, Toy(settles_after={0: 1, 1: 2}))
+
+
+def progress(toy, **options) -> Progress:
+    console = Console(file=io.StringIO(), width=200)
+    timings = Timings(toy.root / "timings.json", "nothing", {})
+    return Progress(toy.planned(), console, timings, 1, **options)
+
+
+def test_trials_that_an_earlier_run_finished_are_counted(toy, monkeypatch):
+    toy.run(monkeypatch)
+    (toy.folder.path / "rate=fast--s1" / "outcome.json").unlink()
+    last = toy.plan().trials["rate=fast--s1"].links[-1]
+    toy.store.path("record", last.key).unlink()
+    shown = progress(toy)
+    Execution(toy.study(), toy.plan(), toy.store, toy.folder, shown)
+    arm = shown.arms["rate=fast"]
+    assert (arm.epochs["rate=fast--s1"], arm.metrics["rate=fast--s1"]) == (3, 31.0)
+    shown = progress(toy)
+    toy.run(monkeypatch, listener=shown)
+    assert shown.summary().startswith(
+        "8/8 trials (7 before), 2 epochs trained, "
+    )  # from the checkpoint where joint training began
+    assert all(
+        arm.n_complete == arm.n_trials and sum(arm.epochs.values()) == arm.n_epochs
+        for arm in shown.arms.values()
+    )
+
+
+def test_trials_that_failed_before_count_as_failed(toy, monkeypatch):
+    subject, advance = toy.subject, toy.subject.advance
+
+    def brittle(settings, seed, *rest):
+        if settings["rate"] == 2 and seed == 1:
+            raise ArithmeticError("too fast")
+        advance(settings, seed, *rest)
+
+    monkeypatch.setattr(subject, "advance", brittle)
+    toy.run(monkeypatch)
+    shown = progress(toy)
+    toy.run(monkeypatch, listener=shown)
+    assert shown.summary().startswith("8/8 trials (8 before), 2 failed, 0 epochs trained")
+
+
+def test_the_table_tells_the_mean_so_far_with_the_decimals_that_its_spread_allows(toy):
+    shown, specs = progress(toy), {spec.trial: spec for spec in toy.plan().specs}
+    for trial, top1 in (("reference--s0", 71.234), ("reference--s1", 75.678)):
+        for epoch in (60.0, top1):
+            record = {"phase": "joint", "metrics": {"top1": epoch}}
+            shown.recorded([specs[trial]], record)
+    console = Console(file=io.StringIO(), width=100)
+    console.print(shown.table())
+    rows = {line.split()[0]: line.split()[1:] for line in console.file.getvalue().splitlines()}
+    assert rows["reference"] == ["0/2", "4/8", "73.5", "±", "3.1"]
+    assert (
+        rows["rate=fast"] == ["0/2", "0/8"]
+        and rows["0/8"][:4] == "trials, 4 epochs trained,".split()
+    )
+
+
+def test_what_is_left_is_forecast_written_and_removed(toy, monkeypatch):
+    monkeypatch.setattr(live, "FORECAST_SECONDS", 0.0)
+    monkeypatch.setattr(live, "FORECAST_SHARE", math.inf)
+    file, seen = toy.places.progress("toy"), []
+    shown = progress(toy)
+    for phase in ("warmup", "joint"):
+        shown.timings.recorded([], {"phase": phase, "seconds": 3600.0})
+    tick = shown.tick
+    monkeypatch.setattr(shown, "tick", lambda: (tick(), seen.append(read_note(file))))
+    with shown:
+        toy.run(monkeypatch, jobs=1, listener=shown)
+        assert seen[0].jobs == 1 and seen[0].seconds > seen[-1].seconds == 0.0
+        assert [one.seconds for one in seen] == sorted((one.seconds for one in seen), reverse=True)
+        assert seen[-1].in_hand == []
+    assert not file.exists() and read_note(file) is None
+
+
+def test_every_segment_that_begins_is_left_and_is_of_the_trials_that_it_is_run_for(
+    toy, monkeypatch
+):
+    heard, most = [], []
+
+    class Hands(Listener):
+        def began(self, specs):
+            heard.append({spec.trial for spec in specs})
+            most.append(len(heard))
+
+        def left(self, specs):
+            heard.remove({spec.trial for spec in specs})
+
+    toy.run(monkeypatch, jobs=2, listener=Hands())
+    assert heard == [] and max(most) == 2 and len(most) > 4
+
+
+def test_while_a_segment_runs_its_recorded_epochs_are_not_left(toy):
+    trial = toy.plan().trials["reference--s0"]
+    for link in trial.links[:3]:
+        toy.store.save("record", link.key, b"{}")
+    known = {"warmup": 1.0, "joint": 1.0}
+    assert forecast({"a": trial.links}, toy.store, known, 1) == len(
+        trial.links
+    )  # no checkpoint: from the start
+    assert (
+        forecast({"a": trial.links}, toy.store, known, 1, is_running=True) == len(trial.links) - 3
+    )
