@@ -156,6 +156,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.long
 def test_trials_that_fail_are_recorded_with_their_reasons_the_others_go_on_and_those_alone_are_retried(
     tmp_path,
 ):
