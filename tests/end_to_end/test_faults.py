@@ -42,11 +42,12 @@ def kill_all(process: subprocess.Popen) -> None:
         kill(worker)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "who",
     [
         pytest.param(kill_study, marks=pytest.mark.chaos),
-        pytest.param(kill_workers, marks=pytest.mark.long),
+        kill_workers,
         kill_all,
     ],
 )
@@ -192,6 +193,7 @@ def small_disk(tmp_path) -> Path:
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+@pytest.mark.long
 def test_a_full_disk_stops_the_study_fails_no_trial_and_the_same_command_goes_on_when_there_is_room(
     small_disk, undisturbed
 ):

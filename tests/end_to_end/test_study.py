@@ -137,6 +137,7 @@ def test_mlflow_has_one_parent_and_a_finished_child_per_trial(finished):
     assert "report.md" in [item.path for item in client.list_artifacts(parents[0].info.run_id)]
 
 
+@pytest.mark.long
 def test_sharing_and_the_number_of_workers_change_no_bit(finished, tmp_path):
     """Every metric of every epoch of a seed, shared by two workers or computed alone by one."""
     alone = project(tmp_path / "alone")

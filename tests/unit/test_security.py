@@ -10,6 +10,7 @@ from toy_project import ToyProject
 
 from ablation.cli.main import main
 from ablation.errors import InputError
+from ablation.reporting import figures
 from ablation.storage.checks import warn_once
 from ablation.storage.project import ProjectPaths
 from ablation.study import opening as study
@@ -191,6 +192,7 @@ def test_a_run_leaves_no_password_behind(toy, monkeypatch, capfd, caplog):
     monkeypatch.setattr(study, "provenance", provenance.provenance)  # which records it
     monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
     monkeypatch.setattr(delivery, "SYNC_SECONDS", 0.0)
+    monkeypatch.setattr(figures, "draw", lambda *arguments: [])
     warn_once.cache_clear()
 
     def fail(*_arguments, **_options):
