@@ -13,7 +13,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ablation import PACKAGE
 from ablation.errors import InputError, Problem
 from ablation.subject.imported import is_library
 
@@ -100,7 +99,7 @@ def exit_code(error: BaseException) -> int:
 
 def _is_foreign(path: Path) -> bool:
     resolved = path.resolve()
-    return not path.is_file() or is_library(resolved) or resolved.is_relative_to(PACKAGE)
+    return not path.is_file() or is_library(resolved)
 
 
 def _reason(error: BaseException) -> str:

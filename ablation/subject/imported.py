@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
+from ablation import PACKAGE
+
 INSTALLED = {"site-packages", "dist-packages"}
 STANDARD = Path(sysconfig.get_path("stdlib")).resolve()
 
@@ -71,8 +73,9 @@ def _distributions(_path: tuple[str, ...]) -> Mapping[str, list[str]]:
 
 
 def is_library(path: Path) -> bool:
-    """Whether a file is of the standard library or of an installed package."""
-    return bool(INSTALLED & set(path.parts)) or path.is_relative_to(STANDARD)
+    """Whether a file is of the standard library, of an installed package, or of this one."""
+    is_ours = path.is_relative_to(PACKAGE)
+    return is_ours or bool(INSTALLED & set(path.parts)) or path.is_relative_to(STANDARD)
 
 
 def _imported(text: bytes, package: str) -> Iterator[str]:

@@ -12,6 +12,7 @@ import pytest
 from tiny_trials import JOINT, ORIGINAL, STAGED, MemoryStore, chain, run
 
 from ablation.errors import InputError
+from ablation.subject.imported import project_sources
 from ablation.subject.loading import FunctionSubject, load_subject
 from core.subject import SUBJECT
 
@@ -429,3 +430,13 @@ def test_a_function_that_fails_leaves_no_record():
     with pytest.raises(RuntimeError, match="out of memory"):
         subject.advance({}, 0, link.key, store, lambda key, record: pytest.fail("reported"))
     assert store == {}
+
+
+@pytest.mark.parametrize(
+    "line", ["import ablation", "from ablation import run_study", "import ablation.api"]
+)
+def test_a_subject_that_imports_the_harness_does_not_change_with_it(tmp_path, monkeypatch, line):
+    (tmp_path / "mine_alone.py").write_text(f"{line}\nimport mine_too\n")
+    (tmp_path / "mine_too.py").write_text("a = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert set(project_sources("mine_alone")) == {"mine_alone", "mine_too"}
