@@ -102,7 +102,7 @@ def test_a_first_signal_finishes_the_epochs_in_hand_and_nothing_is_lost(
     project.wait_for(10, process)
     process.send_signal(number)
     said = process.communicate()[0]
-    assert process.returncode == 130 and "the same command goes on" in said, said
+    assert process.returncode == 130 and "the same command continues" in said, said
     assert_nothing_is_lost(project, undisturbed)
 
 

@@ -320,7 +320,7 @@ def test_a_study_asked_to_stop_keeps_what_it_has_and_goes_on_later(nodes, toy, a
     process = start(toy, *options)
     until(lambda: placed(toy), process)
     process.send_signal(signal.SIGTERM)
-    assert "the same command goes on" in finish(process, expect=130)
+    assert "the same command continues" in finish(process, expect=130)
     assert (
         0 < len(list((toy / ".ablate" / "cache" / "record").glob("*/*"))) < len(tables(at_home)[1])
     )
