@@ -35,6 +35,8 @@ from ablation.storage.runs import (
 from ablation.subject.protocol import LinkLike, Record
 
 TICK_SECONDS = 0.5
+# for a segment that can run, while other studies write to the cache
+LOOKS = 5
 CHANGED = failure(
     "PlanChanged",
     "the worker ended without the planned records: "
@@ -122,17 +124,14 @@ class Execution:
 
     def _next(self) -> Segment | None:
         """The most urgent segment that can run; None if all wait, or none is left."""
-        segment = self.schedule.next()
-        if segment is None and self.open and not self.running:
+        for _ in range(LOOKS):
+            segment = self.schedule.next()
+            if segment is not None or self.running or not self.open:
+                return segment
             # another study may have left what was missing when trials were last closed
             self._reschedule()
-            segment = self.schedule.next()
-            if segment is None and self.open:
-                left = ", ".join(sorted(self.open)[:3])
-                raise RuntimeError(
-                    f"nothing can run, and {len(self.open)} trials are not finished: {left}"
-                )
-        return segment
+        left = ", ".join(sorted(self.open)[:3])
+        raise RuntimeError(f"nothing can run, and {len(self.open)} trials are not finished: {left}")
 
     def _handle(self, worker: Worker, message: Message) -> None:
         task = worker.task
@@ -141,7 +140,7 @@ class Execution:
             return
         if message.record is not None:
             self.n_trained += 1
-            task.epoch_seconds += message.record["seconds"]
+            task.recorded(message.record["seconds"])
             self._record(task, message.key, message.record)
             return
         worker.task = None

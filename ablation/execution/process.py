@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import select
+import selectors
 import signal
 import subprocess
 import sys
@@ -70,8 +70,11 @@ class WorkerProcess:
         """The lines that have arrived since the last look, [] for none, until the process has
         ended."""
         has_ended, unfinished = False, b""
+        # not select.select, which takes no file descriptor above 1023
+        selector = selectors.DefaultSelector()
+        selector.register(self._replies, selectors.EVENT_READ)
         while not (has_ended or time.monotonic() > self._end_by):
-            select.select([self._replies], [], [], LOOK_SECONDS)
+            selector.select(LOOK_SECONDS)
             # before the pipe is read, so that all is read that it had to say
             has_ended = self.has_ended()
             data = unfinished
@@ -82,6 +85,7 @@ class WorkerProcess:
                 has_ended = True
             *lines, unfinished = data.split(b"\n")
             yield [line.decode() for line in lines]
+        selector.close()
 
     def has_ended(self) -> bool:
         """Whether the process has ended."""

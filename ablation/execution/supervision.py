@@ -32,9 +32,20 @@ class Task:
     # time of the epochs finished since the task began
     epoch_seconds: float = 0.0
 
+    def __post_init__(self) -> None:
+        self._last = self.begun
+
+    def recorded(self, seconds: float) -> None:
+        """An epoch of the task is finished; it took so long."""
+        self.epoch_seconds += seconds
+        self._last = time.monotonic()
+
     def seconds(self) -> float:
-        """What the trial has taken so far, epochs before this task included."""
-        return self.seconds_before + time.monotonic() - self.begun
+        """What the trial's epochs have taken so far, before this task too, and the one in hand.
+
+        The start of the worker counts until the first epoch is finished.
+        """
+        return self.seconds_before + self.epoch_seconds + time.monotonic() - self._last
 
 
 class Supervision:

@@ -160,10 +160,14 @@ class LocalWorker:
         return self.process.resident_bytes()
 
     def _hear(self) -> None:
-        for lines in self.process.replies():
-            for line in lines:
-                self._heard.put(Event(self, Message(**json.loads(line))))
-        self._heard.put(Event(self, last_message(self.process.close(), self._fate)))
+        try:
+            for lines in self.process.replies():
+                for line in lines:
+                    self._heard.put(Event(self, Message(**json.loads(line))))
+            self._heard.put(Event(self, last_message(self.process.close(), self._fate)))
+        except Exception as error:
+            # an exception that ended this thread unheard would leave the study waiting for ever
+            self._heard.put(error)
 
 
 class LocalProcesses:

@@ -64,10 +64,10 @@ def _before(instead: Callable[..., None], call: Callable[..., Any]) -> Callable[
     """`call`, after `instead` in this process; in processes that it forks, as it was."""
     own = os.getpid()
 
-    def called(*arguments: Any) -> Any:
+    def called(*arguments: Any, **named: Any) -> Any:
         if os.getpid() == own:
-            instead(*arguments)
-        return call(*arguments)
+            instead(*arguments, *named.values())
+        return call(*arguments, **named)
 
     return called
 
@@ -105,8 +105,8 @@ def _is_foreign(path: Path) -> bool:
 def _reason(error: BaseException) -> str:
     if not isinstance(error, SystemExit):
         return str(error)
-    if isinstance(error.code, str):
-        return error.code
+    if not (error.code is None or isinstance(error.code, int)):
+        return str(error.code)
     told = _message_of_parser(error.__traceback__)
     cause = error.__cause__ or error.__context__
     return told or (f"{type(cause).__name__}: {_message(cause)}" if cause is not None else "")

@@ -103,8 +103,9 @@ def fit_nodes(
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    rooms = {entry["NodeID"]: share.times_in(entry["Resources"]) for entry in ray.nodes()}
-    nodes = [entry for entry in ray.nodes() if entry["Alive"] and rooms[entry["NodeID"]]]
+    known = [entry for entry in ray.nodes() if entry["Alive"]]
+    rooms = {entry["NodeID"]: share.times_in(entry["Resources"]) for entry in known}
+    nodes = [entry for entry in known if rooms[entry["NodeID"]]]
     if not nodes:
         has = ray.cluster_resources()
         together = f"{has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs"

@@ -138,6 +138,9 @@ class RayWorker:
                 said = self._actor.next.remote()
         except RayError as error:
             self._is_lost(last_line(error))
+        except Exception as error:
+            # as in `LocalWorker._hear`
+            self._heard.put(error)
 
     def _goes_on(self, told: dict[str, Any], payload: bytes | None) -> bool:
         """Take a message of the actor's; False if it is the last."""
@@ -154,9 +157,9 @@ class RayWorker:
                 self._is_there, self._node = True, told["node"]
                 self._nodes.use()
             case "unfit":
-                self._nodes.say_once(f"node {told['node']} is not used: it {told['fault']}")
                 self._nodes.unfit.append(self)
                 self._put(Message("unfit"))
+                self._nodes.say_once(f"node {told['node']} is not used: it {told['fault']}")
                 return False
             case "exited":
                 self._put(last_message(told["code"], self._fate))
@@ -175,10 +178,11 @@ class RayWorker:
         if self._fate is not None:
             self._put(Message("died", error=self._fate))
         elif self._is_there or self._is_ending or not self._nodes.is_lost_at_start():
-            if self.task is not None and not self._is_ending:
+            is_told = self.task is not None and not self._is_ending
+            self._put(Message("lost", error=error))
+            if is_told:
                 where = f"a worker on node {self._node} is lost"
                 self._nodes.say(f"{where}, and what it did is done again: {cause}")
-            self._put(Message("lost", error=error))
         else:
             message = f"workers are lost before they have begun: {cause}"
             self._heard.put(InputError([Problem("", "--executor", message)]))

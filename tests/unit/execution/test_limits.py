@@ -91,6 +91,16 @@ def test_a_trial_s_time_is_that_of_its_epochs_before_and_of_the_task_in_hand(mon
     assert chain.seconds() == 30
 
 
+def test_the_start_of_a_worker_counts_until_its_first_epoch_is_finished(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    chain = Task(SimpleNamespace(), "a--s0", True, 10.0, begun=now)
+    now += 20
+    chain.recorded(3.0)
+    now += 2
+    assert chain.seconds() == 10 + 3 + 2
+
+
 def test_without_limits_nobody_is_ended():
     worker = Worker(task(10**9), 10**15)
     Supervision(Limits()).enforce([worker])

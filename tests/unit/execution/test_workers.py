@@ -1,10 +1,12 @@
 """Workers end when they should, whatever training code leaves in them, and nothing of it meets the next trial."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -139,3 +141,25 @@ def test_a_worker_that_was_killed_is_given_nothing_though_it_had_finished_what_i
             pass
         assert [(event.worker, event.message.event) for event in events] == [(killed, "died")]
         assert workers.idle() is not killed
+
+
+@pytest.mark.parametrize("line", ["no JSON", "[1]", '{"event": "done", "unknown": 1}'])
+def test_a_line_that_is_no_message_ends_the_wait_with_its_error(monkeypatch, line):
+    monkeypatch.setattr(worker_process.WorkerProcess, "replies", lambda self: iter([[line]]))
+    with pytest.raises((ValueError, TypeError)), Workers(1) as workers:
+        workers.idle()
+        while True:
+            workers.wait(1.0)
+
+
+def test_a_process_with_a_thousand_open_files_hears_its_workers():
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, most), most))
+    try:
+        with ExitStack() as files:
+            for _ in range(1100):
+                files.enter_context(open(os.devnull))
+            with Workers(1) as workers:
+                assert heard(workers, workers.idle(), "trains")[-1].event == "done"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))

@@ -43,6 +43,7 @@ ENDINGS = {
     COMMAND.format(more="", given=""): "with exit code 0",
     "os._exit(0)": "`os._exit(0)` in {file}, line {line}",
     "os._exit(3)": "`os._exit(3)` in {file}, line {line}",
+    "os._exit(status=3)": "`os._exit(status=3)` in {file}, line {line}",
 }
 IMPORTS = "import argparse, asyncio, os, sys, threading, click\n"
 AT_IMPORT = IMPORTS + "{does}\ndef train(config, seed, report):\n    return {{'top1': 1}}\n"
