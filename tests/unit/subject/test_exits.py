@@ -242,7 +242,7 @@ def test_a_subject_that_ends_the_process_in_which_it_looks_at_files_is_told_and_
     name, monkeypatch, does, said
 ):
     told = []
-    monkeypatch.setattr(inputs, "say", told.append)
+    monkeypatch.setattr(inputs, "warn_once", told.append)
     write_module(LOOKING.format(does=does), name)
     assert inputs._ask({"subject": f"{name}:SUBJECT", "settings": [{}], "cache": "cache"}) == []
     assert len(told) == 1 and said in told[0]
