@@ -53,6 +53,10 @@ def run_study(
     from ablation.study.opening import open_study
     from ablation.study.running import RunOptions, run
 
+    if storage is not None:
+        from ablation.tracking.ledger_storage import storage_url
+
+        storage = storage_url(storage)
     chosen = seeds if seeds is None or isinstance(seeds, int) else list(seeds)
     text = None if chosen is None else str(chosen)
     planned = open_study(Path(grid), experiment, overrides, text, alias, storage)

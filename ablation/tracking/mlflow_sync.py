@@ -102,6 +102,9 @@ def standing(run: StoredRun, trial: TrialContent) -> Standing:
         held = (run.status, run.end, run.tags.get(DIGEST))
         is_same = held == (trial.status, trial.end, trial.digest)
         return Standing.SAME if is_same else Standing.OTHER
+    if trial.outcome is not None and run.tags.get(DIGEST) == trial.digest:
+        # Its end is being delivered by another process, or a delivery of it was broken off.
+        return Standing.BEHIND
     n_logged = int(run.tags.get(N_RECORDS, 0))
     logged = trial.records[:n_logged]
     if len(logged) < n_logged and trial.outcome is None:

@@ -223,6 +223,35 @@ def test_importing_twice_changes_nothing(uri, folder, tmp_path, monkeypatch, is_
     assert contents(tmp_path / "mlflow.db") == before
 
 
+@pytest.mark.parametrize("call", ["log_artifacts", "set_terminated"])
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_trial_whose_end_could_not_be_delivered_whole_keeps_its_run(
+    uri, folder, monkeypatch, call, has_begun
+):
+    if has_begun:
+        folder.write_config(NONE, {})
+        folder.write_records(NONE.trial, RECORDS[:1])
+        Tracker().sync(folder)
+    finish(folder, NONE)
+
+    def fail(*_arguments, **_options):
+        raise OSError("no route to host")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, call, fail)
+        for _ in range(2):
+            with pytest.raises(TrackingUnavailable):
+                Tracker().sync(folder)
+    assert Tracker().sync(folder).n_replaced == 0
+    client = MlflowClient(uri)
+    (experiment,) = (each for each in client.search_experiments() if each.name != "Default")
+    found = client.search_runs(
+        [experiment.experiment_id], "tags.trial = 'none--s0'", run_view_type=ViewType.ALL
+    )
+    assert [run.info.status for run in found] == ["FINISHED"]
+    assert client.list_artifacts(found[0].info.run_id)
+
+
 @pytest.mark.parametrize("is_new_process", [False, True])
 def test_running_trial_gets_only_its_new_records(uri, folder, is_new_process):
     folder.write_config(NONE, {})
