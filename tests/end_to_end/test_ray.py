@@ -385,7 +385,11 @@ def test_a_driver_that_is_killed_goes_on_by_the_same_command(nodes, toy, at_home
     n_before = len(list(records.glob("*/*")))
     said = finish(start(toy, "--executor", "ray", "--ray-address", nodes.address))
     n_epochs = len(list(records.glob("*/*")))
-    assert f"{n_epochs - n_before} epochs trained, {n_before} reused" in said  # each of them once
+    found = re.search(r"(\d+) epochs trained, (\d+) reused", said)
+    n_trained, n_reused = int(found[1]), int(found[2])
+    assert n_reused == n_before
+    # Each once, but for what the three workers had recorded after their last checkpoints.
+    assert 0 <= n_trained - (n_epochs - n_before) <= 3
     require_same(toy, at_home)
 
 
