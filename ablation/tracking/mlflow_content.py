@@ -102,7 +102,8 @@ class TrialContent:
             return None
         path = self.folder.trial_path(self.name) / "outcome.json"
         told = milliseconds(self.outcome.finished)
-        return round(1000 * path.stat().st_mtime) if told is None else told
+        # MLflow takes 0 for now.
+        return round(1000 * path.stat().st_mtime) if told is None else max(1, told)
 
     def points(self, start: int, n_logged: int, columns: Collection[str]) -> list[Point]:
         """All points but those of the first `n_logged` records.

@@ -65,7 +65,7 @@ class Toy:
                 "phase": link.phase,
                 "epoch": link.epoch,
                 "seconds": 3600.0,
-                "time": 1e9,
+                "time": 0.0,
                 "metrics": metrics,
                 "vectors": {},
             }
