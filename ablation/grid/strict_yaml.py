@@ -25,6 +25,7 @@ from typing import Any
 import yaml
 
 from ablation.errors import InputError, Problem, nearest
+from ablation.formatting import leaves
 
 MAX_BYTES = 1_000_000
 # of nested mappings and lists; deeper ones would exhaust Python's stack
@@ -119,7 +120,7 @@ def flatten(mapping: Mapping[str, Any], note: Note) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     # each proper prefix of a key -> that key
     inner: dict[str, str] = {}
-    for key, value in _leaves(mapping):
+    for key, value in leaves(mapping):
         parts = key.split(".")
         prefixes = list(accumulate(parts, "{}.{}".format))[:-1]
         clash = next((prefix for prefix in prefixes if prefix in flat), inner.get(key))
@@ -153,15 +154,6 @@ def show(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:56]}...'"
-
-
-def _leaves(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in mapping.items():
-        # an empty mapping is a value: it may stand for defaults
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _composed(path: Path) -> yaml.Node | None:
