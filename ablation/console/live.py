@@ -7,7 +7,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from ablation.storage.runs import Outcome, TrialSpec, write_atomically
 from ablation.subject.protocol import Record
 
 if TYPE_CHECKING:
+    from ablation.planning.plan import Plan
     from ablation.study.opening import PlannedStudy
 
 
@@ -80,11 +81,8 @@ class Progress(Listener):
     ):
         self.planned, self.timings, self.jobs = planned, timings, jobs
         self.metric = planned.study.grid.metric["name"]
-        self.arms: dict[str, ArmProgress] = {}
-        for trial in planned.plan.trials.values():
-            arm = self.arms.setdefault(trial.spec.arm, ArmProgress())
-            arm.n_trials += 1
-            arm.n_epochs += len(trial.links)
+        self.plan, self.arms = planned.plan, dict[str, ArmProgress]()
+        self.replanned(planned.plan)
         self.n_before, self.n_trained, self.begun = 0, 0, time.monotonic()
         self.note = ProgressNote(None, time.time(), jobs, [])
         self._console, self._is_forecast, self._stopping = console, is_forecast, ""
@@ -103,6 +101,16 @@ class Progress(Listener):
         if self._live:
             self._live.stop()
         self._file.unlink(missing_ok=True)
+
+    def replanned(self, plan: Plan) -> None:
+        """Count the trials and epochs of the plan as it is now."""
+        self.plan = plan
+        for arm in self.arms.values():
+            arm.n_trials = arm.n_epochs = 0
+        for trial in plan.trials.values():
+            arm = self.arms.setdefault(trial.spec.arm, ArmProgress())
+            arm.n_trials += 1
+            arm.n_epochs += len(trial.links)
 
     def found(self, spec: TrialSpec, outcome: Outcome) -> None:
         """Count a trial that an earlier run has ended."""
@@ -165,7 +173,7 @@ class Progress(Listener):
         n_failed = sum(arm.n_failed for arm in self.arms.values())
         before = f" ({self.n_before} before)" if self.n_before else ""
         failed = f", {n_failed} failed" if n_failed else ""
-        counted = f"{len(self._ended)}/{len(self.planned.plan.trials)} trials{before}{failed}"
+        counted = f"{len(self._ended)}/{len(self.plan.trials)} trials{before}{failed}"
         trained = f"{self.n_trained} epochs trained, {duration(time.monotonic() - self.begun)}"
         left = time_left(self.note)
         return f"{counted}, {trained}" + (self._stopping or (left and f", {left}"))
@@ -189,7 +197,7 @@ class Progress(Listener):
         return self.planned.places.progress(self.planned.name)
 
     def _n_epochs(self, spec: TrialSpec) -> int:
-        return len(self.planned.plan.trials[spec.trial].links)
+        return len(self.plan.trials[spec.trial].links)
 
     def _measure(self, spec: TrialSpec, record: Record) -> None:
         if self.metric in record["metrics"]:
@@ -216,10 +224,10 @@ class Progress(Listener):
         write_atomically(self._file, json.dumps(asdict(self.note)) + "\n")
 
     def _forecast(self) -> float | None:
-        plan = self.planned.plan
+        plan = self.plan
         left = [name for name in plan.trials if name not in self._ended]
         if any(plan.trials[name].undecided for name in left):
-            plan = self.planned.expected()
+            plan = replace(self.planned, plan=plan).expected()
         # Workers have started.
         known = {key: seconds for key, seconds in self.timings.known().items() if key != START}
         chains = {name: plan.trials[name].links for name in left}

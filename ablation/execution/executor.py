@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ablation import interruption
 from ablation.errors import DiskFull
@@ -18,7 +18,7 @@ from ablation.execution.workers import Message, Request, Worker, Workers
 from ablation.grid.load import Study
 from ablation.limits import NO_LIMITS, Limits
 from ablation.planning.events import Listener
-from ablation.planning.plan import Plan, revise
+from ablation.planning.plan import FixedTrials, Plan, Planner
 from ablation.planning.schedule import Schedule, Segment, has_records, is_there
 from ablation.storage.cache import DiskStore
 from ablation.storage.runs import (
@@ -60,31 +60,26 @@ class Execution:
         listener: Listener,
         share: bool = True,
         limits: Limits = NO_LIMITS,
+        planner: Planner | None = None,
     ):
+        self.planner = planner or FixedTrials(study)
         self.study, self.plan, self.folder, self.listener = study, plan, folder, listener
         self.shared_store, self.share = store, share
         self.supervision = Supervision(limits)
         self.open: set[str] = set()
         # trial -> reason, in this pass and in earlier ones
         self.failed: dict[str, str] = {}
-        for name, trial in plan.trials.items():
-            outcome = folder.ending(trial.spec)
-            if outcome is None:
-                self.open.add(name)
-                continue
-            listener.found(trial.spec, outcome)
-            if outcome.state == "FAILED":
-                self.failed[name] = reason(outcome)
-        self.n_failed_before = len(self.failed)
+        self.n_failed_before = 0
         # name of a segment -> the segment, of those that workers compute
         self.running: dict[str, Segment] = {}
         # links run in this pass
         self.n_trained = 0
         # open trial -> keys of the links in its metrics.jsonl
         self._written: defaultdict[str, set[str]] = defaultdict(set)
-        for name in plan.trials:
-            if name in self.open:
-                self._start_over(name)
+        # whether trials have ended since the planner was last asked for more
+        self._have_ended = True
+        self._take_up(plan.trials)
+        self._grow()
 
     def run(self, jobs: int, make_workers: Callable[[int], Workers] | None = None) -> Plan:
         """Run to the end, or until this process is asked to stop; returns the plan as it is then.
@@ -94,6 +89,7 @@ class Execution:
         if not self.open:
             return self.plan
         self._reschedule()
+        self._grow_and_reschedule()
         is_stopping = False
         with (make_workers or Workers)(jobs) as workers:
             while self.open and (self.running or not is_stopping):
@@ -105,9 +101,52 @@ class Execution:
                     self.listener.stopping(len(self.running))
                 for event in workers.wait(TICK_SECONDS):
                     self._handle(event.worker, event.message)
+                self._grow_and_reschedule()
                 self.supervision.enforce(workers.busy())
                 self.listener.tick()
         return self.plan
+
+    def _take_up(self, names: Iterable[str]) -> None:
+        """Sort trials that are new to this pass: ended before, or open."""
+        taken = []
+        for name in names:
+            spec = self.plan.trials[name].spec
+            outcome = self.folder.ending(spec)
+            if outcome is None:
+                self.open.add(name)
+                taken.append(name)
+                continue
+            self.listener.found(spec, outcome)
+            if outcome.state == "FAILED":
+                self.failed[name] = reason(outcome)
+                self.n_failed_before += 1
+        for name in taken:
+            self._start_over(name)
+
+    def _grow(self) -> bool:
+        """Take up the trials that the planner adds; returns whether it added any."""
+        before = self.plan
+        while self._have_ended:
+            self._have_ended = False
+            known = self.plan.trials
+            self._replan(self.planner.grown(self.plan))
+            # some of them may have ended before: then more may be due
+            self._take_up([name for name in self.plan.trials if name not in known])
+            self._have_ended |= self.plan.trials is not known
+        return self.plan is not before
+
+    def _grow_and_reschedule(self) -> None:
+        while self._grow():
+            # may close some of them: then more may be due
+            self._reschedule()
+
+    def _replan(self, plan: Plan) -> bool:
+        """Go on by this plan; returns whether it is another one."""
+        if plan is self.plan:
+            return False
+        self.plan = plan
+        self.listener.replanned(plan)
+        return True
 
     def _hand_out(self, workers: Workers) -> None:
         """Give every idle worker the most urgent segment that can run."""
@@ -173,7 +212,7 @@ class Execution:
         before, is_recorded = self.plan, has_records(segment, self._store(segment.trials[0]))
         for name in segment.trials:
             if name in self.open:
-                self.plan = revise(self.study, self.plan, self._store(name), name)
+                self._replan(self.planner.revised(self.plan, name, self._store(name)))
         is_revised = self.plan is not before
         if not is_recorded and not is_revised:
             self._fail(segment.trials, CHANGED)
@@ -269,12 +308,16 @@ class Execution:
             self.supervision.made_progress(task.trial)
 
     def _complete_if_whole(self, name: str) -> bool:
-        """Close the trial if all its records are there."""
-        trial, store = self.plan.trials[name], self._store(name)
-        if name not in self.open or not all(
-            store.holds("record", link.key) for link in reversed(trial.links)
-        ):
+        """Close the trial if all its records are there, and no more are asked for."""
+        if name not in self.open:
             return False
+        store = self._store(name)
+        while True:
+            trial = self.plan.trials[name]
+            if not all(store.holds("record", link.key) for link in reversed(trial.links)):
+                return False
+            if not self._replan(self.planner.revised(self.plan, name, store)):
+                break
         records = _known(store, trial.links)
         # one was damaged: it is run again
         if len(records) < len(trial.links):
@@ -295,6 +338,7 @@ class Execution:
 
     def _close(self, spec: TrialSpec, outcome: Outcome) -> None:
         self.open.discard(spec.trial)
+        self._have_ended = True
         self._written.pop(spec.trial, None)
         self.folder.write_outcome(spec.trial, outcome)
         if outcome.state == "FAILED":

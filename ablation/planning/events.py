@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ablation.planning.plan import Plan
 from ablation.storage.runs import Outcome, TrialSpec
 from ablation.subject.protocol import Record
 
@@ -16,6 +17,9 @@ class Listener:
 
     def resumed(self, spec: TrialSpec, records: Sequence[Record]) -> None:
         """Some epochs of a trial were recorded before this pass."""
+
+    def replanned(self, plan: Plan) -> None:
+        """The study's plan has changed: chains have become longer, or trials were added."""
 
     def began(self, specs: Sequence[TrialSpec]) -> None:
         """A worker has begun a segment of these trials."""

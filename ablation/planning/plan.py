@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from ablation.grid.load import Study
 from ablation.storage.cache import DiskStore
@@ -108,6 +108,34 @@ def revise(study: Study, plan: Plan, store: DiskStore, name: str) -> Plan:
     if links == trial.links:
         return plan
     return with_ownership({**plan.trials, name: replace(trial, links=links)})
+
+
+class Planner(Protocol):
+    """What decides, while a study runs, which epochs and trials come next."""
+
+    def revised(self, plan: Plan, name: str, store: DiskStore) -> Plan:
+        """The plan once more of a trial's records are there; the same object if nothing changes."""
+
+    def grown(self, plan: Plan) -> Plan:
+        """The plan with the trials that are due now that others have ended.
+
+        Asked at the start and whenever trials have ended; the same object if none are due.
+        """
+
+
+@dataclass(frozen=True)
+class FixedTrials:
+    """The trials are known from the start; chains of undecided length end where records say."""
+
+    study: Study
+
+    def revised(self, plan: Plan, name: str, store: DiskStore) -> Plan:
+        """See `revise`."""
+        return revise(self.study, plan, store, name)
+
+    def grown(self, plan: Plan) -> Plan:
+        """No trials are added."""
+        return plan
 
 
 def expected(study: Study, plan: Plan, store: DiskStore, folder: RunFolder) -> Plan:

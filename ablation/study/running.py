@@ -17,11 +17,11 @@ from ablation.execution.workers import Workers
 from ablation.formatting import duration
 from ablation.limits import Limits, parse_size
 from ablation.planning.events import Listener, Listeners
-from ablation.planning.plan import build_plan
+from ablation.planning.plan import Plan, Planner, build_plan
 from ablation.storage.cache import DEFAULT_SIZE, DiskStore, remove
 from ablation.storage.files import only_one
 from ablation.storage.project import ProjectPaths
-from ablation.storage.runs import UNSCORED
+from ablation.storage.runs import UNSCORED, Manifest, RunFolder
 from ablation.study.inputs import require_usable_inputs
 from ablation.study.opening import PlannedStudy, changes, refuse_mixture
 from ablation.study.placement import Placement, placement
@@ -131,23 +131,28 @@ def train(
     listener: Listener,
     jobs: int,
     make_workers: Callable[[int], Workers] | None = None,
+    planner: Planner | None = None,
 ) -> RunResult:
-    """Run what is missing. Leaves the manifest and the trials' folders in `runs/<study>/`."""
+    """Run what is missing. Leaves the manifest and the trials' folders in `runs/<study>/`.
+
+    planner: default, the study's trials are known from the start.
+    """
     study, plan, store, folder = planned.study, planned.plan, planned.store, planned.folder
     manifest = planned.manifest
     n_reused = len(plan.unique()) - len(plan.missing(store)) if options.share else 0
     limits = Limits(options.seconds_per_trial, options.bytes_per_worker)
-    execution = Execution(study, plan, store, folder, listener, options.share, limits)
+    keeper = ManifestKeeper(manifest, folder)
+    listeners = Listeners([keeper, listener])
+    execution = Execution(study, plan, store, folder, listeners, options.share, limits, planner)
     if not execution.open and folder.exists():
         # The provenance is that of the run that trained.
-        manifest = replace(manifest, provenance=folder.manifest().provenance)
+        keeper.manifest = replace(manifest, provenance=folder.manifest().provenance)
     # Written also before the run: trials may already have been closed from the store.
-    folder.write_manifest(manifest)
+    keeper.write(execution.plan)
     begun = time.monotonic()
     plan = execution.run(jobs, make_workers)
     seconds = time.monotonic() - begun
-    if plan.specs != manifest.trials:
-        folder.write_manifest(replace(manifest, trials=plan.specs))
+    keeper.write(plan)
     return RunResult(
         n_trained=execution.n_trained,
         n_reused=n_reused,
@@ -199,6 +204,38 @@ class CacheBound(Listener):
         if time.monotonic() - self.last > TRIM_SECONDS:
             self.store.trim(self.limit)
             self.last = time.monotonic()
+
+
+@dataclass
+class ManifestKeeper(Listener):
+    """Keeps the trials of study.json those of the plan, while that grows or chains end early."""
+
+    manifest: Manifest
+    folder: RunFolder
+    # what study.json does not hold yet
+    plan: Plan | None = None
+    # the next time at which it may be written: that takes longer the more trials there are
+    due: float = 0.0
+    is_written: bool = False
+
+    def replanned(self, plan: Plan) -> None:
+        """Note the plan, to be written when that is due."""
+        self.plan = plan
+
+    def tick(self) -> None:
+        """Write the plan if it has changed, and at most a hundredth of the time is spent so."""
+        if self.plan is not None and time.monotonic() > self.due:
+            begun = time.monotonic()
+            self.write(self.plan)
+            self.due = time.monotonic() + 100 * (time.monotonic() - begun)
+
+    def write(self, plan: Plan) -> None:
+        """Write study.json with the trials of this plan, unless it holds them."""
+        self.plan = None
+        manifest = replace(self.manifest, trials=plan.specs)
+        if manifest != self.manifest or not self.is_written:
+            self.manifest, self.is_written = manifest, True
+            self.folder.write_manifest(manifest)
 
 
 @contextmanager
