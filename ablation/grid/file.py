@@ -6,7 +6,6 @@ See DESIGN.md, section 5.
 from __future__ import annotations
 
 import itertools
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -14,6 +13,7 @@ from typing import Any, TypeGuard
 from ablation.errors import InputError, Problem, nearest
 from ablation.grid.claims import read_claims
 from ablation.grid.design import DESIGNS, Arm, Factor, Level
+from ablation.grid.search import Search, read_search
 from ablation.grid.strict_yaml import (
     FILE_NAME,
     LEVEL_NAME,
@@ -21,6 +21,7 @@ from ablation.grid.strict_yaml import (
     NAME,
     SUBJECT_NAME,
     Section,
+    as_text,
     read_value,
     read_yaml,
     show,
@@ -41,6 +42,7 @@ GRID_KEYS = (
     "reference",
     "claims",
     "settings",
+    "search",
 )
 EXPERIMENT_KEYS = ("title", "dataset", "subject", "settings")
 
@@ -73,6 +75,8 @@ class Grid:
     claims: tuple[Claim, ...]
     # for all arms and baselines
     settings: dict[str, Any]
+    # how each of them is tuned before its seeds are run
+    search: Search | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,7 @@ def read_grid(
     baselines = file.items(
         "baselines", lambda name: "" if isinstance(name, str) else "is not a baseline's name"
     )
+    all_seeds = _seeds(file, "seeds") if seeds is None else _seeds_option(seeds, problems)
     named = experiment or file.text("experiment", means="an experiment's name or path")
     return Grid(
         file=path.name,
@@ -122,13 +127,14 @@ def read_grid(
         experiment=named or "",
         metric={"name": headline, "goal": goal},
         design=_designs(file),
-        seeds=_seeds(file, "seeds") if seeds is None else _seeds_option(seeds, problems),
+        seeds=all_seeds,
         factors=_factors(file, headline),
         arms=tuple(Arm(name, {}, arms.settings(name)) for name in arms.names(*NAME)),
         baselines=baselines,
         reference=_reference(file, baselines),
         claims=read_claims(file),
         settings=file.settings("settings"),
+        search=read_search(file, all_seeds, goal),
     )
 
 
@@ -150,11 +156,6 @@ def read_experiment(path: Path, problems: list[Problem]) -> Experiment | None:
         subject=file.text("subject", "core", *SUBJECT_NAME) or "",
         settings=file.settings("settings"),
     )
-
-
-def as_text(value: Any) -> str:
-    """Equal for equal values only: Python takes 1, 1.0 and True for the same."""
-    return json.dumps(value, sort_keys=True, default=str)
 
 
 def _file(path: Path, problems: list[Problem]) -> Section | None:

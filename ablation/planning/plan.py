@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from ablation.grid.load import Study
+from ablation.grid.load import Study, Variant
 from ablation.storage.cache import DiskStore
 from ablation.storage.runs import RunFolder, TrialSpec
-from ablation.subject.protocol import LinkLike, Record
+from ablation.subject.protocol import LinkLike, Record, Subject
 
 LookUp = Callable[[str], Record | None]
 
@@ -66,37 +66,49 @@ def build_plan(study: Study, store: DiskStore, folder: RunFolder) -> Plan:
     A chain whose length depends on records is looked up in `store`; that of a finished trial, in
     its folder, since the store need not have its records any more.
     """
-    trials: dict[str, PlannedTrial] = {}
+    trials = {}
     for variant in study.variants:
         config = study.subject.resolve(variant.settings)
         for seed in study.grid.seeds:
-            asked: list[str] = []
-
-            def record(key: str, asked: list[str] = asked) -> Record | None:
-                asked.append(key)
-                return store.record(key)
-
-            links = longest = study.subject.chain(variant.settings, seed, record)
-            if asked:
-                longest = study.subject.chain(variant.settings, seed, lambda key: None)
             name = f"{variant.name}--s{seed}"
-            spec = TrialSpec(
-                trial=name,
-                arm=variant.name,
-                kind=variant.kind,
-                levels=dict(variant.levels),
-                seed=seed,
-                key=trial_key(name, longest, config),
-                settings=dict(variant.settings),
-                epochs_planned=len(links),
-                epochs_trained=0,
-                epochs_shared=0,
-            )
-            if asked and folder.ending(spec) is not None:
-                look_up = _by_place(longest, folder.records(name))
-                links = study.subject.chain(spec.settings, seed, look_up)
-            trials[name] = PlannedTrial(spec, links, bool(asked))
+            trials[name] = plan_trial(study.subject, variant, name, seed, store, folder, config)
     return with_ownership(trials)
+
+
+def plan_trial(
+    subject: Subject,
+    variant: Variant,
+    name: str,
+    seed: int,
+    store: DiskStore,
+    folder: RunFolder,
+    config: Mapping[str, Any],
+) -> PlannedTrial:
+    """Plan one trial, as if no other had any of its links. config: its settings resolved."""
+    asked: list[str] = []
+
+    def record(key: str) -> Record | None:
+        asked.append(key)
+        return store.record(key)
+
+    links = longest = subject.chain(variant.settings, seed, record)
+    if asked:
+        longest = subject.chain(variant.settings, seed, lambda key: None)
+    spec = TrialSpec(
+        trial=name,
+        arm=variant.name,
+        kind=variant.kind,
+        levels=dict(variant.levels),
+        seed=seed,
+        key=trial_key(name, longest, config),
+        settings=dict(variant.settings),
+        epochs_planned=len(links),
+        epochs_trained=0,
+        epochs_shared=0,
+    )
+    if asked and folder.ending(spec) is not None:
+        links = subject.chain(spec.settings, seed, _by_place(longest, folder.records(name)))
+    return PlannedTrial(spec, links, bool(asked))
 
 
 def revise(study: Study, plan: Plan, store: DiskStore, name: str) -> Plan:

@@ -102,7 +102,8 @@ class TrialSpec:
     trial: str
     # e.g. "lr_split+warmup", or a baseline's name
     arm: str
-    # "arm" | "baseline"
+    # "arm" | "baseline" | "untuned": an arm or baseline without the settings of its search |
+    # "search": of a search
     kind: str
     # factor -> level; {} for baselines
     levels: dict[str, str]
@@ -151,6 +152,8 @@ class Manifest:
     subject: str = "core"
     # {grid, experiment, overrides, seeds}, as `ablate run` was called; {} if not known.
     asked: dict[str, Any] = field(default_factory=dict)
+    # How its arms were tuned, see `ablation.search.summary`; {} if they were not.
+    search: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
 

@@ -15,6 +15,9 @@ from ablation.grid.load import Study, load_study, study_name, yaml_path
 from ablation.grid.strict_yaml import FILE_NAME, flatten, read_yaml
 from ablation.planning.forecast import Timings
 from ablation.planning.plan import Plan, build_plan, expected
+from ablation.search import summary
+from ablation.search.tuning import Tuning
+from ablation.storage.asked import SUFFIX
 from ablation.storage.cache import DiskStore
 from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import Manifest, RunFolder
@@ -30,6 +33,8 @@ REASONS = {
 }
 """Fact of a manifest -> why trials are stale if it is another one now."""
 
+WHY = "as the search of a study does; choose another name"
+
 
 @dataclass(frozen=True)
 class PlannedStudy:
@@ -42,6 +47,10 @@ class PlannedStudy:
     published_file: Path
     # arguments of `open_study`
     asked: Mapping[str, Any] = field(default_factory=dict)
+    # the search of its arms, of a grid that has one: `study` is tuned once that is finished
+    tuning: Tuning | None = None
+    # of the manifest
+    search: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> RunFolder:
@@ -93,6 +102,7 @@ class PlannedStudy:
             config=study.subject.resolve(study.common),
             subject=experiment.subject,
             asked=dict(self.asked),
+            search=dict(self.search),
         )
 
     def expected(self) -> Plan:
@@ -122,6 +132,14 @@ def open_study(
     places = ProjectPaths(storage=storage)
     home = str(read_yaml(grid).get("experiment", study.experiment.name))
     name = alias or study_name(study, home)
+    if name.endswith(SUFFIX):
+        raise InputError(
+            [Problem("--as" if alias else grid.name, name, f"ends in {SUFFIX}, {WHY}")]
+        )
+    tuning = None if study.absent else Tuning.of(study, places.root / "runs", name)
+    found: dict[str, Any] = {}
+    if tuning is not None and tuning.is_finished:
+        study, found = tuning.tuned(), summary.found(tuning)
     plan = build_plan(study, places.store, places.runs(name))
     asked = {
         "grid": str(grid),
@@ -129,7 +147,21 @@ def open_study(
         "overrides": list(overrides),
         "seeds": seeds,
     }
-    return PlannedStudy(study, name, plan, places, grid.parent / "published.yaml", asked)
+    file = grid.parent / "published.yaml"
+    return PlannedStudy(study, name, plan, places, file, asked, tuning, found)
+
+
+def planned_search(planned: PlannedStudy, tuning: Tuning, plan: Plan) -> PlannedStudy:
+    """The study of the search's trials."""
+    return replace(
+        planned,
+        study=tuning.search_study,
+        name=f"{planned.name}{SUFFIX}",
+        plan=plan,
+        asked={},
+        tuning=None,
+        search=summary.begun(tuning, planned.name),
+    )
 
 
 def refuse_mixture(manifest: Manifest, folder: RunFolder) -> None:

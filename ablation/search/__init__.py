@@ -1,0 +1,1 @@
+"""Optuna's samplers and pruners over each arm; seeds until the answer is decided."""
