@@ -144,20 +144,20 @@ def _weight(n: int, sizes: tuple[int, ...]) -> float:
 
 @cache
 def _null_minima(sizes: tuple[int, ...], sides: int) -> np.ndarray:
-    """(N_PATHS,) float, sorted: the smallest p / weight over all looks of a study without effect."""
+    """(N_PATHS,) float, sorted: the smallest p / weight over all looks, without an effect."""
     rng = np.random.default_rng(0)
     weights = _weights(sizes)
     minima = np.full((N_PATHS // CHUNK, CHUNK), np.inf)
     for own in minima:
-        # sum and sum of squares of a path's values so far
-        total, squares = np.zeros((2, CHUNK))
+        # mean and summed squared deviations of a path's values so far
+        mean, squares = np.zeros((2, CHUNK))
         for n, added, weight in zip(sizes, np.diff(sizes, prepend=0), weights, strict=True):
-            new = np.sqrt(added) * rng.standard_normal(CHUNK)
-            total += new
-            squares += new**2 / added
+            step = rng.standard_normal(CHUNK) / np.sqrt(added) - mean
+            mean += step * added / n
+            squares += step**2 * (n - added) * added / n
             if added > 1:
                 squares += rng.chisquare(added - 1, CHUNK)
-            t = total * np.sqrt((n - 1) / (n * squares - total**2))
-            p = special.stdtr(n - 1, -np.abs(t)) * 2 if sides == 2 else special.stdtr(n - 1, t)
+            t = mean / np.sqrt(squares / (n - 1) / n)
+            p = 2 * special.stdtr(n - 1, -np.abs(t)) if sides == 2 else special.stdtr(n - 1, t)
             np.minimum(own, p / weight, out=own)
     return np.sort(minima, axis=None)
