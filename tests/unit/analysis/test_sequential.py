@@ -136,9 +136,9 @@ def test_repeated_p_is_the_share_of_a_sphere(p, tolerance, sides):
     """
     sizes = (2, 3)
     # longitude of the first two values, and the third value, which is uniform (Archimedes)
-    n_cells = 1_000
-    angle = (np.arange(4 * n_cells) + 0.5)[:, None] * 2 * np.pi / (4 * n_cells)
-    third = -1 + (np.arange(n_cells) + 0.5) * 2 / n_cells
+    n_angles, n_thirds = 40_000, 100
+    angle = (np.arange(n_angles) + 0.5)[:, None] * 2 * np.pi / n_angles
+    third = -1 + (np.arange(n_thirds) + 0.5) * 2 / n_thirds
     first_two = np.cos(angle) + np.sin(angle)
     first_p = stats.ttest_1samp([np.cos(angle), np.sin(angle)], 0, alternative="greater").pvalue
     mean = (first_two * np.sqrt(1 - third**2) + third) / 3
