@@ -304,3 +304,8 @@ def test_needed_seeds_are_the_fewest(effect, sd, alpha):
 )
 def test_needed_seeds_are_none_where_not_defined_or_too_many(effect, sd):
     assert needed_seeds(effect, sd, 0.05) is None
+
+
+def test_an_effect_that_dwarfs_the_spread_needs_two_seeds():
+    assert needed_seeds(100.0, 1.0, 0.05) == 2
+    assert needed_seeds(100.0, 1.0, 0.05, most=1) is None
