@@ -29,9 +29,10 @@ at 5 %, looks at 3, 5, 8, 12 and 20 seeds, and d the effect that 20 seeds find w
 
 "Fewer trials" compares with a single look of equal power: both find some effect with 80 %, and the
 mean number of seeds is taken at 1.5 times that effect. Of five claims that share arms, after Holm's
-correction, it is 0.28 at RHO = 1: an arm goes on until its last claim is decided. RHO = 1 keeps most of the power at the last
-look, costs little at large effects, and asks for the strongest evidence at 3 seeds, where it is
-hardest to tell whether values are normal.
+correction, it is 0.28 at RHO = 1: an arm goes on until its last claim is decided.
+
+RHO = 1 keeps most of the power at the last look, costs little at large effects, and asks for the
+strongest evidence at 3 seeds, where it is hardest to tell whether values are normal.
 """
 
 from __future__ import annotations
