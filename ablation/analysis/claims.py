@@ -26,7 +26,7 @@ from ablation.analysis.contrasts import (
     simple_effects,
 )
 from ablation.analysis.effects import ALPHA
-from ablation.analysis.results import Results
+from ablation.analysis.results import CLAIM_COLUMNS, Results
 from ablation.analysis.statistics import Estimate, contrast, holm, margin_p
 from ablation.formatting import (
     compared_p,
@@ -43,13 +43,6 @@ from ablation.storage.runs import Claim
 ONE_SIDED = ("above", "below")
 SUPPORTED, REFUTED, NOT_DECIDED = "supported", "refuted", "not decided"
 _EXPECTED = {"up": "should rise", "down": "should fall", "none": "should not change"}
-
-# `level_by_level` holds a factor's effect at each level of the factors that it interacts with, or
-# the mean of each arm of a level where these lie on both sides of the number; else "".
-CSV_COLUMNS = [
-    *("claim", "says", "contrast", "metric", "direction", "estimate", "low", "high", "p"),
-    *("p_holm", "n_seeds", "verdict", "claim_verdict", "level_by_level"),
-]
 
 
 class _Expectation(NamedTuple):
@@ -80,7 +73,7 @@ class _Expectation(NamedTuple):
 
 
 def judge_claims(results: Results, effects: pd.DataFrame) -> pd.DataFrame:
-    """A row per expectation of each claim, in the grid's order: `CSV_COLUMNS`.
+    """A row per expectation of each claim, in the grid's order: `CLAIM_COLUMNS`.
 
     effects: from `effects.judge`; tells which factors interact.
     """
@@ -99,7 +92,7 @@ def judge_claims(results: Results, effects: pd.DataFrame) -> pd.DataFrame:
         what = [claim["id"], claim["says"], one.compared.name, one.metric, one.expected]
         found = [*one.found[:4], p_holm, one.found.n, verdict, worst]
         rows.append([*what, *found, _level_by_level(one, results, effects)])
-    return pd.DataFrame(rows, columns=CSV_COLUMNS)
+    return pd.DataFrame(rows, columns=CLAIM_COLUMNS)
 
 
 def _expectations(claim: Claim, results: Results) -> Iterator[_Expectation]:

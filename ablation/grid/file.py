@@ -1,4 +1,4 @@
-"""The two kinds of files under `experiments/`: grids and the experiments they vary.
+"""The files under `experiments/`: grids, the experiments that they vary, and published results.
 
 See DESIGN.md, section 5.
 """
@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from ablation.errors import InputError, Problem, nearest
-from ablation.grid.claims import read_claims
-from ablation.grid.design import DESIGNS, Arm, Factor, Level
+from ablation.grid.design import DESIGNS, Arm, Factor, Level, read_claims
 from ablation.grid.search import Search, read_search
 from ablation.grid.strict_yaml import (
     FILE_NAME,
@@ -26,8 +25,7 @@ from ablation.grid.strict_yaml import (
     read_yaml,
     show,
 )
-from ablation.storage.columns import COSTS, IDENTITY
-from ablation.storage.runs import Claim, Metric
+from ablation.storage.runs import COSTS, IDENTITY, Claim, Manifest, Metric
 
 GRID_KEYS = (
     "study",
@@ -45,6 +43,8 @@ GRID_KEYS = (
     "search",
 )
 EXPERIMENT_KEYS = ("title", "dataset", "subject", "settings")
+PUBLISHED = "published.yaml"
+PUBLISHED_KEYS = ("method", "top1", "protocol", "source")
 
 MAX_SEEDS = 1000
 MAX_SEED = 2**32 - 1
@@ -248,3 +248,34 @@ def _seeds_option(text: str, problems: list[Problem]) -> tuple[int, ...]:
 
 def _is_integer(value: Any, low: int, high: int) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def published(path: Path | str, dataset: str) -> list[dict[str, Any]]:
+    """What `path` (experiments/published.yaml) has on a data set.
+
+    Each a {method, top1 (percent), protocol, source}. Raises InputError if anything in the file is
+    wrong, about other data sets too.
+    """
+    problems: list[Problem] = []
+    file = Section(Path(path).name, "", read_yaml(path), problems)
+    results = {name: [_result(section) for section in file.sections(name)] for name in file.values}
+    if problems:
+        raise InputError(problems)
+    return results.get(dataset, [])
+
+
+def published_now(manifest: Manifest) -> list[dict[str, Any]]:
+    """What the file beside a study's grid has on its data set.
+
+    Now, or where it is not there, when the study was run.
+    """
+    path = Path(manifest.asked["grid"]).parent / PUBLISHED if manifest.asked else None
+    return published(path, manifest.dataset) if path and path.is_file() else manifest.published
+
+
+def _result(section: Section) -> dict[str, Any]:
+    section.allow(*PUBLISHED_KEYS)
+    top1 = section.values.get("top1")
+    if isinstance(top1, bool) or not isinstance(top1, int | float) or not 0 <= top1 <= 100:
+        section.note("top1", f"{show(top1)} is not an accuracy in percent")
+    return {key: top1 if key == "top1" else section.text(key) for key in PUBLISHED_KEYS}

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ablation.errors import InputError, Problem, nearest
-from ablation.grid.claims import unmet_claims, unreported_metrics
-from ablation.grid.design import DESIGNS, Arm, arms, n_cells
+from ablation.grid.design import DESIGNS, Arm, arms, n_cells, unmet_claims, unreported_metrics
 from ablation.grid.file import Experiment, Grid, read_experiment, read_grid
 from ablation.grid.idle import Layer, Stack, dead_levels, ignored_settings, merged, rivals, undone
 from ablation.grid.search import search_problems

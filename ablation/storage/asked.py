@@ -18,8 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablation.storage.checks import UNREADABLE, warn_once
-from ablation.storage.files import put_aside
+from ablation.storage.files import UNREADABLE, put_aside, warn_once
 from ablation.storage.runs import write_atomically
 
 SUFFIX = ".search"

@@ -12,29 +12,28 @@ from pathlib import Path
 from rich.console import Console
 
 from ablation import interruption
-from ablation.console.live import Progress, output, tell
 from ablation.execution.executor import Execution
-from ablation.execution.workers import Workers
-from ablation.formatting import duration
-from ablation.limits import Limits, parse_size
-from ablation.planning.events import Listener, Listeners
+from ablation.execution.workers import Limits, Workers
+from ablation.formatting import duration, parse_size
+from ablation.planning.forecast import Listener, Listeners
 from ablation.planning.plan import Plan, Planner, build_plan
 from ablation.search.tuning import SearchPlanner, Tuning
 from ablation.storage.cache import DEFAULT_SIZE, DiskStore, remove
 from ablation.storage.files import only_one
 from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import UNSCORED, Manifest, RunFolder
-from ablation.study.inputs import require_usable_inputs
+from ablation.study.live import Progress, output, tell
 from ablation.study.opening import (
     PlannedStudy,
     changes,
     open_study,
     planned_search,
     refuse_mixture,
+    require_usable_inputs,
 )
 from ablation.study.placement import Placement, placement
 from ablation.study.repair import TrialFiles
-from ablation.subject.exits import refused
+from ablation.subject.imported import refused
 from ablation.tracking.delivery import Delivery
 
 # between looks at the cache's size while a study runs

@@ -1,0 +1,255 @@
+"""Print a plan and a study's progress.
+
+A plan: arms, phases, the tree of shared epochs, a forecast, and the power. Progress: by arm, from
+the files; another process may be running the study.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from ablation.formatting import duration, label, over_seeds
+from ablation.planning.forecast import forecast
+from ablation.planning.plan import Plan, PlannedTrial, Segment, segments
+from ablation.storage.files import is_being_run
+from ablation.storage.project import ProjectPaths
+from ablation.storage.runs import RunFolder
+from ablation.study.live import (
+    ProgressNote,
+    fitting,
+    output,
+    plain_table,
+    read_note,
+    tell,
+    time_left,
+)
+from ablation.study.opening import Changes, PlannedStudy, changes, changes_since, refuse_mixture
+from ablation.study.placement import n_processors
+from ablation.subject.protocol import LinkLike
+
+
+def describe_plan(planned: PlannedStudy, jobs: int | None) -> None:
+    """Print a study's plan. jobs: default, the processors."""
+    console, absent = output(), planned.study.absent
+    # Without its data, nothing can be said of what has changed.
+    if not absent:
+        refuse_mixture(planned.manifest, planned.folder)
+    console.print(f"study {planned.name}", style="italic")
+    if not absent:
+        tell(console, changes(planned).said)
+    show_plan(console, planned, planned.timings.known(), jobs or n_processors())
+    if absent:
+        console.print("the study cannot be run yet:", style="bold")
+    for problem in absent:
+        tell(console, f"  {problem}")
+
+
+def show_plan(
+    console: Console, planned: PlannedStudy, known: Mapping[str, float], jobs: int
+) -> None:
+    """Print a plan. known: phase -> seconds of an epoch."""
+    # SciPy, which `ablate status` does without.
+    from ablation.analysis.power import power_lines
+
+    plan = planned.expected()
+    left = plan.unfinished(planned.folder)
+    missing = left.missing(planned.store)
+    n_naive, n_unique = plan.n_naive(), len(plan.unique())
+    console.print(fitting(_arms(planned, plan, {link.key for link in missing}), console))
+    if n_unique < n_naive:
+        console.print("", fitting(_phases(plan, missing), console), "", _forest(plan), "", sep="\n")
+    epochs = (
+        f"{n_naive} epochs one by one, {n_unique} unique ({n_naive / n_unique:.1f} times fewer)"
+    )
+    console.print(f"{len(plan.trials)} trials: {epochs}, {len(missing)} left to train")
+    if missing and any(trial.undecided for trial in left.trials.values()):
+        planned_as = "planned as long as in a seed that is finished, else at their longest"
+        console.print(f"warm-ups that end at a plateau are {planned_as}")
+    seconds, alone = (forecast(left.chains, planned.store, known, n) for n in (jobs, 1))
+    console.print(_cost(missing, seconds, alone, jobs))
+    for line in power_lines(planned.study, planned.places.root / "runs"):
+        console.print(line, highlight=False)
+
+
+def _arms(planned: PlannedStudy, plan: Plan, missing: set[str]) -> Table:
+    factors = [factor.name for factor in planned.study.grid.factors]
+    table = plain_table(["arm", *factors], ["trials", "epochs", "of its own", "left to train"])
+    owned: set[str] = set()
+    for variant in planned.study.variants:
+        chains = [trial.links for trial in plan.trials.values() if trial.spec.arm == variant.name]
+        own = {link.key for links in chains for link in links} - owned
+        owned |= own
+        counts = (len(chains), sum(map(len, chains)), len(own), len(own & missing))
+        levels = [variant.levels.get(factor, "") for factor in factors]
+        table.add_row(variant.name, *levels, *map(str, counts))
+    return table
+
+
+def _phases(plan: Plan, missing: Sequence[LinkLike]) -> Table:
+    """Where sharing saves: epochs by phase."""
+    naive = Counter(link.phase for links in plan.chains.values() for link in links)
+    unique = Counter(link.phase for link in plan.unique().values())
+    left = Counter(link.phase for link in missing)
+    table = plain_table(["phase"], ["epochs one by one", "unique", "times fewer", "left to train"])
+    for phase, n in naive.items():
+        fewer = f"{n / unique[phase]:.1f}"
+        table.add_row(phase, str(n), str(unique[phase]), fewer, str(left[phase]))
+    return table
+
+
+def _forest(plan: Plan) -> Tree:
+    """Where the arms part, under the first seed: a line for epochs that the same arms share."""
+    seed = plan.specs[0].seed
+    trials = {name: trial for name, trial in plan.trials.items() if trial.spec.seed == seed}
+    tree = Tree(f"epochs of seed {seed}")
+    branches: dict[str | None, Tree] = {None: tree}
+    # Parents come before their children.
+    for end, segment in segments(Plan(trials).chains).items():
+        branches[end] = branches[segment.parent].add(_line(segment, trials))
+    return tree
+
+
+def _line(segment: Segment, trials: Mapping[str, PlannedTrial]) -> Text:
+    """`warmup 21-30, joint 31-40: lr_split+warmup`; the arms are those that end there."""
+    spans = []
+    for phase, links in groupby(segment.links, lambda link: link.phase):
+        first, *others = [link.epoch for link in links]
+        spans.append(f"{phase} {first}\N{EN DASH}{others[-1]}" if others else f"{phase} {first}")
+    ending = [name for name in segment.trials if trials[name].links[-1].key == segment.end]
+    arms = ", ".join(trials[name].spec.arm for name in ending)
+    return Text(f"{', '.join(spans)}: {arms}" if arms else ", ".join(spans))
+
+
+def _cost(
+    missing: Sequence[LinkLike], seconds: float | None, alone: float | None, jobs: int
+) -> str:
+    if not missing:
+        return "nothing is left to train"
+    if seconds is None or alone is None:
+        cost = f"cost: about {sum(link.cost for link in missing):.0f} epochs of pre-training"
+        return f"{cost}; in seconds, once a first epoch of this experiment has been measured"
+    with_jobs = f"{duration(seconds)} of training with {jobs} jobs, {duration(alone)} with one"
+    return f"forecast: {with_jobs}; the report comes on top"
+
+
+DONE, FAILED, RUNNING, BEGUN, WAITING = "done", "failed", "running", "begun", "waiting"
+
+
+@dataclass
+class ArmStatus:
+    """One arm's or baseline's trials."""
+
+    states: Counter[str] = field(default_factory=Counter)
+    # that have a record
+    epochs: int = 0
+    epochs_planned: int = 0
+    # epochs that no other trial before it in the plan computes
+    left: int = 0
+    # headline metric of those done
+    finished: list[float] = field(default_factory=list)
+    # (epoch, headline metric) last evaluated, of those begun
+    current: list[tuple[int, float]] = field(default_factory=list)
+
+
+def status_of(
+    folder: RunFolder, in_hand: Collection[str] | None, plan: Plan | None = None
+) -> dict[str, ArmStatus]:
+    """Arm -> its status.
+
+    in_hand: trials that workers compute now. A trial that has epochs and is not among them has
+    begun, and waits for a worker or was interrupted. None: not known, and all that have begun are
+    running. plan: whose trials they are; default: those of the study as it was run last.
+    """
+    manifest = folder.manifest()
+    metric = manifest.metric["name"]
+    arms: dict[str, ArmStatus] = {}
+    for spec in plan.specs if plan else manifest.trials:
+        arm = arms.setdefault(spec.arm, ArmStatus())
+        outcome = folder.outcome(spec.trial)
+        state = folder.state(spec, outcome)
+        arm.epochs_planned += spec.epochs_planned
+        if outcome is not None and state == "COMPLETE":
+            arm.states[DONE] += 1
+            arm.epochs += spec.epochs_planned
+            arm.finished.append(outcome.metrics[metric])
+            continue
+        if state == "FAILED":
+            arm.states[FAILED] += 1
+            continue
+        records = folder.records(spec.trial) if state == "RUNNING" else []
+        is_running = bool(records) if in_hand is None else spec.trial in in_hand
+        arm.states[RUNNING if is_running else BEGUN if records else WAITING] += 1
+        n = min(len(records), spec.epochs_planned)
+        arm.epochs += n
+        arm.left += spec.epochs_trained - min(max(n - spec.epochs_shared, 0), spec.epochs_trained)
+        evaluated = [
+            (record["epoch"], record["metrics"][metric])
+            for record in records
+            if record["phase"] != "pretrain" and metric in record["metrics"]
+        ]
+        arm.current += evaluated[-1:]
+    return arms
+
+
+def describe_status(name: str, places: ProjectPaths, console: Console) -> None:
+    """Print a row per arm, and below how far the study is and how long it still takes."""
+    folder = places.runs(name)
+    is_running = is_being_run(folder.path)
+    note = read_note(places.progress(name)) if is_running else None
+    changed = Changes() if is_running else changes_since(places, name)
+    in_hand = (note.in_hand if note else None) if is_running else ()
+    arms = status_of(folder, in_hand, changed.plan)
+    metric = label(folder.manifest().metric["name"])
+    headings = {DONE: DONE, RUNNING: RUNNING, BEGUN: BEGUN, WAITING: WAITING, FAILED: FAILED}
+    if not is_running:
+        del headings[RUNNING]
+        headings[BEGUN] = "interrupted"
+    numbers = [*headings.values(), "epochs", metric, f"{metric} so far"]
+    table = plain_table(["arm"], numbers, title=f"study {name}")
+    for arm, row in arms.items():
+        table.add_row(
+            arm,
+            *(str(row.states[state] or "") for state in headings),
+            f"{row.epochs}/{row.epochs_planned}",
+            over_seeds(row.finished),
+            _so_far(row.current),
+        )
+    console.print(fitting(table, console))
+    n_left = sum(arm.left for arm in arms.values())
+    if changed.plan:
+        n_left = len(changed.plan.unfinished(folder).missing(places.store))
+    tell(console, _summary(arms, n_left, is_running, note))
+    tell(console, changed.said)
+
+
+def _summary(
+    arms: Mapping[str, ArmStatus], n_left: int, is_running: bool, note: ProgressNote | None
+) -> str:
+    states = sum((arm.states for arm in arms.values()), Counter[str]())
+    failed = f", {states[FAILED]} failed" if states[FAILED] else ""
+    parts = [f"{states[DONE]}/{states.total()} trials done{failed}; {n_left} epochs left to train"]
+    left = time_left(note)
+    if note and left:
+        parts.append(f"{left} with {note.jobs} job{'s' * (note.jobs > 1)}")
+    elif is_running:
+        parts.append("how long that takes is known once epochs have been measured")
+    elif states[WAITING] or states[BEGUN]:
+        parts.append("not running: `ablate run` goes on where it stopped")
+    return "; ".join(parts)
+
+
+def _so_far(current: list[tuple[int, float]]) -> str:
+    """`71.2 at epoch 35`, `71.2 ± 0.4 at epochs 30 to 35`."""
+    if not current:
+        return ""
+    first, last = min(current)[0], max(current)[0]
+    epochs = f"epochs {first} to {last}" if first < last else f"epoch {last}"
+    return f"{over_seeds([metric for _, metric in current])} at {epochs}"
