@@ -181,14 +181,15 @@ def space_of(search: Search, subject: Subject, stack: Stack) -> dict[str, Domain
     settings = merged((*stack, Layer("", "", search.settings)))
     choices = [(key, one.values) for key, one in space.items() if isinstance(one, Choices)]
     first = {key: domain.ends[0] for key, domain in space.items()}
-    left = list(space)
+    left, is_judged = list(space), False
     combinations = itertools.product(*(values for _, values in choices))
     for combination in itertools.islice(combinations, MAX_COMBINATIONS):
         chosen = dict(zip((key for key, _ in choices), combination, strict=True))
         tried = settings | first | chosen
         if left and not subject.check(tried):
-            left = list(subject.ignored(tried, left))
-    return {key: domain for key, domain in space.items() if key not in left}
+            left, is_judged = list(subject.ignored(tried, left)), True
+    # values that are refused tell nothing
+    return {key: domain for key, domain in space.items() if not is_judged or key not in left}
 
 
 def own_values(space: Space, config: Mapping[str, Any]) -> dict[str, Scalar] | None:
