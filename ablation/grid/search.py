@@ -225,12 +225,9 @@ def search_problems(
         for fault in faults:
             found.setdefault(f"search.settings.{fault.key}", fault.message)
         for key, domain in space.items() if not faults else ():
-            for value in domain.ends:
-                for fault in subject.check(settings | {key: value}):
-                    if not fault.absent:
-                        about = "" if fault.key == key else f" ({fault.key})"
-                        said = f"{show(value)} is no value for it{about}: {fault.message}"
-                        found.setdefault(f"search.space.{key}", said)
+            message = _refusal(subject, settings, key, domain)
+            if message:
+                found.setdefault(f"search.space.{key}", message)
         reported = subject.metrics(settings) if hasattr(subject, "metrics") and not faults else None
         name = search.metric["name"]
         if name and reported is not None and name not in reported:
@@ -240,6 +237,22 @@ def search_problems(
             found.setdefault("search.metric", said)
     for key, message in found.items():
         yield Problem(file, key, message)
+
+
+def _refusal(subject: Subject, settings: Mapping[str, Any], key: str, domain: Domain) -> str:
+    """Why the subject takes a value of the domain for a fault; "" if it takes none."""
+    refused = {}
+    for value in domain.ends:
+        for fault in subject.check({**settings, key: value}):
+            if not fault.absent:
+                refused.setdefault(show(value), fault)
+    if len(refused) == len(domain.ends) and len({fault.message for fault in refused.values()}) == 1:
+        # of the setting, and not of its values
+        return next(iter(refused.values())).message
+    for shown, fault in refused.items():
+        about = "" if fault.key == key else f" ({fault.key})"
+        return f"{shown} is no value for it{about}: {fault.message}"
+    return ""
 
 
 def _why_nowhere(key: str, subject: Subject, search: Search, variants: Sequence[Variant]) -> str:
