@@ -28,7 +28,7 @@ from ablation.formatting import leaves
 from ablation.grid.idle import Layer, Stack, merged
 from ablation.grid.strict_yaml import METRIC_NAME, Section, overlap, show
 from ablation.storage.runs import Metric
-from ablation.subject.protocol import Subject
+from ablation.subject.protocol import FaultLike, Subject
 
 if TYPE_CHECKING:
     from ablation.grid.load import Variant
@@ -241,7 +241,7 @@ def search_problems(
 
 def _refusal(subject: Subject, settings: Mapping[str, Any], key: str, domain: Domain) -> str:
     """Why the subject takes a value of the domain for a fault; "" if it takes none."""
-    refused = {}
+    refused: dict[str, FaultLike] = {}
     for value in domain.ends:
         for fault in subject.check({**settings, key: value}):
             if not fault.absent:
