@@ -100,17 +100,19 @@ class ArmTuning:
         return all(fault.absent for fault in faults)
 
     @property
+    def n_cells(self) -> float:
+        """How many trials a grid has; of other samplers, there is no end."""
+        if self.search.sampler != "grid":
+            return math.inf
+        return math.prod(len(domain.values or ()) for domain in self.space.values())
+
+    @property
     def is_spent(self) -> bool:
         """Whether its budget is, or its grid has no cell left, but for trials that are open."""
         n = len(self.log.trials)
-        if self.search.sampler == "grid" and n >= math.prod(
-            len(domain.values or ()) for domain in self.space.values()
-        ):
-            return True
-        return n >= self.search.trials if self.search.trials else self._spends_budget()
-
-    def _spends_budget(self) -> bool:
-        return bool(self.log.trials) and self.epochs_spent >= self.search.budget
+        if self.search.trials or n == self.n_cells:
+            return n >= min(self.search.trials or n, self.n_cells)
+        return n > 0 and self.epochs_spent >= self.search.budget
 
     @property
     def is_finished(self) -> bool:

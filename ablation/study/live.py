@@ -110,6 +110,9 @@ class Progress(Listener):
             arm = self.arms.setdefault(trial.spec.arm, ArmProgress())
             arm.n_trials += 1
             arm.n_epochs += len(trial.links)
+        for name, n in self.planned.n_expected.items():
+            arm = self.arms.setdefault(name, ArmProgress())
+            arm.n_trials = max(arm.n_trials, n)
 
     def found(self, spec: TrialSpec, outcome: Outcome) -> None:
         """Count a trial that an earlier run has ended."""
@@ -172,7 +175,7 @@ class Progress(Listener):
         n_failed = sum(arm.n_failed for arm in self.arms.values())
         before = f" ({self.n_before} before)" if self.n_before else ""
         failed = f", {n_failed} failed" if n_failed else ""
-        counted = f"{len(self._ended)}/{len(self.plan.trials)} trials{before}{failed}"
+        counted = f"{len(self._ended)}/{self._n_trials} trials{before}{failed}"
         trained = f"{self.n_trained} epochs trained, {duration(time.monotonic() - self.begun)}"
         left = time_left(self.note)
         return f"{counted}, {trained}" + (self._stopping or (left and f", {left}"))
@@ -194,6 +197,10 @@ class Progress(Listener):
     @property
     def _file(self) -> Path:
         return self.planned.places.progress(self.planned.name)
+
+    @property
+    def _n_trials(self) -> int:
+        return sum(arm.n_trials for arm in self.arms.values())
 
     def _n_epochs(self, spec: TrialSpec) -> int:
         return len(self.plan.trials[spec.trial].links)
@@ -224,6 +231,11 @@ class Progress(Listener):
 
     def _forecast(self) -> float | None:
         plan = self.plan
+        n_unplanned, n_ended = self._n_trials - len(plan.trials), len(self._ended) - self.n_before
+        if n_unplanned > 0:
+            # those that are not asked for yet take as long as those that have ended
+            elapsed = time.monotonic() - self.begun
+            return elapsed / n_ended * (self._n_trials - len(self._ended)) if n_ended else None
         left = [name for name in plan.trials if name not in self._ended]
         if any(plan.trials[name].undecided for name in left):
             plan = replace(self.planned, plan=plan).expected()

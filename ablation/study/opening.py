@@ -67,6 +67,8 @@ class PlannedStudy:
     tuning: Tuning | None = None
     # of the manifest
     search: Mapping[str, Any] = field(default_factory=dict)
+    # arm -> how many trials it will have, where they are not planned yet
+    n_expected: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def folder(self) -> RunFolder:
@@ -177,6 +179,10 @@ def planned_search(planned: PlannedStudy, tuning: Tuning, plan: Plan) -> Planned
         asked={},
         tuning=None,
         search=search_begun(tuning, planned.name),
+        n_expected={
+            name: int(min(tuning.search.trials, arm.n_cells)) * len(tuning.search.seeds)
+            for name, arm in tuning.arms.items()
+        },
     )
 
 

@@ -6,6 +6,7 @@ import json
 
 import pandas as pd
 import pytest
+from rich.console import Console
 from tunable import GRID, SEARCH, TunedProject
 
 from ablation.errors import InputError
@@ -13,6 +14,8 @@ from ablation.planning.forecast import Listener
 from ablation.search.tuning import SearchPlanner
 from ablation.storage.asked import SearchLog
 from ablation.study import running
+from ablation.study.live import Progress
+from ablation.study.opening import planned_search
 
 
 class Killed(BaseException):
@@ -295,3 +298,12 @@ def test_parallel_trials_of_an_arm_end_as_many(tmp_path, monkeypatch):
     assert len(planner.grown(planner.begun()).trials) == 6
     project.run(jobs=2)
     assert all(len(arm.log.ended()) == 8 for arm in project.open().tuning.arms.values())
+
+
+def test_progress_counts_the_trials_that_are_not_asked_for_yet(project):
+    planned = project.open()
+    planner = SearchPlanner(planned.tuning, planned.store)
+    searched = planned_search(planned, planned.tuning, planner.grown(planner.begun()))
+    progress = Progress(searched, Console(), planned.timings, 1)
+    assert progress.summary().startswith("0/16 trials")
+    assert len(searched.plan.trials) == 2
