@@ -1,6 +1,7 @@
 """The harness: grid -> design -> plan -> run -> track -> judge -> report. Never imports torch.
 
-The command line is `ablate`; from Python, `run_study`, `load_results` and `effects` do the same.
+The command line is `ablate`; from Python, `api.run_study`, `api.load_results` and `api.effects` do
+the same. The packages are described in docs/architecture.md.
 """
 
 from pathlib import Path

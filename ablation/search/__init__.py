@@ -1,1 +1,5 @@
-"""Optuna's samplers and pruners over each arm; seeds until the answer is decided."""
+"""Optuna's samplers and pruners over each arm of a study.
+
+Enter at `tuning.Tuning`, which decides which trials the searches of a study need next and which
+settings they have found. `sampling.ArmSearch` asks Optuna for the trials of one arm.
+"""

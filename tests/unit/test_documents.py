@@ -88,6 +88,19 @@ def test_what_docstrings_and_comments_refer_to_exists(root):
     assert not {name for name in named if not exists(name)}
 
 
+@pytest.mark.parametrize(
+    "path",
+    [path for root in ("ablation", "core") for path in sorted((ROOT / root).rglob("__init__.py"))],
+    ids=lambda path: path.parent.relative_to(ROOT).as_posix(),
+)
+def test_a_package_tells_where_to_enter_by_names_that_exist(path):
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    package = ".".join(path.parent.relative_to(ROOT).parts)
+    named = re.findall(r"`([a-z_]+\.\w+)`", docstring)
+    assert named
+    assert not [name for name in named if not exists(f"{package}.{name}")]
+
+
 def exists(dotted: str) -> bool:
     """Whether it is a package, a module, or something that a module defines."""
     parts = dotted.split(".")
