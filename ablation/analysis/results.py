@@ -52,6 +52,24 @@ class Results:
         return {(row.arm, row.seed): self.digests.get(row.trial) for row in identities(self.trials)}
 
     @property
+    def looks(self) -> tuple[int, ...]:
+        """How many seeds the study looks at, increasing; () for a fixed number."""
+        return tuple(self.manifest.looks)
+
+    def first(self, n_seeds: int) -> Results:
+        """The results of the first seeds alone."""
+        seeds = self.manifest.seeds[:n_seeds]
+        return replace(
+            self,
+            manifest=replace(self.manifest, seeds=seeds),
+            trials=self.trials[self.trials["seed"].isin(seeds)],
+        )
+
+    def without_looks(self) -> Results:
+        """The results as those of a fixed number of seeds."""
+        return replace(self, manifest=replace(self.manifest, looks=[], decides_effects=False))
+
+    @property
     def headline(self) -> str:
         """The metric that the study is about, e.g. "test/top1", as its column is called."""
         return self.column(self.manifest.metric["name"])
@@ -101,15 +119,17 @@ class Results:
         ).astype(float)
 
 
-def load(folder: RunFolder) -> Results:
+def load(folder: RunFolder, manifest: Manifest | None = None) -> Results:
     """Read a run folder.
 
     Metrics are called as their columns are, from here on.
 
+    manifest: default, that of the folder
+
     Raises:
         FileNotFoundError: it holds no study.json
     """
-    manifest, is_running = folder.manifest(), folder.is_being_run()
+    manifest, is_running = manifest or folder.manifest(), folder.is_being_run()
     manifest = replace(manifest, published=published_now(manifest))
     trials, history, per_class, hits, digests, renamed = [], [], [], {}, {}, {}
     best = _best(manifest)

@@ -78,22 +78,22 @@ BROKEN = [
         "grid.yaml: design: is an empty list; choose from add-one-in, factorial, leave-one-out, one-factor",
     ]),
     ("missing seeds", "seeds: 2\n", "", [
-        "grid.yaml: seeds: is missing; it must be a number of seeds between 1 and 1000, or a list of 1 to 1000 seeds",
+        "grid.yaml: seeds: is missing; it must be a number of seeds between 1 and 1000, a list of 1 to 1000 seeds, or {start, max}",
     ]),
     ("no seeds", "seeds: 2", "seeds: 0", [
-        "grid.yaml: seeds: 0 is not a number of seeds between 1 and 1000, or a list of 1 to 1000 seeds",
+        "grid.yaml: seeds: 0 is not a number of seeds between 1 and 1000, a list of 1 to 1000 seeds, or {start, max}",
     ]),
     ("empty seeds", "seeds: 2", "seeds: []", [
-        "grid.yaml: seeds: an empty list is not a number of seeds between 1 and 1000, or a list of 1 to 1000 seeds",
+        "grid.yaml: seeds: an empty list is not a number of seeds between 1 and 1000, a list of 1 to 1000 seeds, or {start, max}",
     ]),
     ("too many seeds", "seeds: 2", "seeds: 1000000000", [
-        "grid.yaml: seeds: 1000000000 is not a number of seeds between 1 and 1000, or a list of 1 to 1000 seeds",
+        "grid.yaml: seeds: 1000000000 is not a number of seeds between 1 and 1000, a list of 1 to 1000 seeds, or {start, max}",
     ]),
     ("boolean seeds", "seeds: 2", "seeds: true", [
-        "grid.yaml: seeds: true is not a number of seeds between 1 and 1000, or a list of 1 to 1000 seeds",
+        "grid.yaml: seeds: true is not a number of seeds between 1 and 1000, a list of 1 to 1000 seeds, or {start, max}",
     ]),
     ("text seeds", "seeds: 2", "seeds: 0-4", [
-        "grid.yaml: seeds: '0-4' is not a number of seeds between 1 and 1000, or a list of 1 to 1000 seeds",
+        "grid.yaml: seeds: '0-4' is not a number of seeds between 1 and 1000, a list of 1 to 1000 seeds, or {start, max}",
     ]),
     ("bad seeds in list", "seeds: 2", "seeds: [0, -1, 0, 1.5]", [
         "grid.yaml: seeds[1]: -1 is not a seed: an integer from 0 to 4294967295",
