@@ -23,7 +23,6 @@ from ablation.grid.strict_yaml import (
     SUBJECT_NAME,
     Section,
     read_yaml,
-    show,
 )
 from ablation.storage.columns import COSTS, IDENTITY
 from ablation.storage.runs import Claim, Metric

@@ -1,4 +1,4 @@
-"""`seeds:` of a grid file: a number, a list, or `{start, max}` to add seeds until claims are decided.
+"""`seeds:` of a grid file: a number, a list, or `{start, max}`.
 
 With `{start, max}` a study looks at its results after planned numbers of seeds, the looks, and adds
 seeds to the arms of those claims alone that are not decided yet.
@@ -7,6 +7,7 @@ seeds to the arms of those claims alone that are not decided yet.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeGuard
 
 from ablation.errors import InputError, Problem
@@ -119,7 +120,7 @@ def _sizes(section: Section) -> tuple[int, ...]:
         section.note(f"looks[{i}]", f"{show(sizes[i])} is not {_ALLOWED}")
     if wrong:
         return ()
-    if any(after <= before for before, after in zip(sizes, sizes[1:], strict=False)):
+    if any(after <= before for before, after in pairwise(sizes)):
         section.note("looks", f"{sizes} must increase; did you mean {sorted(set(sizes))}?")
         return ()
     return tuple(sizes)

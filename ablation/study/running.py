@@ -7,23 +7,26 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from rich.console import Console
 
 from ablation import interruption
 from ablation.console.live import Progress, output, tell
+from ablation.errors import InputError, Problem
 from ablation.execution.executor import Execution
 from ablation.execution.workers import Workers
 from ablation.formatting import duration
 from ablation.limits import Limits, parse_size
 from ablation.planning.events import Listener, Listeners
-from ablation.planning.plan import Plan, Planner, build_plan
+from ablation.planning.plan import Plan, Planner
+from ablation.search.seeds import Budget, UntilDecided
 from ablation.storage.cache import DEFAULT_SIZE, DiskStore, remove
 from ablation.storage.files import only_one
 from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import UNSCORED, Manifest, RunFolder
 from ablation.study.inputs import require_usable_inputs
-from ablation.study.opening import PlannedStudy, changes, refuse_mixture
+from ablation.study.opening import PlannedStudy, changes, due_plan, refuse_mixture
 from ablation.study.placement import Placement, placement
 from ablation.study.repair import TrialFiles
 from ablation.subject.exits import refused
@@ -51,6 +54,9 @@ class RunOptions:
     share: bool = True
     retry_failed: bool = False
     offline: bool = False
+    # of a study that adds seeds until its claims are decided: no further look begins once spent
+    max_hours: float | None = None
+    max_trials: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class RunResult:
 @refused()
 def run(planned: PlannedStudy, options: RunOptions) -> RunResult:
     """Run what is missing, track it, write the report; print what happened."""
+    _refuse_idle_budget(planned, options)
     with placement(planned, options) as placed:
         console, folder = output(), planned.folder
         planned.places.require_writable()
@@ -98,8 +105,33 @@ def run(planned: PlannedStudy, options: RunOptions) -> RunResult:
             delivery.deliver_news()
         for trial, reason in result.failed.items():
             tell(console, f"FAILED {trial}: {reason}", style="red")
+        if planned.study.grid.looks:
+            for line in _undecided(path.parent):
+                tell(console, line)
         console.print(f"report: {path}", highlight=False, soft_wrap=True)
         return result
+
+
+def _refuse_idle_budget(planned: PlannedStudy, options: RunOptions) -> None:
+    """Raise InputError if a budget is given to a study of a fixed number of seeds."""
+    given = {"--max-hours": options.max_hours, "--max-trials": options.max_trials}
+    if planned.study.grid.looks:
+        return
+    remedy = "add --until-decided, or seeds: {start, max} to the grid"
+    message = f"the number of seeds is fixed, so that it would do nothing; {remedy}"
+    problems = [Problem("", key, message) for key, value in given.items() if value is not None]
+    if problems:
+        raise InputError(problems)
+
+
+def _undecided(report: Path) -> list[str]:
+    """What the tables of a report say of the claims that are not decided."""
+    import pandas as pd
+
+    from ablation.analysis.claims import undecided_lines
+
+    table = report / "claims.csv"
+    return undecided_lines(pd.read_csv(table)) if table.is_file() else []
 
 
 def _run_held(
@@ -113,6 +145,10 @@ def _run_held(
     planned = _mended(planned, console)
     if options.retry_failed:
         forget_failures(planned)
+    planner = None
+    if planned.study.grid.looks:
+        planner = _until_decided(planned, options, console)
+        planned = replace(planned, plan=planner.due())
     timings = planned.timings
     bound = CacheBound(planned.store, options.cache_bytes)
     with (
@@ -120,7 +156,7 @@ def _run_held(
         Progress(planned, console, timings, placed.jobs, options.share) as progress,
     ):
         listener = Listeners([timings, bound, progress, *deliveries])
-        result = train(planned, options, listener, placed.jobs, placed.make_workers)
+        result = train(planned, options, listener, placed.jobs, placed.make_workers, planner)
     timings.save()
     return result
 
@@ -232,7 +268,10 @@ class ManifestKeeper(Listener):
     def write(self, plan: Plan) -> None:
         """Write study.json with the trials of this plan, unless it holds them."""
         self.plan = None
-        manifest = replace(self.manifest, trials=plan.specs)
+        # more seeds than before may have trials now
+        seeds = [*self.manifest.seeds, *(spec.seed for spec in plan.specs)]
+        seeds = list(dict.fromkeys(seeds))
+        manifest = replace(self.manifest, trials=plan.specs, seeds=seeds)
         if manifest != self.manifest or not self.is_written:
             self.manifest, self.is_written = manifest, True
             self.folder.write_manifest(manifest)
@@ -255,6 +294,18 @@ def _held(planned: PlannedStudy, deliveries: Sequence[Delivery]) -> Iterator[Non
             raise
 
 
+def _until_decided(planned: PlannedStudy, options: RunOptions, console: Console) -> UntilDecided:
+    """The planner of a study that looks at its seeds."""
+    seconds = None if options.max_hours is None else 3600 * options.max_hours
+    return UntilDecided(
+        planned.study,
+        planned.store,
+        planned.folder,
+        Budget(options.max_trials, seconds),
+        lambda text: tell(console, text),
+    )
+
+
 def _mended(planned: PlannedStudy, console: Console) -> PlannedStudy:
     """The study once damaged files of ended trials have been made again, without training."""
     study, store, folder = planned.study, planned.store, planned.folder
@@ -262,7 +313,7 @@ def _mended(planned: PlannedStudy, console: Console) -> PlannedStudy:
     for line in mended:
         tell(console, line)
     # What chains of undecided length came to is known again.
-    return replace(planned, plan=build_plan(study, store, folder)) if mended else planned
+    return replace(planned, plan=due_plan(study, store, folder)) if mended else planned
 
 
 def _forget_unscored(store: DiskStore, keys: list[str], metric: str) -> None:
@@ -281,7 +332,7 @@ def _summary(planned: PlannedStudy, result: RunResult) -> list[str]:
         epochs = f"{result.n_trained} epochs trained, {result.n_reused} reused"
         lines = [f"{epochs}, {duration(result.seconds)}"]
     else:
-        n = len(planned.plan.trials)
+        n = len(planned.folder.manifest().trials)
         lines = [f"nothing to train: all {n} trials of {planned.name} are there already"]
     if result.n_failed_before:
         failed = f"{result.n_failed_before} trials that had failed before were not run again"

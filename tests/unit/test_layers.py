@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent.parent
 # Each package may import what stands below it. What stands in no package may be imported by all.
 ORDER = {
     "ablation": (
-        "cli", "doctor", "study", "console", "reporting", "execution", "tracking", "analysis",
-        "planning", "grid", "storage", "subject",
+        "cli", "doctor", "study", "console", "reporting", "execution", "search", "tracking",
+        "analysis", "planning", "grid", "storage", "subject",
     ),
     "core": (
         "subject", "trial", "training", "networks", "method", "planning", "device", "data", "config",
