@@ -36,6 +36,9 @@ _PERCENT = {
 
 def label(metric: str) -> str:
     """A metric's name for readers."""
+    if "validation/" in metric:
+        known = _LABELS.get(metric.replace("validation/", "test/"))
+        return f"{known.removesuffix(' on test')} on validation" if known else metric
     return _LABELS.get(metric, metric)
 
 

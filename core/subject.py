@@ -193,9 +193,10 @@ def _last_metrics(config: Config, counts: Sequence[int]) -> set[str]:
         "few": min(counts) < FEW_BELOW,
     }
     accuracies = ["top1", "balanced_accuracy", *(name for name, holds in groups.items() if holds)]
-    names = {"test/ece", *(f"test/{name}" for name in accuracies)}
+    part = "validation" if config.data.validation else "test"
+    names = {f"{part}/ece", *(f"{part}/{name}" for name in accuracies)}
     if thaws and config.optim.ema:
-        names |= {f"test/{name}_ema" for name in accuracies}
+        names |= {f"{part}/{name}_ema" for name in accuracies}
     compares = (
         trains
         and classes_have_pure
@@ -203,7 +204,7 @@ def _last_metrics(config: Config, counts: Sequence[int]) -> set[str]:
     )
     semantic = is_joint and epoch_has_pure
     for holds, more in (
-        (is_biased, "test/top1_compensated"),
+        (is_biased, f"{part}/top1_compensated"),
         (trains, "train/real_loss grad/head diag/latent_drift diag/cka"),
         (trains, "diag/effective_rank diag/total_variance"),
         (trains and classes_have_pure and max(counts) > 1, "diag/train_radius_head"),

@@ -15,7 +15,9 @@ from ablation.analysis.results import Results, identities
 from ablation.analysis.statistics import Estimate, image_bootstrap
 
 # Means of hits: over images, and over classes of images.
-METRICS = ("test/top1", "test/balanced_accuracy")
+METRICS = tuple(
+    f"{part}/{name}" for part in ("test", "validation") for name in ("top1", "balanced_accuracy")
+)
 
 
 def over_images(
@@ -72,7 +74,7 @@ def _intervals(
     """(n_contrasts, 2) in points. hits: of each cell, per class; weights: (n_contrasts, n_cells)"""
     # (n_images of the class, n_cells) of each class
     classes = [np.stack(of_class, axis=1) for of_class in zip(*hits, strict=True)]
-    strata = [np.concatenate(classes)] if metric == "test/top1" else classes
+    strata = [np.concatenate(classes)] if metric.endswith("/top1") else classes
     strata = [stratum for stratum in strata if len(stratum)]
     return 100 * image_bootstrap(strata, weights, confidence)
 

@@ -21,7 +21,7 @@ from ablation.analysis.published import published_now
 from ablation.storage.columns import COSTS, IDENTITY, MARKS, POSITION, column_of, escaped
 from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec, write_atomically
 
-PER_CLASS = "test/per_class"
+PER_CLASS = ("test/per_class", "validation/per_class")
 PER_CLASS_COLUMNS = ["trial", "arm", "seed", "class", "n_train", "accuracy"]
 # type of the error of a trial whose training diverged: a result of its arm, as no other failure is
 DIVERGED = "Diverged"
@@ -165,7 +165,8 @@ def load(folder: RunFolder, manifest: Manifest | None = None) -> Results:
                 hits[spec.trial] = outcome.hits
             per_class += [
                 {**identity, "class": label, "n_train": counts.get(label), "accuracy": accuracy}
-                for label, accuracy in enumerate(outcome.vectors.get(PER_CLASS, []))
+                for name in PER_CLASS
+                for label, accuracy in enumerate(outcome.vectors.get(name, []))
             ]
         trials.append(row)
         for record in records:

@@ -23,8 +23,8 @@ from ablation.formatting import (
     table,
 )
 
-# Shown beside the headline, where measured.
-DETAILS = ["test/many", "test/medium", "test/few", "test/top1_compensated"]
+# Shown beside the headline, where measured, of the images that it is measured on.
+DETAILS = ["many", "medium", "few", "top1_compensated"]
 
 
 def accuracy_table(results: Results, effects: pd.DataFrame) -> str:
@@ -34,12 +34,14 @@ def accuracy_table(results: Results, effects: pd.DataFrame) -> str:
     """
     names = {name: " / ".join(levels.values()) for name, levels in results.arms.items()}
     names |= dict.fromkeys(results.baselines, "")
+    part = "validation" if results.headline.startswith("validation/") else "test"
+    details = [f"{part}/{name}" for name in DETAILS]
     header, rows = arms_rows(
         results.trials,
         list(names),
         results.headline,
         results.manifest.reference,
-        [name for name in [*DETAILS, results.best] if name in results.metrics],
+        [name for name in [*details, results.best] if name in results.metrics],
         effects,
     )
     header = [header[0], " / ".join(results.factors) or "levels", *header[1:], "time per trial"]

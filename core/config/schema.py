@@ -52,7 +52,7 @@ class Data:
     n_test: int = limited(50, minimum=1)
     # share of every class's training images, one at least, that is held out and stands in for the
     # test set, which is then not looked at: for tuning, with an encoder that has not been trained
-    # on them
+    # on them. Metrics are then called validation/* and not test/*
     validation: float = limited(0.0, minimum=0, maximum=0.9)
     # order in which the files hold their channels
     channels: Literal["rgb", "bgr", "gray"] = "rgb"

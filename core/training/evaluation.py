@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from core.config.schema import Config
 from core.method import diagnostics, metrics
 from core.training.averaging import Average
 from core.training.divergence import require_finite
 from core.training.learner import Learner
 from core.training.priors import uncorrected_prior
+
+T = TypeVar("T")
 
 
 class Report(NamedTuple):
@@ -23,6 +27,15 @@ class Report(NamedTuple):
     vectors: dict[str, list[float]]
     # which test images are right, see `metrics.packed_hits`; "" if not evaluated
     hits: str = ""
+
+
+def named(values: Mapping[str, T], config: Config) -> dict[str, T]:
+    """The values by name; those of held-out images are called validation/* and not test/*."""
+    part = "validation/" if config.data.validation else "test/"
+    return {
+        part + name.removeprefix("test/") if name.startswith("test/") else name: value
+        for name, value in values.items()
+    }
 
 
 @torch.no_grad()

@@ -40,7 +40,7 @@ from core.training.encoding import (
     latents_to_bytes,
 )
 from core.training.epochs import Trained, joint_epoch, warmup_epoch
-from core.training.evaluation import Report
+from core.training.evaluation import Report, named
 from core.training.learner import Learner
 from core.training.pretraining import Pretraining
 from core.training.staged import diffusion_epoch, head_epoch
@@ -127,8 +127,8 @@ def advance(
             "epoch": link.epoch,
             "seconds": seconds,
             "time": time.time(),
-            "metrics": found.metrics,
-            "vectors": found.vectors,
+            "metrics": named(found.metrics, config),
+            "vectors": named(found.vectors, config),
             **({"hits": found.hits} if found.hits else {}),
             **trial.marks(link.phase),
         }

@@ -238,6 +238,7 @@ REPORTING = {
     "staged without generation": STAGED | {"staged.generation": False},
     "staged as the original": ORIGINAL,
     "ce": JOINT | {"method": "ce"},
+    "ce on validation": JOINT | {"method": "ce", "data.validation": 0.2},
 }
 
 
@@ -250,6 +251,15 @@ def test_the_metrics_that_are_foretold_are_those_of_the_last_epoch(settings):
     assert set(store.record(chain(settings, store=store)[-1].key)["metrics"]) == SUBJECT.metrics(
         settings
     )
+
+
+def test_metrics_of_held_out_images_are_not_called_those_of_the_test_set():
+    settings = JOINT | {"data.validation": 0.2, "optim.ema": 0.9}
+    store = run(settings)
+    last = store.record(chain(settings, store=store)[-1].key)
+    assert "validation/top1" in SUBJECT.metrics(settings) <= last["metrics"].keys()
+    assert not [name for name in last["metrics"] if name.startswith("test/")]
+    assert "validation/per_class" in last["vectors"]
 
 
 def test_kinds_of_warmup_are_alternatives():
