@@ -257,6 +257,8 @@ class ClaimText(NamedTuple):
     verdict: str
     contrast: str
     expectations: list[str]
+    # of a study that looks at its seeds: at which look it was decided, and what else is known
+    looks: str = ""
 
 
 def claim_texts(claims: pd.DataFrame) -> list[ClaimText]:
@@ -269,7 +271,14 @@ def claim_texts(claims: pd.DataFrame) -> list[ClaimText]:
             for row in rows.itertuples()
         ]
         told.append(
-            ClaimText(name, first["says"].strip(), first["claim_verdict"], first["contrast"], lines)
+            ClaimText(
+                name,
+                first["says"].strip(),
+                first["claim_verdict"],
+                first["contrast"],
+                lines,
+                _told_of_looks(rows) if "decided_at" in rows else "",
+            )
         )
     return told
 
@@ -291,26 +300,36 @@ def claims_counted(claims: pd.DataFrame) -> str:
 
 
 def undecided_lines(claims: pd.DataFrame) -> list[str]:
-    """A line per claim that is not decided, and how many seeds would have been needed.
+    """A line per claim that is not decided, and how many seeds would decide it.
 
     claims: of a study that looks at its seeds, from `judge_claims`, or claims.csv
     """
     left = claims[claims["claim_verdict"] == NOT_DECIDED]
     return [
-        f"not decided: {name}; {seeds_needed(own)}"
+        f"not decided after {int(own['n_seeds'].max())} seeds: {name}; {_seeds_needed(own)}"
         for name, own in left.groupby("claim", sort=False)
     ]
 
 
-def seeds_needed(rows: pd.DataFrame) -> str:
-    """How many seeds a claim that is not decided would have needed. rows: its expectations"""
-    left = rows[rows["decided_at"].isna()]
-    n = f"after {int(left['n_seeds'].max())} seeds"
-    if not left["seeds_needed"].notna().all():
-        why = "how many it needs cannot be told from what was found"
-        return f"{n}, {why}"
-    needed = int(left["seeds_needed"].max())
-    return f"{n}; by their estimate and spread, about {needed} would decide it (4 times in 5)"
+def _told_of_looks(rows: pd.DataFrame) -> str:
+    """When a claim was decided, or what that would take, and what a fixed design would say."""
+    first = rows.iloc[0]
+    fixed = f"As a study of a fixed number of seeds, the same results say: {first['claim_verdict_fixed']}"
+    if first["claim_verdict"] != NOT_DECIDED:
+        return f"Decided after {int(first['claim_decided_at'])} seeds. {fixed}."
+    n = int(rows["n_seeds"].max())
+    return f"Not decided after {n} seeds: {_seeds_needed(rows)}. {fixed}."
+
+
+def _seeds_needed(rows: pd.DataFrame) -> str:
+    """How many seeds would decide a claim that is not decided. rows: its expectations"""
+    needed = rows.loc[rows["decided_at"].isna(), "seeds_needed"]
+    if needed.isna().any():
+        return "how many would decide it cannot be told"
+    return (
+        f"if the estimate and the spread that were seen are true, {int(needed.max())} seeds "
+        "would decide it with 80 % probability"
+    )
 
 
 def claims_table(claims: pd.DataFrame) -> str:

@@ -23,6 +23,7 @@ from ablation.analysis.contrasts import (
 from ablation.analysis.image_bootstrap import over_images
 from ablation.analysis.looks import ALPHA, Replay, repeated, replay
 from ablation.analysis.results import Results
+from ablation.analysis.sequential import repeated_confidence
 from ablation.analysis.statistics import (
     Estimate,
     adjusted_means,
@@ -256,21 +257,29 @@ class Detectable(NamedTuple):
     corrected: float
 
 
-def detectable(rows: pd.DataFrame, n_tests: int = 1) -> Detectable:
+def detectable(rows: pd.DataFrame, n_tests: int = 1, looks: tuple[int, ...] = ()) -> Detectable:
     """The smallest detectable differences.
 
-    rows: of one metric, from `judge`; n_tests: of Holm's family
+    rows: of one metric, from `judge`; n_tests: of Holm's family; looks: planned numbers of seeds,
+    of which the test is that at the rows' own
     """
     sds = rows.loc[rows["sd"] > 0, "sd"]
     if sds.empty:
         return Detectable(0, np.nan, np.nan, np.nan, np.nan)
     n_seeds, pooled = int(rows.loc[sds.index, "n_seeds"].min()), pooled_sd(sds)
+    alphas = ALPHA, ALPHA / n_tests
+    if looks:
+        alphas = (
+            1 - repeated_confidence(n_seeds, looks, 1 - alphas[0]),
+            1 - repeated_confidence(n_seeds, looks, 1 - alphas[1]),
+        )
+    alpha, corrected = alphas
     return Detectable(
         n_seeds,
-        pooled=smallest_detectable(pooled, n_seeds),
-        least=smallest_detectable(sds.min(), n_seeds),
-        most=smallest_detectable(sds.max(), n_seeds),
-        corrected=smallest_detectable(pooled, n_seeds, alpha=ALPHA / n_tests),
+        pooled=smallest_detectable(pooled, n_seeds, alpha=alpha),
+        least=smallest_detectable(sds.min(), n_seeds, alpha=alpha),
+        most=smallest_detectable(sds.max(), n_seeds, alpha=alpha),
+        corrected=smallest_detectable(pooled, n_seeds, alpha=corrected),
     )
 
 
