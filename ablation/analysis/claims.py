@@ -314,7 +314,8 @@ def undecided_lines(claims: pd.DataFrame) -> list[str]:
 def _told_of_looks(rows: pd.DataFrame) -> str:
     """When a claim was decided, or what that would take, and what a fixed design would say."""
     first = rows.iloc[0]
-    fixed = f"As a study of a fixed number of seeds, the same results say: {first['claim_verdict_fixed']}"
+    verdict = first["claim_verdict_fixed"]
+    fixed = f"As a study of a fixed number of seeds, the same results say: {verdict}"
     if first["claim_verdict"] != NOT_DECIDED:
         return f"Decided after {int(first['claim_decided_at'])} seeds. {fixed}."
     n = int(rows["n_seeds"].max())

@@ -158,7 +158,11 @@ def looks_table(results: Results) -> str:
             going_on |= last.going_on if last.n_seeds == n else set()
         names = [f"`{arm}`" for arm in [*results.arms, *results.baselines] if arm in going_on]
         rows.append([str(n), *decided, ", ".join(names) or "none"])
-    header = ["after seeds", *(f"{what} decided" for what in replays), "not decided, by arms"]
+    header = [
+        "after seeds",
+        *(f"{what} decided" for what in replays),
+        "arms of what is not decided",
+    ]
     return table(header, rows, "r" * (1 + len(replays)) + "l")
 
 
