@@ -56,7 +56,7 @@ def run_study(
     from ablation.study.running import RunOptions, run
 
     if storage is not None:
-        from ablation.tracking.ledger_storage import storage_url
+        from ablation.tracking.ledger import storage_url
 
         storage = storage_url(storage)
     chosen = seeds if seeds is None or isinstance(seeds, int) else list(seeds)
@@ -98,9 +98,10 @@ def effects(study: str) -> pd.DataFrame:
     Raises:
         InputError: there is no such study
     """
-    from ablation.analysis.effects import CSV_COLUMNS, judge
+    from ablation.analysis.effects import judge
+    from ablation.analysis.results import EFFECT_COLUMNS
 
-    return judge(_results(study))[CSV_COLUMNS]
+    return judge(_results(study))[EFFECT_COLUMNS]
 
 
 def _results(study: str) -> Results:

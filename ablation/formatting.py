@@ -1,14 +1,19 @@
-"""Numbers, names and tables as text, readable raw and rendered.
+"""Numbers, names and tables as text, readable raw and rendered; sizes and times read from text.
 
-Numbers are rounded to what their uncertainty allows.
+Numbers are rounded to what their uncertainty allows. Credentials are removed from what reaches
+consoles, logs, reports and databases (`redacted`).
 """
 
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import unquote
+
+from ablation.errors import InputError, Problem
 
 MISSING = "\N{EN DASH}"
 
@@ -177,3 +182,74 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> s
         for row in cells
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in [lines[0], rules, *lines[1:]])
+
+
+HIDDEN = "***"
+# Greedy: a password may hold an @ or a slash that is not encoded.
+USER = re.compile(r"(://)(\S*)@")
+FIELD = re.compile(
+    r"([?&;][\w.-]*(?:passw|pwd|secret|token|key|credential)[\w.-]*=)([^&;\s'\"]+)", re.IGNORECASE
+)
+# of what is looked for outside its URL: shorter ones would be found in any text
+MIN_CHARACTERS = 4
+
+
+def redacted(text: str, *urls: str) -> str:
+    """The text without credentials: of the URLs in it, and of `urls` where they stand alone."""
+    for secret in sorted(
+        {secret for url in urls for secret in _secrets(url)}, key=len, reverse=True
+    ):
+        text = text.replace(secret, HIDDEN)
+    return FIELD.sub(rf"\1{HIDDEN}", USER.sub(rf"\1{HIDDEN}@", text))
+
+
+def _secrets(url: str) -> set[str]:
+    """Passwords, and the pieces that a badly encoded one may be read as, as written and decoded."""
+    found = [match[2] for match in FIELD.finditer(url)]
+    for match in USER.finditer(url):
+        found += re.split(r"[@/?#]", match[2].partition(":")[2])
+        found.append(match[2].partition(":")[2])
+    return {
+        form
+        for secret in found
+        for form in (secret, unquote(secret))
+        if len(form) >= MIN_CHARACTERS
+    }
+
+
+SECONDS = {"": 1.0, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+BYTES |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def parse_duration(text: str, option: str) -> float:
+    """`90`, `90s`, `45min`, `1.5h` or `2d` in seconds. Raises InputError naming the option."""
+    seconds = _amount(text, SECONDS)
+    if not seconds:
+        raise InputError([Problem(option, text, "is not a time, such as 90s, 45min or 1.5h")])
+    return seconds
+
+
+def parse_size(text: str, option: str) -> int:
+    """`500MB` or `20 GiB` in bytes. Raises InputError naming the option."""
+    n_bytes = _amount(text.upper(), BYTES)
+    if n_bytes is None:
+        raise InputError([Problem(option, text, "is not a size, such as 500MB or 20GB")])
+    return int(n_bytes)
+
+
+def show_size(n_bytes: float) -> str:
+    """Bytes in decimal units: 1.5 GB."""
+    if n_bytes < 1000:
+        return f"{n_bytes:.0f} B"
+    for unit in ("kB", "MB"):
+        n_bytes /= 1000
+        if n_bytes < 1000:
+            return f"{n_bytes:.1f} {unit}"
+    return f"{n_bytes / 1000:.1f} GB"
+
+
+def _amount(text: str, units: Mapping[str, float]) -> float | None:
+    """A number times its unit; None if the text is none."""
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([a-zA-Z]*)\s*", text, re.ASCII)
+    return float(match[1]) * units[match[2]] if match and match[2] in units else None

@@ -97,8 +97,7 @@ def main() -> None:
 def prepare(
     grids: list[str], overrides: list[str], seeds: str | None, device: str, retry_failed: bool
 ) -> None:
-    from ablation.study.opening import open_study, refuse_mixture
-    from ablation.study.provenance import provenance
+    from ablation.study.opening import open_study, provenance, refuse_mixture
 
     shutil.rmtree(CARRIED, ignore_errors=True)
     studies, overrides = [], [f"device={device}", *overrides]

@@ -19,7 +19,7 @@ import pandas as pd
 from ablation.analysis import effects as judged
 from ablation.analysis.contrasts import Contrast, claimed, seeds_of, simple_effects
 from ablation.analysis.looks import ALPHA, Replay, Standing, repeated, replay
-from ablation.analysis.results import Results
+from ablation.analysis.results import CLAIM_COLUMNS, Results
 from ablation.analysis.sequential import needed_seeds
 from ablation.analysis.statistics import Estimate, contrast, margin_p
 from ablation.formatting import (
@@ -37,21 +37,6 @@ from ablation.storage.runs import Claim
 ONE_SIDED = ("above", "below")
 SUPPORTED, REFUTED, NOT_DECIDED = "supported", "refuted", "not decided"
 _EXPECTED = {"up": "should rise", "down": "should fall", "none": "should not change"}
-
-# `level_by_level` holds a factor's effect at each level of the factors that it interacts with, or
-# the mean of each arm of a level where these lie on both sides of the number; else "".
-CSV_COLUMNS = [
-    *("claim", "says", "contrast", "metric", "direction", "estimate", "low", "high", "p"),
-    *("p_holm", "n_seeds", "verdict", "claim_verdict", "level_by_level"),
-]
-# What claims.csv holds, too, of a study that looks at its seeds. `decided_at` is after how many of
-# them an expectation was decided, `claim_decided_at` the claim; both are empty where it was not.
-# `seeds_needed` would decide it with 80 % probability, were the truth what was estimated, and is
-# empty where it is decided or no number would. `*_fixed` is what the same results would have said
-# of a study without looks, and no verdict.
-LOOK_COLUMNS = [
-    *("decided_at", "claim_decided_at", "seeds_needed", "p_holm_fixed", "claim_verdict_fixed"),
-]
 
 
 class _Expectation(NamedTuple):
@@ -83,7 +68,7 @@ class _Expectation(NamedTuple):
 
 
 def judge_claims(results: Results, effects: pd.DataFrame) -> pd.DataFrame:
-    """A row per expectation of each claim, in the grid's order: `CSV_COLUMNS`.
+    """A row per expectation of each claim, in the grid's order: `CLAIM_COLUMNS`.
 
     Of a study with looks, the numbers of an expectation are those of the look that decided it, else
     of the last one, and `LOOK_COLUMNS` are added.
@@ -104,7 +89,7 @@ def judge_claims(results: Results, effects: pd.DataFrame) -> pd.DataFrame:
         what = [claim["id"], claim["says"], one.compared.name, one.metric, one.expected]
         found = [*one.found[:4], p_holm, one.found.n, verdict, worst]
         rows.append([*what, *found, _level_by_level(one, results, effects)])
-    table_ = pd.DataFrame(rows, columns=CSV_COLUMNS)
+    table_ = pd.DataFrame(rows, columns=CLAIM_COLUMNS)
     return _with_looks(table_, replayed, results, effects) if results.looks else table_
 
 

@@ -26,7 +26,7 @@ from ablation.analysis.compare_sources import (
     WholeStudy,
     find_sides,
 )
-from ablation.analysis.image_bootstrap import difference_over_images
+from ablation.analysis.effects import difference_over_images
 from ablation.analysis.statistics import (
     N_RESAMPLES,
     RELATIVE_RESOLUTION,

@@ -16,11 +16,10 @@ import pandas as pd
 import yaml
 
 from ablation.analysis import results
-from ablation.analysis.csv_tables import known_reports, read_effects, read_trials
-from ablation.analysis.published import published
+from ablation.analysis.results import known_reports, metric_of, read_effects, read_trials
 from ablation.errors import InputError, Problem, nearest
 from ablation.formatting import leaves
-from ablation.storage.columns import metric_of
+from ablation.grid.file import published
 from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import RunFolder, studies
 

@@ -102,7 +102,7 @@ def level_mean(arms: Arms, factor: str, level: str) -> Contrast:
 
 
 def claimed(arms: Arms, sides: Mapping[str, str]) -> Contrast:
-    """What a claim compares. sides: its `contrast`, see `ablation.grid.claims`."""
+    """What a claim compares. sides: its `contrast`, see `ablation.grid.design`."""
     if "level" in sides:
         return level_mean(arms, sides["factor"], sides["level"])
     if "factor" in sides:

@@ -1,4 +1,10 @@
-"""Estimate and judge every comparison that a study supports, see `ablation.analysis.contrasts`."""
+"""Estimate and judge every comparison that a study supports, see `ablation.analysis.contrasts`.
+
+A study with one seed has intervals of a paired bootstrap over test images, not over seeds
+(`over_images`). The images are resampled, the same ones for all arms, so that what they find hard
+alike cancels. Such an interval tells how the numbers would change with other test images of this
+kind and the same trained weights.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +26,15 @@ from ablation.analysis.contrasts import (
     simple_effects,
     single_effects,
 )
-from ablation.analysis.image_bootstrap import over_images
 from ablation.analysis.looks import ALPHA, Replay, repeated, replay
-from ablation.analysis.results import Results
+from ablation.analysis.results import EFFECT_COLUMNS, Results, identities
 from ablation.analysis.sequential import repeated_confidence
 from ablation.analysis.statistics import (
     Estimate,
     adjusted_means,
     contrast,
     holm,
+    image_bootstrap,
     pooled_sd,
     smallest_detectable,
 )
@@ -42,8 +48,10 @@ SEPARABLE_ON_RUN = "separable on this one training run"
 NOT_SEPARABLE_ON_RUN = "not separable on this one training run"
 NO_SPREAD = "seeds agree exactly: no interval"
 NO_SEED = "no seed has all its arms"
-
-CSV_COLUMNS = ["effect", "metric", "estimate", "low", "high", "p", "p_holm", "n_seeds", "verdict"]
+# of which trials record hits: means over images, and over classes of images
+IMAGE_METRICS = tuple(
+    f"{part}/{name}" for part in ("test", "validation") for name in ("top1", "balanced_accuracy")
+)
 
 
 def judge(results: Results) -> pd.DataFrame:
@@ -53,10 +61,10 @@ def judge(results: Results) -> pd.DataFrame:
     metric; only these have a `p_holm`, and their verdict goes by it. The other rows are
     descriptive: their verdict goes by their own, uncorrected interval, and they stand only where
     the metric was measured. With exactly one seed the intervals are over test images
-    (`ablation.analysis.image_bootstrap`), and so is the verdict.
+    (`ablation.analysis.statistics`), and so is the verdict.
 
     Returns:
-        a row per comparison and metric, the headline metric first: `CSV_COLUMNS`, and `kind` (of
+        a row per comparison and metric, the headline metric first: `EFFECT_COLUMNS`, and `kind` (of
         Contrast), `sd` and `correlation` (of Estimate)
     """
     names = [*results.arms, *results.baselines]
@@ -101,7 +109,7 @@ def judge(results: Results) -> pd.DataFrame:
             *interval, n, sd, correlation = estimate
             found = [*interval, adjusted, n, verdict, one.kind, sd, correlation]
             rows.append([one.name, metric, *found])
-    return pd.DataFrame(rows, columns=[*CSV_COLUMNS, "kind", "sd", "correlation"])
+    return pd.DataFrame(rows, columns=[*EFFECT_COLUMNS, "kind", "sd", "correlation"])
 
 
 class _Effect(NamedTuple):
@@ -345,3 +353,71 @@ def _verdict(estimate: Estimate, p: float) -> str:
     if p >= ALPHA:
         return NOT_SEPARABLE
     return HIGHER if estimate.mean > 0 else LOWER
+
+
+def over_images(
+    results: Results,
+    metric: str,
+    names: Sequence[str],
+    weights: Sequence[np.ndarray],
+    estimates: Sequence[Estimate],
+    confidence: float = 0.95,
+) -> list[Estimate]:
+    """The estimates of a study of one seed, with intervals where trials record right images.
+
+    Args:
+        names: (n_cells,) arms and baselines
+        weights: (n_cells,) float of each contrast
+        estimates: of each contrast, without intervals
+    """
+    is_judged = len(results.manifest.seeds) == 1 and metric in IMAGE_METRICS
+    hits = _hits(results, names) if is_judged else {}
+    known = np.array([name in hits for name in names])
+    rows = [i for i, one in enumerate(estimates) if one.n == 1 and not weights[i][~known].any()]
+    if not rows or not hits:
+        return list(estimates)
+    chosen = np.stack([weights[i][known] for i in rows])
+    judged = list(estimates)
+    intervals = _intervals(metric, list(hits.values()), chosen, confidence)
+    for i, (low, high) in zip(rows, intervals, strict=True):
+        judged[i] = judged[i]._replace(low=float(low), high=float(high))
+    return judged
+
+
+def difference_over_images(metric: str, left: str, right: str) -> tuple[float, float]:
+    """The interval of one trial minus another, in points; NaN where their hits give none."""
+    both = [unpacked(hits) for hits in (left, right) if hits]
+    sizes = {tuple(map(len, per_class)) for per_class in both}
+    if metric not in IMAGE_METRICS or len(both) < 2 or len(sizes) > 1:
+        return np.nan, np.nan
+    low, high = _intervals(metric, both, np.array([[1.0, -1.0]]))[0]
+    return float(low), float(high)
+
+
+def unpacked(hits: str) -> list[np.ndarray]:
+    """Per class (n_images,) bool from a record's `hits`, see `ablation.subject.protocol.Record`."""
+    found = []
+    for word in hits.split():
+        n, _, digits = word.partition(":")
+        packed = np.frombuffer(bytes.fromhex(digits), dtype=np.uint8)
+        found.append(np.unpackbits(packed, count=int(n)).astype(bool))
+    return found
+
+
+def _intervals(
+    metric: str, hits: Sequence[list[np.ndarray]], weights: np.ndarray, confidence: float = 0.95
+) -> np.ndarray:
+    """(n_contrasts, 2) in points. hits: of each cell, per class; weights: (n_contrasts, n_cells)"""
+    # (n_images of the class, n_cells) of each class
+    classes = [np.stack(of_class, axis=1) for of_class in zip(*hits, strict=True)]
+    strata = [np.concatenate(classes)] if metric.endswith("/top1") else classes
+    strata = [stratum for stratum in strata if len(stratum)]
+    return 100 * image_bootstrap(strata, weights, confidence)
+
+
+def _hits(results: Results, names: Sequence[str]) -> dict[str, list[np.ndarray]]:
+    """Arm or baseline -> recorded hits per class; {} where they were tested on other images."""
+    trials = {row.arm: results.hits.get(row.trial, "") for row in identities(results.trials)}
+    found = {name: unpacked(trials[name]) for name in names if trials.get(name)}
+    sizes = {tuple(map(len, per_class)) for per_class in found.values()}
+    return found if len(sizes) == 1 else {}

@@ -1,30 +1,82 @@
-"""A study's run folder as tidy tables: a row per trial, per epoch, per class.
+"""A study's results as tables, from its run folder or read again from its report's CSV files.
 
-Nothing is dropped: a failed trial is a row with its error, a waiting one a row without metrics.
-Tables hold what the run folder holds, in the manifest's order, so the same folder gives the same
-bytes. Published numbers are those of the file beside the grid.
+`load` reads a run folder: a row per trial, per epoch, per class. Nothing is dropped: a failed trial
+is a row with its error, a waiting one a row without metrics. Tables hold what the run folder holds,
+in the manifest's order, so the same folder gives the same bytes. Published numbers are those of the
+file beside the grid.
+
+`read_trials`, `read_effects` and `read_claims` read `reports/<study>/`. A table that was cut off or
+edited by hand is an error that names its file.
+
+A metric has the column of its name, `test/top1`, unless the tables have that name for something
+else, as `error`, or as a factor of the study, or `best/acc` beside the headline `acc`: then it has
+the column `metric/error`. So no two things share a column, and what tells trials apart stays what
+it is. A name with characters that no table keeps, such as a NUL, is written with escapes.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
-from ablation.analysis.published import published_now
-from ablation.storage.columns import COSTS, IDENTITY, MARKS, POSITION, column_of, escaped
-from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec, write_atomically
+from ablation.errors import InputError, Problem
+from ablation.grid.file import published_now
+from ablation.storage.runs import (
+    COSTS,
+    IDENTITY,
+    Manifest,
+    Outcome,
+    RunFolder,
+    TrialSpec,
+    write_atomically,
+)
 
 PER_CLASS = ("test/per_class", "validation/per_class")
 PER_CLASS_COLUMNS = ["trial", "arm", "seed", "class", "n_train", "accuracy"]
 # type of the error of a trial whose training diverged: a result of its arm, as no other failure is
 DIVERGED = "Diverged"
+
+# the first of history.csv
+POSITION = ("trial", "arm", "seed", "phase", "epoch")
+# the last of history.csv, where any epoch has them, see `ablation.subject.protocol.Record`
+MARKS: tuple[Literal["accumulation", "encoding_batch"], ...] = ("accumulation", "encoding_batch")
+# of effects.csv
+EFFECT_COLUMNS = [
+    *("effect", "metric", "estimate", "low", "high", "p", "p_holm", "n_seeds", "verdict"),
+]
+# Of claims.csv. `level_by_level` holds a factor's effect at each level of the factors that it
+# interacts with, or the mean of each arm of a level where these lie on both sides of the number;
+# else "".
+CLAIM_COLUMNS = [
+    *("claim", "says", "contrast", "metric", "direction", "estimate", "low", "high", "p"),
+    *("p_holm", "n_seeds", "verdict", "claim_verdict", "level_by_level"),
+]
+# What claims.csv holds, too, of a study that looks at its seeds. `decided_at` is after how many of
+# them an expectation was decided, `claim_decided_at` the claim; both are empty where it was not.
+# `seeds_needed` would decide it with 80 % probability, were the truth what was estimated, and is
+# empty where it is decided or no number would. `*_fixed` is what the same results would have said
+# of a study without looks, and no verdict.
+LOOK_COLUMNS = [
+    *("decided_at", "claim_decided_at", "seeds_needed", "p_holm_fixed", "claim_verdict_fixed"),
+]
+# the least that results.csv has
+TRIALS = ("trial", "arm", "seed", "state", "error")
+_VERDICTS = ("verdict", "claim_verdict", "claim_verdict_fixed")
+_NUMBERS = ("estimate", "low", "high", "p", "p_holm")
+
+PREFIX = "metric/"
+NOT_KEPT = re.compile("[\0\r\ud800-\udfff]")
+_OWN = frozenset((*IDENTITY, *COSTS, *POSITION, *MARKS))
 
 
 @dataclass(frozen=True)
@@ -43,7 +95,7 @@ class Results:
     hits: dict[str, str]
     # complete trial -> hash of all it measured, times aside; equal means bit-identical
     digests: dict[str, str]
-    # metric -> its column, where that has another name, see `ablation.storage.columns`
+    # metric -> its column, where that has another name, see `column_of`
     renamed: dict[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -246,3 +298,135 @@ def _digest(records: Sequence[Mapping[str, object]], outcome: Outcome) -> str:
     measured = [[record.get(part) for part in parts] for record in records]
     text = json.dumps([measured, outcome.metrics, outcome.vectors, outcome.hits], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Reported(NamedTuple):
+    """results.csv, and what its columns are."""
+
+    trials: pd.DataFrame
+    headline: str
+    factors: list[str]
+    # the headline first; called as their columns are, see `column_of`
+    metrics: list[str]
+
+
+def read_trials(folder: Path, effects: pd.DataFrame) -> Reported:
+    """Read results.csv; raises InputError naming the file if it is no such table.
+
+    effects: from `read_effects`
+    """
+    path = folder / "results.csv"
+    table = read_table(path, TRIALS)
+    after = list(table.columns[table.columns.get_loc("state") + 1 :])
+    names = [name for name in after if name not in COSTS]
+    if not names:
+        raise _unusable(path, "it has no metric")
+    # effects.csv has the headline first; without effects, it is the first column that cannot be a
+    # factor's
+    likely = [*effects["metric"][:1], *(name for name in names if "/" in name), names[0]]
+    headline = next(name for name in likely if name in names)
+    first = names.index(headline)
+    costs = [name for name in COSTS if name in after and name != "error"]
+    trials = _typed(table, path, [*names[first:], *costs], "seed")
+    return Reported(trials, headline, names[:first], names[first:])
+
+
+def read_effects(folder: Path) -> pd.DataFrame:
+    """effects.csv; an empty table where there is none."""
+    path = folder / "effects.csv"
+    if not path.is_file():
+        return pd.DataFrame({name: pd.Series(dtype=object) for name in EFFECT_COLUMNS})
+    return _typed(read_table(path, EFFECT_COLUMNS), path, _NUMBERS, "n_seeds")
+
+
+def read_claims(folder: Path) -> pd.DataFrame:
+    """claims.csv."""
+    path = folder / "claims.csv"
+    table = read_table(path, CLAIM_COLUMNS)
+    of_looks = [name for name in LOOK_COLUMNS if name in table and name not in _VERDICTS]
+    return _typed(table, path, [*_NUMBERS, *of_looks], "n_seeds")
+
+
+def known_reports(folders: Sequence[Path]) -> dict[str, Path]:
+    """Study -> the folder of its report; of two, that in the first of the folders."""
+    found = {
+        path.parent.name: path.parent
+        for folder in reversed(folders)
+        for path in folder.glob("*/results.csv")
+    }
+    return dict(sorted(found.items()))
+
+
+def read_table(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """A table of text, every cell and every column's name as it is written.
+
+    Raises InputError naming the file if it cannot be read, a row is cut off, one of `columns` is
+    missing, or a column is there twice.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = list(csv.reader(file, strict=True)) or [[]]
+    except (OSError, ValueError, csv.Error) as error:
+        raise _unusable(path, " ".join(str(error).split())) from None
+    for line, row in enumerate(rows, 2):
+        if len(row) != len(header):
+            raise _unusable(path, f"row {line} has {len(row)} cells, the header {len(header)}")
+    twice = [name for name, n in Counter(header).items() if n > 1]
+    if twice:
+        raise _unusable(path, f"it has the column '{twice[0]}' twice")
+    lacking = [name for name in columns if name not in header]
+    if lacking:
+        raise _unusable(path, f"it has no column '{lacking[0]}'")
+    return pd.DataFrame(rows, columns=header, dtype=object)
+
+
+def _typed(table: pd.DataFrame, path: Path, numbers: Sequence[str], whole: str) -> pd.DataFrame:
+    """The table with the columns `numbers` as floats and the column `whole` as whole numbers.
+
+    Floats are exact to the bit, NaN where a cell is empty. pandas' own reading may be off by the
+    last bit, which changes how a number that ends in 5 is rounded.
+    """
+    try:
+        name, kind = whole, "whole number"
+        table[name] = table[name].map(int).astype(int)
+        for name in numbers:
+            kind = "number"
+            table[name] = table[name].map(lambda cell: float(cell or "nan")).astype(float)
+    except (ValueError, OverflowError):
+        raise _unusable(path, f"its column '{name}' holds what is no {kind}") from None
+    return table
+
+
+def _unusable(path: Path, why: str) -> InputError:
+    how = f"is no table of a report ({why}); `ablate report` writes it again from runs/"
+    return InputError([Problem(str(path), "", how)])
+
+
+def column_of(metric: str, taken: Collection[str] = ()) -> str:
+    """The column of a metric; two metrics never have the same one.
+
+    `metric/error` and `metric/metric/error` have two columns, too.
+    taken: the study's factors, and other columns that the metric must not have.
+    """
+    is_taken = (bare := _bare(metric)) in _OWN or bare in taken
+    return f"{PREFIX}{metric}" if is_taken else escaped(metric)
+
+
+def metric_of(column: str, taken: Collection[str] = ()) -> str:
+    """The metric that has a column, its name escaped: `column_of` turned around."""
+    is_renamed = column != (bare := _bare(column)) and (bare in _OWN or bare in taken)
+    return column.removeprefix(PREFIX) if is_renamed else column
+
+
+def escaped(name: str) -> str:
+    """A name that reads back from a CSV file as it was written.
+
+    Carriage returns, NULs and halves of characters do not.
+    """
+    return name.encode("unicode_escape").decode() if NOT_KEPT.search(name) else name
+
+
+def _bare(name: str) -> str:
+    while name.startswith(PREFIX):
+        name = name.removeprefix(PREFIX)
+    return name

@@ -28,15 +28,16 @@ at 5 %, looks at 3, 5, 8, 12 and 20 seeds, and d the effect that 20 seeds find w
     2          0.77           13.3             0.31
 
 "Fewer trials" compares with a single look of equal power: both find some effect with 80 %, and the
-mean number of seeds is taken at 1.5 times that effect. RHO = 1 keeps most of the power at the last
-look, costs little at large effects, and asks for the strongest evidence at 3 seeds, where it is
-hardest to tell whether values are normal.
+mean number of seeds is taken at 1.5 times that effect. Of five claims that share arms, after Holm's
+correction, it is 0.28 at RHO = 1: an arm goes on until its last claim is decided.
+
+RHO = 1 keeps most of the power at the last look, costs little at large effects, and asks for the
+strongest evidence at 3 seeds, where it is hardest to tell whether values are normal.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -44,28 +45,12 @@ from scipy import special
 
 from ablation.analysis.statistics import power_of
 
-# default numbers of seeds to look at
-SIZES = (3, 5, 8, 12, 20)
 RHO = 1.0
 
 # A repeated p-value of 0.05 has a relative standard error of 0.4 %, one of 0.005 of 1.4 %.
 N_PATHS = 1_000_000
 # paths simulated at a time: 0.8 MB an array
 CHUNK = 100_000
-
-
-def looks(start: int, most: int, sizes: Sequence[int] | None = None) -> tuple[int, ...]:
-    """The planned numbers of seeds, increasing: `start`, those of `sizes` between, and `most`.
-
-    sizes: `SIZES` where not given
-
-    Raises:
-        ValueError: fewer than 2 seeds, which give no p-value, or `most` below `start`
-    """
-    if not 2 <= start <= most:
-        raise ValueError(f"looks from {start} to {most} seeds: 2 <= start <= most is needed")
-    between = {n for n in (SIZES if sizes is None else sizes) if start < n < most}
-    return tuple(sorted({start, *between, most}))
 
 
 def repeated_p(p: float, n: int, sizes: tuple[int, ...], sides: int = 2) -> float:
@@ -79,7 +64,7 @@ def repeated_p(p: float, n: int, sizes: tuple[int, ...], sides: int = 2) -> floa
     Args:
         p: of the t-test over the seeds so far
         n: number of these seeds
-        sizes: of all planned looks, increasing, from `looks`
+        sizes: of all planned looks, increasing, see `ablation.grid.seeds`
         sides: 2, or 1 for a one-sided p: that of `statistics.margin_p` inside the margin
 
     Raises:
@@ -144,20 +129,20 @@ def _weight(n: int, sizes: tuple[int, ...]) -> float:
 
 @cache
 def _null_minima(sizes: tuple[int, ...], sides: int) -> np.ndarray:
-    """(N_PATHS,) float, sorted: the smallest p / weight over all looks of a study without effect."""
+    """(N_PATHS,) float, sorted: the smallest p / weight over all looks, without an effect."""
     rng = np.random.default_rng(0)
     weights = _weights(sizes)
     minima = np.full((N_PATHS // CHUNK, CHUNK), np.inf)
     for own in minima:
-        # sum and sum of squares of a path's values so far
-        total, squares = np.zeros((2, CHUNK))
+        # mean and summed squared deviations of a path's values so far
+        mean, squares = np.zeros((2, CHUNK))
         for n, added, weight in zip(sizes, np.diff(sizes, prepend=0), weights, strict=True):
-            new = np.sqrt(added) * rng.standard_normal(CHUNK)
-            total += new
-            squares += new**2 / added
+            step = rng.standard_normal(CHUNK) / np.sqrt(added) - mean
+            mean += step * added / n
+            squares += step**2 * (n - added) * added / n
             if added > 1:
                 squares += rng.chisquare(added - 1, CHUNK)
-            t = total * np.sqrt((n - 1) / (n * squares - total**2))
-            p = special.stdtr(n - 1, -np.abs(t)) * 2 if sides == 2 else special.stdtr(n - 1, t)
+            t = mean / np.sqrt(squares / (n - 1) / n)
+            p = 2 * special.stdtr(n - 1, -np.abs(t)) if sides == 2 else special.stdtr(n - 1, t)
             np.minimum(own, p / weight, out=own)
     return np.sort(minima, axis=None)

@@ -10,12 +10,23 @@ from typing import Any
 
 import click
 
-from ablation.cli.cache import cache
-from ablation.cli.data import data
-from ablation.cli.group import CommandGroup
+from ablation import PACKAGE
+from ablation.cli.data import CommandGroup, cache, data
 from ablation.cli.run import plan, run, storage_option
 from ablation.errors import DiskFull, InputError, Problem, Unavailable, nearest
 from ablation.storage.files import describe_full, is_full
+
+SHIPPED = PACKAGE / "shipped"
+STUDY_FILES = ("fixes.yaml", "digits-lt.yaml", "published.yaml", "sources.yaml")
+EXAMPLE = SHIPPED / "examples" / "own-function"
+
+NEXT = """
+next:
+  ablate run --grid fixes          eight ways of training on handwritten digits: two to five minutes
+  ablate run --grid own-function   the function `train` of training.py, with two factors: seconds
+  ablate ui                        compare the runs in MLflow
+Put your own code in place of training.py, and its settings and factors into experiments/own.yaml
+and own-function.yaml."""
 
 
 class Commands(CommandGroup):
@@ -92,18 +103,40 @@ def main() -> None:
 @main.command()
 def init() -> None:
     """Write two example studies: one of digits, one of a training function of your own."""
-    from ablation.cli.starter import write_starter
-
     click.echo(write_starter(Path()))
+
+
+def write_starter(root: Path) -> str:
+    """Write the files below `root`; returns which, and what to type next. Files there stay.
+
+    Raises InputError where a file cannot be written.
+    """
+    files = {Path("experiments", name): SHIPPED / "experiments" / name for name in STUDY_FILES}
+    example = sorted(path for path in EXAMPLE.rglob("*") if path.suffix in (".py", ".yaml"))
+    files |= {path.relative_to(EXAMPLE): path for path in example}
+    lines = []
+    for name, shipped in files.items():
+        target = root / name
+        if target.is_file():
+            lines.append(f"kept  {target}, which was there")
+            continue
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(shipped.read_bytes())
+        except OSError as error:
+            message = f"cannot be written: {error.strerror or error}"
+            raise InputError([Problem("", str(target), message)]) from None
+        lines.append(f"wrote {target}")
+    return "\n".join([*lines, NEXT])
 
 
 @main.command()
 @study_argument
 def status(study: str) -> None:
     """Show a study's progress, arm by arm, and the time left."""
-    from ablation.console.live import output
     from ablation.storage.project import ProjectPaths
-    from ablation.study.status import describe_status
+    from ablation.study.live import output
+    from ablation.study.views import describe_status
 
     describe_status(study, ProjectPaths(), output())
 
@@ -147,7 +180,7 @@ def table(study: str | None, parts: tuple[str, ...], into: Path | None, check: b
     Reports are read from reports/, else from docs/results/. With --into, docs/results/ comes
     first: the tables of a FILE are those of committed results where these exist.
     """
-    from ablation.reporting.readme_tables import headline_tables, refresh_file
+    from ablation.reporting.tables import headline_tables, refresh_file
     from ablation.storage.project import ProjectPaths
 
     if into is None and check:
@@ -187,7 +220,7 @@ def compare(left: str, right: str, study: str | None, figure: Path | None) -> No
     found = compared(left, right, study, ProjectPaths())
     if figure is not None:
         # Matplotlib is loaded where a figure is asked for.
-        from ablation.reporting.figures.summary import draw_comparison
+        from ablation.reporting.figures import draw_comparison
 
         draw_comparison(found, figure)
     print(comparison_text(found))
@@ -210,7 +243,7 @@ def sync(study: str, storage: str | None) -> None:
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
 def ui(port: int) -> None:
     """Serve MLflow's user interface for this folder, to this machine only."""
-    from ablation.tracking.ui import serve
+    from ablation.tracking.mlflow_store import serve
 
     serve(None, port=port)
 

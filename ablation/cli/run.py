@@ -28,13 +28,13 @@ def _storage(_context: click.Context, _option: click.Parameter, url: str | None)
     if not url:
         return None
     # Optuna is imported only where a database is named.
-    from ablation.tracking.ledger_storage import storage_url
+    from ablation.tracking.ledger import storage_url
 
     return storage_url(url)
 
 
 def _size(_context: click.Context, option: click.Parameter, text: str | None) -> int | None:
-    from ablation.limits import parse_size
+    from ablation.formatting import parse_size
 
     return None if text is None else parse_size(text, option.opts[0])
 
@@ -46,7 +46,7 @@ def _finite(_context: click.Context, option: click.Parameter, value: float | Non
 
 
 def _time(_context: click.Context, option: click.Parameter, text: str | None) -> float | None:
-    from ablation.limits import parse_duration
+    from ablation.formatting import parse_duration
 
     return None if text is None else parse_duration(text, option.opts[0])
 
@@ -156,7 +156,7 @@ def run(dry_run: bool, **options: Any) -> None:
     from ablation.study import running
     from ablation.study.opening import open_study
     from ablation.study.placement import placement
-    from ablation.study.plan_view import describe_plan
+    from ablation.study.views import describe_plan
 
     which = {name: options.pop(name) for name in STUDY_ARGUMENTS}
     planned = open_study(**which, may_be_absent=dry_run)
@@ -175,6 +175,6 @@ def run(dry_run: bool, **options: Any) -> None:
 def plan(jobs: int | None, **which: Any) -> None:
     """Show a study's arms, its shared and own epochs, what is left to train, and a forecast."""
     from ablation.study.opening import open_study
-    from ablation.study.plan_view import describe_plan
+    from ablation.study.views import describe_plan
 
     describe_plan(open_study(**which, may_be_absent=True), jobs)

@@ -13,13 +13,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablation.doctor.check import Check, Found, here, named, place
+from ablation.doctor.files import Check, Found, here, named, place
 from ablation.storage.files import put_aside
-from ablation.storage.project import ProjectPaths
+from ablation.storage.project import (
+    BESIDE,
+    PATIENCE_SECONDS,
+    ProjectPaths,
+    sqlite_file,
+    why_unusable,
+)
 from ablation.storage.runs import Manifest, RunFolder
-from ablation.storage.sqlite import BESIDE, PATIENCE_SECONDS, sqlite_file, why_unusable
-from ablation.tracking.ledger import ledger_differences, update_ledger
-from ablation.tracking.ledger_storage import LedgerUnavailable, opened
+from ablation.tracking.ledger import LedgerUnavailable, ledger_differences, opened, update_ledger
 from ablation.tracking.mlflow_content import TrialContent, fitted_name, trial_contents
 from ablation.tracking.mlflow_store import (
     StoredRun,

@@ -10,10 +10,8 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from ablation.doctor.cache import cache_checks
-from ablation.doctor.check import Check, Found
+from ablation.doctor.files import Check, Found, cache_checks, trial_checks
 from ablation.doctor.machine import machine_checks
-from ablation.doctor.trials import trial_checks
 from ablation.errors import InputError, Unavailable
 from ablation.storage.files import being_run, only_one
 from ablation.storage.project import ProjectPaths

@@ -26,9 +26,9 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from ablation import INSTALLED_IN
-from ablation.doctor.check import Check, Found, named
+from ablation.doctor.files import Check, Found, named
 from ablation.errors import InputError
-from ablation.limits import show_size
+from ablation.formatting import show_size
 from ablation.storage.cache import DiskStore
 from ablation.storage.project import FOLDERS, ProjectPaths
 

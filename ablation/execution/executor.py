@@ -13,13 +13,27 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ablation import interruption
 from ablation.errors import DiskFull
-from ablation.execution.supervision import Supervision, Task
-from ablation.execution.workers import Message, Request, Worker, Workers
+from ablation.execution.workers import (
+    NO_LIMITS,
+    Limits,
+    Message,
+    Request,
+    Supervision,
+    Task,
+    Worker,
+    Workers,
+)
 from ablation.grid.load import Study
-from ablation.limits import NO_LIMITS, Limits
-from ablation.planning.events import Listener
-from ablation.planning.plan import FixedTrials, Plan, Planner
-from ablation.planning.schedule import Schedule, Segment, has_records, is_there
+from ablation.planning.forecast import Listener
+from ablation.planning.plan import (
+    FixedTrials,
+    Plan,
+    Planner,
+    Schedule,
+    Segment,
+    has_records,
+    is_there,
+)
 from ablation.storage.cache import DiskStore
 from ablation.storage.runs import (
     Failure,

@@ -1,7 +1,8 @@
 """Workers: started fresh (never forked), reused between segments, replaced after a failure.
 
 `Workers` keeps a number of them, wherever they are. What starts one is a backend: `LocalProcesses`
-here, `ablation.execution.ray_cluster.workers.RayNodes` on a Ray cluster.
+here, `ablation.execution.ray_driver.RayNodes` on a Ray cluster. `Supervision` ends those whose
+trial exceeds a limit of time or memory, and counts how often each trial loses a worker.
 """
 
 from __future__ import annotations
@@ -12,17 +13,22 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NotRequired, Protocol, TypedDict
 
 from ablation import INSTALLED_IN
-from ablation.execution.devices import only
 from ablation.execution.process import WorkerProcess
+from ablation.formatting import duration, show_size
 from ablation.storage.runs import Failure, failure
 from ablation.subject.protocol import Record
 
 if TYPE_CHECKING:
-    from ablation.execution.supervision import Task
+    # planning is not loaded in worker processes
+    from ablation.planning.plan import Segment
+
 
 # Signals that training code does not cause.
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -270,3 +276,86 @@ def last_message(code: int, fate: Failure | None) -> Message:
         how += ", as the system does when memory runs out: use fewer --jobs"
     error = failure("WorkerDied", f"the worker process ended: {how}")
     return Message("lost" if -code in FROM_OUTSIDE else "died", error=error)
+
+
+# Of a trial's workers in a row, without a new epoch in between, before the trial fails.
+MAX_LOSSES = 3
+
+
+def only(gpu: str) -> dict[str, str]:
+    """Variables of a process that sees one GPU alone: by the name that it has in `visible_gpus`."""
+    # CUDA counts from the fastest, nvidia-smi by the bus; the names of a variable that chooses are
+    # already CUDA's
+    order = {} if "CUDA_VISIBLE_DEVICES" in os.environ else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    return {**order, "CUDA_VISIBLE_DEVICES": gpu}
+
+
+@dataclass
+class Task:
+    """A segment that a worker is computing."""
+
+    segment: Segment
+    # whose settings and log the worker uses
+    trial: str
+    # whether the worker was started for it
+    is_first: bool
+    # time of the trial's epochs up to its last checkpoint
+    seconds_before: float
+    begun: float = field(default_factory=time.monotonic)
+    # time of the epochs finished since the task began
+    epoch_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._last = self.begun
+
+    def recorded(self, seconds: float) -> None:
+        """An epoch of the task is finished; it took so long."""
+        self.epoch_seconds += seconds
+        self._last = time.monotonic()
+
+    def seconds(self) -> float:
+        """What the trial's epochs have taken so far, before this task too, and the one in hand.
+
+        The start of the worker counts until the first epoch is finished.
+        """
+        return self.seconds_before + self.epoch_seconds + time.monotonic() - self._last
+
+
+class Limits(NamedTuple):
+    """The limits of a trial; None: no limit."""
+
+    # of all epochs of the trial, shared ones included
+    seconds: float | None = None
+    # resident memory of the worker process
+    n_bytes: int | None = None
+
+
+NO_LIMITS = Limits()
+
+
+class Supervision:
+    """Kills workers whose trial exceeds a limit; counts the workers that each trial lost."""
+
+    def __init__(self, limits: Limits):
+        self.limits = limits
+        self._losses: Counter[str] = Counter()
+
+    def enforce(self, workers: Iterable[Worker]) -> None:
+        """workers: those that are busy."""
+        seconds, n_bytes = self.limits
+        for worker in workers:
+            if seconds is not None and worker.task is not None and worker.task.seconds() > seconds:
+                message = f"ran past its limit of {duration(seconds)}"
+                worker.kill(failure("TimeLimit", message))
+            elif n_bytes is not None and (held := worker.resident_bytes()) > n_bytes:
+                message = f"held {show_size(held)} of memory, and {show_size(n_bytes)} are allowed"
+                worker.kill(failure("MemoryLimit", message))
+
+    def made_progress(self, trial: str) -> None:
+        """An epoch is finished that was not there before."""
+        del self._losses[trial]
+
+    def is_lost_too_often(self, trial: str) -> bool:
+        """Count the loss of a worker; whether the trial fails by it."""
+        self._losses[trial] += 1
+        return self._losses[trial] > MAX_LOSSES

@@ -1,13 +1,29 @@
-"""Which arms a study compares: the factors of a grid crossed as its design says."""
+"""Which arms a study compares, and what it claims of them.
+
+The factors of a grid are crossed as its design says (`arms`).
+
+`claims:` of a grid file says what the study is expected to show, and by which contrast. A claim is
+{id, says, contrast, expects}. A contrast has two sides, {factor, from, to} or {arm, minus}, or one,
+{factor, level} or {arm}. `expects` lists {metric, direction, within?, value?}: `within` is how far
+a metric may change that should not (direction `none`), and `value` what the mean of one side should
+lie `above` or `below`, both in the metric's unit.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from ablation.errors import nearest
+from ablation.grid.strict_yaml import METRIC_NAME, NAME, Section, plain, show
+from ablation.storage.runs import Claim, Expectation
+
+OF_ONE_SIDE, OF_TWO_SIDES = ("above", "below"), ("up", "down", "none")
+"""What a metric may be expected to do by the sides of the contrast."""
+FORMS = "{factor, from, to} or {arm, minus}, or of one side {factor, level} or {arm}"
 DESIGNS = ("factorial", "leave-one-out", "add-one-in", "one-factor")
 
 
@@ -112,3 +128,196 @@ def _arm(factors: Sequence[Factor], cell: _Cell) -> Arm:
     return Arm(
         name or "reference", {factor.name: level.name for factor, level in chosen}, overrides
     )
+
+
+def read_claims(file: Section) -> tuple[Claim, ...]:
+    """The claims, with "" for each name that is missing or wrong, which is noted.
+
+    That the arms they name exist can only be told once the design is known.
+    """
+    claims: list[Claim] = []
+    factors = file.values.get("factors")
+    for section in file.sections("claims"):
+        claim = _claim(section, factors if isinstance(factors, Mapping) else {})
+        if claim["id"] and claim["id"] in [other["id"] for other in claims]:
+            section.note("id", f"'{claim['id']}' is there twice")
+        claims.append(claim)
+    return tuple(claims)
+
+
+def unmet_claims(
+    claims: Iterable[Claim], arms: Sequence[Arm], baselines: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """Key and message of each claim about an arm that the study does not have."""
+    names = [*(arm.name for arm in arms), *baselines]
+    for i, claim in enumerate(claims):
+        factor = claim["contrast"].get("factor", "")
+        for side, value in claim["contrast"].items():
+            key = f"claims[{i}].contrast.{side}"
+            if not value or side == "factor":
+                continue
+            if side in ("arm", "minus"):
+                if value not in names:
+                    yield (
+                        key,
+                        f"'{value}' is neither an arm nor a baseline; {nearest(value, names)}",
+                    )
+            elif all(arm.levels.get(factor) != value for arm in arms):
+                yield key, f"no arm of the design has {factor} at '{value}'"
+
+
+def unreported_metrics(
+    claims: Iterable[Claim],
+    headline: str,
+    arms: Sequence[Arm],
+    reported: Mapping[str, Collection[str]],
+) -> Iterator[tuple[str, str]]:
+    """Key and message of each metric that would be asked for in vain.
+
+    The headline metric where a trial's last record lacks it, and claims' metrics that cannot be
+    compared. reported: arm or baseline -> names of its metrics, of those for which they are known.
+    """
+    lacking = [name for name, metrics in reported.items() if headline not in metrics]
+    if lacking and headline:
+        common = set.intersection(*map(set, reported.values()))
+        who = "any trial" if len(lacking) == len(reported) else f"'{lacking[0]}'"
+        message = f"'{headline}' is not reported by {who} at its end; {nearest(headline, common)}"
+        yield "metric.name", message
+    for i, claim in enumerate(claims):
+        sides = [
+            [reported[name] for name in names if name in reported]
+            for names in _sides(claim["contrast"], arms)
+        ]
+        if not sides or not all(sides):
+            continue
+        comparable = set.intersection(*(set().union(*side) for side in sides))
+        comparable.add(f"best/{headline}")
+        for j, expectation in enumerate(claim["expects"]):
+            metric = expectation["metric"]
+            if metric and metric not in comparable:
+                why = "is not reported at the end of what is compared"
+                key = f"claims[{i}].expects[{j}].metric"
+                yield key, f"'{metric}' {why}; {nearest(metric, comparable)}"
+
+
+def _sides(contrast: Mapping[str, str], arms: Sequence[Arm]) -> list[list[str]]:
+    """The arms and baselines on each side of a contrast; none where the contrast is broken."""
+    if not all(contrast.values()):
+        return []
+    sides = {side: value for side, value in contrast.items() if side != "factor"}
+    if "factor" not in contrast:
+        return [[name] for name in sides.values()]
+    factor = contrast["factor"]
+    return [
+        [arm.name for arm in arms if arm.levels.get(factor) == level] for level in sides.values()
+    ]
+
+
+def _claim(section: Section, factors: Mapping[str, Any]) -> Claim:
+    section.allow("id", "says", "contrast", "expects")
+    name = section.text("id", None, *NAME) or ""
+    says = section.text("says", means="a sentence") or ""
+    contrast = _contrast(section, factors)
+    expects = [_expectation(expected, contrast) for expected in section.sections("expects")]
+    if not section.values.get("expects"):
+        section.note("expects", "is missing; it must list {metric, direction} once or more")
+    return {"id": name, "says": says, "contrast": contrast, "expects": expects}
+
+
+def _contrast(claim: Section, factors: Mapping[str, Any]) -> dict[str, str]:
+    section = claim.section("contrast")
+    if not section.values:
+        claim.note("contrast", f"is missing; write {FORMS}")
+        return {}
+    named: dict[str, str] = {}
+    if {"arm", "minus"} & set(section.values):
+        section.allow("arm", "minus")
+        names = ("arm", "minus") if "minus" in section.values else ("arm",)
+        sides = {side: section.text(side, means="an arm or a baseline") or "" for side in names}
+    else:
+        section.allow("factor", "from", "to", "level")
+        factor = section.choice("factor", list(factors)) or ""
+        named = {"factor": factor}
+        both = {"from", "to"} & set(section.values)
+        if both and "level" in section.values:
+            section.note("level", f"does not go with {' and '.join(sorted(both))}; write {FORMS}")
+        names = ("level",) if "level" in section.values and not both else ("from", "to")
+        levels = factors.get(factor)
+        sides = {side: _level(section, side, levels) for side in names}
+    if len(sides) == 2 and all(sides.values()) and len(set(sides.values())) == 1:
+        section.note("", "compares a thing with itself")
+    return {**named, **sides}
+
+
+def _level(contrast: Section, side: str, levels: Any) -> str:
+    """The level named, also where its name reads as a number, a boolean or null: `from: 0.1`."""
+    if not isinstance(levels, Mapping):
+        # of an unknown or broken factor, which has been noted
+        return ""
+    value = contrast.values.get(side)
+    read = {str(name): plain(name) for name in levels}
+    names = [
+        name
+        for name, meant in read.items()
+        if name == value or (type(meant) is type(value) and meant == value)
+    ]
+    if len(names) == 1 and side in contrast.values:
+        return names[0]
+    if side not in contrast.values or (value is None and not names):
+        contrast.note(side, f"is missing; {nearest('', levels)}")
+    elif names:
+        remedy = "quote the one that is meant"
+        contrast.note(side, f"{show(value)} may be any of the levels {', '.join(names)}; {remedy}")
+    else:
+        contrast.note(side, f"{show(value)} is not a level of the factor; {nearest(value, levels)}")
+    return ""
+
+
+def _expectation(section: Section, contrast: Mapping[str, str]) -> Expectation:
+    section.allow("metric", "direction", "within", "value")
+    metric = section.text("metric", None, *METRIC_NAME) or ""
+    expected: Expectation = {"metric": metric, "direction": _direction(section, contrast)}
+    _add_number(expected, section, "within", ("none",), "a number above 0", above=0)
+    _add_number(expected, section, "value", OF_ONE_SIDE, "a finite number")
+    if section.values.get("value") is None and section.values.get("direction") in OF_ONE_SIDE:
+        section.note("value", "is missing; it must be a number")
+    return expected
+
+
+def _direction(section: Section, contrast: Mapping[str, str]) -> str:
+    if not contrast:
+        return section.choice("direction", (*OF_ONE_SIDE, *OF_TWO_SIDES)) or ""
+    has_two_sides = {"minus", "from", "to"} & set(contrast)
+    allowed, others = (OF_TWO_SIDES, OF_ONE_SIDE) if has_two_sides else (OF_ONE_SIDE, OF_TWO_SIDES)
+    value = section.values.get("direction")
+    if value not in others:
+        return section.choice("direction", allowed) or ""
+    needs = (
+        "one side, {factor, level} or {arm}"
+        if has_two_sides
+        else "two sides, {factor, from, to} or {arm, minus}"
+    )
+    message = f"'{value}' goes with a contrast of {needs}; {nearest('', allowed)}"
+    section.note("direction", message)
+    return ""
+
+
+def _add_number(
+    expected: Expectation,
+    section: Section,
+    key: Literal["within", "value"],
+    directions: Sequence[str],
+    means: str,
+    above: float = -math.inf,
+) -> None:
+    """Add the number that goes with some directions alone, where there is one."""
+    value, direction = section.values.get(key), section.values.get("direction")
+    if value is None:
+        return
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not above < value < math.inf:
+        section.note(key, f"{show(value)} is not {means}")
+        return
+    if direction not in directions and direction in (*OF_ONE_SIDE, *OF_TWO_SIDES):
+        section.note(key, f"goes with direction: {' or '.join(directions)} alone")
+    expected[key] = value

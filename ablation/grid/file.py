@@ -1,4 +1,4 @@
-"""The two kinds of files under `experiments/`: grids and the experiments they vary.
+"""The files under `experiments/`: grids, the experiments that they vary, and published results.
 
 See DESIGN.md, section 5.
 """
@@ -6,14 +6,13 @@ See DESIGN.md, section 5.
 from __future__ import annotations
 
 import itertools
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ablation.errors import InputError, Problem, nearest
-from ablation.grid.claims import read_claims
-from ablation.grid.design import DESIGNS, Arm, Factor, Level
+from ablation.grid.design import DESIGNS, Arm, Factor, Level, read_claims
+from ablation.grid.search import Search, read_search
 from ablation.grid.seeds import read_seeds, seeds_option, until_decided
 from ablation.grid.strict_yaml import (
     FILE_NAME,
@@ -22,10 +21,11 @@ from ablation.grid.strict_yaml import (
     NAME,
     SUBJECT_NAME,
     Section,
+    as_text,
     read_yaml,
+    show,
 )
-from ablation.storage.columns import COSTS, IDENTITY
-from ablation.storage.runs import Claim, Metric
+from ablation.storage.runs import COSTS, IDENTITY, Claim, Manifest, Metric
 
 GRID_KEYS = (
     "study",
@@ -40,8 +40,11 @@ GRID_KEYS = (
     "reference",
     "claims",
     "settings",
+    "search",
 )
 EXPERIMENT_KEYS = ("title", "dataset", "subject", "settings")
+PUBLISHED = "published.yaml"
+PUBLISHED_KEYS = ("method", "top1", "protocol", "source")
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class Grid:
     claims: tuple[Claim, ...]
     # for all arms and baselines
     settings: dict[str, Any]
+    # how each of them is tuned before its seeds are run
+    search: Search | None = None
     # how many of the seeds the study looks at, increasing; () for a fixed number
     looks: tuple[int, ...] = ()
     # whether looks are to decide every main effect, too, and not the claims alone
@@ -142,6 +147,7 @@ def read_grid(
         settings=file.settings("settings"),
         looks=chosen.looks,
         decides_effects=chosen.effects,
+        search=read_search(file, chosen.numbers, goal),
     )
 
 
@@ -163,11 +169,6 @@ def read_experiment(path: Path, problems: list[Problem]) -> Experiment | None:
         subject=file.text("subject", "core", *SUBJECT_NAME) or "",
         settings=file.settings("settings"),
     )
-
-
-def as_text(value: Any) -> str:
-    """Equal for equal values only: Python takes 1, 1.0 and True for the same."""
-    return json.dumps(value, sort_keys=True, default=str)
 
 
 def _file(path: Path, problems: list[Problem]) -> Section | None:
@@ -228,3 +229,34 @@ def _reference(file: Section, baselines: tuple[str, ...]) -> str | None:
     if file.values.get("reference") is not None:
         return file.choice("reference", baselines)
     return "ldmlr" if "ldmlr" in baselines else next(iter(baselines), None)
+
+
+def published(path: Path | str, dataset: str) -> list[dict[str, Any]]:
+    """What `path` (experiments/published.yaml) has on a data set.
+
+    Each a {method, top1 (percent), protocol, source}. Raises InputError if anything in the file is
+    wrong, about other data sets too.
+    """
+    problems: list[Problem] = []
+    file = Section(Path(path).name, "", read_yaml(path), problems)
+    results = {name: [_result(section) for section in file.sections(name)] for name in file.values}
+    if problems:
+        raise InputError(problems)
+    return results.get(dataset, [])
+
+
+def published_now(manifest: Manifest) -> list[dict[str, Any]]:
+    """What the file beside a study's grid has on its data set.
+
+    Now, or where it is not there, when the study was run.
+    """
+    path = Path(manifest.asked["grid"]).parent / PUBLISHED if manifest.asked else None
+    return published(path, manifest.dataset) if path and path.is_file() else manifest.published
+
+
+def _result(section: Section) -> dict[str, Any]:
+    section.allow(*PUBLISHED_KEYS)
+    top1 = section.values.get("top1")
+    if isinstance(top1, bool) or not isinstance(top1, int | float) or not 0 <= top1 <= 100:
+        section.note("top1", f"{show(top1)} is not an accuracy in percent")
+    return {key: top1 if key == "top1" else section.text(key) for key in PUBLISHED_KEYS}

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 from ablation.errors import Problem
 from ablation.grid.design import Arm, Factor, Level
-from ablation.grid.file import as_text
-from ablation.grid.strict_yaml import dotted, overlap, show
+from ablation.grid.strict_yaml import as_text, dotted, overlap, show
 from ablation.subject.protocol import Subject
 
 Alternatives = Sequence[Collection[str]]

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ablation.errors import InputError, Problem, nearest
-from ablation.grid.claims import unmet_claims, unreported_metrics
-from ablation.grid.design import DESIGNS, Arm, arms, n_cells
+from ablation.grid.design import DESIGNS, Arm, arms, n_cells, unmet_claims, unreported_metrics
 from ablation.grid.file import Experiment, Grid, read_experiment, read_grid
 from ablation.grid.idle import Layer, Stack, dead_levels, ignored_settings, merged, rivals, undone
+from ablation.grid.search import search_problems
 from ablation.grid.sources import how_to_get
 from ablation.grid.strict_yaml import (
     dotted,
@@ -151,6 +151,8 @@ def load_study(
         *unreported_metrics(grid.claims, grid.metric["name"], cells, _reported(subject, sound)),
     ]
     problems += [Problem(grid.file, key, message) for key, message in told]
+    if grid.search and not any(one.key.startswith("search") for one in problems):
+        problems += search_problems(grid.search, subject, sound, grid.file)
     problems += [] if may_be_absent else absent
     if problems:
         raise InputError(dict.fromkeys(problems))

@@ -80,9 +80,18 @@ def until_decided(seeds: Seeds) -> Seeds:
     return Seeds(numbers, looks(start, most))
 
 
-def looks(start: int, most: int, sizes: Sequence[int] = SIZES) -> tuple[int, ...]:
-    """The planned numbers of seeds, increasing: `start`, those of `sizes` between, and `most`."""
-    return tuple(sorted({start, *(n for n in sizes if start < n < most), most}))
+def looks(start: int, most: int, sizes: Sequence[int] | None = None) -> tuple[int, ...]:
+    """The planned numbers of seeds, increasing: `start`, those of `sizes` between, and `most`.
+
+    sizes: `SIZES` where not given
+
+    Raises:
+        ValueError: fewer than 2 seeds, which give no p-value, or `most` below `start`
+    """
+    if not FEWEST <= start <= most:
+        raise ValueError(f"looks from {start} to {most} seeds: 2 <= start <= most is needed")
+    between = {n for n in (SIZES if sizes is None else sizes) if start < n < most}
+    return tuple(sorted({start, *between, most}))
 
 
 def _until_decided(section: Section) -> Seeds:

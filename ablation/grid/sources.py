@@ -21,8 +21,8 @@ from pathlib import Path, PurePosixPath
 
 from ablation import PACKAGE
 from ablation.errors import InputError, Problem, Unavailable, nearest
+from ablation.formatting import show_size
 from ablation.grid.strict_yaml import Section, read_yaml, show
-from ablation.limits import show_size
 from ablation.storage.files import only_one, replace
 
 PROJECT_FILE = Path("experiments/sources.yaml")

@@ -14,6 +14,7 @@ settings tells where text is wrong; of one that cannot, doubtful text is refused
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -144,6 +145,11 @@ def overlap(key: str, other: str) -> bool:
 def dotted(*parts: str) -> str:
     """The parts that are not empty, joined by dots."""
     return ".".join(part for part in parts if part)
+
+
+def as_text(value: Any) -> str:
+    """Equal for equal values only: Python takes 1, 1.0 and True for the same."""
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def show(value: Any) -> str:

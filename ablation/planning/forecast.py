@@ -1,4 +1,7 @@
-"""How long a plan will take: its schedule simulated with measured seconds per epoch."""
+"""How long a plan will take: its schedule simulated with measured seconds per epoch.
+
+Seconds are measured by listening to a running study: `Listener` is the interface of all that do.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablation.planning.events import Listener
-from ablation.planning.schedule import Schedule, Segment, is_there
+from ablation.planning.plan import Plan, Schedule, Segment, is_there
 from ablation.storage.cache import DiskStore
-from ablation.storage.checks import UNREADABLE
-from ablation.storage.runs import TrialSpec, write_atomically
+from ablation.storage.files import UNREADABLE
+from ablation.storage.runs import Outcome, TrialSpec, write_atomically
 from ablation.subject.protocol import LinkLike, Record
 
 START, SEGMENT = "(start)", "(segment)"
@@ -88,6 +90,50 @@ def _left(segment: Segment, store: DiskStore, kind: str) -> list[LinkLike]:
     """The links after the last of which the store holds this kind of entry."""
     there = (i for i, link in enumerate(segment.links, 1) if store.holds(kind, link.key))
     return segment.links[max(there, default=0) :]
+
+
+class Listener:
+    """Base class of listeners such as tracker and terminal; they override what they need."""
+
+    def found(self, spec: TrialSpec, outcome: Outcome) -> None:
+        """A trial had ended before this pass."""
+
+    def resumed(self, spec: TrialSpec, records: Sequence[Record]) -> None:
+        """Some epochs of a trial were recorded before this pass."""
+
+    def replanned(self, plan: Plan) -> None:
+        """The study's plan has changed: chains have become longer, or trials were added."""
+
+    def began(self, specs: Sequence[TrialSpec]) -> None:
+        """A worker has begun a segment of these trials."""
+
+    def left(self, specs: Sequence[TrialSpec]) -> None:
+        """A worker has ended a segment of these trials."""
+
+    def recorded(self, specs: Sequence[TrialSpec], record: Record) -> None:
+        """An epoch of these trials is finished."""
+
+    def ran(self, is_first: bool, seconds: float) -> None:
+        """A segment has ended. seconds: its time besides epochs; is_first: of its worker."""
+
+    def finished(self, spec: TrialSpec, outcome: Outcome) -> None:
+        """A trial has ended."""
+
+    def stopping(self, n_busy: int) -> None:
+        """The study is stopping: `n_busy` workers finish their current epoch."""
+
+    def tick(self) -> None:
+        """Called about twice a second."""
+
+
+class Listeners(Listener):
+    """Several listeners as one: each event is passed on to all of them, in their order."""
+
+    def __init__(self, listeners: Sequence[Listener]):
+        for event in vars(Listener):
+            if not event.startswith("_"):
+                calls = [getattr(listener, event) for listener in listeners]
+                setattr(self, event, lambda *told, calls=calls: [call(*told) for call in calls])
 
 
 @dataclass

@@ -1,15 +1,24 @@
 """`reports/<study>/` from `runs/<study>/`: the report, its tables as CSV, its figures.
 
 A pure function of the run folder, of published.yaml, and of whether a process runs the study: the
-same give the same bytes.
+same give the same bytes. Its texts are the Jinja templates in `templates/`. `to_html` makes it one
+page with its figures inside, which loads nothing from anywhere else.
 """
 
 from __future__ import annotations
 
+import base64
+import html
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import jinja2
 import pandas as pd
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
 
 from ablation.analysis import effects as judged
 from ablation.analysis import results
@@ -19,18 +28,19 @@ from ablation.analysis.effects import detectable, is_conditional
 from ablation.analysis.results import Results, diverged
 from ablation.analysis.statistics import N_RESAMPLES, smallest_permutation_p
 from ablation.formatting import (
+    correlation,
     effect,
     is_percent,
     label,
     leaves,
+    listed,
     over_seeds,
+    p_value,
     points,
     span,
 )
 from ablation.reporting import figures, tables
-from ablation.reporting.figures.curves import MAX_ARMS, MAX_LINES
-from ablation.reporting.html import to_html
-from ablation.reporting.templates import template
+from ablation.reporting.curves import MAX_ARMS, MAX_LINES
 from ablation.storage.runs import RunFolder, write_atomically
 
 
@@ -60,7 +70,7 @@ def write_report(
     claims = judge_claims(study, effects)
     results.write_csv(study.trials, destination / "results.csv")
     results.write_csv(study.history, destination / "history.csv")
-    results.write_csv(effects[judged.CSV_COLUMNS], destination / "effects.csv")
+    results.write_csv(effects[results.EFFECT_COLUMNS], destination / "effects.csv")
     if claims.empty:
         (destination / "claims.csv").unlink(missing_ok=True)
     else:
@@ -232,3 +242,53 @@ def _is_measured(study: Results) -> bool:
     """Whether the reference baseline has a finished trial."""
     reference = study.manifest.reference
     return reference in study.baselines and not study.complete(reference).empty
+
+
+def to_html(text: str, folder: Path) -> str:
+    """A page that needs no other file.
+
+    It holds the figures `figures/<name>.png` of `folder`, as SVG where there is one.
+
+    text: Markdown. HTML in it is shown as text, and pictures from elsewhere as their description.
+    """
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    figures = {f"figures/{path.name}": path for path in (folder / "figures").glob("*.png")}
+
+    def image(renderer: RendererHTML, tokens: Sequence[Token], index: int, *_: Any) -> str:
+        """A picture whole, if it is one of the folder's, else as its description."""
+        description = html.escape(tokens[index].content)
+        path = figures.get(str(tokens[index].attrs["src"]))
+        return f'<img alt="{description}" src="{_inlined(path)}">' if path else description
+
+    markdown.add_render_rule("image", image)
+    markdown.add_render_rule("table_open", lambda self, *_: '<div class="table"><table>\n')
+    markdown.add_render_rule("table_close", lambda self, *_: "</table></div>\n")
+    title = next(
+        (line.removeprefix("# ") for line in text.split("\n") if line.startswith("# ")), "Report"
+    )
+    return template("page.html.j2").render(title=title, body=markdown.render(text))
+
+
+def _inlined(path: Path) -> str:
+    """A picture as a data URI; an SVG in it can neither run scripts nor load anything."""
+    drawing = path.with_suffix(".svg")
+    kind, file = ("svg+xml", drawing) if drawing.is_file() else ("png", path)
+    return f"data:image/{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
+
+
+def template(name: str) -> jinja2.Template:
+    """A template of this package, with the filters of `ablation.formatting`."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ablation.reporting"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(
+        listed=lambda names: listed(list(names)),
+        code="`{}`".format,
+        p_value=p_value,
+        correlation=correlation,
+    )
+    return environment.get_template(name)

@@ -1,1 +1,1 @@
-"""What is run next, from what was found so far: seeds until claims are decided."""
+"""Optuna's samplers and pruners over each arm; seeds until the answer is decided."""

@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ablation.errors import InputError, Problem
-from ablation.formatting import duration
-from ablation.limits import show_size
+from ablation.formatting import duration, show_size
 from ablation.storage.files import being_run, replace
 from ablation.subject.protocol import Record
 

@@ -25,22 +25,27 @@ from typing import Any, NotRequired, TypedDict
 import yaml
 
 from ablation.errors import InputError, Problem
-from ablation.redaction import redacted
-from ablation.storage.checks import (
+from ablation.formatting import redacted
+from ablation.storage.files import (
     UNREADABLE,
     checked,
     checked_metrics,
     checked_record,
     digest,
+    is_being_run,
     warn_once,
 )
-from ablation.storage.files import is_being_run
 from ablation.storage.files import replace as replace_file
 from ablation.subject.protocol import Record
 
 FORMAT = 1
 # A key of outcome.json, and the files whose checksums it holds, as they were when the trial ended.
 SUMS, SUMMED = "sha256", ("config.yaml", "metrics.jsonl")
+
+# the first of results.csv; factors and metrics follow
+IDENTITY = ("trial", "arm", "kind", "seed", "state")
+# the last of results.csv
+COSTS = ("epochs_trained", "epochs_shared", "wall_seconds", "error")
 
 
 def studies(runs: Path) -> list[str]:
@@ -69,7 +74,7 @@ class Expectation(TypedDict):
 
 
 class Claim(TypedDict):
-    """What a study is expected to show, and by which contrast; see `ablation.grid.claims`."""
+    """What a study is expected to show, and by which contrast; see `ablation.grid.design`."""
 
     id: str
     # a sentence
@@ -102,7 +107,8 @@ class TrialSpec:
     trial: str
     # e.g. "lr_split+warmup", or a baseline's name
     arm: str
-    # "arm" | "baseline"
+    # "arm" | "baseline" | "untuned": an arm or baseline without the settings of its search |
+    # "search": of a search
     kind: str
     # factor -> level; {} for baselines
     levels: dict[str, str]
@@ -157,6 +163,8 @@ class Manifest:
     looks: list[int] = field(default_factory=list)
     # whether looks are to decide every main effect, too
     decides_effects: bool = False
+    # How its arms were tuned, see `ablation.search.summary`; {} if they were not.
+    search: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
 

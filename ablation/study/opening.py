@@ -1,27 +1,47 @@
-"""Open a study from its files: check it, plan it, compare it with what was run before."""
+"""Open a study from its files: check it, plan it, compare it with what was run before.
+
+The files that trials read, such as images and checkpoints, are checked before anything is run
+(`require_usable_inputs`). What reads them may need what `ablation` never imports, so it is done in
+a process of its own: `python -m ablation.study.opening`, with a `Question` on standard input, a
+list of {key: message} for each of the settings on standard output.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import platform
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
-from ablation.analysis.published import published
+from ablation import INSTALLED_IN
 from ablation.errors import InputError, Problem
+from ablation.formatting import redacted
+from ablation.grid.file import published
 from ablation.grid.load import Study, load_study, study_name, yaml_path
 from ablation.grid.strict_yaml import FILE_NAME, flatten, read_yaml
 from ablation.planning.forecast import Timings
 from ablation.planning.manifest import manifest_of
 from ablation.planning.plan import Plan, build_plan, expected
+from ablation.search import summary
 from ablation.search.seeds import UntilDecided
+from ablation.search.tuning import Tuning
+from ablation.storage.asked import SUFFIX
 from ablation.storage.cache import DiskStore
+from ablation.storage.files import warn_once
 from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import Manifest, RunFolder
-from ablation.study.provenance import provenance
-from ablation.subject.exits import refused
+from ablation.subject.imported import refused
 from ablation.subject.loading import load_subject
 
 REASONS = {
@@ -31,6 +51,8 @@ REASONS = {
     "versions": "versions of libraries changed",
 }
 """Fact of a manifest -> why trials are stale if it is another one now."""
+
+WHY = "as the search of a study does; choose another name"
 
 
 @dataclass(frozen=True)
@@ -44,6 +66,10 @@ class PlannedStudy:
     published_file: Path
     # arguments of `open_study`
     asked: Mapping[str, Any] = field(default_factory=dict)
+    # the search of its arms, of a grid that has one: `study` is tuned once that is finished
+    tuning: Tuning | None = None
+    # of the manifest
+    search: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> RunFolder:
@@ -77,6 +103,7 @@ class PlannedStudy:
             provenance=provenance(),
             config=study.subject.resolve(study.common),
             asked=dict(self.asked),
+            search=dict(self.search),
         )
 
     def expected(self) -> Plan:
@@ -110,6 +137,14 @@ def open_study(
     places = ProjectPaths(storage=storage)
     home = str(read_yaml(grid).get("experiment", study.experiment.name))
     name = alias or study_name(study, home)
+    if name.endswith(SUFFIX):
+        raise InputError(
+            [Problem("--as" if alias else grid.name, name, f"ends in {SUFFIX}, {WHY}")]
+        )
+    tuning = None if study.absent else Tuning.of(study, places.root / "runs", name)
+    found: dict[str, Any] = {}
+    if tuning is not None and tuning.is_finished:
+        study, found = tuning.tuned(), summary.found(tuning)
     plan = due_plan(study, places.store, places.runs(name))
     asked: dict[str, Any] = {
         "grid": str(grid),
@@ -119,7 +154,21 @@ def open_study(
     }
     if until_decided:
         asked["until_decided"] = True
-    return PlannedStudy(study, name, plan, places, grid.parent / "published.yaml", asked)
+    file = grid.parent / "published.yaml"
+    return PlannedStudy(study, name, plan, places, file, asked, tuning, found)
+
+
+def planned_search(planned: PlannedStudy, tuning: Tuning, plan: Plan) -> PlannedStudy:
+    """The study of the search's trials."""
+    return replace(
+        planned,
+        study=tuning.search_study,
+        name=f"{planned.name}{SUFFIX}",
+        plan=plan,
+        asked={},
+        tuning=None,
+        search=summary.begun(tuning, planned.name),
+    )
 
 
 def due_plan(study: Study, store: DiskStore, folder: RunFolder) -> Plan:
@@ -207,3 +256,108 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
         for key in {**old, **new}
         if old.get(key) != new.get(key)
     }
+
+
+PACKAGES = ("ablate-lt", "torch", "torchvision", "mlflow", "optuna", "numpy", "scipy", "pandas")
+
+
+def provenance() -> dict[str, Any]:
+    """Facts for the report. `commit` is None outside a git checkout; `dirty`: with changes."""
+    commit = _git("rev-parse", "HEAD")
+    status = _git("status", "--porcelain", "--untracked-files=no")
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return {
+        "commit": commit,
+        "dirty": bool(status) if commit else None,
+        "versions": versions,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "command": redacted(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of the code that runs, wherever it was started from."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+class Question(TypedDict):
+    """Whose files are to be read, JSON-able."""
+
+    # as the experiment names it
+    subject: str
+    # of each arm: dotted key -> value
+    settings: list[dict[str, Any]]
+    # folder of the store
+    cache: str
+
+
+def require_usable_inputs(planned: PlannedStudy) -> None:
+    """Raise InputError with every problem of the files that trials would read. Nothing is run.
+
+    An arm of which an epoch is known has read its files: keys follow from their content.
+    """
+    study, plan, store = planned.study, planned.plan, planned.store
+    reads_files = getattr(study.subject, "reads_files", lambda settings: False)
+    left = {spec.arm for spec in plan.unfinished(planned.folder).specs}
+    begun = {
+        trial.spec.arm
+        for trial in plan.trials.values()
+        if store.holds("record", trial.links[0].key)
+    }
+    new = [each for each in study.variants if each.name in left - begun]
+    new = [each for each in new if reads_files(each.settings)]
+    if not new:
+        return
+    settings = [variant.settings for variant in new]
+    name, cache = study.experiment.subject, str(store.root)
+    answers = _ask({"subject": name, "settings": settings, "cache": cache})
+    problems = [
+        study.located(variant, key, message)
+        for variant, found in zip(new, answers, strict=False)
+        for key, message in found.items()
+    ]
+    if problems:
+        raise InputError(dict.fromkeys(problems))
+
+
+def inspect(request: Question) -> list[dict[str, str]]:
+    """Key -> message of the faults, for each of the settings."""
+    subject, store = load_subject(request["subject"]), DiskStore(Path(request["cache"]))
+    found = [subject.inspect(settings, store) for settings in request["settings"]]
+    return [{fault.key: fault.message for fault in faults} for faults in found]
+
+
+def _ask(request: Question) -> list[dict[str, str]]:
+    """What `inspect` says in a process of its own; [] if that fails: then the trials will, too."""
+    path = os.pathsep.join(filter(None, [str(INSTALLED_IN), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "ablation.study.opening"],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    try:
+        if done.returncode == 0:
+            found: list[dict[str, str]] = json.loads(done.stdout.splitlines()[-1])
+            return found
+    except (IndexError, ValueError):
+        # The subject has ended the process before it answered.
+        pass
+    last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    warn_once(f"images and checkpoints could not be looked at before the trials ({last})")
+    return []
+
+
+if __name__ == "__main__":
+    # A line of its own, whatever libraries have printed.
+    print("\n" + json.dumps(inspect(json.load(sys.stdin))))

@@ -1,15 +1,18 @@
-"""Choose where a study's workers run, and how many, from the options of `ablate run`."""
+"""Choose where a study's workers run, how many, and on which GPUs, as `ablate run` is told.
+
+The system is asked for its GPUs: the harness never imports torch.
+"""
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from ablation.errors import InputError, Problem
-from ablation.execution.devices import TRIALS_PER_GPU, refuse_without_gpu, share_gpus
+from ablation.errors import InputError, Problem, nearest
 from ablation.execution.workers import LocalProcesses, Workers
 from ablation.study.opening import PlannedStudy
 from ablation.subject.loading import BUILT_IN
@@ -58,13 +61,13 @@ def n_processors() -> int:
 
 @contextmanager
 def _on_ray(planned: PlannedStudy, options: RunOptions) -> Iterator[Placement]:
-    from ablation.execution.ray_cluster.check import sample_of
-    from ablation.execution.ray_cluster.cluster import (
+    from ablation.execution.ray_driver import (
         WorkerResources,
         connected,
         fit_nodes,
         site_of,
     )
+    from ablation.execution.ray_node import sample_of
 
     refuse_without_gpu(planned.devices, None, options.trials_per_gpu)
     on_gpu = "cuda" in planned.devices or options.trials_per_gpu is not None
@@ -76,7 +79,7 @@ def _on_ray(planned: PlannedStudy, options: RunOptions) -> Iterator[Placement]:
     sample = sample_of(name, planned.study.subject, settings, seed, trial.links[0].key)
     needs_code = name not in BUILT_IN
     with connected(options.ray_address, root if needs_code else None):
-        from ablation.execution.ray_cluster.workers import RayNodes
+        from ablation.execution.ray_driver import RayNodes
 
         site = site_of(root, sample, needs_code)
         fit = fit_nodes(site, share, _say)
@@ -92,3 +95,80 @@ def _on_ray(planned: PlannedStudy, options: RunOptions) -> Iterator[Placement]:
 def _say(text: str) -> None:
     # The live table moves below it.
     print(text, file=sys.stderr)
+
+
+# The networks here fill a GPU with four trials; more cost memory and start-up.
+TRIALS_PER_GPU = 4
+
+
+class GpuPlacement(NamedTuple):
+    """The number of workers, and the GPUs that are assigned to them in turn."""
+
+    jobs: int
+    # []: workers see what the study's process sees
+    gpus: list[str]
+
+
+def share_gpus(
+    devices: Collection[str],
+    gpus: str | None,
+    trials_per_gpu: int | None,
+    jobs: int | None,
+    n_processors: int,
+) -> GpuPlacement:
+    """The placement that the options ask for.
+
+    devices: of the trials; "cpu", "cuda", or "" where a trial's settings do not tell. Raises
+    InputError for a GPU that is not there, or options that fit no trial.
+    """
+    refuse_without_gpu(devices, gpus, trials_per_gpu)
+    if "cuda" not in devices and gpus is None and trials_per_gpu is None:
+        return GpuPlacement(jobs or n_processors, [])
+    known = visible_gpus()
+    chosen = known if gpus is None else _listed(gpus)
+    if gpus is not None and not chosen:
+        raise InputError([Problem("--gpus", gpus, "names no GPU")])
+    absent = [name for name in chosen if name not in known]
+    if absent:
+        hints = [nearest(name, known) if known else "no GPU is seen here" for name in absent]
+        raise InputError(
+            Problem("--gpus", name, f"there is no such GPU; {hint}")
+            for name, hint in zip(absent, hints, strict=True)
+        )
+    n_places = (trials_per_gpu or TRIALS_PER_GPU) * max(len(chosen), 1)
+    if trials_per_gpu is None:
+        return GpuPlacement(jobs or min(n_processors, n_places), chosen)
+    if chosen and jobs is not None and jobs > n_places:
+        message = f"are more than {trials_per_gpu} on each of {len(chosen)} GPUs (--trials-per-gpu)"
+        raise InputError([Problem("--jobs", str(jobs), message)])
+    return GpuPlacement(jobs or n_places, chosen)
+
+
+def refuse_without_gpu(
+    devices: Collection[str], gpus: str | None, trials_per_gpu: int | None
+) -> None:
+    """Raise InputError if options on GPUs are given for trials none of which is on one."""
+    asked = {"--gpus": gpus, "--trials-per-gpu": trials_per_gpu}
+    message = "no trial of this study is on a GPU; see the setting 'device'"
+    problems = [
+        Problem(option, str(value), message) for option, value in asked.items() if value is not None
+    ]
+    if problems and set(devices) == {"cpu"}:
+        raise InputError(problems)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; [] if not known."""
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        return _listed(allowed)
+    try:
+        command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+        told = subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return told.split()
+
+
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]

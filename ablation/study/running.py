@@ -12,24 +12,31 @@ from pathlib import Path
 from rich.console import Console
 
 from ablation import interruption
-from ablation.console.live import Progress, output, tell
 from ablation.errors import InputError, Problem
 from ablation.execution.executor import Execution
-from ablation.execution.workers import Workers
-from ablation.formatting import duration
-from ablation.limits import Limits, parse_size
-from ablation.planning.events import Listener, Listeners
+from ablation.execution.workers import Limits, Workers
+from ablation.formatting import duration, parse_size
+from ablation.planning.forecast import Listener, Listeners
 from ablation.planning.plan import Plan, Planner
 from ablation.search.seeds import Budget, UntilDecided
+from ablation.search.tuning import SearchPlanner, Tuning
 from ablation.storage.cache import DEFAULT_SIZE, DiskStore, remove
 from ablation.storage.files import only_one
 from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import UNSCORED, Manifest, RunFolder
-from ablation.study.inputs import require_usable_inputs
-from ablation.study.opening import PlannedStudy, changes, due_plan, refuse_mixture
+from ablation.study.live import Progress, output, tell
+from ablation.study.opening import (
+    PlannedStudy,
+    changes,
+    due_plan,
+    open_study,
+    planned_search,
+    refuse_mixture,
+    require_usable_inputs,
+)
 from ablation.study.placement import Placement, placement
 from ablation.study.repair import TrialFiles
-from ablation.subject.exits import refused
+from ablation.subject.imported import refused
 from ablation.tracking.delivery import Delivery
 
 # between looks at the cache's size while a study runs
@@ -79,37 +86,52 @@ class RunResult:
 
 @refused()
 def run(planned: PlannedStudy, options: RunOptions) -> RunResult:
-    """Run what is missing, track it, write the report; print what happened."""
+    """Tune the arms if the grid says so, run what is missing, track it, write the report."""
     _refuse_idle_budget(planned, options)
-    with placement(planned, options) as placed:
-        console, folder = output(), planned.folder
-        planned.places.require_writable()
-        refuse_mixture(planned.manifest, folder)
-        require_usable_inputs(planned)
-        tell(console, changes(planned).said)
-        deliveries = [] if options.offline else [Delivery(planned.places, planned.name, console)]
-        with _held(planned, deliveries):
-            result = _run_held(planned, options, placed, deliveries, console)
-        planned.store.trim(options.cache_bytes)
-        for line in _summary(planned, result):
-            console.print(line, soft_wrap=True)
+    if planned.tuning is not None and not planned.tuning.is_finished:
+        result = _search(planned, planned.tuning, options)
         if result.n_open:
-            for delivery in deliveries:
-                delivery.deliver()
             return result
-        # Matplotlib and pandas are loaded when they are needed.
-        from ablation.reporting.report import write_report
-
-        path = write_report(folder, planned.places.report(planned.name))
+        asked = {**planned.asked, "grid": Path(planned.asked["grid"]), "alias": planned.name}
+        planned = open_study(**asked, storage=planned.places.storage)
+    with _held(planned, options) as (console, deliveries, placed):
+        result = _run_held(planned, options, placed, deliveries, console)
+    for line in _summary(planned, result):
+        console.print(line, soft_wrap=True)
+    if result.n_open:
         for delivery in deliveries:
-            delivery.deliver_news()
-        for trial, reason in result.failed.items():
-            tell(console, f"FAILED {trial}: {reason}", style="red")
-        if planned.study.grid.looks:
-            for line in _undecided(path.parent):
-                tell(console, line)
-        console.print(f"report: {path}", highlight=False, soft_wrap=True)
+            delivery.deliver()
         return result
+    # Matplotlib and pandas are loaded when they are needed.
+    from ablation.reporting.report import write_report
+
+    path = write_report(planned.folder, planned.places.report(planned.name))
+    for delivery in deliveries:
+        delivery.deliver_news()
+    for trial, reason in result.failed.items():
+        tell(console, f"FAILED {trial}: {reason}", style="red")
+    if planned.study.grid.looks:
+        for line in _undecided(path.parent):
+            tell(console, line)
+    console.print(f"report: {path}", highlight=False, soft_wrap=True)
+    return result
+
+
+def _search(planned: PlannedStudy, tuning: Tuning, options: RunOptions) -> RunResult:
+    """Run the search of a study's arms; print what it took."""
+    planner = SearchPlanner(tuning, planned.store)
+    searched = planned_search(planned, tuning, planner.grown(planner.begun()))
+    # what a search has told Optuna stays as it is
+    options = replace(options, retry_failed=False)
+    with _held(searched, options) as (console, deliveries, placed):
+        n_arms = len(tuning.arms)
+        tell(console, f"search of {n_arms} arms and baselines on {tuning.search.metric['name']}")
+        result = _run_held(searched, options, placed, deliveries, console, planner)
+    for delivery in deliveries:
+        delivery.deliver()
+    for line in _summary(searched, result):
+        console.print(line, soft_wrap=True)
+    return result
 
 
 def _refuse_idle_budget(planned: PlannedStudy, options: RunOptions) -> None:
@@ -126,12 +148,10 @@ def _refuse_idle_budget(planned: PlannedStudy, options: RunOptions) -> None:
 
 def _undecided(report: Path) -> list[str]:
     """What the tables of a report say of the claims that are not decided."""
-    import pandas as pd
-
     from ablation.analysis.claims import undecided_lines
+    from ablation.analysis.results import read_claims
 
-    table = report / "claims.csv"
-    return undecided_lines(pd.read_csv(table)) if table.is_file() else []
+    return undecided_lines(read_claims(report)) if (report / "claims.csv").is_file() else []
 
 
 def _run_held(
@@ -140,15 +160,15 @@ def _run_held(
     placed: Placement,
     deliveries: Sequence[Delivery],
     console: Console,
+    planner: Planner | None = None,
 ) -> RunResult:
     """The part of `run` in which no other process may run the study."""
     planned = _mended(planned, console)
     if options.retry_failed:
         forget_failures(planned)
-    planner = None
-    if planned.study.grid.looks:
-        planner = _until_decided(planned, options, console)
-        planned = replace(planned, plan=planner.due())
+    if planner is None and planned.study.grid.looks:
+        planner = until_decided = _until_decided(planned, options, console)
+        planned = replace(planned, plan=until_decided.due())
     timings = planned.timings
     bound = CacheBound(planned.store, options.cache_bytes)
     with (
@@ -158,6 +178,7 @@ def _run_held(
         listener = Listeners([timings, bound, progress, *deliveries])
         result = train(planned, options, listener, placed.jobs, placed.make_workers, planner)
     timings.save()
+    planned.store.trim(options.cache_bytes)
     return result
 
 
@@ -278,20 +299,32 @@ class ManifestKeeper(Listener):
 
 
 @contextmanager
-def _held(planned: PlannedStudy, deliveries: Sequence[Delivery]) -> Iterator[None]:
-    """Keep other processes from running the study. If it is broken off, no record stays RUNNING."""
-    with ExitStack() as lock:
-        lock.enter_context(only_one(planned.folder.path))
-        try:
-            yield
-        except BaseException:
-            # A delivery looks whether any process runs the study.
-            lock.close()
-            for delivery in deliveries if planned.folder.exists() else ():
-                # The first error is to be told, and not that a disk is full or a terminal gone.
-                with suppress(OSError):
-                    delivery.deliver()
-            raise
+def _held(
+    planned: PlannedStudy, options: RunOptions
+) -> Iterator[tuple[Console, list[Delivery], Placement]]:
+    """What a pass over a study needs; while this lasts, no other process may run the study.
+
+    If it is broken off, no record stays RUNNING.
+    """
+    with placement(planned, options) as placed:
+        console, folder = output(), planned.folder
+        planned.places.require_writable()
+        refuse_mixture(planned.manifest, folder)
+        require_usable_inputs(planned)
+        tell(console, changes(planned).said)
+        deliveries = [] if options.offline else [Delivery(planned.places, planned.name, console)]
+        with ExitStack() as lock:
+            lock.enter_context(only_one(folder.path))
+            try:
+                yield console, deliveries, placed
+            except BaseException:
+                # A delivery looks whether any process runs the study.
+                lock.close()
+                for delivery in deliveries if folder.exists() else ():
+                    # The first error is to be told, and not that a disk is full or a terminal gone.
+                    with suppress(OSError):
+                        delivery.deliver()
+                raise
 
 
 def _until_decided(planned: PlannedStudy, options: RunOptions, console: Console) -> UntilDecided:

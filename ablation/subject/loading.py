@@ -19,8 +19,9 @@ from typing import Any, cast
 
 from ablation import interruption
 from ablation.errors import InputError, Problem
-from ablation.subject.exits import contained, describe_exit
 from ablation.subject.imported import (
+    contained,
+    describe_exit,
     imported_names,
     library_versions,
     module_file,

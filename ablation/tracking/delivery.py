@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from ablation.errors import Unavailable
-from ablation.planning.events import Listener
-from ablation.redaction import redacted
-from ablation.storage.project import ProjectPaths, report_files, tracking_uri
+from ablation.formatting import redacted
+from ablation.planning.forecast import Listener
+from ablation.storage.project import ProjectPaths, report_files, sqlite_file, tracking_uri
 from ablation.storage.runs import write_atomically
-from ablation.storage.sqlite import sqlite_file
 
 if TYPE_CHECKING:
     from ablation.tracking.mlflow_sync import Tracker

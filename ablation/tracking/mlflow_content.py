@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from ablation.formatting import over_seeds
-from ablation.storage.checks import digest, warn_once
+from ablation.storage.files import digest, warn_once
 from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec
 from ablation.subject.protocol import Record
 

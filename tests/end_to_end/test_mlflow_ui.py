@@ -139,7 +139,11 @@ def address(tmp_path, monkeypatch):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-c", f"from ablation.tracking.ui import serve; serve(port={port})"],
+        [
+            sys.executable,
+            "-c",
+            f"from ablation.tracking.mlflow_store import serve; serve(port={port})",
+        ],
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -6,8 +6,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from ablation.tracking.ledger import SUFFIXES
-from ablation.tracking.ledger_storage import storage_url
+from ablation.tracking.ledger import SUFFIXES, storage_url
 
 sys.path.insert(0, str(Path(__file__).parent))
 from chains_project import Project, workers_of

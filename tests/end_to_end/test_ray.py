@@ -415,9 +415,8 @@ def test_where_no_node_is_fit_nothing_is_run(nodes, toy):
 
 def test_workers_are_kept_from_nodes_that_turn_out_unfit(nodes):
     """As those that join later may."""
-    from ablation.execution.ray_cluster.cluster import WorkerResources, connected
-    from ablation.execution.ray_cluster.node import NodeSetup
-    from ablation.execution.ray_cluster.workers import RayNodes
+    from ablation.execution.ray_driver import RayNodes, WorkerResources, connected
+    from ablation.execution.ray_node import NodeSetup
     from ablation.execution.workers import Workers
 
     said: list[str] = []

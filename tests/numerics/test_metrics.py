@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ablation.analysis.image_bootstrap import unpacked
+from ablation.analysis.effects import unpacked
 from core.method.metrics import (
     compensate_label_shift,
     evaluate,

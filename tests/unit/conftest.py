@@ -46,7 +46,7 @@ def migrated(latest_schemas, tmp_path_factory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def empty_ledger(latest_schemas, tmp_path_factory) -> Path:
     """An Optuna database without studies."""
-    from ablation.tracking.ledger_storage import opened
+    from ablation.tracking.ledger import opened
 
     path = tmp_path_factory.mktemp("optuna") / "optuna.db"
     with opened(f"sqlite:///{path}"):

@@ -8,7 +8,7 @@ import pytest
 
 import ablation
 from ablation import api
-from ablation.cli.starter import write_starter
+from ablation.cli.main import write_starter
 from ablation.errors import InputError
 
 

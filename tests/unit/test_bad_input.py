@@ -10,8 +10,8 @@ from bad_inputs import CANARY, CASES, IN_A_PROCESS_OF_ITS_OWN, PROJECT, Case
 from click.testing import CliRunner
 
 from ablation.cli.main import main
-from ablation.storage.checks import warn_once
-from ablation.study import inputs, placement
+from ablation.storage.files import warn_once
+from ablation.study import opening, placement
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,7 +51,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(root)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(placement, "Workers", train)
-    monkeypatch.setattr(inputs, "_ask", inputs.inspect)  # here, where torch is loaded
+    monkeypatch.setattr(opening, "_ask", opening.inspect)  # here, where torch is loaded
     warn_once.cache_clear()
     return root
 

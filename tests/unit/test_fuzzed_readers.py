@@ -20,17 +20,17 @@ from bad_inputs import CANARY, DIGITS, GRID, Code, encoder, images, packed, png,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ablation.analysis.csv_tables import read_claims, read_effects, read_trials
-from ablation.cli.dataset import unpack_data
-from ablation.console.live import ProgressNote, read_note
+from ablation.analysis.results import read_claims, read_effects, read_trials
+from ablation.cli.data import unpack_data
 from ablation.errors import InputError
+from ablation.formatting import redacted
 from ablation.grid.file import read_experiment
 from ablation.grid.load import load_study
 from ablation.planning.forecast import Timings
-from ablation.redaction import redacted
 from ablation.storage.cache import HEADER, MAGIC, DiskStore
-from ablation.storage.checks import warn_once
+from ablation.storage.files import warn_once
 from ablation.storage.runs import Damaged, Manifest, Outcome, RunFolder, TrialSpec
+from ablation.study.live import ProgressNote, read_note
 from ablation.subject.loading import load_subject
 from core.config.parsing import parse
 from core.config.schema import Data

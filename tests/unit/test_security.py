@@ -11,13 +11,12 @@ from toy_project import ToyProject
 from ablation.cli.main import main
 from ablation.errors import InputError
 from ablation.reporting import figures
-from ablation.storage.checks import warn_once
+from ablation.storage.files import warn_once
 from ablation.storage.project import ProjectPaths
-from ablation.study import opening as study
-from ablation.study import provenance
-from ablation.tracking import delivery, ui
-from ablation.tracking.ledger import update_ledger
-from ablation.tracking.ledger_storage import LedgerUnavailable, storage_url
+from ablation.study import opening
+from ablation.study.opening import provenance
+from ablation.tracking import delivery, mlflow_store
+from ablation.tracking.ledger import LedgerUnavailable, storage_url, update_ledger
 from ablation.tracking.mlflow_store import TrackingUnavailable
 from ablation.tracking.mlflow_sync import Tracker
 
@@ -111,9 +110,9 @@ def test_the_interface_is_served_to_this_machine_alone(uri, monkeypatch):
         def wait(self, *_):
             return 0
 
-    monkeypatch.setattr(ui.subprocess, "Popen", Server)
-    monkeypatch.setattr(ui.os, "killpg", lambda *_: None)
-    monkeypatch.setattr(ui.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(mlflow_store.subprocess, "Popen", Server)
+    monkeypatch.setattr(mlflow_store.os, "killpg", lambda *_: None)
+    monkeypatch.setattr(mlflow_store.signal, "signal", lambda *_: None)
     CliRunner().invoke(main, ["ui", "--port", "45873"])
     [(command, options)] = started
     assert command[command.index("--host") + 1] == "127.0.0.1" and command.count("--host") == 1
@@ -189,7 +188,7 @@ def test_a_run_leaves_no_password_behind(toy, monkeypatch, capfd, caplog):
         f"note={url}?sslpassword={SECRET}",
     ]
     monkeypatch.setattr(sys, "argv", ["/usr/bin/ablate", *arguments])
-    monkeypatch.setattr(study, "provenance", provenance.provenance)  # which records it
+    monkeypatch.setattr(opening, "provenance", provenance)  # which records it
     monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
     monkeypatch.setattr(delivery, "SYNC_SECONDS", 0.0)
     monkeypatch.setattr(figures, "draw", lambda *arguments: [])

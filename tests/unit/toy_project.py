@@ -16,7 +16,7 @@ from toy_subject import SUBJECT
 
 from ablation.analysis.results import load, write_csv
 from ablation.grid.load import Study, load_study
-from ablation.planning.events import Listener
+from ablation.planning.forecast import Listener
 from ablation.planning.plan import build_plan
 from ablation.storage.files import only_one
 from ablation.storage.runs import TrialSpec

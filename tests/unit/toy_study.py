@@ -14,7 +14,7 @@ from ablation.execution import executor as execution
 from ablation.execution.executor import Execution
 from ablation.execution.workers import Event, Message
 from ablation.grid.load import Study, load_study
-from ablation.planning.events import Listener
+from ablation.planning.forecast import Listener
 from ablation.planning.plan import Plan, build_plan
 from ablation.storage.cache import DiskStore
 from ablation.storage.project import ProjectPaths

@@ -11,7 +11,7 @@ from scipy import stats
 
 from ablation.analysis import claims
 from ablation.analysis.claims import (
-    CSV_COLUMNS,
+    CLAIM_COLUMNS,
     claim_texts,
     claims_counted,
     claims_table,
@@ -78,7 +78,7 @@ def test_planted_effects_decide_and_intervals_with_0_do_not(
             claims=[claim(contrast, direction)],
         )
     )
-    assert list(table.columns) == CSV_COLUMNS
+    assert list(table.columns) == CLAIM_COLUMNS
     (row,) = table.itertuples()
     assert (row.verdict, row.claim_verdict) == (verdict, verdict)
     assert (row.low <= 0 <= row.high) == (size == 0)
@@ -500,7 +500,7 @@ def test_the_file_of_claims_comes_and_goes_with_them(tmp_path):
         first = write_report(folder, tmp_path / "reports").parent / "claims.csv"
         again = write_report(folder, tmp_path / "again").parent / "claims.csv"
         assert first.read_bytes() == again.read_bytes()
-        assert list(pd.read_csv(first).columns) == CSV_COLUMNS
+        assert list(pd.read_csv(first).columns) == CLAIM_COLUMNS
         report = write_report(study(tmp_path / "runs", factors=ONE), tmp_path / "reports")
     assert not first.exists()
     assert "claims" not in report.read_text().lower()

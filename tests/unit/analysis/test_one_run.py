@@ -11,8 +11,7 @@ from tiny_trials import JOINT, STAGED, chain, run_on_shared_epochs
 
 from ablation.analysis import effects as judged
 from ablation.analysis.claims import judge_claims
-from ablation.analysis.effects import is_conditional, judge
-from ablation.analysis.image_bootstrap import unpacked
+from ablation.analysis.effects import is_conditional, judge, unpacked
 from ablation.analysis.results import load
 from ablation.analysis.statistics import image_bootstrap
 from ablation.reporting.report import answer, render

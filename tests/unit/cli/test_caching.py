@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from ablation.cli.main import main
 from ablation.errors import InputError
-from ablation.limits import parse_size, show_size
+from ablation.formatting import parse_size, show_size
 from ablation.storage.files import only_one
 from ablation.storage.project import ProjectPaths
 

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ablation.cli import starter
-from ablation.cli.main import main
+from ablation.cli.main import SHIPPED, main
 from ablation.errors import InputError
 from ablation.grid.load import load_study, yaml_path
 from ablation.subject.loading import load_subject
@@ -115,6 +114,6 @@ def test_the_example_of_an_own_function_can_be_planned(project, monkeypatch):
 
 
 def test_all_shipped_files_are_those_of_the_repository():
-    assert {path.name for path in (starter.SHIPPED / "experiments").glob("*.yaml")} == {
+    assert {path.name for path in (SHIPPED / "experiments").glob("*.yaml")} == {
         path.name for path in (ROOT / "experiments").glob("*.yaml")
     }

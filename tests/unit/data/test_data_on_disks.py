@@ -12,7 +12,7 @@ from bad_inputs import images, png
 from click.testing import CliRunner
 
 from ablation.cli.main import main
-from ablation.study import inputs, placement
+from ablation.study import opening, placement
 from core.config.schema import Config, Data
 from core.data import listing, sources
 from core.data.counting import class_counts
@@ -61,7 +61,7 @@ def packed(path: Path, files) -> Path:
 @pytest.fixture(autouse=True)
 def looked_at_in_this_process(monkeypatch):
     """What reads images before a study runs is no process of its own here; nothing is trained."""
-    monkeypatch.setattr(inputs, "_ask", inputs.inspect)
+    monkeypatch.setattr(opening, "_ask", opening.inspect)
     monkeypatch.setattr(placement, "Workers", lambda *_: pytest.fail("something is being trained"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 

@@ -17,9 +17,9 @@ from toy_project import ToyProject
 
 from ablation.doctor import examine as module
 from ablation.doctor import machine as doctor_machine
-from ablation.doctor.cache import YOUNG_SECONDS, cache_checks
 from ablation.doctor.databases import database_checks
 from ablation.doctor.examine import WIDTH, doctor, examine, examine_project
+from ablation.doctor.files import YOUNG_SECONDS, cache_checks
 from ablation.storage.files import only_one
 from ablation.storage.runs import Outcome
 from ablation.tracking.ledger import update_ledger
@@ -476,7 +476,7 @@ def test_a_study_that_is_being_run_is_not_touched(toy):
 
 
 def test_a_database_that_another_program_holds_is_left_and_named(toy, monkeypatch):
-    monkeypatch.setattr("ablation.storage.sqlite.PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("ablation.storage.project.PATIENCE_SECONDS", 0.05)
     other = sqlite3.connect(toy.root / "mlflow.db", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     found = lines(toy, repair=True)

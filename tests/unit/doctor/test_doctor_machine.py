@@ -92,7 +92,7 @@ def test_a_file_system_whose_clock_is_another_is_found(tmp_path, monkeypatch):
 
 
 def test_a_database_is_named_without_loading_mlflow():
-    code = "import sys; from ablation.doctor.check import place; print(place('http://me:secret@host/'), 'mlflow' in sys.modules)"
+    code = "import sys; from ablation.doctor.files import place; print(place('http://me:secret@host/'), 'mlflow' in sys.modules)"
     said = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     ).stdout

@@ -9,9 +9,8 @@ from toy_subject import Toy
 
 from ablation.execution import executor as execution
 from ablation.execution.executor import Execution
-from ablation.execution.supervision import Task
-from ablation.limits import Limits
-from ablation.planning.events import Listener
+from ablation.execution.workers import Limits, Task
+from ablation.planning.forecast import Listener
 from ablation.storage.cache import DiskStore
 
 ARMS = ("reference", "warmup=settling", "rate=fast", "warmup=settling+rate=fast")

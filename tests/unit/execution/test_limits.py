@@ -10,9 +10,8 @@ import pytest
 
 from ablation.errors import InputError
 from ablation.execution.process import WorkerProcess
-from ablation.execution.supervision import MAX_LOSSES, Supervision, Task
-from ablation.execution.workers import last_message
-from ablation.limits import Limits, parse_duration
+from ablation.execution.workers import MAX_LOSSES, Limits, Supervision, Task, last_message
+from ablation.formatting import parse_duration
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,9 @@ from click.testing import CliRunner
 
 from ablation import INSTALLED_IN
 from ablation.cli.main import main
-from ablation.execution.ray_cluster import check
-from ablation.execution.ray_cluster.cluster import WorkerResources, site_of
-from ablation.execution.ray_cluster.node import CACHE, Relay, fault_of
-from ablation.execution.ray_cluster.store import answer_of
+from ablation.execution import ray_node
+from ablation.execution.ray_driver import WorkerResources, answer_of, site_of
+from ablation.execution.ray_node import CACHE, Relay, fault_of
 from ablation.storage.cache import DiskStore
 from ablation.subject.loading import load_subject
 
@@ -62,7 +61,7 @@ def site(tmp_path, monkeypatch):
 def sample(name: str, settings=(), **changes) -> dict:
     subject = load_subject(name)
     key = subject.chain(dict(settings), 0, lambda _: None)[0].key
-    return check.sample_of(name, subject, dict(settings), 0, key) | changes
+    return ray_node.sample_of(name, subject, dict(settings), 0, key) | changes
 
 
 def request(folder: Path, seed: int) -> dict:
@@ -109,7 +108,7 @@ def test_a_relay_tells_what_its_worker_says_and_how_it_ends(site, tmp_path):
 
 def test_a_worker_does_not_outlive_the_process_that_watches_it(site, tmp_path):
     code = (
-        "import json, sys, time; from ablation.execution.ray_cluster.node import *; relay = Relay(NodeSetup(*sys.argv[1:3], True)); relay.next()\n"
+        "import json, sys, time; from ablation.execution.ray_node import *; relay = Relay(NodeSetup(*sys.argv[1:3], True)); relay.next()\n"
         "relay.send(json.loads(sys.argv[3])); relay.next(); relay.answer({'holds': False}, None)\n"
         "while relay.next()[0][1] != b'seed 2\\n': pass\n"
         "print(relay._process.pid, flush=True); time.sleep(600)"

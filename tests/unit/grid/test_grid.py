@@ -9,9 +9,8 @@ from broken_grids import BROKEN, EXPERIMENT, FACTORS, GRID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ablation.analysis.published import published
 from ablation.errors import InputError, Problem, nearest
-from ablation.grid.file import GRID_KEYS, read_grid
+from ablation.grid.file import GRID_KEYS, published, read_grid
 from ablation.grid.load import load_study
 from ablation.subject.loading import FunctionSubject, load_subject
 from ablation.subject.protocol import Fault

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ablation.analysis.published import published
 from ablation.errors import InputError
+from ablation.grid.file import published
 from ablation.grid.load import experiment_settings, load_study
 from ablation.grid.sources import read_sources
 from ablation.grid.strict_yaml import read_yaml

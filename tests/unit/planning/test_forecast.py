@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from test_forest import forests
 
 from ablation.planning.forecast import SEGMENT, START, forecast, makespan
-from ablation.planning.schedule import Schedule
+from ablation.planning.plan import Schedule
 from ablation.storage.cache import DiskStore
 from ablation.subject.protocol import Link
 

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ablation.planning.plan import PlannedTrial, with_ownership
-from ablation.planning.schedule import segments, separate
+from ablation.planning.plan import PlannedTrial, segments, separate, with_ownership
 from ablation.storage.runs import TrialSpec
 from ablation.subject.protocol import Link
 

@@ -1,6 +1,6 @@
 """The order in which segments are handed out."""
 
-from ablation.planning.schedule import Schedule
+from ablation.planning.plan import Schedule
 from ablation.subject.protocol import Link
 
 

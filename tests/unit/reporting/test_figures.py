@@ -14,8 +14,7 @@ from PIL import Image
 from ablation.analysis.claims import judge_claims
 from ablation.analysis.effects import factor_pairs, judge
 from ablation.analysis.results import load
-from ablation.reporting.figures import draw
-from ablation.reporting.figures.curves import (
+from ablation.reporting.curves import (
     MAX_ARMS,
     MAX_LINES,
     MECHANISM,
@@ -24,8 +23,8 @@ from ablation.reporting.figures.curves import (
     mechanism,
     shown_arms,
 )
-from ablation.reporting.figures.style import save
-from ablation.reporting.figures.summary import accuracy, effects_figure, interactions
+from ablation.reporting.figure_style import save
+from ablation.reporting.figures import accuracy, draw, effects_figure, interactions
 from ablation.reporting.report import render
 
 TWO = {"lr_split": FACTORS["lr_split"], "warmup": FACTORS["warmup"]}

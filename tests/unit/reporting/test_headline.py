@@ -9,8 +9,8 @@ from fabricate import FACTORS, study
 
 from ablation.cli.main import main
 from ablation.errors import InputError
-from ablation.reporting.readme_tables import headline_tables
 from ablation.reporting.report import write_report
+from ablation.reporting.tables import headline_tables
 
 CLAIMS = [
     {

@@ -10,8 +10,7 @@ from click.testing import CliRunner
 from fabricate import FACTORS, study
 
 from ablation.cli.main import main
-from ablation.reporting.html import to_html
-from ablation.reporting.report import write_report
+from ablation.reporting.report import to_html, write_report
 
 SHORTEST = {"lr_split": FACTORS["lr_split"]}
 HOSTILE = "<script>alert(1)</script> <img src=http://evil.test/x onerror=alert(2)> ![a](http://evil.test/b.png) [c](javascript:alert(3))"

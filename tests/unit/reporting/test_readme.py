@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from test_headline import CLAIMS, reported
 
 from ablation.cli.main import main
-from ablation.reporting.readme_tables import headline_tables, refresh, refresh_file
+from ablation.reporting.tables import headline_tables, refresh, refresh_file
 
 ROOT = Path(__file__).parents[3]
 CLOSE = "<!-- /ablate table -->"

@@ -22,15 +22,13 @@ from toy_project import ToyProject
 
 from ablation.cli.main import main
 from ablation.planning.forecast import Timings
-from ablation.storage import sqlite as database
+from ablation.storage import project
 from ablation.storage.cache import KINDS, DiskStore
-from ablation.storage.checks import warn_once
-from ablation.storage.project import ProjectPaths, require_usable_name
+from ablation.storage.files import warn_once
+from ablation.storage.project import ProjectPaths, making, require_usable_name
 from ablation.storage.runs import Damaged
-from ablation.storage.sqlite import making
-from ablation.study.status import status_of
-from ablation.tracking.ledger import update_ledger
-from ablation.tracking.ledger_storage import LedgerUnavailable
+from ablation.study.views import status_of
+from ablation.tracking.ledger import LedgerUnavailable, update_ledger
 from ablation.tracking.mlflow_store import TrackingUnavailable, reaching
 from ablation.tracking.mlflow_sync import Tracker
 
@@ -387,7 +385,7 @@ def test_damaged_timings_are_forgotten_and_measured_anew(tmp_path, how):
 @pytest.fixture
 def patience(monkeypatch):
     def wait(seconds: float) -> None:
-        monkeypatch.setattr(database, "PATIENCE_SECONDS", seconds)
+        monkeypatch.setattr(project, "PATIENCE_SECONDS", seconds)
 
     return wait
 
@@ -453,9 +451,9 @@ def test_what_a_database_says_is_told_without_statement_values_and_links():
     error = OperationalError(
         "SELECT secret", {"password": "x"}, sqlite3.OperationalError("database is locked\nmore")
     )
-    assert database.first_line(error) == "database is locked"
+    assert project.first_line(error) == "database is locked"
     assert (
-        database.first_line(OSError("(sqlite3.OperationalError) disk I/O error\n[SQL: SELECT]"))
+        project.first_line(OSError("(sqlite3.OperationalError) disk I/O error\n[SQL: SELECT]"))
         == "(sqlite3.OperationalError) disk I/O error"
     )
 
@@ -480,7 +478,7 @@ def test_a_database_whose_maker_was_killed_is_made_anew_and_one_that_was_there_b
 ):
     path = tmp_path / "some.db"
     code = (
-        "import os, sqlite3, sys; from ablation.storage.sqlite import making\n"
+        "import os, sqlite3, sys; from ablation.storage.project import making\n"
         "with making(f'sqlite:///{sys.argv[1]}'):\n"
         "    connection = sqlite3.connect(sys.argv[1]); connection.execute(f'CREATE TABLE t{sys.argv[2]} (x)'); connection.commit(); os._exit(9)"
     )
@@ -529,8 +527,8 @@ def test_one_process_at_a_time_makes_a_database_though_each_removes_what_it_held
 
 
 def test_urls_of_sqlite_are_files_and_others_are_not():
-    assert database.sqlite_file("sqlite:////tmp/a.db") == Path("/tmp/a.db")
-    assert database.sqlite_file("sqlite:///a.db?timeout=3") == Path("a.db")
+    assert project.sqlite_file("sqlite:////tmp/a.db") == Path("/tmp/a.db")
+    assert project.sqlite_file("sqlite:///a.db?timeout=3") == Path("a.db")
     for url in (
         "postgresql://me@host/db",
         "http://host:5000",
@@ -538,7 +536,7 @@ def test_urls_of_sqlite_are_files_and_others_are_not():
         "sqlite:///:memory:",
         "/a/folder",
     ):
-        assert database.sqlite_file(url) is None
+        assert project.sqlite_file(url) is None
 
 
 FOLDERS = [
@@ -565,9 +563,9 @@ def test_a_database_is_made_in_the_project_whatever_its_folder_is_called(
     monkeypatch.chdir(tmp_path / name / "within")
     require_usable_name(Path())
     for path in (Path("a.db"), Path.cwd() / "b.db"):
-        url = database.sqlite_url(path)
+        url = project.sqlite_url(path)
         assert not set("?%{}") & set(url)
-        assert database.sqlite_file(url).absolute() == path.absolute()
+        assert project.sqlite_file(url).absolute() == path.absolute()
         sqlalchemy.create_engine(url).connect().close()
         assert path.is_file()
     assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -577,8 +575,8 @@ def test_a_database_is_made_in_the_project_whatever_its_folder_is_called(
 def test_a_database_of_another_folder_is_made_there_too(tmp_path, monkeypatch, name):
     (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)
-    url = database.sqlite_url(tmp_path / name / "a.db")
-    assert database.sqlite_file(url).absolute() == tmp_path / name / "a.db"
+    url = project.sqlite_url(tmp_path / name / "a.db")
+    assert project.sqlite_file(url).absolute() == tmp_path / name / "a.db"
     sqlalchemy.create_engine(url).connect().close()
     assert (tmp_path / name / "a.db").is_file()
 

@@ -11,7 +11,7 @@ from toy_study import ToyStudy
 from toy_subject import Toy
 
 from ablation.planning.forecast import START
-from ablation.study.plan_view import show_plan
+from ablation.study.views import show_plan
 
 
 @pytest.fixture

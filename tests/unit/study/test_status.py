@@ -12,14 +12,13 @@ from rich.console import Console
 from toy_study import ToyStudy
 from toy_subject import Toy
 
-from ablation.console import live
-from ablation.console.live import Progress, ProgressNote, read_note, time_left
 from ablation.execution.executor import Execution
-from ablation.planning.events import Listener
-from ablation.planning.forecast import Timings, forecast
+from ablation.planning.forecast import Listener, Timings, forecast
 from ablation.storage.files import only_one
 from ablation.storage.project import ProjectPaths
-from ablation.study.status import describe_status, status_of
+from ablation.study import live
+from ablation.study.live import Progress, ProgressNote, read_note, time_left
+from ablation.study.views import describe_status, status_of
 
 STATES = {
     "lr_split--s0": "RUNNING",

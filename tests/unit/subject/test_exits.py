@@ -12,7 +12,7 @@ from own_training import trained, write_module
 from ablation import INSTALLED_IN
 from ablation.cli.main import main
 from ablation.errors import InputError
-from ablation.study import inputs
+from ablation.study import opening
 from ablation.subject.loading import load_subject
 
 pytestmark = pytest.mark.long
@@ -242,9 +242,9 @@ def test_a_subject_that_ends_the_process_in_which_it_looks_at_files_is_told_and_
     name, monkeypatch, does, said
 ):
     told = []
-    monkeypatch.setattr(inputs, "warn_once", told.append)
+    monkeypatch.setattr(opening, "warn_once", told.append)
     write_module(LOOKING.format(does=does), name)
-    assert inputs._ask({"subject": f"{name}:SUBJECT", "settings": [{}], "cache": "cache"}) == []
+    assert opening._ask({"subject": f"{name}:SUBJECT", "settings": [{}], "cache": "cache"}) == []
     assert len(told) == 1 and said in told[0]
 
 

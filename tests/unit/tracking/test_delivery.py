@@ -12,7 +12,7 @@ from ablation.tracking import delivery as module
 from ablation.tracking import ledger
 from ablation.tracking import mlflow_sync as tracking
 from ablation.tracking.delivery import LONGEST_SECONDS, SYNC_SECONDS, Delivery
-from ablation.tracking.ledger_storage import LedgerUnavailable
+from ablation.tracking.ledger import LedgerUnavailable
 from ablation.tracking.mlflow_store import TrackingRefused, TrackingUnavailable
 
 

@@ -18,9 +18,8 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
 from ablation.storage.runs import Outcome, RunFolder
-from ablation.tracking import ledger_storage
-from ablation.tracking.ledger import update_ledger
-from ablation.tracking.ledger_storage import LedgerUnavailable
+from ablation.tracking import ledger
+from ablation.tracking.ledger import LedgerUnavailable, update_ledger
 
 FACTORS = {"lr": {"off": {}, "on": {"lr": 1}}, "warmup": {"off": {}, "on": {"warmup": 1}}}
 STARTED, FINISHED = "2026-03-01T10:00:00+00:00", "2026-03-01T10:01:00+00:00"
@@ -419,7 +418,7 @@ def unavailable(call, *arguments) -> str:
 
 
 def test_a_process_that_does_not_let_go_of_the_ledger_is_told(url, tmp_path, monkeypatch):
-    monkeypatch.setattr(ledger_storage, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(ledger, "PATIENCE_SECONDS", 0.0)
     with database(url).with_name("optuna.db.lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         assert unavailable(update_ledger, url, made(tmp_path)).endswith(
@@ -438,16 +437,16 @@ def test_damaged_database_is_said_to_be_unavailable(url, tmp_path):
 def test_database_that_lacks_a_table_is_said_to_be_unavailable(url, tmp_path, monkeypatch):
     folder = made(tmp_path)
     update_ledger(url, folder)
-    with ledger_storage.opened(url) as storage:
+    with ledger.opened(url) as storage:
         pass
     with sqlite3.connect(database(url)) as connection:
         connection.execute("ALTER TABLE trials RENAME TO lost")
-    monkeypatch.setattr(ledger_storage, "_open", lambda url: storage)
+    monkeypatch.setattr(ledger, "_open", lambda url: storage)
     assert "is not available: no such table" in unavailable(update_ledger, url, folder)
 
 
 def test_locked_database_is_said_to_be_unavailable(url, tmp_path, monkeypatch):
-    monkeypatch.setattr("ablation.storage.sqlite.PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr("ablation.storage.project.PATIENCE_SECONDS", 0.01)
     folder = made(tmp_path)
     other = sqlite3.connect(database(url), isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")

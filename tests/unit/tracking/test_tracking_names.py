@@ -12,7 +12,7 @@ from mlflow.utils.validation import (
     validate_param_and_metric_name,
 )
 
-from ablation.storage import checks
+from ablation.storage import files
 from ablation.tracking.mlflow_content import (
     MAX_NAME,
     MAX_PARAM,
@@ -25,7 +25,7 @@ from ablation.tracking.mlflow_content import (
 
 @pytest.fixture(autouse=True)
 def unsaid():
-    checks.warn_once.cache_clear()
+    files.warn_once.cache_clear()
 
 
 @pytest.mark.parametrize(

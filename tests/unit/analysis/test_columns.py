@@ -10,11 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ablation.analysis.compare import compare
-from ablation.analysis.results import load
+from ablation.analysis.results import column_of, load, metric_of
 from ablation.errors import InputError
-from ablation.reporting.readme_tables import headline_tables
 from ablation.reporting.report import write_report
-from ablation.storage.columns import column_of, metric_of
+from ablation.reporting.tables import headline_tables
 from ablation.storage.project import ProjectPaths
 
 OURS = {

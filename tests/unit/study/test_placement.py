@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from ablation.errors import InputError
-from ablation.execution import devices
-from ablation.execution.devices import GpuPlacement, share_gpus, visible_gpus
 from ablation.execution.workers import LocalProcesses, Workers
 from ablation.storage.runs import failure
+from ablation.study import placement
+from ablation.study.placement import GpuPlacement, share_gpus, visible_gpus
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,7 @@ def test_what_cannot_be_is_refused_by_name(which, gpus, per_gpu, jobs, said):
 
 def test_gpus_are_those_that_the_driver_lists_where_no_variable_chooses(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr(devices.subprocess, "check_output", lambda *_, **__: "0\n1\n")
+    monkeypatch.setattr(placement.subprocess, "check_output", lambda *_, **__: "0\n1\n")
     assert visible_gpus() == ["0", "1"]
 
 

@@ -1,4 +1,7 @@
-"""A study at a glance: accuracy by arm, and the effect of each fix."""
+"""The figures of a report, and those of a study at a glance: accuracy by arm, effects of the fixes.
+
+They draw numbers that are already there; no statistics are computed here.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ablation.analysis.compare import Comparison
-from ablation.analysis.effects import HIGHER, LOWER, FactorPair
+from ablation.analysis.effects import HIGHER, LOWER, FactorPair, factor_pairs
 from ablation.analysis.results import Results
 from ablation.errors import InputError, Problem
 from ablation.formatting import effect, is_percent, label, over_seeds
-from ablation.reporting.figures.style import (
+from ablation.reporting.curves import learning_curves, mechanism, per_class
+from ablation.reporting.figure_style import (
     CONTEXT,
     DASHES,
     GREY,
@@ -31,10 +35,38 @@ from ablation.reporting.figures.style import (
     legend_of,
     of_points,
     panels,
+    save,
     save_as,
     style,
     write_beside,
 )
+
+
+def draw(results: Results, effects: pd.DataFrame, destination: Path) -> list[str]:
+    """Draw every figure that the study has data for, as `<name>.png` and `<name>.svg`.
+
+    Files of figures that can no longer be drawn are removed from `destination`.
+
+    Args:
+        effects: from `ablation.analysis.effects.judge`
+
+    Returns:
+        the names drawn, in the order of the report
+    """
+    figures = {
+        "accuracy": accuracy(results),
+        "effects": effects_figure(effects, results.headline),
+        "interactions": interactions(
+            list(factor_pairs(results, results.headline)), effects, results.headline
+        ),
+        "learning_curves": learning_curves(results),
+        "mechanism": mechanism(results),
+        "per_class": per_class(results),
+    }
+    for name, figure in figures.items():
+        save(figure, destination / name)
+    return [name for name, figure in figures.items() if figure is not None]
+
 
 # between arms, baselines and published numbers, as a share of a row's height
 GAP = 0.6

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import StrMethodFormatter
 
 from ablation.analysis.results import Results
-from ablation.reporting.figures.style import (
+from ablation.reporting.figure_style import (
     CONTEXT,
     GREY,
     INK,

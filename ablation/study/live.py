@@ -17,9 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ablation.formatting import duration, over_seeds, value
-from ablation.planning.events import Listener
-from ablation.planning.forecast import START, Timings, forecast
-from ablation.storage.checks import UNREADABLE
+from ablation.planning.forecast import START, Listener, Timings, forecast
+from ablation.storage.files import UNREADABLE
 from ablation.storage.runs import Outcome, TrialSpec, write_atomically
 from ablation.subject.protocol import Record
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ablation.execution.ray_cluster.store import NodeStore, answer_of
+from ablation.execution.ray_driver import answer_of
+from ablation.execution.ray_node import NodeStore
 from ablation.storage.cache import KINDS, DiskStore
 
 KEPT = [kind for kind in KINDS if kind != "record"]

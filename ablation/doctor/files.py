@@ -1,18 +1,104 @@
-"""Checks of the cache, and of files left behind by processes that were killed."""
+"""A check of `ablate doctor` and its result; the checks of a project's files.
+
+Files of trials are whole, and agree with each other and with the cache; nothing is left behind by
+processes that were killed.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import time
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from ablation.doctor.check import Check, Found, here, named
+from ablation.formatting import redacted
 from ablation.storage.cache import ALONE, describe_entries, remove
-from ablation.storage.checks import UNREADABLE
-from ablation.storage.files import TEMPORARY
-from ablation.storage.project import FOLDERS, ProjectPaths
+from ablation.storage.files import TEMPORARY, UNREADABLE
+from ablation.storage.project import FOLDERS, ProjectPaths, sqlite_file
+from ablation.study.repair import TrialFiles
+
+# how many names a line shows
+SHOWN = 3
+
+
+class Found(NamedTuple):
+    """The result of a check."""
+
+    # what was found, in one line
+    what: str
+    is_well: bool = True
+    # what `mend` does; of what cannot be mended, what the user can do
+    remedy: str = ""
+    # repairs it, and returns what was done; None if it cannot be repaired
+    mend: Callable[[], str] | None = None
+
+
+class Check(NamedTuple):
+    """One check. `look` changes nothing."""
+
+    name: str
+    look: Callable[[], Found]
+
+
+def named(names: Iterable[str]) -> str:
+    """`2: a, b`; `5: a, b, c and 2 more`."""
+    names = list(names)
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{len(names)}: {', '.join(names[:SHOWN])}{more}"
+
+
+def here(path: Path) -> str:
+    """A path as seen from the working directory."""
+    return path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def place(url: str) -> str:
+    """Where a database is: its file, or its address without credentials."""
+    path = sqlite_file(url)
+    return redacted(url) if path is None else here(path)
+
+
+def trial_checks(files: TrialFiles) -> list[Check]:
+    """The checks of the files of a study's trials, and of folders that belong to no trial."""
+    return [
+        Check("files", lambda: _look_at_files(files)),
+        Check("folders", lambda: _look_for_strays(files)),
+    ]
+
+
+def _look_at_files(files: TrialFiles) -> Found:
+    found = [(spec, wrong) for spec in files.manifest.trials if (wrong := files.wrong(spec))]
+    if not found:
+        return Found("of all trials are whole, and agree with each other and with the cache")
+    what = named(
+        f"{here(files.folder.trial_path(spec.trial) / name)} {why}"
+        for spec, wrong in found
+        for name, why in wrong.items()
+    )
+
+    def mend() -> str:
+        done = Counter(files.mend(spec, wrong) for spec, wrong in found)
+        return "; ".join(f"{n} {what}" for what, n in done.items())
+
+    remedy = (
+        "closes the trials again, from the cache or from their records; "
+        "`ablate run` runs what neither has"
+    )
+    return Found(what, False, remedy, mend)
+
+
+def _look_for_strays(files: TrialFiles) -> Found:
+    """Look for folders of trials that have left the grid: for information."""
+    known = {spec.trial for spec in files.manifest.trials}
+    folders = sorted(path.name for path in files.folder.path.iterdir() if path.is_dir())
+    strays = [name for name in folders if name not in known]
+    if not strays:
+        return Found("all of trials in the grid")
+    return Found(f"of trials that have left the grid, {named(strays)}; they may come back")
+
 
 # a younger file may still be written to
 YOUNG_SECONDS = 60.0

@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from ablation.errors import InputError
-from ablation.study.provenance import provenance
-from ablation.tracking.ledger_storage import storage_url
+from ablation.study.opening import provenance
+from ablation.tracking.ledger import storage_url
 
 
 def refusal(text: str) -> str:
@@ -32,7 +32,7 @@ def test_what_is_no_database_of_a_team_is_refused(text, message):
 def test_the_driver_that_is_installed_is_chosen_and_a_missing_one_is_named_with_the_extra(
     monkeypatch,
 ):
-    find_spec = "ablation.tracking.ledger_storage.importlib.util.find_spec"
+    find_spec = "ablation.tracking.ledger.importlib.util.find_spec"
     monkeypatch.setattr(find_spec, lambda name: name == "psycopg2")
     assert storage_url("postgres://u:s3cret@h/d") == "postgresql+psycopg2://u:s3cret@h/d"
     assert storage_url("postgresql+psycopg://h/d") == "postgresql+psycopg://h/d"

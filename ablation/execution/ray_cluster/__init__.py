@@ -1,1 +1,0 @@
-"""Workers on the nodes of a Ray cluster, against a store in front of the driver's."""

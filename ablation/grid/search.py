@@ -1,0 +1,421 @@
+"""`search:` of a grid file: the settings that every arm is tuned over before its seeds are run.
+
+    search:
+      space:
+        optim.lr.encoder: {low: 1.0e-6, high: 1.0e-1, log: true}   # or step: 0.1
+        head.name: {choices: [linear, cosine, wcdas]}
+      trials: 20               # of each arm; or budget: 400, epochs of each arm
+      metric: validation/top1  # or {name: ..., goal: minimize}; never one of the test set
+      sampler: tpe             # tpe | gp | random | grid
+      pruner: {name: hyperband, min_epochs: 10}
+      seeds: [100]             # none of the study's own
+      settings: {data.validation: 0.2}   # of the search's trials alone
+
+All arms and trained baselines are tuned alike. A setting that an arm's own levels set is not in its
+space, and neither is one that its method ignores.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from ablation.errors import Problem, nearest
+from ablation.formatting import leaves
+from ablation.grid.idle import Layer, Stack, merged
+from ablation.grid.strict_yaml import METRIC_NAME, Section, overlap, show
+from ablation.storage.runs import Metric
+from ablation.subject.protocol import Subject
+
+if TYPE_CHECKING:
+    from ablation.grid.load import Variant
+
+KEYS = ("space", "trials", "budget", "metric", "sampler", "pruner", "seeds", "settings", "parallel")
+SAMPLERS = ("tpe", "gp", "random", "grid")
+PRUNERS = ("hyperband", "successive-halving", "median", "none")
+# of metrics that are measured on the test set
+TEST_PREFIXES = ("test/", "best/", "test_")
+MAX_TRIALS = 10_000
+MAX_EPOCHS = 10_000_000
+# combinations of choices for which it is asked whether a setting is ignored
+MAX_COMBINATIONS = 64
+# of the layers of a variant, those that all variants share: experiment, grid, -S
+N_COMMON = 3
+
+Scalar = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both included; whole ones if both ends are."""
+
+    low: float
+    high: float
+    log: bool = False
+    # between neighbours, counted from `low`; None: any number
+    step: float | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it holds whole numbers alone."""
+        numbers = (self.low, self.high, self.step if self.step is not None else 1)
+        return all(isinstance(number, int) for number in numbers)
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is one of the range, rounding aside."""
+        if not _is_number(value) or not self.low <= value <= self.high:
+            return False
+        if self.is_whole and not float(value).is_integer():
+            return False
+        steps = 0.0 if self.step is None else (value - self.low) / self.step
+        return math.isclose(steps, round(steps), abs_tol=1e-9)
+
+    @property
+    def values(self) -> tuple[float, ...] | None:
+        """All of them, where they can be counted; else None."""
+        step = self.step or (1 if self.is_whole and not self.log else None)
+        if step is None:
+            return None
+        n = int((self.high - self.low) / step + 1e-9) + 1
+        return tuple(self.low + i * step for i in range(n))
+
+    @property
+    def ends(self) -> tuple[float, ...]:
+        """The values whose soundness is checked before anything runs."""
+        return (self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """One of some values, in no order."""
+
+    values: tuple[Scalar, ...]
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is one of the choices."""
+        return any(value == one and type(value) is type(one) for one in self.values)
+
+    @property
+    def ends(self) -> tuple[Scalar, ...]:
+        """The values whose soundness is checked before anything runs."""
+        return self.values
+
+
+Domain = Range | Choices
+# setting -> where it is looked for
+Space = Mapping[str, Domain]
+
+
+@dataclass(frozen=True)
+class Search:
+    """How every arm is tuned: on an equal budget, on a metric that is not of the test set."""
+
+    space: dict[str, Domain]
+    metric: Metric
+    # of each arm; 0: as many as the budget allows
+    trials: int
+    # epochs of each arm that no earlier trial of it has; 0: no limit
+    budget: int
+    sampler: str
+    pruner: str
+    # before the first decision whether a trial goes on
+    min_epochs: int
+    seeds: tuple[int, ...]
+    # trials of an arm at a time: more than one, and what is asked depends on what ends first
+    parallel: int
+    # of the search's trials alone
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, JSON-able."""
+        return asdict(self)
+
+
+def read_search(file: Section, study_seeds: Sequence[int], goal: str) -> Search | None:
+    """The search; None if the grid has none. It is sound only if it noted no problems."""
+    if file.values.get("search") is None:
+        return None
+    section = file.section("search")
+    section.allow(*KEYS)
+    sampler = section.choice("sampler", SAMPLERS, "tpe") or ""
+    pruner, min_epochs = _pruner(section)
+    trials, budget = _budget(section)
+    seeds = _seeds(section, study_seeds)
+    if pruner != "none" and len(seeds) > 1:
+        remedy = "name one seed, or pruner: none"
+        section.note("seeds", f"a pruner decides about a trial by one seed; {remedy}")
+    return Search(
+        space=_space(section, sampler),
+        metric=_metric(section, goal),
+        trials=trials,
+        budget=budget,
+        sampler=sampler,
+        pruner=pruner,
+        min_epochs=min_epochs,
+        seeds=seeds,
+        parallel=_whole(section, "parallel", 1, 1, MAX_TRIALS),
+        settings=section.settings("settings"),
+    )
+
+
+def space_of(search: Search, subject: Subject, stack: Stack) -> dict[str, Domain]:
+    """The space of one arm or baseline: what neither its own layers set nor its method ignores."""
+    own = [key for layer in stack[N_COMMON:] for key in layer.settings]
+    space = {
+        key: domain
+        for key, domain in search.space.items()
+        if not any(overlap(key, other) for other in own)
+    }
+    if not space or not hasattr(subject, "ignored"):
+        return space
+    settings = merged((*stack, Layer("", "", search.settings)))
+    choices = [(key, one.values) for key, one in space.items() if isinstance(one, Choices)]
+    first = {key: domain.ends[0] for key, domain in space.items()}
+    left = list(space)
+    combinations = itertools.product(*(values for _, values in choices))
+    for combination in itertools.islice(combinations, MAX_COMBINATIONS):
+        chosen = dict(zip((key for key, _ in choices), combination, strict=True))
+        tried = settings | first | chosen
+        if left and not subject.check(tried):
+            left = list(subject.ignored(tried, left))
+    return {key: domain for key, domain in space.items() if key not in left}
+
+
+def own_values(space: Space, config: Mapping[str, Any]) -> dict[str, Scalar] | None:
+    """What a variant has of the space without a search; None if it lies outside.
+
+    config: resolved, nested.
+    """
+    flat = dict(leaves(config))
+    values = {key: flat.get(key) for key in space}
+    is_inside = all(key in flat and space[key].holds(value) for key, value in values.items())
+    return values if is_inside else None
+
+
+def search_problems(
+    search: Search, subject: Subject, variants: Sequence[Variant], file: str
+) -> Iterator[Problem]:
+    """What is wrong with the search of these arms and baselines, all of which are sound.
+
+    file: of the grid, for messages.
+    """
+    spaces = {variant.name: space_of(search, subject, variant.layers) for variant in variants}
+    for key in search.space:
+        if not any(key in space for space in spaces.values()):
+            yield Problem(file, f"search.space.{key}", _why_nowhere(key, subject, search, variants))
+    # place of a fault -> its message, the first arm that has it
+    found: dict[str, str] = {}
+    for variant in variants:
+        space = spaces[variant.name]
+        if not space:
+            continue
+        settings = merged((*variant.layers, Layer(file, "search.settings", search.settings)))
+        faults = [fault for fault in subject.check(settings) if not fault.absent]
+        for fault in faults:
+            found.setdefault(f"search.settings.{fault.key}", fault.message)
+        for key, domain in space.items() if not faults else ():
+            for value in domain.ends:
+                for fault in subject.check(settings | {key: value}):
+                    if not fault.absent:
+                        about = "" if fault.key == key else f" ({fault.key})"
+                        said = f"{show(value)} is no value for it{about}: {fault.message}"
+                        found.setdefault(f"search.space.{key}", said)
+        reported = subject.metrics(settings) if hasattr(subject, "metrics") and not faults else None
+        name = search.metric["name"]
+        if name and reported is not None and name not in reported:
+            said = f"'{name}' is not reported by '{variant.name}'; {nearest(name, reported)}"
+            if name.startswith("validation/"):
+                said += "; search.settings: {data.validation: 0.2} holds images out"
+            found.setdefault("search.metric", said)
+    for key, message in found.items():
+        yield Problem(file, key, message)
+
+
+def _why_nowhere(key: str, subject: Subject, search: Search, variants: Sequence[Variant]) -> str:
+    """Why no arm or baseline looks for a setting."""
+    domain = search.space[key]
+    for variant in variants:
+        own = [name for layer in variant.layers[N_COMMON:] for name in layer.settings]
+        if any(overlap(key, other) for other in own):
+            continue
+        settings = merged((*variant.layers, Layer("", "", search.settings)))
+        for fault in subject.check(settings | {key: domain.ends[0]}):
+            if fault.key == key:
+                return fault.message
+        return "changes nothing in any arm or baseline that does not set it itself"
+    return "is set by every arm and baseline itself: nothing is left to look for"
+
+
+def _space(section: Section, sampler: str) -> dict[str, Domain]:
+    values = section.values.get("space")
+    if not isinstance(values, dict) or not values:
+        form = "it must map settings to {low, high, log or step} or {choices}"
+        section.note("space", f"{'is missing' if values is None else 'is empty'}; {form}")
+        return {}
+    space = section.section("space")
+    found: dict[str, Domain] = {}
+    for key in _settings_of(space):
+        domain = _domain(Section(space.file, f"{space.key}.{key}", *_under(space, key)))
+        if domain is None:
+            continue
+        if sampler == "grid" and domain.values is None:
+            space.note(key, "has no countable values, as sampler: grid needs; add a step")
+        found[key] = domain
+    return found
+
+
+def _settings_of(space: Section) -> Iterator[str]:
+    """The dotted keys of a space: mappings may be nested, as settings are."""
+
+    def walk(values: Mapping[str, Any], prefix: str) -> Iterator[str]:
+        for key, value in values.items():
+            is_domain = not isinstance(value, dict) or {"low", "high", "choices"} & set(value)
+            if is_domain or not value or not all(isinstance(one, dict) for one in value.values()):
+                yield prefix + key
+            else:
+                yield from walk(value, f"{prefix}{key}.")
+
+    return walk(space.values, "")
+
+
+def _under(space: Section, key: str) -> tuple[Mapping[str, Any], list[Problem]]:
+    """What stands under a dotted key, and where its problems go."""
+
+    def find(values: Mapping[str, Any], rest: str) -> Any:
+        if rest in values:
+            return values[rest]
+        for name, value in values.items():
+            if rest.startswith(f"{name}.") and isinstance(value, dict):
+                return find(value, rest[len(name) + 1 :])
+        return None
+
+    found = find(space.values, key)
+    if not isinstance(found, dict):
+        space.note(key, f"{show(found)} is neither {{low, high}} nor {{choices}}")
+        return {}, []
+    return found, space.problems
+
+
+def _domain(section: Section) -> Domain | None:
+    if not section.values:
+        return None
+    section.allow("low", "high", "log", "step", "choices")
+    if "choices" in section.values:
+        others = sorted({"low", "high", "log", "step"} & set(section.values))
+        if others:
+            section.note(others[0], "does not go with choices")
+        return _choices(section)
+    low, high = (_number(section, key) for key in ("low", "high"))
+    step = _number(section, "step") if section.values.get("step") is not None else None
+    log = section.values.get("log", False)
+    if not isinstance(log, bool):
+        section.note("log", f"{show(log)} is not true or false")
+        log = False
+    if low is None or high is None:
+        return None
+    n_problems = len(section.problems)
+    if not low < high:
+        section.note("high", f"{show(high)} is not above low, {show(low)}")
+    elif step is not None and not 0 < step <= high - low:
+        section.note("step", f"{show(step)} is not above 0 and at most {show(high - low)}")
+    if log and low <= 0:
+        section.note("low", f"{show(low)} has no logarithm; with log: true it must be above 0")
+    if log and step is not None:
+        section.note("step", "does not go with log: true")
+    return Range(low, high, log, step) if len(section.problems) == n_problems else None
+
+
+def _choices(section: Section) -> Choices | None:
+    def fault(value: Any) -> str:
+        is_scalar = value is None or isinstance(value, str | int | float)
+        return "" if is_scalar else "is not a single value"
+
+    values = section.items("choices", fault)
+    if len(values) < 2:
+        section.note("choices", "needs two values or more")
+        return None
+    return Choices(values)
+
+
+def _metric(section: Section, goal: str) -> Metric:
+    value = section.values.get("metric")
+    key = "metric"
+    if isinstance(value, dict):
+        inner = section.section("metric")
+        inner.allow("name", "goal")
+        name = inner.text("name", None, *METRIC_NAME) or ""
+        goal = inner.choice("goal", ("maximize", "minimize"), goal) or ""
+        key = "metric.name"
+    else:
+        name = section.text("metric", None, *METRIC_NAME) or ""
+    if name.startswith(TEST_PREFIXES):
+        instead = f"validation/{name.split('/', 1)[-1]}" if "/" in name else "a validation metric"
+        section.note(
+            key, f"'{name}' is of the test set, on which nothing is chosen; name {instead}"
+        )
+    return {"name": name, "goal": goal}
+
+
+def _pruner(section: Section) -> tuple[str, int]:
+    value = section.values.get("pruner")
+    if not isinstance(value, dict):
+        return section.choice("pruner", PRUNERS, "none") or "none", 1
+    inner = section.section("pruner")
+    inner.allow("name", "min_epochs")
+    name = inner.choice("name", PRUNERS) or "none"
+    return name, _whole(inner, "min_epochs", 1, 1, MAX_EPOCHS)
+
+
+def _budget(section: Section) -> tuple[int, int]:
+    has = [key for key in ("trials", "budget") if section.values.get(key) is not None]
+    if not has:
+        section.note("trials", "is missing; it must be trials of each arm, or budget: epochs")
+    if len(has) == 2:
+        section.note("budget", "does not go with trials; one of them is the budget of an arm")
+    return (
+        _whole(section, "trials", 0, 1, MAX_TRIALS),
+        _whole(section, "budget", 0, 1, MAX_EPOCHS),
+    )
+
+
+def _seeds(section: Section, study_seeds: Sequence[int]) -> tuple[int, ...]:
+    def fault(seed: Any) -> str:
+        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+            return f"is not a seed: an integer from 0 to {2**32 - 1}"
+        if seed in study_seeds:
+            return f"is a seed of the study; {100 if 100 not in study_seeds else 10_000} is not"
+        return ""
+
+    if section.values.get("seeds") is None:
+        return (next(seed for seed in itertools.count(100) if seed not in study_seeds),)
+    seeds = section.items("seeds", fault)
+    if section.values["seeds"] == []:
+        section.note("seeds", "is an empty list; one seed is enough")
+    return seeds
+
+
+def _whole(section: Section, key: str, default: int, low: int, high: int) -> int:
+    value = section.values.get(key)
+    if value is None:
+        return default
+    if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
+        return value
+    section.note(key, f"{show(value)} is not a whole number from {low} to {high}")
+    return default
+
+
+def _number(section: Section, key: str) -> float | None:
+    value = section.values.get(key)
+    if _is_number(value):
+        return value
+    what = "is missing; it must be" if value is None else f"{show(value)} is not"
+    section.note(key, f"{what} a finite number")
+    return None
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)

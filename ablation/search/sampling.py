@@ -1,0 +1,197 @@
+"""The search of one arm: Optuna's sampler and pruner, asked and told in the order of the events.
+
+The Optuna study is in memory, and made again from the events of `ablation.storage.asked`. A sampler
+is made anew for each trial, seeded by the trial's number: what it suggests follows from that and
+the events so far, and from nothing else. So a search that is killed and goes on asks for the same
+trials as one that is not. All arms have the same seeds: where two have the same space, their first
+trials are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+from ablation.grid.search import Choices, Domain, Scalar, Search, Space
+from ablation.storage.asked import COMPLETE, AskedTrial, Event, SearchLog
+
+# of rungs, and of what is promoted at each
+FACTOR = 3
+
+
+class ArmSearch:
+    """One arm's Optuna study.
+
+    Args:
+        own: values of the arm without a search; they are tried first. None: outside the space
+        n_epochs: of a whole trial
+    """
+
+    def __init__(
+        self,
+        search: Search,
+        space: Space,
+        log: SearchLog,
+        own: Mapping[str, Scalar] | None,
+        n_epochs: int,
+    ):
+        self.search, self.log, self._own = search, log, own
+        self._domains = {key: distribution(domain) for key, domain in space.items()}
+        self._cells = None
+        if search.sampler == "grid":
+            values = [domain.values or () for domain in space.values()]
+            self._cells = [
+                dict(zip(space, cell, strict=True)) for cell in itertools.product(*values)
+            ]
+        optuna.logging.disable_default_handler()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            self._study = optuna.create_study(
+                # brackets of hyperband follow from it
+                study_name="search",
+                direction=StudyDirection[search.metric["goal"].upper()],
+                pruner=_pruner(search, n_epochs),
+            )
+        self._trials: dict[int, optuna.Trial] = {}
+        for event in log.events:
+            self._replay(event)
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether all cells of a grid have been asked for."""
+        return self._cells is not None and len(self.log.trials) >= len(self._cells)
+
+    def ask(self) -> AskedTrial:
+        """The next trial."""
+        number = len(self.log.trials)
+        fixed: Mapping[str, Scalar] | None = self._own if number == 0 else None
+        if self._cells is not None:
+            fixed = self._cells[number]
+        if fixed is not None:
+            self._study.enqueue_trial(dict(fixed))
+        trial = self._asked(number)
+        self.log.append({"ask": number, "values": {key: trial.params[key] for key in trial.params}})
+        self._trials[number] = trial
+        return self.log.trials[number]
+
+    def report(self, number: int, values: Mapping[int, float], may_prune: bool) -> bool:
+        """Tell a trial's metric at steps; returns whether it is to end at the last of them."""
+        is_end = False
+        for step, value in values.items():
+            is_last = step == max(values)
+            self._trials[number].report(value, step)
+            is_end = is_last and may_prune and self._trials[number].should_prune()
+            self.log.append({"step": step, "of": number, "value": value, "prune": is_end})
+        return is_end
+
+    def tell(self, number: int, state: str, value: float | None = None) -> None:
+        """End a trial. value: of a complete one."""
+        event: Event = {"end": number, "state": state}
+        if value is not None:
+            event["value"] = value
+        self._end(event)
+        self.log.append(event)
+
+    def _replay(self, event: Event) -> None:
+        if "ask" in event:
+            self._study.enqueue_trial(dict(event["values"]))
+            self._trials[event["ask"]] = self._asked(event["ask"])
+        elif "step" in event:
+            trial = self._trials[event["of"]]
+            trial.report(event["value"], event["step"])
+            # notes the rung that was reached; what was decided stands in the event
+            trial.should_prune()
+        else:
+            self._end(event)
+
+    def _asked(self, number: int) -> optuna.Trial:
+        seed = int.from_bytes(hashlib.sha256(f"search {number}".encode()).digest()[:4], "big")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            self._study.sampler = _sampler(self.search, seed)
+        return self._study.ask(dict(self._domains))
+
+    def _end(self, event: Event) -> None:
+        state = TrialState.FAIL if event["state"] == "FAILED" else TrialState[event["state"]]
+        value = event["value"] if event["state"] == COMPLETE else None
+        self._study.tell(self._trials.pop(event["end"]), value, state)
+
+
+def distribution(domain: Domain) -> BaseDistribution:
+    """A setting's space as Optuna has it."""
+    if isinstance(domain, Choices):
+        return CategoricalDistribution(domain.values)
+    low, high, log = domain.low, domain.high, domain.log
+    if domain.is_whole:
+        step = 1 if domain.step is None else int(domain.step)
+        # Optuna's highest value is one that can be reached
+        return IntDistribution(int(low), int(high) - (int(high) - int(low)) % step, log, step)
+    if domain.step is not None:
+        high = low + domain.step * math.floor((high - low) / domain.step + 1e-9)
+    return FloatDistribution(low, high, log, domain.step)
+
+
+def _sampler(search: Search, seed: int) -> BaseSampler:
+    """Seeded. A grid's cells are counted out, and its sampler is never used."""
+    if search.sampler == "tpe":
+        return optuna.samplers.TPESampler(seed=seed, constant_liar=search.parallel > 1)
+    if search.sampler == "gp":
+        return optuna.samplers.GPSampler(seed=seed)
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _pruner(search: Search, n_epochs: int) -> BasePruner:
+    least = search.min_epochs
+    if search.pruner == "hyperband":
+        most = max(n_epochs, least)
+        return optuna.pruners.HyperbandPruner(least, most, FACTOR)
+    if search.pruner == "successive-halving":
+        return optuna.pruners.SuccessiveHalvingPruner(least, FACTOR)
+    if search.pruner == "median":
+        return optuna.pruners.MedianPruner(n_warmup_steps=least - 1)
+    return optuna.pruners.NopPruner()
+
+
+def rungs(search: Search, n_epochs: int) -> list[int]:
+    """After how many of its epochs it is decided whether a trial goes on, in order."""
+    if search.pruner == "none":
+        return []
+    if search.pruner == "median":
+        return list(range(search.min_epochs, n_epochs, search.min_epochs))
+    found, rung = [], search.min_epochs
+    while rung < n_epochs:
+        found.append(rung)
+        rung *= FACTOR
+    return found
+
+
+def importances(search: Search, space: Space, log: SearchLog) -> dict[str, float]:
+    """Setting -> share of the metric's variance over the complete trials (fANOVA), largest first.
+
+    {} where there is one setting alone, or too few trials to tell.
+    """
+    own: Any = None
+    study = ArmSearch(search, space, log, own, 1)._study
+    complete = [one for one in log.ended() if one.state == COMPLETE]
+    if len(space) < 2 or len(complete) < 4 or len({one.value for one in complete}) < 2:
+        return {}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return {key: float(share) for key, share in found.items()}

@@ -1,0 +1,373 @@
+"""Tune every arm of a study: its search's trials as a study of its own, `<study>.search`.
+
+Each arm and each baseline with a space is searched by itself: a trial is asked for when the one
+before it has ended (`parallel` of them at a time), and arms are searched side by side. A trial's
+chain is planned up to the next rung, where it is decided whether it goes on from its checkpoint;
+what trials have in common is trained once, as everywhere. When all budgets are spent, the settings
+of each arm's best trial take the place of its own; the untuned ones are run beside them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ablation.errors import InputError
+from ablation.grid.idle import Layer, merged
+from ablation.grid.load import Study, Variant
+from ablation.grid.search import Scalar, Search, Space, own_values, space_of
+from ablation.planning.plan import Plan, PlannedTrial, plan_trial, revise
+from ablation.storage.asked import COMPLETE, FAILED, PRUNED, SUFFIX, AskedTrial, SearchLog
+from ablation.storage.cache import DiskStore
+from ablation.storage.runs import RunFolder
+from ablation.subject.protocol import LinkLike
+
+SEARCH, UNTUNED = "search", "untuned"
+"""Kinds of trials: of a search; of an arm without it."""
+# trials in a row whose settings contradict each other, before an arm's search is given up
+MAX_UNFIT = 100
+PRETRAIN = "pretrain"
+
+
+class ArmTuning:
+    """One arm's space, and what its search has found so far; nothing of Optuna."""
+
+    def __init__(self, study: Study, search: Search, variant: Variant, space: Space, folder: Path):
+        self.study, self.search, self.variant, self.space = study, search, variant, space
+        layers = (*variant.layers, Layer(study.grid.file, "search.settings", search.settings))
+        # of its trials, before what is looked for
+        self.settings = merged(layers)
+        self.config = study.subject.resolve(self.settings)
+        self.own = own_values(space, self.config)
+        self.log = SearchLog(folder, variant.name, self._digest)
+
+    @cached_property
+    def chain(self) -> Sequence[LinkLike]:
+        """Of a trial with the arm's own settings, at its longest."""
+        seed = self.search.seeds[0]
+        return self.study.subject.chain(self.settings, seed, lambda key: None)
+
+    @property
+    def _digest(self) -> str:
+        """Of all that the events depend on, but for how many trials there are to be."""
+        told = {**self.search.to_json(), "space": {k: repr(v) for k, v in self.space.items()}}
+        del told["trials"], told["budget"]
+        text = json.dumps([told, self.config, self.chain[-1].key], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def settings_of(self, values: Mapping[str, Scalar]) -> dict[str, Any]:
+        """The settings of a trial of the search."""
+        return merged((Layer("", "", self.settings), Layer("", "", values)))
+
+    @property
+    def epochs_spent(self) -> int:
+        """Epochs of its trials, each counted once: those that trials share cost once."""
+        return len({key for trial in self.log.trials.values() for key in self._keys(trial)})
+
+    def _keys(self, trial: AskedTrial) -> list[str]:
+        if trial.number not in self._known_keys:
+            settings = self.settings_of(trial.values)
+            keys = []
+            for seed in self.search.seeds if self.is_fit(trial.values) else ():
+                links = self.study.subject.chain(settings, seed, lambda key: None)
+                keys += [link.key for link in until(links, trial.pruned_at)]
+            if not trial.state:
+                return keys
+            self._known_keys[trial.number] = keys
+        return self._known_keys[trial.number]
+
+    @cached_property
+    def _known_keys(self) -> dict[int, list[str]]:
+        return {}
+
+    def is_fit(self, values: Mapping[str, Scalar]) -> bool:
+        """Whether values go together."""
+        faults = self.study.subject.check(self.settings_of(values))
+        return all(fault.absent for fault in faults)
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether its budget is, or its grid has no cell left, but for trials that are open."""
+        n = len(self.log.trials)
+        if self.search.sampler == "grid" and n >= math.prod(
+            len(domain.values or ()) for domain in self.space.values()
+        ):
+            return True
+        return n >= self.search.trials if self.search.trials else self._spends_budget()
+
+    def _spends_budget(self) -> bool:
+        return bool(self.log.trials) and self.epochs_spent >= self.search.budget
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to be asked or told."""
+        return self.is_spent and not self.log.open
+
+    @property
+    def best(self) -> AskedTrial | None:
+        """The trial whose settings the arm gets; None if no trial was completed."""
+        return self.log.best(self.search.metric["goal"])
+
+
+def until(links: Sequence[LinkLike], step: int | None) -> Sequence[LinkLike]:
+    """The links of a chain up to a step, which counts its epochs without pre-training."""
+    return links if step is None else links[: n_before(links) + step]
+
+
+def n_before(links: Sequence[LinkLike]) -> int:
+    """Links of pre-training."""
+    return sum(link.phase == PRETRAIN for link in links)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The search of all arms of a study."""
+
+    study: Study
+    # of the search's trials
+    folder: RunFolder
+
+    @staticmethod
+    def of(study: Study, runs: Path, name: str) -> Tuning | None:
+        """The search of a study called `name`; None where its grid has none."""
+        if study.grid.search is None:
+            return None
+        return Tuning(study, RunFolder(runs / f"{name}{SUFFIX}"))
+
+    @cached_property
+    def arms(self) -> dict[str, ArmTuning]:
+        """Arm or baseline -> its search, of those with a space."""
+        search = self.search
+        found = {}
+        for variant in self.study.variants:
+            space = space_of(search, self.study.subject, variant.layers)
+            if space:
+                found[variant.name] = ArmTuning(
+                    self.study, search, variant, space, self.folder.path
+                )
+        return found
+
+    @property
+    def search(self) -> Search:
+        """What the grid says."""
+        search = self.study.grid.search
+        assert search is not None
+        return search
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the search of every arm is."""
+        return all(arm.is_finished for arm in self.arms.values())
+
+    @property
+    def search_study(self) -> Study:
+        """The study of the search's trials; its variants are the arms that are searched."""
+        grid = replace(
+            self.study.grid,
+            metric=self.search.metric,
+            seeds=self.search.seeds,
+            claims=(),
+            reference=None,
+            baselines=(),
+            search=None,
+            looks=(),
+        )
+        variants = [replace(arm.variant, settings=arm.settings) for arm in self.arms.values()]
+        common = merged((Layer("", "", self.study.common), Layer("", "", self.search.settings)))
+        return replace(self.study, grid=grid, variants=tuple(variants), common=common)
+
+    def tuned(self) -> Study:
+        """The study with the best settings of each arm, and its own ones beside them."""
+        variants, untuned = [], []
+        for variant in self.study.variants:
+            arm = self.arms.get(variant.name)
+            best = arm.best if arm else None
+            if best is None:
+                variants.append(variant)
+                continue
+            found = Layer(self.study.grid.file, "search.space", best.values)
+            layers = (*variant.layers, found)
+            variants.append(replace(variant, settings=merged(layers), layers=layers))
+            if best.values != (arm.own if arm else None):
+                name = f"{variant.name}.{UNTUNED}"
+                untuned.append(replace(variant, name=name, kind=UNTUNED))
+        return replace(self.study, variants=(*variants, *untuned))
+
+
+class _Entry(NamedTuple):
+    """A trial of the search under one seed, as it is planned."""
+
+    arm: str
+    number: int
+    # without the end that the pruner may make
+    whole: PlannedTrial
+
+
+class SearchPlanner:
+    """Plans the search's trials: asks for new ones, and decides at the rungs which go on."""
+
+    def __init__(self, tuning: Tuning, store: DiskStore):
+        # Optuna is loaded where it is asked.
+        from ablation.search.sampling import ArmSearch, rungs
+
+        self.tuning, self.store = tuning, store
+        self.study = tuning.search_study
+        self._entries: dict[str, _Entry] = {}
+        # key of a link -> the trial that has it first
+        self._owner: dict[str, str] = {}
+        self._optuna: dict[str, ArmSearch] = {}
+        self._rungs: dict[str, list[int]] = {}
+        for name, arm in tuning.arms.items():
+            n_epochs = len(arm.chain) - n_before(arm.chain)
+            self._rungs[name] = rungs(tuning.search, n_epochs)
+            self._optuna[name] = ArmSearch(tuning.search, arm.space, arm.log, arm.own, n_epochs)
+
+    def begun(self) -> Plan:
+        """The trials that have been asked for already, as far as is decided."""
+        trials: dict[str, PlannedTrial] = {}
+        for name, arm in self.tuning.arms.items():
+            for asked in arm.log.trials.values():
+                if arm.is_fit(asked.values):
+                    trials |= self._planned(name, asked)
+        return Plan(trials)
+
+    def revised(self, plan: Plan, name: str, store: DiskStore) -> Plan:
+        """The plan with a trial's chain up to its next rung, or to its end."""
+        entry, trial = self._entries[name], plan.trials[name]
+        if entry.whole.undecided:
+            # of a plateau, which ends where records say
+            known = revise(self.study, Plan({name: entry.whole}), store, name).trials[name]
+            entry = entry._replace(whole=known)
+            self._entries[name] = entry
+        n = self._n_links(entry, store, len(trial.links))
+        links = entry.whole.links[:n]
+        if links == trial.links:
+            return plan
+        return Plan({**plan.trials, name: self._owned(replace(trial, links=links))})
+
+    def grown(self, plan: Plan) -> Plan:
+        """The plan with the trials that are due: of each arm whose last ones have ended."""
+        added: dict[str, PlannedTrial] = {}
+        for name, arm in self.tuning.arms.items():
+            self._tell(name)
+            while len(arm.log.open) < self.tuning.search.parallel and not arm.is_spent:
+                added |= self._asked(name)
+        return Plan({**plan.trials, **added}) if added else plan
+
+    def _asked(self, name: str) -> dict[str, PlannedTrial]:
+        """A new trial of an arm. Values that do not go together end theirs at once."""
+        arm, optuna = self.tuning.arms[name], self._optuna[name]
+        asked = optuna.ask()
+        if arm.is_fit(asked.values):
+            return self._planned(name, asked)
+        optuna.tell(asked.number, FAILED)
+        last = arm.log.ended()[-MAX_UNFIT:]
+        if len(last) == MAX_UNFIT and not any(arm.is_fit(one.values) for one in last):
+            faults = self.study.subject.check(arm.settings_of(asked.values))
+            raise InputError(
+                [self.study.located(arm.variant, one.key, one.message) for one in faults]
+            )
+        return {}
+
+    def _planned(self, name: str, asked: AskedTrial) -> dict[str, PlannedTrial]:
+        arm, found = self.tuning.arms[name], {}
+        settings = arm.settings_of(asked.values)
+        variant = replace(arm.variant, kind=SEARCH, settings=settings)
+        config = self.study.subject.resolve(settings)
+        for seed in self.tuning.search.seeds:
+            trial = f"{name}--t{asked.number:03d}--s{seed}"
+            whole = plan_trial(
+                self.study.subject, variant, trial, seed, self.store, self.tuning.folder, config
+            )
+            entry = _Entry(name, asked.number, whole)
+            self._entries[trial] = entry
+            n = self._n_links(entry, self.store, 0)
+            links = whole.links[:n]
+            found[trial] = self._owned(PlannedTrial(whole.spec, links, undecided=True))
+        return found
+
+    def _n_links(self, entry: _Entry, store: DiskStore, n_known: int) -> int:
+        """How many links of a trial are sure to be run; decides at the rungs that it has reached.
+
+        n_known: as many were sure so far.
+        """
+        arm = self.tuning.arms[entry.arm]
+        asked, links = arm.log.trials[entry.number], entry.whole.links
+        before = n_before(links)
+        if asked.pruned_at is not None:
+            return before + asked.pruned_at
+        if asked.state:
+            return len(links)
+        for rung in self._rungs[entry.arm]:
+            n = before + rung
+            if n >= len(links):
+                break
+            if n < n_known or rung in asked.steps:
+                continue
+            if not all(store.holds("record", link.key) for link in reversed(links[:n])):
+                return n
+            if self._is_to_end(entry, links[before:n], store):
+                return n
+        return len(links)
+
+    def _is_to_end(self, entry: _Entry, links: Sequence[LinkLike], store: DiskStore) -> bool:
+        """Report what a trial has measured since the rung before; whether it ends at this one."""
+        metric = self.tuning.search.metric["name"]
+        asked = self.tuning.arms[entry.arm].log.trials[entry.number]
+        values = {}
+        for step, link in enumerate(links, 1):
+            if step > max(asked.steps, default=0):
+                record = store.record(link.key)
+                value = record["metrics"].get(metric) if record else None
+                if value is not None and math.isfinite(value):
+                    values[step] = value
+        # a trial without a metric at its last epoch would have no outcome
+        may_prune = len(links) in values
+        return self._optuna[entry.arm].report(entry.number, values, may_prune)
+
+    def _owned(self, trial: PlannedTrial) -> PlannedTrial:
+        """The trial, with how many of its links no trial before it has."""
+        name = trial.spec.trial
+        keys = {link.key for link in trial.links}
+        n_own = sum(self._owner.setdefault(key, name) == name for key in keys)
+        spec = replace(
+            trial.spec,
+            epochs_planned=len(keys),
+            epochs_trained=n_own,
+            epochs_shared=len(keys) - n_own,
+        )
+        return replace(trial, spec=spec)
+
+    def _tell(self, name: str) -> None:
+        """Tell Optuna of the trials that have ended since."""
+        arm, folder = self.tuning.arms[name], self.tuning.folder
+        for asked in list(arm.log.open.values()):
+            specs = [
+                self._entries[f"{name}--t{asked.number:03d}--s{seed}"].whole.spec
+                for seed in self.tuning.search.seeds
+            ]
+            paths = [folder.trial_path(spec.trial) / "outcome.json" for spec in specs]
+            if not all(path.exists() for path in paths):
+                continue
+            outcomes = [folder.ending(spec) for spec in specs]
+            ended = [outcome for outcome in outcomes if outcome is not None]
+            if len(ended) < len(outcomes):
+                continue
+            optuna = self._optuna[name]
+            failures = [one.error["type"] for one in ended if one.error is not None]
+            if failures:
+                # a trial that diverges is as bad as one that is pruned: its settings are to blame
+                diverged = set(failures) == {"Diverged"}
+                optuna.tell(asked.number, PRUNED if diverged else FAILED)
+            elif asked.pruned_at is not None:
+                optuna.tell(asked.number, PRUNED)
+            else:
+                metric = self.tuning.search.metric["name"]
+                values = [outcome.metrics[metric] for outcome in ended]
+                optuna.tell(asked.number, COMPLETE, sum(values) / len(values))
