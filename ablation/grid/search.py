@@ -105,6 +105,13 @@ class Choices:
 
 
 Domain = Range | Choices
+
+
+def domain_of(told: Mapping[str, Any]) -> Domain:
+    """A domain from its fields, as a manifest has them."""
+    return Choices(tuple(told["values"])) if "values" in told else Range(**told)
+
+
 # setting -> where it is looked for
 Space = Mapping[str, Domain]
 

@@ -11,26 +11,20 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from ablation.grid.search import Choices, Domain, Scalar, Search, Space
+from ablation.grid.search import Scalar, Search, Space
 from ablation.storage.asked import COMPLETE, AskedTrial, Event, SearchLog
+from ablation.tracking.ledger import distribution
 
 # of rungs, and of what is promoted at each
 FACTOR = 3
@@ -132,20 +126,6 @@ class ArmSearch:
         state = TrialState.FAIL if event["state"] == "FAILED" else TrialState[event["state"]]
         value = event["value"] if event["state"] == COMPLETE else None
         self._study.tell(self._trials.pop(event["end"]), value, state)
-
-
-def distribution(domain: Domain) -> BaseDistribution:
-    """A setting's space as Optuna has it."""
-    if isinstance(domain, Choices):
-        return CategoricalDistribution(domain.values)
-    low, high, log = domain.low, domain.high, domain.log
-    if domain.is_whole:
-        step = 1 if domain.step is None else int(domain.step)
-        # Optuna's highest value is one that can be reached
-        return IntDistribution(int(low), int(high) - (int(high) - int(low)) % step, log, step)
-    if domain.step is not None:
-        high = low + domain.step * math.floor((high - low) / domain.step + 1e-9)
-    return FloatDistribution(low, high, log, domain.step)
 
 
 def _sampler(search: Search, seed: int) -> BaseSampler:

@@ -23,7 +23,15 @@ from ablation.grid.idle import Layer, merged
 from ablation.grid.load import Study, Variant
 from ablation.grid.search import Scalar, Search, Space, own_values, space_of
 from ablation.planning.plan import Plan, PlannedTrial, plan_trial, revise
-from ablation.storage.asked import COMPLETE, FAILED, PRUNED, SUFFIX, AskedTrial, SearchLog
+from ablation.storage.asked import (
+    COMPLETE,
+    FAILED,
+    PRUNED,
+    SUFFIX,
+    AskedTrial,
+    SearchLog,
+    trial_name,
+)
 from ablation.storage.cache import DiskStore
 from ablation.storage.runs import RunFolder
 from ablation.subject.protocol import LinkLike
@@ -281,7 +289,7 @@ class SearchPlanner:
         variant = replace(arm.variant, kind=SEARCH, settings=settings)
         config = self.study.subject.resolve(settings)
         for seed in self.tuning.search.seeds:
-            trial = f"{name}--t{asked.number:03d}--s{seed}"
+            trial = trial_name(name, asked.number, seed)
             whole = plan_trial(
                 self.study.subject, variant, trial, seed, self.store, self.tuning.folder, config
             )
@@ -349,7 +357,7 @@ class SearchPlanner:
         arm, folder = self.tuning.arms[name], self.tuning.folder
         for asked in list(arm.log.open.values()):
             specs = [
-                self._entries[f"{name}--t{asked.number:03d}--s{seed}"].whole.spec
+                self._entries[trial_name(name, asked.number, seed)].whole.spec
                 for seed in self.tuning.search.seeds
             ]
             paths = [folder.trial_path(spec.trial) / "outcome.json" for spec in specs]

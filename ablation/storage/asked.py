@@ -28,6 +28,11 @@ COMPLETE, PRUNED, FAILED = "COMPLETE", "PRUNED", "FAILED"
 Event = dict[str, Any]
 
 
+def trial_name(arm: str, number: int, seed: int) -> str:
+    """How a trial of an arm's search is called, under one of the search's seeds."""
+    return f"{arm}--t{number:03d}--s{seed}"
+
+
 @dataclass
 class AskedTrial:
     """One trial of a search, as far as the events tell."""

@@ -74,6 +74,8 @@ class RunResult:
     n_trained: int
     # epochs of the study that were there before it
     n_reused: int
+    # of the study, as it is planned in the end
+    n_trials: int
     # trial -> reason, of this pass and of earlier ones
     failed: dict[str, str]
     # trials that had failed before it, and were not run again
@@ -213,6 +215,7 @@ def train(
     return RunResult(
         n_trained=execution.n_trained,
         n_reused=n_reused,
+        n_trials=len(plan.trials),
         failed={name: execution.failed[name] for name in plan.trials if name in execution.failed},
         n_failed_before=execution.n_failed_before,
         seconds=seconds,
@@ -365,7 +368,7 @@ def _summary(planned: PlannedStudy, result: RunResult) -> list[str]:
         epochs = f"{result.n_trained} epochs trained, {result.n_reused} reused"
         lines = [f"{epochs}, {duration(result.seconds)}"]
     else:
-        n = len(planned.folder.manifest().trials)
+        n = result.n_trials
         lines = [f"nothing to train: all {n} trials of {planned.name} are there already"]
     if result.n_failed_before:
         failed = f"{result.n_failed_before} trials that had failed before were not run again"

@@ -4,7 +4,9 @@ Arms and baselines are two Optuna studies, `<study>` and `<study>/baselines`: Op
 and plots know only the parameters that all trials of a study have, and baselines have none. The
 parameters of a trial are the levels of its factors. Its user attributes are `trial`, `arm`, `kind`,
 `seed`, `key`, and `metrics`, or `reason` of one that failed. How many trials are in which state,
-those that wait or run too, is the study's user attribute `states`.
+those that wait or run too, is the study's user attribute `states`. Of the search of a study's arms
+(`search:` of the grid), each arm is an Optuna study `<study>.search/<arm>`, its parameters the
+settings that are looked for.
 
 What Optuna should hold follows from the files. Trials that it lacks are added. If it holds any
 other trial of ours, both studies are deleted and made anew: Optuna lets no ended trial change, and
@@ -31,7 +33,12 @@ from typing import Any
 import optuna
 import sqlalchemy
 from filelock import FileLock, Timeout
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
@@ -40,6 +47,8 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from ablation.errors import InputError, Problem, Unavailable
 from ablation.formatting import redacted
+from ablation.grid.search import Choices, Domain, domain_of
+from ablation.storage.asked import COMPLETE, FAILED, SearchLog, trial_name
 from ablation.storage.project import first_line, making, require_usable, sqlite_file
 from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec, reason
 from ablation.tracking.mlflow_content import begun_at, finite, milliseconds
@@ -160,7 +169,9 @@ def ledger_differences(url: str, manifest: Manifest, folder: RunFolder) -> list[
 def wanted_studies(
     manifest: Manifest, folder: RunFolder, is_running: bool = True
 ) -> list[OptunaStudy]:
-    """What Optuna should hold: the arms' study, and the baselines'."""
+    """What Optuna should hold: the arms' study and the baselines', or that of each arm's search."""
+    if manifest.search.get("of"):
+        return _studies_of_search(manifest, folder)
     choices = _choices(manifest)
     studies = []
     for kind, suffix in SUFFIXES.items():
@@ -176,6 +187,58 @@ def wanted_studies(
     return studies
 
 
+def _studies_of_search(manifest: Manifest, folder: RunFolder) -> list[OptunaStudy]:
+    """An Optuna study for each arm of a search, with the settings that were tried as parameters.
+
+    A trial under several seeds is one of Optuna's, its value their mean. Values that do not go
+    together were never trained, and are not there.
+    """
+    specs = {spec.trial: spec for spec in reversed(manifest.trials)}
+    first_seed = manifest.seeds[0]
+    studies = []
+    for arm, told in manifest.search["arms"].items():
+        distributions = {key: distribution(domain_of(raw)) for key, raw in told["space"].items()}
+        log, trials = SearchLog(folder.path, arm, told["digest"]), []
+        for asked in log.ended():
+            spec = specs.get(trial_name(arm, asked.number, first_seed))
+            outcome = folder.outcome(spec.trial) if spec else None
+            if spec is None or outcome is None:
+                continue
+            attributes = _identity(spec) | {"metrics": dict(outcome.metrics)}
+            if outcome.error:
+                attributes["reason"] = reason(outcome)
+            trial = create_trial(
+                state=TrialState.FAIL if asked.state == FAILED else TrialState[asked.state],
+                value=asked.value if asked.state == COMPLETE else None,
+                params=asked.values,
+                distributions=distributions,
+                user_attrs=attributes,
+            )
+            trials.append(_timed(trial, folder, outcome))
+        states = Counter(asked.state for asked in log.ended())
+        states["RUNNING"] = len(log.open)
+        studies.append(OptunaStudy(f"{manifest.study}/{arm}", trials, dict(+states)))
+    return studies
+
+
+def distribution(domain: Domain) -> BaseDistribution:
+    """Where a setting is looked for, as Optuna has it."""
+    if isinstance(domain, Choices):
+        return CategoricalDistribution(domain.values)
+    low, high, log = domain.low, domain.high, domain.log
+    if domain.is_whole:
+        step = 1 if domain.step is None else int(domain.step)
+        # Optuna's highest value is one that can be reached
+        return IntDistribution(int(low), int(high) - (int(high) - int(low)) % step, log, step)
+    if domain.step is not None:
+        high = low + domain.step * math.floor((high - low) / domain.step + 1e-9)
+    return FloatDistribution(low, high, log, domain.step)
+
+
+def _identity(spec: TrialSpec) -> dict[str, Any]:
+    return {name: getattr(spec, name) for name in ("trial", "arm", "kind", "seed", KEY)}
+
+
 def _ended(
     manifest: Manifest,
     folder: RunFolder,
@@ -187,7 +250,7 @@ def _ended(
     name = manifest.metric["name"]
     value = finite(outcome.metrics.get(name, math.nan)) if outcome.state == "COMPLETE" else math.nan
     is_complete = math.isfinite(value)
-    attributes = {name: getattr(spec, name) for name in ("trial", "arm", "kind", "seed", KEY)}
+    attributes = _identity(spec)
     if is_complete:
         attributes["metrics"] = dict(outcome.metrics)
     elif outcome.error:
@@ -201,9 +264,15 @@ def _ended(
         distributions={factor: choices[factor] for factor in spec.levels},
         user_attrs=attributes,
     )
+    return _timed(trial, folder, outcome)
+
+
+def _timed(trial: FrozenTrial, folder: RunFolder, outcome: Outcome) -> FrozenTrial:
+    """The trial with the times at which it began and ended."""
     end = milliseconds(outcome.finished)
     if end is None:
-        end = round(1000 * (folder.trial_path(spec.trial) / "outcome.json").stat().st_mtime)
+        path = folder.trial_path(trial.user_attrs["trial"]) / "outcome.json"
+        end = round(1000 * path.stat().st_mtime)
     begun = begun_at(outcome)
     begun = max(0, end - round(1000 * outcome.wall_seconds)) if begun is None else begun
     # In local time without a zone, as Optuna writes its own.
