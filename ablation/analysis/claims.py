@@ -363,7 +363,8 @@ def _found(row: Any) -> str:
     if not has_p:
         why = "one seed" if row.n_seeds == 1 else "seeds agree exactly"
         return f"{size} ({why}: no interval over seeds)"
-    told = f"{size} (p {compared_p(row.p_holm)} after Holm's correction, {row.n_seeds} seeds)"
+    what = "repeated p" if hasattr(row, "decided_at") else "p"
+    told = f"{size} ({what} {compared_p(row.p_holm)} after Holm's correction, {row.n_seeds} seeds)"
     if not row.level_by_level:
         return told
     each = "arm by arm" if is_mean else "level by level"

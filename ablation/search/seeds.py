@@ -87,8 +87,10 @@ class UntilDecided:
         new = self._planned(due)
         self.is_over = len(new.trials) == len(plan.trials)
         is_spent = self._is_spent(plan)
-        told = [(claims.looks[-1:], "claims"), (effects.looks[-1:] if effects else [], "effects")]
-        self.tell(self._said({what: own[0] for own, what in told if own}, is_spent))
+        replays = {"claims": claims, "main effects": effects}
+        looks = {what: one.looks[-1] for what, one in replays.items() if one and one.looks}
+        if looks:
+            self.tell(self._said(looks, is_spent))
         if self.is_over or is_spent:
             return plan
         known = {name: plan.trials.get(name, trial) for name, trial in new.trials.items()}
@@ -144,10 +146,9 @@ class UntilDecided:
     def _said(self, looks: Mapping[str, Look], is_spent: bool) -> str:
         """`after 3 seeds: 2 of 5 claims decided; 6 arms go on to 5 seeds`."""
         n = max(look.n_seeds for look in looks.values())
-        kinds = {"claims": "claims", "effects": "main effects"}
         counted = [
-            f"{look.n_decided} of {look.n_asked} {kinds[kind]}"
-            for kind, look in looks.items()
+            f"{look.n_decided} of {look.n_asked} {what}"
+            for what, look in looks.items()
             if look.n_asked
         ]
         said = f"after {n} seeds: {' and '.join(counted)} decided"

@@ -80,6 +80,7 @@ class Study(ToyStudy):
         )
         if retry_failed:
             forget_failures(planned)
+            planner = self.planner(**budget)
             planned = replace(planned, plan=planner.due())
         self.work_here(self.monkeypatch)
         try:
