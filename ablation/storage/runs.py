@@ -163,7 +163,7 @@ class Manifest:
     looks: list[int] = field(default_factory=list)
     # whether looks are to decide every main effect, too
     decides_effects: bool = False
-    # How its arms were tuned, see `ablation.search.summary`; {} if they were not.
+    # How its arms were tuned, see `ablation.search.tuning.search_found`; {} if they were not.
     search: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 

@@ -33,9 +33,8 @@ from ablation.grid.strict_yaml import FILE_NAME, flatten, read_yaml
 from ablation.planning.forecast import Timings
 from ablation.planning.manifest import manifest_of
 from ablation.planning.plan import Plan, build_plan, expected
-from ablation.search import summary
 from ablation.search.seeds import UntilDecided
-from ablation.search.tuning import Tuning
+from ablation.search.tuning import Tuning, search_begun, search_found
 from ablation.storage.asked import SUFFIX
 from ablation.storage.cache import DiskStore
 from ablation.storage.files import warn_once
@@ -144,7 +143,7 @@ def open_study(
     tuning = None if study.absent else Tuning.of(study, places.root / "runs", name)
     found: dict[str, Any] = {}
     if tuning is not None and tuning.is_finished:
-        study, found = tuning.tuned(), summary.found(tuning)
+        study, found = tuning.tuned(), search_found(tuning)
     plan = due_plan(study, places.store, places.runs(name))
     asked: dict[str, Any] = {
         "grid": str(grid),
@@ -167,7 +166,7 @@ def planned_search(planned: PlannedStudy, tuning: Tuning, plan: Plan) -> Planned
         plan=plan,
         asked={},
         tuning=None,
-        search=summary.begun(tuning, planned.name),
+        search=search_begun(tuning, planned.name),
     )
 
 
