@@ -27,6 +27,7 @@ def run_study(
     seeds: int | Sequence[int] | None = None,
     alias: str | None = None,
     storage: str | None = None,
+    until_decided: bool = False,
     **options: Any,
 ) -> RunResult:
     """Run the missing trials of a study, track them, write the report; as `ablate run`.
@@ -44,6 +45,7 @@ def run_study(
         seeds: their number, or a list of them
         alias: keeps the study under another name
         storage: URL of a team's database for Optuna's ledger
+        until_decided: add seeds to the arms of claims that are not decided yet
         options: fields of `ablation.study.running.RunOptions`, such as `jobs`
 
     Raises:
@@ -59,7 +61,15 @@ def run_study(
         storage = storage_url(storage)
     chosen = seeds if seeds is None or isinstance(seeds, int) else list(seeds)
     text = None if chosen is None else str(chosen)
-    planned = open_study(Path(grid), experiment, overrides, text, alias, storage)
+    planned = open_study(
+        Path(grid),
+        experiment,
+        overrides,
+        text,
+        alias,
+        storage,
+        until_decided=until_decided,
+    )
     return run(planned, RunOptions(**options))
 
 

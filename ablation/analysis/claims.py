@@ -10,24 +10,18 @@ which margin a metric should stay, a test that it does (`statistics.margin_p`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ablation.analysis import effects as judged
-from ablation.analysis.contrasts import (
-    Contrast,
-    difference_name,
-    level_effect,
-    level_mean,
-    seeds_of,
-    simple_effects,
-)
-from ablation.analysis.effects import ALPHA
+from ablation.analysis.contrasts import Contrast, claimed, seeds_of, simple_effects
+from ablation.analysis.looks import ALPHA, Replay, Standing, repeated, replay
 from ablation.analysis.results import CLAIM_COLUMNS, Results
-from ablation.analysis.statistics import Estimate, contrast, holm, margin_p
+from ablation.analysis.sequential import needed_seeds
+from ablation.analysis.statistics import Estimate, contrast, margin_p
 from ablation.formatting import (
     compared_p,
     effect,
@@ -58,6 +52,7 @@ class _Expectation(NamedTuple):
     # the number that a mean should be "above" or "below"; 0 for differences
     value: float
     # interval and p are uncorrected; with `within`, the p is that of `margin_p`
+    # of a study with looks, those that all looks share
     found: Estimate
     # whether the trials compared agree bit by bit
     is_dead: bool
@@ -75,28 +70,99 @@ class _Expectation(NamedTuple):
 def judge_claims(results: Results, effects: pd.DataFrame) -> pd.DataFrame:
     """A row per expectation of each claim, in the grid's order: `CLAIM_COLUMNS`.
 
+    Of a study with looks, the numbers of an expectation are those of the look that decided it, else
+    of the last one, and `LOOK_COLUMNS` are added.
+
     effects: from `effects.judge`; tells which factors interact.
     """
-    expectations = [
-        one for claim in results.manifest.claims for one in _expectations(claim, results)
-    ]
-    corrected = holm([one.found.p for one in expectations])
-    verdicts = [_verdict(one, p) for one, p in zip(expectations, corrected, strict=True)]
+    replayed = claims_replay(results)
+    standings = replayed.standings
+    verdicts = [_verdict_of(standing, results) for standing in standings]
     of_claims: dict[str, list[str]] = {}
-    for one, verdict in zip(expectations, verdicts, strict=True):
-        of_claims.setdefault(one.claim["id"], []).append(verdict)
+    for standing, verdict in zip(standings, verdicts, strict=True):
+        of_claims.setdefault(standing.tested.claim["id"], []).append(verdict)
     rows = []
-    for one, p_holm, verdict in zip(expectations, corrected, verdicts, strict=True):
+    for standing, verdict in zip(standings, verdicts, strict=True):
+        one, p_holm = standing.tested, standing.p_holm
         claim = one.claim
         worst = next(v for v in (REFUTED, NOT_DECIDED, SUPPORTED) if v in of_claims[claim["id"]])
         what = [claim["id"], claim["says"], one.compared.name, one.metric, one.expected]
         found = [*one.found[:4], p_holm, one.found.n, verdict, worst]
         rows.append([*what, *found, _level_by_level(one, results, effects)])
-    return pd.DataFrame(rows, columns=CLAIM_COLUMNS)
+    table_ = pd.DataFrame(rows, columns=CLAIM_COLUMNS)
+    return _with_looks(table_, replayed, results, effects) if results.looks else table_
+
+
+def claims_replay(results: Results) -> Replay[_Expectation]:
+    """The claims, look by look; of a study without looks, its expectations as they stand."""
+    claims = results.manifest.claims
+    return replay(
+        results,
+        groups=[claim["id"] for claim in claims for _ in claim["expects"]],
+        cells={claim["id"]: claimed(results.arms, claim["contrast"]).cells for claim in claims},
+        test=lambda some: [one for claim in claims for one in _expectations(claim, some)],
+        is_settled=_is_settled,
+    )
+
+
+def _is_settled(standings: Sequence[Standing[_Expectation]]) -> bool:
+    """Whether a claim is decided: refuted by one expectation, or supported by all."""
+    verdicts = [_verdict(one.tested, one.p_holm) for one in standings if one.decided_at]
+    return REFUTED in verdicts or len(verdicts) == len(standings)
+
+
+def _verdict_of(standing: Standing[_Expectation], results: Results) -> str:
+    if results.looks and not standing.decided_at:
+        return NOT_DECIDED
+    return _verdict(standing.tested, standing.p_holm)
+
+
+def _with_looks(
+    claims: pd.DataFrame,
+    replayed: Replay[_Expectation],
+    results: Results,
+    effects: pd.DataFrame,
+) -> pd.DataFrame:
+    """The claims with the look that decided each, and what else LOOK_COLUMNS hold."""
+    at = pd.Series([one.decided_at or np.nan for one in replayed.standings], claims.index)
+    is_refuted = claims["verdict"] == REFUTED
+    by = claims["claim"]
+    # by the first expectation that is refuted, else by the last that is supported
+    refuted_at = at.where(is_refuted).groupby(by).transform("min")
+    decided_at = refuted_at.fillna(at.groupby(by).transform("max"))
+    fixed = judge_claims(results.without_looks(), effects)
+    needed = [
+        np.nan if standing.decided_at else _needed(standing.tested, ALPHA / replayed.n_tests)
+        for standing in replayed.standings
+    ]
+    added = {
+        "decided_at": at,
+        "claim_decided_at": decided_at.where(claims["claim_verdict"] != NOT_DECIDED),
+        "seeds_needed": pd.Series(needed, claims.index),
+    }
+    whole = {name: column.astype("Int64") for name, column in added.items()}
+    return claims.assign(
+        **whole, p_holm_fixed=fixed["p_holm"], claim_verdict_fixed=fixed["claim_verdict"]
+    )
+
+
+def _needed(one: _Expectation, alpha: float) -> float:
+    """How many seeds would decide it with 80 % probability, were the truth what was estimated.
+
+    NaN where that is not known, or where no number of seeds decides it.
+    """
+    distance = one.found.mean - one.value
+    if one.within is not None:
+        distance = abs(distance) - one.within
+        # inside of the margin, the test is one-sided
+        alpha = 2 * alpha if distance < 0 else alpha
+    elif one.direction == "none":
+        return np.nan
+    return needed_seeds(distance, one.found.sd, alpha) or np.nan
 
 
 def _expectations(claim: Claim, results: Results) -> Iterator[_Expectation]:
-    compared = _contrast(claim["contrast"], results)
+    compared = claimed(results.arms, claim["contrast"])
     is_dead = compared.kind != "mean" and judged.is_dead(compared, results)
     for one in claim["expects"]:
         metric = results.column(one["metric"])
@@ -106,18 +172,10 @@ def _expectations(claim: Claim, results: Results) -> Iterator[_Expectation]:
             found = judged.without_effect(found)
         elif within is not None:
             found = found._replace(p=margin_p(found, within))
+        # inside of the margin, a one-sided test
+        sides = 1 if within is not None and abs(found.mean) < within else 2
+        found = repeated(found, results.looks, sides=sides)
         yield _Expectation(claim, compared, metric, one["direction"], within, value, found, is_dead)
-
-
-def _contrast(sides: Mapping[str, str], results: Results) -> Contrast:
-    if "level" in sides:
-        return level_mean(results.arms, sides["factor"], sides["level"])
-    if "factor" in sides:
-        return level_effect(results.arms, sides["factor"], sides["from"], sides["to"])
-    if "minus" not in sides:
-        return Contrast(sides["arm"], "mean", [(sides["arm"],)])
-    pair = (sides["arm"], sides["minus"])
-    return Contrast(difference_name(*pair), "difference", [pair])
 
 
 def _estimate(compared: Contrast, metric: str, results: Results, value: float = 0.0) -> Estimate:
@@ -150,7 +208,12 @@ def _level_by_level(one: _Expectation, results: Results, effects: pd.DataFrame) 
     sides = one.claim["contrast"]
     if "level" in sides:
         each = [
-            (arm, _estimate(Contrast(arm, "mean", [(arm,)]), one.metric, results))
+            (
+                arm,
+                repeated(
+                    _estimate(Contrast(arm, "mean", [(arm,)]), one.metric, results), results.looks
+                ),
+            )
             for (arm,) in one.compared.replicas
         ]
         each = [(arm, found) for arm, found in each if found.n]
@@ -166,7 +229,7 @@ def _level_by_level(one: _Expectation, results: Results, effects: pd.DataFrame) 
         for simple in simple_effects(results.arms, levels):
             name, _, at = simple.name.partition(" at ")
             if name == one.compared.name:
-                found = _estimate(simple, one.metric, results)
+                found = repeated(_estimate(simple, one.metric, results), results.looks)
                 told.append(f"{effect(*found[:3])} at {at}")
     return listed(told)
 
@@ -179,6 +242,8 @@ class ClaimText(NamedTuple):
     verdict: str
     contrast: str
     expectations: list[str]
+    # of a study that looks at its seeds: at which look it was decided, and what else is known
+    looks: str = ""
 
 
 def claim_texts(claims: pd.DataFrame) -> list[ClaimText]:
@@ -191,7 +256,14 @@ def claim_texts(claims: pd.DataFrame) -> list[ClaimText]:
             for row in rows.itertuples()
         ]
         told.append(
-            ClaimText(name, first["says"].strip(), first["claim_verdict"], first["contrast"], lines)
+            ClaimText(
+                name,
+                first["says"].strip(),
+                first["claim_verdict"],
+                first["contrast"],
+                lines,
+                _told_of_looks(rows) if "decided_at" in rows else "",
+            )
         )
     return told
 
@@ -210,6 +282,40 @@ def claims_counted(claims: pd.DataFrame) -> str:
         listing = f" ({', '.join(names)})" if verdict != NOT_DECIDED else ""
         counted += [f"{len(own)} {verdict}{listing}"] if len(own) else []
     return f"Of {len(each)} claim{'s' * (len(each) > 1)}: {', '.join(counted)}." if counted else ""
+
+
+def undecided_lines(claims: pd.DataFrame) -> list[str]:
+    """A line per claim that is not decided, and how many seeds would decide it.
+
+    claims: of a study that looks at its seeds, from `judge_claims`, or claims.csv
+    """
+    left = claims[claims["claim_verdict"] == NOT_DECIDED]
+    return [
+        f"not decided after {int(own['n_seeds'].max())} seeds: {name}; {_seeds_needed(own)}"
+        for name, own in left.groupby("claim", sort=False)
+    ]
+
+
+def _told_of_looks(rows: pd.DataFrame) -> str:
+    """When a claim was decided, or what that would take, and what a fixed design would say."""
+    first = rows.iloc[0]
+    verdict = first["claim_verdict_fixed"]
+    fixed = f"As a study of a fixed number of seeds, the same results say: {verdict}"
+    if first["claim_verdict"] != NOT_DECIDED:
+        return f"Decided after {int(first['claim_decided_at'])} seeds. {fixed}."
+    n = int(rows["n_seeds"].max())
+    return f"Not decided after {n} seeds: {_seeds_needed(rows)}. {fixed}."
+
+
+def _seeds_needed(rows: pd.DataFrame) -> str:
+    """How many seeds would decide a claim that is not decided. rows: its expectations"""
+    needed = rows.loc[rows["decided_at"].isna(), "seeds_needed"]
+    if needed.isna().any():
+        return "how many would decide it cannot be told"
+    return (
+        f"if the estimate and the spread that were seen are true, {int(needed.max())} seeds "
+        "would decide it with 80 % probability"
+    )
 
 
 def claims_table(claims: pd.DataFrame) -> str:
@@ -257,7 +363,8 @@ def _found(row: Any) -> str:
     if not has_p:
         why = "one seed" if row.n_seeds == 1 else "seeds agree exactly"
         return f"{size} ({why}: no interval over seeds)"
-    told = f"{size} (p {compared_p(row.p_holm)} after Holm's correction, {row.n_seeds} seeds)"
+    what = "repeated p" if hasattr(row, "decided_at") else "p"
+    told = f"{size} ({what} {compared_p(row.p_holm)} after Holm's correction, {row.n_seeds} seeds)"
     if not row.level_by_level:
         return told
     each = "arm by arm" if is_mean else "level by level"

@@ -8,7 +8,7 @@ was.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -131,7 +131,7 @@ def compare(left: str, right: str, study: str | None, places: ProjectPaths) -> C
         sides[1].name,
         rows,
         _differing(*sides),
-        warnings + [text for side in sides for text in _unfinished(side)],
+        [*warnings, *(text for side in sides for text in _unfinished(side)), *_looked_at(studies)],
         [note for side in sides for note in _notes(side)],
     )
 
@@ -335,6 +335,12 @@ def _unfinished(side: Side) -> Iterator[str]:
         ]
         if missing:
             yield f"{side.study.study} has trials that are not finished: {listed(missing)}"
+
+
+def _looked_at(studies: Iterable[Source]) -> Iterator[str]:
+    for name in dict.fromkeys(study.study for study in studies if study.has_looks):
+        what = "p-values and intervals here are as of a fixed number of them; its report's are not"
+        yield f"{name} added seeds until its claims were decided: {what}"
 
 
 def _notes(side: Side) -> Iterator[str]:

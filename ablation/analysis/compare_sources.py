@@ -48,6 +48,8 @@ class Source:
     published: list[dict[str, Any]]
     # trial -> which test images it is right about; reports/ do not tell
     hits: Mapping[str, str] = field(default_factory=dict)
+    # whether it looked at its results to add seeds
+    has_looks: bool = False
 
     @property
     def arms(self) -> list[str]:
@@ -189,6 +191,7 @@ def _from_runs(folder: RunFolder) -> Source:
         manifest.dataset,
         manifest.published,
         study.hits,
+        bool(study.looks),
     )
 
 
@@ -208,4 +211,5 @@ def _from_report(published_file: Path, folder: Path) -> Source:
         dict(re.findall(r"^- (\w+_fingerprint|checkpoint): (.*)$", text, re.M)),
         name,
         published(published_file, name) if published_file.is_file() else [],
+        has_looks="\n## Looks\n" in text,
     )

@@ -42,6 +42,11 @@ class Contrast(NamedTuple):
     # arms: (treated, control), (both, second only, first only, neither), or (one,)
     replicas: list[tuple[str, ...]]
 
+    @property
+    def cells(self) -> set[str]:
+        """The arms and baselines that are compared."""
+        return {cell for replica in self.replicas for cell in replica}
+
     def weights(self, n_seeds: Mapping[str, int]) -> np.ndarray:
         """(n_cells,) float: the weights of the mean over replicas.
 
@@ -94,6 +99,18 @@ def level_effect(arms: Arms, factor: str, start: str, end: str) -> Contrast:
 def level_mean(arms: Arms, factor: str, level: str) -> Contrast:
     """The arms of one level of a factor, compared with nothing."""
     return Contrast(f"{factor}: {level}", "mean", replicas_of(arms, [{factor: level}]))
+
+
+def claimed(arms: Arms, sides: Mapping[str, str]) -> Contrast:
+    """What a claim compares. sides: its `contrast`, see `ablation.grid.design`."""
+    if "level" in sides:
+        return level_mean(arms, sides["factor"], sides["level"])
+    if "factor" in sides:
+        return level_effect(arms, sides["factor"], sides["from"], sides["to"])
+    if "minus" not in sides:
+        return Contrast(sides["arm"], "mean", [(sides["arm"],)])
+    pair = (sides["arm"], sides["minus"])
+    return Contrast(difference_name(*pair), "difference", [pair])
 
 
 def interactions(arms: Arms, factors: Factors) -> Iterator[Contrast]:

@@ -26,7 +26,9 @@ from ablation.analysis.contrasts import (
     simple_effects,
     single_effects,
 )
+from ablation.analysis.looks import ALPHA, Replay, repeated, replay
 from ablation.analysis.results import EFFECT_COLUMNS, Results, identities
+from ablation.analysis.sequential import repeated_confidence
 from ablation.analysis.statistics import (
     Estimate,
     adjusted_means,
@@ -36,8 +38,6 @@ from ablation.analysis.statistics import (
     pooled_sd,
     smallest_detectable,
 )
-
-ALPHA = 0.05
 
 HIGHER, LOWER = "higher", "lower"
 NOT_SEPARABLE = "not separable from 0"
@@ -83,7 +83,11 @@ def judge(results: Results) -> pd.DataFrame:
         n_seeds = seeds_of(cells)
         weights = [one.weights(n_seeds) for one in contrasts]
         estimates = over_images(
-            results, metric, names, weights, [contrast(cells, row) for row in weights]
+            results,
+            metric,
+            names,
+            weights,
+            [repeated(contrast(cells, row), results.looks) for row in weights],
         )
         estimates = [
             without_effect(estimate) if is_same else estimate
@@ -92,6 +96,10 @@ def judge(results: Results) -> pd.DataFrame:
         p_holm = np.full(len(contrasts), np.nan)
         if metric == results.headline:
             p_holm[: len(family)] = holm([estimate.p for estimate in estimates[: len(family)]])
+            if results.manifest.decides_effects:
+                standings = effects_replay(results).standings
+                estimates[: len(family)] = [standing.tested.found for standing in standings]
+                p_holm[: len(family)] = [standing.p_holm for standing in standings]
         told = zip(contrasts, estimates, p_holm, dead, strict=True)
         for one, estimate, adjusted, is_same in told:
             if estimate.n == 0 and metric != results.headline:
@@ -102,6 +110,36 @@ def judge(results: Results) -> pd.DataFrame:
             found = [*interval, adjusted, n, verdict, one.kind, sd, correlation]
             rows.append([one.name, metric, *found])
     return pd.DataFrame(rows, columns=[*EFFECT_COLUMNS, "kind", "sd", "correlation"])
+
+
+class _Effect(NamedTuple):
+    """A main effect or an interaction, on the headline metric."""
+
+    found: Estimate
+    is_dead: bool
+
+
+def effects_replay(results: Results) -> Replay[_Effect]:
+    """The main effects and interactions, look by look; main effects alone ask for more seeds."""
+    design = results.arms, results.factors
+    mains, family = list(main_effects(*design)), [*main_effects(*design), *interactions(*design)]
+
+    def test(some: Results) -> list[_Effect]:
+        cells = some.cells(some.headline)
+        n_seeds, tested = seeds_of(cells), []
+        for one in family:
+            found = repeated(contrast(cells, one.weights(n_seeds)), some.looks)
+            is_same = is_dead(one, some)
+            tested.append(_Effect(without_effect(found) if is_same else found, is_same))
+        return tested
+
+    return replay(
+        results,
+        groups=[one.name for one in family],
+        cells={one.name: one.cells for one in mains},
+        test=test,
+        is_settled=lambda standings: all(one.decided_at for one in standings),
+    )
 
 
 def without_effect(estimate: Estimate) -> Estimate:
@@ -189,7 +227,7 @@ def factor_pairs(results: Results, metric: str) -> Iterator[FactorPair]:
         names = _interactions(results, pair)
         if names and groups and len(seeds):
             means = {
-                one: contrast(seeds, seeds.columns.isin(arms) / len(arms))
+                one: repeated(contrast(seeds, seeds.columns.isin(arms) / len(arms)), results.looks)
                 for one, arms in zip(levels, zip(*groups, strict=True), strict=True)
             }
             yield FactorPair(pair, names, means)
@@ -227,21 +265,29 @@ class Detectable(NamedTuple):
     corrected: float
 
 
-def detectable(rows: pd.DataFrame, n_tests: int = 1) -> Detectable:
+def detectable(rows: pd.DataFrame, n_tests: int = 1, looks: tuple[int, ...] = ()) -> Detectable:
     """The smallest detectable differences.
 
-    rows: of one metric, from `judge`; n_tests: of Holm's family
+    rows: of one metric, from `judge`; n_tests: of Holm's family; looks: planned numbers of seeds,
+    of which the test is that at the rows' own
     """
     sds = rows.loc[rows["sd"] > 0, "sd"]
     if sds.empty:
         return Detectable(0, np.nan, np.nan, np.nan, np.nan)
     n_seeds, pooled = int(rows.loc[sds.index, "n_seeds"].min()), pooled_sd(sds)
+    alphas = ALPHA, ALPHA / n_tests
+    if looks:
+        alphas = (
+            1 - repeated_confidence(n_seeds, looks, 1 - alphas[0]),
+            1 - repeated_confidence(n_seeds, looks, 1 - alphas[1]),
+        )
+    alpha, corrected = alphas
     return Detectable(
         n_seeds,
-        pooled=smallest_detectable(pooled, n_seeds),
-        least=smallest_detectable(sds.min(), n_seeds),
-        most=smallest_detectable(sds.max(), n_seeds),
-        corrected=smallest_detectable(pooled, n_seeds, alpha=ALPHA / n_tests),
+        pooled=smallest_detectable(pooled, n_seeds, alpha=alpha),
+        least=smallest_detectable(sds.min(), n_seeds, alpha=alpha),
+        most=smallest_detectable(sds.max(), n_seeds, alpha=alpha),
+        corrected=smallest_detectable(pooled, n_seeds, alpha=corrected),
     )
 
 
@@ -289,7 +335,9 @@ def minus_others(
     metric, names = results.headline, [arm, *others]
     cells, signs = results.cells(metric)[names], np.eye(len(names))
     weights = [signs[0] - other for other in signs[1:]]
-    found = [contrast(cells, row, confidence) for row in weights]
+    found = [
+        repeated(contrast(cells, row, confidence), results.looks, confidence) for row in weights
+    ]
     return over_images(results, metric, names, weights, found, confidence)
 
 

@@ -40,7 +40,10 @@ def power_lines(study: Study, runs: Path) -> list[str]:
     name = study.grid.metric["name"]
     spread = measured_spread(runs, study.experiment.name, name) or GUESS
     n_tests, n_pairs = family(study)
-    return told(len(study.grid.seeds), n_tests, n_pairs, spread, name, study.experiment.name)
+    lines = told(len(study.grid.seeds), n_tests, n_pairs, spread, name, study.experiment.name)
+    if study.grid.looks:
+        lines[0] += "; looking at fewer on the way costs some of that"
+    return lines
 
 
 def told(

@@ -61,8 +61,17 @@ CLAIM_COLUMNS = [
     *("claim", "says", "contrast", "metric", "direction", "estimate", "low", "high", "p"),
     *("p_holm", "n_seeds", "verdict", "claim_verdict", "level_by_level"),
 ]
+# What claims.csv holds, too, of a study that looks at its seeds. `decided_at` is after how many of
+# them an expectation was decided, `claim_decided_at` the claim; both are empty where it was not.
+# `seeds_needed` would decide it with 80 % probability, were the truth what was estimated, and is
+# empty where it is decided or no number would. `*_fixed` is what the same results would have said
+# of a study without looks, and no verdict.
+LOOK_COLUMNS = [
+    *("decided_at", "claim_decided_at", "seeds_needed", "p_holm_fixed", "claim_verdict_fixed"),
+]
 # the least that results.csv has
 TRIALS = ("trial", "arm", "seed", "state", "error")
+_VERDICTS = ("verdict", "claim_verdict", "claim_verdict_fixed")
 _NUMBERS = ("estimate", "low", "high", "p", "p_holm")
 
 PREFIX = "metric/"
@@ -93,6 +102,24 @@ class Results:
     def digests_by_cell(self) -> dict[tuple[str, int], str | None]:
         """(arm, seed) -> digest; None where the trial is not complete."""
         return {(row.arm, row.seed): self.digests.get(row.trial) for row in identities(self.trials)}
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """How many seeds the study looks at, increasing; () for a fixed number."""
+        return tuple(self.manifest.looks)
+
+    def first(self, n_seeds: int) -> Results:
+        """The results of the first seeds alone."""
+        seeds = self.manifest.seeds[:n_seeds]
+        return replace(
+            self,
+            manifest=replace(self.manifest, seeds=seeds),
+            trials=self.trials[self.trials["seed"].isin(seeds)],
+        )
+
+    def without_looks(self) -> Results:
+        """The results as those of a fixed number of seeds."""
+        return replace(self, manifest=replace(self.manifest, looks=[], decides_effects=False))
 
     @property
     def headline(self) -> str:
@@ -144,15 +171,17 @@ class Results:
         ).astype(float)
 
 
-def load(folder: RunFolder) -> Results:
+def load(folder: RunFolder, manifest: Manifest | None = None) -> Results:
     """Read a run folder.
 
     Metrics are called as their columns are, from here on.
 
+    manifest: default, that of the folder
+
     Raises:
         FileNotFoundError: it holds no study.json
     """
-    manifest, is_running = folder.manifest(), folder.is_being_run()
+    manifest, is_running = manifest or folder.manifest(), folder.is_being_run()
     manifest = replace(manifest, published=published_now(manifest))
     trials, history, per_class, hits, digests, renamed = [], [], [], {}, {}, {}
     best = _best(manifest)
@@ -313,7 +342,9 @@ def read_effects(folder: Path) -> pd.DataFrame:
 def read_claims(folder: Path) -> pd.DataFrame:
     """claims.csv."""
     path = folder / "claims.csv"
-    return _typed(read_table(path, CLAIM_COLUMNS), path, _NUMBERS, "n_seeds")
+    table = read_table(path, CLAIM_COLUMNS)
+    of_looks = [name for name in LOOK_COLUMNS if name in table and name not in _VERDICTS]
+    return _typed(table, path, [*_NUMBERS, *of_looks], "n_seeds")
 
 
 def known_reports(folders: Sequence[Path]) -> dict[str, Path]:

@@ -38,7 +38,6 @@ strongest evidence at 3 seeds, where it is hardest to tell whether values are no
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -46,28 +45,12 @@ from scipy import special
 
 from ablation.analysis.statistics import power_of
 
-# default numbers of seeds to look at
-SIZES = (3, 5, 8, 12, 20)
 RHO = 1.0
 
 # A repeated p-value of 0.05 has a relative standard error of 0.4 %, one of 0.005 of 1.4 %.
 N_PATHS = 1_000_000
 # paths simulated at a time: 0.8 MB an array
 CHUNK = 100_000
-
-
-def looks(start: int, most: int, sizes: Sequence[int] | None = None) -> tuple[int, ...]:
-    """The planned numbers of seeds, increasing: `start`, those of `sizes` between, and `most`.
-
-    sizes: `SIZES` where not given
-
-    Raises:
-        ValueError: fewer than 2 seeds, which give no p-value, or `most` below `start`
-    """
-    if not 2 <= start <= most:
-        raise ValueError(f"looks from {start} to {most} seeds: 2 <= start <= most is needed")
-    between = {n for n in (SIZES if sizes is None else sizes) if start < n < most}
-    return tuple(sorted({start, *between, most}))
 
 
 def repeated_p(p: float, n: int, sizes: tuple[int, ...], sides: int = 2) -> float:
@@ -81,7 +64,7 @@ def repeated_p(p: float, n: int, sizes: tuple[int, ...], sides: int = 2) -> floa
     Args:
         p: of the t-test over the seeds so far
         n: number of these seeds
-        sizes: of all planned looks, increasing, from `looks`
+        sizes: of all planned looks, increasing, see `ablation.grid.seeds`
         sides: 2, or 1 for a one-sided p: that of `statistics.margin_p` inside the margin
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -12,9 +13,12 @@ import click
 
 from ablation.storage.cache import DEFAULT_SIZE
 
-STUDY_ARGUMENTS = ("grid", "experiment", "overrides", "seeds", "alias", "storage")
+STUDY_ARGUMENTS = (
+    *("grid", "experiment", "overrides", "seeds", "until_decided", "alias", "storage"),
+)
 GRID = "Grid file, or the name of one in experiments/, e.g. fixes."
 OVERRIDE = "Override a setting in all arms and baselines."
+UNTIL_DECIDED = "Add seeds, up to 20, to the arms of claims that are not decided yet."
 STORAGE = "Keep Optuna's ledger in a database, postgresql://user@host/name; or set ABLATE_STORAGE."
 
 
@@ -35,6 +39,12 @@ def _size(_context: click.Context, option: click.Parameter, text: str | None) ->
     return None if text is None else parse_size(text, option.opts[0])
 
 
+def _finite(_context: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a finite number.", param=option)
+    return value
+
+
 def _time(_context: click.Context, option: click.Parameter, text: str | None) -> float | None:
     from ablation.formatting import parse_duration
 
@@ -47,6 +57,7 @@ def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
     here = "a name beside the grid file, or a path."
     for option in (
         click.option("--as", "alias", metavar="NAME", help="Keep the study under another name."),
+        click.option("--until-decided", is_flag=True, help=UNTIL_DECIDED),
         click.option("--seeds", help="Number of seeds, or a comma-separated list."),
         click.option("-S", "overrides", multiple=True, metavar="KEY=VALUE", help=OVERRIDE),
         click.option("--experiment", help=f"Experiment in place of the grid's: {here}"),
@@ -101,6 +112,17 @@ jobs_option = click.option(
     metavar="SIZE",
     callback=_size,
     help="Stop a trial whose worker holds more memory, e.g. 8GB; it is FAILED.",
+)
+@click.option(
+    "--max-hours",
+    type=click.FloatRange(min=0, min_open=True),
+    callback=_finite,
+    help="Until decided: add no seeds after so many hours.",
+)
+@click.option(
+    "--max-trials",
+    type=click.IntRange(min=1),
+    help="Until decided: add no seeds once there are so many trials.",
 )
 @click.option(
     "--gpus",

@@ -8,11 +8,12 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from ablation.errors import InputError, Problem, nearest
 from ablation.grid.design import DESIGNS, Arm, Factor, Level, read_claims
 from ablation.grid.search import Search, read_search
+from ablation.grid.seeds import read_seeds, seeds_option, until_decided
 from ablation.grid.strict_yaml import (
     FILE_NAME,
     LEVEL_NAME,
@@ -21,7 +22,6 @@ from ablation.grid.strict_yaml import (
     SUBJECT_NAME,
     Section,
     as_text,
-    read_value,
     read_yaml,
     show,
 )
@@ -45,9 +45,6 @@ GRID_KEYS = (
 EXPERIMENT_KEYS = ("title", "dataset", "subject", "settings")
 PUBLISHED = "published.yaml"
 PUBLISHED_KEYS = ("method", "top1", "protocol", "source")
-
-MAX_SEEDS = 1000
-MAX_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -77,6 +74,10 @@ class Grid:
     settings: dict[str, Any]
     # how each of them is tuned before its seeds are run
     search: Search | None = None
+    # how many of the seeds the study looks at, increasing; () for a fixed number
+    looks: tuple[int, ...] = ()
+    # whether looks are to decide every main effect, too, and not the claims alone
+    decides_effects: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,16 @@ class Experiment:
 
 
 def read_grid(
-    path: Path, problems: list[Problem], experiment: str | None = None, seeds: str | None = None
+    path: Path,
+    problems: list[Problem],
+    experiment: str | None = None,
+    seeds: str | None = None,
+    is_until_decided: bool = False,
 ) -> Grid | None:
     """The grid, with `experiment` and `seeds` from the command line in place of the file's.
 
-    None if there is nothing to go on. A grid is sound only if it added no problems.
+    is_until_decided: whether seeds are added until the claims are decided, where their number is
+    fixed. None if there is nothing to go on. A grid is sound only if it added no problems.
     """
     file = _file(path, problems)
     if file is None:
@@ -118,8 +124,13 @@ def read_grid(
     baselines = file.items(
         "baselines", lambda name: "" if isinstance(name, str) else "is not a baseline's name"
     )
-    all_seeds = _seeds(file, "seeds") if seeds is None else _seeds_option(seeds, problems)
     named = experiment or file.text("experiment", means="an experiment's name or path")
+    chosen = read_seeds(file, "seeds") if seeds is None else seeds_option(seeds, problems)
+    chosen = until_decided(chosen) if is_until_decided else chosen
+    has_factors = bool(file.values.get("factors"))
+    if chosen.looks and not (file.values.get("claims") or (chosen.effects and has_factors)):
+        remedy = "add claims" + (", or seeds.effects: true to decide main effects" * has_factors)
+        file.note("seeds", f"there is nothing to decide: the grid has no claims; {remedy}")
     return Grid(
         file=path.name,
         study=file.text("study", None, *FILE_NAME) or "",
@@ -127,14 +138,16 @@ def read_grid(
         experiment=named or "",
         metric={"name": headline, "goal": goal},
         design=_designs(file),
-        seeds=all_seeds,
+        seeds=chosen.numbers,
         factors=_factors(file, headline),
         arms=tuple(Arm(name, {}, arms.settings(name)) for name in arms.names(*NAME)),
         baselines=baselines,
         reference=_reference(file, baselines),
         claims=read_claims(file),
         settings=file.settings("settings"),
-        search=read_search(file, all_seeds, goal),
+        looks=chosen.looks,
+        decides_effects=chosen.effects,
+        search=read_search(file, chosen.numbers, goal),
     )
 
 
@@ -216,38 +229,6 @@ def _reference(file: Section, baselines: tuple[str, ...]) -> str | None:
     if file.values.get("reference") is not None:
         return file.choice("reference", baselines)
     return "ldmlr" if "ldmlr" in baselines else next(iter(baselines), None)
-
-
-def _seeds(section: Section, key: str) -> tuple[int, ...]:
-    """n -> 0 to n - 1; a list as it is."""
-    value = section.values.get(key)
-    if _is_integer(value, 1, MAX_SEEDS):
-        return tuple(range(value))
-    if isinstance(value, list) and 1 <= len(value) <= MAX_SEEDS:
-        allowed = f"an integer from 0 to {MAX_SEED}"
-        return section.items(
-            key, lambda seed: "" if _is_integer(seed, 0, MAX_SEED) else f"is not a seed: {allowed}"
-        )
-    allowed = f"a number of seeds between 1 and {MAX_SEEDS}, or a list of 1 to {MAX_SEEDS} seeds"
-    if value is None:
-        section.note(key, f"is missing; it must be {allowed}")
-    else:
-        section.note(key, f"{show(value)} is not {allowed}")
-    return ()
-
-
-def _seeds_option(text: str, problems: list[Problem]) -> tuple[int, ...]:
-    """`5`, `0,3` or `[0, 3]`."""
-    try:
-        value = read_value(f"[{text}]" if "," in text and "[" not in text else text, "--seeds")
-    except InputError as error:
-        problems.extend(error.problems)
-        return ()
-    return _seeds(Section("--seeds", "", {"": value}, problems), "")
-
-
-def _is_integer(value: Any, low: int, high: int) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
 def published(path: Path | str, dataset: str) -> list[dict[str, Any]]:

@@ -77,18 +77,20 @@ def load_study(
     seeds: str | None,
     subject_loader: Callable[[str], Subject],
     may_be_absent: bool = False,
+    until_decided: bool = False,
 ) -> Study:
     """Read, check and merge everything; nothing is run.
 
     `experiment` (a name beside the grid file, or a path), `overrides` (`key=value`, the value in
-    YAML) and `seeds` (`5`, or `0,3`) come from the command line. `subject_loader` finds a subject
-    by its name and raises InputError if it cannot. Raises InputError with every problem of all
-    these together; files that are not on this machine are among them, unless they `may_be_absent`.
+    YAML), `seeds` (`5`, or `0,3`) and `until_decided` (add seeds to a fixed number) come from the
+    command line. `subject_loader` finds a subject by its name and raises InputError if it cannot.
+    Raises InputError with every problem of all these together; files that are not on this machine
+    are among them, unless they `may_be_absent`.
     """
     problems: list[Problem] = []
     options = Layer("-S", "", _read_overrides(overrides, problems))
     path = Path(grid_path)
-    grid = read_grid(path, problems, experiment, seeds)
+    grid = read_grid(path, problems, experiment, seeds, until_decided)
     if grid is None:
         raise InputError(problems)
     cells = _arms(grid, problems)

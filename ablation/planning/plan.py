@@ -67,8 +67,12 @@ class Plan:
         return [link for key, link in self.unique().items() if not store.holds("record", key)]
 
 
-def build_plan(study: Study, store: DiskStore, folder: RunFolder) -> Plan:
+def build_plan(
+    study: Study, store: DiskStore, folder: RunFolder, n_seeds: Mapping[str, int] | None = None
+) -> Plan:
     """Plan every variant under every seed. Keys alone are computed: no training code is loaded.
+
+    n_seeds: variant -> how many of the grid's seeds it has; default, all.
 
     A chain whose length depends on records is looked up in `store`; that of a finished trial, in
     its folder, since the store need not have its records any more.
@@ -76,7 +80,8 @@ def build_plan(study: Study, store: DiskStore, folder: RunFolder) -> Plan:
     trials = {}
     for variant in study.variants:
         config = study.subject.resolve(variant.settings)
-        for seed in study.grid.seeds:
+        n = len(study.grid.seeds) if n_seeds is None else n_seeds[variant.name]
+        for seed in study.grid.seeds[:n]:
             name = f"{variant.name}--s{seed}"
             trials[name] = plan_trial(study.subject, variant, name, seed, store, folder, config)
     return with_ownership(trials)

@@ -118,6 +118,7 @@ def render(
         simple_effects_table=tables.simple_effects_table(
             judged.level_by_level(study, headline), study.headline
         ),
+        looks_table=tables.looks_table(study),
         claims=claim_texts(claims),
         n_expectations=len(claims),
         has_means=any(map(is_of_one_side, claims["direction"])),
@@ -141,8 +142,8 @@ def render(
         conditional=is_conditional(headline),
         n_resamples=N_RESAMPLES,
         n_tests=n_tests,
-        detectable_effect=detectable(of_kind["main"], n_tests),
-        detectable_difference=detectable(of_kind["difference"]),
+        detectable_effect=detectable(of_kind["main"], n_tests, study.looks),
+        detectable_difference=detectable(of_kind["difference"], looks=study.looks),
         smallest_p=headline["p"].min(),
         permutation_p=smallest_permutation_p(len(manifest.seeds)),
     )
@@ -205,7 +206,7 @@ def answer(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) -> str
         beats=effect(*beats[:3]) if beats else "",
         has_arms=bool(results.arms),
         baselines=[f"`{b}` {mean(b)}" for b in results.baselines if cells[b].notna().any()],
-        power=detectable(main),
+        power=detectable(main, looks=results.looks),
         n_main=len(main),
         claims_counted=claims_counted(claims),
     )

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ablation.analysis import effects as judged
-from ablation.analysis.claims import claims_table
+from ablation.analysis.claims import claims_replay, claims_table
 from ablation.analysis.contrasts import difference_name
 from ablation.analysis.results import (
     Results,
@@ -164,6 +164,30 @@ def alone_table(rows: pd.DataFrame, metric: str) -> str:
         for name, own in found.items()
     ]
     return table(header, cells, "lrrrr")
+
+
+def looks_table(results: Results) -> str:
+    """A row per look: what was decided, and which arms got more seeds; "" where there is none."""
+    replays = {"claims": claims_replay(results).looks} if results.manifest.claims else {}
+    if results.manifest.decides_effects:
+        replays["main effects"] = judged.effects_replay(results).looks
+    sizes = sorted({look.n_seeds for looks in replays.values() for look in looks})
+    rows = []
+    for n in sizes:
+        decided, going_on = [], set[str]()
+        for looks in replays.values():
+            # questions that are all decided have no further looks
+            last = [look for look in looks if look.n_seeds <= n][-1]
+            decided.append(f"{last.n_decided} of {last.n_asked}")
+            going_on |= last.going_on if last.n_seeds == n else set()
+        names = [f"`{arm}`" for arm in [*results.arms, *results.baselines] if arm in going_on]
+        rows.append([str(n), *decided, ", ".join(names) or "none"])
+    header = [
+        "after seeds",
+        *(f"{what} decided" for what in replays),
+        "arms of what is not decided",
+    ]
+    return table(header, rows, "r" * (1 + len(replays)) + "l")
 
 
 def published_table(results: Results) -> str:

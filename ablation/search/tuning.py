@@ -186,6 +186,7 @@ class Tuning:
             reference=None,
             baselines=(),
             search=None,
+            looks=(),
         )
         variants = [replace(arm.variant, settings=arm.settings) for arm in self.arms.values()]
         common = merged((Layer("", "", self.study.common), Layer("", "", self.search.settings)))

@@ -155,8 +155,14 @@ class Manifest:
     config: dict[str, Any] = field(default_factory=dict)
     # as the experiment names it
     subject: str = "core"
-    # {grid, experiment, overrides, seeds}, as `ablate run` was called; {} if not known.
+    # {grid, experiment, overrides, seeds}, as `ablate run` was called, and until_decided where it
+    # was; {} if not known.
     asked: dict[str, Any] = field(default_factory=dict)
+    # how many seeds it looks at, increasing, to add more where claims are not decided; [] for a
+    # fixed number
+    looks: list[int] = field(default_factory=list)
+    # whether looks are to decide every main effect, too
+    decides_effects: bool = False
     # How its arms were tuned, see `ablation.search.tuning.search_found`; {} if they were not.
     search: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT

@@ -31,7 +31,9 @@ from ablation.grid.file import published
 from ablation.grid.load import Study, load_study, study_name, yaml_path
 from ablation.grid.strict_yaml import FILE_NAME, flatten, read_yaml
 from ablation.planning.forecast import Timings
+from ablation.planning.manifest import manifest_of
 from ablation.planning.plan import Plan, build_plan, expected
+from ablation.search.seeds import UntilDecided
 from ablation.search.tuning import Tuning, search_begun, search_found
 from ablation.storage.asked import SUFFIX
 from ablation.storage.cache import DiskStore
@@ -94,31 +96,13 @@ class PlannedStudy:
     @cached_property
     def manifest(self) -> Manifest:
         """Before anything has run. Needs the files that trials read."""
-        study, grid, experiment = self.study, self.study.grid, self.study.experiment
-        factors = {
-            factor.name: {level.name: dict(level.overrides) for level in factor.levels}
-            for factor in grid.factors
-        }
-        file = self.published_file
-        return Manifest(
-            study=self.name,
-            experiment=experiment.name,
-            title=experiment.title,
-            question=grid.question,
-            dataset=experiment.dataset,
-            design=list(grid.design),
-            metric=grid.metric,
-            factors=factors,
-            seeds=list(grid.seeds),
-            baselines=list(grid.baselines),
-            reference=grid.reference,
-            claims=list(grid.claims),
-            trials=self.plan.specs,
-            published=published(file, experiment.dataset) if file.is_file() else [],
+        study, file = self.study, self.published_file
+        return replace(
+            manifest_of(study, self.name, self.plan),
+            published=published(file, study.experiment.dataset) if file.is_file() else [],
             facts=study.subject.describe(study.common),
             provenance=provenance(),
             config=study.subject.resolve(study.common),
-            subject=experiment.subject,
             asked=dict(self.asked),
             search=dict(self.search),
         )
@@ -137,14 +121,18 @@ def open_study(
     alias: str | None = None,
     storage: str | None = None,
     may_be_absent: bool = False,
+    until_decided: bool = False,
 ) -> PlannedStudy:
     """Check everything and plan; nothing is run. Raises InputError with all problems.
 
+    until_decided: add seeds to a fixed number of them until the grid's claims are decided.
     storage: URL of the team's database that holds the ledger.
     may_be_absent: files that trials read; a study without them can be planned.
     """
     grid = yaml_path(grid)
-    study = load_study(grid, experiment, overrides, seeds, load_subject, may_be_absent)
+    study = load_study(
+        grid, experiment, overrides, seeds, load_subject, may_be_absent, until_decided
+    )
     if alias is not None and not re.fullmatch(FILE_NAME[0], alias):
         raise InputError([Problem("--as", alias, f"must be {FILE_NAME[1]}")])
     places = ProjectPaths(storage=storage)
@@ -158,13 +146,15 @@ def open_study(
     found: dict[str, Any] = {}
     if tuning is not None and tuning.is_finished:
         study, found = tuning.tuned(), search_found(tuning)
-    plan = build_plan(study, places.store, places.runs(name))
-    asked = {
+    plan = due_plan(study, places.store, places.runs(name))
+    asked: dict[str, Any] = {
         "grid": str(grid),
         "experiment": experiment,
         "overrides": list(overrides),
         "seeds": seeds,
     }
+    if until_decided:
+        asked["until_decided"] = True
     file = grid.parent / "published.yaml"
     return PlannedStudy(study, name, plan, places, file, asked, tuning, found)
 
@@ -184,6 +174,13 @@ def planned_search(planned: PlannedStudy, tuning: Tuning, plan: Plan) -> Planned
             for name, arm in tuning.arms.items()
         },
     )
+
+
+def due_plan(study: Study, store: DiskStore, folder: RunFolder) -> Plan:
+    """All trials of a study; of one that looks at its seeds, those that are due so far."""
+    if study.grid.looks:
+        return UntilDecided(study, store, folder).due()
+    return build_plan(study, store, folder)
 
 
 def refuse_mixture(manifest: Manifest, folder: RunFolder) -> None:

@@ -12,11 +12,13 @@ from pathlib import Path
 from rich.console import Console
 
 from ablation import interruption
+from ablation.errors import InputError, Problem
 from ablation.execution.executor import Execution
 from ablation.execution.workers import Limits, Workers
 from ablation.formatting import duration, parse_size
 from ablation.planning.forecast import Listener, Listeners
-from ablation.planning.plan import Plan, Planner, build_plan
+from ablation.planning.plan import Plan, Planner
+from ablation.search.seeds import Budget, UntilDecided
 from ablation.search.tuning import SearchPlanner, Tuning
 from ablation.storage.cache import DEFAULT_SIZE, DiskStore, remove
 from ablation.storage.files import only_one
@@ -26,6 +28,7 @@ from ablation.study.live import Progress, output, tell
 from ablation.study.opening import (
     PlannedStudy,
     changes,
+    due_plan,
     open_study,
     planned_search,
     refuse_mixture,
@@ -58,6 +61,9 @@ class RunOptions:
     share: bool = True
     retry_failed: bool = False
     offline: bool = False
+    # of a study that adds seeds until its claims are decided: no further look begins once spent
+    max_hours: float | None = None
+    max_trials: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,7 @@ class RunResult:
 @refused()
 def run(planned: PlannedStudy, options: RunOptions) -> RunResult:
     """Tune the arms if the grid says so, run what is missing, track it, write the report."""
+    _refuse_idle_budget(planned, options)
     if planned.tuning is not None and not planned.tuning.is_finished:
         result = _search(planned, planned.tuning, options)
         if result.n_open:
@@ -105,6 +112,9 @@ def run(planned: PlannedStudy, options: RunOptions) -> RunResult:
         delivery.deliver_news()
     for trial, reason in result.failed.items():
         tell(console, f"FAILED {trial}: {reason}", style="red")
+    if planned.study.grid.looks:
+        for line in _undecided(path.parent):
+            tell(console, line)
     console.print(f"report: {path}", highlight=False, soft_wrap=True)
     return result
 
@@ -126,6 +136,26 @@ def _search(planned: PlannedStudy, tuning: Tuning, options: RunOptions) -> RunRe
     return result
 
 
+def _refuse_idle_budget(planned: PlannedStudy, options: RunOptions) -> None:
+    """Raise InputError if a budget is given to a study of a fixed number of seeds."""
+    given = {"--max-hours": options.max_hours, "--max-trials": options.max_trials}
+    if planned.study.grid.looks:
+        return
+    remedy = "add --until-decided, or seeds: {start, max} to the grid"
+    message = f"the number of seeds is fixed, so that it would do nothing; {remedy}"
+    problems = [Problem("", key, message) for key, value in given.items() if value is not None]
+    if problems:
+        raise InputError(problems)
+
+
+def _undecided(report: Path) -> list[str]:
+    """What the tables of a report say of the claims that are not decided."""
+    from ablation.analysis.claims import undecided_lines
+    from ablation.analysis.results import read_claims
+
+    return undecided_lines(read_claims(report)) if (report / "claims.csv").is_file() else []
+
+
 def _run_held(
     planned: PlannedStudy,
     options: RunOptions,
@@ -138,6 +168,9 @@ def _run_held(
     planned = _mended(planned, console)
     if options.retry_failed:
         forget_failures(planned)
+    if planner is None and planned.study.grid.looks:
+        planner = until_decided = _until_decided(planned, options, console)
+        planned = replace(planned, plan=until_decided.due())
     timings = planned.timings
     bound = CacheBound(planned.store, options.cache_bytes)
     with (
@@ -259,7 +292,10 @@ class ManifestKeeper(Listener):
     def write(self, plan: Plan) -> None:
         """Write study.json with the trials of this plan, unless it holds them."""
         self.plan = None
-        manifest = replace(self.manifest, trials=plan.specs)
+        # more seeds than before may have trials now
+        seeds = [*self.manifest.seeds, *(spec.seed for spec in plan.specs)]
+        seeds = list(dict.fromkeys(seeds))
+        manifest = replace(self.manifest, trials=plan.specs, seeds=seeds)
         if manifest != self.manifest or not self.is_written:
             self.manifest, self.is_written = manifest, True
             self.folder.write_manifest(manifest)
@@ -294,6 +330,18 @@ def _held(
                 raise
 
 
+def _until_decided(planned: PlannedStudy, options: RunOptions, console: Console) -> UntilDecided:
+    """The planner of a study that looks at its seeds."""
+    seconds = None if options.max_hours is None else 3600 * options.max_hours
+    return UntilDecided(
+        planned.study,
+        planned.store,
+        planned.folder,
+        Budget(options.max_trials, seconds),
+        lambda text: tell(console, text),
+    )
+
+
 def _mended(planned: PlannedStudy, console: Console) -> PlannedStudy:
     """The study once damaged files of ended trials have been made again, without training."""
     study, store, folder = planned.study, planned.store, planned.folder
@@ -301,7 +349,7 @@ def _mended(planned: PlannedStudy, console: Console) -> PlannedStudy:
     for line in mended:
         tell(console, line)
     # What chains of undecided length came to is known again.
-    return replace(planned, plan=build_plan(study, store, folder)) if mended else planned
+    return replace(planned, plan=due_plan(study, store, folder)) if mended else planned
 
 
 def _forget_unscored(store: DiskStore, keys: list[str], metric: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from rich.console import Console
@@ -16,9 +16,10 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from ablation.formatting import duration, label, over_seeds
+from ablation.formatting import duration, label, listed, over_seeds
 from ablation.planning.forecast import forecast
 from ablation.planning.plan import Plan, PlannedTrial, Segment, segments
+from ablation.search.seeds import UntilDecided
 from ablation.storage.files import is_being_run
 from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import RunFolder
@@ -75,8 +76,38 @@ def show_plan(
         console.print(f"warm-ups that end at a plateau are {planned_as}")
     seconds, alone = (forecast(left.chains, planned.store, known, n) for n in (jobs, 1))
     console.print(_cost(missing, seconds, alone, jobs))
+    if planned.study.grid.looks:
+        for line in _until_decided(planned, plan, known, jobs):
+            console.print(line, highlight=False)
     for line in power_lines(planned.study, planned.places.root / "runs"):
         console.print(line, highlight=False)
+
+
+def _until_decided(
+    planned: PlannedStudy, plan: Plan, known: Mapping[str, float], jobs: int
+) -> list[str]:
+    """The looks of a study, and the most that it may take, if nothing is decided before the last.
+
+    plan: of what is due by now, the least that it takes
+    """
+    looks = planned.study.grid.looks
+    planner = UntilDecided(planned.study, planned.store, planned.folder)
+    planner.due()
+    if planner.is_over:
+        return ["no more seeds are to be added"]
+    most = replace(planned, plan=planner.longest(plan)).expected()
+    left = most.unfinished(planned.folder)
+    missing = left.missing(planned.store)
+    seconds = forecast(left.chains, planned.store, known, jobs)
+    lines = [
+        f"that is the least: the study looks at its results after {listed(list(map(str, looks)))} "
+        "seeds, and adds seeds to the arms of what is not decided",
+        f"at most, with {looks[-1]} seeds: {len(most.trials)} trials, {len(most.unique())} unique "
+        f"epochs, {len(missing)} left to train",
+    ]
+    if seconds is not None:
+        lines.append(f"forecast of the most: {duration(seconds)} of training with {jobs} jobs")
+    return lines
 
 
 def _arms(planned: PlannedStudy, plan: Plan, missing: set[str]) -> Table:

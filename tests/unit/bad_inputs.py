@@ -356,6 +356,12 @@ OPTIONS = [
     Case("seeds below zero", RUN + " --seeds=-1,2", ("--seeds", "-1 is not a seed")),
     Case("a seed twice", RUN + " --seeds 3,3", ("--seeds", "3 is there twice")),
     Case("seeds in words", RUN + " --seeds three", ("--seeds", "'three'")),
+    Case("nothing to decide", RUN + " --until-decided", ("grid.yaml", "seeds", "no claims")),
+    Case(
+        "seeds to add, max first", RUN + " --seeds '{start: 5, max: 3}'", ("--seeds", "at least 5")
+    ),
+    Case("a budget of fixed seeds", RUN + " --max-trials 9", ("--max-trials", "--until-decided")),
+    Case("a budget of no hours", RUN + " --max-hours nan", ("--max-hours", "nan")),
     Case("too many seeds", RUN + " --seeds 1001", ("--seeds", "1001")),
     Case("endless seeds", RUN + " --seeds " + "9" * 400, ("--seeds", "18 digits")),
     Case("seeds that are no YAML", RUN + " --seeds [1", ("--seeds", "line 1")),

@@ -78,27 +78,64 @@ BROKEN = [
         "grid.yaml: design: is an empty list; choose from add-one-in, factorial, leave-one-out, one-factor",
     ]),
     ("missing seeds", "seeds: 2\n", "", [
-        "grid.yaml: seeds: is missing; it must be a number of seeds between 1 and 1000, or a list of 1 to 1000 seeds",
+        "grid.yaml: seeds: is missing; it must be a number of seeds between 1 and 1000, a list of 1 to 1000 seeds, or {start, max}",
     ]),
     ("no seeds", "seeds: 2", "seeds: 0", [
-        "grid.yaml: seeds: 0 is not a number of seeds between 1 and 1000, or a list of 1 to 1000 seeds",
+        "grid.yaml: seeds: 0 is not a number of seeds between 1 and 1000, a list of 1 to 1000 seeds, or {start, max}",
     ]),
     ("empty seeds", "seeds: 2", "seeds: []", [
-        "grid.yaml: seeds: an empty list is not a number of seeds between 1 and 1000, or a list of 1 to 1000 seeds",
+        "grid.yaml: seeds: an empty list is not a number of seeds between 1 and 1000, a list of 1 to 1000 seeds, or {start, max}",
     ]),
     ("too many seeds", "seeds: 2", "seeds: 1000000000", [
-        "grid.yaml: seeds: 1000000000 is not a number of seeds between 1 and 1000, or a list of 1 to 1000 seeds",
+        "grid.yaml: seeds: 1000000000 is not a number of seeds between 1 and 1000, a list of 1 to 1000 seeds, or {start, max}",
     ]),
     ("boolean seeds", "seeds: 2", "seeds: true", [
-        "grid.yaml: seeds: true is not a number of seeds between 1 and 1000, or a list of 1 to 1000 seeds",
+        "grid.yaml: seeds: true is not a number of seeds between 1 and 1000, a list of 1 to 1000 seeds, or {start, max}",
     ]),
     ("text seeds", "seeds: 2", "seeds: 0-4", [
-        "grid.yaml: seeds: '0-4' is not a number of seeds between 1 and 1000, or a list of 1 to 1000 seeds",
+        "grid.yaml: seeds: '0-4' is not a number of seeds between 1 and 1000, a list of 1 to 1000 seeds, or {start, max}",
     ]),
     ("bad seeds in list", "seeds: 2", "seeds: [0, -1, 0, 1.5]", [
         "grid.yaml: seeds[1]: -1 is not a seed: an integer from 0 to 4294967295",
         "grid.yaml: seeds[2]: 0 is there twice",
         "grid.yaml: seeds[3]: 1.5 is not a seed: an integer from 0 to 4294967295",
+    ]),
+    ("max below start", "seeds: 2", "seeds: {start: 5, max: 3, effects: true}", [
+        "grid.yaml: seeds.max: 3 is below start, 5; it must be at least 5",
+    ]),
+    ("start below two", "seeds: 2", "seeds: {start: 1, effects: true}", [
+        "grid.yaml: seeds.start: 1 is not a number of seeds between 2 and 1000; the nearest is 2",
+    ]),
+    ("max beyond all", "seeds: 2", "seeds: {max: 5000, effects: true}", [
+        "grid.yaml: seeds.max: 5000 is not a number of seeds between 2 and 1000; the nearest is 1000",
+    ]),
+    ("start in words", "seeds: 2", "seeds: {start: three, max: true, effects: true}", [
+        "grid.yaml: seeds.start: 'three' is not a number of seeds between 2 and 1000",
+        "grid.yaml: seeds.max: true is not a number of seeds between 2 and 1000",
+    ]),
+    ("unknown key of seeds", "seeds: 2", "seeds: {strat: 3, effects: true}", [
+        "grid.yaml: seeds.strat: unknown key 'strat'; did you mean 'start'?",
+    ]),
+    ("looks that do not increase", "seeds: 2", "seeds: {looks: [3, 8, 8, 5], effects: true}", [
+        "grid.yaml: seeds.looks: [3, 8, 8, 5] must increase; did you mean [3, 5, 8]?",
+    ]),
+    ("looks that do not begin with start", "seeds: 2", "seeds: {start: 3, max: 12, looks: [4, 8], effects: true}", [
+        "grid.yaml: seeds.looks: [4, 8] must begin with start, 3, and end with max, 12; did you mean [3, 4, 8, 12]?",
+    ]),
+    ("looks that are none", "seeds: 2", "seeds: {looks: [3, 5.5], effects: true}", [
+        "grid.yaml: seeds.looks[1]: 5.5 is not a number of seeds between 2 and 1000",
+    ]),
+    ("no looks", "seeds: 2", "seeds: {looks: [], effects: true}", [
+        "grid.yaml: seeds.looks: is an empty list; the default is [3, 5, 8, 12, 20]",
+    ]),
+    ("looks as a number", "seeds: 2", "seeds: {looks: 5, effects: true}", [
+        "grid.yaml: seeds.looks: 5 is not a list",
+    ]),
+    ("effects in words", "seeds: 2", "seeds: {start: 3, effects: all}", [
+        "grid.yaml: seeds.effects: 'all' is not true or false",
+    ]),
+    ("nothing to decide", "seeds: 2", "seeds: {start: 3, max: 20}", [
+        "grid.yaml: seeds: there is nothing to decide: the grid has no claims; add claims, or seeds.effects: true to decide main effects",
     ]),
     ("factors missing", GRID[GRID.index("factors:") :], "", [
         "grid.yaml: factors: is missing; it must map each factor to its levels, the reference first (only a grid of baselines or of arms needs none)",

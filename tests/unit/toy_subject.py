@@ -18,6 +18,9 @@ class Toy:
     def __init__(self, settles_after: dict[int, int] | None = None):
         self.settles_after = settles_after or {}
 
+    def top1(self, link, seed):
+        return float(10 * link.epoch + seed)
+
     def check(self, settings):
         return []
 
@@ -58,7 +61,7 @@ class Toy:
         while done < len(links) and not (done and links[done - 1].key == until):
             link = links[done]
             metrics = {
-                "top1": float(10 * link.epoch + seed),
+                "top1": self.top1(link, seed),
                 "settled": float(link.epoch == self.settles_after.get(seed)),
             }
             record = {

@@ -6,13 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from ablation.analysis.sequential import (
-    SIZES,
-    looks,
-    needed_seeds,
-    repeated_confidence,
-    repeated_p,
-)
+from ablation.analysis.sequential import needed_seeds, repeated_confidence, repeated_p
 from ablation.analysis.statistics import (
     Estimate,
     contrast,
@@ -21,6 +15,7 @@ from ablation.analysis.statistics import (
     power_of,
     smallest_detectable,
 )
+from ablation.grid.seeds import SIZES, looks
 
 ALPHA = 0.05
 N_STUDIES = 10_000

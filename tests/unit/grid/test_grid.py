@@ -87,7 +87,7 @@ def load(tmp_path):
 
 
 END = "but got '<stream end>'"
-SEEDS = "a number of seeds between 1 and 1000, or a list of 1 to 1000 seeds"
+SEEDS = "a number of seeds between 1 and 1000, a list of 1 to 1000 seeds, or {start, max}"
 
 
 def refused(load, **arguments):
@@ -384,7 +384,7 @@ def test_everything_that_is_wrong_is_reported_at_once_and_only_once(load):
         load, grid=grid, tiny="settings: {epochs: no, spede: 1}", overrides=["routng=a"]
     ) == [
         "grid.yaml: goal: unknown key 'goal'; choose from arms, baselines, claims, design, experiment, factors, metric, question, reference, search, seeds, settings, study",
-        "grid.yaml: seeds: -1 is not a number of seeds between 1 and 1000, or a list of 1 to 1000 seeds",
+        "grid.yaml: seeds: -1 is not a number of seeds between 1 and 1000, a list of 1 to 1000 seeds, or {start, max}",
         "grid.yaml: baselines[1]: unknown baseline 'ldmrl'; did you mean 'ldmlr'?",
         "tiny.yaml: settings.spede: unknown setting 'spede'; choose from epochs, mixup, optim.lr, optim.momentum, routing, warmup.epochs",
         "-S: routng: unknown setting 'routng'; did you mean 'routing'?",

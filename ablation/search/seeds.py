@@ -1,0 +1,164 @@
+"""Add seeds to the arms of those claims that are not decided yet, look by look.
+
+What is due follows from the files of the study's trials alone: its looks are repeated from the
+first one (`ablation.analysis.looks`). So a study that was interrupted goes on as if it had not
+been, and a finished one that is run again does nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ablation.analysis.contrasts import claimed, main_effects
+from ablation.grid.load import Study
+from ablation.planning.manifest import manifest_of
+from ablation.planning.plan import Plan, build_plan, revise, with_ownership
+from ablation.storage.cache import DiskStore
+from ablation.storage.runs import RunFolder
+
+if TYPE_CHECKING:
+    from ablation.analysis.looks import Look
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When no further look begins; one that has begun is finished."""
+
+    # of the study, those of earlier passes included
+    trials: int | None = None
+    # of this pass
+    seconds: float | None = None
+
+
+class UntilDecided:
+    """Plans the trials of a study that looks at its seeds, see `ablation.planning.plan.Planner`.
+
+    Args:
+        tell: called with a line about each look that ends
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        store: DiskStore,
+        folder: RunFolder,
+        budget: Budget | None = None,
+        tell: Callable[[str], None] = lambda text: None,
+    ):
+        self.study, self.store, self.folder = study, store, folder
+        self.budget, self.tell = budget or Budget(), tell
+        # whether no seeds are added any more, even without a budget
+        self.is_over = False
+        self._begun = time.monotonic()
+        # trials that have ended: their files need not be read again
+        self._ended: set[str] = set()
+
+    def due(self) -> Plan:
+        """The trials that are due by what has ended so far; at least those of the first look."""
+        tell, self.tell = self.tell, lambda text: None
+        plan = self._planned({})
+        while (grown := self.grown(plan)) is not plan:
+            plan = grown
+        self.tell = tell
+        return plan
+
+    def revised(self, plan: Plan, name: str, store: DiskStore) -> Plan:
+        """See `revise`."""
+        return revise(self.study, plan, store, name)
+
+    def grown(self, plan: Plan) -> Plan:
+        """The plan with the trials of the next look, once all of this one have ended."""
+        if not self._have_ended(plan):
+            return plan
+        # pandas, which planning a study does without
+        from ablation.analysis.claims import claims_replay
+        from ablation.analysis.effects import effects_replay
+        from ablation.analysis.results import load
+
+        results = load(self.folder, manifest_of(self.study, self.folder.path.name, plan))
+        claims = claims_replay(results)
+        effects = effects_replay(results) if self.study.grid.decides_effects else None
+        due = dict(claims.due)
+        for arm, n in (effects.due if effects else {}).items():
+            due[arm] = max(n, due.get(arm, 0))
+        new = self._planned(due)
+        self.is_over = len(new.trials) == len(plan.trials)
+        is_spent = self._is_spent(plan)
+        replays = {"claims": claims, "main effects": effects}
+        looks = {what: one.looks[-1] for what, one in replays.items() if one and one.looks}
+        if looks:
+            self.tell(self._said(looks, is_spent))
+        if self.is_over or is_spent:
+            return plan
+        known = {name: plan.trials.get(name, trial) for name, trial in new.trials.items()}
+        return with_ownership(known)
+
+    def longest(self, plan: Plan) -> Plan:
+        """The plan if no question were decided any more: the most that the study may take."""
+        if self.is_over:
+            return plan
+        counts = {variant.name: 0 for variant in self.study.variants}
+        for spec in plan.specs:
+            counts[spec.arm] += 1
+        most, asking = max(counts.values()), self._asking()
+        going_on = {arm for arm, n in counts.items() if n == most and arm in asking}
+        longest = counts | dict.fromkeys(going_on, len(self.study.grid.seeds))
+        return self._planned(longest)
+
+    def _planned(self, due: Mapping[str, int]) -> Plan:
+        """The plan of so many seeds; those of the first look where an arm is not named."""
+        first = self.study.grid.looks[0]
+        counts = {variant.name: due.get(variant.name, first) for variant in self.study.variants}
+        return build_plan(self.study, self.store, self.folder, counts)
+
+    def _have_ended(self, plan: Plan) -> bool:
+        for name, trial in plan.trials.items():
+            if name not in self._ended:
+                if self.folder.ending(trial.spec) is None:
+                    return False
+                self._ended.add(name)
+        return True
+
+    def _is_spent(self, plan: Plan) -> bool:
+        trials, seconds = self.budget.trials, self.budget.seconds
+        return (trials is not None and len(plan.trials) >= trials) or (
+            seconds is not None and time.monotonic() - self._begun >= seconds
+        )
+
+    def _asking(self) -> set[str]:
+        """The arms and baselines that may get more seeds than those of the first look."""
+        study = self.study
+        arms: dict[str, dict[str, str]] = {
+            variant.name: variant.levels for variant in study.variants if variant.kind == "arm"
+        }
+        compared = [claimed(arms, claim["contrast"]) for claim in study.grid.claims]
+        if study.grid.decides_effects:
+            factors = {
+                factor.name: [level.name for level in factor.levels]
+                for factor in study.grid.factors
+            }
+            compared += main_effects(arms, factors)
+        return {cell for one in compared for cell in one.cells}
+
+    def _said(self, looks: Mapping[str, Look], is_spent: bool) -> str:
+        """`after 3 seeds: 2 of 5 claims decided; 6 arms go on to 5 seeds`."""
+        n = max(look.n_seeds for look in looks.values())
+        counted = [
+            f"{look.n_decided} of {look.n_asked} {what}"
+            for what, look in looks.items()
+            if look.n_asked
+        ]
+        said = f"after {n} seeds: {' and '.join(counted)} decided"
+        going_on = {arm for look in looks.values() if look.n_seeds == n for arm in look.going_on}
+        later = [size for size in self.study.grid.looks if size > n]
+        if not going_on:
+            return said
+        if not later:
+            return f"{said}; no more seeds are planned"
+        arms = f"{len(going_on)} arm{'s' * (len(going_on) > 1)}"
+        if is_spent:
+            return f"{said}; the budget is spent, so {arms} do not go on to {later[0]} seeds"
+        return f"{said}; {arms} go on to {later[0]} seeds"

@@ -1,0 +1,281 @@
+"""A study that looks at its seeds: each claim is judged at the look that decided it, and the report says so."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from fabricate import FACTORS, study
+from scipy import stats
+
+from ablation.analysis import looks as module
+from ablation.analysis import sequential
+from ablation.analysis.claims import claims_replay, judge_claims, undecided_lines
+from ablation.analysis.compare import compare
+from ablation.analysis.effects import effects_replay, judge, minus_others
+from ablation.analysis.results import CLAIM_COLUMNS, LOOK_COLUMNS, load, read_claims
+from ablation.analysis.sequential import needed_seeds, repeated_confidence, repeated_p
+from ablation.analysis.statistics import contrast, margin_p, paired_difference
+from ablation.reporting.report import render, write_report
+from ablation.reporting.tables import headline_tables
+from ablation.storage.project import ProjectPaths
+
+LOOKS = (3, 5, 8, 12, 20)
+ONE = {"lr_split": FACTORS["lr_split"]}
+CELLS = ["reference", "lr_split", "ce", "ldmlr", "ldmlr-no-generation", "balanced-head"]
+
+
+def claim(name, arm, minus, *expects):
+    expects = expects or ({"metric": "test/top1", "direction": "up"},)
+    return {
+        "id": name,
+        "says": f"{arm} is better than {minus}.",
+        "contrast": {"arm": arm, "minus": minus},
+        "expects": [*expects],
+    }
+
+
+SPLIT = claim("split", "lr_split", "reference")  # 8 points
+WORSE = claim("worse", "ce", "ldmlr")  # -3 points
+CLOSE = claim("close", "balanced-head", "ldmlr")  # 0.5 points
+CLAIMS = [SPLIT, WORSE, CLOSE]
+
+
+@pytest.fixture(autouse=True)
+def _few_paths(monkeypatch):
+    monkeypatch.setattr(sequential, "N_PATHS", 100_000)
+    sequential._null_minima.cache_clear()
+    yield
+    sequential._null_minima.cache_clear()
+
+
+def fabricated(path, claims=CLAIMS, n_seeds=20, n_done=20, noise=0.3, state=None, **manifest):
+    def of_trial(spec):
+        return "COMPLETE" if spec.seed < n_done else "WAITING"
+
+    manifest = {"looks": list(LOOKS), "factors": ONE, **manifest}
+    folder = study(
+        path, seeds=range(n_seeds), claims=claims, noise=noise, state=state or of_trial, **manifest
+    )
+    return load(folder)
+
+
+def claims_of(results):
+    return judge_claims(results, judge(results)).set_index("claim")
+
+
+def difference(results, arm, minus, n):
+    cells = results.cells("test/top1")[[arm, minus]].iloc[:n]
+    return paired_difference(cells[arm], cells[minus])
+
+
+def test_a_claim_keeps_the_verdict_and_the_numbers_of_the_look_that_decided_it(tmp_path):
+    results = fabricated(tmp_path)
+    row = claims_of(results).loc["split"]
+    own = results.cells("test/top1").iloc[:3]
+    test = stats.ttest_rel(own["lr_split"], own["reference"])
+    interval = test.confidence_interval(repeated_confidence(3, LOOKS))
+    assert (row.verdict, row.claim_verdict, row.n_seeds) == ("supported", "supported", 3)
+    assert (row.decided_at, row.claim_decided_at) == (3, 3) and pd.isna(row.seeds_needed)
+    assert [row.estimate, row.low, row.high] == pytest.approx(
+        [(own["lr_split"] - own["reference"]).mean(), interval.low, interval.high]
+    )
+    assert row.p == pytest.approx(repeated_p(test.pvalue, 3, LOOKS))
+    assert row.high - row.low > 2 * np.ptp(test.confidence_interval())
+
+
+def test_only_the_arms_of_undecided_claims_are_due_more_seeds(tmp_path):
+    results = fabricated(tmp_path, n_done=3)
+    replayed = claims_replay(results)
+    assert [bool(one.decided_at) for one in replayed.standings] == [True, True, False]
+    assert replayed.due == {"balanced-head": 5, "ldmlr": 5}
+    (look,) = replayed.looks
+    assert (look.n_seeds, look.n_decided, look.n_asked) == (3, 2, 3)
+    assert look.going_on == {"balanced-head", "ldmlr"}
+
+
+def test_a_claim_that_is_decided_later_is_so_by_the_seeds_up_to_that_look(tmp_path):
+    results = fabricated(tmp_path)
+    row = claims_of(results).loc["close"]
+    at = int(row.decided_at)
+    assert 3 < at <= 20 and row.n_seeds == at
+    found = difference(results, "balanced-head", "ldmlr", at)
+    assert row.estimate == pytest.approx(found.mean)
+    earlier = [n for n in LOOKS if n < at]
+    # alone in its family once the others are decided
+    assert all(
+        repeated_p(difference(results, "balanced-head", "ldmlr", n).p, n, LOOKS) >= 0.05
+        for n in earlier[1:]
+    )
+    assert row.p_holm == pytest.approx(repeated_p(found.p, at, LOOKS)) and row.p_holm < 0.05
+
+
+def test_seeds_after_the_look_that_decided_change_nothing(tmp_path):
+    few = fabricated(tmp_path / "few", n_seeds=8, n_done=8)
+    many = fabricated(tmp_path / "many")
+    decided = claims_of(few).dropna(subset="claim_decided_at")
+    own = [name for name in CLAIM_COLUMNS if name != "claim"]
+    assert len(decided) >= 2
+    # trials have the noise of their place in the manifest, which is the same in both
+    pd.testing.assert_frame_equal(decided[own], claims_of(many).loc[decided.index, own])
+
+
+@pytest.mark.parametrize(("state", "is_complete"), [("FAILED", True), ("WAITING", False)])
+def test_a_look_is_complete_once_its_trials_have_ended_failed_or_not(tmp_path, state, is_complete):
+    def of_trial(spec):
+        if spec.trial == "lr_split--s1":
+            return state
+        return "COMPLETE" if spec.seed < 3 else "WAITING"
+
+    results = fabricated(tmp_path, claims=[SPLIT], state=of_trial)
+    assert bool(claims_replay(results).looks) == is_complete
+    row = claims_of(results).loc["split"]
+    assert row.n_seeds == 2 and (is_complete or row.verdict == "not decided")
+
+
+def test_before_the_first_look_nothing_is_decided_however_clear_it_is(tmp_path):
+    results = fabricated(tmp_path, n_done=2, noise=1e-4)
+    table = claims_of(results)
+    assert set(table["claim_verdict"]) == {"not decided"} and table["decided_at"].isna().all()
+    assert claims_replay(results).due == {}
+
+
+def test_the_other_expectation_of_a_refuted_claim_asks_for_no_more_seeds(tmp_path):
+    # 8 points: refuted; no further than 8 points from 0: on the margin, never decided
+    expects = (
+        {"metric": "test/top1", "direction": "down"},
+        {"metric": "test/few", "direction": "none", "within": 8.0},
+    )
+    results = fabricated(
+        tmp_path, claims=[claim("both", "lr_split", "reference", *expects)], n_done=3
+    )
+    replayed = claims_replay(results)
+    assert [one.decided_at for one in replayed.standings] == [3, 0]
+    assert replayed.due == {} and replayed.looks[0].n_decided == 1
+    undecided = claim("both", "lr_split", "reference", expects[1])
+    results = fabricated(tmp_path / "other", claims=[undecided], n_done=3)
+    assert claims_replay(results).due == {"lr_split": 5, "reference": 5}
+
+
+def test_within_a_margin_the_test_has_one_side(tmp_path):
+    expects = {"metric": "test/top1", "direction": "none", "within": 3.0}
+    results = fabricated(tmp_path, claims=[claim("near", "balanced-head", "ldmlr", expects)])
+    row = claims_of(results).loc["near"]
+    n = int(row.decided_at)
+    p = margin_p(difference(results, "balanced-head", "ldmlr", n), 3.0)
+    assert row.verdict == "supported" and row.p == repeated_p(p, n, LOOKS, sides=1)
+    assert row.p != repeated_p(p, n, LOOKS, sides=2)
+
+
+def test_what_a_fixed_design_would_have_said_is_ordinary_holm_on_all_seeds(tmp_path):
+    results = fabricated(tmp_path)
+    table, fixed = claims_of(results), claims_of(results.without_looks())
+    assert list(table.reset_index().columns) == [*CLAIM_COLUMNS, *LOOK_COLUMNS]
+    assert list(fixed.reset_index().columns) == CLAIM_COLUMNS
+    p = [difference(results, *one["contrast"].values(), 20).p for one in CLAIMS]
+    assert fixed["p"].to_list() == pytest.approx(p)
+    assert table["p_holm_fixed"].to_list() == fixed["p_holm"].to_list()
+    assert table["claim_verdict_fixed"].to_list() == fixed["claim_verdict"].to_list()
+    assert (fixed["n_seeds"] == 20).all()
+
+
+def test_an_undecided_claim_tells_how_many_seeds_would_decide_it(tmp_path):
+    results = fabricated(tmp_path, n_seeds=3, n_done=3)
+    table = claims_of(results)
+    row = table.loc["close"]
+    found = difference(results, "balanced-head", "ldmlr", 3)
+    # the others are decided: it is alone in its family
+    assert row.seeds_needed == needed_seeds(found.mean, found.sd, 0.05)
+    (line,) = undecided_lines(table.reset_index())
+    assert line.startswith("not decided after 3 seeds: close; ")
+    assert f" {row.seeds_needed} seeds would decide it with 80 % probability" in line
+
+
+def test_main_effects_that_are_to_be_decided_keep_the_numbers_of_their_look(tmp_path):
+    factors = {name: FACTORS[name] for name in ("lr_split", "gradient_decoupling")}
+    asked = {
+        "claims": [],
+        "factors": factors,
+        "baselines": ["ce"],
+        "decides_effects": True,
+        "noise": 0.1,
+    }
+    early = fabricated(tmp_path / "early", n_done=3, **asked)
+    assert set(effects_replay(early).due) == set(early.arms)
+    results = fabricated(tmp_path / "late", **asked)
+    table = judge(results).query("metric == 'test/top1'").set_index("effect")
+    split, none = table.loc["lr_split: off -> on"], table.loc["gradient_decoupling: off -> on"]
+    assert (split.n_seeds, split.verdict) == (3, "higher")
+    assert (none.n_seeds, none.verdict) == (20, "not separable from 0")
+    own = results.first(3).cells("test/top1")
+    weights = [-0.5 if arm in ("reference", "gradient_decoupling") else 0.5 for arm in results.arms]
+    found = contrast(own[list(results.arms)], weights)
+    assert split.estimate == pytest.approx(found.mean)
+    assert split.p == pytest.approx(repeated_p(found.p, 3, LOOKS))
+    # without the question, they are of all seeds
+    other = judge(fabricated(tmp_path / "other", **{**asked, "decides_effects": False}))
+    row = other.query("metric == 'test/top1'").set_index("effect").loc["lr_split: off -> on"]
+    assert row.n_seeds == 20
+
+
+def test_differences_and_ranks_have_repeated_intervals(tmp_path):
+    results = fabricated(tmp_path)
+    table = judge(results).query("metric == 'test/top1'").set_index("effect")
+    row = table.loc["lr_split - ldmlr"]
+    expected = module.repeated(difference(results, "lr_split", "ldmlr", 20), LOOKS)
+    assert (row.low, row.high, row.p) == pytest.approx((expected.low, expected.high, expected.p))
+    plain = judge(results.without_looks()).query("metric == 'test/top1'").set_index("effect")
+    assert row.low < plain.loc["lr_split - ldmlr"].low
+    (found,) = minus_others(results, "lr_split", ["ldmlr"], confidence=0.99)
+    (narrow,) = minus_others(results.without_looks(), "lr_split", ["ldmlr"], confidence=0.99)
+    assert found.low < narrow.low and found.high > narrow.high
+
+
+def test_an_estimate_without_interval_stays_as_it_is():
+    found = paired_difference([72.0], [70.0])
+    assert module.repeated(found, LOOKS) == found
+    assert math.isnan(module.repeated(paired_difference([1, 2], [1, 2]), LOOKS).p)
+
+
+def report_of(results):
+    effects = judge(results)
+    return render(results, effects, judge_claims(results, effects), [])
+
+
+def test_the_report_says_how_looks_are_paid_for_and_at_which_each_claim_was_decided(tmp_path):
+    results = fabricated(tmp_path, n_seeds=5, n_done=3)
+    text = report_of(results)
+    of_looks = text.partition("## Looks")[2].partition("\n## ")[0]
+    assert "after 3, 5, 8, 12, 20 seeds" in of_looks
+    assert "Jennison & Turnbull" in of_looks and "Ye, Li, Liu & Yao" in of_looks
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in of_looks.splitlines()]
+    assert ["3", "2 of 3", "`ldmlr`, `balanced-head`"] in rows
+    of_claims = text.partition("## Claims")[2].partition("\n## ")[0]
+    split, worse, close = of_claims.split("\n\n**")[1:]
+    fixed = "As a study of a fixed number of seeds, the same results say: "
+    assert f"Decided after 3 seeds. {fixed}supported." in split
+    assert f"Decided after 3 seeds. {fixed}refuted." in worse
+    assert "Not decided after 3 seeds: if the estimate and the spread" in close
+    assert "sign-flip" not in text and "with its repeated 95 % interval (see Looks)" in text
+
+
+def test_the_report_of_a_fixed_number_of_seeds_says_nothing_of_looks(tmp_path):
+    text = report_of(fabricated(tmp_path, looks=[], n_seeds=5, n_done=5))
+    assert "look" not in text.lower() and "repeated" not in text and "Decided after" not in text
+
+
+def test_claims_of_looks_are_read_back_and_shown_in_a_readme(tmp_path):
+    results = fabricated(tmp_path / "runs" / "fixes", n_seeds=3, n_done=3)
+    places = ProjectPaths(tmp_path)
+    write_report(places.runs("fixes"), places.report("fixes"))
+    table = judge_claims(results, judge(results))
+    read = read_claims(places.report("fixes"))
+    assert undecided_lines(read) == undecided_lines(table)
+    shown = headline_tables(places.report_folders, "fixes", ["claims"])
+    assert "| not decided " in shown and "(repeated p = " in shown
+
+
+def test_a_comparison_warns_that_its_intervals_know_nothing_of_looks(tmp_path):
+    fabricated(tmp_path / "runs" / "fixes", n_seeds=3, n_done=3)
+    found = compare("lr_split", "ldmlr", "fixes", ProjectPaths(tmp_path))
+    assert any("fixes added seeds until its claims were decided" in text for text in found.warnings)

@@ -1,0 +1,240 @@
+"""Seeds are added to the arms of undecided claims alone, and to the same ones however often the study is killed."""
+
+import math
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from toy_study import ToyStudy
+from toy_subject import Toy
+
+from ablation.analysis import sequential
+from ablation.errors import InputError
+from ablation.grid.load import load_study
+from ablation.planning.forecast import Listener
+from ablation.search.seeds import Budget, UntilDecided
+from ablation.study import opening
+from ablation.study.opening import PlannedStudy
+from ablation.study.running import RunOptions, forget_failures, train
+
+SEEDS = "{start: 3, max: 8}"
+CLAIMS = """
+claims:
+  - {id: faster, says: Fast is better., contrast: {arm: rate=fast, minus: reference}, expects: [{metric: top1, direction: up}]}
+  - {id: settled, says: Settling helps., contrast: {arm: warmup=settling, minus: reference}, expects: [{metric: top1, direction: up}]}
+"""
+FAST, ASKING = {"rate=fast", "reference"}, {"warmup=settling", "reference"}
+
+
+class Killed(BaseException):
+    """As by Ctrl-C, or worse."""
+
+
+class StopAfter(Listener):
+    """Kills the study when so many trials have ended."""
+
+    def __init__(self, n_trials):
+        self.n_left = n_trials
+
+    def finished(self, spec, outcome):
+        self.n_left -= 1
+        if self.n_left <= 0:
+            raise Killed
+
+
+class Noisy(Toy):
+    """The fast rate is 9 points better; warm-ups are alike but for noise. `breaks`: seeds of the fast arm that fail."""
+
+    breaks: frozenset[int] = frozenset()
+
+    def top1(self, link, seed):
+        if seed in self.breaks and link.key.endswith("2"):
+            raise ArithmeticError("it breaks")
+        return 9.0 * link.key.endswith("2") + random.Random(link.key).gauss(0, 0.3)
+
+
+class Study(ToyStudy):
+    """A toy study that looks at its seeds, and what it has said of its looks."""
+
+    def __init__(self, root, monkeypatch, claims=CLAIMS, seeds=SEEDS):
+        super().__init__(root, Noisy(), seeds)
+        with (root / "grid.yaml").open("a") as file:
+            file.write(claims)
+        monkeypatch.setattr(opening, "provenance", dict)
+        monkeypatch.setattr(sequential, "N_PATHS", 100_000)
+        sequential._null_minima.cache_clear()
+        self.monkeypatch, self.said = monkeypatch, []
+
+    def planner(self, **budget):
+        budget = Budget(**budget)
+        return UntilDecided(self.study(), self.store, self.folder, budget, self.said.append)
+
+    def go(self, stop_after=math.inf, retry_failed=False, **budget):
+        """`ablate run --offline`; None if it was killed."""
+        self.said.clear()
+        self.ran.clear()
+        planner = self.planner(**budget)
+        planned = PlannedStudy(
+            planner.study, "toy", planner.due(), self.places, Path("published.yaml")
+        )
+        if retry_failed:
+            forget_failures(planned)
+            planner = self.planner(**budget)
+            planned = replace(planned, plan=planner.due())
+        self.work_here(self.monkeypatch)
+        try:
+            return train(planned, RunOptions(), StopAfter(stop_after), 2, planner=planner)
+        except Killed:
+            return None
+
+    def seeds(self):
+        """Arm -> the seeds of its trials, by study.json."""
+        found = {}
+        for spec in self.folder.manifest().trials:
+            found.setdefault(spec.arm, []).append(spec.seed)
+        return found
+
+    def outcomes(self):
+        """Trial -> its metrics, of all that are in the folder."""
+        specs = self.folder.manifest().trials
+        return {spec.trial: self.folder.outcome(spec.trial).metrics for spec in specs}
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    yield Study(tmp_path, monkeypatch)
+    sequential._null_minima.cache_clear()
+
+
+def test_only_the_arms_of_undecided_claims_get_more_seeds(toy):
+    toy.go()
+    assert {arm: len(seeds) for arm, seeds in toy.seeds().items()} == {
+        "reference": 8,
+        "warmup=settling": 8,
+        "rate=fast": 3,
+        "warmup=settling+rate=fast": 3,
+    }
+    assert all(seeds == list(range(len(seeds))) for seeds in toy.seeds().values())
+    assert toy.folder.manifest().seeds == list(range(8))
+    assert toy.said == [
+        "after 3 seeds: 1 of 2 claims decided; 2 arms go on to 5 seeds",
+        "after 5 seeds: 1 of 2 claims decided; 2 arms go on to 8 seeds",
+        "after 8 seeds: 1 of 2 claims decided; no more seeds are planned",
+    ]
+
+
+def test_a_study_whose_claims_are_decided_at_the_first_look_ends_there(tmp_path, monkeypatch):
+    toy = Study(tmp_path, monkeypatch, "\n".join(CLAIMS.splitlines()[:3]))
+    toy.go()
+    assert {len(seeds) for seeds in toy.seeds().values()} == {3}
+    assert toy.said == ["after 3 seeds: 1 of 1 claims decided"]
+
+
+def test_a_finished_study_that_is_run_again_does_nothing(toy):
+    toy.go()
+    before = toy.outcomes()
+    done = toy.go()
+    assert (done.n_trained, toy.ran, toy.outcomes()) == (0, [], before)
+
+
+@pytest.mark.parametrize("stop_after", [1, 5, 11, 12, 13, 16])
+def test_a_study_that_is_killed_again_and_again_gets_the_same_trials(
+    toy, tmp_path_factory, monkeypatch, stop_after
+):
+    toy.go()
+    other = Study(tmp_path_factory.mktemp("killed"), monkeypatch)
+    n_kills = 0
+    while other.go(stop_after) is None:
+        n_kills += 1
+        assert n_kills < 30
+    assert n_kills > 0
+    assert other.outcomes() == toy.outcomes()
+    assert other.folder.manifest() == toy.folder.manifest()
+
+
+def test_a_budget_lets_no_further_look_begin_and_more_of_it_goes_on(toy):
+    toy.go(trials=13)
+    assert len(toy.outcomes()) == 4 * 3 + 2 * 2
+    assert toy.said[-1] == (
+        "after 5 seeds: 1 of 2 claims decided; the budget is spent, so 2 arms do not go on to 8 seeds"
+    )
+    assert toy.go(trials=16).n_trained == 0
+    toy.go()
+    assert len(toy.outcomes()) == 4 * 3 + 2 * 5
+
+
+def test_hours_that_are_spent_let_no_further_look_begin(toy):
+    toy.go(seconds=0.0)
+    assert {len(seeds) for seeds in toy.seeds().values()} == {3}
+
+
+def test_what_is_due_is_planned_without_the_budget(toy):
+    toy.go(trials=1)
+    due = {spec.trial for spec in toy.planner().due().specs} - set(toy.outcomes())
+    assert due == {f"{arm}--s{seed}" for arm in ASKING for seed in (3, 4)}
+
+
+def test_a_look_ends_with_trials_that_fail_and_their_claim_goes_on(toy):
+    toy.subject.breaks = frozenset({1, 2})
+    done = toy.go()
+    assert len(done.failed) == 4
+    assert len(toy.seeds()["rate=fast"]) == 5
+
+
+def test_an_arm_without_any_result_asks_for_no_more_seeds(toy):
+    toy.subject.breaks = frozenset(range(8))
+    toy.go()
+    assert toy.seeds()["rate=fast"] == [0, 1, 2]
+    assert toy.said[-1].startswith("after 8 seeds: 0 of 2 claims decided")
+
+
+def test_failed_trials_that_are_run_again_are_looked_at_anew(toy):
+    toy.subject.breaks = frozenset({1, 2})
+    toy.go()
+    toy.subject.breaks = frozenset()
+    toy.go(retry_failed=True)
+    assert toy.seeds()["rate=fast"] == [0, 1, 2]
+
+
+def test_the_most_that_a_study_may_take_is_all_seeds_of_what_claims_compare(toy):
+    planner = toy.planner()
+    plan = planner.due()
+    counted = {}
+    for spec in planner.longest(plan).specs:
+        counted[spec.arm] = counted.get(spec.arm, 0) + 1
+    assert counted == dict.fromkeys(FAST | ASKING, 8) | {"warmup=settling+rate=fast": 3}
+    toy.go(trials=1)
+    planner = toy.planner()
+    longest = planner.longest(planner.due())
+    assert sum(spec.arm == "rate=fast" for spec in longest.specs) == 3
+    toy.go()
+    planner = toy.planner()
+    plan = planner.due()
+    assert planner.longest(plan) is plan
+
+
+def test_main_effects_are_decided_where_the_grid_asks_for_it(tmp_path, monkeypatch):
+    toy = Study(tmp_path, monkeypatch, "", "{start: 3, max: 5, effects: true}")
+    toy.go()
+    assert {len(seeds) for seeds in toy.seeds().values()} == {5}
+    assert toy.said == [
+        "after 3 seeds: 1 of 2 main effects decided; 4 arms go on to 5 seeds",
+        "after 5 seeds: 1 of 2 main effects decided; no more seeds are planned",
+    ]
+
+
+def test_fixed_seeds_become_the_start_of_ones_until_decided(tmp_path, monkeypatch):
+    toy = Study(tmp_path, monkeypatch, seeds="[7, 2]")
+    study = load_study(
+        toy.root / "grid.yaml", None, [], None, lambda name: toy.subject, until_decided=True
+    )
+    assert study.grid.looks == (2, 3, 5, 8, 12, 20)
+    assert study.grid.seeds == (7, 2, 0, 1, 3, 4, 5, 6, *range(8, 20))
+    toy.root.joinpath("grid.yaml").write_text(
+        toy.root.joinpath("grid.yaml").read_text().partition("claims:")[0]
+    )
+    with pytest.raises(InputError, match="there is nothing to decide: the grid has no claims"):
+        load_study(
+            toy.root / "grid.yaml", None, [], None, lambda name: toy.subject, until_decided=True
+        )
