@@ -76,7 +76,7 @@ class StrategyA:
     def describe(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Facts for the report's provenance."""
         config = _config(settings)
-        return {
+        facts = {
             "class_counts": _class_counts(config),
             "data_fingerprint": fingerprint.data_fingerprint(config),
             "source_fingerprint": fingerprint.source_fingerprint(),
@@ -93,6 +93,8 @@ class StrategyA:
             "between_seeds": _between_seeds(config),
             "versions": fingerprint.versions(),
         }
+        warnings = _warnings(config)
+        return {**facts, "warnings": warnings} if warnings else facts
 
     def chain(
         self, settings: Mapping[str, Any], seed: int, records: trajectory.Records
@@ -137,6 +139,18 @@ def _between_seeds(config: Config) -> str:
         f"All seeds start from one pretrained encoder, {name}; they differ in {later}. The spread"
         " over seeds is that of training from this encoder, not of encoders."
     )
+
+
+def _warnings(config: Config) -> list[str]:
+    """What makes results look better than they are, a sentence each."""
+    if not (config.data.validation and config.encoder.checkpoint):
+        return []
+    name = PurePath(config.encoder.checkpoint).name
+    return [
+        f"The encoder {name} was pretrained before data.validation held images out, and may have"
+        " been trained on them, as the encoders published with LDMLR were: validation metrics can"
+        " be better than those of new images, and prefer settings that leave the encoder as it is"
+    ]
 
 
 def _config(settings: Mapping[str, Any]) -> Config:

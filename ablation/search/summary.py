@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ablation.search.tuning import ArmTuning, Tuning
-from ablation.storage.asked import COMPLETE, FAILED, PRUNED
+from ablation.storage.asked import COMPLETE, FAILED, PRUNED, AskedTrial
 
 
 def begun(tuning: Tuning, name: str) -> dict[str, Any]:
@@ -39,16 +39,20 @@ def found(tuning: Tuning) -> dict[str, Any]:
             "own": arm.own,
             "own_value": own.value if own else None,
             "importances": importances(search, arm.space, arm.log),
-            "trials": [
-                [one.number, one.state, one.value if one.state == COMPLETE else None]
-                for one in ended
-            ],
+            "trials": [[one.number, one.state, *_values(one)] for one in ended],
         }
     how = {key: value for key, value in search.to_json().items() if key != "space"}
-    return {**how, "arms": arms}
+    warnings = {"warnings": tuning.warnings} if tuning.warnings else {}
+    return {**how, **warnings, "arms": arms}
 
 
 STATES = (COMPLETE, PRUNED, FAILED)
+
+
+def _values(trial: AskedTrial) -> tuple[float | None, float | None]:
+    """The metric at the end of a complete trial, and as it was reported last, if it was."""
+    last = trial.steps[max(trial.steps)][0] if trial.steps else None
+    return (trial.value, trial.value) if trial.state == COMPLETE else (None, last)
 
 
 def _space(arm: ArmTuning) -> dict[str, Any]:

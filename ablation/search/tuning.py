@@ -33,11 +33,9 @@ from ablation.storage.asked import (
     trial_name,
 )
 from ablation.storage.cache import DiskStore
-from ablation.storage.runs import RunFolder
+from ablation.storage.runs import SEARCH, UNTUNED, RunFolder
 from ablation.subject.protocol import LinkLike
 
-SEARCH, UNTUNED = "search", "untuned"
-"""Kinds of trials: of a search; of an arm without it."""
 # trials in a row whose settings contradict each other, before an arm's search is given up
 MAX_UNFIT = 100
 PRETRAIN = "pretrain"
@@ -167,6 +165,13 @@ class Tuning:
         search = self.study.grid.search
         assert search is not None
         return search
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the subject warns of in the settings of the search's trials."""
+        describe = self.study.subject.describe
+        found = [describe(arm.settings).get("warnings", []) for arm in self.arms.values()]
+        return list(dict.fromkeys(text for texts in found for text in texts))
 
     @property
     def is_finished(self) -> bool:

@@ -1,0 +1,292 @@
+"""What a report says of the search of a study's arms: how it was made, what it found and gained.
+
+Numbers are those of `Manifest.search`, see `ablation.search.summary`; none are computed here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ablation.analysis.results import Results
+from ablation.analysis.tuning import Tuned, tuned_arms, twins, unrewarded
+from ablation.formatting import (
+    MISSING,
+    compared_p,
+    effect,
+    is_percent,
+    label,
+    listed,
+    mean_of,
+    over_seeds,
+    points,
+    span,
+    table,
+    value,
+)
+from ablation.reporting.figure_style import (
+    GREY,
+    INK,
+    axis_label,
+    colours,
+    legend_of,
+    panels,
+    style,
+    wrapped,
+)
+from ablation.storage.asked import COMPLETE, FAILED, PRUNED
+
+SAMPLERS = {
+    "tpe": "Optuna's TPE sampler",
+    "gp": "Optuna's Gaussian-process sampler",
+    "random": "random sampling",
+    "grid": "a full grid",
+}
+PRUNERS = {
+    "hyperband": "hyperband",
+    "successive-halving": "successive halving",
+    "median": "the median rule",
+}
+OWN_BEST = "own settings were best"
+# fewer complete trials of an arm than this say little of importances
+FEW_TRIALS = 30
+
+
+def told(results: Results) -> dict[str, Any]:
+    """The values of the template `search.j2`. The study was tuned."""
+    search = results.manifest.search
+    metric = search["metric"]
+    complete = [one["counts"][COMPLETE] for one in search["arms"].values()]
+    own = [f"`{name}`" for name in [*results.arms, *results.baselines] if name in search["arms"]]
+    others = [
+        f"`{name}`" for name in [*results.arms, *results.baselines] if name not in search["arms"]
+    ]
+    return {
+        "search": search,
+        "budget": f"{search['trials']} trials" if search["trials"] else f"{search['budget']} epochs",
+        "sampler": SAMPLERS[search["sampler"]],
+        "pruner": PRUNERS.get(search["pruner"], ""),
+        "metric": label(metric["name"]),
+        "is_lower_better": metric["goal"] == "minimize",
+        "settings": _settings(search["settings"]),
+        "n_searched": len(own),
+        "others": others,
+        "search_table": search_table(results),
+        "importances_table": importances_table(results),
+        "few": span(complete) if min(complete, default=0) < FEW_TRIALS else "",
+        "unrewarded": [_gains(one, results) for one in unrewarded(results)],
+        "unfinished": [f"`{one.arm}`" for one in tuned_arms(results) if one.found["best"] is None],
+    }
+
+
+def search_table(results: Results) -> str:
+    """A row per arm and baseline that was searched: what that took, found and gained."""
+    name = results.manifest.search["metric"]["name"]
+    headline = label(results.headline)
+    header = [
+        "arm",
+        "complete / pruned / failed",
+        "epochs",
+        "best settings",
+        f"{label(name)}, own -> best",
+        f"{headline}, untuned -> tuned",
+        f"difference{points(results.headline) and ', points'} [95 %]",
+    ]
+    rows = []
+    for one in tuned_arms(results):
+        found, counts = one.found, one.found["counts"]
+        rows.append(
+            [
+                f"`{one.arm}`",
+                " / ".join(str(counts[state]) for state in (COMPLETE, PRUNED, FAILED)),
+                str(found["epochs"]),
+                "no trial was completed" if found["best"] is None else _settings(found["best"]),
+                f"{_number(found['own_value'], name)} -> {_number(found['value'], name)}",
+                _on_test(one, results),
+                _difference(one),
+            ]
+        )
+    return table(header, rows, "lrrlrrr")
+
+
+def importances_table(results: Results) -> str:
+    """A row per arm: the share of each setting; "" where none is known."""
+    searched = [one for one in tuned_arms(results) if one.found["importances"]]
+    settings = list(dict.fromkeys(key for one in searched for key in one.found["space"]))
+    rows = [
+        [
+            f"`{one.arm}`",
+            *(
+                f"{100 * one.found['importances'][key]:.0f} %"
+                if key in one.found["importances"]
+                else MISSING
+                for key in settings
+            ),
+        ]
+        for one in searched
+    ]
+    return table(["arm", *(f"`{key}`" for key in settings)], rows, "l" + "r" * len(settings))
+
+
+def untuned_means(results: Results) -> dict[str, str]:
+    """Arm or baseline -> mean of the headline without tuning, for the table of accuracies."""
+    twin_of = twins(results)
+    own_best = {one.arm for one in tuned_arms(results) if one.is_own_best}
+    found = {}
+    for arm in [*results.arms, *results.baselines]:
+        if arm in twin_of:
+            finished = results.complete(twin_of[arm])
+            found[arm] = over_seeds(finished[results.headline], show_sd=False) or MISSING
+        else:
+            found[arm] = "the same" if arm in own_best else MISSING
+    return found
+
+
+def untuned_claims(claims: pd.DataFrame) -> dict[str, str]:
+    """Claim -> what the same contrasts say of the untuned arms.
+
+    claims: from `ablation.analysis.tuning.beside_untuned`; {} where these columns are not there
+    """
+    if "untuned_verdict" not in claims:
+        return {}
+    told = {}
+    for name, rows in claims.groupby("claim", sort=False):
+        verdict = rows.iloc[0]["untuned_claim_verdict"]
+        differs = verdict != rows.iloc[0]["claim_verdict"]
+        each = "; ".join(
+            f"{label(row.metric)} {_untuned(row)}: {row.untuned_verdict}"
+            for row in rows.itertuples()
+        )
+        told[str(name)] = f"{f'**{verdict}**' if differs else verdict} ({each})"
+    return told
+
+
+def _untuned(row: Any) -> str:
+    """The numbers of one expectation on the untuned arms."""
+    if not row.untuned_n_seeds:
+        return "not measured"
+    numbers = (row.untuned_estimate, row.untuned_low, row.untuned_high)
+    is_mean = row.direction.startswith(("above", "below"))
+    unit = (" %" if is_percent(row.metric) else "") if is_mean else points(row.metric)
+    size = f"{(mean_of if is_mean else effect)(*numbers)}{unit}"
+    if math.isnan(row.untuned_p_holm):
+        return size
+    return f"{size} (p {compared_p(row.untuned_p_holm)})"
+
+
+def _on_test(one: Tuned, results: Results) -> str:
+    """`61.2 -> 64.0`, means over the study's seeds."""
+    tuned = over_seeds(results.complete(one.arm)[results.headline], show_sd=False) or MISSING
+    if not one.twin:
+        return tuned
+    untuned = over_seeds(results.complete(one.twin)[results.headline], show_sd=False) or MISSING
+    return f"{untuned} -> {tuned}"
+
+
+def _difference(one: Tuned) -> str:
+    """Of the headline, bold where the interval over seeds excludes 0; or why there is none."""
+    if one.is_own_best:
+        return OWN_BEST
+    text = effect(*one.on_test[:3])
+    return f"**{text}**" if one.on_test.n > 1 and one.on_test.low * one.on_test.high > 0 else text
+
+
+def _gains(one: Tuned, results: Results) -> str:
+    """What tuning did to one arm, on both metrics."""
+    name = results.manifest.search["metric"]["name"]
+    validation = effect(one.on_validation, math.nan, math.nan)
+    test = effect(*one.on_test[:3])
+    return (
+        f"`{one.arm}` ({label(name)} {validation}{points(name)}, "
+        f"{label(results.headline)} {test}{points(results.headline)})"
+    )
+
+
+def _number(metric: float | None, name: str) -> str:
+    """One value of a metric: one decimal of percent, else three digits."""
+    if metric is None:
+        return MISSING
+    return f"{metric:.1f}" if is_percent(name) else value(metric, math.nan)
+
+
+def _settings(values: Mapping[str, Any]) -> str:
+    """``optim.lr.encoder: 0.0057`` and so on; numbers with three digits."""
+    return ", ".join(f"`{key}: {_short(one)}`" for key, one in values.items())
+
+
+def _short(setting: Any) -> str:
+    if isinstance(setting, bool) or setting is None:
+        return {True: "true", False: "false", None: "null"}[setting]
+    return f"{setting:.3g}" if isinstance(setting, float) else str(setting)
+
+
+N_COLUMNS = 4
+# the most arms that the figure shows
+MAX_ARMS = 16
+
+
+def search_figure(results: Results) -> Figure | None:
+    """The search's metric of each trial by its number, a panel per arm.
+
+    Trials that were pruned stand at the last value that they reported. The best so far is a line,
+    the arm's own settings are a dashed one. Of more arms than MAX_ARMS, those with the best trials
+    are shown.
+    """
+    search = results.manifest.search
+    arms = _shown(results)
+    if not arms:
+        return None
+    goal, name = search["metric"]["goal"], search["metric"]["name"]
+    colour = colours(list(results.arms))
+    with style():
+        size = (2.9, 2.3) if len(arms) > 2 else (4.2, 2.8)
+        figure, grid = panels(len(arms), N_COLUMNS, size, 5, 0.8, sharex=True, sharey=True)
+        for position, (arm, axes) in enumerate(zip(arms, grid, strict=True)):
+            _draw(axes, search["arms"][arm], goal, colour.get(arm, INK))
+            axes.set_title(wrapped(arm), fontweight="bold", size=10)
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            if position + N_COLUMNS >= len(arms):
+                axes.set_xlabel("trial")
+                axes.tick_params(labelbottom=True)
+            if position % N_COLUMNS == 0:
+                axes.set_ylabel(axis_label(name))
+        legend_of(figure, grid, "outside lower center", max(2, int(figure.get_figwidth() / 2.6)))
+    return figure
+
+
+def _shown(results: Results) -> list[str]:
+    """The arms and baselines of the figure, in the study's order."""
+    search = results.manifest.search
+    sign = -1 if search["metric"]["goal"] == "minimize" else 1
+    arms = [one.arm for one in tuned_arms(results) if one.found["value"] is not None]
+    best = sorted(arms, key=lambda arm: -sign * search["arms"][arm]["value"])[:MAX_ARMS]
+    return [arm for arm in arms if arm in best]
+
+
+def _draw(axes: Any, found: Mapping[str, Any], goal: str, colour: str) -> None:
+    """One arm's trials. found: as in `Manifest.search`"""
+    complete = [(n, last) for n, state, last, _ in found["trials"] if state == COMPLETE]
+    ended = [
+        (n, last)
+        for n, state, _, last in found["trials"]
+        if state != COMPLETE and last is not None
+    ]
+    numbers, values = zip(*complete, strict=True)
+    best = pd.Series(values).agg("cummin" if goal == "minimize" else "cummax")
+    last = max(n for n, *_ in found["trials"])
+    axes.step(
+        [*numbers, last], [*best, best.iloc[-1]], where="post", color=colour, lw=1.8, zorder=2
+    )
+    axes.plot([], [], color=INK, lw=1.8, label="best so far")
+    axes.plot(numbers, values, "o", ms=5, mew=0, alpha=0.75, color=colour, zorder=3)
+    axes.plot([], [], "o", ms=5, mew=0, color=INK, label="complete trial")
+    if ended:
+        look: dict[str, Any] = {"ls": "", "marker": "x", "ms": 5, "mew": 1.3, "color": GREY}
+        axes.plot(*zip(*ended, strict=True), **look, zorder=1, label="pruned, at its last value")
+    if found["own_value"] is not None:
+        axes.axhline(found["own_value"], color=INK, lw=1.1, ls="--", label="own settings", zorder=1)
