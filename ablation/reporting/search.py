@@ -21,7 +21,6 @@ from ablation.formatting import (
     effect,
     is_percent,
     label,
-    listed,
     mean_of,
     over_seeds,
     points,
@@ -68,7 +67,9 @@ def told(results: Results) -> dict[str, Any]:
     ]
     return {
         "search": search,
-        "budget": f"{search['trials']} trials" if search["trials"] else f"{search['budget']} epochs",
+        "budget": f"{search['trials']} trials"
+        if search["trials"]
+        else f"{search['budget']} epochs",
         "sampler": SAMPLERS[search["sampler"]],
         "pruner": PRUNERS.get(search["pruner"], ""),
         "metric": label(metric["name"]),
@@ -233,7 +234,7 @@ MAX_ARMS = 16
 def search_figure(results: Results) -> Figure | None:
     """The search's metric of each trial by its number, a panel per arm.
 
-    Trials that were pruned stand at the last value that they reported. The best so far is a line,
+    Trials that ended early stand at the last value that they reported. The best so far is a line,
     the arm's own settings are a dashed one. Of more arms than MAX_ARMS, those with the best trials
     are shown.
     """
@@ -255,7 +256,7 @@ def search_figure(results: Results) -> Figure | None:
                 axes.tick_params(labelbottom=True)
             if position % N_COLUMNS == 0:
                 axes.set_ylabel(axis_label(name))
-        legend_of(figure, grid, "outside lower center", max(2, int(figure.get_figwidth() / 2.6)))
+        legend_of(figure, grid, "outside lower center", 4 if figure.get_figwidth() > 8 else 2)
     return figure
 
 
@@ -272,9 +273,7 @@ def _draw(axes: Any, found: Mapping[str, Any], goal: str, colour: str) -> None:
     """One arm's trials. found: as in `Manifest.search`"""
     complete = [(n, last) for n, state, last, _ in found["trials"] if state == COMPLETE]
     ended = [
-        (n, last)
-        for n, state, _, last in found["trials"]
-        if state != COMPLETE and last is not None
+        (n, last) for n, state, _, last in found["trials"] if state != COMPLETE and last is not None
     ]
     numbers, values = zip(*complete, strict=True)
     best = pd.Series(values).agg("cummin" if goal == "minimize" else "cummax")
@@ -287,6 +286,8 @@ def _draw(axes: Any, found: Mapping[str, Any], goal: str, colour: str) -> None:
     axes.plot([], [], "o", ms=5, mew=0, color=INK, label="complete trial")
     if ended:
         look: dict[str, Any] = {"ls": "", "marker": "x", "ms": 5, "mew": 1.3, "color": GREY}
-        axes.plot(*zip(*ended, strict=True), **look, zorder=1, label="pruned, at its last value")
+        axes.plot(
+            *zip(*ended, strict=True), **look, zorder=1, label="ended early, at its last value"
+        )
     if found["own_value"] is not None:
         axes.axhline(found["own_value"], color=INK, lw=1.1, ls="--", label="own settings", zorder=1)

@@ -98,12 +98,17 @@ class ArmTuning:
         return all(fault.absent for fault in faults)
 
     @property
+    def n_cells(self) -> int | None:
+        """Of a full grid; None where another sampler is asked."""
+        if self.search.sampler != "grid":
+            return None
+        return math.prod(len(domain.values or ()) for domain in self.space.values())
+
+    @property
     def is_spent(self) -> bool:
         """Whether its budget is, or its grid has no cell left, but for trials that are open."""
         n = len(self.log.trials)
-        if self.search.sampler == "grid" and n >= math.prod(
-            len(domain.values or ()) for domain in self.space.values()
-        ):
+        if self.n_cells is not None and n >= self.n_cells:
             return True
         return n >= self.search.trials if self.search.trials else self._spends_budget()
 

@@ -43,7 +43,7 @@ FORMAT = 1
 SUMS, SUMMED = "sha256", ("config.yaml", "metrics.jsonl")
 
 SEARCH, UNTUNED = "search", "untuned"
-"""Kinds of trials: of a search; of an arm or baseline without the settings that its search found."""
+"""Kinds of trials: of a search; of an arm or baseline without what its search found."""
 
 # the first of results.csv; factors and metrics follow
 IDENTITY = ("trial", "arm", "kind", "seed", "state")

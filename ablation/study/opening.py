@@ -90,6 +90,12 @@ class PlannedStudy:
         resolve = self.study.subject.resolve
         return {str(resolve(each.settings).get("device", "")) for each in self.study.variants}
 
+    @property
+    def warnings(self) -> list[str]:
+        """What makes its results look better than they are. Needs the files that trials read."""
+        of_search = self.tuning.warnings if self.tuning else []
+        return list(dict.fromkeys([*self.manifest.facts.get("warnings", []), *of_search]))
+
     @cached_property
     def manifest(self) -> Manifest:
         """Before anything has run. Needs the files that trials read."""
