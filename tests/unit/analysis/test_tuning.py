@@ -87,9 +87,7 @@ def test_claims_are_judged_on_tuned_arms_and_the_untuned_stand_beside(tmp_path):
     pd.testing.assert_frame_equal(both[CLAIM_COLUMNS], tuned)
     row = both.iloc[0]
     assert (row["claim_verdict"], row["untuned_claim_verdict"]) == ("supported", "refuted")
-    expected = paired_difference(
-        values(results, "lr_split.untuned"), values(results, "reference")
-    )
+    expected = paired_difference(values(results, "lr_split.untuned"), values(results, "reference"))
     found = row[["untuned_estimate", "untuned_low", "untuned_high", "untuned_p_holm"]]
     assert list(found) == pytest.approx(expected[:4])
 
