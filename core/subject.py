@@ -12,8 +12,8 @@ from pathlib import PurePath
 from typing import Any
 
 from core.config.parsing import Fault, parse, to_tree
-from core.config.schema import ALTERNATIVES, BASELINES, Config
-from core.data.counting import TooFewImages, class_counts
+from core.config.schema import ALTERNATIVES, BASELINES, Config, Data
+from core.data.counting import UnfitSelection, class_counts
 from core.data.listing import shown
 from core.method.groups import FEW_BELOW, MANY_ABOVE
 from core.planning import fingerprint, trajectory
@@ -91,6 +91,7 @@ class StrategyA:
             "encoder": config.encoder.name,
             "head": config.head.name,
             "between_seeds": _between_seeds(config),
+            "drawn_per_seed": _drawn_per_seed(config.data),
             "versions": fingerprint.versions(),
         }
         warnings = _warnings(config)
@@ -131,14 +132,33 @@ class StrategyA:
 def _between_seeds(config: Config) -> str:
     """What a spread over seeds is a spread of, for those who read a table."""
     later = "new modules, the order of the images, their augmentation and the noise"
+    drawn = " and ".join(_drawn_per_seed(config.data))
     if not config.encoder.checkpoint:
-        own = "Every seed pre-trains an encoder of its own"
-        return f"{own}; besides, seeds differ in {later}. The images are the same."
+        own = "pre-trains an encoder of its own"
+        if drawn:
+            draws = f"draws its own {drawn} images, the same for all arms"
+            return f"Every seed {draws}, and {own}; besides, seeds differ in {later}."
+        return f"Every seed {own}; besides, seeds differ in {later}. The images are the same."
     name = PurePath(config.encoder.checkpoint).name
-    return (
-        f"All seeds start from one pretrained encoder, {name}; they differ in {later}. The spread"
-        " over seeds is that of training from this encoder, not of encoders."
+    start = f"All seeds start from one pretrained encoder, {name}; they differ in"
+    if not drawn:
+        spread = "The spread over seeds is that of training from this encoder, not of encoders."
+        return f"{start} {later}. {spread}"
+    found = (
+        f"{start} their {drawn} images, drawn anew for each seed and the same for all arms, in"
+        f" {later}. The spread over seeds is that of these draws and of training from this encoder,"
+        " not of encoders."
     )
+    evaluated = [part for part in _drawn_per_seed(config.data) if part != "training"]
+    if evaluated:
+        seen = f"some of the {evaluated[0]} images"
+        found += f" An encoder that was trained on this data set has seen {seen}."
+    return found
+
+
+def _drawn_per_seed(data: Data) -> list[str]:
+    """The parts of the data, such as training and test, whose images every seed draws anew."""
+    return list(data.drawn) if data.split == "seed" else []
 
 
 def _warnings(config: Config) -> list[str]:
@@ -165,7 +185,7 @@ def _data_faults(config: Config) -> list[Fault]:
     try:
         _class_counts(config)
         fingerprint.data_fingerprint(config)
-    except TooFewImages as error:
+    except UnfitSelection as error:
         return [Fault(error.key, error.message)]
     except ValueError as error:
         # What tarfile says has a line for each kind of compression.

@@ -28,7 +28,7 @@ from ablation.formatting import leaves
 from ablation.grid.idle import Layer, Stack, merged
 from ablation.grid.strict_yaml import METRIC_NAME, Section, overlap, show
 from ablation.storage.runs import Metric
-from ablation.subject.protocol import Subject
+from ablation.subject.protocol import FaultLike, Subject
 
 if TYPE_CHECKING:
     from ablation.grid.load import Variant
@@ -181,14 +181,15 @@ def space_of(search: Search, subject: Subject, stack: Stack) -> dict[str, Domain
     settings = merged((*stack, Layer("", "", search.settings)))
     choices = [(key, one.values) for key, one in space.items() if isinstance(one, Choices)]
     first = {key: domain.ends[0] for key, domain in space.items()}
-    left = list(space)
+    left, is_judged = list(space), False
     combinations = itertools.product(*(values for _, values in choices))
     for combination in itertools.islice(combinations, MAX_COMBINATIONS):
         chosen = dict(zip((key for key, _ in choices), combination, strict=True))
         tried = settings | first | chosen
         if left and not subject.check(tried):
-            left = list(subject.ignored(tried, left))
-    return {key: domain for key, domain in space.items() if key not in left}
+            left, is_judged = list(subject.ignored(tried, left)), True
+    # values that are refused tell nothing
+    return {key: domain for key, domain in space.items() if not is_judged or key not in left}
 
 
 def own_values(space: Space, config: Mapping[str, Any]) -> dict[str, Scalar] | None:
@@ -224,12 +225,9 @@ def search_problems(
         for fault in faults:
             found.setdefault(f"search.settings.{fault.key}", fault.message)
         for key, domain in space.items() if not faults else ():
-            for value in domain.ends:
-                for fault in subject.check(settings | {key: value}):
-                    if not fault.absent:
-                        about = "" if fault.key == key else f" ({fault.key})"
-                        said = f"{show(value)} is no value for it{about}: {fault.message}"
-                        found.setdefault(f"search.space.{key}", said)
+            message = _refusal(subject, settings, key, domain)
+            if message:
+                found.setdefault(f"search.space.{key}", message)
         reported = subject.metrics(settings) if hasattr(subject, "metrics") and not faults else None
         name = search.metric["name"]
         if name and reported is not None and name not in reported:
@@ -239,6 +237,22 @@ def search_problems(
             found.setdefault("search.metric", said)
     for key, message in found.items():
         yield Problem(file, key, message)
+
+
+def _refusal(subject: Subject, settings: Mapping[str, Any], key: str, domain: Domain) -> str:
+    """Why the subject takes a value of the domain for a fault; "" if it takes none."""
+    refused: dict[str, FaultLike] = {}
+    for value in domain.ends:
+        for fault in subject.check({**settings, key: value}):
+            if not fault.absent:
+                refused.setdefault(show(value), fault)
+    if len(refused) == len(domain.ends) and len({fault.message for fault in refused.values()}) == 1:
+        # of the setting, and not of its values
+        return next(iter(refused.values())).message
+    for shown, fault in refused.items():
+        about = "" if fault.key == key else f" ({fault.key})"
+        return f"{shown} is no value for it{about}: {fault.message}"
+    return ""
 
 
 def _why_nowhere(key: str, subject: Subject, search: Search, variants: Sequence[Variant]) -> str:

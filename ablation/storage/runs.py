@@ -160,7 +160,7 @@ class Manifest:
     subject: str = "core"
     # {grid, experiment, overrides, seeds}, as `ablate run` was called; {} if not known.
     asked: dict[str, Any] = field(default_factory=dict)
-    # How its arms were tuned, see `ablation.search.summary`; {} if they were not.
+    # How its arms were tuned, see `ablation.search.tuning.search_found`; {} if they were not.
     search: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 

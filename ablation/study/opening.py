@@ -32,8 +32,7 @@ from ablation.grid.load import Study, load_study, study_name, yaml_path
 from ablation.grid.strict_yaml import FILE_NAME, flatten, read_yaml
 from ablation.planning.forecast import Timings
 from ablation.planning.plan import Plan, build_plan, expected
-from ablation.search import summary
-from ablation.search.tuning import Tuning
+from ablation.search.tuning import Tuning, search_begun, search_found
 from ablation.storage.asked import SUFFIX
 from ablation.storage.cache import DiskStore
 from ablation.storage.files import warn_once
@@ -162,7 +161,7 @@ def open_study(
     tuning = None if study.absent else Tuning.of(study, places.root / "runs", name)
     found: dict[str, Any] = {}
     if tuning is not None and tuning.is_finished:
-        study, found = tuning.tuned(), summary.found(tuning)
+        study, found = tuning.tuned(), search_found(tuning)
     plan = build_plan(study, places.store, places.runs(name))
     asked = {
         "grid": str(grid),
@@ -183,7 +182,7 @@ def planned_search(planned: PlannedStudy, tuning: Tuning, plan: Plan) -> Planned
         plan=plan,
         asked={},
         tuning=None,
-        search=summary.begun(tuning, planned.name),
+        search=search_begun(tuning, planned.name),
     )
 
 

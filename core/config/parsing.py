@@ -204,6 +204,10 @@ def _contradictions(config: Config) -> Iterator[Fault]:
             yield Fault(f"data.{name}", f"has {n_values} values; the images have {has}")
     if data.flip_channels and data.channels == "gray":
         yield Fault("data.flip_channels", "gray images have no red and blue to swap")
+    if data.split == "seed" and not data.drawn:
+        why = "and no images are drawn: all that the files hold are used"
+        remedy = "set data.imbalance_factor, data.n_max or data.validation, or data.split: fixed"
+        yield Fault("data.split", f"seed, {why}; {remedy}")
     if config.encoder.checkpoint:
         yield from _channel_order(config)
     elif config.pretraining.epochs == 0:

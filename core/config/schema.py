@@ -54,6 +54,10 @@ class Data:
     # test set, which is then not looked at: for tuning, with an encoder that has not been trained
     # on them. Metrics are then called validation/* and not test/*
     validation: float = limited(0.0, minimum=0, maximum=0.9)
+    # which images are drawn where the settings ask for fewer than there are (the long tail, the
+    # test images of digits, the validation images): the same for all seeds, or anew for each seed;
+    # either way the same for all arms of a seed
+    split: Literal["fixed", "seed"] = "fixed"
     # order in which the files hold their channels
     channels: Literal["rgb", "bgr", "gray"] = "rgb"
     # swap red and blue on loading
@@ -69,6 +73,18 @@ class Data:
     std: tuple[float, ...] = limited((0.5,), above=0)
     # images are resized to size x size pixels on loading; none: they must all have one size
     size: int | None = limited(None, minimum=1)
+
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """The parts whose images are drawn from more: any of training, validation and test."""
+        has_profile = self.imbalance_factor is not None or self.n_max is not None
+        is_drawn = {
+            "training": has_profile or self.validation > 0 or self.source == "digits",
+            "validation": self.validation > 0,
+            # with validation images there is no test
+            "test": self.source == "digits" and not self.validation,
+        }
+        return tuple(part for part, holds in is_drawn.items() if holds)
 
     @property
     def required_path(self) -> str:

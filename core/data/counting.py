@@ -14,8 +14,8 @@ from core.data.listing import listed
 from core.data.location import locate
 
 
-class TooFewImages(ValueError):
-    """A setting asks for images that are not there."""
+class UnfitSelection(ValueError):
+    """A setting that does not go with the images that there are, such as one that asks for more."""
 
     def __init__(self, key: str, message: str):
         super().__init__(f"{key}: {message}")
@@ -25,11 +25,15 @@ class TooFewImages(ValueError):
 def class_counts(data: Data, files: Sequence[Path]) -> list[int]:
     """Return the training images of each class, in class order.
 
-    files: as `core.planning.fingerprint.data_files` gives them. Raises TooFewImages where the
+    files: as `core.planning.fingerprint.data_files` gives them. Raises UnfitSelection where the
     settings ask for images that are not there, and other ValueErrors for a folder that is no data
     set.
     """
-    counts = profiled_counts(data, _available(data, files))
+    available = _available(data, files)
+    counts = profiled_counts(data, available)
+    if data.split == "seed" and data.drawn == ("training",) and counts == available:
+        message = "seed, and no images are drawn: the profile takes all that there are"
+        raise UnfitSelection("data.split", f"{message}; set data.split: fixed")
     if data.validation:
         counts = [
             n - held
@@ -41,7 +45,7 @@ def class_counts(data: Data, files: Sequence[Path]) -> list[int]:
 def profiled_counts(data: Data, available: Sequence[int]) -> list[int]:
     """Return what the settings leave of the images that there are of each class.
 
-    Raises TooFewImages where the profile asks for more, and where a class would be left empty.
+    Raises UnfitSelection where the profile asks for more, and where a class would be left empty.
     """
     if data.imbalance_factor is None and data.n_max is None:
         return list(available)
@@ -51,7 +55,7 @@ def profiled_counts(data: Data, available: Sequence[int]) -> list[int]:
     for c, (asked, there) in enumerate(zip(counts, available, strict=True)):
         if asked > there:
             message = f"class {c} has {there} training images and the profile asks for {asked}"
-            raise TooFewImages(key, message)
+            raise UnfitSelection(key, message)
     return counts
 
 
@@ -67,7 +71,7 @@ def exponential_counts(n_max: int, n_classes: int, imbalance_factor: float) -> l
     if counts[-1] == 0:
         message = f"{n_max} images of the largest class and an imbalance factor of"
         message += f" {imbalance_factor:g} leave the smallest class empty"
-        raise TooFewImages("data.imbalance_factor", message)
+        raise UnfitSelection("data.imbalance_factor", message)
     return counts
 
 
@@ -77,14 +81,14 @@ def held_out_counts(counts: Sequence[int], share: float) -> list[int]:
     for c, (n, n_held) in enumerate(zip(counts, held, strict=True)):
         if n_held >= n:
             message = f"{share:g} of the {n} training images of class {c} leaves none to train on"
-            raise TooFewImages("data.validation", message)
+            raise UnfitSelection("data.validation", message)
     return held
 
 
 def digits_counts(n_per_class: Sequence[int], n_test: int) -> list[int]:
     """Return the training images of each digit that `n_test` test images per class leave."""
     if n_test >= min(n_per_class):
-        raise TooFewImages("data.n_test", f"{n_test} leaves a class without training images")
+        raise UnfitSelection("data.n_test", f"{n_test} leaves a class without training images")
     return [n - n_test for n in n_per_class]
 
 

@@ -49,23 +49,28 @@ class Dataset(NamedTuple):
         return torch.bincount(self.train.labels, minlength=len(self.class_names))
 
 
-def load(data: Data) -> Dataset:
+def load(data: Data, seed: int = 0) -> Dataset:
     """Load the data set that the settings describe, profile applied, channels swapped.
 
-    Validation images stand in for the test set, if there are any. The profile and the validation
-    images are one fixed draw per class: the same images for every seed and arm.
+    Validation images stand in for the test set, if there are any. The profile, the validation
+    images and the test images of digits are drawn per class, with the generator of seed 0, or of
+    `seed` where `data.split` says so: the same images for all arms of a seed.
 
     Raises ValueError, with the file's name, for images that cannot be read, sizes that differ,
     class folders that do not match, and classes without images.
     """
-    read = {"digits": _digits, "folder": _folder}.get(data.source, _cifar)
-    train, test, names = read(data)
+    draw_seed = seed if data.split == "seed" else 0
+    if data.source == "digits":
+        train, test, names = _digits(data, draw_seed)
+    else:
+        train, test, names = _folder(data) if data.source == "folder" else _cifar(data)
     if data.imbalance_factor is not None or data.n_max is not None:
         available = torch.bincount(train.labels, minlength=len(names)).tolist()
-        train, _ = _drawn(train, profiled_counts(data, available), "long tail")
+        train, _ = _drawn(train, profiled_counts(data, available), "long tail", draw_seed)
     if data.validation:
         counts = torch.bincount(train.labels, minlength=len(names)).tolist()
-        test, train = _drawn(train, held_out_counts(counts, data.validation), "validation")
+        held = held_out_counts(counts, data.validation)
+        test, train = _drawn(train, held, "validation", draw_seed)
     if data.flip_channels:
         train, test = (
             split._replace(images=split.images.flip(1).contiguous()) for split in (train, test)
@@ -91,9 +96,9 @@ def from_bytes(data: bytes) -> Dataset:
     return Dataset(train, test, names)
 
 
-def _drawn(split: Split, counts: list[int], purpose: str) -> tuple[Split, Split]:
+def _drawn(split: Split, counts: list[int], purpose: str, seed: int) -> tuple[Split, Split]:
     """`counts` images of each class by one draw, and the others; both sorted by class."""
-    order = torch.randperm(len(split.labels), generator=generator(0, purpose))
+    order = torch.randperm(len(split.labels), generator=generator(seed, purpose))
     labels = split.labels[order]
     # (N,) how many images drawn earlier have the same label
     seen = torch.nn.functional.one_hot(labels, len(counts)).cumsum(0)
@@ -109,15 +114,15 @@ def _sorted(split: Split, chosen: Tensor) -> Split:
     return Split(split.images[chosen], split.labels[chosen])
 
 
-def _digits(data: Data) -> Dataset:
-    """Handwritten digits, 8x8, about 180 a class; a fixed draw of `n_test` each is the test set."""
+def _digits(data: Data, seed: int) -> Dataset:
+    """Handwritten digits, 8x8, about 180 a class; a draw of `n_test` each is the test set."""
     from sklearn.datasets import load_digits
 
     raw = load_digits()
     images = torch.from_numpy(np.round(raw.images * (255 / 16)).astype(np.uint8))
     digits = Split(images[:, None], torch.from_numpy(raw.target).long())
     digits_counts(torch.bincount(digits.labels).tolist(), data.n_test)
-    test, train = _drawn(digits, [data.n_test] * 10, "digits split")
+    test, train = _drawn(digits, [data.n_test] * 10, "digits split", seed)
     return Dataset(train, test, [str(c) for c in range(10)])
 
 

@@ -126,6 +126,8 @@ def _selection(data: Data) -> list[Any]:
         data.size if data.source == "folder" else Data.size,
         data.mean,
         data.std,
+        # a fixed split keeps the keys that it had before there was another one
+        *([data.split] if data.split != "fixed" else []),
     ]
 
 

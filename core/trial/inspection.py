@@ -40,8 +40,8 @@ class Finding(NamedTuple):
 
 
 def load(config: Config) -> Dataset:
-    """Load the images."""
-    return sources.load(config.data)
+    """Load the images, as seed 0 draws them."""
+    return sources.load(config.data, 0)
 
 
 def describe(config: Config, dataset: Dataset) -> Description:
@@ -81,9 +81,13 @@ def verify(config: Config, dataset: Dataset) -> list[Finding]:
 
 
 def _notes(config: Config) -> list[str]:
-    if config.data.source != "folder":
-        return []
-    return layout.notes(listed(locate(config.data.required_path)))
+    data, notes = config.data, []
+    if data.split == "seed":
+        drawn = " and ".join(data.drawn)
+        notes.append(f"every seed draws its own {drawn} images; these are those of seed 0")
+    if data.source == "folder":
+        notes += layout.notes(listed(locate(data.required_path)))
+    return notes
 
 
 def _counts(split: Split, n_classes: int) -> torch.Tensor:

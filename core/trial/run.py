@@ -218,7 +218,7 @@ class Trial:
     @cached_property
     def dataset(self) -> Dataset:
         """The images, on the trial's device."""
-        return load_dataset(self.config, self.store)
+        return load_dataset(self.config, self.seed, self.store)
 
     @cached_property
     def latents(self) -> Latents:
@@ -368,13 +368,14 @@ def require_head(config: Config, head: dict[str, Tensor], like: dict[str, Tensor
         raise ValueError(f"'{config.encoder.checkpoint}' {holds}, which {needed_by} needs")
 
 
-def load_dataset(config: Config, store: Store) -> Dataset:
-    """The data set on the trial's device; decoded images are kept in store and process."""
-    # What decoding depends on.
-    key = digest("images", data_fingerprint(config), source_fingerprint(), versions())
+def load_dataset(config: Config, seed: int, store: Store) -> Dataset:
+    """The trial's data set on its device; decoded images are kept in store and process."""
+    # What decoding depends on, and the draw where every seed has its own.
+    drawn_by = [seed] if config.data.split == "seed" else []
+    key = digest("images", data_fingerprint(config), source_fingerprint(), versions(), *drawn_by)
     if (key, config.device) not in _datasets:
         data, started = store.load("images", key), time.perf_counter()
-        dataset = sources.from_bytes(data) if data is not None else sources.load(config.data)
+        dataset = sources.from_bytes(data) if data is not None else sources.load(config.data, seed)
         if data is None and config.data.source != "digits":
             store.save("images", key, sources.to_bytes(dataset), time.perf_counter() - started)
         train, test = (

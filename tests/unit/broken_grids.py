@@ -26,7 +26,7 @@ BROKEN = [
         "grid.yaml: factrs: unknown key 'factrs'; did you mean 'factors'?",
     ]),
     ("unknown key far from any", "", "xyzzy: 1\n", [
-        "grid.yaml: xyzzy: unknown key 'xyzzy'; choose from arms, baselines, claims, design, experiment, factors, metric, question, reference, seeds, settings, study",
+        "grid.yaml: xyzzy: unknown key 'xyzzy'; choose from arms, baselines, claims, design, experiment, factors, metric, question, reference, search, seeds, settings, study",
     ]),
     ("duplicate key", "", "seeds: 3\n", [
         "grid.yaml: seeds: line 8: the key 'seeds' is there twice, first in line 3",

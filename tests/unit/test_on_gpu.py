@@ -58,7 +58,9 @@ def lent(home, on_gpu, tmp_path, monkeypatch):
         shutil.copytree(home.root / ".gpu", root / ".gpu")
         there = ToyProject(root, monkeypatch)
         if told is not None:
-            monkeypatch.setattr(opening, "provenance", lambda: told)
+            monkeypatch.setattr(
+                opening, "provenance", lambda: {"commit": None, "dirty": None} | told
+            )
 
         def ablate(arguments, deadline, log):
             parser = argparse.ArgumentParser()

@@ -51,9 +51,9 @@ class ToyProject(ToyStudy):
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch):
         super().__init__(root, SUBJECT)
         monkeypatch.chdir(root)
-        monkeypatch.setattr(
-            opening, "provenance", lambda: {"commit": "abc123"}
-        )  # to ask for it takes as long as all else
+        # to ask for it takes as long as all else
+        provenance = {"commit": "abc123", "dirty": False}
+        monkeypatch.setattr(opening, "provenance", lambda: provenance)
         (root / "nothing.yaml").write_text("title: Nothing\nsubject: toy_subject:SUBJECT\n")
         self.monkeypatch = monkeypatch
         self.url, self.uri = self.places.ledger_url, f"sqlite:///{root / 'mlflow.db'}"

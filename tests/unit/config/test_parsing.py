@@ -80,6 +80,9 @@ FAULTS = """
     source 'cifar100' needs the folder that torchvision keeps it in
 {"data.channels": "gray", "data.flip_channels": True} -> data.flip_channels
     gray images have no red and blue to swap
+FOLDER | {"data.split": "seed"} -> data.split
+    seed, and no images are drawn: all that the files hold are used; set data.imbalance_factor,
+    data.n_max or data.validation, or data.split: fixed
 CHECKPOINT -> encoder.channels
     a checkpoint needs the channel order that it was trained on: rgb, bgr or gray
 {"pretraining.epochs": 0}
@@ -119,7 +122,7 @@ def faults():
     for block in re.split(r"\n(?! )", FAULTS.strip()):
         head, *message = block.splitlines()
         given, _, key = head.partition(" -> ")
-        settings = eval(given, {"math": math, "CHECKPOINT": CHECKPOINT})
+        settings = eval(given, {"math": math, "FOLDER": FOLDER, "CHECKPOINT": CHECKPOINT})
         yield settings, key or next(iter(settings)), " ".join(line.strip() for line in message)
 
 

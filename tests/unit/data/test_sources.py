@@ -1,6 +1,7 @@
 """Data sets: which images, how many of each class, in which order, and what is said of files that cannot be used."""
 
 import dataclasses
+import hashlib
 import io
 import tarfile
 from collections import Counter
@@ -19,6 +20,7 @@ from core.data.counting import class_counts, exponential_counts
 from core.data.listing import PARTS, Listing, Place
 from core.planning.fingerprint import data_files, data_fingerprint
 from core.subject import SUBJECT
+from core.trial import inspection
 from core.trial import run as trial
 
 CIFAR10_LT = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
@@ -126,6 +128,87 @@ def test_the_digits_are_the_same_whatever_was_drawn_before():
     first = sources.load(DIGITS)
     torch.manual_seed(2)
     assert_equal(first, sources.load(DIGITS))
+
+
+@pytest.mark.parametrize(
+    ("changes", "images", "fingerprint"),
+    [
+        ({}, "64e452ee03d8babb8542365de5893b75", "bf381332fa688e5ab94916873c5b6063"),
+        (
+            {"validation": 0.2},
+            "c88ea4274480a547555cba04701f7d28",
+            "294becb1a6bfb44a53a8c8d30b8fde77",
+        ),
+    ],
+)
+def test_a_fixed_split_holds_the_images_that_it_held_before_there_was_another(
+    changes, images, fingerprint
+):
+    data = dataclasses.replace(DIGITS, **changes)
+    for seed in (0, 7):
+        content = hashlib.sha256()
+        for split in sources.load(data, seed)[:2]:
+            content.update(split.images.numpy().tobytes() + split.labels.numpy().tobytes())
+        assert content.hexdigest()[:32] == images
+    assert data_fingerprint(Config(data=data)) == fingerprint
+    per_seed = dataclasses.replace(data, split="seed")
+    assert data_fingerprint(Config(data=per_seed)) != fingerprint
+
+
+@pytest.mark.parametrize("validation", [0.0, 0.2])
+def test_a_split_per_seed_draws_training_and_test_images_anew_with_the_same_counts(validation):
+    data = dataclasses.replace(DIGITS, validation=validation, split="seed")
+    first, second = sources.load(data, 1), sources.load(data, 2)
+    assert_equal(first, sources.load(data, 1))  # whatever was drawn in between
+    assert first.class_counts.tolist() == second.class_counts.tolist() == counted(data)
+    assert torch.equal(first.test.labels, second.test.labels)
+    for loaded in (first, second):
+        assert not as_set(loaded.train.images) & as_set(loaded.test.images)
+    for part in ("train", "test"):
+        seen, other = (as_set(getattr(loaded, part).images) for loaded in (first, second))
+        # chance alone draws some images twice
+        assert len(seen & other) < 0.6 * len(seen)
+
+
+def test_validation_images_of_a_split_per_seed_come_from_its_training_images():
+    data = dataclasses.replace(DIGITS, split="seed")
+    whole = sources.load(data, 5)
+    loaded = sources.load(dataclasses.replace(data, validation=0.2), 5)
+    assert as_set(torch.cat([loaded.train.images, loaded.test.images])) == as_set(
+        whole.train.images
+    )
+
+
+def test_a_split_per_seed_draws_the_long_tail_of_a_folder_and_leaves_its_test_images(tmp_path):
+    files = tree_of(train=(("ant", 20), ("bee", 20)), n_test=4)
+    data = folder(written(tmp_path / "images", files), n_max=8, imbalance_factor=4.0, split="seed")
+    first, second = sources.load(data, 1), sources.load(data, 2)
+    assert first.class_counts.tolist() == second.class_counts.tolist() == [8, 2] == counted(data)
+    assert as_set(first.train.images) != as_set(second.train.images)
+    assert torch.equal(first.test.images, second.test.images)
+
+
+def test_a_split_per_seed_of_a_profile_that_takes_every_image_is_refused(tmp_path):
+    files = tree_of(train=(("ant", 5), ("bee", 5)), n_test=1)
+    given = {
+        "data.source": "folder",
+        "data.path": str(written(tmp_path / "images", files)),
+        "data.n_max": 5,
+        "data.split": "seed",
+    }
+    (fault,) = SUBJECT.check(given)
+    assert fault.key == "data.split"
+    assert fault.message == (
+        "seed, and no images are drawn: the profile takes all that there are; set data.split: fixed"
+    )
+    assert not SUBJECT.check(given | {"data.n_max": 4})
+    assert not SUBJECT.check(given | {"data.validation": 0.2})
+
+
+def test_the_description_of_a_split_per_seed_says_whose_images_they_are():
+    config = Config(data=dataclasses.replace(DIGITS, split="seed"))
+    (note,) = inspection.describe(config, inspection.load(config)).notes
+    assert note == "every seed draws its own training and test images; these are those of seed 0"
 
 
 def test_too_many_digits_asked_for_is_said():
@@ -415,10 +498,25 @@ def test_decoded_images_are_kept_in_the_store_and_decoded_once(tmp_path, monkeyp
     config = Config(data=folder(written(tmp_path / "images", tree_of())))
     store = MemoryStore()
     monkeypatch.setattr(trial, "_datasets", {})
-    first = trial.load_dataset(config, store)
+    first = trial.load_dataset(config, 0, store)
     monkeypatch.setattr(trial, "_datasets", {})  # another process
-    monkeypatch.setattr(sources, "load", lambda data: pytest.fail("decoded again"))
-    assert_equal(trial.load_dataset(config, store), first)
+    monkeypatch.setattr(sources, "load", lambda *_: pytest.fail("decoded again"))
+    assert_equal(trial.load_dataset(config, 1, store), first)  # a fixed split serves all seeds
+
+
+def test_a_process_and_a_store_that_serve_two_seeds_give_each_its_own_split(tmp_path, monkeypatch):
+    files = tree_of(train=(("ant", 9), ("bee", 9)), n_test=2)
+    data = folder(written(tmp_path / "images", files), n_max=4, split="seed")
+    expected = [sources.load(data, seed) for seed in (0, 1)]
+    assert as_set(expected[0].train.images) != as_set(expected[1].train.images)
+    config, store = Config(data=data), MemoryStore()
+    monkeypatch.setattr(trial, "_datasets", {})
+    for seed in (0, 1, 1, 0):
+        assert_equal(trial.load_dataset(config, seed, store), expected[seed])
+    monkeypatch.setattr(trial, "_datasets", {})  # another process
+    monkeypatch.setattr(sources, "load", lambda *_: pytest.fail("decoded again"))
+    for seed in (1, 0):
+        assert_equal(trial.load_dataset(config, seed, store), expected[seed])
 
 
 def test_the_fingerprint_of_the_data_follows_content_and_selection_not_the_place(tmp_path):

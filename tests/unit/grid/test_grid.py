@@ -383,7 +383,7 @@ def test_everything_that_is_wrong_is_reported_at_once_and_only_once(load):
     assert refused(
         load, grid=grid, tiny="settings: {epochs: no, spede: 1}", overrides=["routng=a"]
     ) == [
-        "grid.yaml: goal: unknown key 'goal'; choose from arms, baselines, claims, design, experiment, factors, metric, question, reference, seeds, settings, study",
+        "grid.yaml: goal: unknown key 'goal'; choose from arms, baselines, claims, design, experiment, factors, metric, question, reference, search, seeds, settings, study",
         "grid.yaml: seeds: -1 is not a number of seeds between 1 and 1000, or a list of 1 to 1000 seeds",
         "grid.yaml: baselines[1]: unknown baseline 'ldmrl'; did you mean 'ldmlr'?",
         "tiny.yaml: settings.spede: unknown setting 'spede'; choose from epochs, mixup, optim.lr, optim.momentum, routing, warmup.epochs",

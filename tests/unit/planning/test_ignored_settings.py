@@ -79,6 +79,7 @@ def test_what_changes_nothing_is_found(base, idle):
         (BASE | PLATEAU | {"warmup.plateau.min_epochs": 15}, [*PLATEAU]),  # it lasts as long as it may, and is there
         (BASE | {"optim.ramp_epochs": 3}, ["optim.ramp_epochs", "optim.lr.encoder"]),
         (BASE | {"evaluate_every": 1000}, ["evaluate_every"]),
+        (BASE | {"data.split": "seed"}, ["data.split", "data.n_test"]),
         (BASE | {"threads": 2, "precision": "float32", "device": "cpu"}, ["threads", "precision", "device"]),
         (CE | {"threads": 2, "precision": "float32"}, ["threads", "precision", "data.mean", "data.n_test", "pretraining.epochs", "data.padding"]),
         (BASE | {"routing": "stopgrad"}, ["denoiser.width", "optim.lr.denoiser", "diffusion.objective", "losses.prototype", "losses.semantic", "standardisation"]),

@@ -140,6 +140,7 @@ def test_what_acts_in_the_warmup_leaves_the_pretraining_shared(other):
         {"pretraining.lr": 0.2}, {"pretraining.mixup": 0.2}, {"pretraining.momentum": 0.8}, {"pretraining.weight_decay": 0}, {"pretraining.batch_size": 64},
         {"data.augmentation": "none"}, {"data.padding": 1},
         {"data.n_max": 50}, {"data.imbalance_factor": 5}, {"data.n_test": 20}, {"data.mean": [0.4]}, {"data.std": [0.4]},
+        {"data.split": "seed"},
         {"encoder.name": "resnet20"}, {"threads": 2}, {"device": "cuda"},
     ],
 )  # fmt: skip

@@ -417,6 +417,17 @@ def test_claims_and_failures_stand_after_the_evidence_and_before_the_setup(tmp_p
     ]
 
 
+def test_limits_and_setup_say_which_images_every_seed_draws(tmp_path):
+    facts = {"drawn_per_seed": ["training", "test"]}
+    text = text_of(study(tmp_path / "a", factors=SHORTEST, baselines=["ldmlr"], facts=facts))
+    assert "every arm the same training and test images, initialisation" in text
+    assert "- Seeds vary the training and test images, which are drawn from one data set" in text
+    assert "on one training and one test set" not in text and "drawn_per_seed" not in text
+    other = {"drawn_per_seed": []}
+    text = text_of(study(tmp_path / "b", factors=SHORTEST, baselines=["ldmlr"], facts=other))
+    assert "on one training and one test set" in text and "drawn_per_seed" not in text
+
+
 def test_the_table_says_what_a_spread_over_seeds_is_a_spread_of(tmp_path):
     says = "All seeds start from one pretrained encoder, some.checkpoint."
     known = study(

@@ -733,7 +733,9 @@ def test_a_server_is_waited_for_ten_seconds_unless_the_user_says_otherwise(chose
     assert said == f"{seconds}\n"
 
 
-@pytest.mark.parametrize("module", ["tracking.mlflow_sync", "doctor.databases", "tracking.ui"])
+@pytest.mark.parametrize(
+    "module", ["tracking.mlflow_sync", "doctor.databases", "tracking.mlflow_store"]
+)
 def test_mlflow_sends_no_statistics_as_is_set_before_it_is_imported(module):
     code = f"""
 import os, sys

@@ -170,6 +170,20 @@ def test_the_covariance_that_a_gaussian_pool_borrows_follows_the_encoder():
             {"encoder.checkpoint": "some/where.pt", "encoder.channels": "gray"},
             "one pretrained encoder, where.pt",
         ),
+        ({}, "The images are the same."),
+        (
+            {"data.split": "seed"},
+            "Every seed draws its own training and test images, the same for all arms, and"
+            " pre-trains an encoder of its own",
+        ),
+        (
+            {
+                "data.split": "seed",
+                "encoder.checkpoint": "some/where.pt",
+                "encoder.channels": "gray",
+            },
+            "they differ in their training and test images, drawn anew for each seed",
+        ),
     ],
 )
 def test_a_study_says_what_its_seeds_have_in_common(settings, says):

@@ -4,7 +4,17 @@ import functools
 
 import pytest
 import torch
-from tiny_trials import JOINT, ORIGINAL, STAGED, MemoryStore, advance, chain, records, run
+from tiny_trials import (
+    JOINT,
+    ORIGINAL,
+    STAGED,
+    MemoryStore,
+    advance,
+    chain,
+    records,
+    run,
+    trial_at,
+)
 
 from ablation.storage.cache import DiskStore
 from core.subject import SUBJECT
@@ -314,6 +324,48 @@ def test_a_trial_on_disk_survives_damage_to_its_files(tmp_path):
     assert store.record(links[4].key) is None  # as the harness finds out
     assert advance(JOINT, store) == [link.key for link in links[4:]]
     assert_same("joint", store)
+
+
+# --- a split per seed
+
+PER_SEED = {"data.split": "seed"}
+
+
+@pytest.mark.parametrize("settings", [JOINT, STAGED], ids=["joint", "staged"])
+def test_a_process_that_serves_two_seeds_by_turns_gives_the_bits_of_one_for_each(
+    settings, monkeypatch
+):
+    settings, store, alone = settings | PER_SEED, MemoryStore(), {}
+    for seed in (0, 1):
+        monkeypatch.setattr(trial, "_datasets", {})  # a process of its own
+        alone[seed] = run(settings, seed)
+    links = {seed: chain(settings, seed) for seed in alone}
+    for of_both in zip(*links.values(), strict=True):
+        for seed, link in enumerate(of_both):
+            assert advance(settings, store, seed, until=link.key) == [link.key]
+    for seed, own in links.items():
+        assert records(store, own) == records(alone[seed], own)
+        last = ("state", own[-1].key)
+        assert store.load(*last) == alone[seed].load(*last)
+
+
+def test_a_fixed_split_gives_what_seed_0_draws_and_no_other_seed():
+    for seed in (0, 1):
+        fixed, drawn = (
+            records(run(settings, seed), chain(settings, seed))
+            for settings in (JOINT, JOINT | PER_SEED)
+        )
+        assert (fixed == drawn) == (seed == 0)
+
+
+def test_all_arms_of_a_seed_have_one_split_and_share_its_pretraining():
+    arms = [settings | PER_SEED for settings in (JOINT, STAGED, JOINT | {"method": "ce"})]
+    for seed in (0, 1):
+        chains = [[link.key for link in chain(arm, seed)] for arm in arms]
+        assert len({tuple(keys[:2]) for keys in chains}) == 1
+        assert len({keys[2] for keys in chains}) == len(arms)
+        images = [trial_at(arm, seed, MemoryStore(), 0).dataset.train.images for arm in arms]
+        assert all(torch.equal(each, images[0]) for each in images)
 
 
 # --- the plateau

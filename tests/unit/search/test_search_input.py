@@ -1,0 +1,242 @@
+"""Mistakes in `search:` of a grid: each is named with its place, before anything runs."""
+
+from __future__ import annotations
+
+import pytest
+from tunable import GRID, SEARCH, TunedProject
+
+from ablation.errors import InputError
+from ablation.grid.search import Choices, Range, domain_of
+
+RATE, MODE = "{low: 1.0e-5, high: 1.0, log: true}", "{choices: [soft, hard]}"
+# what is replaced in SEARCH, by what, the messages
+BROKEN = {
+    "no space": (
+        f"  space:\n    rate: {RATE}\n    mode: {MODE}\n",
+        "",
+        ["search.space: is missing; it must map settings to {low, high, log or step} or {choices}"],
+    ),
+    "empty space": (
+        f"  space:\n    rate: {RATE}\n    mode: {MODE}\n",
+        "  space: {}\n",
+        ["search.space: is empty; it must map settings to {low, high, log or step} or {choices}"],
+    ),
+    "inverted": (RATE, "{low: 1, high: 0.1}", ["search.space.rate.high: 0.1 is not above low, 1"]),
+    "no high": (
+        RATE,
+        "{low: 1}",
+        ["search.space.rate.high: is missing; it must be a finite number"],
+    ),
+    "log of 0": (
+        RATE,
+        "{low: 0, high: 1, log: true}",
+        ["search.space.rate.low: 0 has no logarithm; with log: true it must be above 0"],
+    ),
+    "log and step": (
+        RATE,
+        "{low: 1, high: 3, log: true, step: 1}",
+        ["search.space.rate.step: does not go with log: true"],
+    ),
+    "step of 0": (
+        RATE,
+        "{low: 1, high: 3, step: 0}",
+        ["search.space.rate.step: 0 is not above 0 and at most 2"],
+    ),
+    "a level": (RATE, "0.1", ["search.space.rate: 0.1 is neither {low, high} nor {choices}"]),
+    "unknown kind": (
+        RATE,
+        "{lo: 1, high: 3}",
+        [
+            "search.space.rate.lo: unknown key 'lo'; did you mean 'low'?",
+            "search.space.rate.low: is missing; it must be a finite number",
+        ],
+    ),
+    "one choice": (
+        MODE,
+        "{choices: [soft]}",
+        ["search.space.mode.choices: needs two values or more"],
+    ),
+    "choice twice": (
+        MODE,
+        "{choices: [soft, soft, hard]}",
+        ["search.space.mode.choices[1]: 'soft' is there twice"],
+    ),
+    "choices and low": (
+        MODE,
+        "{choices: [soft, hard], low: 1}",
+        ["search.space.mode.low: does not go with choices"],
+    ),
+    "unknown setting": (
+        "    mode:",
+        "    mood:",
+        ["search.space.mood: unknown setting 'mood'"],
+    ),
+    "value that is refused": (
+        RATE,
+        "{low: -1, high: 1}",
+        ["search.space.rate: -1 is no value for it: -1 is not above 0"],
+    ),
+    "a factor's own key": (
+        "    mode:",
+        "    method:",
+        [
+            "search.space.method: is set by every arm and baseline itself: nothing is left to look for"
+        ],
+    ),
+    "test metric": (
+        "validation/top1",
+        "test/top1",
+        [
+            "search.metric: 'test/top1' is of the test set, on which nothing is chosen; "
+            "name validation/top1"
+        ],
+    ),
+    "best on test": (
+        "validation/top1",
+        "{name: best/test/top1}",
+        [
+            "search.metric.name: 'best/test/top1' is of the test set, on which nothing is chosen; "
+            "name validation/test/top1"
+        ],
+    ),
+    "no metric": (
+        "  metric: validation/top1\n",
+        "",
+        [
+            "search.metric: is missing; it must be a metric's name, such as test/top1 "
+            "(letters, digits, '_', '.', '/', '@', '-')"
+        ],
+    ),
+    "metric that is not reported": (
+        "  settings: {validation: 1}\n",
+        "",
+        [
+            "search.metric: 'validation/top1' is not reported by 'reference'; choose from "
+            "test/top1; search.settings: {data.validation: 0.2} holds images out"
+        ],
+    ),
+    "no budget": (
+        "  trials: 8\n",
+        "",
+        ["search.trials: is missing; it must be trials of each arm, or budget: epochs"],
+    ),
+    "no trials": (
+        "trials: 8",
+        "trials: 0",
+        ["search.trials: 0 is not a whole number from 1 to 10000"],
+    ),
+    "budget below a trial": (
+        "trials: 8",
+        "budget: 0",
+        ["search.budget: 0 is not a whole number from 1 to 10000000"],
+    ),
+    "both budgets": (
+        "trials: 8",
+        "trials: 8\n  budget: 90",
+        ["search.budget: does not go with trials; one of them is the budget of an arm"],
+    ),
+    "unknown sampler": (
+        "trials: 8",
+        "trials: 8\n  sampler: tpee",
+        ["search.sampler: 'tpee' is not allowed; did you mean 'tpe'?"],
+    ),
+    "grid of numbers without a step": (
+        "trials: 8",
+        "trials: 8\n  sampler: grid",
+        ["search.space.rate: has no countable values, as sampler: grid needs; add a step"],
+    ),
+    "unknown pruner": (
+        "name: hyperband",
+        "name: hyperbnd",
+        ["search.pruner.name: 'hyperbnd' is not allowed; did you mean 'hyperband'?"],
+    ),
+    "no epochs before pruning": (
+        "min_epochs: 2",
+        "min_epochs: 0",
+        ["search.pruner.min_epochs: 0 is not a whole number from 1 to 10000000"],
+    ),
+    "a seed of the study": (
+        "trials: 8",
+        "trials: 8\n  seeds: [3]",
+        ["search.seeds[0]: 3 is a seed of the study; 100 is not"],
+    ),
+    "no seed": (
+        "trials: 8",
+        "trials: 8\n  seeds: []",
+        ["search.seeds: is an empty list; one seed is enough"],
+    ),
+    "two seeds with a pruner": (
+        "trials: 8",
+        "trials: 8\n  seeds: [100, 101]",
+        [
+            "search.seeds: a pruner decides about a trial by one seed; "
+            "name one seed, or pruner: none"
+        ],
+    ),
+    "settings that are refused": (
+        "{validation: 1}",
+        "{validation: 1, mod: 2}",
+        ["search.settings.mod: unknown setting 'mod'"],
+    ),
+    "unknown key": (
+        "trials: 8",
+        "trails: 8",
+        [
+            "search.trails: unknown key 'trails'; did you mean 'trials'?",
+            "search.trials: is missing; it must be trials of each arm, or budget: epochs",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "messages"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_search_is_refused_with_its_message(old, new, messages, tmp_path, monkeypatch):
+    assert old in SEARCH
+    project = TunedProject(tmp_path / "project", monkeypatch, GRID + SEARCH.replace(old, new))
+    with pytest.raises(InputError) as refused:
+        project.open()
+    assert [str(problem) for problem in refused.value.problems] == [
+        f"grid.yaml: {message}" for message in messages
+    ]
+
+
+def test_a_study_may_not_be_called_like_the_search_of_one(tmp_path, monkeypatch):
+    project = TunedProject(tmp_path / "project", monkeypatch)
+    with pytest.raises(InputError, match=r"--as: tune\.search.*choose another name"):
+        project.open(alias="tune.search")
+
+
+def test_a_search_of_nested_settings_is_read_as_settings_are(tmp_path, monkeypatch):
+    search = SEARCH.replace(f"    rate: {RATE}\n    mode: {MODE}\n", f"    optim: {{lr: {RATE}}}\n")
+    project = TunedProject(tmp_path / "project", monkeypatch, GRID + search)
+    with pytest.raises(InputError, match=r"search\.space\.optim\.lr: unknown setting"):
+        project.open()
+
+
+def test_domains_are_read_back_as_they_were_written():
+    for told, domain in [
+        ({"values": [1, "a", None]}, Choices((1, "a", None))),
+        ({"low": 1, "high": 5, "log": False, "step": 2}, Range(1, 5, step=2)),
+    ]:
+        assert domain_of(told) == domain
+
+
+@pytest.mark.parametrize(
+    ("domain", "inside", "outside"),
+    [
+        (Range(1, 5), [1, 3, 5, 3.0], [0, 6, 2.5, True, "3", None]),
+        (Range(0.1, 0.5, step=0.2), [0.1, 0.3, 0.5], [0.2, 0.6]),
+        (Range(1e-5, 1.0, log=True), [1e-5, 0.3, 1.0], [0, 2]),
+        (Choices((1, "a", None, True)), [1, "a", None, True], [1.0, "b", False]),
+    ],
+)
+def test_what_a_domain_holds(domain, inside, outside):
+    assert all(domain.holds(value) for value in inside)
+    assert not any(domain.holds(value) for value in outside)
+
+
+def test_the_values_of_a_range_are_those_that_optuna_reaches():
+    assert Range(1, 6, step=2).values == (1, 3, 5)
+    assert Range(1, 3).values == (1, 2, 3)
+    assert Range(0.1, 0.5, step=0.2).values == pytest.approx((0.1, 0.3, 0.5))
+    assert Range(0.1, 0.5).values is None
