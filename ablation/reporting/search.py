@@ -1,6 +1,7 @@
 """What a report says of the search of a study's arms: how it was made, what it found and gained.
 
-Numbers are those of `Manifest.search`, see `ablation.search.tuning.search_found`; none are computed here.
+Numbers are those of `Manifest.search` (see `ablation.search.tuning.search_found`) and of
+`ablation.analysis.tuning`.
 """
 
 from __future__ import annotations
