@@ -76,7 +76,7 @@ class StrategyA:
     def describe(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Facts for the report's provenance."""
         config = _config(settings)
-        return {
+        facts = {
             "class_counts": _class_counts(config),
             "data_fingerprint": fingerprint.data_fingerprint(config),
             "source_fingerprint": fingerprint.source_fingerprint(),
@@ -94,6 +94,8 @@ class StrategyA:
             "drawn_per_seed": _drawn_per_seed(config.data),
             "versions": fingerprint.versions(),
         }
+        warnings = _warnings(config)
+        return {**facts, "warnings": warnings} if warnings else facts
 
     def chain(
         self, settings: Mapping[str, Any], seed: int, records: trajectory.Records
@@ -157,6 +159,18 @@ def _between_seeds(config: Config) -> str:
 def _drawn_per_seed(data: Data) -> list[str]:
     """The parts of the data, such as training and test, whose images every seed draws anew."""
     return list(data.drawn) if data.split == "seed" else []
+
+
+def _warnings(config: Config) -> list[str]:
+    """What makes results look better than they are, a sentence each."""
+    if not (config.data.validation and config.encoder.checkpoint):
+        return []
+    name = PurePath(config.encoder.checkpoint).name
+    return [
+        f"The encoder {name} was pretrained before data.validation held images out, and may have"
+        " been trained on them, as the encoders published with LDMLR were: validation metrics can"
+        " be better than those of new images, and prefer settings that leave the encoder as it is"
+    ]
 
 
 def _config(settings: Mapping[str, Any]) -> Config:

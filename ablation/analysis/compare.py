@@ -240,7 +240,7 @@ def _by_protocol(side: Side, number: PublishedNumber) -> Iterator[tuple[str, str
     protocol = number.entry.get("protocol", "").lower()
     # our metric that is obtained as the published number was, where that is known
     same = "best/test/top1" if "best" in protocol else "test/top1" if "last" in protocol else None
-    for arm in [side.arm] if isinstance(side, StudyArm) else side.study.arms:
+    for arm in [side.arm] if isinstance(side, StudyArm) else side.study.design_arms:
         for metric in dict.fromkeys([same or "test/top1", "test/top1", "best/test/top1"]):
             what = label(metric) if metric.startswith("best/") else "top-1, last epoch"
             what += ", their protocol" * (metric == same)
@@ -283,7 +283,7 @@ def _arms(left: Measured, right: Measured) -> list[str]:
         return _others(right.study, left)
     if isinstance(right, StudyArm):
         return _others(left.study, right)
-    found = [arm for arm in left.study.arms if arm in right.study.arms]
+    found = [arm for arm in left.study.design_arms if arm in right.study.design_arms]
     if not found:
         names = f"{left.name} {right.name}"
         raise _refused(names, "have no arm of one name; compare STUDY:ARM with STUDY:ARM")
@@ -292,7 +292,7 @@ def _arms(left: Measured, right: Measured) -> list[str]:
 
 def _others(study: Source, one: StudyArm) -> list[str]:
     """The arms of a study that are not `one`."""
-    return [arm for arm in study.arms if study is not one.study or arm != one.arm]
+    return [arm for arm in study.design_arms if study is not one.study or arm != one.arm]
 
 
 def _refused(key: str, message: str) -> InputError:
@@ -327,7 +327,7 @@ def _warnings(left: Source, right: Source) -> Iterator[str]:
 def _unfinished(side: Side) -> Iterator[str]:
     if not isinstance(side, PublishedNumber):
         trials = side.study.trials
-        arms = [side.arm] if isinstance(side, StudyArm) else side.study.arms
+        arms = [side.arm] if isinstance(side, StudyArm) else side.study.design_arms
         missing = [
             f"`{arm}` {n} of {planned}"
             for arm in arms

@@ -20,8 +20,9 @@ from ablation.analysis.results import known_reports, metric_of, read_effects, re
 from ablation.errors import InputError, Problem, nearest
 from ablation.formatting import leaves
 from ablation.grid.file import published
+from ablation.storage.asked import SUFFIX
 from ablation.storage.project import ProjectPaths
-from ablation.storage.runs import RunFolder, studies
+from ablation.storage.runs import UNTUNED, RunFolder, studies
 
 # what stands before a method's name
 PUBLISHED = "published:"
@@ -53,8 +54,15 @@ class Source:
 
     @property
     def arms(self) -> list[str]:
-        """Arms and baselines."""
+        """Arms and baselines, and the untuned twins of those that were tuned."""
         return list(dict.fromkeys(self.trials["arm"]))
+
+    @property
+    def design_arms(self) -> list[str]:
+        """Arms and baselines without the untuned twins of those that were tuned."""
+        if "kind" not in self.trials:
+            return self.arms
+        return list(dict.fromkeys(self.trials.loc[self.trials["kind"] != UNTUNED, "arm"]))
 
     def finished(self, arm: str) -> pd.DataFrame:
         """Finished trials of an arm, by seed."""
@@ -108,7 +116,8 @@ def find_sides(names: Sequence[str], study: str | None, places: ProjectPaths) ->
         InputError: naming each that is not there
     """
     problems: list[Problem] = []
-    known = sorted({*studies(places.root / "runs"), *known_reports(places.report_folders)})
+    in_runs = [name for name in studies(places.root / "runs") if not name.endswith(SUFFIX)]
+    known = sorted({*in_runs, *known_reports(places.report_folders)})
     load = cache(lambda name: _source(places, name))
 
     def measured(text: str) -> Measured | None:

@@ -13,7 +13,7 @@ from ablation.analysis.contrasts import interactions, main_effects
 from ablation.analysis.statistics import power_of, smallest_detectable, smallest_permutation_p
 from ablation.formatting import is_percent, points
 from ablation.grid.load import Study
-from ablation.storage.runs import RunFolder, studies
+from ablation.storage.runs import SEARCH, UNTUNED, RunFolder, studies
 
 ALPHA, POWER = 0.05, 0.8
 MAX_SEEDS = 100_000
@@ -150,6 +150,8 @@ def _spread_of(folder: RunFolder, experiment: str, metric: str) -> Spread | None
         return None
     values: dict[str, dict[int, float]] = {}
     for spec in manifest.trials:
+        if spec.kind in (SEARCH, UNTUNED):
+            continue
         outcome = folder.ending(spec)
         if outcome is not None and metric in outcome.metrics:
             values.setdefault(spec.arm, {})[spec.seed] = outcome.metrics[metric]

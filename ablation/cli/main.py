@@ -73,15 +73,18 @@ class Commands(CommandGroup):
 
 def _existing(_context: click.Context, _argument: click.Parameter, study: str | None) -> str:
     """The study of that name in `runs/`; the only one if none is named."""
+    from ablation.storage.asked import SUFFIX
     from ablation.storage.runs import studies
 
     known = studies(Path("runs"))
-    if study is None and len(known) == 1:
-        return known[0]
+    # a search belongs to its study
+    own = [name for name in known if not name.endswith(SUFFIX)]
+    if study is None and len(own) == 1:
+        return own[0]
     if study in known:
         return study
     if study is None:
-        named = f"name one of the studies in runs/: {', '.join(known)}"
+        named = f"name one of the studies in runs/: {', '.join(own or known)}"
         problem = Problem("", "STUDY", named if known else "there is no study in runs/ yet")
     else:
         hint = nearest(study, known) if known else "there is none yet"
@@ -130,8 +133,24 @@ def write_starter(root: Path) -> str:
     return "\n".join([*lines, NEXT])
 
 
+def _existing_or_searched(
+    context: click.Context, argument: click.Parameter, study: str | None
+) -> str:
+    """As `_existing`; also a study of which there is no more than its search so far."""
+    from ablation.storage.asked import SUFFIX
+    from ablation.storage.runs import studies
+
+    known = studies(Path("runs"))
+    searched = [name.removesuffix(SUFFIX) for name in known if name.endswith(SUFFIX)]
+    own = [name for name in known if not name.endswith(SUFFIX)]
+    names = list(dict.fromkeys([*own, *searched]))
+    if study is None and len(names) == 1:
+        return names[0]
+    return study if study in searched else _existing(context, argument, study)
+
+
 @main.command()
-@study_argument
+@click.argument("study", required=False, callback=_existing_or_searched)
 def status(study: str) -> None:
     """Show a study's progress, arm by arm, and the time left."""
     from ablation.storage.project import ProjectPaths
@@ -154,6 +173,10 @@ def report(study: str, as_html: bool) -> None:
 
     places = ProjectPaths()
     folder = places.runs(study)
+    of = folder.manifest().search.get("of")
+    if of:
+        message = f"holds the trials of a search; `ablate report {of}` tells what it has found"
+        raise InputError([Problem("runs", study, message)])
     places.require_writable("reports")
     changed = "" if folder.is_being_run() else changes_since(places, study).said
     print(write_report(folder, places.report(study), as_html, changed))

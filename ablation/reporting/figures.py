@@ -40,6 +40,7 @@ from ablation.reporting.figure_style import (
     style,
     write_beside,
 )
+from ablation.reporting.search import search_figure
 
 
 def draw(results: Results, effects: pd.DataFrame, destination: Path) -> list[str]:
@@ -62,6 +63,7 @@ def draw(results: Results, effects: pd.DataFrame, destination: Path) -> list[str
         "learning_curves": learning_curves(results),
         "mechanism": mechanism(results),
         "per_class": per_class(results),
+        "search": search_figure(results) if results.manifest.search else None,
     }
     for name, figure in figures.items():
         save(figure, destination / name)

@@ -27,6 +27,7 @@ from ablation.analysis.contrasts import difference_name
 from ablation.analysis.effects import detectable, is_conditional
 from ablation.analysis.results import Results, diverged
 from ablation.analysis.statistics import N_RESAMPLES, smallest_permutation_p
+from ablation.analysis.tuning import beside_untuned
 from ablation.formatting import (
     correlation,
     effect,
@@ -39,9 +40,9 @@ from ablation.formatting import (
     points,
     span,
 )
-from ablation.reporting import figures, tables
+from ablation.reporting import figures, search, tables
 from ablation.reporting.curves import MAX_ARMS, MAX_LINES
-from ablation.storage.runs import RunFolder, write_atomically
+from ablation.storage.runs import UNTUNED, RunFolder, write_atomically
 
 
 def write_report(
@@ -68,6 +69,8 @@ def write_report(
     study = results.load(folder)
     effects = judged.judge(study)
     claims = judge_claims(study, effects)
+    if study.manifest.search and not claims.empty:
+        claims = beside_untuned(claims, study)
     results.write_csv(study.trials, destination / "results.csv")
     results.write_csv(study.history, destination / "history.csv")
     results.write_csv(effects[results.EFFECT_COLUMNS], destination / "effects.csv")
@@ -120,6 +123,9 @@ def render(
         ),
         looks_table=tables.looks_table(study),
         claims=claim_texts(claims),
+        untuned_claims=search.untuned_claims(claims),
+        search_section=_search_section(study, drawn) if manifest.search else "",
+        warnings=[*manifest.facts.get("warnings", []), *manifest.search.get("warnings", [])],
         n_expectations=len(claims),
         has_means=any(map(is_of_one_side, claims["direction"])),
         has_margins=bool(claims["direction"].str.contains(" within ").any()),
@@ -147,6 +153,11 @@ def render(
         smallest_p=headline["p"].min(),
         permutation_p=smallest_permutation_p(len(manifest.seeds)),
     )
+
+
+def _search_section(study: Results, drawn: list[str]) -> str:
+    """How the arms were tuned, and what that gained. The study was tuned."""
+    return template("search.j2").render(**search.told(study), figures=drawn).strip()
 
 
 def answer(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) -> str:
@@ -178,7 +189,8 @@ def answer(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) -> str
         (beats,) = judged.minus_others(results, ranking.best, [strongest.best])
     else:
         strongest, beats = None, None
-    broken = diverged(results.trials).groupby(results.trials["arm"], sort=False)
+    designed = results.trials[results.trials["kind"] != UNTUNED]
+    broken = diverged(designed).groupby(designed["arm"], sort=False)
     text = template("answer.j2").render(
         verdicts=judged,
         found=found,

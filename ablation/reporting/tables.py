@@ -46,7 +46,9 @@ from ablation.formatting import (
     points,
     table,
 )
+from ablation.reporting.search import untuned_means
 from ablation.storage.files import replace
+from ablation.storage.runs import UNTUNED
 
 # Shown beside the headline, where measured, of the images that it is measured on.
 DETAILS = ["many", "medium", "few", "top1_compensated"]
@@ -69,6 +71,11 @@ def accuracy_table(results: Results, effects: pd.DataFrame) -> str:
         [name for name in [*details, results.best] if name in results.metrics],
         effects,
     )
+    if results.manifest.search:
+        # after name, seeds and headline
+        header.insert(3, UNTUNED)
+        for name, row in zip(names, rows, strict=True):
+            row.insert(3, untuned_means(results)[name])
     header = [header[0], " / ".join(results.factors) or "levels", *header[1:], "time per trial"]
     rows = [
         [arm, levels, *row, duration(results.complete(name)["wall_seconds"].mean())]
@@ -219,8 +226,15 @@ def baselines_table(results: Results) -> str:
     common = dict(leaves(results.manifest.config))
     baselines = {spec.arm: spec for spec in results.manifest.trials if spec.kind == "baseline"}
     rows = []
+    searched = results.manifest.search.get("arms", {})
     for name, spec in baselines.items():
-        own = {key: to for key, to in spec.settings.items() if common.get(key, to) != to}
+        # what was found for it stands with the search
+        found = searched[name]["space"] if name in searched else {}
+        own = {
+            key: to
+            for key, to in spec.settings.items()
+            if common.get(key, to) != to and key not in found
+        }
         rows.append([f"`{name}`", _settings(own)])
     return table(["baseline", "settings other than the experiment's"], rows if common else [], "ll")
 
@@ -334,6 +348,8 @@ def _arms_table(folder: Path) -> str:
     """
     effects = read_effects(folder)
     trials, headline, factors, metrics = read_trials(folder, effects)
+    if "kind" in trials:
+        trials = trials[trials["kind"] != UNTUNED]
     best = column_of(f"best/{metric_of(headline, factors)}", factors)
     of_headline = effects.loc[effects["metric"] == headline, "effect"]
     references = (name.partition(" - ")[2] for name in of_headline if " - " in name)

@@ -33,11 +33,9 @@ from ablation.storage.asked import (
     trial_name,
 )
 from ablation.storage.cache import DiskStore
-from ablation.storage.runs import RunFolder
+from ablation.storage.runs import SEARCH, UNTUNED, RunFolder
 from ablation.subject.protocol import LinkLike
 
-SEARCH, UNTUNED = "search", "untuned"
-"""Kinds of trials: of a search; of an arm without it."""
 # trials in a row whose settings contradict each other, before an arm's search is given up
 MAX_UNFIT = 100
 PRETRAIN = "pretrain"
@@ -100,19 +98,22 @@ class ArmTuning:
         return all(fault.absent for fault in faults)
 
     @property
-    def n_cells(self) -> float:
-        """How many trials a grid has; of other samplers, there is no end."""
+    def n_cells(self) -> int | None:
+        """Of a full grid; None where another sampler is asked."""
         if self.search.sampler != "grid":
-            return math.inf
+            return None
         return math.prod(len(domain.values or ()) for domain in self.space.values())
 
     @property
     def is_spent(self) -> bool:
         """Whether its budget is, or its grid has no cell left, but for trials that are open."""
         n = len(self.log.trials)
-        if self.search.trials or n == self.n_cells:
-            return n >= min(self.search.trials or n, self.n_cells)
-        return n > 0 and self.epochs_spent >= self.search.budget
+        if self.n_cells is not None and n >= self.n_cells:
+            return True
+        return n >= self.search.trials if self.search.trials else self._spends_budget()
+
+    def _spends_budget(self) -> bool:
+        return bool(self.log.trials) and self.epochs_spent >= self.search.budget
 
     @property
     def is_finished(self) -> bool:
@@ -169,6 +170,13 @@ class Tuning:
         search = self.study.grid.search
         assert search is not None
         return search
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the subject warns of in the settings of the search's trials."""
+        describe = self.study.subject.describe
+        found = [describe(arm.settings).get("warnings", []) for arm in self.arms.values()]
+        return list(dict.fromkeys(text for texts in found for text in texts))
 
     @property
     def is_finished(self) -> bool:
@@ -415,13 +423,17 @@ def search_found(tuning: Tuning) -> dict[str, Any]:
             "own": arm.own,
             "own_value": own.value if own else None,
             "importances": importances(search, arm.space, arm.log),
-            "trials": [
-                [one.number, one.state, one.value if one.state == COMPLETE else None]
-                for one in ended
-            ],
+            "trials": [[one.number, one.state, *_values(one)] for one in ended],
         }
     how = {key: value for key, value in search.to_json().items() if key != "space"}
-    return {**how, "arms": arms}
+    warnings = {"warnings": tuning.warnings} if tuning.warnings else {}
+    return {**how, **warnings, "arms": arms}
+
+
+def _values(trial: AskedTrial) -> tuple[float | None, float | None]:
+    """The metric at the end of a complete trial, and as it was reported last, if it was."""
+    last = trial.steps[max(trial.steps)][0] if trial.steps else None
+    return (trial.value, trial.value) if trial.state == COMPLETE else (None, last)
 
 
 def _space(arm: ArmTuning) -> dict[str, Any]:

@@ -42,6 +42,9 @@ FORMAT = 1
 # A key of outcome.json, and the files whose checksums it holds, as they were when the trial ended.
 SUMS, SUMMED = "sha256", ("config.yaml", "metrics.jsonl")
 
+SEARCH, UNTUNED = "search", "untuned"
+"""Kinds of trials: of a search; of an arm or baseline without what its search found."""
+
 # the first of results.csv; factors and metrics follow
 IDENTITY = ("trial", "arm", "kind", "seed", "state")
 # the last of results.csv

@@ -29,6 +29,7 @@ from ablation.errors import InputError, Problem
 from ablation.formatting import redacted
 from ablation.grid.file import published
 from ablation.grid.load import Study, load_study, study_name, yaml_path
+from ablation.grid.search import MAX_TRIALS
 from ablation.grid.strict_yaml import FILE_NAME, flatten, read_yaml
 from ablation.planning.forecast import Timings
 from ablation.planning.manifest import manifest_of
@@ -92,6 +93,12 @@ class PlannedStudy:
         """What trials compute on; "" of those whose settings do not tell."""
         resolve = self.study.subject.resolve
         return {str(resolve(each.settings).get("device", "")) for each in self.study.variants}
+
+    @property
+    def warnings(self) -> list[str]:
+        """What makes its results look better than they are. Needs the files that trials read."""
+        of_search = self.tuning.warnings if self.tuning else []
+        return list(dict.fromkeys([*self.manifest.facts.get("warnings", []), *of_search]))
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -170,7 +177,7 @@ def planned_search(planned: PlannedStudy, tuning: Tuning, plan: Plan) -> Planned
         tuning=None,
         search=search_begun(tuning, planned.name),
         n_expected={
-            name: int(min(tuning.search.trials, arm.n_cells)) * len(tuning.search.seeds)
+            name: min(tuning.search.trials, arm.n_cells or MAX_TRIALS) * len(tuning.search.seeds)
             for name, arm in tuning.arms.items()
         },
     )

@@ -315,6 +315,8 @@ def _held(
         refuse_mixture(planned.manifest, folder)
         require_usable_inputs(planned)
         tell(console, changes(planned).said)
+        for warning in planned.warnings:
+            tell(console, f"warning: {warning}")
         deliveries = [] if options.offline else [Delivery(planned.places, planned.name, console)]
         with ExitStack() as lock:
             lock.enter_context(only_one(folder.path))

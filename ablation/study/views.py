@@ -19,7 +19,11 @@ from rich.tree import Tree
 from ablation.formatting import duration, label, listed, over_seeds
 from ablation.planning.forecast import forecast
 from ablation.planning.plan import Plan, PlannedTrial, Segment, segments
+from ablation.search.cost import arm_costs, study_at_most
 from ablation.search.seeds import UntilDecided
+from ablation.search.tuning import Tuning
+from ablation.storage.asked import FAILED as FAILED_TRIAL
+from ablation.storage.asked import PRUNED, SUFFIX, SearchLog
 from ablation.storage.files import is_being_run
 from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import RunFolder
@@ -46,6 +50,8 @@ def describe_plan(planned: PlannedStudy, jobs: int | None) -> None:
     console.print(f"study {planned.name}", style="italic")
     if not absent:
         tell(console, changes(planned).said)
+        for warning in planned.warnings:
+            tell(console, f"warning: {warning}")
     show_plan(console, planned, planned.timings.known(), jobs or n_processors())
     if absent:
         console.print("the study cannot be run yet:", style="bold")
@@ -60,6 +66,10 @@ def show_plan(
     # SciPy, which `ablate status` does without.
     from ablation.analysis.power import power_lines
 
+    if planned.study.grid.search and planned.tuning is None:
+        console.print("what its search will cost is told once its files are there")
+    if planned.tuning is not None:
+        planned = _show_search(console, planned, planned.tuning, known, jobs)
     plan = planned.expected()
     left = plan.unfinished(planned.folder)
     missing = left.missing(planned.store)
@@ -108,6 +118,56 @@ def _until_decided(
     if seconds is not None:
         lines.append(f"forecast of the most: {duration(seconds)} of training with {jobs} jobs")
     return lines
+
+
+def _show_search(
+    console: Console,
+    planned: PlannedStudy,
+    tuning: Tuning,
+    known: Mapping[str, float],
+    jobs: int,
+) -> PlannedStudy:
+    """Print what the search of a study's arms will cost, and what of it is done.
+
+    Returns the study after the search: if that is not finished, at its most.
+    """
+    search, costs = tuning.search, arm_costs(tuning)
+    n_ended = sum(cost.n_ended for cost in costs.values())
+    if tuning.is_finished:
+        console.print(f"the search is finished: {n_ended} trials of {len(costs)} arms")
+        return planned
+    table = plain_table(["arm"], ["settings", "trials", "ended", "epochs at most", "left at most"])
+    owned: set[str] = set()
+    for name, cost in costs.items():
+        own = {link.key for link in _missing(cost.chains, planned)} - owned
+        owned |= own
+        n_trials = "by budget" if cost.n_trials is None else str(cost.n_trials)
+        counts = (len(cost.settings), n_trials, cost.n_ended, cost.n_most, len(own))
+        table.add_row(name, *map(str, counts))
+    budget = f"{search.trials} trials" if search.trials else f"{search.budget} epochs"
+    how = f"{search.sampler}, pruner {search.pruner}, seeds {', '.join(map(str, search.seeds))}"
+    what = f"{len(costs)} arms and baselines, {budget} each, on {search.metric['name']} ({how})"
+    console.print(f"search of {what}", highlight=False)
+    console.print(fitting(table, console))
+    chains = {name: links for cost in costs.values() for name, links in cost.chains.items()}
+    missing = _missing(chains, planned)
+    less = "" if search.pruner == "none" else "; pruning makes it less"
+    console.print(
+        f"{n_ended} trials of the search have ended, at most {len(missing)} epochs are left "
+        f"to train{less}"
+    )
+    seconds, alone = (forecast(chains, planned.store, known, n) for n in (jobs, 1))
+    console.print(_cost(missing, seconds, alone, jobs, on_top="at most"))
+    then = "with its best settings, and with its own where those are others"
+    console.print(f"then, at most, each arm that was searched {then}:")
+    study, plan = study_at_most(tuning, planned.plan)
+    return replace(planned, study=study, plan=plan)
+
+
+def _missing(chains: Mapping[str, Sequence[LinkLike]], planned: PlannedStudy) -> list[LinkLike]:
+    """The links of chains that have no record, each once."""
+    unique = {link.key: link for links in chains.values() for link in links}
+    return [link for key, link in unique.items() if not planned.store.holds("record", key)]
 
 
 def _arms(planned: PlannedStudy, plan: Plan, missing: set[str]) -> Table:
@@ -160,7 +220,11 @@ def _line(segment: Segment, trials: Mapping[str, PlannedTrial]) -> Text:
 
 
 def _cost(
-    missing: Sequence[LinkLike], seconds: float | None, alone: float | None, jobs: int
+    missing: Sequence[LinkLike],
+    seconds: float | None,
+    alone: float | None,
+    jobs: int,
+    on_top: str = "the report comes on top",
 ) -> str:
     if not missing:
         return "nothing is left to train"
@@ -168,7 +232,7 @@ def _cost(
         cost = f"cost: about {sum(link.cost for link in missing):.0f} epochs of pre-training"
         return f"{cost}; in seconds, once a first epoch of this experiment has been measured"
     with_jobs = f"{duration(seconds)} of training with {jobs} jobs, {duration(alone)} with one"
-    return f"forecast: {with_jobs}; the report comes on top"
+    return f"forecast: {with_jobs}; {on_top}"
 
 
 DONE, FAILED, RUNNING, BEGUN, WAITING = "done", "failed", "running", "begun", "waiting"
@@ -231,8 +295,19 @@ def status_of(
 
 
 def describe_status(name: str, places: ProjectPaths, console: Console) -> None:
-    """Print a row per arm, and below how far the study is and how long it still takes."""
-    folder = places.runs(name)
+    """Print a row per arm, and below how far the study is and how long it still takes.
+
+    Of a study whose arms are being tuned, that of its search comes first.
+    """
+    search, folder = places.runs(f"{name}{SUFFIX}"), places.runs(name)
+    if name.endswith(SUFFIX) and folder.exists():
+        _describe_search(folder, places, console)
+        return
+    if search.exists():
+        _describe_search(search, places, console)
+        if not folder.exists():
+            tell(console, f"study {name} begins once its search is finished")
+            return
     is_running = is_being_run(folder.path)
     note = read_note(places.progress(name)) if is_running else None
     changed = Changes() if is_running else changes_since(places, name)
@@ -259,6 +334,30 @@ def describe_status(name: str, places: ProjectPaths, console: Console) -> None:
         n_left = len(changed.plan.unfinished(folder).missing(places.store))
     tell(console, _summary(arms, n_left, is_running, note))
     tell(console, changed.said)
+
+
+def _describe_search(folder: RunFolder, places: ProjectPaths, console: Console) -> None:
+    """Print a row per arm that is searched, and below whether the search is under way."""
+    manifest, is_running = folder.manifest(), is_being_run(folder.path)
+    metric, goal = manifest.metric["name"], manifest.metric["goal"]
+    numbers = ["ended", "pruned", "failed", "open", f"best {label(metric)}"]
+    table = plain_table(["arm"], numbers, title=f"search of study {manifest.search['of']}")
+    n_ended = n_open = 0
+    for arm, told in manifest.search["arms"].items():
+        log = SearchLog(folder.path, arm, told["digest"])
+        ended, best = log.ended(), log.best(goal)
+        states = Counter(trial.state for trial in ended)
+        counts = (len(ended), states[PRUNED], states[FAILED_TRIAL], len(log.open))
+        table.add_row(arm, *map(str, counts), over_seeds([best.value]) if best else "")
+        n_ended, n_open = n_ended + len(ended), n_open + len(log.open)
+    console.print(fitting(table, console))
+    note = read_note(places.progress(manifest.study)) if is_running else None
+    state = "is under way" if is_running else "was interrupted" if n_open else "is not under way"
+    parts = [f"the search {state}", f"{n_ended} trials have ended"]
+    parts += [f"{n_open} are open"] if n_open else []
+    left = time_left(note)
+    parts += [f"{left} with what is asked for"] if left else []
+    tell(console, "; ".join(parts))
 
 
 def _summary(

@@ -182,7 +182,11 @@ class Subject(Protocol):
         """
 
     def describe(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Facts for the report's provenance: data fingerprint, class counts, versions, device."""
+        """Facts for the report's provenance: data fingerprint, class counts, versions, device.
+
+        `warnings`, where there are any, are sentences on settings that make results look better
+        than they are; plan, run and report show them.
+        """
 
     def chain(
         self, settings: Mapping[str, Any], seed: int, records: Callable[[str], Record | None]

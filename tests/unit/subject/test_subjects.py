@@ -268,6 +268,15 @@ def test_kinds_of_warmup_are_alternatives():
     ]
 
 
+def test_a_pretrained_encoder_with_held_out_images_is_warned_of_and_nothing_else_is():
+    pretrained = {"encoder.checkpoint": "pretrained/one.safetensors", "encoder.channels": "rgb"}
+    held_out = {"data.validation": 0.2}
+    for settings in ({}, pretrained, held_out):
+        assert "warnings" not in SUBJECT.describe(settings)
+    (warning,) = SUBJECT.describe(pretrained | held_out)["warnings"]
+    assert "one.safetensors" in warning and "held images out" in warning
+
+
 # --- a function as a subject
 
 
