@@ -168,12 +168,13 @@ def status(study: str) -> None:
 def report(study: str, as_html: bool) -> None:
     """Write a study's report again, from the files of its runs."""
     from ablation.reporting.report import write_report
+    from ablation.storage.asked import SUFFIX
     from ablation.storage.project import ProjectPaths
     from ablation.study.opening import changes_since
 
     places = ProjectPaths()
     folder = places.runs(study)
-    of = folder.manifest().search.get("of")
+    of = folder.manifest().search.get("of") if study.endswith(SUFFIX) else None
     if of:
         message = f"holds the trials of a search; `ablate report {of}` tells what it has found"
         raise InputError([Problem("runs", study, message)])
