@@ -400,21 +400,24 @@ def search_begun(tuning: Tuning, name: str) -> dict[str, Any]:
     return {"of": name, "arms": arms}
 
 
-def search_found(tuning: Tuning) -> dict[str, Any]:
-    """Of the study that was tuned: how it was searched, and what was found for each arm."""
-    # Optuna is loaded where a study was searched.
-    from ablation.search.sampling import importances
+def search_found(tuning: Tuning, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the study that was tuned: how it was searched, and what was found for each arm.
 
+    known: what was found before; importances are taken from it where an arm's trials are the same
+    """
     search = tuning.search
     arms = {}
     for name, arm in tuning.arms.items():
-        ended, best = arm.log.ended(), arm.best
+        ended, best, before = arm.log.ended(), arm.best, known.get("arms", {}).get(name, {})
+        trials = [[one.number, one.state, *_values(one)] for one in ended]
+        space = _space(arm)
+        is_known = before.get("trials") == trials and before.get("space") == space
         counts = {
             state: sum(one.state == state for one in ended) for state in (COMPLETE, PRUNED, FAILED)
         }
         own = next((one for one in ended if one.values == arm.own and one.state == COMPLETE), None)
         arms[name] = {
-            "space": _space(arm),
+            "space": space,
             "counts": counts,
             "epochs": arm.epochs_spent,
             "best": best.values if best else None,
@@ -422,12 +425,19 @@ def search_found(tuning: Tuning) -> dict[str, Any]:
             "number": best.number if best else None,
             "own": arm.own,
             "own_value": own.value if own else None,
-            "importances": importances(search, arm.space, arm.log),
-            "trials": [[one.number, one.state, *_values(one)] for one in ended],
+            "importances": before["importances"] if is_known else _importances(arm),
+            "trials": trials,
         }
     how = {key: value for key, value in search.to_json().items() if key != "space"}
     warnings = {"warnings": tuning.warnings} if tuning.warnings else {}
     return {**how, **warnings, "arms": arms}
+
+
+def _importances(arm: ArmTuning) -> dict[str, float]:
+    # Optuna is loaded where a study was searched.
+    from ablation.search.sampling import importances
+
+    return importances(arm.search, arm.space, arm.log)
 
 
 def _values(trial: AskedTrial) -> tuple[float | None, float | None]:
@@ -437,4 +447,7 @@ def _values(trial: AskedTrial) -> tuple[float | None, float | None]:
 
 
 def _space(arm: ArmTuning) -> dict[str, Any]:
-    return {key: asdict(domain) for key, domain in arm.space.items()}
+    """As JSON gives it back: tuples become lists."""
+    told = {key: asdict(domain) for key, domain in arm.space.items()}
+    space: dict[str, Any] = json.loads(json.dumps(told))
+    return space

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pandas as pd
 import pytest
@@ -288,6 +289,13 @@ def test_the_manifest_tells_what_was_found(project):
     assert other["best"]["rate"] == pytest.approx(other["best"]["rate"])
     assert set(other["importances"]) <= {"rate", "mode"}
     assert json.loads(json.dumps(search)) == search
+
+
+def test_a_search_that_is_known_is_opened_without_optuna(project, monkeypatch):
+    project.run()
+    before = project.open().search
+    monkeypatch.setitem(sys.modules, "ablation.search.sampling", None)
+    assert project.open().search == before
 
 
 def test_parallel_trials_of_an_arm_end_as_many(tmp_path, monkeypatch):
