@@ -18,7 +18,7 @@ from ablation.storage.files import describe_full, is_full
 
 SHIPPED = PACKAGE / "shipped"
 STUDY_FILES = ("fixes.yaml", "digits-lt.yaml", "published.yaml", "sources.yaml")
-EXAMPLE = SHIPPED / "examples" / "own-function"
+EXAMPLES = SHIPPED / "examples"
 
 NEXT = """
 next:
@@ -104,19 +104,29 @@ def main() -> None:
 
 
 @main.command()
-def init() -> None:
-    """Write two example studies: one of digits, one of a training function of your own."""
-    click.echo(write_starter(Path()))
+@click.option(
+    "--example",
+    type=click.Choice(sorted(path.name for path in EXAMPLES.glob("[a-z]*"))),
+    help="Write this example alone.",
+)
+def init(example: str | None) -> None:
+    """Write example studies: one of digits, one of a training function of your own."""
+    click.echo(write_starter(Path(), example))
 
 
-def write_starter(root: Path) -> str:
+def write_starter(root: Path, example: str | None = None) -> str:
     """Write the files below `root`; returns which, and what to type next. Files there stay.
+
+    example: the folder of `examples/` to be written; default, own-function beside a first study
 
     Raises InputError where a file cannot be written.
     """
-    files = {Path("experiments", name): SHIPPED / "experiments" / name for name in STUDY_FILES}
-    example = sorted(path for path in EXAMPLE.rglob("*") if path.suffix in (".py", ".yaml"))
-    files |= {path.relative_to(EXAMPLE): path for path in example}
+    files, folder = {}, EXAMPLES / (example or "own-function")
+    if example is None:
+        files = {Path("experiments", name): SHIPPED / "experiments" / name for name in STUDY_FILES}
+    found = sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".yaml"))
+    files |= {path.relative_to(folder): path for path in found}
+    then = NEXT if example is None else f"\nnow type\n\n    {_first_command(folder)}"
     lines = []
     for name, shipped in files.items():
         target = root / name
@@ -130,7 +140,13 @@ def write_starter(root: Path) -> str:
             message = f"cannot be written: {error.strerror or error}"
             raise InputError([Problem("", str(target), message)]) from None
         lines.append(f"wrote {target}")
-    return "\n".join([*lines, NEXT])
+    return "\n".join([*lines, then])
+
+
+def _first_command(example: Path) -> str:
+    """What the first line of an example's grid says how to run it."""
+    grid = next((example / "experiments").glob(f"{example.name}.yaml"))
+    return grid.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
 
 
 def _existing_or_searched(

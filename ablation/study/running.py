@@ -165,7 +165,9 @@ def _run_held(
     planner: Planner | None = None,
 ) -> RunResult:
     """The part of `run` in which no other process may run the study."""
-    planned = _mended(planned, console)
+    mended = _mended(planned, console)
+    # a planner that is there looks records up by itself
+    planned = mended if planner is None else planned
     if options.retry_failed:
         forget_failures(planned)
     if planner is None and planned.study.grid.looks:

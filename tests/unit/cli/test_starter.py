@@ -117,3 +117,22 @@ def test_all_shipped_files_are_those_of_the_repository():
     assert {path.name for path in (SHIPPED / "experiments").glob("*.yaml")} == {
         path.name for path in (ROOT / "experiments").glob("*.yaml")
     }
+
+
+@pytest.mark.parametrize("example", sorted(path.name for path in (ROOT / "examples").iterdir()))
+def test_an_example_is_written_with_the_command_that_runs_it(example, project):
+    done = ablate("init", "--example", example)
+    assert done.exit_code == 0
+    files = {path.relative_to(project).as_posix() for path in project.rglob("*") if path.is_file()}
+    shipped = ROOT / "examples" / example
+    assert files == {
+        path.relative_to(shipped).as_posix()
+        for path in shipped.rglob("*")
+        if path.suffix in (".py", ".yaml")
+    }
+    assert f"ablate run --grid {example}" in done.output
+
+
+def test_an_example_that_is_not_there_is_refused_with_those_that_are(project):
+    done = ablate("init", "--example", "own-functon")
+    assert done.exit_code == 2 and "own-function" in done.output
