@@ -64,6 +64,7 @@ class ArmSearch:
                 pruner=_pruner(search, n_epochs),
             )
         self._trials: dict[int, optuna.Trial] = {}
+        self._rungs = set(rungs(search, n_epochs))
         for event in log.events:
             self._replay(event)
 
@@ -91,7 +92,8 @@ class ArmSearch:
         for step, value in values.items():
             is_last = step == max(values)
             self._trials[number].report(value, step)
-            is_end = is_last and may_prune and self._trials[number].should_prune()
+            # NumPy's bool, of some pruners, is none of JSON's
+            is_end = is_last and may_prune and bool(self._trials[number].should_prune())
             self.log.append({"step": step, "of": number, "value": value, "prune": is_end})
         return is_end
 
@@ -110,8 +112,9 @@ class ArmSearch:
         elif "step" in event:
             trial = self._trials[event["of"]]
             trial.report(event["value"], event["step"])
-            # notes the rung that was reached; what was decided stands in the event
-            trial.should_prune()
+            if event["step"] in self._rungs:
+                # notes the rung that was reached; what was decided stands in the event
+                trial.should_prune()
         else:
             self._end(event)
 
