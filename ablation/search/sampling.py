@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import random
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -54,6 +55,8 @@ class ArmSearch:
             self._cells = [
                 dict(zip(space, cell, strict=True)) for cell in itertools.product(*values)
             ]
+            # where there are fewer trials than cells, these are from all over the grid
+            random.Random(0).shuffle(self._cells)
         optuna.logging.disable_default_handler()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
@@ -165,14 +168,18 @@ def rungs(search: Search, n_epochs: int) -> list[int]:
     return found
 
 
-def importances(search: Search, space: Space, log: SearchLog) -> dict[str, float]:
+def importances(search: Search, space: Space, log: SearchLog, n: int) -> dict[str, float]:
     """Setting -> share of the metric's variance over the complete trials (fANOVA), largest first.
 
     {} where there is one setting alone, or too few trials to tell.
+
+    n: of the first trials, those that count
     """
     own: Any = None
-    study = ArmSearch(search, space, log, own, 1)._study
-    complete = [one for one in log.ended() if one.state == COMPLETE]
+    searched = ArmSearch(search, space, log, own, 1)._study
+    study = optuna.create_study(direction=searched.direction)
+    study.add_trials(searched.trials[:n])
+    complete = [one for one in log.ended() if one.state == COMPLETE and one.number < n]
     if len(space) < 2 or len(complete) < 4 or len({one.value for one in complete}) < 2:
         return {}
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
