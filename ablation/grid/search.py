@@ -76,11 +76,18 @@ class Range:
     @property
     def values(self) -> tuple[float, ...] | None:
         """All of them, where they can be counted; else None."""
-        step = self.step or (1 if self.is_whole and not self.log else None)
-        if step is None:
-            return None
-        n = int((self.high - self.low) / step + 1e-9) + 1
-        return tuple(self.low + i * step for i in range(n))
+        step, n = self._step, self.n_values
+        return None if step is None or n is None else tuple(self.low + i * step for i in range(n))
+
+    @property
+    def n_values(self) -> int | None:
+        """How many there are, where they can be counted; else None."""
+        step = self._step
+        return None if step is None else int((self.high - self.low) / step + 1e-9) + 1
+
+    @property
+    def _step(self) -> float | None:
+        return self.step or (1 if self.is_whole and not self.log else None)
 
     @property
     def ends(self) -> tuple[float, ...]:
@@ -97,6 +104,11 @@ class Choices:
     def holds(self, value: Any) -> bool:
         """Whether a value is one of the choices."""
         return any(value == one and type(value) is type(one) for one in self.values)
+
+    @property
+    def n_values(self) -> int:
+        """How many there are."""
+        return len(self.values)
 
     @property
     def ends(self) -> tuple[Scalar, ...]:
@@ -179,17 +191,29 @@ def space_of(search: Search, subject: Subject, stack: Stack) -> dict[str, Domain
     if not space or not hasattr(subject, "ignored"):
         return space
     settings = merged((*stack, Layer("", "", search.settings)))
-    choices = [(key, one.values) for key, one in space.items() if isinstance(one, Choices)]
-    first = {key: domain.ends[0] for key, domain in space.items()}
     left, is_judged = list(space), False
-    combinations = itertools.product(*(values for _, values in choices))
-    for combination in itertools.islice(combinations, MAX_COMBINATIONS):
-        chosen = dict(zip((key for key, _ in choices), combination, strict=True))
-        tried = settings | first | chosen
+    for values in _combinations(space):
+        tried = settings | values
         if left and not subject.check(tried):
             left, is_judged = list(subject.ignored(tried, left)), True
     # values that are refused tell nothing
     return {key: domain for key, domain in space.items() if not is_judged or key not in left}
+
+
+def _combinations(space: Space) -> Iterator[dict[str, Scalar]]:
+    """Values of a space with which a setting may count: each by itself, then choices together."""
+    bases = [{key: domain.ends[end] for key, domain in space.items()} for end in (0, -1)]
+    for base in bases:
+        for key, domain in space.items():
+            yield from (base | {key: value} for value in domain.ends)
+    choices = {key: domain.values for key, domain in space.items() if isinstance(domain, Choices)}
+    for together in itertools.islice(itertools.product(*choices.values()), MAX_COMBINATIONS):
+        yield from (base | dict(zip(choices, together, strict=True)) for base in bases)
+
+
+def n_cells(space: Space) -> int:
+    """Of a full grid of a space whose values can be counted."""
+    return math.prod(domain.n_values or 0 for domain in space.values())
 
 
 def own_values(space: Space, config: Mapping[str, Any]) -> dict[str, Scalar] | None:
@@ -216,7 +240,16 @@ def search_problems(
             yield Problem(file, f"search.space.{key}", _why_nowhere(key, subject, search, variants))
     # place of a fault -> its message, the first arm that has it
     found: dict[str, str] = {}
+    for key in search.settings:
+        for searched in search.space:
+            if overlap(key, searched):
+                found[f"search.settings.{key}"] = f"is looked for (search.space.{searched})"
     for variant in variants:
+        own = [key for layer in variant.layers[N_COMMON:] for key in layer.settings]
+        for key in search.settings:
+            if any(overlap(key, other) for other in own):
+                message = f"'{variant.name}' sets it itself: what is tuned would be another arm"
+                found.setdefault(f"search.settings.{key}", message)
         space = spaces[variant.name]
         if not space:
             continue
@@ -282,9 +315,12 @@ def _space(section: Section, sampler: str) -> dict[str, Domain]:
         domain = _domain(Section(space.file, f"{space.key}.{key}", *_under(space, key)))
         if domain is None:
             continue
-        if sampler == "grid" and domain.values is None:
+        if sampler == "grid" and domain.n_values is None:
             space.note(key, "has no countable values, as sampler: grid needs; add a step")
         found[key] = domain
+    if sampler == "grid" and n_cells(found) > MAX_TRIALS:
+        many = f"has {n_cells(found)} combinations, more than {MAX_TRIALS} of sampler: grid"
+        section.note("space", f"{many}; name fewer values, or sampler: random")
     return found
 
 

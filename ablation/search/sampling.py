@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import random
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -54,6 +55,8 @@ class ArmSearch:
             self._cells = [
                 dict(zip(space, cell, strict=True)) for cell in itertools.product(*values)
             ]
+            # where there are fewer trials than cells, these are from all over the grid
+            random.Random(0).shuffle(self._cells)
         optuna.logging.disable_default_handler()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
@@ -64,6 +67,7 @@ class ArmSearch:
                 pruner=_pruner(search, n_epochs),
             )
         self._trials: dict[int, optuna.Trial] = {}
+        self._rungs = set(rungs(search, n_epochs))
         for event in log.events:
             self._replay(event)
 
@@ -91,7 +95,8 @@ class ArmSearch:
         for step, value in values.items():
             is_last = step == max(values)
             self._trials[number].report(value, step)
-            is_end = is_last and may_prune and self._trials[number].should_prune()
+            # NumPy's bool, of some pruners, is none of JSON's
+            is_end = is_last and may_prune and bool(self._trials[number].should_prune())
             self.log.append({"step": step, "of": number, "value": value, "prune": is_end})
         return is_end
 
@@ -110,8 +115,9 @@ class ArmSearch:
         elif "step" in event:
             trial = self._trials[event["of"]]
             trial.report(event["value"], event["step"])
-            # notes the rung that was reached; what was decided stands in the event
-            trial.should_prune()
+            if event["step"] in self._rungs:
+                # notes the rung that was reached; what was decided stands in the event
+                trial.should_prune()
         else:
             self._end(event)
 
@@ -162,14 +168,18 @@ def rungs(search: Search, n_epochs: int) -> list[int]:
     return found
 
 
-def importances(search: Search, space: Space, log: SearchLog) -> dict[str, float]:
+def importances(search: Search, space: Space, log: SearchLog, n: int) -> dict[str, float]:
     """Setting -> share of the metric's variance over the complete trials (fANOVA), largest first.
 
     {} where there is one setting alone, or too few trials to tell.
+
+    n: of the first trials, those that count
     """
     own: Any = None
-    study = ArmSearch(search, space, log, own, 1)._study
-    complete = [one for one in log.ended() if one.state == COMPLETE]
+    searched = ArmSearch(search, space, log, own, 1)._study
+    study = optuna.create_study(direction=searched.direction)
+    study.add_trials(searched.trials[:n])
+    complete = [one for one in log.ended() if one.state == COMPLETE and one.number < n]
     if len(space) < 2 or len(complete) < 4 or len({one.value for one in complete}) < 2:
         return {}
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)

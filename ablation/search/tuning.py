@@ -10,6 +10,7 @@ of each arm's best trial take the place of its own; the untuned ones are run bes
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 from ablation.errors import InputError
 from ablation.grid.idle import Layer, merged
 from ablation.grid.load import Study, Variant
-from ablation.grid.search import Scalar, Search, Space, own_values, space_of
+from ablation.grid.search import Scalar, Search, Space, n_cells, own_values, space_of
 from ablation.planning.plan import Plan, PlannedTrial, plan_trial, revise
 from ablation.storage.asked import (
     COMPLETE,
@@ -38,6 +39,8 @@ from ablation.subject.protocol import LinkLike
 
 # trials in a row whose settings contradict each other, before an arm's search is given up
 MAX_UNFIT = 100
+# trials in a row without an epoch of their own, before a budget of epochs counts as spent
+MAX_FREE = 100
 PRETRAIN = "pretrain"
 
 
@@ -52,6 +55,10 @@ class ArmTuning:
         self.config = study.subject.resolve(self.settings)
         self.own = own_values(space, self.config)
         self.log = SearchLog(folder, variant.name, self._digest)
+        # of the first trials, all of which have ended: epochs that no earlier one has, and their
+        # keys
+        self._n_new: list[int] = []
+        self._seen: set[str] = set()
 
     @cached_property
     def chain(self) -> Sequence[LinkLike]:
@@ -74,23 +81,35 @@ class ArmTuning:
     @property
     def epochs_spent(self) -> int:
         """Epochs of its trials, each counted once: those that trials share cost once."""
-        return len({key for trial in self.log.trials.values() for key in self._keys(trial)})
+        return sum(self._new_epochs())
 
-    def _keys(self, trial: AskedTrial) -> list[str]:
-        if trial.number not in self._known_keys:
-            settings = self.settings_of(trial.values)
-            keys = []
-            for seed in self.search.seeds if self.is_fit(trial.values) else ():
-                links = self.study.subject.chain(settings, seed, lambda key: None)
-                keys += [link.key for link in until(links, trial.pruned_at)]
-            if not trial.state:
-                return keys
-            self._known_keys[trial.number] = keys
-        return self._known_keys[trial.number]
+    def _new_epochs(self) -> list[int]:
+        """Of each trial in order, how many epochs no earlier one has."""
+        found, of_open = list(self._n_new), set[str]()
+        is_settled = True
+        for number in range(len(found), len(self.log.trials)):
+            trial = self.log.trials[number]
+            keys = self._keys(trial) - self._seen - of_open
+            found.append(len(keys))
+            is_settled = is_settled and bool(trial.state)
+            if is_settled:
+                self._seen |= keys
+                self._n_new.append(len(keys))
+            else:
+                of_open |= keys
+        return found
 
-    @cached_property
-    def _known_keys(self) -> dict[int, list[str]]:
-        return {}
+    def _keys(self, trial: AskedTrial) -> set[str]:
+        if not self.is_fit(trial.values):
+            return set()
+        settings = self.settings_of(trial.values)
+        return {
+            link.key
+            for seed in self.search.seeds
+            for link in until(
+                self.study.subject.chain(settings, seed, lambda key: None), trial.pruned_at
+            )
+        }
 
     def is_fit(self, values: Mapping[str, Scalar]) -> bool:
         """Whether values go together."""
@@ -100,9 +119,7 @@ class ArmTuning:
     @property
     def n_cells(self) -> int | None:
         """Of a full grid; None where another sampler is asked."""
-        if self.search.sampler != "grid":
-            return None
-        return math.prod(len(domain.values or ()) for domain in self.space.values())
+        return n_cells(self.space) if self.search.sampler == "grid" else None
 
     @property
     def is_spent(self) -> bool:
@@ -113,7 +130,16 @@ class ArmTuning:
         return n >= self.search.trials if self.search.trials else self._spends_budget()
 
     def _spends_budget(self) -> bool:
-        return bool(self.log.trials) and self.epochs_spent >= self.search.budget
+        new = self._new_epochs()
+        if not new or sum(new) >= self.search.budget:
+            return bool(new)
+        # What was tried before costs nothing: there may be nothing else to ask for.
+        last = list(self.log.trials.values())[-MAX_FREE:]
+        return (
+            len(last) == MAX_FREE
+            and not any(new[-MAX_FREE:])
+            and any(self.is_fit(trial.values) for trial in last)
+        )
 
     @property
     def is_finished(self) -> bool:
@@ -121,9 +147,22 @@ class ArmTuning:
         return self.is_spent and not self.log.open
 
     @property
+    def n_counted(self) -> int:
+        """How many of its first trials the budget pays for; more are there if it was larger."""
+        if self.search.trials:
+            return min(self.search.trials, len(self.log.trials))
+        spent = itertools.accumulate(self._new_epochs(), initial=0)
+        return sum(n < self.search.budget for n in list(spent)[:-1])
+
+    @property
+    def n_epochs_counted(self) -> int:
+        """Epochs of these trials, each counted once."""
+        return sum(self._new_epochs()[: self.n_counted])
+
+    @property
     def best(self) -> AskedTrial | None:
         """The trial whose settings the arm gets; None if no trial was completed."""
-        return self.log.best(self.search.metric["goal"])
+        return self.log.best(self.search.metric["goal"], self.n_counted)
 
 
 def until(links: Sequence[LinkLike], step: int | None) -> Sequence[LinkLike]:
@@ -366,6 +405,10 @@ class SearchPlanner:
         """Tell Optuna of the trials that have ended since."""
         arm, folder = self.tuning.arms[name], self.tuning.folder
         for asked in list(arm.log.open.values()):
+            if trial_name(name, asked.number, self.tuning.search.seeds[0]) not in self._entries:
+                # its values do not go together, and the search was killed before that was noted
+                self._optuna[name].tell(asked.number, FAILED)
+                continue
             specs = [
                 self._entries[trial_name(name, asked.number, seed)].whole.spec
                 for seed in self.tuning.search.seeds
@@ -408,7 +451,8 @@ def search_found(tuning: Tuning, known: Mapping[str, Any]) -> dict[str, Any]:
     search = tuning.search
     arms = {}
     for name, arm in tuning.arms.items():
-        ended, best, before = arm.log.ended(), arm.best, known.get("arms", {}).get(name, {})
+        n, best, before = arm.n_counted, arm.best, known.get("arms", {}).get(name, {})
+        ended = [one for one in arm.log.ended() if one.number < n]
         trials = [[one.number, one.state, *_values(one)] for one in ended]
         space = _space(arm)
         is_known = before.get("trials") == trials and before.get("space") == space
@@ -419,7 +463,7 @@ def search_found(tuning: Tuning, known: Mapping[str, Any]) -> dict[str, Any]:
         arms[name] = {
             "space": space,
             "counts": counts,
-            "epochs": arm.epochs_spent,
+            "epochs": arm.n_epochs_counted,
             "best": best.values if best else None,
             "value": best.value if best else None,
             "number": best.number if best else None,
@@ -437,7 +481,7 @@ def _importances(arm: ArmTuning) -> dict[str, float]:
     # Optuna is loaded where a study was searched.
     from ablation.search.sampling import importances
 
-    return importances(arm.search, arm.space, arm.log)
+    return importances(arm.search, arm.space, arm.log, arm.n_counted)
 
 
 def _values(trial: AskedTrial) -> tuple[float | None, float | None]:

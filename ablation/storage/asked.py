@@ -78,9 +78,13 @@ class SearchLog:
         """The trials that have ended, by number."""
         return [trial for _, trial in sorted(self.trials.items()) if trial.state]
 
-    def best(self, goal: str) -> AskedTrial | None:
-        """The complete trial with the best metric, the first of equals; None where none is."""
-        complete = [trial for trial in self.ended() if trial.state == COMPLETE]
+    def best(self, goal: str, n: int | None = None) -> AskedTrial | None:
+        """The complete trial with the best metric, the first of equals; None where none is.
+
+        n: of the first trials; default: of all
+        """
+        asked = [trial for trial in self.ended() if n is None or trial.number < n]
+        complete = [trial for trial in asked if trial.state == COMPLETE]
         sign = -1 if goal == "minimize" else 1
         return max(complete, key=lambda trial: (sign * trial.value, -trial.number), default=None)
 

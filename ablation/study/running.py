@@ -20,6 +20,7 @@ from ablation.planning.forecast import Listener, Listeners
 from ablation.planning.plan import Plan, Planner
 from ablation.search.seeds import Budget, UntilDecided
 from ablation.search.tuning import SearchPlanner, Tuning
+from ablation.storage.asked import SUFFIX
 from ablation.storage.cache import DEFAULT_SIZE, DiskStore, remove
 from ablation.storage.files import only_one
 from ablation.storage.project import ProjectPaths
@@ -90,8 +91,9 @@ class RunResult:
 def run(planned: PlannedStudy, options: RunOptions) -> RunResult:
     """Tune the arms if the grid says so, run what is missing, track it, write the report."""
     _refuse_idle_budget(planned, options)
-    if planned.tuning is not None and not planned.tuning.is_finished:
-        result = _search(planned, planned.tuning, options)
+    # The files are read again after each search: they may say now that more is to be searched.
+    while planned.tuning is not None and not planned.tuning.is_finished:
+        result = _search(planned, options)
         if result.n_open:
             return result
         asked = {**planned.asked, "grid": Path(planned.asked["grid"]), "alias": planned.name}
@@ -119,16 +121,25 @@ def run(planned: PlannedStudy, options: RunOptions) -> RunResult:
     return result
 
 
-def _search(planned: PlannedStudy, tuning: Tuning, options: RunOptions) -> RunResult:
+def _search(planned: PlannedStudy, options: RunOptions) -> RunResult:
     """Run the search of a study's arms; print what it took."""
-    planner = SearchPlanner(tuning, planned.store)
-    searched = planned_search(planned, tuning, planner.grown(planner.begun()))
     # what a search has told Optuna stays as it is
     options = replace(options, retry_failed=False)
-    with _held(searched, options) as (console, deliveries, placed):
-        n_arms = len(tuning.arms)
-        tell(console, f"search of {n_arms} arms and baselines on {tuning.search.metric['name']}")
-        result = _run_held(searched, options, placed, deliveries, console, planner)
+    planned.places.require_writable()
+    with ExitStack() as lock:
+        folder = planned.places.runs(f"{planned.name}{SUFFIX}")
+        lock.enter_context(only_one(folder.path))
+        # Another process may have gone on with the search since its events were read.
+        tuning = Tuning(planned.study, folder)
+        # before the events of another search are put aside
+        refuse_mixture(planned_search(planned, tuning, Plan({})).manifest, folder)
+        planner = SearchPlanner(tuning, planned.store)
+        searched = planned_search(planned, tuning, planner.grown(planner.begun()))
+        with _held(searched, options, lock) as (console, deliveries, placed):
+            n_arms = len(tuning.arms)
+            metric = tuning.search.metric["name"]
+            tell(console, f"search of {n_arms} arms and baselines on {metric}")
+            result = _run_held(searched, options, placed, deliveries, console, planner)
     for delivery in deliveries:
         delivery.deliver()
     for line in _summary(searched, result):
@@ -305,11 +316,13 @@ class ManifestKeeper(Listener):
 
 @contextmanager
 def _held(
-    planned: PlannedStudy, options: RunOptions
+    planned: PlannedStudy, options: RunOptions, held: ExitStack | None = None
 ) -> Iterator[tuple[Console, list[Delivery], Placement]]:
     """What a pass over a study needs; while this lasts, no other process may run the study.
 
     If it is broken off, no record stays RUNNING.
+
+    held: the lock of the study, if this process has it already
     """
     with placement(planned, options) as placed:
         console, folder = output(), planned.folder
@@ -320,8 +333,10 @@ def _held(
         for warning in planned.warnings:
             tell(console, f"warning: {warning}")
         deliveries = [] if options.offline else [Delivery(planned.places, planned.name, console)]
-        with ExitStack() as lock:
-            lock.enter_context(only_one(folder.path))
+        with ExitStack() as own:
+            lock = own if held is None else held
+            if held is None:
+                lock.enter_context(only_one(folder.path))
             try:
                 yield console, deliveries, placed
             except BaseException:

@@ -22,6 +22,24 @@ BROKEN = {
         ["search.space: is empty; it must map settings to {low, high, log or step} or {choices}"],
     ),
     "inverted": (RATE, "{low: 1, high: 0.1}", ["search.space.rate.high: 0.1 is not above low, 1"]),
+    "as many cells as nobody trains": (
+        f"    rate: {RATE}\n    mode: {MODE}\n  trials: 8\n",
+        "    noise: {low: 0, high: 1000000000}\n  trials: 8\n  sampler: grid\n",
+        [
+            "search.space: has 1000000001 combinations, more than 10000 of sampler: grid; "
+            "name fewer values, or sampler: random"
+        ],
+    ),
+    "a level among its settings": (
+        "{validation: 1}",
+        "{validation: 1, method: same}",
+        ["search.settings.method: 'reference' sets it itself: what is tuned would be another arm"],
+    ),
+    "what is looked for among its settings": (
+        "{validation: 1}",
+        "{validation: 1, rate: 0.01}",
+        ["search.settings.rate: is looked for (search.space.rate)"],
+    ),
     "no high": (
         RATE,
         "{low: 1}",

@@ -1,0 +1,216 @@
+"""Searches that are pruned, killed, edited or started twice in ways that once went wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from test_tuning import Killed, kill_after
+from tunable import GRID, SEARCH, Tunable, TunedProject
+
+from ablation.errors import InputError
+from ablation.search import tuning
+from ablation.storage.asked import SearchLog
+from ablation.storage.files import only_one
+from ablation.study import running
+from ablation.subject.protocol import Fault
+
+
+class Sparse(Tunable):
+    """The metric grows with the epochs, and is measured at every third of them alone."""
+
+    every = 3
+
+    def accuracy(self, settings, seed, epoch):
+        if epoch % self.every:
+            return math.nan
+        return super().accuracy(settings, seed, epoch) + 10 * epoch
+
+
+class Dense(Sparse):
+    """Measured at every epoch."""
+
+    every = 1
+
+
+def project_of(subject, grid, path, monkeypatch):
+    project = TunedProject(path, monkeypatch, grid)
+    project.subject = project.workers.subject = subject
+    return project
+
+
+def test_the_median_rule_prunes(tmp_path, monkeypatch):
+    grid = GRID + SEARCH.replace("hyperband", "median").replace("trials: 8", "trials: 14")
+    project = project_of(Dense(), grid, tmp_path / "project", monkeypatch)
+    project.run()
+    states = [one.state for one in project.open().tuning.arms["reference"].log.ended()]
+    assert "PRUNED" in states
+
+
+@pytest.mark.parametrize("pruner", ["hyperband", "successive-halving"])
+def test_a_killed_search_prunes_alike_where_not_every_rung_is_measured(
+    pruner, tmp_path, monkeypatch
+):
+    grid = GRID.replace("seeds: 4", "seeds: 4\nsettings: {epochs: 27}") + SEARCH.replace(
+        "hyperband", pruner
+    ).replace("trials: 8", "trials: 14")
+    undisturbed = project_of(Sparse(), grid, tmp_path / "undisturbed", monkeypatch)
+    undisturbed.run()
+    assert any(event.get("prune") for events in undisturbed.events().values() for event in events)
+    project = project_of(Sparse(), grid, tmp_path / "killed", monkeypatch)
+    is_killed = True
+    while is_killed:
+        with monkeypatch.context() as killing:
+            kill_after(60, killing)
+            try:
+                project.run()
+                is_killed = False
+            except Killed:
+                pass
+    assert project.events() == undisturbed.events()
+
+
+def test_a_grid_that_asks_for_more_while_it_is_searched_gets_it(tmp_path, monkeypatch):
+    project, n_searches = TunedProject(tmp_path / "project", monkeypatch), [0]
+    real = running._search
+
+    def search(*arguments):
+        result = real(*arguments)
+        n_searches[0] += 1
+        project.grid.write_text((GRID + SEARCH).replace("trials: 8", "trials: 12"))
+        return result
+
+    monkeypatch.setattr(running, "_search", search)
+    project.run()
+    assert n_searches == [2]
+    arms = project.open().folder.manifest().search["arms"]
+    assert [sum(arm["counts"].values()) for arm in arms.values()] == [12, 12]
+
+
+def test_a_second_process_does_not_touch_the_events_of_a_search(tmp_path, monkeypatch):
+    project = TunedProject(tmp_path / "project", monkeypatch)
+    with monkeypatch.context() as killing:
+        kill_after(30, killing)
+        with pytest.raises(Killed):
+            project.run()
+    before = project.events()
+    project.grid.write_text((GRID + SEARCH).replace("low: 1.0e-5", "low: 1.0e-4"))
+    with (
+        only_one(project.root / "runs" / "tune.search"),
+        pytest.raises(InputError, match="another process"),
+    ):
+        project.run()
+    assert project.events() == before
+
+
+def test_events_that_another_process_has_added_since_are_read(tmp_path, monkeypatch):
+    project = TunedProject(tmp_path / "project", monkeypatch)
+    planned = project.open()
+    project.run()
+    events = project.events()
+    running.run(planned, running.RunOptions(jobs=1, offline=True))
+    assert project.events() == events
+
+
+def test_events_are_kept_where_another_search_is_refused(tmp_path, monkeypatch):
+    project = TunedProject(tmp_path / "project", monkeypatch)
+    project.run()
+    events = project.events()
+    project.grid.write_text((GRID + SEARCH).replace("{validation: 1}", "{validation: 1, noise: 1}"))
+    with pytest.raises(InputError, match="another name"):
+        project.run()
+    assert project.events() == events
+
+
+class Unfit(Tunable):
+    """A hard mode needs a small rate."""
+
+    def check(self, settings):
+        is_unfit = settings.get("mode") == "hard" and settings.get("rate", 0) > 0.01
+        return super().check(settings) + [Fault("mode", "needs a small rate")] * is_unfit
+
+
+def test_a_search_that_was_killed_while_it_refused_values_goes_on(tmp_path, monkeypatch):
+    grid = GRID + SEARCH.replace("trials: 8", "trials: 16")
+    project = project_of(Unfit(), grid, tmp_path / "project", monkeypatch)
+    real = SearchLog.append
+
+    def append(self, event):
+        if event.get("state") == "FAILED":
+            raise Killed
+        real(self, event)
+
+    with monkeypatch.context() as killing:
+        killing.setattr(SearchLog, "append", append)
+        with pytest.raises(Killed):
+            project.run()
+    project.run()
+    states = [one.state for one in project.open().tuning.arms["method=other"].log.ended()]
+    assert len(states) == 16
+    assert "FAILED" in states
+
+
+def test_a_budget_ends_where_nothing_is_left_to_be_tried(tmp_path, monkeypatch):
+    search = SEARCH.replace("trials: 8", "budget: 400").replace(
+        "rate: {low: 1.0e-5, high: 1.0, log: true}", "noise: {choices: [0.1, 0.2]}"
+    )
+    project = TunedProject(tmp_path / "project", monkeypatch, GRID + search)
+    monkeypatch.setattr(tuning, "MAX_FREE", 10)
+    project.run()
+    for arm in project.open().tuning.arms.values():
+        assert arm.is_finished
+        tried = {json.dumps(one.values) for one in arm.log.ended()}
+        assert len(tried) == math.prod(len(domain.values) for domain in arm.space.values())
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("trials: 20", "trials: 5"), ("budget: 90", "budget: 30")]
+)
+def test_trials_of_a_larger_budget_do_not_count(before, after, tmp_path, monkeypatch):
+    """Else an arm that was there before is tuned longer than one that is added later."""
+    project = TunedProject(
+        tmp_path / "project", monkeypatch, GRID + SEARCH.replace("trials: 8", before)
+    )
+    project.run()
+    grid = GRID.replace("other: {method: other}", "other: {method: other}, third: {method: same}")
+    project.grid.write_text(grid + SEARCH.replace("trials: 8", after))
+    project.run()
+    arms = project.open().folder.manifest().search["arms"]
+    fresh = TunedProject(tmp_path / "fresh", monkeypatch, grid + SEARCH.replace("trials: 8", after))
+    fresh.run()
+    assert arms == fresh.open().folder.manifest().search["arms"]
+
+
+class Switched(Tunable):
+    """Mode counts where there is noise, the rate where the mode is the last of three."""
+
+    def ignored(self, settings, keys):
+        idle = {"mode"} if not settings.get("noise", 0.3) else set()
+        idle |= {"rate"} if settings.get("mode") != "last" else set()
+        return [key for key in keys if key in idle]
+
+
+def test_a_setting_that_counts_anywhere_in_the_space_is_looked_for(tmp_path, monkeypatch):
+    space = f"""
+    mode: {{choices: [soft, hard, last]}}
+    rate: {{low: 1.0e-5, high: 1.0, log: true}}
+    noise: {{low: 0, high: 0.5}}
+    epochs: {{choices: {list(range(2, 80))}}}
+"""
+    start, end = SEARCH.index("    rate"), SEARCH.index("  trials")
+    grid = GRID + SEARCH[:start] + space[1:] + SEARCH[end:]
+    project = project_of(Switched(), grid, tmp_path / "project", monkeypatch)
+    keys = {"mode", "rate", "noise", "epochs"}
+    assert set(project.open().tuning.arms["reference"].space) == keys
+
+
+def test_fewer_trials_than_cells_are_from_all_over_the_grid(tmp_path, monkeypatch):
+    search = SEARCH.replace("trials: 8", "trials: 8\n  sampler: grid").replace(
+        "{low: 1.0e-5, high: 1.0, log: true}", "{low: 0.1, high: 2.0, step: 0.1}"
+    )
+    project = TunedProject(tmp_path / "project", monkeypatch, GRID + search)
+    project.run()
+    ended = project.open().tuning.arms["method=other"].log.ended()
+    assert {one.values["mode"] for one in ended} == {"soft", "hard"}
+    assert max(one.values["rate"] for one in ended) > 1
