@@ -91,7 +91,8 @@ class Delivery(Listener):
         database, ledger = sqlite_file(uri) or Path(uri), self.places.root / ".ablate" / "optuna.db"
         changed = database.stat().st_mtime_ns if database.is_file() else None
         which = ledger.stat().st_ino if ledger.is_file() else None
-        known = (FORMAT_VERSION, uri, redacted(self.places.storage or ""), changed, which, is_running)
+        storage = redacted(self.places.storage or "")
+        known = (FORMAT_VERSION, uri, storage, changed, which, is_running)
         digest = hashlib.sha256(repr(known).encode())
         for file in [self.folder.path / "study.json", *report_files(self.places.report(self.name))]:
             digest.update(file.read_bytes())

@@ -142,7 +142,7 @@ def address(tmp_path, monkeypatch):
         [
             sys.executable,
             "-c",
-            f"from ablation.tracking.mlflow_store import serve; serve(port={port})",
+            f"from ablation.tracking.mlflow_ui import serve; serve(port={port})",
         ],
         stdout=subprocess.PIPE,
         text=True,
