@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ablation.storage.runs import Manifest
@@ -22,6 +22,12 @@ ARMS, TRIALS, CURVES = "ablate-arms", "ablate-trials", "ablate-curves"
 NAMES = {ARMS: "Arms", TRIALS: "Trials", CURVES: "Learning curves"}
 """Key of a view -> its name in MLflow's menu of views."""
 FILTER = f'tags.kind != "study" AND tags.`{IN_GRID}` = "yes"'
+# arms whose trials are folded away
+MAX_FOLDED = 100
+# the column of names; its width in pixels
+RUN_NAME, NAME_WIDTH = "attributes.`Run Name`", 280
+# characters of a tag that every version of MLflow takes
+MAX_TEXT = 5000
 # metrics in the tables, charts of curves
 MAX_COLUMNS, MAX_CHARTS = 8, 12
 # groups of metrics whose curves are shown, after that of the headline metric
@@ -38,11 +44,11 @@ def view_tags(manifest: Manifest, measured: Collection[str], created: int) -> di
     measured: metrics of the trials that have ended.
     created: when the study was begun, in milliseconds since 1970.
     """
-    table = _table(manifest, measured)
-    arms = table | {"groupBy": _by_arm(manifest)}
+    arms = _table(manifest, measured) | _by_arm(manifest)
     states = {
-        ARMS: arms,
-        TRIALS: table | {"groupBy": None},
+        # a mean over a failed trial would be none, one over a running trial another epoch's
+        ARMS: arms | {"searchFilter": f'{FILTER} AND attributes.status = "FINISHED"'},
+        TRIALS: _table(manifest, measured, ["seed"]),
         CURVES: arms | _charts(manifest, measured),
     }
     return {f"{SHARED}{key}": _text(NAMES[key], state, created) for key, state in states.items()}
@@ -69,11 +75,13 @@ def _text(name: str, state: State, created: int) -> str:
     read the state from beside them.
     """
     compressed = base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
-    envelope = {"name": name, "createdAt": created, "updatedAt": created}
-    return json.dumps({**envelope, "state": f"deflate;{compressed}", **state})
+    view = {"name": name, "createdAt": created, "updatedAt": created}
+    view |= {"state": f"deflate;{compressed}"}
+    text = json.dumps({**view, **state})
+    return text if len(text) <= MAX_TEXT else json.dumps(view)
 
 
-def _table(manifest: Manifest, measured: Collection[str]) -> State:
+def _table(manifest: Manifest, measured: Collection[str], more_params: Sequence[str] = ()) -> State:
     """Filter, order and columns of a table of trials: the headline metric and its group first."""
     metric = manifest.metric["name"]
     beside = [name for name in measured if name != metric and _group(name) == _group(metric)]
@@ -82,7 +90,7 @@ def _table(manifest: Manifest, measured: Collection[str]) -> State:
     names += [best] if best in measured else []
     arms = manifest.search["arms"].values() if manifest.search.get("of") else ()
     searched = dict.fromkeys(key for arm in arms for key in arm["space"])
-    params = [*manifest.factors, *searched, "seed"]
+    params = [*manifest.factors, *searched, *more_params]
     columns = [f"metrics.`{fitted_name(name)}`" for name in names]
     columns += [f"params.`{fitted_name(name)}`" for name in params]
     return {
@@ -90,7 +98,8 @@ def _table(manifest: Manifest, measured: Collection[str]) -> State:
         "orderByKey": columns[0],
         "orderByAsc": manifest.metric["goal"] == "minimize",
         "selectedColumns": columns,
-        "columnOrder": columns,
+        "columnOrder": [RUN_NAME, *columns],
+        "columnWidths": {RUN_NAME: NAME_WIDTH},
         "runsHiddenMode": "SHOW_ALL",
     }
 
@@ -100,9 +109,13 @@ def _by_arm(manifest: Manifest) -> State:
     how = "average"
     if manifest.search.get("of"):
         how = "min" if manifest.metric["goal"] == "minimize" else "max"
+    arms = dict.fromkeys(spec.arm for spec in manifest.trials)
     return {
-        "aggregateFunction": how,
-        "groupByKeys": [{"mode": "param", "groupByData": "arm"}],
+        "groupBy": {
+            "aggregateFunction": how,
+            "groupByKeys": [{"mode": "param", "groupByData": "arm"}],
+        },
+        "groupsExpanded": {f"param.arm.{arm}": False for arm in list(arms)[:MAX_FOLDED]},
     }
 
 
