@@ -48,7 +48,7 @@ def view_tags(manifest: Manifest, measured: Collection[str], created: int) -> di
     states = {
         # a mean over a failed trial would be none, one over a running trial another epoch's
         ARMS: arms | {"searchFilter": f'{FILTER} AND attributes.status = "FINISHED"'},
-        TRIALS: _table(manifest, measured, ["seed"]),
+        TRIALS: _table(manifest, measured, _params(manifest)),
         CURVES: arms | _charts(manifest, measured),
     }
     return {f"{SHARED}{key}": _text(NAMES[key], state, created) for key, state in states.items()}
@@ -81,16 +81,13 @@ def _text(name: str, state: State, created: int) -> str:
     return text if len(text) <= MAX_TEXT else json.dumps(view)
 
 
-def _table(manifest: Manifest, measured: Collection[str], more_params: Sequence[str] = ()) -> State:
+def _table(manifest: Manifest, measured: Collection[str], params: Sequence[str] = ()) -> State:
     """Filter, order and columns of a table of trials: the headline metric and its group first."""
     metric = manifest.metric["name"]
     beside = [name for name in measured if name != metric and _group(name) == _group(metric)]
     names = [metric, *sorted(beside, key=_place)[: MAX_COLUMNS - 1]]
     best = f"best/{metric}"
     names += [best] if best in measured else []
-    arms = manifest.search["arms"].values() if manifest.search.get("of") else ()
-    searched = dict.fromkeys(key for arm in arms for key in arm["space"])
-    params = [*manifest.factors, *searched, *more_params]
     columns = [f"metrics.`{fitted_name(name)}`" for name in names]
     columns += [f"params.`{fitted_name(name)}`" for name in params]
     return {
@@ -102,6 +99,13 @@ def _table(manifest: Manifest, measured: Collection[str], more_params: Sequence[
         "columnWidths": {RUN_NAME: NAME_WIDTH},
         "runsHiddenMode": "SHOW_ALL",
     }
+
+
+def _params(manifest: Manifest) -> list[str]:
+    """What tells trials apart. Not shown of arms, where MLflow would average the numbers."""
+    arms = manifest.search["arms"].values() if manifest.search.get("of") else ()
+    searched = dict.fromkeys(key for arm in arms for key in arm["space"])
+    return [*manifest.factors, *searched, "seed"]
 
 
 def _by_arm(manifest: Manifest) -> State:

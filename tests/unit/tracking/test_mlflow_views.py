@@ -26,7 +26,8 @@ MEASURED = [
 
 @pytest.fixture
 def folder(tmp_path) -> RunFolder:
-    fabricate.study(tmp_path / "runs" / "fixes", baselines=["ce"], seeds=[0, 1])
+    factors = {name: fabricate.FACTORS[name] for name in list(fabricate.FACTORS)[:1]}
+    fabricate.study(tmp_path / "runs" / "fixes", factors, ["ce"], seeds=[0])
     return RunFolder(tmp_path / "runs" / "fixes")
 
 
@@ -60,17 +61,16 @@ def test_arms_are_shown_with_their_means_sorted_by_the_headline_metric(manifest)
         "groupByKeys": [{"mode": "param", "groupByData": "arm"}],
     }
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`test/top1`", False)
-    assert state["selectedColumns"] == [
-        *(f"metrics.`{name}`" for name in ("test/top1", "test/many", "test/few", "best/test/top1")),
-        *(f"params.`{factor}`" for factor in manifest.factors),
-    ]
+    names = ("test/top1", "test/many", "test/few", "best/test/top1")
+    assert state["selectedColumns"] == [f"metrics.`{name}`" for name in names]
     arms = {spec.arm for spec in manifest.trials}
     assert state["groupsExpanded"] == {f"param.arm.{arm}": False for arm in arms}
 
 
 def test_trials_are_not_grouped_and_show_their_seed(manifest):
     state = states(views.view_tags(manifest, MEASURED, 5))[views.TRIALS]
-    assert "groupBy" not in state and state["selectedColumns"][-1] == "params.`seed`"
+    columns = [f"params.`{name}`" for name in (*manifest.factors, "seed")]
+    assert "groupBy" not in state and state["selectedColumns"][-len(columns) :] == columns
 
 
 def test_charts_begin_with_the_headline_metric(manifest):
@@ -92,9 +92,10 @@ def test_a_search_shows_the_best_trial_of_each_arm_and_what_is_searched(manifest
     arms = {"none": {"space": {"lr": {}}}, "lr": {"space": {"lr": {}, "depth": {}}}}
     search = {"of": "fixes", "arms": arms}
     changed = replace(manifest, metric={"name": "v/top1", "goal": goal}, factors={}, search=search)
-    state = states(views.view_tags(changed, ["v/top1"], 5))[views.ARMS]
-    assert state["groupBy"]["aggregateFunction"] == how
-    assert state["selectedColumns"] == ["metrics.`v/top1`", "params.`lr`", "params.`depth`"]
+    found = states(views.view_tags(changed, ["v/top1"], 5))
+    assert found[views.ARMS]["groupBy"]["aggregateFunction"] == how
+    columns = ["metrics.`v/top1`", "params.`lr`", "params.`depth`", "params.`seed`"]
+    assert found[views.TRIALS]["selectedColumns"] == columns
 
 
 def test_an_earlier_mlflow_reads_the_same_state_beside_the_name(manifest):
