@@ -106,6 +106,9 @@ def run(planned: PlannedStudy, options: RunOptions) -> RunResult:
     for trial, reason in result.failed.items():
         tell(console, f"FAILED {trial}: {reason}", style="red")
     console.print(f"report: {path}", highlight=False, soft_wrap=True)
+    for page in (delivery.page for delivery in deliveries):
+        if page:
+            console.print(f"MLflow: {page}", highlight=False, soft_wrap=True, markup=False)
     return result
 
 

@@ -65,6 +65,11 @@ class Delivery(Listener):
         self.last = time.monotonic()
         return is_delivered
 
+    @property
+    def page(self) -> str | None:
+        """The link to the study on an MLflow server; None without one, or if nothing was new."""
+        return self.tracker.page if self.tracker else None
+
     def deliver_news(self) -> bool:
         """`deliver`, unless the same was delivered before: it takes seconds at 10,000 trials.
 

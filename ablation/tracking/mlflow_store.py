@@ -190,7 +190,8 @@ def follow_folder(uri: str) -> None:
         known = connection.execute("SELECT experiment_id, name, artifact_location FROM experiments")
         for experiment_id, name, old in known.fetchall():
             new = _artifacts(name)
-            is_ours = (old or "").startswith("file:") and old.endswith(f"/{ARTIFACTS}/{name}")
+            ending = Path("/", ARTIFACTS, name).as_uri().removeprefix("file://")
+            is_ours = (old or "").startswith("file:") and old.endswith(ending)
             if old == new or not is_ours:
                 continue
             was, is_now = (Path(url2pathname(urlsplit(address).path)) for address in (old, new))

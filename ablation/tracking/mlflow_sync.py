@@ -42,10 +42,11 @@ from ablation.tracking.mlflow_store import (
     default_uri,
     find_runs,
     is_refusal,
+    is_server,
     open_experiment,
     reaching,
 )
-from ablation.tracking.mlflow_views import view_tags
+from ablation.tracking.mlflow_views import ARMS, SHARED, address_of, links, view_tags
 
 # Only now, since the module above sets what MLflow reads when it is imported.
 # isort: split
@@ -164,6 +165,15 @@ class Tracker:
         # trial, or STUDY -> its run
         self.runs: dict[str, StoredRun] = {}
         self.synced = Synced()
+
+    @property
+    def page(self) -> str | None:
+        """The link to the study's arms on an MLflow server; None before `sync`, or without one."""
+        if not (is_server(self.uri) and self.runs):
+            return None
+        tags = {f"{SHARED}{ARMS}": ""} if VIEWS in self.runs[STUDY].tags else {}
+        (link,) = links(address_of(self.uri), self.experiment_id, tags).values()
+        return link
 
     def sync(
         self, folder: RunFolder, reports: Path | None = None, is_running: bool = True

@@ -26,7 +26,7 @@ from ablation.tracking.mlflow_store import (
     is_server,
     reaching,
 )
-from ablation.tracking.mlflow_views import links
+from ablation.tracking.mlflow_views import address_of, links
 
 HOST = "127.0.0.1"
 # MLflow's own; as many after it are tried where it is in use
@@ -55,6 +55,9 @@ def serve(tracking_uri: str | None = None, host: str = HOST, port: int | None = 
     uri = tracking_uri or default_uri()
     if is_server(uri):
         print(f"MLflow is already served at {redacted(uri)}")
+        # Whether it answers is for a person to see.
+        with suppress(TrackingUnavailable):
+            print(*_links(uri, address_of(uri)), sep="\n")
         return
     port = _free_port(host, port)
     address = f"http://{host}:{port}"

@@ -12,6 +12,7 @@ import json
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from ablation.storage.runs import Manifest
 from ablation.tracking.mlflow_content import IN_GRID, fitted_name
@@ -52,6 +53,12 @@ def view_tags(manifest: Manifest, measured: Collection[str], created: int) -> di
         CURVES: arms | _charts(manifest, measured),
     }
     return {f"{SHARED}{key}": _text(NAMES[key], state, created) for key, state in states.items()}
+
+
+def address_of(server: str) -> str:
+    """The address of a server's pages: its URI without credentials, which a link must not show."""
+    parts = urlsplit(server)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
 
 
 def links(address: str, experiment_id: str, tags: Mapping[str, str]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec
 from ablation.tracking import mlflow_store as tracking_store
+from ablation.tracking.mlflow_content import FORMAT
 from ablation.tracking.mlflow_store import TrackingRefused, TrackingUnavailable
 from ablation.tracking.mlflow_sync import Synced, Tracker
 
@@ -294,6 +295,100 @@ def test_points_that_were_logged_but_not_counted_are_not_logged_twice(uri, folde
         MlflowClient(uri).set_tag(run.info.run_id, name, text)
     assert Tracker().sync(folder).n_replaced == 0
     assert len(history(uri, run, "test/top1")) == 2
+
+
+def as_by_an_earlier_version(uri: str) -> None:
+    """Take away what tells that the runs are of the present format."""
+    client = MlflowClient(uri)
+    for run in runs(uri).values():
+        client.set_tag(run.info.run_id, FORMAT, "1")
+
+
+def test_runs_of_an_earlier_version_are_made_anew_once_and_keep_what_people_noted(uri, folder):
+    finish(folder, NONE)
+    finish(folder, CE, FAILED)
+    folder.write_config(LR_SPLIT, {})
+    folder.write_records(LR_SPLIT.trial, RECORDS[:2])
+    Tracker().sync(folder)
+    client, before = MlflowClient(uri), runs(uri)
+    for name, tag in (("none--s0", "mlflow.note.content"), ("lr_split--s0", "paper")):
+        client.set_tag(before[name].info.run_id, tag, "mine")
+    client.set_tag(before["fixes on digits-lt"].info.run_id, "paper", "mine")
+    as_by_an_earlier_version(uri)
+    assert Tracker().sync(folder).n_replaced == 3
+    assert Tracker().sync(folder) == NOTHING
+    after = runs(uri)
+    assert after.keys() == before.keys()
+    for name, run in after.items():
+        assert run.info.run_id != before[name].info.run_id and run.data.tags[FORMAT] == "2"
+        assert run.data.metrics == pytest.approx(before[name].data.metrics, nan_ok=True)
+        assert run.info.status == before[name].info.status
+    assert after["none--s0"].data.tags["mlflow.note.content"] == "mine"
+    assert after["lr_split--s0"].data.tags["paper"] == "mine"
+    assert after["fixes on digits-lt"].data.tags["paper"] == "mine"
+    parent = after["fixes on digits-lt"].info.run_id
+    assert {run.data.tags.get("mlflow.parentRunId") for run in after.values()} == {None, parent}
+
+
+def test_an_ended_run_of_an_earlier_version_stays_while_its_outcome_is_lost(uri, folder):
+    finish(folder, NONE)
+    Tracker().sync(folder)
+    as_by_an_earlier_version(uri)
+    (folder.trial_path(NONE.trial) / "outcome.json").unlink()
+    assert Tracker().sync(folder, is_running=False).n_replaced == 0
+
+
+DIGITS = {
+    "test/top1": (71.66666666666667, 71.6667),
+    "pretrain/top1_ema": (0.123456789, 0.1235),
+    "train/loss": (0.0123456789, 0.0123457),
+    "train/steps": (123456789.0, 123456789.0),
+    "grad/norm": (1234567.891, 1234570.0),
+    "tiny": (1.23456789e-12, 1.23457e-12),
+}
+
+
+def test_metrics_have_the_digits_that_mean_something_and_files_have_all(uri, folder):
+    values = {name: exact for name, (exact, _) in DIGITS.items()}
+    folder.write_config(NONE, {})
+    folder.write_records(
+        NONE.trial, [{"phase": "joint", "epoch": 1, "seconds": 1.0, "metrics": values}]
+    )
+    folder.write_outcome(NONE.trial, replace(COMPLETE, metrics=values, vectors={}))
+    Tracker().sync(folder)
+    assert runs(uri)["none--s0"].data.metrics == {name: told for name, (_, told) in DIGITS.items()}
+    assert folder.records(NONE.trial)[0]["metrics"] == values
+    assert Tracker().sync(folder) == NOTHING
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_the_duration_of_a_run_is_its_own_seconds_and_that_of_the_study_a_clock(
+    uri, folder, has_begun
+):
+    if has_begun:
+        folder.write_config(NONE, {})
+        folder.write_records(NONE.trial, RECORDS[:1])
+        Tracker().sync(folder)
+    finish(folder, NONE, replace(COMPLETE, wall_seconds=6.5))
+    later = replace(COMPLETE, started=FINISHED, finished="2026-03-01T12:00:00+00:00")
+    finish(folder, LR_SPLIT, later)
+    Tracker().sync(folder)
+    assert Tracker().sync(folder) == NOTHING
+    info = runs(uri)["none--s0"].info
+    assert info.end_time - info.start_time == 6500
+    metrics = runs(uri)["fixes on digits-lt"].data.metrics
+    assert metrics["study/wall_seconds"] == 7200 and metrics["study/trial_seconds"] == 12.5
+
+
+def test_a_study_on_a_server_has_a_page_and_one_in_a_file_has_none(uri, folder):
+    tracker = Tracker()
+    tracker.sync(folder)
+    assert tracker.page is None
+    tracker.uri, tracker.experiment_id = "https://ada:secret@mlflow.example.org/x/", "7"
+    assert tracker.page == (
+        "https://mlflow.example.org/x/#/experiments/7/"
+        "runs?workflowType=machine_learning&viewStateShareKey=ablate-arms"
+    )
 
 
 @pytest.mark.parametrize("is_finished", [False, True])
@@ -615,6 +710,19 @@ def test_a_project_that_was_moved_keeps_its_artifacts(
             "outcome.json",
             "per_class.csv",
         }
+
+
+def test_artifacts_of_a_study_whose_name_is_quoted_in_an_address_move_with_it(
+    uri, tmp_path, monkeypatch
+):
+    _, id_ = tracking_store.open_experiment(uri, "a study ü")
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(tmp_path / "mlflow.db", tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    here = tracking_store.default_uri()
+    tracking_store.follow_folder(here)
+    found = MlflowClient(here).get_experiment(id_).artifact_location
+    assert found == (tmp_path / "elsewhere" / "mlartifacts" / "a study ü").as_uri()
 
 
 def test_a_project_whose_artifacts_were_left_behind_uses_them_where_they_are(

@@ -157,6 +157,25 @@ def test_store_that_cannot_be_read_is_said_without_credentials():
     assert "secret" not in str(raised.value)
 
 
-def test_server_elsewhere_is_pointed_to(capsys):
+SERVED = "MLflow is already served at https://***@mlflow.example.org\n"
+
+
+def test_server_elsewhere_is_pointed_to_without_credentials(monkeypatch, capsys):
+    class Known:
+        experiment_id, name, tags = "7", "fixes", {"mlflow.sharedViewState.ablate-arms": ""}
+
+    monkeypatch.setattr(mlflow_ui, "experiments", lambda uri, n: [Known])
     mlflow_ui.serve("https://ada:secret@mlflow.example.org")
-    assert capsys.readouterr().out == "MLflow is already served at https://***@mlflow.example.org\n"
+    assert capsys.readouterr().out == (
+        f"{SERVED}  fixes: https://mlflow.example.org/#/experiments/7/"
+        "runs?workflowType=machine_learning&viewStateShareKey=ablate-arms\n"
+    )
+
+
+def test_server_elsewhere_that_does_not_answer_is_pointed_to(monkeypatch, capsys):
+    def fail(uri, n):
+        raise TrackingUnavailable(uri, "it is down")
+
+    monkeypatch.setattr(mlflow_ui, "experiments", fail)
+    mlflow_ui.serve("https://ada:secret@mlflow.example.org")
+    assert capsys.readouterr().out == SERVED
