@@ -280,10 +280,12 @@ def sync(study: str, storage: str | None) -> None:
 
 
 @main.command()
-@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
-def ui(port: int) -> None:
+@click.option(
+    "--port", type=click.IntRange(1, 65535), help="Default: 5000, or the next one that is free."
+)
+def ui(port: int | None) -> None:
     """Serve MLflow's user interface for this folder, to this machine only."""
-    from ablation.tracking.mlflow_store import serve
+    from ablation.tracking.mlflow_ui import serve
 
     serve(None, port=port)
 

@@ -24,7 +24,14 @@ from ablation.storage.project import (
 )
 from ablation.storage.runs import Manifest, RunFolder
 from ablation.tracking.ledger import LedgerUnavailable, ledger_differences, opened, update_ledger
-from ablation.tracking.mlflow_content import TrialContent, fitted_name, trial_contents
+from ablation.tracking.mlflow_content import (
+    FORMAT,
+    FORMAT_VERSION,
+    IN_GRID,
+    TrialContent,
+    fitted_name,
+    trial_contents,
+)
 from ablation.tracking.mlflow_store import (
     StoredRun,
     TrackingUnavailable,
@@ -35,7 +42,6 @@ from ablation.tracking.mlflow_store import (
 )
 from ablation.tracking.mlflow_sync import (
     DIGEST,
-    IN_GRID,
     STUDY,
     Standing,
     Tracker,
@@ -198,11 +204,13 @@ def _wrong(client: MlflowClient, run: StoredRun, trial: TrialContent) -> str:
     found, status = standing(run, trial), _wrong_status(run, trial.status)
     # an ended run whose outcome is lost is kept until the trial is run again
     is_kept = run.has_ended and trial.outcome is None
+    if found is Standing.OTHER and run.tags.get(FORMAT) != FORMAT_VERSION:
+        return "written by another version of ablate"
     if found is Standing.OTHER and not (status and run.tags.get(DIGEST) == trial.digest):
         return "of what the trial was before"
     if status and not is_kept:
         return status
-    if IN_GRID in run.tags:
+    if run.tags.get(IN_GRID) == "no":
         return "said to have left the grid"
     is_behind = found is Standing.BEHIND or _lacks_points(client, run, trial)
     return LACKING if is_behind else ""

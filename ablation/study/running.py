@@ -118,6 +118,9 @@ def run(planned: PlannedStudy, options: RunOptions) -> RunResult:
         for line in _undecided(path.parent):
             tell(console, line)
     console.print(f"report: {path}", highlight=False, soft_wrap=True)
+    for page in (delivery.page for delivery in deliveries):
+        if page:
+            console.print(f"MLflow: {page}", highlight=False, soft_wrap=True, markup=False)
     return result
 
 

@@ -14,6 +14,7 @@ from ablation.formatting import redacted
 from ablation.planning.forecast import Listener
 from ablation.storage.project import ProjectPaths, report_files, sqlite_file, tracking_uri
 from ablation.storage.runs import write_atomically
+from ablation.tracking.mlflow_content import FORMAT_VERSION
 
 if TYPE_CHECKING:
     from ablation.tracking.mlflow_sync import Tracker
@@ -64,6 +65,11 @@ class Delivery(Listener):
         self.last = time.monotonic()
         return is_delivered
 
+    @property
+    def page(self) -> str | None:
+        """The link to the study on an MLflow server; None without one, or if nothing was new."""
+        return self.tracker.page if self.tracker else None
+
     def deliver_news(self) -> bool:
         """`deliver`, unless the same was delivered before: it takes seconds at 10,000 trials.
 
@@ -90,7 +96,8 @@ class Delivery(Listener):
         database, ledger = sqlite_file(uri) or Path(uri), self.places.root / ".ablate" / "optuna.db"
         changed = database.stat().st_mtime_ns if database.is_file() else None
         which = ledger.stat().st_ino if ledger.is_file() else None
-        known = (uri, redacted(self.places.storage or ""), changed, which, is_running)
+        storage = redacted(self.places.storage or "")
+        known = (FORMAT_VERSION, uri, storage, changed, which, is_running)
         digest = hashlib.sha256(repr(known).encode())
         for file in [self.folder.path / "study.json", *report_files(self.places.report(self.name))]:
             digest.update(file.read_bytes())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import hashlib
+import io
 import json
 import math
 import posixpath
@@ -14,13 +16,20 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
-from ablation.formatting import over_seeds
+from ablation.formatting import is_percent, over_seeds
 from ablation.storage.files import digest, warn_once
 from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec
 from ablation.subject.protocol import Record
 
+# Tag: how a run's content follows from the files. A run with another one is made anew.
+FORMAT, FORMAT_VERSION = "ablate.format", "2"
+# tag: `no` of trials that have left the grid, `yes` of the others
+IN_GRID = "ablate.in_grid"
+# decimals of percentages; significant digits of other metrics
+DECIMALS, DIGITS = 4, 6
 # rows of the table in a study's description, which holds 8,000 characters
 MAX_ROWS = 60
 MAX_ERROR_CHARACTERS = 500
@@ -96,14 +105,36 @@ class TrialContent:
         return min((round(1000 * path.stat().st_mtime) for path in files), default=now())
 
     @property
-    def end(self) -> int | None:
+    def finished(self) -> int | None:
         """When the trial ended; None as long as it has not."""
         if self.outcome is None:
             return None
         path = self.folder.trial_path(self.name) / "outcome.json"
         told = milliseconds(self.outcome.finished)
+        return round(1000 * path.stat().st_mtime) if told is None else told
+
+    def end(self, start: int) -> int | None:
+        """The end of a run that starts at `start`; None as long as the trial has not ended.
+
+        MLflow's Duration is thus the trial's own seconds, without those in which it waited.
+        """
+        if self.outcome is None:
+            return None
         # MLflow takes 0 for now.
-        return round(1000 * path.stat().st_mtime) if told is None else max(1, told)
+        return max(1, start + round(1000 * self.outcome.wall_seconds))
+
+    @property
+    def per_class(self) -> str:
+        """The values per class as CSV, a row per class; "" if there are none."""
+        vectors = self.outcome.vectors if self.outcome else {}
+        if not vectors:
+            return ""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["class", *vectors])
+        columns = zip_longest(*vectors.values(), fillvalue="")
+        writer.writerows([index, *values] for index, values in enumerate(columns))
+        return text.getvalue()
 
     def points(self, start: int, n_logged: int, columns: Collection[str]) -> list[Point]:
         """All points but those of the first `n_logged` records.
@@ -113,10 +144,11 @@ class TrialContent:
         logged = record_points(self.records[:n_logged], start)
         points = record_points(self.records, start)
         new = [point for place, point in points.items() if place not in logged]
-        if self.outcome is None or self.end is None:
+        end = self.end(start)
+        if self.outcome is None or end is None:
             return new
-        after = 1 + max([self.end, *(point.time for point in points.values())])
-        new += _outcome_points(self.records, self.outcome, self.end)
+        after = 1 + max([end, *(point.time for point in points.values())])
+        new += _outcome_points(self.records, self.outcome, end)
         return [*new, *_blank_points(self.records, self.outcome, columns, after)]
 
 
@@ -139,7 +171,7 @@ def trial_contents(folder: RunFolder, manifest: Manifest, is_running: bool) -> l
         params = own | identity | spec.levels
         place = {"study": manifest.study, "trial": spec.trial, "kind": spec.kind, "key": spec.key}
         levels = {f"factor.{factor}": level for factor, level in spec.levels.items()}
-        tags = place | identity | levels
+        tags = place | identity | levels | {FORMAT: FORMAT_VERSION, IN_GRID: "yes"}
         if outcome and outcome.error:
             text = f"{outcome.error['type']}: {outcome.error['message']}"
             tags["error"] = text[:MAX_ERROR_CHARACTERS]
@@ -162,6 +194,7 @@ def study_tags(manifest: Manifest, trials: Sequence[TrialContent]) -> dict[str, 
         "goal": manifest.metric["goal"],
         "seeds": ", ".join(map(str, manifest.seeds)),
         "commit": _commit(manifest),
+        FORMAT: FORMAT_VERSION,
     }
     return fitted_labels("tag", tags, MAX_TAG)
 
@@ -169,14 +202,18 @@ def study_tags(manifest: Manifest, trials: Sequence[TrialContent]) -> dict[str, 
 def study_points(trials: Sequence[TrialContent], time: int) -> list[Point]:
     """The parent run's metrics: how far the study is and what it has cost.
 
-    Their step is the number of trials that have ended.
+    `study/wall_seconds` is the time from the first start to the last end; `study/trial_seconds` the
+    sum of what each trial takes by itself. Their step is the number of trials that have ended.
     """
     ended = [trial.outcome for trial in trials if trial.outcome]
+    begun = min((trial.start() for trial in trials if trial.outcome), default=0)
+    finished = max((trial.finished for trial in trials if trial.finished is not None), default=0)
     values = {
         "study/trials": len(trials),
         "study/complete": sum(outcome.state == "COMPLETE" for outcome in ended),
         "study/failed": sum(outcome.state == "FAILED" for outcome in ended),
-        "study/wall_seconds": sum(outcome.wall_seconds for outcome in ended),
+        "study/wall_seconds": max(0, finished - begun) / 1000,
+        "study/trial_seconds": sum(outcome.wall_seconds for outcome in ended),
     }
     return [_point(name, value, time, len(ended)) for name, value in values.items()]
 
@@ -240,17 +277,24 @@ def finite(value: float) -> float:
     return number if math.isfinite(number) else math.nan
 
 
+def rounded(name: str, value: float) -> float:
+    """A metric's value without the digits that mean nothing; a whole number as it is.
+
+    >>> rounded("test/top1", 71.66666666666667), rounded("train/loss", 0.012345678)
+    (71.6667, 0.0123457)
+    """
+    if not math.isfinite(value) or value.is_integer():
+        return value
+    return round(value, DECIMALS) if is_percent(name) else float(f"{value:.{DIGITS}g}")
+
+
 def _outcome_points(records: list[Record], outcome: Outcome, end: int) -> Iterator[Point]:
-    """What is known only at a trial's end: its best values, and the last values per class."""
+    """What is known only at a trial's end: its best values."""
     step = records[-1]["epoch"] if records else 0
     last = records[-1]["metrics"] if records else {}
     for name, value in outcome.metrics.items():
         if name not in last:
             yield _point(name, value, end, step)
-    for name, values in outcome.vectors.items():
-        width = max(2, len(str(len(values) - 1)))
-        for index, value in enumerate(values):
-            yield _point(f"{name}/class_{index:0{width}}", value, end, step)
 
 
 def _blank_points(
@@ -296,7 +340,7 @@ def _commit(manifest: Manifest) -> str:
 
 
 def _point(name: str, value: float, time: int, step: int) -> Point:
-    return Point(name, finite(value), time, max(-LAST_STEP, min(step, LAST_STEP)))
+    return Point(name, rounded(name, finite(value)), time, max(-LAST_STEP, min(step, LAST_STEP)))
 
 
 def _text(value: Any) -> str:

@@ -22,6 +22,9 @@ from pathlib import Path
 from ablation.storage.project import report_files
 from ablation.storage.runs import Manifest, RunFolder
 from ablation.tracking.mlflow_content import (
+    FORMAT,
+    FORMAT_VERSION,
+    IN_GRID,
     MAX_NAME,
     Point,
     TrialContent,
@@ -39,9 +42,11 @@ from ablation.tracking.mlflow_store import (
     default_uri,
     find_runs,
     is_refusal,
+    is_server,
     open_experiment,
     reaching,
 )
+from ablation.tracking.mlflow_views import ARMS, SHARED, address_of, links, view_tags
 
 # Only now, since the module above sets what MLflow reads when it is imported.
 # isort: split
@@ -49,16 +54,18 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-# MLflow's own tag
-PARENT = "mlflow.parentRunId"
+# MLflow's own tags
+PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
 # tag: how many of a trial's records are logged
 N_RECORDS = "ablate.records"
 # tag: of these records, or of the outcome; of the parent's metrics
 DIGEST = "ablate.digest"
 # tag: of the report's files
 REPORT = "ablate.report"
-# tag: `no` of trials that have left the grid, absent of others
-IN_GRID = "ablate.in_grid"
+# tag: of the experiment's views
+VIEWS = "ablate.views"
+# artifact of a trial
+PER_CLASS = "per_class.csv"
 # the study's own run, in place of a trial's name
 STUDY = "the study's own"
 
@@ -96,12 +103,15 @@ def standing(run: StoredRun, trial: TrialContent) -> Standing:
         run.params.get(name, text) != text for name, text in trial.params.items()
     ):
         return Standing.OTHER
+    is_of_format = run.tags.get(FORMAT) == FORMAT_VERSION
     if run.has_ended:
         if trial.outcome is None:
             return Standing.OTHER if trial.is_running else Standing.SAME
         held = (run.status, run.end, run.tags.get(DIGEST))
-        is_same = held == (trial.status, trial.end, trial.digest)
+        is_same = is_of_format and held == (trial.status, trial.end(run.start), trial.digest)
         return Standing.SAME if is_same else Standing.OTHER
+    if trial.outcome is not None and not is_of_format:
+        return Standing.OTHER
     if trial.outcome is not None and run.tags.get(DIGEST) == trial.digest:
         # Its end is being delivered by another process, or a delivery of it was broken off.
         return Standing.BEHIND
@@ -111,7 +121,8 @@ def standing(run: StoredRun, trial: TrialContent) -> Standing:
         return Standing.SAME
     points = record_points(logged, run.start).items()
     if (
-        run.tags.get(DIGEST, records_digest([])) != records_digest(logged)
+        not is_of_format
+        or run.tags.get(DIGEST, records_digest([])) != records_digest(logged)
         # A metric that was logged has been measured again in its epoch.
         or not points <= record_points(trial.records, run.start).items()
     ):
@@ -155,6 +166,15 @@ class Tracker:
         self.runs: dict[str, StoredRun] = {}
         self.synced = Synced()
 
+    @property
+    def page(self) -> str | None:
+        """The link to the study's arms on an MLflow server; None before `sync`, or without one."""
+        if not (is_server(self.uri) and self.runs):
+            return None
+        tags = {f"{SHARED}{ARMS}": ""} if VIEWS in self.runs[STUDY].tags else {}
+        (link,) = links(address_of(self.uri), self.experiment_id, tags).values()
+        return link
+
     def sync(
         self, folder: RunFolder, reports: Path | None = None, is_running: bool = True
     ) -> Synced:
@@ -190,10 +210,7 @@ class Tracker:
         if not is_known:
             self.client, self.experiment_id = open_experiment(self.uri, manifest.study)
             self._find()
-        if STUDY not in self.runs:
-            start = min((trial.start() for trial in trials if trial.outcome), default=now())
-            name = f"{manifest.study} on {manifest.experiment}"
-            self.runs[STUDY] = self._create(name, start, study_tags(manifest, trials))
+        self._sync_parent(manifest, trials)
         columns = {name for trial in trials if trial.outcome for name in trial.outcome.metrics}
         refused = []
         for trial in trials:
@@ -212,6 +229,7 @@ class Tracker:
             if not run.has_ended:
                 self._set_status(run, "KILLED")
         self._sync_study(manifest, trials, is_running)
+        self._sync_views(manifest, columns)
         if reports:
             self._sync_report(reports)
         if refused:
@@ -228,23 +246,22 @@ class Tracker:
     def _sync_trial(self, trial: TrialContent, columns: Collection[str]) -> None:
         run, outcome = self.runs.get(trial.name), trial.outcome
         found = standing(run, trial) if run else Standing.BEHIND
+        kept: dict[str, str] = {}
         if run and found is Standing.OTHER:
+            kept = _tags_of_others(run) if run.tags.get("key") == trial.spec.key else {}
             self.client.delete_run(run.run_id)
             del self.runs[trial.name]
             self.synced.n_replaced += 1
             run = None
         if run is None and not trial.has_begun:
             return
-        tags = {PARENT: self.runs[STUDY].run_id, **trial.tags}
+        tags = {**kept, PARENT: self.runs[STUDY].run_id, **trial.tags}
         if outcome:
             # The digest of an outcome counts once the run has ended, and that is logged last.
             tags[DIGEST] = trial.digest
         if run is None:
             run = self.runs[trial.name] = self._create(trial.name, trial.start(), tags)
             self.synced.n_created += 1
-        if IN_GRID in run.tags:
-            self.client.delete_tag(run.run_id, IN_GRID)
-            del run.tags[IN_GRID]
         points: list[Point] = []
         if found is not Standing.SAME:
             points = trial.points(run.start, int(run.tags.get(N_RECORDS, 0)), columns)
@@ -256,17 +273,34 @@ class Tracker:
             return
         if outcome:
             self.client.log_artifacts(run.run_id, str(trial.folder.trial_path(trial.name)))
+            if trial.per_class:
+                self.client.log_text(run.run_id, trial.per_class, PER_CLASS)
             if outcome.error:
                 self.client.log_text(run.run_id, outcome.error["traceback"], "error.txt")
             self.synced.n_ended += 1
-        self._set_status(run, trial.status, trial.end)
+        self._set_status(run, trial.status, trial.end(run.start))
+
+    def _sync_parent(self, manifest: Manifest, trials: Sequence[TrialContent]) -> None:
+        """See that there is a run of the study itself, of the present format."""
+        parent = self.runs.get(STUDY)
+        kept: dict[str, str] = {}
+        if parent and parent.tags.get(FORMAT) != FORMAT_VERSION:
+            kept = _tags_of_others(parent)
+            self.client.delete_run(parent.run_id)
+            parent = None
+        if parent is None:
+            start = min((trial.start() for trial in trials if trial.outcome), default=now())
+            name = f"{manifest.study} on {manifest.experiment}"
+            tags = kept | study_tags(manifest, trials)
+            self.runs[STUDY] = self._create(name, start, tags)
 
     def _sync_study(
         self, manifest: Manifest, trials: Sequence[TrialContent], is_running: bool
     ) -> None:
         """Bring the study's own run up to the manifest and the outcomes."""
         parent = self.runs[STUDY]
-        end = max((trial.end for trial in trials if trial.end), default=parent.start)
+        ends = [trial.finished for trial in trials if trial.finished is not None]
+        end = max(ends, default=parent.start)
         points = study_points(trials, end)
         digest = _digest(repr(points).encode())
         has_new = parent.tags.get(DIGEST) != digest
@@ -274,6 +308,24 @@ class Tracker:
         self._log(parent, points if has_new else [], tags=tags)
         status = status_of_study(trials, is_running)
         self._set_status(parent, status, end if status == "FINISHED" else None)
+
+    def _sync_views(self, manifest: Manifest, measured: Collection[str]) -> None:
+        """Write the views that follow from the grid; what people change in them stays until then.
+
+        An MLflow that refuses them shows the study without.
+        """
+        parent = self.runs[STUDY]
+        tags = view_tags(manifest, measured, parent.start)
+        digest = _digest(repr(sorted(tags.items())).encode())
+        if parent.tags.get(VIEWS) == digest:
+            return
+        try:
+            for name, text in tags.items():
+                self.client.set_experiment_tag(self.experiment_id, name, text)
+        except MlflowException as error:
+            if not is_refusal(error):
+                raise
+        self._log(parent, tags={VIEWS: digest})
 
     def _sync_report(self, reports: Path) -> None:
         parent, paths = self.runs[STUDY], report_files(reports)
@@ -320,6 +372,16 @@ class Tracker:
         else:
             self.client.set_terminated(run.run_id, status, end)
         run.status, run.end = status, end
+
+
+def _tags_of_others(run: StoredRun) -> dict[str, str]:
+    """The tags that people have set on a trial's run, its note among them."""
+    ours = ("ablate.", "factor.", "mlflow.")
+    return {
+        name: text
+        for name, text in run.tags.items()
+        if name == NOTE or not (name == "error" or name.startswith(ours))
+    }
 
 
 def _digest(content: bytes) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec
+from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec, failure
 
 pytestmark = [
     pytest.mark.browser,
@@ -42,6 +42,7 @@ ARMS = {
     "lr_split+gradient_decoupling": ({"lr_split": "on", "gradient_decoupling": "on"}, 72.0),
 }
 N_EPOCHS = 8
+FAILED = "ce--s1"
 
 
 def trials() -> list[TrialSpec]:
@@ -119,16 +120,30 @@ def fabricate(folder: RunFolder) -> None:
         vectors = {
             "test/top1_per_class": [last["test/top1"] + 15 - 4 * index for index in range(10)]
         }
-        folder.write_outcome(spec.trial, Outcome("COMPLETE", metrics, 27.0, None, *times, vectors))
+        outcome = Outcome("COMPLETE", metrics, 27.0, None, *times, vectors)
+        if spec.trial == FAILED:
+            outcome = Outcome("FAILED", {}, 27.0, failure("ValueError", "no"), *times)
+        folder.write_outcome(spec.trial, outcome)
+
+
+def linked(line: str, name: str) -> str:
+    """The link of a line that `ablate ui` prints."""
+    said, _, link = line.partition(": ")
+    assert said.strip() == name
+    return link.strip()
 
 
 @pytest.fixture
-def address(tmp_path, monkeypatch):
-    """Where a synced study can be seen, served by a process of its own, which is ended as by Ctrl-C."""
+def links(tmp_path, monkeypatch, request):
+    """View -> where it can be seen of a synced study, served by a process that a signal ends.
+
+    The signal is SIGINT, as of Ctrl-C, or the parameter.
+    """
     from ablation.tracking.mlflow_sync import Tracker
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("SSH_CONNECTION", raising=False)
     folder = RunFolder(tmp_path / "runs" / "fixes")
     fabricate(folder)
     reports = tmp_path / "reports" / "fixes"
@@ -138,28 +153,34 @@ def address(tmp_path, monkeypatch):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            f"from ablation.tracking.mlflow_store import serve; serve(port={port})",
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
+    # SIGINT is ignored by what is started in the background of a shell, and by its children.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"from ablation.tracking.mlflow_ui import serve; serve(port={port})"
     )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:
         assert (
             process.stdout.readline()
             == f"MLflow is served at http://127.0.0.1:{port} (Ctrl-C ends it)\n"
         )
-        name, link = process.stdout.readline().split(": ")
-        assert name.strip() == "fixes"
-        yield link.strip()
+        yield {
+            "arms": linked(process.stdout.readline(), "fixes"),
+            "trials": linked(process.stdout.readline(), "trials"),
+            "curves": linked(process.stdout.readline(), "learning curves"),
+        }
     finally:
-        process.send_signal(signal.SIGINT)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.send_signal(getattr(request, "param", signal.SIGINT))
         assert process.wait(timeout=30) == 0
+    assert children and not any(Path("/proc", child).exists() for child in children)
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0, "the server outlived the command"
+
+
+def without_view(link: str) -> str:
+    """The link as it was before there were views."""
+    return link.partition("&viewStateShareKey=")[0]
 
 
 @pytest.fixture
@@ -204,14 +225,25 @@ class Page:
         self.driver.save_screenshot(str(self.pictures / f"{name}.png"))
 
 
-def test_two_arms_can_be_compared_in_the_interface(address, browser, tmp_path):
+def test_arms_are_seen_first_with_their_means_the_best_on_top(links, browser, tmp_path):
     page = Page(browser, tmp_path)
-    browser.get(address)
-    page.wait_for("fixes on digits-lt")
-    page.picture("1-study")
-    page.click(
-        f"{page.row('fixes on digits-lt')}//button[contains(@data-component-id, 'runnamecellrenderer')]"
+    browser.get(links["arms"])
+    groups = [f"Group: {arm}" for arm in ("lr_split+gradient_decoupling", "lr_split", "ce")]
+    seen = page.wait_for(*groups, "Group: none", "(average)", "9 matching runs")
+    page.picture("1-arms")
+    assert [seen.index(f"{group}\n") for group in groups] == sorted(
+        seen.index(f"{group}\n") for group in groups
     )
+    best = ARMS["lr_split+gradient_decoupling"][1] * (1 - 0.5**N_EPOCHS) + 0.5
+    assert f"{best:.4f}" in seen and "Error" not in seen
+    # the trials of an arm are folded away, and the study's own run is no arm
+    assert "none--s0" not in seen and "fixes on digits-lt" not in seen
+
+
+@pytest.mark.parametrize("links", [signal.SIGHUP], indirect=True)
+def test_two_arms_can_be_compared_in_the_interface(links, browser, tmp_path):
+    page = Page(browser, tmp_path)
+    browser.get(links["trials"])
     page.wait_for("none--s0", "lr_split--s1", "ce--s0")
     page.picture("2-trials")
     for run in ("none--s0", "lr_split--s0"):
@@ -225,13 +257,21 @@ def test_two_arms_can_be_compared_in_the_interface(address, browser, tmp_path):
     assert {"1e-05", "0.001", "none--s0", "lr_split--s0"} <= set(seen.split())
 
 
-def test_study_says_its_question_and_its_result_on_its_page(address, browser, tmp_path):
+def test_learning_curves_have_a_line_for_each_arm(links, browser, tmp_path):
     page = Page(browser, tmp_path)
-    browser.get(address)
+    browser.get(links["curves"])
+    page.wait_for("Learning curves", "test/top1", "lr_split (test/top1)", "none (test/top1)")
+    page.picture("4-curves")
+
+
+@pytest.mark.parametrize("links", [signal.SIGTERM], indirect=True)
+def test_study_says_its_question_and_its_result_on_its_page(links, browser, tmp_path):
+    page = Page(browser, tmp_path)
+    browser.get(without_view(links["arms"]))
     page.click("//a[normalize-space()='fixes on digits-lt']")
     page.wait_for(
         "Which of the fixes makes joint training work?", "lr_split+gradient_decoupling", "± 0.7"
     )
     page.click("//button[normalize-space()='Show more']")
     page.wait_for("test/ on the test set, accuracies in percent", "diag/ of the latents")
-    page.picture("4-parent")
+    page.picture("5-parent")

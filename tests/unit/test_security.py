@@ -15,7 +15,7 @@ from ablation.storage.files import warn_once
 from ablation.storage.project import ProjectPaths
 from ablation.study import opening
 from ablation.study.opening import provenance
-from ablation.tracking import delivery, mlflow_store
+from ablation.tracking import delivery, mlflow_ui
 from ablation.tracking.ledger import LedgerUnavailable, storage_url, update_ledger
 from ablation.tracking.mlflow_store import TrackingUnavailable
 from ablation.tracking.mlflow_sync import Tracker
@@ -110,9 +110,9 @@ def test_the_interface_is_served_to_this_machine_alone(uri, monkeypatch):
         def wait(self, *_):
             return 0
 
-    monkeypatch.setattr(mlflow_store.subprocess, "Popen", Server)
-    monkeypatch.setattr(mlflow_store.os, "killpg", lambda *_: None)
-    monkeypatch.setattr(mlflow_store.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(mlflow_ui.subprocess, "Popen", Server)
+    monkeypatch.setattr(mlflow_ui.os, "killpg", lambda *_: None)
+    monkeypatch.setattr(mlflow_ui.signal, "signal", lambda *_: None)
     CliRunner().invoke(main, ["ui", "--port", "45873"])
     [(command, options)] = started
     assert command[command.index("--host") + 1] == "127.0.0.1" and command.count("--host") == 1

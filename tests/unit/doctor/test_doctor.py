@@ -23,7 +23,7 @@ from ablation.doctor.files import YOUNG_SECONDS, cache_checks
 from ablation.storage.files import only_one
 from ablation.storage.runs import Outcome
 from ablation.tracking.ledger import update_ledger
-from ablation.tracking.mlflow_sync import IN_GRID
+from ablation.tracking.mlflow_content import FORMAT, IN_GRID
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::sqlalchemy.exc.SADeprecationWarning"
@@ -180,6 +180,7 @@ CORRUPTIONS = {  # what is done -> how, the check that finds it, what is said
     "KILLED in MLflow": (lambda toy: MlflowClient(toy.uri).set_terminated(run_of(toy), "KILLED"), "MLflow", f"runs with the status KILLED, and FINISHED is right, 1: {TRIAL}"),
     "a study RUNNING in MLflow": (lambda toy: MlflowClient(toy.uri).update_run(run_of(toy, "toy on nothing"), "RUNNING"), "MLflow", "with the status RUNNING, and FINISHED is right, 1: the study's own"),
     "left by MLflow": (lambda toy: MlflowClient(toy.uri).set_tag(run_of(toy), IN_GRID, "no"), "MLflow", f"runs said to have left the grid, 1: {TRIAL}"),
+    "of another version in MLflow": (lambda toy: MlflowClient(toy.uri).set_tag(run_of(toy), FORMAT, "1"), "MLflow", f"runs written by another version of ablate, 1: {TRIAL}"),
     "another key in MLflow": (lambda toy: MlflowClient(toy.uri).set_tag(run_of(toy), "key", "other"), "MLflow", f"runs of what the trial was before, 1: {TRIAL}"),
     "another end in MLflow": (lambda toy: MlflowClient(toy.uri).set_terminated(run_of(toy), "FINISHED", 12345), "MLflow", f"runs of what the trial was before, 1: {TRIAL}"),
     "Optuna's database": (lambda toy: put(toy.root / ".ablate/optuna.db", b"text\n" * 999), "Optuna's database", ".ablate/optuna.db: file is not a database"),

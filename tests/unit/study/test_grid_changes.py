@@ -5,7 +5,7 @@ import pytest
 from mlflow.entities import ViewType
 
 from ablation.errors import InputError
-from ablation.tracking.mlflow_sync import IN_GRID
+from ablation.tracking.mlflow_content import IN_GRID
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::sqlalchemy.exc.SADeprecationWarning"
@@ -73,8 +73,8 @@ def test_what_is_removed_drops_out_of_the_report_and_stays_on_record(toy):
         rows(toy).index
     )  # in Optuna's tools, only what is in the grid counts
     tags = {name: run.data.tags.get(IN_GRID) for name, run in toy.runs().items()}
-    assert {name for name, tag in tags.items() if tag} == set(before.index) - set(rows(toy).index)
-    assert set(tags.values()) == {"no", None} and set(toy.statuses().values()) == {"FINISHED"}
+    assert {name for name, tag in tags.items() if tag == "no"} == set(before.index) - set(rows(toy).index)
+    assert set(tags.values()) == {"no", "yes", None} and set(toy.statuses().values()) == {"FINISHED"}
 
 
 def test_what_comes_back_is_not_run_again_and_is_the_same_record(toy):
@@ -89,7 +89,7 @@ def test_what_comes_back_is_not_run_again_and_is_the_same_record(toy):
     runs = toy.runs(ViewType.ALL)
     assert ids.items() <= {name: run.info.run_id for name, run in runs.items()}.items()
     assert (
-        {name for name, run in runs.items() if IN_GRID in run.data.tags}
+        {name for name, run in runs.items() if run.data.tags.get(IN_GRID) == "no"}
         == runs.keys() - ids.keys()
         != set()
     )
@@ -112,7 +112,8 @@ def test_what_is_removed_unfinished_neither_waits_nor_runs_until_it_comes_back(k
     assert toy.counted() == {"COMPLETE": 4, "WAITING": 4} and len(toy.states()) == 4
     assert not any("fast" in trial or "other" in trial for trial in toy.states())
     assert not any(
-        IN_GRID in run.data.tags for trial, run in toy.runs().items() if "other" not in trial
+        run.data.tags.get(IN_GRID) == "no"
+        for trial, run in toy.runs().items() if "other" not in trial
     )
     toy.go()
     toy.deliver()

@@ -18,6 +18,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec
 from ablation.tracking import mlflow_store as tracking_store
+from ablation.tracking.mlflow_content import FORMAT
 from ablation.tracking.mlflow_store import TrackingRefused, TrackingUnavailable
 from ablation.tracking.mlflow_sync import Synced, Tracker
 
@@ -132,11 +133,13 @@ def contents(path: Path) -> dict:
     }
 
 
-def test_finished_trial_is_a_child_of_its_study_with_levels_metrics_and_files(uri, folder):
+def test_finished_trial_is_a_child_of_its_study_with_levels_metrics_and_files(
+    uri, folder, tmp_path
+):
     finish(folder, NONE)
     finish(folder, LR_SPLIT)
     (folder.trial_path(LR_SPLIT.trial) / "stdout.log").write_text("epoch 1\n")
-    assert Tracker().sync(folder) == Synced(2, 0, 18, 2)
+    assert Tracker().sync(folder) == Synced(2, 0, 14, 2)
     found = runs(uri)
     parent, run = found["fixes on digits-lt"], found["lr_split--s0"]
     assert set(found) == {"fixes on digits-lt", "lr_split--s0", "none--s0"}
@@ -158,13 +161,16 @@ def test_finished_trial_is_a_child_of_its_study_with_levels_metrics_and_files(ur
     assert (run.info.status, run.info.start_time, run.info.end_time) == (
         "FINISHED",
         START,
-        START + 60_000,
+        START + 6_000,
     )
     assert history(uri, run, "test/top1") == [(1, 50.0, START + 4000), (2, 60.0, START + 6000)]
     assert run.data.metrics["best/test/top1"] == 61.0
-    assert run.data.metrics["test/top1_per_class/class_01"] == 30.0
-    files = {file.path for file in MlflowClient(uri).list_artifacts(run.info.run_id)}
-    assert files == {"config.yaml", "metrics.jsonl", "outcome.json", "stdout.log"}
+    assert not any("per_class" in name for name in run.data.metrics)
+    client, run_id = MlflowClient(uri), run.info.run_id
+    files = {file.path for file in client.list_artifacts(run_id)}
+    assert files == {"config.yaml", "metrics.jsonl", "outcome.json", "per_class.csv", "stdout.log"}
+    path = client.download_artifacts(run_id, "per_class.csv", str(tmp_path))
+    assert Path(path).read_text() == "class,test/top1_per_class\n0,90.0\n1,30.0\n"
 
 
 def test_pretraining_has_metrics_of_its_own_since_it_counts_its_own_epochs(uri, folder):
@@ -195,7 +201,8 @@ def test_parent_says_what_the_study_is_and_how_its_arms_do(uri, folder):
         "study/trials": 4,
         "study/complete": 2,
         "study/failed": 1,
-        "study/wall_seconds": 14,
+        "study/wall_seconds": 60,
+        "study/trial_seconds": 14,
     }
     assert parent.info.status == "RUNNING"
 
@@ -266,7 +273,7 @@ def test_running_trial_gets_only_its_new_records(uri, folder, is_new_process):
     tracker = Tracker() if is_new_process else tracker
     assert tracker.sync(folder) == Synced(n_points=4)
     folder.write_outcome(NONE.trial, COMPLETE)
-    assert tracker.sync(folder) == Synced(n_points=3, n_ended=1)
+    assert tracker.sync(folder) == Synced(n_points=1, n_ended=1)
     run = runs(uri)["none--s0"]
     assert run.info.status == "FINISHED"
     assert history(uri, run, "grad/encoder") == [(1, 0.1, START + 4000), (2, 0.1, START + 6000)]
@@ -288,6 +295,100 @@ def test_points_that_were_logged_but_not_counted_are_not_logged_twice(uri, folde
         MlflowClient(uri).set_tag(run.info.run_id, name, text)
     assert Tracker().sync(folder).n_replaced == 0
     assert len(history(uri, run, "test/top1")) == 2
+
+
+def as_by_an_earlier_version(uri: str) -> None:
+    """Take away what tells that the runs are of the present format."""
+    client = MlflowClient(uri)
+    for run in runs(uri).values():
+        client.set_tag(run.info.run_id, FORMAT, "1")
+
+
+def test_runs_of_an_earlier_version_are_made_anew_once_and_keep_what_people_noted(uri, folder):
+    finish(folder, NONE)
+    finish(folder, CE, FAILED)
+    folder.write_config(LR_SPLIT, {})
+    folder.write_records(LR_SPLIT.trial, RECORDS[:2])
+    Tracker().sync(folder)
+    client, before = MlflowClient(uri), runs(uri)
+    for name, tag in (("none--s0", "mlflow.note.content"), ("lr_split--s0", "paper")):
+        client.set_tag(before[name].info.run_id, tag, "mine")
+    client.set_tag(before["fixes on digits-lt"].info.run_id, "paper", "mine")
+    as_by_an_earlier_version(uri)
+    assert Tracker().sync(folder).n_replaced == 3
+    assert Tracker().sync(folder) == NOTHING
+    after = runs(uri)
+    assert after.keys() == before.keys()
+    for name, run in after.items():
+        assert run.info.run_id != before[name].info.run_id and run.data.tags[FORMAT] == "2"
+        assert run.data.metrics == pytest.approx(before[name].data.metrics, nan_ok=True)
+        assert run.info.status == before[name].info.status
+    assert after["none--s0"].data.tags["mlflow.note.content"] == "mine"
+    assert after["lr_split--s0"].data.tags["paper"] == "mine"
+    assert after["fixes on digits-lt"].data.tags["paper"] == "mine"
+    parent = after["fixes on digits-lt"].info.run_id
+    assert {run.data.tags.get("mlflow.parentRunId") for run in after.values()} == {None, parent}
+
+
+def test_an_ended_run_of_an_earlier_version_stays_while_its_outcome_is_lost(uri, folder):
+    finish(folder, NONE)
+    Tracker().sync(folder)
+    as_by_an_earlier_version(uri)
+    (folder.trial_path(NONE.trial) / "outcome.json").unlink()
+    assert Tracker().sync(folder, is_running=False).n_replaced == 0
+
+
+DIGITS = {
+    "test/top1": (71.66666666666667, 71.6667),
+    "pretrain/top1_ema": (0.123456789, 0.1235),
+    "train/loss": (0.0123456789, 0.0123457),
+    "train/steps": (123456789.0, 123456789.0),
+    "grad/norm": (1234567.891, 1234570.0),
+    "tiny": (1.23456789e-12, 1.23457e-12),
+}
+
+
+def test_metrics_have_the_digits_that_mean_something_and_files_have_all(uri, folder):
+    values = {name: exact for name, (exact, _) in DIGITS.items()}
+    folder.write_config(NONE, {})
+    folder.write_records(
+        NONE.trial, [{"phase": "joint", "epoch": 1, "seconds": 1.0, "metrics": values}]
+    )
+    folder.write_outcome(NONE.trial, replace(COMPLETE, metrics=values, vectors={}))
+    Tracker().sync(folder)
+    assert runs(uri)["none--s0"].data.metrics == {name: told for name, (_, told) in DIGITS.items()}
+    assert folder.records(NONE.trial)[0]["metrics"] == values
+    assert Tracker().sync(folder) == NOTHING
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_the_duration_of_a_run_is_its_own_seconds_and_that_of_the_study_a_clock(
+    uri, folder, has_begun
+):
+    if has_begun:
+        folder.write_config(NONE, {})
+        folder.write_records(NONE.trial, RECORDS[:1])
+        Tracker().sync(folder)
+    finish(folder, NONE, replace(COMPLETE, wall_seconds=6.5))
+    later = replace(COMPLETE, started=FINISHED, finished="2026-03-01T12:00:00+00:00")
+    finish(folder, LR_SPLIT, later)
+    Tracker().sync(folder)
+    assert Tracker().sync(folder) == NOTHING
+    info = runs(uri)["none--s0"].info
+    assert info.end_time - info.start_time == 6500
+    metrics = runs(uri)["fixes on digits-lt"].data.metrics
+    assert metrics["study/wall_seconds"] == 7200 and metrics["study/trial_seconds"] == 12.5
+
+
+def test_a_study_on_a_server_has_a_page_and_one_in_a_file_has_none(uri, folder):
+    tracker = Tracker()
+    tracker.sync(folder)
+    assert tracker.page is None
+    tracker.uri, tracker.experiment_id = "https://ada:secret@mlflow.example.org/x/", "7"
+    assert tracker.page == (
+        "https://mlflow.example.org/x/#/experiments/7/"
+        "runs?workflowType=machine_learning&viewStateShareKey=ablate-arms"
+    )
 
 
 @pytest.mark.parametrize("is_finished", [False, True])
@@ -339,7 +440,7 @@ def test_trial_with_other_settings_replaces_the_stale_run(uri, folder, is_new_pr
     tracker.sync(folder)
     stale = runs(uri)["none--s0"]
     folder.write_manifest(manifest([replace(NONE, key="key-new"), LR_SPLIT, CE]))
-    assert (Tracker() if is_new_process else tracker).sync(folder) == Synced(1, 1, 9, 1)
+    assert (Tracker() if is_new_process else tracker).sync(folder) == Synced(1, 1, 7, 1)
     assert runs(uri)["none--s0"].data.tags["key"] == "key-new"
     assert len(runs(uri)) == 4
     assert MlflowClient(uri).get_run(stale.info.run_id).info.lifecycle_stage == "deleted"
@@ -607,7 +708,21 @@ def test_a_project_that_was_moved_keeps_its_artifacts(
             "config.yaml",
             "metrics.jsonl",
             "outcome.json",
+            "per_class.csv",
         }
+
+
+def test_artifacts_of_a_study_whose_name_is_quoted_in_an_address_move_with_it(
+    uri, tmp_path, monkeypatch
+):
+    _, id_ = tracking_store.open_experiment(uri, "a study ü")
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(tmp_path / "mlflow.db", tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    here = tracking_store.default_uri()
+    tracking_store.follow_folder(here)
+    found = MlflowClient(here).get_experiment(id_).artifact_location
+    assert found == (tmp_path / "elsewhere" / "mlartifacts" / "a study ü").as_uri()
 
 
 def test_a_project_whose_artifacts_were_left_behind_uses_them_where_they_are(

@@ -1,0 +1,167 @@
+"""Views of a study in MLflow's interface: which runs, columns, order, groups and charts it shows.
+
+MLflow keeps a view that is shared in a tag of the experiment, and opens it where the link names its
+key (`viewStateShareKey`). Nothing else reads these tags; a version of MLflow that does not know
+them, or not this form of them, opens the experiment as it always does.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from ablation.storage.runs import Manifest
+from ablation.tracking.mlflow_content import IN_GRID, fitted_name
+
+# tag of the experiment: this and the view's key
+SHARED = "mlflow.sharedViewState."
+ARMS, TRIALS, CURVES = "ablate-arms", "ablate-trials", "ablate-curves"
+NAMES = {ARMS: "Arms", TRIALS: "Trials", CURVES: "Learning curves"}
+"""Key of a view -> its name in MLflow's menu of views."""
+FILTER = f'tags.kind != "study" AND tags.`{IN_GRID}` = "yes"'
+# arms whose trials are folded away
+MAX_FOLDED = 100
+# the column of names; its width in pixels
+RUN_NAME, NAME_WIDTH = "attributes.`Run Name`", 280
+# characters of a tag that every version of MLflow takes
+MAX_TEXT = 5000
+# metrics in the tables, charts of curves
+MAX_COLUMNS, MAX_CHARTS = 8, 12
+# groups of metrics whose curves are shown, after that of the headline metric
+CURVE_GROUPS = ("train", "diag", "gen", "grad")
+# order within a group; the others follow by name
+FIRST = ("top1", "many", "medium", "few", "top1_compensated", "balanced_accuracy", "ece")
+
+State = dict[str, Any]
+
+
+def view_tags(manifest: Manifest, measured: Collection[str], created: int) -> dict[str, str]:
+    """Tag of the experiment -> its text, for each view.
+
+    measured: metrics of the trials that have ended.
+    created: when the study was begun, in milliseconds since 1970.
+    """
+    arms = _table(manifest, measured) | _by_arm(manifest)
+    states = {
+        # a mean over a failed trial would be none, one over a running trial another epoch's
+        ARMS: arms | {"searchFilter": f'{FILTER} AND attributes.status = "FINISHED"'},
+        TRIALS: _table(manifest, measured, _params(manifest)),
+        CURVES: arms | _charts(manifest, measured),
+    }
+    return {f"{SHARED}{key}": _text(NAMES[key], state, created) for key, state in states.items()}
+
+
+def address_of(server: str) -> str:
+    """The address of a server's pages: its URI without credentials, which a link must not show."""
+    parts = urlsplit(server)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
+
+
+def links(address: str, experiment_id: str, tags: Mapping[str, str]) -> dict[str, str]:
+    """Name of a view -> its link, of those that the experiment's tags hold.
+
+    Without any, one link to the experiment's runs, named "".
+    """
+    runs = f"{address}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+    found = {
+        name: f"{runs}{'&compareRunsMode=CHART' * (key == CURVES)}&viewStateShareKey={key}"
+        for key, name in NAMES.items()
+        if f"{SHARED}{key}" in tags
+    }
+    return found or {"": runs}
+
+
+def _text(name: str, state: State, created: int) -> str:
+    """A view as MLflow keeps it.
+
+    MLflow 3.17 reads name, times and the compressed `state`. Earlier versions know no names, and
+    read the state from beside them.
+    """
+    compressed = base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
+    view = {"name": name, "createdAt": created, "updatedAt": created}
+    view |= {"state": f"deflate;{compressed}"}
+    text = json.dumps({**view, **state})
+    return text if len(text) <= MAX_TEXT else json.dumps(view)
+
+
+def _table(manifest: Manifest, measured: Collection[str], params: Sequence[str] = ()) -> State:
+    """Filter, order and columns of a table of trials: the headline metric and its group first."""
+    metric = manifest.metric["name"]
+    beside = [name for name in measured if name != metric and _group(name) == _group(metric)]
+    names = [metric, *sorted(beside, key=_place)[: MAX_COLUMNS - 1]]
+    best = f"best/{metric}"
+    names += [best] if best in measured else []
+    columns = [f"metrics.`{fitted_name(name)}`" for name in names]
+    columns += [f"params.`{fitted_name(name)}`" for name in params]
+    return {
+        "searchFilter": FILTER,
+        "orderByKey": columns[0],
+        "orderByAsc": manifest.metric["goal"] == "minimize",
+        "selectedColumns": columns,
+        "columnOrder": [RUN_NAME, *columns],
+        "columnWidths": {RUN_NAME: NAME_WIDTH},
+        "runsHiddenMode": "SHOW_ALL",
+    }
+
+
+def _params(manifest: Manifest) -> list[str]:
+    """What tells trials apart. Not shown of arms, where MLflow would average the numbers."""
+    arms = manifest.search["arms"].values() if manifest.search.get("of") else ()
+    searched = dict.fromkeys(key for arm in arms for key in arm["space"])
+    return [*manifest.factors, *searched, "seed"]
+
+
+def _by_arm(manifest: Manifest) -> State:
+    """Arms with their means over seeds; of a search, with the best of their trials."""
+    how = "average"
+    if manifest.search.get("of"):
+        how = "min" if manifest.metric["goal"] == "minimize" else "max"
+    arms = dict.fromkeys(spec.arm for spec in manifest.trials)
+    return {
+        "groupBy": {
+            "aggregateFunction": how,
+            "groupByKeys": [{"mode": "param", "groupByData": "arm"}],
+        },
+        "groupsExpanded": {f"param.arm.{arm}": False for arm in list(arms)[:MAX_FOLDED]},
+    }
+
+
+def _charts(manifest: Manifest, measured: Collection[str]) -> State:
+    """Learning curves: the headline metric first, then its group, then what explains them."""
+    metric = manifest.metric["name"]
+    groups = list(dict.fromkeys([_group(metric), *CURVE_GROUPS]))
+    beside = [name for name in measured if name != metric and _group(name) in groups]
+    beside.sort(key=lambda name: (groups.index(_group(name)), *_place(name)))
+    section = "ablate-curves"
+    charts = [
+        {
+            "type": "LINE",
+            "uuid": f"ablate-{index}",
+            "metricSectionId": section,
+            "isGenerated": True,
+            "metricKey": fitted_name(name),
+            "displayName": name,
+        }
+        for index, name in enumerate([metric, *beside[: MAX_CHARTS - 1]])
+    ]
+    about = {"display": True, "isReordered": True, "deleted": False, "isGenerated": False}
+    return {
+        "compareRunCharts": charts,
+        "compareRunSections": [{"uuid": section, "name": NAMES[CURVES], **about}],
+        "isAccordionReordered": True,
+    }
+
+
+def _group(metric: str) -> str:
+    """What stands before the name's last part: `test` of `test/top1`."""
+    return metric.rpartition("/")[0]
+
+
+def _place(metric: str) -> tuple[int, str]:
+    """Where a metric stands among those of its group."""
+    last = metric.rpartition("/")[2]
+    return (FIRST.index(last) if last in FIRST else len(FIRST), metric)

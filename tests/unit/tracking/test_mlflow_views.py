@@ -1,0 +1,157 @@
+"""The views of a study that MLflow opens: what they show, and in which form they are kept."""
+
+import base64
+import json
+import zlib
+from dataclasses import replace
+
+import fabricate
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+
+from ablation.storage.runs import Manifest, RunFolder
+from ablation.tracking import mlflow_views as views
+from ablation.tracking.mlflow_sync import Tracker
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::sqlalchemy.exc.SADeprecationWarning"
+)  # inside MLflow
+
+MEASURED = [
+    "train/loss", "test/few", "test/top1", "best/test/top1", "test/many", "diag/drift", "head/scale",
+]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path) -> RunFolder:
+    factors = {name: fabricate.FACTORS[name] for name in list(fabricate.FACTORS)[:1]}
+    fabricate.study(tmp_path / "runs" / "fixes", factors, ["ce"], seeds=[0])
+    return RunFolder(tmp_path / "runs" / "fixes")
+
+
+@pytest.fixture
+def manifest(folder) -> Manifest:
+    return folder.manifest()
+
+
+def states(tags: dict[str, str]) -> dict[str, dict]:
+    """Key of a view -> its state, as MLflow 3.17 reads it."""
+    found = {}
+    for name, text in tags.items():
+        view = json.loads(text)
+        header, payload = view["state"].split(";")
+        assert header == "deflate" and isinstance(view["createdAt"], int)
+        key = name.removeprefix("mlflow.sharedViewState.")
+        assert view["name"] == views.NAMES[key]
+        found[key] = json.loads(zlib.decompress(base64.b64decode(payload)))
+    return found
+
+
+def shared(uri: str) -> dict[str, str]:
+    tags = MlflowClient(uri).get_experiment_by_name("fixes").tags
+    return {name: text for name, text in tags.items() if name.startswith(views.SHARED)}
+
+
+def test_arms_are_shown_with_their_means_sorted_by_the_headline_metric(manifest):
+    state = states(views.view_tags(manifest, MEASURED, 5))[views.ARMS]
+    assert state["groupBy"] == {
+        "aggregateFunction": "average",
+        "groupByKeys": [{"mode": "param", "groupByData": "arm"}],
+    }
+    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`test/top1`", False)
+    names = ("test/top1", "test/many", "test/few", "best/test/top1")
+    assert state["selectedColumns"] == [f"metrics.`{name}`" for name in names]
+    arms = {spec.arm for spec in manifest.trials}
+    assert state["groupsExpanded"] == {f"param.arm.{arm}": False for arm in arms}
+
+
+def test_trials_are_not_grouped_and_show_their_seed(manifest):
+    state = states(views.view_tags(manifest, MEASURED, 5))[views.TRIALS]
+    columns = [f"params.`{name}`" for name in (*manifest.factors, "seed")]
+    assert "groupBy" not in state and state["selectedColumns"][-len(columns) :] == columns
+
+
+def test_charts_begin_with_the_headline_metric(manifest):
+    state = states(views.view_tags(manifest, MEASURED, 5))[views.CURVES]
+    shown = [chart["metricKey"] for chart in state["compareRunCharts"]]
+    assert shown == ["test/top1", "test/many", "test/few", "train/loss", "diag/drift"]
+    (section,) = state["compareRunSections"]
+    assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == {section["uuid"]}
+
+
+def test_a_metric_that_is_minimised_is_sorted_upwards(manifest):
+    changed = replace(manifest, metric={"name": "loss", "goal": "minimize"})
+    state = states(views.view_tags(changed, ["loss"], 5))[views.ARMS]
+    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`loss`", True)
+
+
+@pytest.mark.parametrize(("goal", "how"), [("maximize", "max"), ("minimize", "min")])
+def test_a_search_shows_the_best_trial_of_each_arm_and_what_is_searched(manifest, goal, how):
+    arms = {"none": {"space": {"lr": {}}}, "lr": {"space": {"lr": {}, "depth": {}}}}
+    search = {"of": "fixes", "arms": arms}
+    changed = replace(manifest, metric={"name": "v/top1", "goal": goal}, factors={}, search=search)
+    found = states(views.view_tags(changed, ["v/top1"], 5))
+    assert found[views.ARMS]["groupBy"]["aggregateFunction"] == how
+    columns = ["metrics.`v/top1`", "params.`lr`", "params.`depth`", "params.`seed`"]
+    assert found[views.TRIALS]["selectedColumns"] == columns
+
+
+def test_an_earlier_mlflow_reads_the_same_state_beside_the_name(manifest):
+    tags = views.view_tags(manifest, MEASURED, 5)
+    for (name, text), state in zip(tags.items(), states(tags).values(), strict=True):
+        assert state.items() <= json.loads(text).items(), name
+        assert len(text) <= views.MAX_TEXT
+
+
+def test_a_view_of_many_names_fits_into_a_tag(manifest):
+    measured = [f"test/{index:03}{'x' * 200}" for index in range(40)]
+    for text in views.view_tags(manifest, measured, 5).values():
+        assert len(text) <= views.MAX_TEXT and json.loads(text)["name"]
+
+
+def test_views_are_written_once_and_again_when_the_metric_changes(uri, folder, monkeypatch):
+    Tracker().sync(folder)
+    before = shared(uri)
+    assert states(before)[views.ARMS]["orderByKey"] == "metrics.`test/top1`"
+    with monkeypatch.context() as patch:
+        patch.delattr(MlflowClient, "set_experiment_tag")
+        Tracker().sync(folder)
+    changed = replace(folder.manifest(), metric={"name": "test/few", "goal": "maximize"})
+    folder.write_manifest(changed)
+    Tracker().sync(folder)
+    assert states(shared(uri))[views.ARMS]["orderByKey"] == "metrics.`test/few`"
+
+
+def test_what_a_person_changes_in_a_view_stays(uri, folder):
+    Tracker().sync(folder)
+    client = MlflowClient(uri)
+    id_ = client.get_experiment_by_name("fixes").experiment_id
+    name = f"{views.SHARED}{views.ARMS}"
+    client.set_experiment_tag(id_, name, "mine")
+    Tracker().sync(folder)
+    assert shared(uri)[name] == "mine"
+
+
+def test_an_mlflow_that_refuses_views_holds_the_study(uri, folder, monkeypatch):
+    def refuse(self, *_):
+        raise MlflowException("Tag value too long", error_code=INVALID_PARAMETER_VALUE)
+
+    monkeypatch.setattr(MlflowClient, "set_experiment_tag", refuse)
+    assert Tracker().sync(folder).n_created == len(folder.manifest().trials)
+    assert not shared(uri)
+
+
+def test_the_filter_finds_the_trials_of_the_grid_alone(uri, folder):
+    Tracker().sync(folder)
+    client = MlflowClient(uri)
+    id_ = client.get_experiment_by_name("fixes").experiment_id
+    manifest = folder.manifest()
+    _left, *kept = manifest.trials
+    folder.write_manifest(replace(manifest, trials=kept))
+    Tracker().sync(folder)
+    client.create_run(id_, run_name="not ours")
+    for state in states(shared(uri)).values():
+        found = client.search_runs([id_], state["searchFilter"])
+        assert {run.info.run_name for run in found} == {spec.trial for spec in kept}
