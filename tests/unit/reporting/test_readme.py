@@ -1,4 +1,4 @@
-"""Tables in README.md, and in any text, are those of the reports."""
+"""Tables in README.md, docs/results.md and any text are those of the reports."""
 
 import re
 from pathlib import Path
@@ -14,21 +14,42 @@ ROOT = Path(__file__).parents[3]
 CLOSE = "<!-- /ablate table -->"
 
 
-def test_the_tables_of_the_readme_are_those_of_the_reports():
-    done = refresh(
-        (ROOT / "README.md").read_bytes().decode(), "README.md", [ROOT / "docs" / "results"]
-    )
-    assert done.stale == [], "ablate table --into README.md"
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_the_tables_of_a_page_are_those_of_the_reports(page):
+    done = refresh((ROOT / page).read_bytes().decode(), page, [ROOT / "docs" / "results"])
+    assert done.n_blocks
+    assert done.stale == [], f"ablate table --into {page}"
 
 
-def test_the_tests_that_the_readme_names_are_there():
-    named = set(re.findall(r"`(test_\w+)`", (ROOT / "README.md").read_text()))
+def test_the_page_of_results_has_every_study():
+    text = (ROOT / "docs" / "results.md").read_text()
+    studies = [path.parent.name for path in (ROOT / "docs" / "results").glob("*/report.md")]
+    assert len(studies) > 10
+    assert not [study for study in studies if f"(results/{study}/report.md)" not in text]
+
+
+def test_the_tests_that_are_named_for_faults_are_there():
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "tests" / "README.md").read_text()))
     defined = {
         name
         for path in (ROOT / "tests").rglob("test_*.py")
         for name in re.findall(r"def (test_\w+)", path.read_text())
     }
     assert len(named) > 20 and named <= defined, named - defined
+
+
+def test_every_fault_of_the_page_names_its_tests():
+    faults, shown = (
+        re.findall(r"^\| (.+?) \| .+ \|$", text, flags=re.MULTILINE)[1:]
+        for text in (
+            (ROOT / "docs" / "reliability.md").read_text(),
+            (ROOT / "tests" / "README.md")
+            .read_text()
+            .partition("## Faults")[2]
+            .partition("## ")[0],
+        )
+    )
+    assert len(faults) > 20 and faults == shown
 
 
 @pytest.fixture(scope="module")
