@@ -51,6 +51,9 @@ class Request(TypedDict):
     cache: str
     # file that gets what the training code prints
     log: str
+    # the trial's name, and a folder for files of own code's: see `ablation.subject.own.Place`
+    trial: NotRequired[str]
+    folder: NotRequired[str]
     # whether the worker is on a Ray node, where the store asks the driver
     is_remote: NotRequired[bool]
 
@@ -58,18 +61,23 @@ class Request(TypedDict):
 class Message(NamedTuple):
     """A worker's message on its task: `record` for each epoch, and at the end one of the others.
 
-    `done`; `stopped`: as requested; `failed`: training code raised an exception; `blocked`: a disk
-    is full; `died`: the process ended by its own doing; `lost`: it was killed from outside, or its
-    machine is gone. From workers on other machines also `unfit`: nothing can be run there.
+    `epoch`: own code has reported an epoch within a link that goes on, or more of one; `done`;
+    `stopped`: as requested; `failed`: training code raised an exception; `blocked`: a disk is full;
+    `died`: the process ended by its own doing; `lost`: it was killed from outside, or its machine
+    is gone. From workers on other machines also `unfit`: nothing can be run there.
     """
 
-    event: Literal["record", "done", "stopped", "failed", "blocked", "died", "lost", "unfit"]
+    event: Literal[
+        "record", "epoch", "done", "stopped", "failed", "blocked", "died", "lost", "unfit"
+    ]
     # of the link that the record is of
     key: str = ""
-    # None unless the event is `record`
+    # None unless the event is `record` or `epoch`
     record: Record | None = None
-    # empty where the event is `record`, `done`, `stopped` or `unfit`
+    # empty where the event is `record`, `epoch`, `done`, `stopped` or `unfit`
     error: Failure = failure("", "")
+    # whether a checkpoint of the epoch has been saved, so that it is never run again
+    is_saved: bool = False
 
 
 class Worker(Protocol):

@@ -124,9 +124,9 @@ def read_mlflow(folder: Path) -> Measured:
     for path in sorted(folder.glob("*/*/metrics")):
         for file in sorted(found for found in path.rglob("*") if found.is_file()):
             for line in file.read_text(encoding="utf-8").splitlines():
-                moment, value, step = line.split()[:3]
+                moment, number, at = line.split()[:3]
                 name = file.relative_to(path).as_posix()
-                points.append((int(moment), int(step), name, float(value)))
+                points.append((int(moment), int(at), name, float(number)))
     measured = Measured()
     has_steps = any(step for _, step, _, _ in points)
     for _, step, name, value in sorted(points, key=lambda point: point[:2]):

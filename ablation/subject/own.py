@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ablation.subject.protocol import Fault, Record, ReportedEpoch
+from ablation.subject.protocol import Fault, Record, Report, ReportedEpoch, Store
 
 PHASE = "train"
 
@@ -37,8 +38,20 @@ class Place(NamedTuple):
 NOWHERE = Place()
 
 
-class OwnCode:
-    """Methods of a subject whose settings are its own business."""
+class OwnCode(ABC):
+    """A subject of which nothing is known but its text: its settings are its own business."""
+
+    @abstractmethod
+    def advance(
+        self,
+        settings: Mapping[str, Any],
+        seed: int,
+        until: str | None,
+        store: Store,
+        report: Report,
+        place: Place = NOWHERE,
+    ) -> None:
+        """See `ablation.subject.protocol.Subject.advance`."""
 
     def check(self, settings: Mapping[str, Any]) -> list[Fault]:
         """No fault: what the code does with its settings is not known."""
@@ -52,8 +65,20 @@ class OwnCode:
         """None are built in."""
         return {}
 
-    def metrics(self, settings: Mapping[str, Any]) -> None:
+    def metrics(self, settings: Mapping[str, Any]) -> Collection[str] | None:
         """None: which metrics there are is known once it has run."""
+        return None
+
+
+def unfinished(epoch: ReportedEpoch) -> Record:
+    """The record of an epoch within the link, as a trial's files have it."""
+    return {
+        "phase": PHASE,
+        "seconds": 0.0,
+        "vectors": {},
+        "epoch": epoch["epoch"],
+        "metrics": epoch["metrics"],
+    }
 
 
 def record_of(history: History, metrics: Mapping[str, float], seconds: float) -> Record:
