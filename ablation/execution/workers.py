@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NotRequired, Protocol, TypedDict
 
@@ -131,11 +131,17 @@ class Backend(Protocol):
 
 
 class LocalWorker:
-    """A process of this machine. gpu: the only one that it sees; None: all that this one sees."""
+    """A process of this machine. gpu: the only one that it sees; None: all that this one sees.
 
-    def __init__(self, gpu: str | None, heard: Heard) -> None:
+    variables: of its environment, beside those of this process.
+    """
+
+    def __init__(
+        self, gpu: str | None, heard: Heard, variables: Mapping[str, str] | None = None
+    ) -> None:
         path = os.pathsep.join(filter(None, [str(INSTALLED_IN), os.environ.get("PYTHONPATH")]))
-        variables = {**os.environ, "PYTHONPATH": path} | ({} if gpu is None else only(gpu))
+        sees = {} if gpu is None else only(gpu)
+        variables = {**os.environ, **(variables or {}), "PYTHONPATH": path, **sees}
         self.gpu, self.process, self._heard = gpu, WorkerProcess(variables), heard
         self.task: Task | None = None
         self.is_new = True
@@ -186,17 +192,18 @@ class LocalWorker:
 
 class LocalProcesses:
     """Starts workers on this machine. gpus: given to them in turn, so that none serves more of them
-    than another by more than one."""
+    than another by more than one. variables: of their environment."""
 
-    def __init__(self, gpus: Sequence[str] = ()):
-        self._gpus = gpus
+    def __init__(self, gpus: Sequence[str] = (), variables: Mapping[str, str] | None = None):
+        self._gpus, self._variables = gpus, variables
         self._started: list[LocalWorker] = []
 
     def start(self, heard: Heard) -> LocalWorker:
         """Start a worker on the GPU that serves the fewest."""
         self._started = [worker for worker in self._started if worker.is_ready()]
         taken = [worker.gpu for worker in self._started]
-        worker = LocalWorker(min(self._gpus, key=taken.count, default=None), heard)
+        gpu = min(self._gpus, key=taken.count, default=None)
+        worker = LocalWorker(gpu, heard, self._variables)
         self._started.append(worker)
         return worker
 
@@ -296,6 +303,27 @@ def only(gpu: str) -> dict[str, str]:
     # already CUDA's
     order = {} if "CUDA_VISIBLE_DEVICES" in os.environ else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     return {**order, "CUDA_VISIBLE_DEVICES": gpu}
+
+
+# of the libraries that compute in threads of their own, as many as there are cores if they are not
+# told; PyTorch follows the first two
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+
+def threads_of_each(n_processors: int, jobs: int) -> dict[str, str]:
+    """Variables that give each of `jobs` workers its share of the processors.
+
+    None if this process's environment has any of them: it says what is wanted.
+    """
+    if any(name in os.environ for name in THREAD_VARIABLES):
+        return {}
+    return dict.fromkeys(THREAD_VARIABLES, str(max(1, n_processors // jobs)))
 
 
 @dataclass
