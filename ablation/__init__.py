@@ -1,13 +1,13 @@
 """The harness: grid -> design -> plan -> run -> track -> judge -> report. Never imports torch.
 
-The command line is `ablate`; from Python, `run_study`, `load_results` and `effects` do the same.
+The command line is `ablate`; from Python, `Study`, or `run_study`, `load_results` and `effects`, do the same.
 """
 
 from pathlib import Path
 
-from ablation.api import effects, load_results, run_study
+from ablation.api import Study, effects, load_results, run_study
 
-__all__ = ["effects", "load_results", "run_study"]
+__all__ = ["Study", "effects", "load_results", "run_study"]
 
 PACKAGE = Path(__file__).parent
 # the folder from which Python imports this package and `core`

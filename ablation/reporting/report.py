@@ -42,6 +42,7 @@ from ablation.formatting import (
 from ablation.reporting import figures, tables
 from ablation.reporting.curves import MAX_ARMS, MAX_LINES
 from ablation.storage.runs import RunFolder, write_atomically
+from ablation.subject.loading import BUILT_IN, shown_subject
 
 
 def write_report(
@@ -104,6 +105,8 @@ def render(
         manifest=manifest,
         facts=list(leaves(facts)),
         reference=manifest.reference if _is_measured(study) else None,
+        is_built_in=manifest.subject in BUILT_IN,
+        subject=shown_subject(manifest.subject),
         answer=answer(study, effects, claims),
         changed=changed,
         metric=label(study.headline),

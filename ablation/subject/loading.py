@@ -66,6 +66,11 @@ def load_subject(name: str) -> Subject:
     return cast(Subject, FunctionSubject(found) if inspect.isfunction(found) else found)
 
 
+def shown_subject(name: str) -> str:
+    """A subject's name, as a person reads it: of a command, the command line."""
+    return Command.of(name).command if Command.is_one(name) else name
+
+
 def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     """Of what is called: a decorator may pass on other arguments."""
     return inspect.signature(function, follow_wrapped=False).parameters
