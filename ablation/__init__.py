@@ -1,6 +1,7 @@
 """The harness: grid -> design -> plan -> run -> track -> judge -> report. Never imports torch.
 
-The command line is `ablate`; from Python, `Study`, or `run_study`, `load_results` and `effects`, do the same.
+The command line is `ablate`; from Python, `Study` or `run_study`, `load_results` and `effects` do
+the same.
 """
 
 from pathlib import Path

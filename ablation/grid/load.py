@@ -291,7 +291,7 @@ def _read_overrides(texts: Sequence[str], problems: list[Problem]) -> dict[str, 
 def _unknown_settings(experiment: Experiment, grid: Grid, options: Layer) -> Iterator[Problem]:
     """Keys of levels, arms and options that neither the experiment nor the grid's settings have.
 
-    Where these have none at all, nothing is known of the names.
+    Where the experiment has no settings at all, nothing is known of the names.
     """
     known = {**experiment.settings, **grid.settings}
     layers = [options]
@@ -301,7 +301,7 @@ def _unknown_settings(experiment: Experiment, grid: Grid, options: Layer) -> Ite
         for factor in grid.factors
         for level in factor.levels
     ]
-    for layer in layers if known else ():
+    for layer in layers if experiment.settings else ():
         for key in layer.settings:
             if not any(overlap(key, other) for other in known):
                 what = f"{experiment.file} has no setting '{key}'; {nearest(key, known)}"

@@ -130,7 +130,7 @@ def read_mlflow(folder: Path) -> Measured:
     measured = Measured()
     has_steps = any(step for _, step, _, _ in points)
     for _, step, name, value in sorted(points, key=lambda point: point[:2]):
-        measured.add({name: value} | ({EPOCH: step} if has_steps else {}))
+        measured.add({name: value} | ({EPOCH: float(step)} if has_steps else {}))
     return measured
 
 

@@ -179,9 +179,14 @@ class _Output:
             # what is wrong with it fails the trial at the end; the last line is being written
             with contextlib.suppress(ValueError):
                 text = path.read_text(encoding="utf-8")
-                found = read(text[: text.rfind("\n") + 1])
-                for epoch in sorted(found.history):
-                    self._tell(epoch, found.history[epoch])
+                self._tell_all(read(text[: text.rfind("\n") + 1]))
+        if self._metrics == "mlflow":
+            with contextlib.suppress(ValueError):
+                self._tell_all(read_mlflow(self._folder / MLFLOW_FOLDER))
+
+    def _tell_all(self, found: Measured) -> None:
+        for epoch in sorted(found.history):
+            self._tell(epoch, found.history[epoch])
 
     def _tell(self, epoch: int, metrics: Mapping[str, float]) -> None:
         before = self._told.get(epoch, {})

@@ -376,7 +376,11 @@ def test_a_claim_names_a_level_as_text_or_as_what_it_reads_as(load, levels, name
     names = [
         name for name in ("x", "True", "true", "01", "1") if name != level and f"{name}:" in levels
     ]
-    study = load(grid=grid.replace("NONE", f"'{names[0]}'"), subject_loader=lambda name: function())
+    study = load(
+        grid=grid.replace("NONE", f"'{names[0]}'"),
+        tiny="title: Without settings\n",
+        subject_loader=lambda name: function(),
+    )
     assert study.grid.claims[0]["contrast"]["from"] == level
 
 
