@@ -136,6 +136,7 @@ def render(
         left_out=[f"`{arm}`" for arm in study.arms if len(study.complete(arm)) < least],
         columns=study.metrics,
         best=study.best,
+        best_label=label(study.best),
         renamed=study.renamed,
         figures=drawn,
         n_arms=len(study.arms),
