@@ -73,6 +73,65 @@ def run_study(
     return run(planned, RunOptions(**options))
 
 
+class Study:
+    """A study by its grid: run it, and read what came out.
+
+    >>> study = Study("own-function")
+    >>> study.run(seeds=2, jobs=1, offline=True).n_trained  # doctest: +ELLIPSIS
+    nothing to train: all 8 trials of own-function are there already...
+    0
+    >>> len(study.results()), study.effects()["verdict"].nunique() > 0
+    (8, True)
+
+    Args: see `run_study`.
+    """
+
+    def __init__(
+        self,
+        grid: Path | str,
+        *,
+        experiment: str | None = None,
+        overrides: Sequence[str] = (),
+        alias: str | None = None,
+    ):
+        self.grid, self.experiment, self.overrides = grid, experiment, tuple(overrides)
+        self.alias = alias
+
+    @property
+    def name(self) -> str:
+        """Of its folders in `runs/` and `reports/`. Raises InputError if the grid is wrong."""
+        from ablation.study.opening import open_study
+
+        asked = (self.experiment, self.overrides, None, self.alias)
+        return open_study(Path(self.grid), *asked, may_be_absent=True).name
+
+    def run(
+        self,
+        *,
+        seeds: int | Sequence[int] | None = None,
+        storage: str | None = None,
+        **options: Any,
+    ) -> RunResult:
+        """Run what is missing, and write the report: see `run_study`."""
+        return run_study(
+            self.grid,
+            experiment=self.experiment,
+            overrides=self.overrides,
+            seeds=seeds,
+            alias=self.alias,
+            storage=storage,
+            **options,
+        )
+
+    def results(self) -> pd.DataFrame:
+        """Its trials, a row each: see `load_results`."""
+        return load_results(self.name)
+
+    def effects(self) -> pd.DataFrame:
+        """Its effects, a row per comparison and metric: see `effects`."""
+        return effects(self.name)
+
+
 def load_results(study: str) -> pd.DataFrame:
     """The trials of a study in `runs/`, a row each, failures included; as results.csv.
 

@@ -18,7 +18,7 @@ from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import Damaged, studies
 from ablation.study.opening import changes_since
 from ablation.study.repair import TrialFiles
-from ablation.subject.loading import load_subject
+from ablation.subject.loading import load_subject, shown_subject
 
 UNAVAILABLE = (Unavailable, InputError, OSError)
 ENDS = {
@@ -124,10 +124,10 @@ def _study_checks(places: ProjectPaths, name: str, running: Collection[str]) -> 
     except Damaged as error:
         remedy = "nothing else of the study was looked at"
         return [_known("study.json", error.problems[0].message, remedy)]
-    subject, code = None, manifest.subject
+    subject, code = None, shown_subject(manifest.subject)
     remedy = ""
     try:
-        subject = load_subject(code)
+        subject = load_subject(manifest.subject)
     except InputError as error:
         code = error.problems[0].message
         remedy = (

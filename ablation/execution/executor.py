@@ -36,6 +36,7 @@ from ablation.planning.plan import (
 )
 from ablation.storage.cache import DiskStore
 from ablation.storage.runs import (
+    WORK,
     Failure,
     Outcome,
     RunFolder,
@@ -90,6 +91,9 @@ class Execution:
         self.n_trained = 0
         # open trial -> keys of the links in its metrics.jsonl
         self._written: defaultdict[str, set[str]] = defaultdict(set)
+        # open trial -> the last epoch that own code has reported of a link that goes on; those
+        # before it are in its metrics.jsonl
+        self._within: dict[str, Record] = {}
         # whether trials have ended since the planner was last asked for more
         self._have_ended = True
         self._take_up(plan.trials)
@@ -191,6 +195,9 @@ class Execution:
         if task is None:
             # an idle worker died: another takes its place
             return
+        if message.event == "epoch" and message.record is not None:
+            self._record_within(task, message.record, message.is_saved)
+            return
         if message.record is not None:
             self.n_trained += 1
             task.recorded(message.record["seconds"])
@@ -282,14 +289,16 @@ class Execution:
         return sum(record["seconds"] for record in records[:n_done])
 
     def _request(self, segment: Segment, trial: str) -> Request:
-        spec, log = self.plan.trials[trial].spec, self.folder.trial_path(trial) / "stdout.log"
+        spec, path = self.plan.trials[trial].spec, self.folder.trial_path(trial).resolve()
         return {
             "subject": self.study.experiment.subject,
             "settings": spec.settings,
             "seed": spec.seed,
             "until": segment.links[-1].key,
             "cache": str(self._store(trial).root.resolve()),
-            "log": str(log.resolve()),
+            "log": str(path / "stdout.log"),
+            "trial": trial,
+            "folder": str(path / WORK),
         }
 
     def _start_over(self, name: str) -> None:
@@ -315,10 +324,28 @@ class Execution:
         ]
         for name in names:
             self._written[name].add(key)
+            within = self._within.pop(name, None)
             for entry in expanded([record]):
-                self.folder.append_record(name, entry)
+                if within is None or entry["epoch"] >= within["epoch"]:
+                    self.folder.append_record(name, entry)
         self.listener.recorded([self.plan.trials[name].spec for name in names], record)
         if names:
+            self.supervision.made_progress(task.trial)
+
+    def _record_within(self, task: Task, record: Record, is_saved: bool) -> None:
+        """Take what own code has reported of an epoch within a link that goes on.
+
+        It is written to the trials' files once a later epoch has begun: then it is whole.
+        """
+        names = [name for name in task.segment.trials if name in self.open]
+        for name in names:
+            last = self._within.get(name, record)
+            if last["epoch"] < record["epoch"]:
+                self.folder.append_record(name, last)
+            if last["epoch"] <= record["epoch"]:
+                self._within[name] = record
+        self.listener.reported([self.plan.trials[name].spec for name in names], record)
+        if is_saved:
             self.supervision.made_progress(task.trial)
 
     def _complete_if_whole(self, name: str) -> bool:
@@ -348,12 +375,16 @@ class Execution:
                 records = _known(self._store(name), trial.links)
                 if records:
                     self.folder.write_records(name, expanded(records))
+                elif name in self._within:
+                    self.folder.append_record(name, self._within[name])
                 self._close(trial.spec, failure_of(trial.spec, records, error))
 
     def _close(self, spec: TrialSpec, outcome: Outcome) -> None:
         self.open.discard(spec.trial)
         self._have_ended = True
         self._written.pop(spec.trial, None)
+        self._within.pop(spec.trial, None)
+        self.folder.remove_work(spec.trial)
         self.folder.write_outcome(spec.trial, outcome)
         if outcome.state == "FAILED":
             self.failed[spec.trial] = reason(outcome)

@@ -126,12 +126,12 @@ class WorkerProcess:
         return code
 
     def resident_bytes(self) -> int:
-        """The memory that the process holds; 0 where the system does not tell, or it has ended."""
-        try:
-            pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
-        except (OSError, IndexError):
-            return 0
-        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+        """The memory that the process and the commands that it runs hold.
+
+        0 where the system does not tell, or it has ended. What training code forks within the
+        process's group is not counted.
+        """
+        return _resident(self.pid) + sum(map(_share, _of_commands(self.pid)))
 
 
 VARIABLE = "ABLATE_WORKER"
@@ -183,6 +183,35 @@ def _has(process: Path, mark: str) -> bool:
         found = [text for text in variables if text.startswith(f"{VARIABLE}=".encode())]
         return any(mark.encode() in text for text in found)
     return False
+
+
+def _resident(pid: int) -> int:
+    try:
+        pages = (PROCESSES / str(pid) / "statm").read_text().split()[1]
+    except (OSError, IndexError):
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _share(pid: int) -> int:
+    """The memory of a process; what several have in common is divided between them."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = (PROCESSES / str(pid) / "smaps_rollup").read_text().splitlines()
+        return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return _resident(pid)
+
+
+def _of_commands(worker: int) -> list[int]:
+    """The processes that descend from a worker and are in another process group."""
+    found, left = [], [worker]
+    while left:
+        for file in (PROCESSES / str(left.pop()) / "task").glob("*/children"):
+            # it has ended, or the system does not tell
+            with contextlib.suppress(OSError):
+                children = [int(pid) for pid in file.read_text().split()]
+                left += children
+                found += [pid for pid in children if os.getpgid(pid) != worker]
+    return found
 
 
 def _started(pid: int) -> str:

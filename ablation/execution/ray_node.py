@@ -115,11 +115,17 @@ class Relay:
 
     def send(self, request: Request) -> None:
         """Hand a request to a ready and idle worker. Its log goes to the driver's machine."""
-        # it lasts until the next request replaces it
+        # both last until the next request replaces them
         log = tempfile.NamedTemporaryFile(prefix="ablate-log-")  # noqa: SIM115
         self._log = log, request["log"]
-        cache = str(_cache_folder())
-        here: Request = {**request, "cache": cache, "log": log.name, "is_remote": True}
+        self._work = tempfile.TemporaryDirectory(prefix="ablate-work-", ignore_cleanup_errors=True)
+        here: Request = {
+            **request,
+            "cache": str(_cache_folder()),
+            "log": log.name,
+            "folder": str(Path(self._work.name, "work")),
+            "is_remote": True,
+        }
         self._process.send(json.dumps(here))
 
     def answer(self, told: dict[str, Any], entry: bytes | None) -> None:

@@ -4,7 +4,8 @@ Started as `python -m ablation.execution.worker <read fd> <write fd>`; requests 
 lines on two pipes of their own, so that whatever the training code prints goes to the trial's log.
 
     -> an `ablation.execution.workers.Request`
-    <- an `ablation.execution.workers.Message` for each epoch, and one for how it ended
+    <- an `ablation.execution.workers.Message` for each epoch, and one for how it ended; own code
+       also reports epochs of a link that goes on
     <- {"event": "store", ...} and -> its answer, on a Ray node:
        see `ablation.execution.ray_node`
 
@@ -13,7 +14,7 @@ of its own. Processes that it forks have Python's own handlers: a request to sto
 SIGTERM ends them. What they execute has the system's, since no signal is ignored here.
 
 If the study was killed, so that nothing reads the replies, the worker finishes and keeps its epoch
-and ends. A plain function has no epoch to keep: on Linux its worker ends at once.
+and ends. A function or command has no epoch to keep: on Linux its worker ends at once.
 """
 
 from __future__ import annotations
@@ -41,8 +42,10 @@ from ablation.storage.cache import DiskStore
 from ablation.storage.files import describe_full, is_full
 from ablation.storage.runs import failure
 from ablation.subject.imported import describe_exit, exit_code, place, replace_exit
-from ablation.subject.loading import FunctionSubject, load_subject
-from ablation.subject.protocol import Record, Store
+from ablation.subject.loading import load_subject
+from ablation.subject.own import OwnCode, Place, unfinished
+from ablation.subject.protocol import Record, ReportedEpoch, Store
+from ablation.subject.spawned import CommandFailed
 
 # of Linux
 PR_SET_PDEATHSIG = 1
@@ -84,6 +87,9 @@ def serve(requests: TextIO, replies: TextIO) -> None:
         reply("record", key=key, record=record)
         return interruption.requested()
 
+    def report_epoch(epoch: ReportedEpoch, is_saved: bool) -> None:
+        reply("epoch", record=unfinished(epoch), is_saved=is_saved)
+
     def ask(question: dict[str, Any]) -> dict[str, Any]:
         reply("store", **question)
         line = requests.readline()
@@ -93,12 +99,13 @@ def serve(requests: TextIO, replies: TextIO) -> None:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def fail(type_: str, message: str, stack: str) -> None:
+    def fail(type_: str, message: str, stack: str, is_logged: bool = False) -> None:
         stack = redacted(stack)
         _put_output_back()
-        # the log first, since the study ends a process that has failed; it may be on a full disk
-        with contextlib.suppress(OSError):
-            print(stack, file=sys.stderr, flush=True)
+        if not is_logged:
+            # first, since the study ends a process that has failed; it may be on a full disk
+            with contextlib.suppress(OSError):
+                print(stack, file=sys.stderr, flush=True)
         reply("failed", error=failure(type_, message, stack))
 
     def leave(status: int) -> None:
@@ -122,11 +129,12 @@ def serve(requests: TextIO, replies: TextIO) -> None:
                 store = NodeStore(here, ask)
             with restored():
                 subject = load_subject(request["subject"])
-                if isinstance(subject, FunctionSubject):
+                asked = (request["settings"], request["seed"], request["until"], store, report)
+                if isinstance(subject, OwnCode):
                     die_with(study)
-                subject.advance(
-                    request["settings"], request["seed"], request["until"], store, report
-                )
+                    subject.advance(*asked, _place(request, report_epoch))
+                else:
+                    subject.advance(*asked)
         except Interrupted:
             reply("stopped")
         except BaseException as error:
@@ -138,6 +146,8 @@ def serve(requests: TextIO, replies: TextIO) -> None:
             elif isinstance(error, (SystemExit, KeyboardInterrupt)) and interruption.requested():
                 # as training code may end that handles SIGTERM itself
                 reply("stopped")
+            elif isinstance(error, CommandFailed):
+                fail(type(error).__name__, str(error), error.details, is_logged=True)
             else:
                 message = str(error) if isinstance(error, Exception) else describe_exit(error)
                 fail(type(error).__name__, message, traceback.format_exc())
@@ -145,6 +155,14 @@ def serve(requests: TextIO, replies: TextIO) -> None:
             reply("stopped" if interruption.requested() else "done")
         finally:
             interruption.forget()
+
+
+def _place(request: Request, on_epoch: Callable[[ReportedEpoch, bool], None]) -> Place:
+    folder = request.get("folder")
+    # on a Ray node the log's file is one of the node's
+    where = {} if request.get("is_remote") else {"log": os.path.relpath(request["log"])}
+    own = Path(folder) if folder else None
+    return Place(request.get("trial", ""), own, on_epoch=on_epoch, **where)
 
 
 def _end_forked(error: BaseException) -> NoReturn:

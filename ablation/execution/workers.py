@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NotRequired, Protocol, TypedDict
 
@@ -51,6 +51,9 @@ class Request(TypedDict):
     cache: str
     # file that gets what the training code prints
     log: str
+    # the trial's name, and a folder for files of own code's: see `ablation.subject.own.Place`
+    trial: NotRequired[str]
+    folder: NotRequired[str]
     # whether the worker is on a Ray node, where the store asks the driver
     is_remote: NotRequired[bool]
 
@@ -58,18 +61,23 @@ class Request(TypedDict):
 class Message(NamedTuple):
     """A worker's message on its task: `record` for each epoch, and at the end one of the others.
 
-    `done`; `stopped`: as requested; `failed`: training code raised an exception; `blocked`: a disk
-    is full; `died`: the process ended by its own doing; `lost`: it was killed from outside, or its
-    machine is gone. From workers on other machines also `unfit`: nothing can be run there.
+    `epoch`: own code has reported an epoch within a link that goes on, or more of one; `done`;
+    `stopped`: as requested; `failed`: training code raised an exception; `blocked`: a disk is full;
+    `died`: the process ended by its own doing; `lost`: it was killed from outside, or its machine
+    is gone. From workers on other machines also `unfit`: nothing can be run there.
     """
 
-    event: Literal["record", "done", "stopped", "failed", "blocked", "died", "lost", "unfit"]
+    event: Literal[
+        "record", "epoch", "done", "stopped", "failed", "blocked", "died", "lost", "unfit"
+    ]
     # of the link that the record is of
     key: str = ""
-    # None unless the event is `record`
+    # None unless the event is `record` or `epoch`
     record: Record | None = None
-    # empty where the event is `record`, `done`, `stopped` or `unfit`
+    # empty where the event is `record`, `epoch`, `done`, `stopped` or `unfit`
     error: Failure = failure("", "")
+    # whether a checkpoint of the epoch has been saved, so that it is never run again
+    is_saved: bool = False
 
 
 class Worker(Protocol):
@@ -123,11 +131,17 @@ class Backend(Protocol):
 
 
 class LocalWorker:
-    """A process of this machine. gpu: the only one that it sees; None: all that this one sees."""
+    """A process of this machine. gpu: the only one that it sees; None: all that this one sees.
 
-    def __init__(self, gpu: str | None, heard: Heard) -> None:
+    variables: of its environment, beside those of this process.
+    """
+
+    def __init__(
+        self, gpu: str | None, heard: Heard, variables: Mapping[str, str] | None = None
+    ) -> None:
         path = os.pathsep.join(filter(None, [str(INSTALLED_IN), os.environ.get("PYTHONPATH")]))
-        variables = {**os.environ, "PYTHONPATH": path} | ({} if gpu is None else only(gpu))
+        sees = {} if gpu is None else only(gpu)
+        variables = {**os.environ, **(variables or {}), "PYTHONPATH": path, **sees}
         self.gpu, self.process, self._heard = gpu, WorkerProcess(variables), heard
         self.task: Task | None = None
         self.is_new = True
@@ -178,17 +192,18 @@ class LocalWorker:
 
 class LocalProcesses:
     """Starts workers on this machine. gpus: given to them in turn, so that none serves more of them
-    than another by more than one."""
+    than another by more than one. variables: of their environment."""
 
-    def __init__(self, gpus: Sequence[str] = ()):
-        self._gpus = gpus
+    def __init__(self, gpus: Sequence[str] = (), variables: Mapping[str, str] | None = None):
+        self._gpus, self._variables = gpus, variables
         self._started: list[LocalWorker] = []
 
     def start(self, heard: Heard) -> LocalWorker:
         """Start a worker on the GPU that serves the fewest."""
         self._started = [worker for worker in self._started if worker.is_ready()]
         taken = [worker.gpu for worker in self._started]
-        worker = LocalWorker(min(self._gpus, key=taken.count, default=None), heard)
+        gpu = min(self._gpus, key=taken.count, default=None)
+        worker = LocalWorker(gpu, heard, self._variables)
         self._started.append(worker)
         return worker
 
@@ -288,6 +303,27 @@ def only(gpu: str) -> dict[str, str]:
     # already CUDA's
     order = {} if "CUDA_VISIBLE_DEVICES" in os.environ else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     return {**order, "CUDA_VISIBLE_DEVICES": gpu}
+
+
+# of the libraries that compute in threads of their own, as many as there are cores if they are not
+# told; PyTorch follows the first two
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+
+def threads_of_each(n_processors: int, jobs: int) -> dict[str, str]:
+    """Variables that give each of `jobs` workers its share of the processors.
+
+    None if this process's environment has any of them: it says what is wanted.
+    """
+    if any(name in os.environ for name in THREAD_VARIABLES):
+        return {}
+    return dict.fromkeys(THREAD_VARIABLES, str(max(1, n_processors // jobs)))
 
 
 @dataclass

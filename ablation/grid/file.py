@@ -26,6 +26,7 @@ from ablation.grid.strict_yaml import (
     show,
 )
 from ablation.storage.runs import COSTS, IDENTITY, Claim, Manifest, Metric
+from ablation.subject.command import SOURCES, Command, pieces
 
 GRID_KEYS = (
     "study",
@@ -90,6 +91,7 @@ class Experiment:
     title: str
     # its key in experiments/published.yaml
     dataset: str
+    # as `load_subject` takes it
     subject: str
     # dotted key -> value
     settings: dict[str, Any]
@@ -166,9 +168,37 @@ def read_experiment(path: Path, problems: list[Problem]) -> Experiment | None:
         name=path.stem,
         title=file.text("title", path.stem) or "",
         dataset=file.text("dataset", path.stem, *FILE_NAME) or "",
-        subject=file.text("subject", "core", *SUBJECT_NAME) or "",
+        subject=_subject(file),
         settings=file.settings("settings"),
     )
+
+
+def _subject(file: Section) -> str:
+    """The name of what is ablated, also of a command; "" if it is none."""
+    if not isinstance(file.values.get("subject"), dict):
+        return file.text("subject", "core", *SUBJECT_NAME) or ""
+    n_problems = len(file.problems)
+    section = file.section("subject")
+    section.allow("command", "env", "metrics")
+    means = "a command line, such as python train.py --lr {lr} --seed {seed}"
+    line = section.text("command", None, means=means) or ""
+    metrics = section.choice("metrics", SOURCES) if section.values.get("metrics") else None
+    variables = section.section("env")
+    names = variables.names(r"[A-Za-z_]\w*", "a variable's name (letters, digits, '_')")
+    for name in names:
+        if isinstance(variables.values[name], dict | list | None):
+            variables.note(name, f"{show(variables.values[name])} is not text or a number")
+    env = {name: str(variables.values[name]) for name in names}
+    for name, value in env.items():
+        try:
+            pieces(value)
+        except ValueError as error:
+            variables.note(name, str(error))
+    command = Command(line, env, metrics or "")
+    if len(file.problems) == n_problems:
+        for fault in command.faults():
+            section.note("command", fault)
+    return "" if len(file.problems) > n_problems else command.name
 
 
 def _file(path: Path, problems: list[Problem]) -> Section | None:

@@ -137,7 +137,8 @@ def load_study(
     for arm in arms(grid.factors, ["one-factor"]):
         is_sound((*common, *_layers(grid, arm)))
     if isinstance(subject, FunctionSubject):
-        # it cannot tell where its settings should be no text
+        # it cannot tell which settings it has, nor where they should be no text
+        problems += _unknown_settings(found, grid, options)
         problems += _doubts((experiment_file, path), overrides)
     stacks = [variant.layers for variant in variants]
     problems += [
@@ -287,6 +288,27 @@ def _read_overrides(texts: Sequence[str], problems: list[Problem]) -> dict[str, 
             except InputError as error:
                 problems.extend(error.problems)
     return flatten(values, lambda key, message: problems.append(Problem("-S", key, message)))
+
+
+def _unknown_settings(experiment: Experiment, grid: Grid, options: Layer) -> Iterator[Problem]:
+    """Keys of levels, arms and options that neither the experiment nor the grid's settings have.
+
+    Where the experiment has no settings at all, nothing is known of the names.
+    """
+    known = {**experiment.settings, **grid.settings}
+    layers = [options]
+    layers += [Layer(grid.file, f"arms.{arm.name}", arm.overrides) for arm in grid.arms]
+    layers += [
+        Layer(grid.file, f"factors.{factor.name}.{level.name}", level.overrides)
+        for factor in grid.factors
+        for level in factor.levels
+    ]
+    for layer in layers if experiment.settings else ():
+        for key in layer.settings:
+            if not any(overlap(key, other) for other in known):
+                what = f"{experiment.file} has no setting '{key}'; {nearest(key, known)}"
+                remedy = "one that the function takes stands in its `settings`, with its default"
+                yield Problem(layer.file, dotted(layer.place, key), f"{what} ({remedy})")
 
 
 def _doubts(files: Iterable[Path], overrides: Sequence[str]) -> Iterator[Problem]:

@@ -113,6 +113,9 @@ class Listener:
     def recorded(self, specs: Sequence[TrialSpec], record: Record) -> None:
         """An epoch of these trials is finished."""
 
+    def reported(self, specs: Sequence[TrialSpec], record: Record) -> None:
+        """Own code has reported an epoch, or more of one; its trial goes on."""
+
     def ran(self, is_first: bool, seconds: float) -> None:
         """A segment has ended. seconds: its time besides epochs; is_first: of its worker."""
 

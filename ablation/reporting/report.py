@@ -43,6 +43,7 @@ from ablation.formatting import (
 from ablation.reporting import figures, search, tables
 from ablation.reporting.curves import MAX_ARMS, MAX_LINES
 from ablation.storage.runs import UNTUNED, RunFolder, write_atomically
+from ablation.subject.loading import BUILT_IN, shown_subject
 
 
 def write_report(
@@ -107,6 +108,8 @@ def render(
         manifest=manifest,
         facts=list(leaves(facts)),
         reference=manifest.reference if _is_measured(study) else None,
+        is_built_in=manifest.subject in BUILT_IN,
+        subject=shown_subject(manifest.subject),
         answer=answer(study, effects, claims),
         changed=changed,
         metric=label(study.headline),
@@ -140,6 +143,7 @@ def render(
         left_out=[f"`{arm}`" for arm in study.arms if len(study.complete(arm)) < least],
         columns=study.metrics,
         best=study.best,
+        best_label=label(study.best),
         renamed=study.renamed,
         figures=drawn,
         n_arms=len(study.arms),

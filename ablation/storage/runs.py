@@ -5,6 +5,8 @@
     <trial>/metrics.jsonl       a record a line (ablation.subject.protocol.Record), in chain order
     <trial>/outcome.json        how it ended (see `Outcome`); absent while it waits or runs
     <trial>/stdout.log          what the training code printed
+    <trial>/settings.json       settings of a command that asked for a file of them
+    <trial>/work/               files of a function or command, until the trial has ended
 
 Tracker and report read these files and nothing else, so that both can be made again at any time.
 Whole files are replaced atomically; `metrics.jsonl` only grows, and a torn last line is ignored.
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -39,6 +42,8 @@ from ablation.storage.files import replace as replace_file
 from ablation.subject.protocol import Record
 
 FORMAT = 1
+# folder of a trial that is removed when the trial has ended
+WORK = "work"
 # A key of outcome.json, and the files whose checksums it holds, as they were when the trial ended.
 SUMS, SUMMED = "sha256", ("config.yaml", "metrics.jsonl")
 
@@ -247,6 +252,10 @@ class RunFolder:
     def write_config(self, spec: TrialSpec, config: Mapping[str, Any]) -> None:
         """Replace a trial's config.yaml."""
         write_atomically(self.trial_path(spec.trial) / "config.yaml", config_text(spec, config))
+
+    def remove_work(self, trial: str) -> None:
+        """Remove the folder that own code had while the trial ran."""
+        shutil.rmtree(self.trial_path(trial) / WORK, ignore_errors=True)
 
     def append_record(self, trial: str, record: Record) -> None:
         """Add a line to a trial's metrics.jsonl."""

@@ -60,6 +60,8 @@ class ArmProgress:
     epochs: dict[str, int] = field(default_factory=dict)
     # trial -> headline metric so far
     metrics: dict[str, float] = field(default_factory=dict)
+    # trial that runs -> the epoch that its own code has reported last
+    reported: dict[str, int] = field(default_factory=dict)
 
 
 class Progress(Listener):
@@ -142,6 +144,12 @@ class Progress(Listener):
             epochs[spec.trial] = min(epochs.get(spec.trial, 0) + 1, self._n_epochs(spec))
             self._measure(spec, record)
 
+    def reported(self, specs: Sequence[TrialSpec], record: Record) -> None:
+        """Note the epoch that a function or command has reached."""
+        for spec in specs:
+            self.arms[spec.arm].reported[spec.trial] = record["epoch"]
+            self._measure(spec, record)
+
     def finished(self, spec: TrialSpec, outcome: Outcome) -> None:
         """Count a trial that has ended; print its result where there is no live table."""
         self._count(spec, outcome)
@@ -189,7 +197,7 @@ class Progress(Listener):
                 name,
                 f"{arm.n_complete}/{arm.n_trials}",
                 str(arm.n_failed or ""),
-                f"{sum(arm.epochs.values())}/{arm.n_epochs}",
+                _epochs(arm),
                 over_seeds(list(arm.metrics.values())),
             )
         return table
@@ -211,6 +219,7 @@ class Progress(Listener):
 
     def _count(self, spec: TrialSpec, outcome: Outcome) -> None:
         arm = self.arms[spec.arm]
+        arm.reported.pop(spec.trial, None)
         self._ended.add(spec.trial)
         if outcome.state == "COMPLETE":
             arm.n_complete += 1
@@ -243,6 +252,12 @@ class Progress(Listener):
         known = {key: seconds for key, seconds in self.timings.known().items() if key != START}
         chains = {name: plan.trials[name].links for name in left}
         return forecast(chains, self.planned.store, known, self.jobs, True) if chains else 0.0
+
+
+def _epochs(arm: ArmProgress) -> str:
+    """`3/5`; of own code, of which one link is a whole trial, also the epochs that it is in."""
+    within = ", ".join(map(str, arm.reported.values()))
+    return f"{sum(arm.epochs.values())}/{arm.n_epochs}" + (f" (at {within})" if within else "")
 
 
 def read_note(file: Path) -> ProgressNote | None:

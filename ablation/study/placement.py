@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from ablation.errors import InputError, Problem, nearest
-from ablation.execution.workers import LocalProcesses, Workers
+from ablation.execution.workers import LocalProcesses, Workers, threads_of_each
 from ablation.study.opening import PlannedStudy
 from ablation.subject.loading import BUILT_IN
 
@@ -51,7 +51,17 @@ def placement(planned: PlannedStudy, options: RunOptions) -> Iterator[Placement]
     shared = share_gpus(
         planned.devices, options.gpus, options.trials_per_gpu, options.jobs, n_processors()
     )
-    yield Placement(shared.jobs, lambda n: Workers(n, LocalProcesses(shared.gpus)))
+    variables = _thread_variables(planned, shared.jobs)
+    yield Placement(shared.jobs, lambda n: Workers(n, LocalProcesses(shared.gpus, variables)))
+
+
+def _thread_variables(planned: PlannedStudy, jobs: int) -> dict[str, str]:
+    """Of workers that run own code; what is built in has a setting for its threads."""
+    if planned.study.experiment.subject in BUILT_IN:
+        return {}
+    # the trials of a search come one after another
+    n_trials = jobs if planned.search.get("of") else len(planned.plan.trials)
+    return threads_of_each(n_processors(), min(jobs, max(n_trials, 1)))
 
 
 def n_processors() -> int:

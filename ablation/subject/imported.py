@@ -47,6 +47,27 @@ def project_sources(module: str) -> dict[str, bytes]:
     return dict(sorted(sources.items()))
 
 
+def script_sources(scripts: Mapping[str, bytes], module: str | None) -> dict[str, bytes]:
+    """Name -> text of Python scripts, and of all that they import but installed libraries.
+
+    scripts: path -> text. module: one that is run by its name, too (`python -m`).
+    """
+    sources = dict(scripts)
+    folders = [*(Path(path).resolve().parent for path in scripts), Path.cwd()]
+    left = [name for text in scripts.values() for name in _imported(text, "")]
+    left += [module, f"{module}.__main__"] if module else []
+    while left:
+        name = left.pop()
+        near = (module_file(name, folder) for folder in folders)
+        path = next((file for file in near if file), None) or _file(name)
+        if name in sources or path is None or is_library(path.resolve()):
+            continue
+        sources[name] = path.read_bytes()
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        left += _imported(sources[name], package)
+    return dict(sorted(sources.items()))
+
+
 def imported_names(sources: Mapping[str, bytes]) -> list[str]:
     """Every name that may be that of an imported module, sorted. sources: see `project_sources`."""
     return sorted({name for package, text in sources.items() for name in _imported(text, package)})

@@ -19,6 +19,13 @@ from typing import Any, cast
 
 from ablation import interruption
 from ablation.errors import InputError, Problem
+from ablation.subject.checkpoint import (
+    Checkpoint,
+    content_of,
+    forget_checkpoint,
+    load_checkpoint,
+)
+from ablation.subject.command import Command, CommandSubject
 from ablation.subject.imported import (
     contained,
     describe_exit,
@@ -28,16 +35,22 @@ from ablation.subject.imported import (
     project_sources,
     taken_from,
 )
-from ablation.subject.protocol import Fault, Link, Record, Report, Store, Subject
+from ablation.subject.measured import MAX_EPOCH
+from ablation.subject.own import NOWHERE, PHASE, OwnCode, Place, digest_of, record_of
+from ablation.subject.protocol import Link, Record, Report, Store, Subject
 
 BUILT_IN = {"core": "core.subject:SUBJECT"}
+RESUME_FROM = "resume_from"
 
 
 def load_subject(name: str) -> Subject:
-    """`core`, or `package.module:attribute` of a subject or a training function.
+    """`core`, `package.module:attribute` of a subject or a training function, or a command.
 
-    Modules may stand in the working directory. Raises InputError, naming what could not be found.
+    Modules may stand in the working directory; of a command, see `ablation.subject.command`. Raises
+    InputError, naming what could not be found.
     """
+    if Command.is_one(name):
+        return cast(Subject, CommandSubject(Command.of(name)))
     module_name, _, attribute = BUILT_IN.get(name, name).partition(":")
     if not attribute:
         raise _refused(f"'{name}' is neither 'core' nor of the form package.module:function")
@@ -51,6 +64,16 @@ def load_subject(name: str) -> Subject:
     if fault := _fault(found):
         raise _refused(f"'{name}' {fault}")
     return cast(Subject, FunctionSubject(found) if inspect.isfunction(found) else found)
+
+
+def shown_subject(name: str) -> str:
+    """A subject's name, as a person reads it: of a command, the command line."""
+    return Command.of(name).command if Command.is_one(name) else name
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Of what is called: a decorator may pass on other arguments."""
+    return inspect.signature(function, follow_wrapped=False).parameters
 
 
 def _refused(message: str) -> InputError:
@@ -88,10 +111,10 @@ def _fault(found: Any) -> str:
     if inspect.isgeneratorfunction(found) or inspect.isasyncgenfunction(found):
         remedy = "call report(epoch, metrics) instead"
         return f"is a generator function: it yields, and {no_metrics}; {remedy}"
-    # of what is called: a decorator may pass on other arguments
-    signature = inspect.signature(found, follow_wrapped=False)
+    signature = inspect.Signature(list(_parameters(found).values()))
+    resuming = {RESUME_FROM: None} if RESUME_FROM in signature.parameters else {}
     try:
-        signature.bind({}, 0, None)
+        signature.bind({}, 0, None, **resuming)
     except TypeError:
         parameters = [
             parameter.replace(annotation=inspect.Parameter.empty)
@@ -128,39 +151,27 @@ def _refuse_hidden(names: Iterable[str]) -> None:
         raise InputError(Problem("", "subject", message) for message in hidden.values())
 
 
-class FunctionSubject:
+class FunctionSubject(OwnCode):
     """A function `train(config, seed, report) -> metrics` as a subject whose chain has one link.
 
     config: dict, dotted keys as the experiment and the levels give them. report(epoch, metrics) may
     be called as training goes on, several times for one epoch: of each metric the last value
     counts. The returned metrics are the trial's result, and those of its last epoch that it does
-    not return, too. Nothing is known of its settings, so none is refused. A change in the
-    function's module, in those of the project that it imports, or of the version of a library that
-    one of these imports makes its trials new (see `ablation.subject.imported`). Data are not
-    looked at.
+    not return, too. A function that has a parameter `resume_from` may give a checkpoint, bytes or
+    the path of a file, with what it reports: `report(epoch, metrics, checkpoint=...)`. If the trial
+    is broken off, the function is called again with the last one as `resume_from`, and else with
+    None. Nothing is known of its settings, so none is refused. A change in the function's module,
+    in those of the project that it imports, or of the version of a library that one of these
+    imports makes its trials new (see `ablation.subject.imported`). Data are not looked at.
     """
 
     def __init__(self, train: Callable[..., Mapping[str, float]]):
         self.train = train
+        self.is_resumable = RESUME_FROM in _parameters(train)
         sources = project_sources(train.__module__)
         self.versions = library_versions(sources)
         texts = {name: hashlib.sha256(text).hexdigest() for name, text in sources.items()}
-        self.source_fingerprint = _digest([train.__module__, train.__qualname__, texts])
-
-    def check(self, settings: Mapping[str, Any]) -> list[Fault]:
-        """No fault: what the function does with its settings is not known."""
-        return []
-
-    def resolve(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings as they are: the function's own defaults are not known."""
-        return dict(settings)
-
-    def baselines(self) -> Mapping[str, Mapping[str, Any]]:
-        """None are built in."""
-        return {}
-
-    def metrics(self, settings: Mapping[str, Any]) -> None:
-        """None: which metrics it returns is known once it has run."""
+        self.source_fingerprint = digest_of([train.__module__, train.__qualname__, texts])
 
     def describe(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Fingerprint of the source, and versions of the libraries that it imports."""
@@ -170,8 +181,8 @@ class FunctionSubject:
         self, settings: Mapping[str, Any], seed: int, records: Callable[[str], Record | None]
     ) -> list[Link]:
         """One link, whose key holds source, versions, settings and seed."""
-        key = _digest([self.source_fingerprint, self.versions, dict(settings), seed])
-        return [Link(key, "train", 1, 1.0)]
+        key = digest_of([self.source_fingerprint, self.versions, dict(settings), seed])
+        return [Link(key, PHASE, 1, 1.0)]
 
     def advance(
         self,
@@ -180,6 +191,7 @@ class FunctionSubject:
         until: str | None,
         store: Store,
         report: Report,
+        place: Place = NOWHERE,
     ) -> None:
         """Call the function, unless its record is in the store.
 
@@ -189,24 +201,41 @@ class FunctionSubject:
         if store.holds("record", key):
             return
         started, process = time.perf_counter(), os.getpid()
-        history: dict[int, dict[str, float]] = {}
+        last = load_checkpoint(store, key) if self.is_resumable else None
+        history = dict(last.history) if last else {}
+        seconds_before = last.seconds if last else 0.0
+        for epoch in sorted(history):
+            place.on_epoch({"epoch": epoch, "metrics": history[epoch]}, False)
         is_running, is_interrupted = True, False
 
-        def on_epoch(epoch: int, metrics: Mapping[str, float]) -> None:
+        def seconds() -> float:
+            return seconds_before + time.perf_counter() - started
+
+        def on_epoch(epoch: int, metrics: Mapping[str, float], checkpoint: Any = None) -> None:
             nonlocal is_interrupted
             if not is_running or os.getpid() != process:
                 where = "while the function runs, and in its process alone"
                 raise RuntimeError(f"report can be called {where}")
-            own = history.setdefault(plain_epoch(epoch), {})
+            number = plain_epoch(epoch)
+            own = history.setdefault(number, {})
             own |= plain_metrics(metrics, f"for epoch {epoch}, report got")
+            if checkpoint is not None:
+                if not self.is_resumable:
+                    remedy = f"the function has no parameter {RESUME_FROM} to go on from it"
+                    raise TypeError(f"report got a checkpoint, but {remedy}")
+                Checkpoint(history, seconds(), *content_of(checkpoint)).save(store, key)
+            place.on_epoch({"epoch": number, "metrics": own}, checkpoint is not None)
             if interruption.requested():
                 is_interrupted = True
-                # what a function has computed cannot be kept
+                # what a function has computed since its last checkpoint cannot be kept
                 raise interruption.Interrupted
 
         # as messages of wrong calls name it
         on_epoch.__qualname__ = "report"
-        returned = self.train(dict(settings), seed, on_epoch)
+        given: dict[str, Any] = {}
+        if self.is_resumable:
+            given[RESUME_FROM] = last.given(place.folder) if last else None
+        returned = self.train(dict(settings), seed, on_epoch, **given)
         is_running = False
         if os.getpid() != process:
             # one that it has forked, and that has returned, too
@@ -215,28 +244,10 @@ class FunctionSubject:
             # it may have returned early
             raise interruption.Interrupted
         metrics = plain_metrics(returned, f"{self.train.__name__} returned")
-        last = max(history, default=1)
-        seconds = time.perf_counter() - started
-        record: Record = {
-            "phase": "train",
-            "epoch": last,
-            "time": time.time(),
-            "seconds": seconds,
-            "metrics": history.get(last, {}) | metrics,
-            "vectors": {},
-            "history": [{"epoch": epoch, "metrics": history[epoch]} for epoch in sorted(history)],
-        }
-        store.save("record", key, json.dumps(record).encode(), seconds)
+        record = record_of(history, metrics, seconds())
+        store.save("record", key, json.dumps(record).encode(), record["seconds"])
+        forget_checkpoint(store, key)
         report(key, record)
-
-
-def _digest(parts: list[Any]) -> str:
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-# up to which floats, too, tell one whole number from the next
-MAX_EPOCH = 2**53
 
 
 def plain_metrics(metrics: Any, source: str) -> dict[str, float]:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from ablation.formatting import is_percent, over_seeds
 from ablation.storage.files import digest, warn_once
 from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec
+from ablation.subject.loading import BUILT_IN
 from ablation.subject.protocol import Record
 
 # Tag: how a run's content follows from the files. A run with another one is made anew.
@@ -329,7 +330,9 @@ def _description(manifest: Manifest, trials: Sequence[TrialContent]) -> str:
         lines += ["", f"| arm | seeds | {metric} |", "| --- | --- | --- |", *rows[:MAX_ROWS]]
         lines += ["", f"and {len(rows) - MAX_ROWS} more"] if len(rows) > MAX_ROWS else []
     groups = {name.partition("/")[0] for name in measured}
-    meanings = [f"`{group}/` {GROUPS[group]}" for group in GROUPS if group in groups]
+    # what own code calls so may be anything
+    known = GROUPS if manifest.subject in BUILT_IN else {}
+    meanings = [f"`{group}/` {known[group]}" for group in known if group in groups]
     lines += ["", f"Metrics, by epoch: {'; '.join(meanings)}."] if meanings else []
     return "\n".join(lines)
 

@@ -10,6 +10,7 @@ import io
 import os
 import pickle
 import struct
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -330,6 +331,120 @@ SUBJECTS = [
         RUN,
         ("digits.yaml", "subject", "'own_failing'", "ZeroDivisionError"),
         {"digits.yaml": DIGITS + "subject: own_failing:train\n", "own_failing.py": "1 / 0\n"},
+    ),
+    Case(
+        "a function that takes other arguments",
+        RUN,
+        ("digits.yaml", "subject", "called with (config, seed, report), and takes (config)"),
+        {
+            "digits.yaml": DIGITS + "subject: own_narrow:train\n",
+            "own_narrow.py": "def train(config): ...\n",
+        },
+    ),
+    Case(
+        "a level of a function's grid that is mistyped",
+        RUN,
+        ("grid.yaml", "factors.rate.fast.optim.lr.haed", "did you mean 'optim.lr.head'?"),
+        {
+            "grid.yaml": GRID.replace("fast: {optim.lr.head", "fast: {optim.lr.haed"),
+            "digits.yaml": "settings: {optim.lr.head: 1}\nsubject: own_plain:train\n",
+            "own_plain.py": "def train(config, seed, report): ...\n",
+        },
+    ),
+]
+
+
+def for_command(name: str, subject: str, *said: str, **files: Content) -> Case:
+    """A command that leaves a canary if it is run; said: of the experiment file."""
+    text = f"settings: {{optim.lr.head: 1}}\nsubject: {subject}\n"
+    script = f"open({CANARY!r}, 'w')\n"
+    return Case(name, RUN, said, {"digits.yaml": text, "own.py": script, **files})
+
+
+COMMANDS_TO_ABLATE = [
+    for_command(
+        "a mapping that is no command", "{comand: x}", "digits.yaml: subject.comand", "'command'?"
+    ),
+    for_command("a list for a command", "{command: [a, b]}", "digits.yaml: subject.command"),
+    for_command(
+        "a shell's line",
+        '{command: "python own.py {optim.lr.head} {seed} | tee log"}',
+        "digits.yaml: subject.command",
+        "has '|', and no shell runs it",
+    ),
+    for_command(
+        "a quote that is not closed",
+        '{command: "python own.py \'a {optim.lr.head} {seed}"}',
+        "digits.yaml: subject.command",
+        "No closing quotation",
+    ),
+    for_command(
+        "a placeholder that is a format",
+        '{command: "python own.py {optim.lr.head:.3f} {seed}"}',
+        "digits.yaml: subject.command",
+        "a placeholder is {key}",
+    ),
+    for_command(
+        "a placeholder that looks inside",
+        '{command: "python own.py {optim.__class__!r} {seed}"}',
+        "digits.yaml: subject.command",
+        "a placeholder is {key}",
+    ),
+    for_command(
+        "a command without a seed",
+        '{command: "python own.py {optim.lr.head}"}',
+        "digits.yaml: subject.command",
+        "does not mention {seed}",
+    ),
+    for_command(
+        "a placeholder without a setting",
+        '{command: "python own.py {optim.lr.haed} {optim.lr.head} {seed}"}',
+        "digits.yaml: settings.optim.lr.haed",
+        "did you mean 'optim.lr.head'?",
+    ),
+    for_command(
+        "a level that the command does not mention",
+        '{command: "python own.py {seed}"}',
+        "grid.yaml: factors.rate.fast.optim.lr.head",
+        "the command does not mention it",
+    ),
+    for_command(
+        "a program that is not there",
+        '{command: "./own {optim.lr.head} {seed}"}',
+        "digits.yaml: subject",
+        "there is no program './own'",
+    ),
+    for_command(
+        "a script that is not there",
+        f'{{command: "{sys.executable} onw.py {{optim.lr.head}} {{seed}}"}}',
+        "digits.yaml: subject",
+        "there is no file 'onw.py'",
+        "did you mean 'own.py'?",
+    ),
+    for_command(
+        "metrics from nowhere",
+        '{command: "python own.py {optim.lr.head} {seed}", metrics: wandb}',
+        "digits.yaml: subject.metrics",
+        "'wandb' is not allowed",
+    ),
+    for_command(
+        "metrics from a file that it cannot know of",
+        '{command: "python own.py {optim.lr.head} {seed}", metrics: csv}',
+        "digits.yaml: subject.command",
+        "does not mention {folder}",
+    ),
+    for_command(
+        "a NUL in an argument",
+        f'{{command: "{sys.executable} own.py {{optim.lr.head}} {{seed}}"}}',
+        "factors.rate.slow.optim.lr.head",
+        "NUL",
+        **{"grid.yaml": GRID.replace("1.0e-3", '"a\\0b"')},
+    ),
+    for_command(
+        "a variable that is none",
+        '{command: "python own.py {optim.lr.head} {seed}", env: {"A=B": 1}}',
+        "digits.yaml: subject.env.A=B",
+        "is not a variable's name",
     ),
 ]
 
@@ -676,7 +791,17 @@ CHECKPOINTS = [
     ),
 ]
 
-CASES = [*YAML, *NAMES, *SUBJECTS, *OPTIONS, *COMMANDS, *DATA, *ARCHIVES, *CHECKPOINTS]
+CASES = [
+    *YAML,
+    *NAMES,
+    *SUBJECTS,
+    *COMMANDS_TO_ABLATE,
+    *OPTIONS,
+    *COMMANDS,
+    *DATA,
+    *ARCHIVES,
+    *CHECKPOINTS,
+]
 IN_A_PROCESS_OF_ITS_OWN = {
     "code in a grid",
     "a truncated image, run",

@@ -26,11 +26,11 @@ def send(worker: Worker, does: str = "", subject: str = "trained:train") -> None
 def hear(workers: Workers, worker: Worker) -> list[Message]:
     """All that a worker says of its task, up to how it ended; where it said nothing of that, its death."""
     messages: list[Message] = []
-    while all(message.event == "record" for message in messages):
+    while all(message.event in ("record", "epoch") for message in messages):
         messages += [event.message for event in workers.wait(0.1)]
     worker.task = None
-    last = next(i for i, message in enumerate(messages) if message.event != "record")
-    return messages[: last + 1]
+    last = next(i for i, message in enumerate(messages) if message.event not in ("record", "epoch"))
+    return [message for message in messages[: last + 1] if message.event != "epoch"]
 
 
 def trained(does: str = "", subject: str = "trained:train") -> list[Message]:

@@ -211,7 +211,7 @@ def test_a_whole_study_under_any_names_ends_with_a_sentence_and_all_tables_agree
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         Path("fuzzed.py").write_text(TRAINING)
         Path("plan.json").write_text(json.dumps(plan))
-        settings_ = {"title": "Any", "subject": "fuzzed:train", "settings": {"base": 1}}
+        settings_ = {"title": "Any", "subject": "fuzzed:train"}
         Path("experiments/e.yaml").write_text(yaml.safe_dump(settings_), encoding="utf-8")
         grid = {
             "study": "g", "experiment": "e", "metric": {"name": plan["headline"], "goal": "maximize"}, "seeds": 2, "factors": plan["factors"],

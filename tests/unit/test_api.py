@@ -30,7 +30,7 @@ def test_the_examples_of_the_api_run_as_they_stand(project, monkeypatch):
     # In the order of the page: later examples read what the first has run.
     for example in sorted(doctest.DocTestFinder().find(api), key=lambda found: found.lineno or 0):
         runner.run(example)
-    assert runner.summarize(verbose=False) == doctest.TestResults(0, 7)
+    assert runner.summarize(verbose=False) == doctest.TestResults(0, 10)
 
 
 def test_a_study_that_is_not_there_is_named(project):

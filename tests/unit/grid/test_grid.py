@@ -308,7 +308,11 @@ OPEN_GRID = GRID.replace("baselines: [ce, ldmlr]\n", "")
 )
 def test_doubtful_text_in_settings_of_a_function_is_refused_where_it_stands(load, old, new, places):
     assert old in OPEN_GRID
-    doubtful = {"grid": OPEN_GRID.replace(old, new), "subject_loader": lambda name: function()}
+    doubtful = {
+        "grid": OPEN_GRID.replace(old, new),
+        "tiny": "title: Without settings\n",
+        "subject_loader": lambda name: function(),
+    }
     found = refused(load, **doubtful) if places else [] if load(**doubtful) else None
     assert [text.split(": line")[0] for text in found] == places and all(
         "in quotes if text is meant" in text for text in found
@@ -318,15 +322,35 @@ def test_doubtful_text_in_settings_of_a_function_is_refused_where_it_stands(load
 @pytest.mark.parametrize("value", ["yes", "None", "1_000"])
 def test_doubtful_text_for_a_function_is_refused_in_experiment_and_options_alike(load, value):
     subject = {"grid": OPEN_GRID, "subject_loader": lambda name: function()}
-    found = refused(load, **subject, tiny=f"settings: {{a: {value}}}", overrides=[f"b={value}"])
+    known = "optim.lr: 1, mixup: false, b: 1"
+    found = refused(
+        load, **subject, tiny=f"settings: {{{known}, a: {value}}}", overrides=[f"b={value}"]
+    )
     assert [text.split(" is read")[0] for text in found] == [
         f"tiny.yaml: settings.a: line 1: {value}",
         f"-S: b: line 1: {value}",
     ]
     assert all(f'write "{value}" in quotes' in text for text in found)
     assert "the shell takes quotes away" in found[1]
-    study = load(**subject, tiny=f"settings: {{a: '{value}'}}", overrides=[f'b="{value}"'])
-    assert study.common == {"a": value, "b": value}
+    tiny = f"settings: {{{known}, a: '{value}'}}"
+    study = load(**subject, tiny=tiny, overrides=[f'b="{value}"'])
+    assert (study.common["a"], study.common["b"]) == (value, value)
+
+
+def test_keys_that_levels_arms_and_options_set_and_the_experiment_lacks_are_named_with_the_nearest(
+    load,
+):
+    subject = {"subject_loader": lambda name: function()}
+    grid = OPEN_GRID.replace("mixup: true", "mixpu: true") + "arms: {wide: {optim: {rl: 2}}}\n"
+    tiny = "settings: {optim.lr: 1, mixup: false}"
+    found = refused(load, **subject, grid=grid, tiny=tiny, overrides=["lrr=3"])
+    assert [text.partition(" (")[0] for text in found] == [
+        "-S: lrr: tiny.yaml has no setting 'lrr'; choose from mixup, optim.lr",
+        "grid.yaml: arms.wide.optim.rl: tiny.yaml has no setting 'optim.rl'; did you mean 'optim.lr'?",
+        "grid.yaml: factors.mix.on.mixpu: tiny.yaml has no setting 'mixpu'; did you mean 'mixup'?",
+    ]
+    assert load(**subject, grid=OPEN_GRID, tiny=tiny).variants
+    assert load(**subject, grid=grid, tiny="title: Without settings\n").variants
 
 
 def test_a_subject_that_checks_its_settings_is_left_to_tell_what_text_it_takes(load):
@@ -352,7 +376,11 @@ def test_a_claim_names_a_level_as_text_or_as_what_it_reads_as(load, levels, name
     names = [
         name for name in ("x", "True", "true", "01", "1") if name != level and f"{name}:" in levels
     ]
-    study = load(grid=grid.replace("NONE", f"'{names[0]}'"), subject_loader=lambda name: function())
+    study = load(
+        grid=grid.replace("NONE", f"'{names[0]}'"),
+        tiny="title: Without settings\n",
+        subject_loader=lambda name: function(),
+    )
     assert study.grid.claims[0]["contrast"]["from"] == level
 
 

@@ -14,6 +14,7 @@ from ablation.analysis.statistics import paired_difference
 from ablation.formatting import decimals, effect, table, value
 from ablation.reporting.report import render, write_report
 from ablation.storage.files import only_one
+from ablation.subject.command import Command
 
 STATES = {"warmup--s1": "FAILED", "balanced-head--s2": "WAITING", "ce--s2": "RUNNING"}
 SHORTEST = {"lr_split": FACTORS["lr_split"]}
@@ -436,3 +437,34 @@ def test_the_table_says_what_a_spread_over_seeds_is_a_spread_of(tmp_path):
     text = text_of(known)
     assert says in text.partition("## Effects")[0] and text.count(says) == 1
     assert "None" not in text_of(study(tmp_path / "b", factors=SHORTEST, baselines=["ldmlr"]))
+
+
+OF_THE_METHOD = ["test set", "nothing is selected", "initialisation", "augmentation", "encoder", "joint training", "warm-up", "Accuracy"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("subject", "shown"),
+    [
+        ("training:train", "`training:train`"),
+        (Command("python train.py {lr} {seed}").name, "`python train.py {lr} {seed}`"),
+    ],
+    ids=["a function", "a command"],
+)
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+def test_a_report_on_own_code_says_nothing_that_only_the_built_in_method_can(
+    tmp_path, subject, shown, seeds
+):
+    told = {"factors": SHORTEST, "baselines": [], "reference": None, "seeds": seeds}
+    figures = ["accuracy", "effects", "learning_curves", "mechanism"]
+    built_in = text_of(study(tmp_path / "core", **told, detail=True), figures)
+    own = text_of(study(tmp_path / "own", **told, detail=True, subject=subject), figures)
+
+    def said(text):
+        # without what the fabricated names of factors, settings and metrics bring with them
+        text = text.partition("## Provenance")[0]
+        lines = [line for line in text.splitlines() if not line.startswith(("|", "!", "**", "# "))]
+        return [words for words in OF_THE_METHOD if words in "\n".join(lines)]
+
+    assert said(own) == []
+    assert set(said(built_in)) >= {"test set", "nothing is selected", "initialisation", "encoder"}
+    assert shown in own and "is not known here" in own

@@ -1,0 +1,101 @@
+"""What training functions and commands have in common: each is a chain of one link.
+
+The worker tells them where they run (`Place`). Epochs that they report go to the study at once;
+the record of the link, which holds them all, follows at the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ablation.subject.protocol import Fault, Record, Report, ReportedEpoch, Store
+
+PHASE = "train"
+
+History = dict[int, dict[str, float]]
+"""Epoch -> what was reported of it."""
+
+
+class Place(NamedTuple):
+    """The trial in whose name own code runs, and where its epochs go."""
+
+    trial: str = ""
+    # folder for files of the trial; it is removed when the trial has ended
+    folder: Path | None = None
+    # the file that gets what is printed, as messages name it
+    log: str = "the trial's stdout.log"
+    # Called with each epoch as it is known so far, again when more is reported of it. True: a
+    # checkpoint of it has been saved, so that it is never trained again.
+    on_epoch: Callable[[ReportedEpoch, bool], None] = lambda epoch, is_saved: None
+
+
+NOWHERE = Place()
+
+
+class OwnCode(ABC):
+    """A subject of which nothing is known but its text: its settings are its own business."""
+
+    @abstractmethod
+    def advance(
+        self,
+        settings: Mapping[str, Any],
+        seed: int,
+        until: str | None,
+        store: Store,
+        report: Report,
+        place: Place = NOWHERE,
+    ) -> None:
+        """See `ablation.subject.protocol.Subject.advance`."""
+
+    def check(self, settings: Mapping[str, Any]) -> list[Fault]:
+        """No fault: what the code does with its settings is not known."""
+        return []
+
+    def resolve(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings as they are: the code's own defaults are not known."""
+        return dict(settings)
+
+    def baselines(self) -> Mapping[str, Mapping[str, Any]]:
+        """None are built in."""
+        return {}
+
+    def metrics(self, settings: Mapping[str, Any]) -> Collection[str] | None:
+        """None: which metrics there are is known once it has run."""
+        return None
+
+
+def unfinished(epoch: ReportedEpoch) -> Record:
+    """The record of an epoch within the link, as a trial's files have it."""
+    return {
+        "phase": PHASE,
+        "seconds": 0.0,
+        "vectors": {},
+        "epoch": epoch["epoch"],
+        "metrics": epoch["metrics"],
+    }
+
+
+def record_of(history: History, metrics: Mapping[str, float], seconds: float) -> Record:
+    """The record of the link: `metrics` on top of those of the last epoch."""
+    last = max(history, default=1)
+    return {
+        "phase": PHASE,
+        "epoch": last,
+        "time": time.time(),
+        "seconds": seconds,
+        "metrics": history.get(last, {}) | dict(metrics),
+        "vectors": {},
+        "history": [{"epoch": epoch, "metrics": history[epoch]} for epoch in sorted(history)],
+    }
+
+
+def digest_of(parts: list[Any]) -> str:
+    """A key of these JSON-able parts."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

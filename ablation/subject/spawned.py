@@ -1,0 +1,240 @@
+"""The process of a command: started, read while it runs, and ended with all that it has started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import selectors
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from ablation import INSTALLED_IN, interruption
+from ablation.subject.measured import (
+    CSV,
+    JSON_LINES,
+    MLFLOW_FOLDER,
+    Measured,
+    numbers_in,
+    read_csv,
+    read_json_lines,
+    read_mlflow,
+)
+from ablation.subject.own import Place
+
+# Between looks at whether the process lives, and whether the study is to stop.
+LOOK_SECONDS = 0.1
+# Between looks at the files that it writes.
+FILE_SECONDS = 2.0
+# For a process that was asked to end.
+END_SECONDS = 3.0
+# Of standard error, that a failure quotes.
+MAX_LINES = 20
+# Of a line of output, in bytes: what is longer is no line.
+MAX_LINE = 1 << 20
+# More than a pipe holds, so that one look at it takes all.
+PIPE_BYTES = 1 << 20
+LINE_END = re.compile(rb"[\r\n]+")
+OUTPUT, ERRORS = 1, 2
+# A run that the command logs is one of its own, in the trial's folder.
+MLFLOW_VARIABLES = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
+
+
+class CommandFailed(Exception):
+    """The command ended otherwise than with exit code 0.
+
+    details: the last lines that it wrote to standard error.
+    """
+
+    def __init__(self, message: str, details: str):
+        super().__init__(message)
+        self.details = details
+
+
+def spawn(
+    arguments: Sequence[str],
+    variables: Mapping[str, str],
+    metrics: str,
+    folder: Path,
+    place: Place,
+) -> Measured:
+    """Run a command to its end; returns what it has measured.
+
+    What it prints goes to the output of this process, too. Raises CommandFailed, and Interrupted if
+    this process was asked to stop meanwhile.
+    """
+    output = _Output(metrics, folder, place)
+    process = subprocess.Popen(
+        arguments,
+        env=_environment(variables, folder, metrics),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        process_group=0,
+    )
+    try:
+        output.follow(process)
+    finally:
+        _end(process)
+    if process.returncode:
+        errors = list(output.errors)
+        raise CommandFailed(_said(process.returncode, errors, place.log), "\n".join(errors))
+    return output.measured()
+
+
+class _Output:
+    """What a command prints and writes, read as it comes."""
+
+    def __init__(self, metrics: str, folder: Path, place: Place):
+        self.errors: deque[str] = deque(maxlen=MAX_LINES)
+        self._metrics, self._folder, self._place = metrics, folder, place
+        self._printed = Measured()
+        self._unfinished = {OUTPUT: b"", ERRORS: b""}
+        # epoch -> what the study was told of it
+        self._told: dict[int, dict[str, float]] = {}
+        # file -> its size and time when it was read last
+        self._seen: dict[Path, tuple[int, int]] = {}
+        self._looked = time.monotonic()
+
+    def follow(self, process: subprocess.Popen[bytes]) -> None:
+        """Read until the process has ended. Raises Interrupted if it is to be stopped."""
+        selector = selectors.DefaultSelector()
+        streams: dict[IO[bytes] | None, int] = {process.stdout: OUTPUT, process.stderr: ERRORS}
+        for stream, number in streams.items():
+            if stream is not None:
+                os.set_blocking(stream.fileno(), False)
+                selector.register(stream, selectors.EVENT_READ, number)
+        with selector:
+            has_ended = False
+            while not has_ended:
+                if not selector.get_map():
+                    time.sleep(LOOK_SECONDS)
+                # before the pipes are read, so that all is read that it had to say: what it has
+                # started may keep them open
+                has_ended = process.poll() is not None
+                for key, _ in selector.select(0 if has_ended else LOOK_SECONDS):
+                    if not self._read(key.fd, key.data):
+                        selector.unregister(key.fileobj)
+                if interruption.requested():
+                    raise interruption.Interrupted
+                if time.monotonic() - self._looked > FILE_SECONDS:
+                    self._look()
+        for number, rest in self._unfinished.items():
+            self._take(number, rest)
+
+    def measured(self) -> Measured:
+        """All that was printed, and in its place what the files say."""
+        whole = Measured()
+        if self._metrics in ("", "stdout"):
+            whole.merge(self._printed)
+        for path, read in self._files().items():
+            whole.merge(read(path.read_text(encoding="utf-8")))
+        if self._metrics == "mlflow":
+            whole.merge(read_mlflow(self._folder / MLFLOW_FOLDER))
+        return whole
+
+    def _files(self) -> dict[Path, Callable[[str], Measured]]:
+        """The files of metrics that are there; the last of them wins."""
+        readers = {"csv": (CSV, read_csv), "jsonl": (JSON_LINES, read_json_lines)}
+        return {
+            self._folder / name: read
+            for source, (name, read) in readers.items()
+            if self._metrics in ("", source) and (self._folder / name).is_file()
+        }
+
+    def _read(self, descriptor: int, number: int) -> bool:
+        """Take what a pipe holds; False at its end."""
+        data = rest = os.read(descriptor, PIPE_BYTES)
+        while rest:
+            rest = rest[os.write(number, rest) :]
+        *lines, unfinished = LINE_END.split(self._unfinished[number] + data)
+        for line in lines:
+            self._take(number, line)
+        self._unfinished[number] = unfinished if len(unfinished) <= MAX_LINE else b""
+        return bool(data)
+
+    def _take(self, number: int, line: bytes) -> None:
+        text = line.decode(errors="replace").strip()
+        if number == ERRORS and text:
+            self.errors.append(text)
+        elif number != ERRORS and self._metrics in ("", "stdout"):
+            epoch = self._printed.add(numbers_in(text))
+            if epoch is not None:
+                self._tell(epoch, self._printed.history[epoch])
+
+    def _look(self) -> None:
+        """Tell the study of epochs that are new in the files."""
+        self._looked = time.monotonic()
+        for path, read in self._files().items():
+            status = path.stat()
+            state = (status.st_size, status.st_mtime_ns)
+            if self._seen.get(path) == state:
+                continue
+            self._seen[path] = state
+            # what is wrong with it fails the trial at the end; the last line is being written
+            with contextlib.suppress(ValueError):
+                text = path.read_text(encoding="utf-8")
+                self._tell_all(read(text[: text.rfind("\n") + 1]))
+        if self._metrics == "mlflow":
+            with contextlib.suppress(ValueError):
+                self._tell_all(read_mlflow(self._folder / MLFLOW_FOLDER))
+
+    def _tell_all(self, found: Measured) -> None:
+        for epoch in sorted(found.history):
+            self._tell(epoch, found.history[epoch])
+
+    def _tell(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        before = self._told.get(epoch, {})
+        if not metrics.items() <= before.items():
+            self._told[epoch] = {**before, **metrics}
+            self._place.on_epoch({"epoch": epoch, "metrics": self._told[epoch]}, False)
+
+
+def _environment(variables: Mapping[str, str], folder: Path, metrics: str) -> dict[str, str]:
+    """The environment of this process as it was before it became a worker, and `variables`."""
+    found = {"PYTHONUNBUFFERED": "1", **os.environ}
+    paths = [path for path in found.pop("PYTHONPATH", "").split(os.pathsep) if path]
+    if str(INSTALLED_IN) in paths:
+        # the worker's own, see `ablation.execution.workers`
+        paths.remove(str(INSTALLED_IN))
+    if paths:
+        found["PYTHONPATH"] = os.pathsep.join(paths)
+    if metrics == "mlflow":
+        found = {name: text for name, text in found.items() if name not in MLFLOW_VARIABLES}
+        found["MLFLOW_TRACKING_URI"] = (folder / MLFLOW_FOLDER).as_uri()
+        # newer versions refuse files without it
+        found["MLFLOW_ALLOW_FILE_STORE"] = "true"
+    return found | dict(variables)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the process if it still runs, and kill all that is left in its group."""
+    if process.poll() is None:
+        _signal(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(END_SECONDS)
+    _signal(process.pid, signal.SIGKILL)
+    process.wait()
+    for stream in (process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
+
+
+def _signal(group: int, number: int) -> None:
+    # no process is left; macOS says PermissionError of those that have ended
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+def _said(code: int, errors: Sequence[str], log: str) -> str:
+    """How the process ended, the last line that it wrote to standard error, and the log."""
+    how = f"exit code {code}"
+    if code < 0:
+        how = f"killed by signal {-code} ({signal.strsignal(-code)})"
+    cause = f": {errors[-1]}" if errors else ""
+    return f"{how}{cause}; see {log}"

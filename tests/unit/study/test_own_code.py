@@ -1,0 +1,243 @@
+"""Functions and commands in a whole study: killed, limited, watched while they run, and the threads that they get."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from own_training import processes_here
+
+from ablation import INSTALLED_IN
+from ablation.execution.workers import THREAD_VARIABLES, threads_of_each
+from ablation.planning.forecast import Listener
+from ablation.study.opening import open_study
+from ablation.study.placement import placement
+from ablation.study.running import RunOptions, train
+
+GRID = """
+study: own
+experiment: e
+metric: {name: value, goal: maximize}
+seeds: 2
+factors: {rate: {slow: {rate: 1}, fast: {rate: 2}}}
+"""
+# numbers drawn before and after the kill come from one generator, whose state is in the checkpoint
+FUNCTION = """
+import json, os, random, signal, time
+from pathlib import Path
+
+def train(config, seed, report, resume_from=None):
+    draw, first, value = random.Random(seed), 1, 0.1
+    if resume_from:
+        first, value, (version, state, more) = json.loads(resume_from)
+        draw.setstate((version, tuple(state), more))
+    with open(f"ran-{config['rate']}-{seed}", "a") as log:
+        for epoch in range(first, 9):
+            value = value * 1.1 + config["rate"] * draw.gauss(0, 1)
+            log.write(f"{epoch} "), log.flush()
+            time.sleep(config["seconds"])
+            report(epoch, {"value": value}, checkpoint=json.dumps([epoch + 1, value, draw.getstate()]).encode())
+            mark = Path(f"killed-{epoch}")
+            if epoch in config["killed"] and not mark.exists():
+                mark.write_text("")
+                os.kill(os.getpid(), signal.SIGKILL)
+    return {"value": value}
+"""
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr("ablation.study.opening.provenance", dict)
+    for name in THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "g.yaml").write_text(GRID)
+    yield tmp_path
+    for name in ("own_function", "seen_threads"):
+        sys.modules.pop(name, None)
+
+
+def experiment(subject, **settings) -> None:
+    Path("e.yaml").write_text(json.dumps({"subject": subject, "settings": {"rate": 1, **settings}}))
+
+
+def command(text, more="--rate {rate}", **told) -> dict:
+    Path("train.py").write_text(text)
+    return {"command": f"{sys.executable} train.py {{seed}} {more}", **told}
+
+
+def run(listener=None, jobs=2, **options):
+    planned, options = open_study(Path("g.yaml")), RunOptions(jobs=jobs, offline=True, **options)
+    with placement(planned, options) as placed:
+        done = train(planned, options, listener or Listener(), jobs, placed.make_workers)
+    return planned, done
+
+
+def curves(planned):
+    return {
+        spec.trial: [
+            (record["epoch"], record["metrics"]) for record in planned.folder.records(spec.trial)
+        ]
+        for spec in planned.plan.specs
+    }
+
+
+def test_a_function_whose_worker_is_killed_ends_as_one_that_was_not_bit_by_bit(project):
+    Path("own_function.py").write_text(FUNCTION)
+    # more often than a trial may lose workers without progress
+    experiment("own_function:train", seconds=0, killed=[2, 3, 5, 6, 7])
+    planned, done = run(jobs=1)
+    assert done.failed == {} and done.n_trained == 4
+    assert Path("ran-1-0").read_text().split() == [str(epoch) for epoch in range(1, 9)]
+    found = curves(planned)
+    assert all([epoch for epoch, _ in curve] == list(range(1, 9)) for curve in found.values())
+    experiment("own_function:train", seconds=0, killed=[])
+    assert curves(run()[0]) == found
+
+
+def test_a_study_that_is_killed_goes_on_from_the_last_checkpoints(project):
+    Path("own_function.py").write_text(FUNCTION)
+    experiment("own_function:train", seconds=0.1, killed=[])
+    line = [sys.executable, "-P", "-m", "ablation", "run", "--grid", "g.yaml", "--offline"]
+    environment = {**os.environ, "PYTHONPATH": str(INSTALLED_IN)}
+    study = subprocess.Popen([*line, "--jobs", "1"], env=environment, stdout=subprocess.DEVNULL)
+    first = Path("runs/own/reference--s0/metrics.jsonl")
+    while not (first.exists() and first.read_text().count("\n") >= 3):
+        assert study.poll() is None
+        time.sleep(0.01)
+    study.send_signal(signal.SIGKILL)
+    study.wait()
+    while [pid for pid in processes_here() if pid != os.getpid()]:
+        time.sleep(0.05)
+    planned, _ = run()
+    # at most the epoch in hand is run again
+    ran = Path("ran-1-0").read_text().split()
+    assert len(ran) <= 9 and sorted(set(ran)) == [str(epoch) for epoch in range(1, 9)]
+    found = curves(planned)
+    experiment("own_function:train", seconds=0, killed=[])
+    assert curves(run()[0]) == found
+
+
+class Watching(Listener):
+    """Keeps what is reported, and what the files hold then."""
+
+    def __init__(self):
+        self.seen = []
+
+    def reported(self, specs, record):
+        for spec in specs:
+            path = Path("runs/own") / spec.trial / "metrics.jsonl"
+            n_lines = path.read_text().count("\n") if path.exists() else 0
+            self.seen.append((spec.trial, record["epoch"], n_lines))
+
+
+@pytest.mark.parametrize("kind", ["function", "command"])
+def test_epochs_reach_listeners_and_files_while_the_trial_runs(kind):
+    Path("own_function.py").write_text(FUNCTION)
+    if kind == "function":
+        experiment("own_function:train", seconds=0.05, killed=[])
+    else:
+        text = "import time\nfor e in range(1, 9):\n    print(f'epoch={e} value={e * 1.5}')\n    time.sleep(0.15)\n"
+        experiment(command(text))
+    watching = Watching()
+    planned, _ = run(watching)
+    for spec in planned.plan.specs:
+        own = [(epoch, n_lines) for trial, epoch, n_lines in watching.seen if trial == spec.trial]
+        # the epoch before is whole, and so in the file, once the next is reported
+        assert own == [(epoch, epoch - 1) for epoch in range(1, 9)]
+        assert [epoch for epoch, _ in curves(planned)[spec.trial]] == list(range(1, 9))
+        assert not (planned.folder.trial_path(spec.trial) / "work").exists()
+
+
+def test_what_a_trial_has_reported_before_it_failed_is_kept():
+    experiment(
+        command(
+            "import sys\nprint('epoch=1 value=1')\nprint('epoch=2 value=2')\nsys.exit('lost')\n"
+        )
+    )
+    planned, done = run()
+    said = "CommandFailed: exit code 1: lost; see runs/own/{}/stdout.log"
+    assert done.failed == {trial: said.format(trial) for trial in curves(planned)}
+    assert set(map(len, curves(planned).values())) == {2}
+    log = planned.folder.trial_path("reference--s0") / "stdout.log"
+    assert log.read_text() == "epoch=1 value=1\nepoch=2 value=2\nlost\n"
+    # nothing is run again, and nothing is damaged
+    assert run()[1].n_trained == 0 and planned.folder.damage("reference--s0") == {}
+
+
+def test_arms_and_studies_share_what_is_the_same():
+    calls = "import sys; open('calls', 'a').write('x'); print('value=1')"
+    experiment(command(calls))
+    assert run()[1].n_trained == 4
+    Path("g.yaml").write_text(GRID.replace("study: own", "study: other"))
+    assert run()[1].n_trained == 0 and Path("calls").read_text() == "xxxx"
+    Path("train.py").write_text(calls + "\n")
+    assert run()[1].n_trained == 4
+
+
+SLEEPS = "import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "error"),
+    [
+        (SLEEPS + "time.sleep(600)\n", {"seconds_per_trial": 1.0}, "TimeLimit: "),
+        (SLEEPS + "x = bytearray(400_000_000)\nx[::4096] = x[::4096]\ntime.sleep(600)\n", {"bytes_per_worker": 250_000_000}, "MemoryLimit: "),
+    ],
+    ids=["time", "memory"],
+)  # fmt: skip
+def test_a_limit_ends_a_command_with_all_that_it_has_started(text, options, error):
+    experiment(command(text))
+    _, done = run(**options)
+    assert len(done.failed) == 4 and all(why.startswith(error) for why in done.failed.values())
+    assert [pid for pid in processes_here() if pid != os.getpid()] == []
+
+
+def test_ctrl_c_ends_commands_at_once_and_the_same_command_goes_on():
+    experiment(command("import time\nopen('begun', 'w').write('1')\ntime.sleep(600)\n"))
+    line = [sys.executable, "-P", "-m", "ablation", "run", "--grid", "g.yaml", "--offline"]
+    environment = {**os.environ, "PYTHONPATH": str(INSTALLED_IN)}
+    study = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, text=True)
+    while not Path("begun").exists():
+        time.sleep(0.01)
+    study.send_signal(signal.SIGINT)
+    said, _ = study.communicate(timeout=30)
+    assert study.returncode == 130 and "interrupted with 4 trials to go" in said
+    assert [pid for pid in processes_here() if pid != os.getpid()] == []
+    experiment(command("print('value=1')"))
+    assert run()[1].n_trained == 4
+
+
+# --- threads
+
+SEEN = """
+import os, torch
+AT_IMPORT = torch.get_num_threads()
+
+def train(config, seed, report):
+    names = {names}
+    told = {{name: float(os.environ.get(name, -1)) for name in names}}
+    return {{"value": AT_IMPORT, **told}}
+"""
+
+
+def test_workers_share_the_cores_among_them(monkeypatch):
+    Path("seen_threads.py").write_text(SEEN.format(names=THREAD_VARIABLES))
+    experiment("seen_threads:train")
+    # alone, torch has as many threads as there are cores; MKL allows it no more
+    monkeypatch.setattr("ablation.study.placement.n_processors", lambda: 2)
+    planned, _ = run()
+    outcome = planned.folder.outcome("reference--s0")
+    assert outcome.metrics == {"value": 1.0, "best/value": 1.0, **dict.fromkeys(THREAD_VARIABLES, 1.0)}  # fmt: skip
+
+
+@pytest.mark.parametrize(("cores", "jobs", "each"), [(8, 3, 2), (2, 2, 1), (2, 5, 1), (8, 1, 8)])
+def test_each_gets_at_least_one_thread_and_none_if_the_user_says_so(cores, jobs, each, monkeypatch):
+    assert threads_of_each(cores, jobs) == dict.fromkeys(THREAD_VARIABLES, str(each))
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert threads_of_each(cores, jobs) == {}

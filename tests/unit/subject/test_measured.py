@@ -1,0 +1,103 @@
+"""What counts as a metric in what a command prints and writes, and to which epoch it belongs."""
+
+import json
+import math
+
+import pytest
+
+from ablation.subject.measured import (
+    Measured,
+    numbers_in,
+    read_csv,
+    read_json_lines,
+    read_mlflow,
+)
+
+LINES = {
+    "epoch=3 test/top1=71.2 loss=0.5": {"epoch": 3, "test/top1": 71.2, "loss": 0.5},
+    "accuracy: 93.1": {"accuracy": 93.1},
+    "acc = 0.9, f1 = 1e-3; auc=.5|mcc=-1.": {"acc": 0.9, "f1": 0.001, "auc": 0.5, "mcc": -1},
+    "top1: 71.2% (best)": {"top1": 71.2},
+    "Epoch 3/10: loss: 0.25": {"epoch": 3, "loss": 0.25},
+    "Epoch: [7][ 20/100] loss=2": {"epoch": 7, "loss": 2},
+    "Train Epoch: 1 [640/60000 (1%)]\tLoss: 2.130": {"Epoch": 1, "Loss": 2.13},
+    "2026-11-27 17:08:13,120 INFO train: epoch=2 loss=0.5": {"epoch": 2, "loss": 0.5},
+    "{'eval_loss': 0.3, 'epoch': 1.0}": {"eval_loss": 0.3, "epoch": 1},
+    '{"epoch": 2, "test": {"top1": 70, "ece": 0.1}, "name": "a", "ok": true}': {
+        "epoch": 2, "test/top1": 70, "test/ece": 0.1, "ok": 1,
+    },
+    # what is no number of its own
+    "took 12.5s, eta: 3m, at 12:30, size=3x4": {},
+    "Accuracy: 9846/10000 (98%)": {},
+    "serving at http://localhost:8080/x=1": {},
+    "version: 1.2.3": {},
+    "weights: tensor([0.5])": {},
+    "nothing at all": {},
+    "": {},
+    "[1, 2]": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "found"), LINES.items())
+def test_numbers_are_found_in_lines_of_many_styles(line, found):
+    assert numbers_in(line) == found
+
+
+def test_numbers_that_are_not_finite_are_read_as_such():
+    found = numbers_in("loss=nan top1=inf low=-inf")
+    assert math.isnan(found["loss"]) and (found["top1"], found["low"]) == (math.inf, -math.inf)
+
+
+def measured(*lines):
+    found = Measured()
+    for line in lines:
+        found.add(numbers_in(line))
+    return found
+
+
+def test_lines_with_an_epoch_are_history_and_the_last_value_of_each_metric_counts():
+    found = measured("seed=3", "epoch=1 loss=2 acc=5", "epoch=2 loss=1", "epoch=2 acc=6", "final=7")
+    assert found.history == {1: {"loss": 2, "acc": 5}, 2: {"loss": 1, "acc": 6}}
+    assert found.last == {"seed": 3, "loss": 1, "acc": 6, "final": 7}
+
+
+def test_lines_after_an_epoch_alone_are_of_that_epoch_and_those_between_others_of_none():
+    assert measured("Epoch 1", "loss: 2", "Epoch 2", "loss: 1").history == {
+        1: {"loss": 2},
+        2: {"loss": 1},
+    }
+    assert measured("epoch=1 loss=2", "loss=9", "epoch=2 loss=1").history == {
+        1: {"loss": 2},
+        2: {"loss": 1},
+    }
+
+
+@pytest.mark.parametrize("epoch", ["0.5", "-1", "nan", "inf", "1e300"])
+def test_what_is_no_whole_epoch_has_a_last_value_alone(epoch):
+    found = measured(f"epoch={epoch} loss=2")
+    assert (found.history, found.last) == ({}, {"loss": 2})
+
+
+def test_json_lines_are_read_and_a_line_that_is_none_is_named():
+    lines = [{"epoch": 1, "loss": 2, "big": 10**400}, {"epoch": 2, "loss": None, "acc": 3}]
+    found = read_json_lines("\n".join(map(json.dumps, lines)) + "\n\n")
+    assert found.history == {1: {"loss": 2}, 2: {"acc": 3}}
+    with pytest.raises(ValueError, match=r"metrics.jsonl, line 2 is no JSON object: 'loss=1'"):
+        read_json_lines('{"loss": 2}\nloss=1\n')
+
+
+def test_cells_of_a_csv_without_a_number_are_left_out():
+    found = read_csv("epoch,loss,acc,note\n0,2.5,,a\n0,,0.5,b\n1,1.5,,\n")
+    assert found.history == {0: {"loss": 2.5, "acc": 0.5}, 1: {"loss": 1.5}}
+
+
+def test_files_of_mlflow_are_read_with_steps_as_epochs(tmp_path):
+    for run, moment in (("a", 1), ("b", 5)):
+        folder = tmp_path / "0" / run / "metrics" / "test"
+        folder.mkdir(parents=True)
+        (folder / "acc").write_text(f"{moment} 0.5 1\n{moment + 1} 0.{moment} 2\n")
+    assert read_mlflow(tmp_path).history == {1: {"test/acc": 0.5}, 2: {"test/acc": 0.5}}
+    (folder / "acc").write_text("9 0.75 0\n")
+    (tmp_path / "0" / "a" / "metrics" / "test" / "acc").unlink()
+    assert read_mlflow(tmp_path).history == {}
+    assert read_mlflow(tmp_path).last == {"test/acc": 0.75}
