@@ -22,7 +22,7 @@ EXAMPLES = SHIPPED / "examples"
 
 NEXT = """
 next:
-  ablate run --grid fixes          eight ways of training on handwritten digits: two to five minutes
+  ablate run --grid fixes          nine ways of training on handwritten digits: some minutes
   ablate run --grid own-function   the function `train` of training.py, with two factors: seconds
   ablate ui                        compare the runs in MLflow
 Put your own code in place of training.py, and its settings and factors into experiments/own.yaml
