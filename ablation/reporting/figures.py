@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ablation.analysis.compare import Comparison
 from ablation.analysis.effects import HIGHER, LOWER, FactorPair, factor_pairs
+from ablation.analysis.factors import judged_intervals
 from ablation.analysis.results import Results
 from ablation.errors import InputError, Problem
 from ablation.formatting import effect, is_percent, label, over_seeds
@@ -54,11 +55,12 @@ def draw(results: Results, effects: pd.DataFrame, destination: Path) -> list[str
     Returns:
         the names drawn, in the order of the report
     """
+    headline = judged_intervals(results, effects[effects["metric"] == results.headline])
     figures = {
         "accuracy": accuracy(results),
-        "effects": effects_figure(effects, results.headline),
+        "effects": effects_figure(headline, results.headline),
         "interactions": interactions(
-            list(factor_pairs(results, results.headline)), effects, results.headline
+            list(factor_pairs(results, results.headline)), headline, results.headline
         ),
         "learning_curves": learning_curves(results),
         "mechanism": mechanism(results),
@@ -133,9 +135,11 @@ def _protocols(published: list[dict[str, Any]]) -> str:
 
 
 def effects_figure(effects: pd.DataFrame, metric: str) -> Figure | None:
-    """Point and 95 % interval per main effect (round) and interaction (diamond).
+    """Point and interval per main effect (round) and interaction (diamond).
 
     Filled where it is separable from 0.
+
+    effects: with the intervals of `ablation.analysis.factors.judged_intervals`
     """
     rows = effects[(effects["metric"] == metric) & effects["kind"].isin(LOOKS)]
     rows = rows[rows["estimate"].notna()]
@@ -164,7 +168,9 @@ def _intervals(rows: pd.DataFrame) -> str:
         return "; no interval can be given"
     if (rows["n_seeds"] == 1).all():
         return ", 95 % interval over test images, of this one training run"
-    return ", 95 % interval; filled: separable from 0"
+    corrected = rows["p_holm"].count() > 1
+    interval = "interval at Holm's level" if corrected else "95 % interval"
+    return f", {interval}; filled: separable from 0"
 
 
 # between lines, as a share of the distance between two levels, so that intervals stay apart
@@ -178,7 +184,7 @@ def interactions(pairs: Sequence[FactorPair], effects: pd.DataFrame, metric: str
 
     Args:
         pairs: from `ablation.analysis.effects.factor_pairs`
-        effects: from `ablation.analysis.effects.judge`; the interaction stands above its panel
+        effects: as for `effects_figure`; the interaction stands above its panel
     """
     if not pairs:
         return None

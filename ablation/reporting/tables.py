@@ -125,9 +125,10 @@ def arms_rows(
 def effects_table(rows: pd.DataFrame, metric: str) -> str:
     """Main effects and interactions; "" where the design has none.
 
-    rows: of one metric, from `effects.judge`
+    rows: of one metric, from `factors.judged_intervals`
     """
-    header = ["effect", f"on {_in_points(metric)} [95 %]", "p", "p (Holm)", "seeds"]
+    interval = "at Holm's level" if rows["p_holm"].count() > 1 else "95 %"
+    header = ["effect", f"on {_in_points(metric)} [{interval}]", "p", "p (Holm)", "seeds"]
     cells = [
         [
             f"`{row.effect}`",
