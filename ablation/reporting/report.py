@@ -169,9 +169,8 @@ def _brackets(study: Results, headline: pd.DataFrame, n_tests: int) -> str:
     if n_tests < 2:
         return told
     return (
-        f"{told}; that of a factor's effect is at the level at which Holm's correction over "
-        f"{n_tests} tests judged it, those at one setting of other factors and between arms are "
-        "not corrected"
+        f"{told}. Those of factors are at the level at which Holm's correction over {n_tests} "
+        "tests judged them, all others are not corrected"
     )
 
 

@@ -16,7 +16,9 @@ from ablation.analysis.claims import NOT_DECIDED, REFUTED, SUPPORTED
 from ablation.analysis.contrasts import difference_name
 from ablation.analysis.effects import detectable, is_conditional
 from ablation.analysis.factors import LevelEffect, Setting, level_effects
+from ablation.analysis.looks import ALPHA
 from ablation.analysis.results import Results, diverged
+from ablation.analysis.statistics import holm
 from ablation.formatting import decimals, effect, label, listed, over_seeds, points
 from ablation.storage.runs import UNTUNED
 
@@ -29,19 +31,8 @@ MAX_LISTED = 4
 _METRIC = "\0"
 
 NUMBERS = [
-    "no",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
+    *("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve"),
 ]
 
 
@@ -191,8 +182,12 @@ def _side(setting: Setting) -> int:
 
 
 def _baseline_told(results: Results, headline: pd.DataFrame) -> list[str]:
-    """A clause on how the arms compare with the reference baseline; [] without an interval."""
-    counts, reference = compared(results, headline), results.manifest.reference
+    """A clause on how the arms compare with the reference baseline; [] without an interval.
+
+    After Holm's correction over the arms.
+    """
+    counts = _compared(results, headline, is_corrected=True)
+    reference = results.manifest.reference
     n, better, worse = counts.total(), counts[BETTER], counts[WORSE]
     if n == 0 or counts[UNKNOWN] == n:
         return []
@@ -371,15 +366,17 @@ def _best_line(results: Results) -> str:
 BETTER, WORSE, ALIKE, UNKNOWN = "better", "worse", "not distinguishable", "not known"
 
 
-def compared(results: Results, headline: pd.DataFrame) -> Counter[str]:
+def _compared(results: Results, headline: pd.DataFrame, is_corrected: bool = False) -> Counter[str]:
     """How many arms are better or worse than the reference baseline, or not distinguishable.
 
-    Each by its own interval; verdicts on one training run count as those over seeds.
+    Each by its own interval, or after Holm's correction over the arms. Verdicts on one training
+    run count as those over seeds, and are not corrected.
     """
     rows, sign = _compared_rows(results, headline), _sign(results)
+    p = holm(rows["p"]) if is_corrected else rows["p"]
     counts: Counter[str] = Counter()
-    for row in rows.itertuples():
-        if row.verdict in (judged.NOT_SEPARABLE, judged.NOT_SEPARABLE_ON_RUN):
+    for row, tested in zip(rows.itertuples(), p, strict=True):
+        if row.verdict in (judged.NOT_SEPARABLE, judged.NOT_SEPARABLE_ON_RUN) or tested >= ALPHA:
             counts[ALIKE] += 1
         elif row.verdict in (judged.HIGHER, judged.LOWER, judged.SEPARABLE_ON_RUN):
             counts[BETTER if sign * row.estimate > 0 else WORSE] += 1
@@ -398,7 +395,7 @@ def _compared_rows(results: Results, headline: pd.DataFrame) -> pd.DataFrame:
 
 def _baseline_line(results: Results, headline: pd.DataFrame) -> str:
     """The arms against the reference baseline, counted."""
-    rows, counts = _compared_rows(results, headline), compared(results, headline)
+    rows, counts = _compared_rows(results, headline), _compared(results, headline)
     if rows.empty:
         return ""
     reference, unit = results.manifest.reference or "", points(results.headline)
