@@ -20,7 +20,7 @@ from ablation.analysis.effects import HIGHER, LOWER, FactorPair, factor_pairs
 from ablation.analysis.factors import judged_intervals
 from ablation.analysis.results import Results
 from ablation.errors import InputError, Problem
-from ablation.formatting import effect, is_percent, label, over_seeds
+from ablation.formatting import column_decimals, effect, is_percent, label, over_seeds, spread
 from ablation.reporting.curves import learning_curves, mechanism, per_class
 from ablation.reporting.figure_style import (
     CONTEXT,
@@ -105,12 +105,13 @@ def accuracy(results: Results) -> Figure | None:
         height = 1.5 + 0.36 * (len(places) + len(published))
         figure = Figure(figsize=(10, height), layout="constrained")
         axes = figure.add_subplot()
+        n_decimals = column_decimals(spread(cells[name]) for name in cells)
         for name, y in places.items():
             dots = cells[name].dropna()
             own = colour.get(name, GREY)
             axes.plot(dots, [y] * len(dots), "o", ms=7, alpha=0.55, mew=0, color=own)
             axes.plot(dots.mean(), y, "|", ms=17, mew=3, color=colour.get(name, INK))
-            write_beside(axes, y, over_seeds(dots))
+            write_beside(axes, y, over_seeds(dots, places=n_decimals))
         for y, entry in enumerate(published):
             axes.plot(entry["top1"], below + y, **diamond)
             write_beside(axes, below + y, f"{entry['top1']:.2f}")
