@@ -141,6 +141,7 @@ def render(
         best=study.best,
         renamed=study.renamed,
         figures=drawn,
+        is_zoomed="accuracy" in drawn and figures.zoom(study) is not None,
         n_arms=len(study.arms),
         max_arms=MAX_ARMS,
         max_lines=MAX_LINES,

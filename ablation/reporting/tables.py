@@ -387,8 +387,10 @@ def latex_table(folders: Sequence[Path], study: str | None) -> str:
     folder = _report_of(folders, study)
     found = _arms_table(folder)
     name = latex(folder.name)
-    what = f"{label(found.headline)} on study {folder.name}"
-    caption = [f"{latex(what)}: mean $\\pm$ standard deviation over seeds"]
+    metric = label(found.headline)
+    caption = [f"{latex(metric[:1].upper() + metric[1:])} in the study {name}"]
+    if any("±" in row[2] for row in found.rows):
+        caption.append(r"mean $\pm$ standard deviation over seeds")
     if found.reference:
         caption.append(
             f"difference to \\texttt{{{latex(found.reference)}}} with its 95\\,\\% interval, "
