@@ -72,38 +72,94 @@ def decimals(uncertainty: float) -> int:
     return min(max((uncertainty < 3.55 * 10.0**exponent) - exponent, 0), 6)
 
 
-def value(mean: float, sd: float, show_sd: bool = True) -> str:
-    """`72.35 ± 0.35`; not `show_sd`, `72.35`; without spread, `72.3`, and `0.0123` below 1."""
+def column_decimals(uncertainties: Iterable[float]) -> int | None:
+    """Decimals of all numbers of a column: those that the median of its uncertainties allows.
+
+    None without any uncertainty.
+
+    >>> column_decimals([1.2, 0.34, 0.9, float("nan")])
+    1
+    """
+    known = [one for one in uncertainties if math.isfinite(one) and one > 0]
+    return decimals(statistics.median(known)) if known else None
+
+
+def value(mean: float, sd: float, show_sd: bool = True, places: int | None = None) -> str:
+    """`72.35 ± 0.35`; not `show_sd`, `72.35`; without spread, `72.3`, and `0.0123` below 1.
+
+    places: decimals; default, those that the spread allows
+    """
     if not math.isfinite(mean):
         return MISSING
     shape = ".3g" if not sd > 0 and 0 < abs(mean) < 1 else f".{decimals(sd)}f"
+    if places is not None:
+        shape = f".{places}f"
     if not (show_sd and math.isfinite(sd)):
         return f"{mean:{shape}}"
     return f"{mean:{shape}} ± {sd:{shape}}"
 
 
-def over_seeds(values: Iterable[float], show_sd: bool = True) -> str:
-    """`72.3 ± 0.4`, mean and standard deviation; of one value, `72.3`; of none but NaN, nothing."""
+def spread(values: Iterable[float]) -> float:
+    """The standard deviation; NaN of fewer than two values, which may be NaN themselves."""
     known = [one for one in values if one == one]
     has_sd = len(known) > 1 and all(map(math.isfinite, known))
-    sd = statistics.stdev(known) if has_sd else math.nan
-    return value(statistics.fmean(known), sd, show_sd) if known else ""
+    return statistics.stdev(known) if has_sd else math.nan
 
 
-def effect(mean: float, low: float, high: float) -> str:
+def over_seeds(values: Iterable[float], show_sd: bool = True, places: int | None = None) -> str:
+    """`72.3 ± 0.4`, mean and standard deviation; of one value, `72.3`; of none but NaN, nothing.
+
+    places: as of `value`
+    """
+    known = [one for one in values if one == one]
+    return value(statistics.fmean(known), spread(known), show_sd, places) if known else ""
+
+
+def effect(mean: float, low: float, high: float, places: int | None = None) -> str:
     """`+3.2 [1.1, 5.3]`; `+3.2` where there is no interval.
 
     More decimals are given where a bound would otherwise round to the 0 that the interval excludes.
+
+    places: decimals; default, those that the interval allows
     """
     if not math.isfinite(mean):
         return MISSING
     if not math.isfinite(low):
+        if places is not None:
+            return f"{mean:+z.{places}f}"
         return f"{mean:+.1f}" if abs(mean) >= 0.05 or mean == 0 else f"{mean:+.2g}"
-    places = decimals((high - low) / 2)
-    while low * high > 0 and 0 in (round(low, places), round(high, places)) and places < 12:
-        places += 1
+    places = effect_decimals(low, high, places)
     # z: no negative zeros
     return f"{mean:+z.{places}f} [{low:z.{places}f}, {high:z.{places}f}]"
+
+
+def effect_decimals(low: float, high: float, places: int | None = None) -> int:
+    """Decimals with which no bound of an interval rounds to the 0 that it excludes.
+
+    At least `places`; default, those that the interval allows.
+    """
+    places = decimals((high - low) / 2) if places is None else places
+    while low * high > 0 and 0 in (round(low, places), round(high, places)) and places < 12:
+        places += 1
+    return places
+
+
+# by how many decimals a column may exceed those of its median, for the sake of one interval
+MOST_ADDED = 2
+
+
+def effects_decimals(intervals: Iterable[tuple[float, float]]) -> int | None:
+    """Decimals of a column of effects; None where no row has an interval.
+
+    Those of `column_decimals`, and up to `MOST_ADDED` more where a bound needs them.
+
+    intervals: low and high of each row
+    """
+    known = [(low, high) for low, high in intervals if math.isfinite(low)]
+    places = column_decimals((high - low) / 2 for low, high in known)
+    if places is None:
+        return None
+    return min(places + MOST_ADDED, max(effect_decimals(low, high, places) for low, high in known))
 
 
 def mean_of(mean: float, low: float, high: float) -> str:
@@ -116,6 +172,15 @@ def p_value(p: float) -> str:
     if not math.isfinite(p):
         return MISSING
     return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def p_cell(p: float) -> str:
+    """A p-value in a table: three decimals, and a fourth where it would read 0.050 but is below."""
+    if not math.isfinite(p):
+        return MISSING
+    if p < 0.001:
+        return "< 0.001"
+    return f"{p:.4f}" if p < 0.05 <= round(p, 3) else f"{p:.3f}"
 
 
 def correlation(r: float) -> str:
@@ -135,6 +200,15 @@ def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def durations(seconds: Sequence[float]) -> list[str]:
+    """A column of times, all in one unit: that of the longest, with one decimal."""
+    known = [one for one in seconds if math.isfinite(one)]
+    longest = max(known, default=0.0)
+    unit, size = ("s", 1) if longest < 60 else ("min", 60) if longest < 3600 else ("h", 3600)
+    places = 0 if unit == "s" and min(known, default=0.0) >= 10 else 1
+    return [f"{one / size:.{places}f} {unit}" if math.isfinite(one) else MISSING for one in seconds]
 
 
 def listed(names: Sequence[str]) -> str:

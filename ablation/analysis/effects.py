@@ -173,12 +173,14 @@ def is_dead(one: Contrast, results: Results) -> bool:
     return same(pairs_of_first) or same(pairs_of_second)
 
 
-def interacting_pairs(results: Results, rows: pd.DataFrame) -> list[tuple[str, str]]:
-    """The pairs of factors that have an interaction separable from 0.
+def interacting_pairs(
+    results: Results, rows: pd.DataFrame, verdicts: Sequence[str] = (HIGHER, LOWER)
+) -> list[tuple[str, str]]:
+    """The pairs of factors that have an interaction with one of these verdicts.
 
     rows: those of one metric, from `judge`.
     """
-    separable = set(rows.loc[rows["verdict"].isin([HIGHER, LOWER]), "effect"])
+    separable = set(rows.loc[rows["verdict"].isin(verdicts), "effect"])
     return [
         pair
         for pair in combinations(results.factors, 2)

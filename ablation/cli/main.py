@@ -214,17 +214,33 @@ def report(study: str, as_html: bool) -> None:
     is_flag=True,
     help="With --into: write nothing; exit with 1 if a block of FILE is out of date.",
 )
-def table(study: str | None, parts: tuple[str, ...], into: Path | None, check: bool) -> None:
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["markdown", "latex"]),
+    default="markdown",
+    show_default=True,
+    help="latex: the arms alone, for the package booktabs.",
+)
+def table(
+    study: str | None, parts: tuple[str, ...], into: Path | None, check: bool, form: str
+) -> None:
     """Print a study's arms and claims as Markdown, from the files of its report.
 
     Reports are read from reports/, else from docs/results/. With --into, docs/results/ comes
     first: the tables of a FILE are those of committed results where these exist.
     """
-    from ablation.reporting.tables import headline_tables, refresh_file
+    from ablation.reporting.tables import headline_tables, latex_table, refresh_file
     from ablation.storage.project import ProjectPaths
 
     if into is None and check:
         raise InputError([Problem("", "--check", "needs --into FILE")])
+    if form == "latex":
+        other = "--into" if into is not None else "claims" if "claims" in parts else ""
+        if other:
+            raise InputError([Problem("", "--format latex", f"does not go with {other}")])
+        print(latex_table(ProjectPaths().report_folders, study))
+        return
     if into is None:
         print(headline_tables(ProjectPaths().report_folders, study, parts))
         return

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from ablation.analysis.results import Results
 from ablation.reporting.figure_style import (
@@ -24,6 +25,9 @@ from ablation.reporting.figure_style import (
     style,
     wrapped,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
 
 # the most arms that figures with a panel per arm show
 MAX_ARMS = 12
@@ -173,8 +177,16 @@ MECHANISM = {
     "diag/radius_tail": "mean radius, tail classes",
 }
 
-# width of a character in the legend, in inches
-CHARACTER = 0.085
+# of the mechanism figure, whose text is to be read at half its size
+TEXT: dict[RcKeyType, object] = {
+    **dict.fromkeys(["font.size", "axes.titlesize", "axes.labelsize"], 15),
+    "xtick.labelsize": 14,
+    "ytick.labelsize": 14,
+    "legend.fontsize": 15,
+}
+N_WIDE_COLUMNS = 3
+# width of a character in its legend, in inches
+CHARACTER = 0.125
 # the most arms that have a line with its own colour
 MAX_LINES = len(PALETTE)
 
@@ -195,11 +207,13 @@ def mechanism(results: Results) -> Figure | None:
         return None
     shown = shown_arms(results, arms, MAX_LINES)
     thaws = {arm: end for arm in arms if (end := warmup_end(results, arm)) is not None}
-    with style():
-        figure, grid = panels(len(curves), N_COLUMNS, (3.2, 2.7), 5, 0.9)
+    with style(), rc_context(TEXT):
+        figure, grid = panels(len(curves), N_WIDE_COLUMNS, (3.9, 3.1), 5, 1.2)
         for axes, (metric, tables) in zip(grid, curves.items(), strict=True):
             axes.set_title(MECHANISM[metric])
             axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            axes.yaxis.set_major_locator(MaxNLocator(4))
             lines = {arm: table.mean(axis=1) for arm, table in tables.items() if len(table)}
             _draw(axes, lines, shown, thaws)
         key = [
@@ -230,7 +244,7 @@ def _draw(
         look, thaw = _look(arm, shown), thaws.get(arm)
         axes.plot(line, **look)
         if thaw is not None and thaw in line.index:
-            axes.plot(thaw, line[thaw], "o", color=look["color"], ms=6.5, mec="white", zorder=4)
+            axes.plot(thaw, line[thaw], "o", color=look["color"], ms=8, mec="white", zorder=4)
     axes.margins(y=0.08)
     ends = {arm: (line.index[-1], line.iloc[-1]) for arm, line in lines.items() if arm in shown}
     first, *others = lines.values()
@@ -241,7 +255,6 @@ def _draw(
             xytext=(4, 0),
             textcoords="offset points",
             va="center",
-            size=10,
             fontweight="bold",
         )
     elif ends:
@@ -251,7 +264,7 @@ def _draw(
 def _look(arm: str, shown: Sequence[str]) -> dict[str, Any]:
     """Of an arm's line; every second is dashed, so that of two equal lines both are seen."""
     dash = (0, (4, 1.5)) if shown.index(arm) % 2 else "-"
-    return {"color": colours(shown)[arm], "lw": 1.8, "ls": dash}
+    return {"color": colours(shown)[arm], "lw": 2.4, "ls": dash}
 
 
 def _number_ends(axes: Axes, ends: dict[str, tuple[float, float]], arms: Sequence[str]) -> None:
@@ -268,7 +281,7 @@ def _number_ends(axes: Axes, ends: dict[str, tuple[float, float]], arms: Sequenc
             if epoch == end
         }
         column = 1.06 if end == last else (end - left) / (right - left) + 0.07
-        for arm, y in _apart(heights, min(0.1, 1 / len(ends))).items():
+        for arm, y in _apart(heights, min(0.13, 1 / len(ends))).items():
             line = {"arrowstyle": "-", "color": colour[arm], "lw": 0.5, "shrinkA": 0, "shrinkB": 2}
             axes.annotate(
                 str(arms.index(arm) + 1),
@@ -277,7 +290,6 @@ def _number_ends(axes: Axes, ends: dict[str, tuple[float, float]], arms: Sequenc
                 textcoords="axes fraction",
                 color=colour[arm],
                 va="center",
-                size=10,
                 fontweight="bold",
                 arrowprops=line,
             )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from matplotlib.ticker import MaxNLocator
 
 from ablation.analysis.compare import Comparison
 from ablation.analysis.effects import HIGHER, LOWER, FactorPair, factor_pairs
+from ablation.analysis.factors import judged_intervals
 from ablation.analysis.results import Results
 from ablation.errors import InputError, Problem
-from ablation.formatting import effect, is_percent, label, over_seeds
+from ablation.formatting import column_decimals, effect, is_percent, label, over_seeds, spread
 from ablation.reporting.curves import learning_curves, mechanism, per_class
 from ablation.reporting.figure_style import (
     CONTEXT,
@@ -54,11 +56,12 @@ def draw(results: Results, effects: pd.DataFrame, destination: Path) -> list[str
     Returns:
         the names drawn, in the order of the report
     """
+    headline = judged_intervals(results, effects[effects["metric"] == results.headline])
     figures = {
         "accuracy": accuracy(results),
-        "effects": effects_figure(effects, results.headline),
+        "effects": effects_figure(headline, results.headline),
         "interactions": interactions(
-            list(factor_pairs(results, results.headline)), effects, results.headline
+            list(factor_pairs(results, results.headline)), headline, results.headline
         ),
         "learning_curves": learning_curves(results),
         "mechanism": mechanism(results),
@@ -81,16 +84,86 @@ LOOKS: dict[str, dict[str, Any]] = {
 def accuracy(results: Results) -> Figure | None:
     """A dot per seed and a bar at the mean, per arm and baseline.
 
-    Published numbers stand below; the reference is a vertical line.
+    Published numbers stand below; the reference is a vertical line. Where `zoom` gives a range, a
+    second panel shows it.
     """
     cells = results.cells(results.headline).dropna(axis="columns", how="all")
     if cells.empty:
         return None
+    zoomed = zoom(results)
+    published = _published(results)
+    with style():
+        height = 1.5 + 0.36 * (cells.shape[1] + len(published))
+        figure = Figure(figsize=(10.5 if zoomed else 10, height), layout="constrained")
+        first = figure.add_subplot(1, 2 if zoomed else 1, 1)
+        axes = _draw_accuracy(first, results, cells)
+        if zoomed:
+            whole, axes = axes, _draw_accuracy(figure.add_subplot(1, 2, 2), results, cells)
+            whole.set_xlabel(f"{axis_label(results.headline)}, the whole range")
+            axes.set_xlim(*zoomed)
+            axes.set_yticklabels([])
+            for name, y in _places(results, cells).items():
+                mean = cells[name].mean()
+                if not zoomed[0] < mean < zoomed[1]:
+                    side = 0.0 if mean < zoomed[0] else 1.0
+                    _point_outside(axes, side, y, colours(list(results.arms)).get(name, INK))
+        n_decimals = column_decimals(spread(cells[name]) for name in cells)
+        for name, y in _places(results, cells).items():
+            write_beside(axes, y, over_seeds(cells[name], places=n_decimals))
+        below = _below(results, cells)
+        for y, entry in enumerate(published):
+            write_beside(axes, below + y, f"{entry['top1']:.2f}")
+        start = "enlarged" if zoomed else axis_label(results.headline)
+        axes.set_xlabel(f"{start}: a dot per seed, a bar at the mean")
+        legend_of(figure, [axes], "outside lower center", 1)
+    return figure
+
+
+def zoom(results: Results) -> tuple[float, float] | None:
+    """The range of the headline metric in which most rows lie, where a few others squeeze them.
+
+    That is where the widest gap between means leaves at least half of the rows on one side, within
+    two fifths of the whole range. None elsewhere.
+    """
+    cells = results.cells(results.headline).dropna(axis="columns", how="all")
+    means = sorted([*cells.mean(), *(entry["top1"] for entry in _published(results))])
+    gaps = [above - below for below, above in pairwise(means)]
+    if not gaps or max(gaps) == 0:
+        return None
+    cut = gaps.index(max(gaps)) + 1
+    low, high = (means[cut], means[-1]) if 2 * cut <= len(means) else (means[0], means[cut - 1])
+    inside = cells.loc[:, cells.mean().between(low, high)]
+    low, high = min(low, inside.min(axis=None)), max(high, inside.max(axis=None))
+    whole = max(means[-1], cells.max(axis=None)) - min(means[0], cells.min(axis=None))
+    if not 0 < high - low < 0.4 * whole:
+        return None
+    margin = 0.06 * (high - low)
+    return low - margin, high + margin
+
+
+def _published(results: Results) -> list[dict[str, Any]]:
+    """The published numbers that are of the headline metric."""
+    return results.manifest.published if results.headline == "test/top1" else []
+
+
+def _places(results: Results, cells: pd.DataFrame) -> dict[str, float]:
+    """Arm or baseline -> the height of its row."""
+    return {
+        name: index + GAP * (name not in results.arms) for index, name in enumerate(cells.columns)
+    }
+
+
+def _below(results: Results, cells: pd.DataFrame) -> float:
+    """The height of the first published number's row."""
+    return max(_places(results, cells).values()) + 1 + GAP
+
+
+def _draw_accuracy(axes: Axes, results: Results, cells: pd.DataFrame) -> Axes:
+    """The rows of `accuracy` on some axes. cells: (seeds, arms and baselines that have any)"""
     colour, reference = colours(list(results.arms)), results.manifest.reference
-    places = {name: index + GAP * (name not in colour) for index, name in enumerate(cells.columns)}
-    published = results.manifest.published if results.headline == "test/top1" else []
-    below = max(places.values()) + 1 + GAP
+    places, published = _places(results, cells), _published(results)
     names = {y: name for name, y in places.items()}
+    below = _below(results, cells)
     diamond: dict[str, Any] = {
         "marker": "D",
         "ls": "",
@@ -99,31 +172,29 @@ def accuracy(results: Results) -> Figure | None:
         "mfc": "white",
         "mew": 1.6,
     }
-    with style():
-        height = 1.5 + 0.36 * (len(places) + len(published))
-        figure = Figure(figsize=(10, height), layout="constrained")
-        axes = figure.add_subplot()
-        for name, y in places.items():
-            dots = cells[name].dropna()
-            own = colour.get(name, GREY)
-            axes.plot(dots, [y] * len(dots), "o", ms=7, alpha=0.55, mew=0, color=own)
-            axes.plot(dots.mean(), y, "|", ms=17, mew=3, color=colour.get(name, INK))
-            write_beside(axes, y, over_seeds(dots))
-        for y, entry in enumerate(published):
-            axes.plot(entry["top1"], below + y, **diamond)
-            write_beside(axes, below + y, f"{entry['top1']:.2f}")
-            names[below + y] = f"published {entry['method']}"
-        if reference in cells:
-            mean, name = cells[reference].mean(), f"measured {reference}"
-            axes.axvline(mean, color=INK, lw=1.2, zorder=0, label=name)
-        if published:
-            axes.plot([], [], **diamond, label=_protocols(published))
-        label_rows(axes, names)
-        axes.grid(axis="y", color=CONTEXT, lw=0.6)
-        axes.set_xlabel(f"{axis_label(results.headline)}: a dot per seed, a bar at the mean")
-        if axes.get_legend_handles_labels()[0]:
-            figure.legend(loc="outside lower center")
-    return figure
+    for name, y in places.items():
+        dots = cells[name].dropna()
+        own = colour.get(name, GREY)
+        axes.plot(dots, [y] * len(dots), "o", ms=7, alpha=0.55, mew=0, color=own)
+        axes.plot(dots.mean(), y, "|", ms=17, mew=3, color=colour.get(name, INK))
+    for y, entry in enumerate(published):
+        axes.plot(entry["top1"], below + y, **diamond)
+        names[below + y] = f"published {entry['method']}"
+    if reference in cells:
+        mean, name = cells[reference].mean(), f"measured {reference}"
+        axes.axvline(mean, color=INK, lw=1.2, zorder=0, label=name)
+    if published:
+        axes.plot([], [], **diamond, label=_protocols(published))
+    label_rows(axes, names)
+    axes.grid(axis="y", color=CONTEXT, lw=0.6)
+    return axes
+
+
+def _point_outside(axes: Axes, side: float, y: float, colour: str) -> None:
+    """Mark a row whose values lie outside of the axes, at their left (0) or right (1) end."""
+    marker = "<" if side == 0 else ">"
+    transform = axes.get_yaxis_transform()
+    axes.plot(side, y, marker, ms=7, color=colour, transform=transform, clip_on=False)
 
 
 def _protocols(published: list[dict[str, Any]]) -> str:
@@ -133,9 +204,11 @@ def _protocols(published: list[dict[str, Any]]) -> str:
 
 
 def effects_figure(effects: pd.DataFrame, metric: str) -> Figure | None:
-    """Point and 95 % interval per main effect (round) and interaction (diamond).
+    """Point and interval per main effect (round) and interaction (diamond).
 
     Filled where it is separable from 0.
+
+    effects: with the intervals of `ablation.analysis.factors.judged_intervals`
     """
     rows = effects[(effects["metric"] == metric) & effects["kind"].isin(LOOKS)]
     rows = rows[rows["estimate"].notna()]
@@ -164,7 +237,9 @@ def _intervals(rows: pd.DataFrame) -> str:
         return "; no interval can be given"
     if (rows["n_seeds"] == 1).all():
         return ", 95 % interval over test images, of this one training run"
-    return ", 95 % interval; filled: separable from 0"
+    corrected = rows["p_holm"].count() > 1
+    interval = "interval at Holm's level" if corrected else "95 % interval"
+    return f", {interval}; filled: separable from 0"
 
 
 # between lines, as a share of the distance between two levels, so that intervals stay apart
@@ -178,7 +253,7 @@ def interactions(pairs: Sequence[FactorPair], effects: pd.DataFrame, metric: str
 
     Args:
         pairs: from `ablation.analysis.effects.factor_pairs`
-        effects: from `ablation.analysis.effects.judge`; the interaction stands above its panel
+        effects: as for `effects_figure`; the interaction stands above its panel
     """
     if not pairs:
         return None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import html
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,27 +21,26 @@ from markdown_it.token import Token
 
 from ablation.analysis import effects as judged
 from ablation.analysis import results
-from ablation.analysis.claims import claim_texts, claims_counted, is_of_one_side, judge_claims
-from ablation.analysis.contrasts import difference_name
+from ablation.analysis.claims import claim_texts, is_of_one_side, judge_claims
 from ablation.analysis.effects import detectable, is_conditional
-from ablation.analysis.results import Results, diverged
+from ablation.analysis.factors import judged_intervals
+from ablation.analysis.results import Results
 from ablation.analysis.statistics import N_RESAMPLES, smallest_permutation_p
 from ablation.analysis.tuning import beside_untuned
 from ablation.formatting import (
     correlation,
-    effect,
     is_percent,
     label,
     leaves,
     listed,
-    over_seeds,
     p_value,
     points,
     span,
 )
 from ablation.reporting import figures, search, tables
 from ablation.reporting.curves import MAX_ARMS, MAX_LINES
-from ablation.storage.runs import UNTUNED, RunFolder, write_atomically
+from ablation.reporting.verdict import verdict_lines
+from ablation.storage.runs import RunFolder, write_atomically
 from ablation.subject.loading import BUILT_IN, shown_subject
 
 
@@ -94,7 +92,7 @@ def render(
     """The report's text. `drawn` names the figures that there are, as in figures/<name>.png."""
     manifest = study.manifest
     unfinished = study.trials[study.trials["state"].isin(["RUNNING", "WAITING"])]
-    headline = effects[effects["metric"] == study.headline]
+    headline = judged_intervals(study, effects[effects["metric"] == study.headline])
     of_kind = {kind: headline[headline["kind"] == kind] for kind in ("main", "difference")}
     n_tests = int(headline["kind"].isin(["main", "interaction"]).sum())
     kinds = [spec.kind for spec in manifest.trials]
@@ -110,7 +108,8 @@ def render(
         reference=manifest.reference if _is_measured(study) else None,
         is_built_in=manifest.subject in BUILT_IN,
         subject=shown_subject(manifest.subject),
-        answer=answer(study, effects, claims),
+        answer=verdict_lines(study, effects, claims),
+        brackets=_brackets(study, headline, n_tests),
         changed=changed,
         metric=label(study.headline),
         percent=is_percent(study.headline),
@@ -146,6 +145,7 @@ def render(
         best_label=label(study.best),
         renamed=study.renamed,
         figures=drawn,
+        is_zoomed="accuracy" in drawn and figures.zoom(study) is not None,
         n_arms=len(study.arms),
         max_arms=MAX_ARMS,
         max_lines=MAX_LINES,
@@ -164,94 +164,19 @@ def _search_section(study: Results, drawn: list[str]) -> str:
     return template("search.j2").render(**search.told(study), figures=drawn).strip()
 
 
-def answer(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) -> str:
-    """One paragraph, written from the numbers: what matters, by how much, how sure.
-
-    effects, claims: from `effects.judge` and `claims.judge_claims`.
-    """
-    headline = effects[effects["metric"] == results.headline]
-    main = headline[headline["kind"] == "main"]
-    cells, states = results.cells(results.headline), results.trials["state"].value_counts()
-    reference = results.manifest.reference
-
-    def sizes(rows: pd.DataFrame, pattern: str) -> list[str]:
-        return [
-            pattern % (row.effect, effect(row.estimate, row.low, row.high))
-            for row in rows.itertuples()
-        ]
-
-    def found(kind: str, verdict: str) -> list[str]:
-        rows = headline[(headline["kind"] == kind) & (headline["verdict"] == verdict)]
-        return sizes(rows, "`%s` (%s)")
-
-    def mean(name: str) -> str:
-        return over_seeds(cells[name])
-
-    ranking = judged.rank(results, list(results.arms))
-    strongest = judged.rank(results, results.baselines) if ranking else None
-    if ranking and strongest and strongest.best != reference:
-        (beats,) = judged.minus_others(results, ranking.best, [strongest.best])
-    else:
-        strongest, beats = None, None
-    designed = results.trials[results.trials["kind"] != UNTUNED]
-    broken = diverged(designed).groupby(designed["arm"], sort=False)
-    text = template("answer.j2").render(
-        verdicts=judged,
-        found=found,
-        mean=mean,
-        metric=label(results.headline),
-        points=points(results.headline),
-        states=", ".join(f"{n} {state.lower()}" for state, n in states.sort_index().items()),
-        n_complete=states.get("COMPLETE", 0),
-        n_trials=len(results.trials),
-        n_seeds=len(cells),
-        conditional=is_conditional(headline),
-        diverged=[
-            f"{own.sum()} of {len(own)} trials of `{arm}`" for arm, own in broken if own.any()
-        ],
-        seeds=span(n for n in main["n_seeds"] if n > 1),
-        moved=_moved(main, results.headline),
-        level_by_level=sizes(judged.level_by_level(results, headline), "`%s` %s"),
-        reference=reference,
-        compared=_compared(results, headline),
-        ranking=ranking,
-        n_of_best=cells[ranking.best].count() if ranking else 0,
-        n_finished=cells[list(results.arms)].notna().any().sum(),
-        has_hits=bool(results.hits),
-        strongest=strongest,
-        beats=effect(*beats[:3]) if beats else "",
-        has_arms=bool(results.arms),
-        baselines=[f"`{b}` {mean(b)}" for b in results.baselines if cells[b].notna().any()],
-        power=detectable(main, looks=results.looks),
-        n_main=len(main),
-        claims_counted=claims_counted(claims),
+def _brackets(study: Results, headline: pd.DataFrame, n_tests: int) -> str:
+    """What the intervals of the answer are; "" where it has none."""
+    if headline["low"].isna().all():
+        return ""
+    if is_conditional(headline):
+        return "95 % intervals over test images, of this one training run"
+    told = f"95 % intervals over seeds{', repeated (see Looks)' if study.looks else ''}"
+    if n_tests < 2:
+        return told
+    return (
+        f"{told}. Those of factors are at the level at which Holm's correction over {n_tests} "
+        "tests judged them, all others are not corrected"
     )
-    return " ".join(line for line in text.split("\n") if line)
-
-
-def _moved(main: pd.DataFrame, metric: str) -> list[str]:
-    """What the main effects that are separable from 0 do, those that raise the metric first."""
-    told = []
-    for verdict, verb in [(judged.HIGHER, "raises"), (judged.LOWER, "lowers")]:
-        for row in main[main["verdict"] == verdict].itertuples():
-            # the verb has told the direction
-            bounds = (row.low, row.high) if row.estimate > 0 else (-row.high, -row.low)
-            size = effect(abs(row.estimate), *bounds).lstrip("+")
-            told.append(f"`{row.effect}` {verb} {label(metric)} by {size}{points(metric)}")
-    return told
-
-
-def _compared(results: Results, headline: pd.DataFrame) -> Counter[str]:
-    """Verdict -> how many arms differ so from the reference.
-
-    Verdicts on one training run count as those over seeds.
-    """
-    names = [difference_name(arm, results.manifest.reference or "") for arm in results.arms]
-    rows = headline[headline["effect"].isin(names)]
-    ends = rows["estimate"].gt(0).map({True: judged.HIGHER, False: judged.LOWER})
-    verdicts = rows["verdict"].replace(judged.NOT_SEPARABLE_ON_RUN, judged.NOT_SEPARABLE)
-    verdicts = verdicts.mask(verdicts == judged.SEPARABLE_ON_RUN, ends)
-    return Counter(verdicts[verdicts != judged.NO_SEED])
 
 
 def _is_measured(study: Results) -> bool:

@@ -20,6 +20,7 @@ from ablation.analysis.results import Results
 from ablation.analysis.tuning import Tuned, tuned_arms, twins, unrewarded
 from ablation.formatting import (
     MISSING,
+    column_decimals,
     compared_p,
     effect,
     is_percent,
@@ -28,6 +29,7 @@ from ablation.formatting import (
     over_seeds,
     points,
     span,
+    spread,
     table,
     value,
 )
@@ -142,10 +144,11 @@ def untuned_means(results: Results) -> dict[str, str]:
     twin_of = twins(results)
     own_best = {one.arm for one in tuned_arms(results) if one.is_own_best}
     found = {}
+    finished = {arm: results.complete(twin)[results.headline] for arm, twin in twin_of.items()}
+    places = column_decimals(map(spread, finished.values()))
     for arm in [*results.arms, *results.baselines]:
         if arm in twin_of:
-            finished = results.complete(twin_of[arm])
-            found[arm] = over_seeds(finished[results.headline], show_sd=False) or MISSING
+            found[arm] = over_seeds(finished[arm], show_sd=False, places=places) or MISSING
         else:
             found[arm] = "the same" if arm in own_best else MISSING
     return found

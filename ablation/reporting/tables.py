@@ -36,14 +36,17 @@ from ablation.analysis.results import (
 from ablation.errors import InputError, Problem, nearest
 from ablation.formatting import (
     MISSING,
+    column_decimals,
     correlation,
-    duration,
+    durations,
     effect,
+    effects_decimals,
     label,
     leaves,
     over_seeds,
-    p_value,
+    p_cell,
     points,
+    spread,
     table,
 )
 from ablation.reporting.search import untuned_means
@@ -77,9 +80,10 @@ def accuracy_table(results: Results, effects: pd.DataFrame) -> str:
         for name, row in zip(names, rows, strict=True):
             row.insert(3, untuned_means(results)[name])
     header = [header[0], " / ".join(results.factors) or "levels", *header[1:], "time per trial"]
+    times = durations([results.complete(name)["wall_seconds"].mean() for name in names])
     rows = [
-        [arm, levels, *row, duration(results.complete(name)["wall_seconds"].mean())]
-        for (name, levels), (arm, *row) in zip(names.items(), rows, strict=True)
+        [arm, levels, *row, time]
+        for levels, (arm, *row), time in zip(names.values(), rows, times, strict=True)
     ]
     if results.arms and results.baselines:
         blank = [""] * (len(header) - 1)
@@ -98,7 +102,8 @@ def arms_rows(
 ) -> tuple[list[str], list[list[str]]]:
     """Header, and a row per arm or baseline.
 
-    Name, seeds, headline, difference to the reference, means of `details`.
+    Name, seeds, headline, difference to the reference, means of `details`. All numbers of a column
+    have the same decimals.
 
     trials, effects: as results.csv and effects.csv have them
     """
@@ -106,39 +111,61 @@ def arms_rows(
     header = ["arm", "seeds", f"{label(headline)} (mean ± std)"]
     header += [f"minus `{reference}` [95 %]"] if reference else []
     rows = effects[effects["metric"] == headline]
-    differences = {row.effect: effect_cell(row) for row in rows.itertuples()}
+    rows = rows[rows["effect"].isin([difference_name(name, reference or "") for name in names])]
+    differences = dict(zip(rows["effect"], effect_cells(rows), strict=True))
+    finished = trials[trials["state"] == "COMPLETE"]
+    own = {name: finished[finished["arm"] == name] for name in names}
+    columns = [
+        means_of([own[name][metric] for name in names], show_sd=metric == headline)
+        for metric in [headline, *details]
+    ]
 
-    def row(name: str) -> list[str]:
-        own = trials[trials["arm"] == name]
-        finished = own[own["state"] == "COMPLETE"]
-        cells = [f"`{name}`", seeds_cell(own), over_seeds(finished[headline]) or MISSING]
+    def row(name: str, mean: str, *others: str) -> list[str]:
+        cells = [f"`{name}`", seeds_cell(trials[trials["arm"] == name]), mean]
         if reference == name:
             cells.append("reference")
         elif reference:
             cells.append(differences.get(difference_name(name, reference), MISSING))
-        means = [over_seeds(finished[metric], show_sd=False) or MISSING for metric in details]
-        return [*cells, *means]
+        return [*cells, *others]
 
-    return [*header, *map(label, details)], [row(name) for name in names]
+    return [*header, *map(label, details)], list(map(row, names, *columns))
+
+
+def means_of(columns: Sequence[pd.Series], show_sd: bool = True) -> list[str]:
+    """A column of a table: the mean of each over seeds, all with the same decimals."""
+    places = column_decimals(map(spread, columns))
+    if places is None and max((own.abs().max() for own in columns if len(own)), default=0) >= 1:
+        places = 1
+    return [over_seeds(own, show_sd, places) or MISSING for own in columns]
+
+
+def effect_cells(rows: pd.DataFrame) -> list[str]:
+    """A column of a table: `effect_cell` of each row, all with the same decimals."""
+    places = effects_decimals(zip(rows["low"], rows["high"], strict=True))
+    if places is None and rows["estimate"].abs().max() >= 1:
+        places = 1
+    return [effect_cell(row, places) for row in rows.itertuples()]
 
 
 def effects_table(rows: pd.DataFrame, metric: str) -> str:
     """Main effects and interactions; "" where the design has none.
 
-    rows: of one metric, from `effects.judge`
+    rows: of one metric, from `factors.judged_intervals`
     """
-    header = ["effect", f"on {_in_points(metric)} [95 %]", "p", "p (Holm)", "seeds"]
+    rows = rows[rows["kind"].isin(["main", "interaction"])]
+    interval = "at Holm's level" if rows["p_holm"].count() > 1 else "95 %"
+    header = ["effect", f"on {_in_points(metric)} [{interval}]", "p", "p (Holm)", "seeds"]
     cells = [
         [
             f"`{row.effect}`",
-            effect_cell(row),
-            p_value(row.p),
-            p_value(row.p_holm),
+            size,
+            p_cell(row.p),
+            p_cell(row.p_holm),
             str(row.n_seeds),
             correlation(row.correlation),
             row.verdict,
         ]
-        for row in rows[rows["kind"].isin(["main", "interaction"])].itertuples()
+        for row, size in zip(rows.itertuples(), effect_cells(rows), strict=True)
     ]
     return table([*header, "pair correlation", "verdict"], cells, "lrrrrrl")
 
@@ -147,8 +174,8 @@ def simple_effects_table(rows: pd.DataFrame, metric: str) -> str:
     """Effects level by level, for factors that interact. rows: from `effects.level_by_level`."""
     header = ["effect", f"on {_in_points(metric)} [95 %]", "p", "seeds"]
     cells = [
-        [f"`{row.effect}`", effect_cell(row), p_value(row.p), str(row.n_seeds)]
-        for row in rows.itertuples()
+        [f"`{row.effect}`", size, p_cell(row.p), str(row.n_seeds)]
+        for row, size in zip(rows.itertuples(), effect_cells(rows), strict=True)
     ]
     return table(header, cells, "lrrr")
 
@@ -161,9 +188,11 @@ def alone_table(rows: pd.DataFrame, metric: str) -> str:
     found: dict[str, dict[str, list[str]]] = {}
     kinds = ("add-one-in", "leave-one-out")
     # all that are alone first
-    for row in rows[rows["kind"].isin(kinds)].sort_values("kind", kind="stable").itertuples():
-        name = row.effect.rpartition(" (")[0]
-        found.setdefault(name, {})[row.kind] = [effect_cell(row), p_value(row.p)]
+    for kind in kinds:
+        own = rows[rows["kind"] == kind]
+        for row, size in zip(own.itertuples(), effect_cells(own), strict=True):
+            name = row.effect.rpartition(" (")[0]
+            found.setdefault(name, {})[kind] = [size, p_cell(row.p)]
     last = f"added last{points(metric) and ', points'} [95 %]"
     header = ["effect", f"alone, on {_in_points(metric)} [95 %]", "p", last, "p"]
     cells = [
@@ -279,9 +308,12 @@ def seeds_cell(trials: pd.DataFrame) -> str:
     return f"{(trials['state'] == 'COMPLETE').sum()}/{len(trials)}{f', {n} diverged' * (n > 0)}"
 
 
-def effect_cell(row: Any) -> str:
-    """An effect, bold where it is separable from 0, with the reason where it has no interval."""
-    text = effect(row.estimate, row.low, row.high)
+def effect_cell(row: Any, places: int | None = None) -> str:
+    """An effect, bold where it is separable from 0, with the reason where it has no interval.
+
+    places: decimals, as of `formatting.effect`
+    """
+    text = effect(row.estimate, row.low, row.high, places)
     if row.verdict in (judged.HIGHER, judged.LOWER):
         return f"**{text}**"
     reasons = {judged.ONE_SEED: "one seed", judged.NO_SPREAD: "seeds agree"}
@@ -314,18 +346,24 @@ def headline_tables(folders: Sequence[Path], study: str | None, parts: Sequence[
     Raises:
         InputError: no such study or part, or a table that cannot be read
     """
+    folder, texts = _report_of(folders, study, parts), []
+    if not parts or "arms" in parts:
+        found = _arms_table(folder)
+        texts.append(table(found.header, found.rows, "l" + "r" * (len(found.header) - 1)))
+    if (folder / "claims.csv").is_file() and (not parts or "claims" in parts):
+        texts.append(claims_table(read_claims(folder)))
+    return "\n\n".join(texts)
+
+
+def _report_of(folders: Sequence[Path], study: str | None, parts: Sequence[str] = ()) -> Path:
+    """The folder of a study's report, see `headline_tables`."""
     known = known_reports(folders)
     if study is None:
         study = next(iter(known)) if len(known) == 1 else ""
     wrong = _mistake(known, study, parts)
     if wrong:
         raise InputError([Problem(" and ".join(map(str, folders)), study, wrong)])
-    folder, texts = known[study], []
-    if not parts or "arms" in parts:
-        texts.append(_arms_table(folder))
-    if (folder / "claims.csv").is_file() and (not parts or "claims" in parts):
-        texts.append(claims_table(read_claims(folder)))
-    return "\n\n".join(texts)
+    return known[study]
 
 
 def _mistake(known: Mapping[str, Path], study: str, parts: Sequence[str]) -> str:
@@ -341,7 +379,88 @@ def _mistake(known: Mapping[str, Path], study: str, parts: Sequence[str]) -> str
     return ""
 
 
-def _arms_table(folder: Path) -> str:
+def latex_table(folders: Sequence[Path], study: str | None) -> str:
+    """The table of arms for a LaTeX document that uses the package booktabs.
+
+    Escaped, with caption and label; arguments and errors as of `headline_tables`.
+    """
+    folder = _report_of(folders, study)
+    found = _arms_table(folder)
+    name = latex(folder.name)
+    metric = label(found.headline)
+    caption = [f"{latex(metric[:1].upper() + metric[1:])} in the study {name}"]
+    if any("±" in row[2] for row in found.rows):
+        caption.append(r"mean $\pm$ standard deviation over seeds")
+    if found.reference:
+        caption.append(
+            f"difference to \\texttt{{{latex(found.reference)}}} with its 95\\,\\% interval, "
+            "bold where that excludes 0"
+        )
+    header, *rows = [
+        " & ".join(map(latex, cells)) + r" \\" for cells in [found.header, *found.rows]
+    ]
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{'; '.join(caption)}.}}",
+        rf"\label{{tab:{_LABEL.sub('-', folder.name)}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(found.header) - 1)}}}",
+        r"\toprule",
+        header,
+        r"\midrule",
+        *rows,
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join([f"% ablate table {name} --format latex", *lines])
+
+
+# what a label may not hold
+_LABEL = re.compile(r"[^\w.:+-]", re.ASCII)
+_ESCAPED = {
+    **{character: rf"\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
+    "±": r"$\pm$",
+    MISSING: "--",
+}
+_BOLD = re.compile(r"\*\*(.*)\*\*")
+_CODE = re.compile(r"`([^`]*)`")
+_SIGNED = re.compile(r"(?<![\w}+-])([+-])(?=\d)")
+
+
+def latex(cell: str) -> str:
+    """A cell of a Markdown table as LaTeX: bold, names in backquotes, signs, special characters.
+
+    >>> latex("**-0.5 [-0.8, -0.2]**")
+    '\\\\textbf{$-$0.5 [$-$0.8, $-$0.2]}'
+    >>> latex("`lr_split`")
+    '\\\\texttt{lr\\\\_split}'
+    """
+    if bold := _BOLD.fullmatch(cell):
+        return rf"\textbf{{{latex(bold[1])}}}"
+    parts = []
+    # every second part is a name
+    for k, part in enumerate(_CODE.split(cell)):
+        text = "".join(_ESCAPED.get(character, character) for character in part)
+        parts.append(rf"\texttt{{{text}}}" if k % 2 else _SIGNED.sub(r"$\1$", text))
+    return "".join(parts)
+
+
+class _ArmsTable(NamedTuple):
+    """The table of arms, as cells in Markdown."""
+
+    header: list[str]
+    rows: list[list[str]]
+    headline: str
+    reference: str | None
+
+
+def _arms_table(folder: Path) -> _ArmsTable:
     """A row per arm and baseline.
 
     Seeds, headline, difference to the reference, compensated and best where they were measured.
@@ -353,15 +472,16 @@ def _arms_table(folder: Path) -> str:
     best = column_of(f"best/{metric_of(headline, factors)}", factors)
     of_headline = effects.loc[effects["metric"] == headline, "effect"]
     references = (name.partition(" - ")[2] for name in of_headline if " - " in name)
+    reference = next(references, None)
     header, rows = arms_rows(
         trials,
         list(dict.fromkeys(trials["arm"])),
         headline,
-        next(references, None),
+        reference,
         [name for name in ["test/top1_compensated", best] if name in metrics],
         effects,
     )
-    return table(header, rows, "l" + "r" * (len(header) - 1))
+    return _ArmsTable(header, rows, headline, reference)
 
 
 class _Block(NamedTuple):

@@ -85,10 +85,7 @@ def test_planted_effects_are_recovered_with_their_signs_and_intervals_that_cover
         "step x mix": "higher",
     }
     assert list(claims["claim_verdict"]) == ["supported"] * 3
-    assert (
-        re.search(r"`step: off -> on` raises top-1 by [78]\.\d", text)
-        and "these means describe no arm" in text
-    )
+    assert re.search(r"^- `step`: \+[\d.]+ points \[.+\] without `mix`, \+", text, re.M)
 
 
 def test_a_toggle_that_nothing_reads_has_no_effect_by_construction(planted):
@@ -99,9 +96,7 @@ def test_a_toggle_that_nothing_reads_has_no_effect_by_construction(planted):
         set(effects.index[effects["verdict"] == DEAD]) == of_dead
         and (effects.loc[list(of_dead), "estimate"] == 0).all()
     )
-    assert (
-        "Without effect by construction, the same bits with and without: `dead: off -> on`" in text
-    )
+    assert "`dead`: no effect by construction, the same bits with and without" in text
     assert re.search(r"\| `dead: off -> on` +\|[^\n]*\| no effect by construction", text)
 
 
@@ -111,10 +106,10 @@ def test_a_study_whose_arms_are_all_identical_is_reported_as_such(tmp_path):
     of_arms = effects[~effects.index.str.contains(" - ")]
     assert set(of_arms["verdict"]) == {DEAD} and len(of_arms) >= 3
     assert list(claims["claim_verdict"]) == ["refuted", "refuted", "supported"]
-    answer = next(line for line in text.split("\n") if line.startswith("**Answer.**"))
+    answer = text.partition("**Answer.**")[2].partition("## Accuracy")[0]
     assert (
-        "Without effect by construction" in answer
-        and "ot separable from 0 (" not in answer
+        "no effect by construction" in answer
+        and "no effect found" not in answer
         and "**+" not in text
         and "**-" not in text
     )
@@ -125,7 +120,7 @@ def test_a_study_whose_arms_are_all_identical_is_reported_as_such(tmp_path):
 def test_divergence_is_counted_per_arm_and_does_not_cost_the_others_their_intervals(tmp_path):
     effects, _, text = reported(tmp_path, "brittle", "step", "dead", seeds=3, expect=1)
     assert "| `brittle`" in text and text.count("1/3, 2 diverged") == 4
-    assert "Training diverged in 2 of 3 trials of `brittle`, " in text
+    assert "raining diverged in 2 of 3 trials of `brittle`, " in text
     assert (
         effects.loc["step: off -> on", "n_seeds"] == 3
         and effects.loc["brittle: off -> on", "n_seeds"] == 1

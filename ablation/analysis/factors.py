@@ -1,0 +1,130 @@
+"""What each factor does, and the intervals by which that was judged.
+
+A main effect is the mean over the settings of all other factors. Where a factor interacts with
+others, that mean may describe no arm, and its effect is told at each setting of those others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ablation.analysis import effects as judged
+from ablation.analysis.contrasts import Contrast, level_effect, replicas_of, seeds_of
+from ablation.analysis.looks import ALPHA, repeated
+from ablation.analysis.results import Results
+from ablation.analysis.sequential import repeated_confidence
+from ablation.analysis.statistics import Estimate, contrast
+
+
+class Setting(NamedTuple):
+    """A level's effect at one setting of the factors that it interacts with."""
+
+    # factor -> level
+    of: dict[str, str]
+    # its interval is not corrected
+    found: Estimate
+
+
+class LevelEffect(NamedTuple):
+    """What a level of a factor changes, compared with the factor's reference level."""
+
+    factor: str
+    reference: str
+    level: str
+    # over all settings of the other factors; the interval is that of `judged_intervals`
+    mean: float
+    low: float
+    high: float
+    # see `ablation.analysis.effects`
+    verdict: str
+    # where the factor interacts with others, else empty
+    settings: list[Setting]
+
+
+def level_effects(results: Results, rows: pd.DataFrame) -> list[LevelEffect]:
+    """Each level of each factor, in the grid's order.
+
+    rows: of the headline metric, from `effects.judge`
+    """
+    named = judged_intervals(results, rows).set_index("effect")
+    separable = (judged.HIGHER, judged.LOWER, judged.SEPARABLE_ON_RUN)
+    pairs = judged.interacting_pairs(results, rows, separable)
+    found = []
+    for factor, (reference, *levels) in results.factors.items():
+        others = [other for pair in pairs if factor in pair for other in pair if other != factor]
+        for level in levels:
+            row = named.loc[level_effect(results.arms, factor, reference, level).name]
+            interval = float(row["estimate"]), float(row["low"]), float(row["high"])
+            settings = list(_settings(results, factor, reference, level, others)) if others else []
+            found.append(
+                LevelEffect(factor, reference, level, *interval, str(row["verdict"]), settings)
+            )
+    return found
+
+
+def _settings(
+    results: Results, factor: str, reference: str, level: str, others: Sequence[str]
+) -> list[Setting]:
+    """A level's effect at each combination of the others' levels that has finished arms."""
+    names = [*results.arms, *results.baselines]
+    cells = results.cells(results.headline)
+    n_seeds = seeds_of(cells)
+    combinations = [
+        dict(zip(others, levels, strict=True))
+        for levels in product(*(results.factors[other] for other in others))
+    ]
+    contrasts = [
+        Contrast(
+            "",
+            "simple",
+            replicas_of(results.arms, [{**of, factor: level}, {**of, factor: reference}]),
+        )
+        for of in combinations
+    ]
+    weights = [one.weights(n_seeds) for one in contrasts]
+    estimates = judged.over_images(
+        results,
+        results.headline,
+        names,
+        weights,
+        [repeated(contrast(cells, row), results.looks) for row in weights],
+    )
+    return [
+        Setting(of, judged.without_effect(found) if judged.is_dead(one, results) else found)
+        for of, one, found in zip(combinations, contrasts, estimates, strict=True)
+        if found.n
+    ]
+
+
+def judged_intervals(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows, where those of Holm's family have the interval that their verdict goes by.
+
+    Such an interval holds 0 exactly where the verdict is "not separable from 0". Holm's correction
+    tests each effect at a stricter level than 0.05; those that it does not reject share the level
+    at which it stopped, 0.05 / (number of these), so that their intervals hold all true values at
+    once with 95 % probability.
+
+    rows: of the headline metric, from `effects.judge`
+    """
+    is_tested = rows["p_holm"].notna() & (rows["p"] > 0) & (rows["sd"] > 0)
+    is_retained = rows["kind"].isin(["main", "interaction"]) & ~(rows["p_holm"] < ALPHA)
+    # by how much the correction has divided the level of each test
+    level = ALPHA * rows["p"] / rows["p_holm"].where(rows["p_holm"] > 0)
+    level = level.mask(is_retained, level.clip(upper=ALPHA / max(1, is_retained.sum())))
+    half = pd.Series(np.nan, rows.index)
+    for index in rows.index[is_tested]:
+        n, confidence = int(rows["n_seeds"][index]), 1 - float(level[index])
+        if results.looks:
+            confidence = repeated_confidence(n, results.looks, confidence)
+        t = float(stats.t.isf((1 - confidence) / 2, n - 1))
+        half[index] = t * float(rows["sd"][index]) / np.sqrt(n)
+    return rows.assign(
+        low=(rows["estimate"] - half).where(is_tested, rows["low"]),
+        high=(rows["estimate"] + half).where(is_tested, rows["high"]),
+    )

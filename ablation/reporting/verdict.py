@@ -1,0 +1,572 @@
+"""The answer of a study: one sentence, then at most six lines with the numbers behind it.
+
+It says what the study shows and no more. No arm is called best that is not separable, no effect is
+said to be absent that was not found, and no mean over unlike settings is given as an answer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pandas as pd
+
+from ablation.analysis import effects as judged
+from ablation.analysis.claims import NOT_DECIDED, REFUTED, SUPPORTED
+from ablation.analysis.contrasts import difference_name
+from ablation.analysis.effects import detectable, is_conditional
+from ablation.analysis.factors import LevelEffect, Setting, level_effects
+from ablation.analysis.looks import ALPHA
+from ablation.analysis.results import Results, diverged
+from ablation.analysis.statistics import holm
+from ablation.formatting import decimals, effect, label, listed, over_seeds, points
+from ablation.storage.runs import UNTUNED
+
+# how many factors have a line of their own
+MAX_FACTORS = 3
+# how many names, or settings of other factors, a line lists one by one
+MAX_LISTED = 4
+
+# stands for the metric's name in a clause: no name can hold it
+_METRIC = "\0"
+
+NUMBERS = [
+    *("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve"),
+]
+
+
+def verdict_lines(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) -> list[str]:
+    """The verdict in one sentence, then at most six lines: factors, arms, baseline, limits.
+
+    Plain text, with names in backquotes.
+
+    effects, claims: from `effects.judge` and `claims.judge_claims`
+    """
+    n_complete, n_trials = _n_complete(results), len(results.trials)
+    if not n_complete:
+        return [f"No trial has finished ({_states(results)}), so there is nothing to answer yet."]
+    headline = effects[effects["metric"] == results.headline]
+    found = level_effects(results, headline)
+    start = ""
+    if n_complete < n_trials:
+        start = f"from {n_complete} of {n_trials} trials: "
+    if is_conditional(headline):
+        start += "on this one training run, "
+    clauses = [*_effects_told(results, found), *_baseline_told(results, headline)]
+    if not found and len(results.arms) != 1:
+        clauses = [_ranking_told(results), *clauses]
+    if not clauses:
+        clauses = [_reached(results, list(results.arms))]
+    lines = [
+        start + _joined(clauses),
+        *_factor_lines(results, headline, found),
+        _best_line(results),
+        _baseline_line(results, headline),
+        _limits_line(results, headline, claims),
+    ]
+    return [_sentence(line) for line in lines if line]
+
+
+# The verdict
+
+
+def _effects_told(results: Results, found: Sequence[LevelEffect]) -> list[str]:
+    """Clauses on what the factors do; the first names the metric."""
+    sign = _sign(results)
+    of = {name: [one for one in found if _status(one) == name] for name in _STATUSES}
+    raised = [one for one in of["separable"] if one.mean > 0]
+    lowered = [one for one in of["separable"] if one.mean < 0]
+    depends = _dependent_clauses(of["depends"])
+    gains = [*(raised if sign > 0 else lowered), *(s for s, _ in depends if s in (0, sign))]
+    clauses = [_moved(raised, "raise"), *(text for _, text in depends), _moved(lowered, "lower")]
+    clauses = [clause for clause in clauses if clause]
+    n_factors = len({one.factor for one in found})
+    verb = "raise" if sign > 0 else "lower"
+    if clauses and not gains and len(found) > 1 and not of["chance"]:
+        alone = f"none of the {number(n_factors)} factors is found to {verb} {_METRIC} alone"
+        one_factor = f"no other level of `{found[0].factor}` is found to {verb} {_METRIC}"
+        clauses = [alone if n_factors > 1 else one_factor, *clauses]
+    elif of["none"]:
+        clauses.append(f"no effect of {_names(of['none'])} on {_METRIC} was found")
+    if of["chance"]:
+        clauses.append(f"one seed cannot tell an effect of {_names(of['chance'])} from chance")
+    if of["agree"]:
+        clauses.append(f"all seeds agree exactly on {_names(of['agree'])}, so no interval is given")
+    if of["dead"]:
+        clauses.append(f"{_names(of['dead'])} {_verb('change', of['dead'])} nothing")
+    if of["missing"] and not clauses:
+        clauses.append(f"no effect of {_names(of['missing'])} can be told yet")
+    return _named(clauses, label(results.headline))
+
+
+def _named(clauses: Sequence[str], metric: str) -> list[str]:
+    """The clauses, with the metric's name in the first that speaks of it, and then "it"."""
+    first = next((k for k, clause in enumerate(clauses) if _METRIC in clause), 0)
+    return [
+        clause.replace(_METRIC, metric, k == first).replace(_METRIC, "it")
+        for k, clause in enumerate(clauses)
+    ]
+
+
+_STATUSES = {
+    "depends": (),
+    "separable": (judged.HIGHER, judged.LOWER, judged.SEPARABLE_ON_RUN),
+    "none": (judged.NOT_SEPARABLE, judged.NOT_SEPARABLE_ON_RUN),
+    "chance": (judged.ONE_SEED,),
+    "agree": (judged.NO_SPREAD,),
+    "dead": (judged.BY_CONSTRUCTION,),
+    "missing": (judged.NO_SEED,),
+}
+
+
+def _status(one: LevelEffect) -> str:
+    if one.settings:
+        return "depends"
+    return next(name for name, verdicts in _STATUSES.items() if one.verdict in verdicts)
+
+
+def _moved(found: Sequence[LevelEffect], verb: str) -> str:
+    """`a` and `b` raise top-1; "" of none."""
+    return f"{_names(found)} {_verb(verb, found)} {_METRIC}" if found else ""
+
+
+def _dependent_clauses(found: Sequence[LevelEffect]) -> list[tuple[int, str]]:
+    """How effects depend on other factors, and the sign of each, 0 where both occur.
+
+    Of two factors that interact, one that does nothing by itself but undo or complete what the
+    other does has no clause.
+    """
+    told: list[tuple[int, str]] = []
+    alone = {one.factor for one in found if _side(one.settings[0])}
+    completed: set[frozenset[str]] = set()
+    for one in found:
+        name, (first, *rest) = _name(one), one.settings
+        if len(rest) != 1:
+            others = listed([f"`{other}`" for other in first.of])
+            told.append((0, f"what {name} does to {_METRIC} depends on {others}"))
+            continue
+        (second,) = rest
+        (other,) = first.of
+        sides = _side(first), _side(second)
+        verbs = [f"{_VERBS[side]} {_METRIC}" for side in sides if side]
+        pair = frozenset((one.factor, other))
+        if sides[0] == 0 and sides[1]:
+            if other in alone or pair in completed:
+                continue
+            completed.add(pair)
+            told.append((sides[1], f"{name} {verbs[0]} only {_with(second)}"))
+        elif sides[1] == 0 and sides[0]:
+            unless = f"unless `{other}` is on" if _is_switch(second) else f"only {_with(first)}"
+            told.append((sides[0], f"{name} {verbs[0]} {unless}"))
+        elif sides[0] == sides[1] != 0:
+            most = max((first, second), key=lambda setting: abs(setting.found.mean))
+            told.append((sides[0], f"{name} {verbs[0]}, most {_with(most)}"))
+        elif sides[0] and sides[1]:
+            text = f"{name} {verbs[0]} {_with(first)} and {_VERBS[sides[1]]} it {_with(second)}"
+            told.append((0, text))
+        else:
+            told.append((0, f"what {name} does to {_METRIC} depends on `{other}`"))
+    if len(told) > 2:
+        return [(0, f"what {_names(found)} do to {_METRIC} depends on the others")]
+    return told
+
+
+_VERBS = {1: "raises", -1: "lowers"}
+
+
+def _side(setting: Setting) -> int:
+    """1 where the effect there is above 0, -1 where below, 0 where its interval holds 0."""
+    low, high = setting.found.low, setting.found.high
+    return (low > 0) - (high < 0)
+
+
+def _baseline_told(results: Results, headline: pd.DataFrame) -> list[str]:
+    """A clause on how the arms compare with the reference baseline; [] without an interval.
+
+    After Holm's correction over the arms.
+    """
+    counts = _compared(results, headline, is_corrected=True)
+    reference = results.manifest.reference
+    n, better, worse = counts.total(), counts[BETTER], counts[WORSE]
+    if n == 0 or counts[UNKNOWN] == n:
+        return []
+    if n == 1:
+        (arm,) = _compared_rows(results, headline).index
+        side = "better than" if better else "worse than" if worse else "not distinguishable from"
+        return [f"`{arm}` is {side} `{reference}`"]
+    if n in (better, worse):
+        side = "better" if better else "worse"
+        return [f"{'both arms are' if n == 2 else 'every arm is'} {side} than `{reference}`"]
+    if better:
+        verb = "are" if better > 1 else "is"
+        return [f"{number(better)} of {number(n)} arms {verb} better than `{reference}`"]
+    return [f"no arm is found to be better than `{reference}`"]
+
+
+def _ranking_told(results: Results) -> str:
+    """A clause on the best of the arms, or of the baselines where there are no arms."""
+    names = list(results.arms) or results.baselines
+    kind = "arm" if results.arms else "baseline"
+    finished = [name for name in names if len(results.complete(name))]
+    ranking = judged.rank(results, names)
+    if ranking is None:
+        return _reached(results, names)
+    if _n_seeds(results) == 1 or ranking.rivals:
+        return f"no {kind} can be called the best of {number(len(finished))}"
+    return f"`{ranking.best}` is the best of {number(len(finished))} {kind}s"
+
+
+def _reached(results: Results, names: Sequence[str]) -> str:
+    """A clause with the means of the arms that finished."""
+    finished = [name for name in names if len(results.complete(name))]
+    if not finished:
+        return f"{'no arm' if results.arms else 'no baseline'} has a finished trial"
+    means = [f"`{name}` reaches {_mean(results, name)}" for name in finished]
+    return f"{listed(means)} {label(results.headline)}"
+
+
+# The lines
+
+
+def _factor_lines(
+    results: Results, headline: pd.DataFrame, found: Sequence[LevelEffect]
+) -> list[str]:
+    """A line per factor; what is too many is merged, first of those without an effect."""
+    factors = list(dict.fromkeys(one.factor for one in found))
+    of = {factor: [one for one in found if one.factor == factor] for factor in factors}
+    n_tests = int(headline["kind"].isin(["main", "interaction"]).sum())
+    told = {factor: _factor_line(results, own, n_tests) for factor, own in of.items()}
+    if len(factors) <= MAX_FACTORS:
+        return list(told.values())
+    none = [factor for factor in factors if {_status(one) for one in of[factor]} == {"none"}]
+    first = [factor for factor in factors if factor not in none] or none
+    rest = [factor for factor in factors if factor not in first]
+    if len(first) > MAX_FACTORS - bool(rest):
+        kept = sorted(first, key=lambda factor: -max(abs(one.mean) for one in of[factor]))
+        kept = kept[: MAX_FACTORS - 1]
+        rest = [factor for factor in factors if factor not in kept]
+        return [told[factor] for factor in kept] + ["; ".join(told[factor] for factor in rest)]
+    sizes = [_names([one], with_size=True) for factor in rest for one in of[factor]]
+    none_found = f"No effect found of {listed(sizes)}{_corrected(results, n_tests)}"
+    return [*(told[factor] for factor in first), none_found]
+
+
+def _factor_line(results: Results, found: Sequence[LevelEffect], n_tests: int) -> str:
+    """What the levels of one factor do, in numbers."""
+    unit, (first, *others) = points(results.headline), found
+    if not others:
+        start = _name(first)
+        if first.level != "on" or first.reference != "off":
+            start = f"`{first.factor}` from `{first.reference}` to `{first.level}`"
+        return f"{start}: {_level_told(results, first, n_tests, unit)}"
+    parts = []
+    for status in _STATUSES:
+        own = [one for one in found if _status(one) == status]
+        if status in ("none", "chance", "dead", "agree", "missing") and own:
+            names = [f"`{one.level}`" for one in own]
+            if len(own) <= MAX_LISTED and status in ("none", "chance", "agree"):
+                names = [f"`{one.level}` {_size(one.mean, one.low, one.high, unit)}" for one in own]
+            after = _corrected(results, n_tests) if status == "none" else ""
+            parts.append(f"{_WORDS[status]} {listed(names)}{after}")
+        elif own:
+            parts.append(
+                ", ".join(
+                    f"`{one.level}` {_level_told(results, one, n_tests, unit)}" for one in own
+                )
+            )
+    return f"`{first.factor}` from `{first.reference}`: {'; '.join(parts)}"
+
+
+_WORDS = {
+    "none": "no effect found of",
+    "chance": "in one seed",
+    "agree": "the same in every seed",
+    "dead": "nothing is changed by",
+    "missing": "not known of",
+}
+
+
+def _level_told(results: Results, one: LevelEffect, n_tests: int, unit: str) -> str:
+    size, status = _size(one.mean, one.low, one.high, unit), _status(one)
+    if status == "none":
+        return f"no effect found, {size}{_corrected(results, n_tests)}"
+    if status == "chance":
+        return f"{size} in one seed"
+    if status == "agree":
+        return f"{size} in every seed alike, so that no interval can be given"
+    if status == "dead":
+        return "no effect by construction, the same bits with and without"
+    if status == "missing":
+        return "no seed has all its arms"
+    if status == "separable":
+        return size
+    settings = one.settings
+    if len(settings) > MAX_LISTED:
+        settings = sorted(settings, key=lambda setting: setting.found.mean)
+        settings = [settings[0], settings[-1]]
+        count = f"in {number(len(one.settings))} settings of the others, "
+    else:
+        count = ""
+    told = [
+        f"{_size(*setting.found[:3], unit if k == 0 else '')} {_with(setting)}"
+        for k, setting in enumerate(settings)
+    ]
+    between = "; " if len(one.settings[0].of) > 1 else ", "
+    return count + (" to " if count else between).join(told)
+
+
+def _best_line(results: Results) -> str:
+    """The best arm or that there is none, and the best baseline; "" with fewer than two arms."""
+    names, cells = list(results.arms), results.cells(results.headline)
+    ranking = judged.rank(results, names or results.baselines)
+    if ranking is None:
+        return ""
+    kind = "arm" if names else "baseline"
+    n, n_planned = int(cells[ranking.best].count()), len(cells)
+    seeds = f", {n} of {n_planned} seeds" if n < n_planned else ""
+    best = f"`{ranking.best}` ({_mean(results, ranking.best)}{seeds})"
+    what = "mean, adjusted for the seeds that arms lack," if ranking.is_adjusted else "mean"
+    n_others = int(cells[names or results.baselines].notna().any().sum()) - 1
+    rivals = listed([f"`{rival}`" for rival in ranking.rivals])
+    if len(ranking.rivals) == n_others:
+        rivals = "any other" if n_others > 1 else "the other"
+    elif len(ranking.rivals) > MAX_LISTED:
+        rivals = f"{number(len(ranking.rivals))} of {number(n_others)} others"
+    separable = f"not separable from {rivals}"
+    if not ranking.rivals:
+        separable = "separable from all others that finished"
+    if _n_seeds(results) == 1:
+        told = (
+            f"one seed can call no {kind} the best: {best} has the best {label(results.headline)}"
+        )
+        if results.hits:
+            told += f"; on this one training run, over test images, it is {separable}"
+    elif ranking.rivals:
+        told = f"no {kind} can be called the best: {best} has the best {what} but is {separable}"
+    else:
+        told = f"the best {kind} is {best}, {separable}"
+    if not names:
+        means = [f"`{name}` {mean}" for name in results.baselines if (mean := _mean(results, name))]
+        told += f"; {label(results.headline)} is {listed(means)}"
+    strongest = judged.rank(results, results.baselines) if names else None
+    if strongest and strongest.best != results.manifest.reference:
+        (gap,) = judged.minus_others(results, ranking.best, [strongest.best])
+    else:
+        gap = None
+    if strongest and gap and gap.n:
+        size = _size(*gap[:3], points(results.headline))
+        told += (
+            f"; its difference to `{strongest.best}` ({_mean(results, strongest.best)}), the "
+            f"baseline with the best mean, is {size}"
+        )
+    return told
+
+
+BETTER, WORSE, ALIKE, UNKNOWN = "better", "worse", "not distinguishable", "not known"
+
+
+def _compared(results: Results, headline: pd.DataFrame, is_corrected: bool = False) -> Counter[str]:
+    """How many arms are better or worse than the reference baseline, or not distinguishable.
+
+    Each by its own interval, or after Holm's correction over the arms. Verdicts on one training
+    run count as those over seeds, and are not corrected.
+    """
+    rows, sign = _compared_rows(results, headline), _sign(results)
+    p = holm(rows["p"]) if is_corrected else rows["p"]
+    counts: Counter[str] = Counter()
+    for row, tested in zip(rows.itertuples(), p, strict=True):
+        if row.verdict in (judged.NOT_SEPARABLE, judged.NOT_SEPARABLE_ON_RUN) or tested >= ALPHA:
+            counts[ALIKE] += 1
+        elif row.verdict in (judged.HIGHER, judged.LOWER, judged.SEPARABLE_ON_RUN):
+            counts[BETTER if sign * row.estimate > 0 else WORSE] += 1
+        else:
+            counts[UNKNOWN] += 1
+    return counts
+
+
+def _compared_rows(results: Results, headline: pd.DataFrame) -> pd.DataFrame:
+    """arm -> its difference to the reference baseline, where both have a seed in common."""
+    reference = results.manifest.reference or ""
+    arms = {difference_name(arm, reference): arm for arm in results.arms}
+    rows = headline[headline["effect"].isin(arms) & (headline["verdict"] != judged.NO_SEED)]
+    return rows.set_index(rows["effect"].map(arms))
+
+
+def _baseline_line(results: Results, headline: pd.DataFrame) -> str:
+    """The arms against the reference baseline, counted."""
+    rows, counts = _compared_rows(results, headline), _compared(results, headline)
+    if rows.empty:
+        return ""
+    reference, unit = results.manifest.reference or "", points(results.headline)
+    start = f"against `{reference}` ({_mean(results, reference)})"
+    if len(rows) == 1:
+        row = rows.iloc[0]
+        (verdict,) = counts
+        size = _size(row["estimate"], row["low"], row["high"], unit)
+        end = "no interval can be given" if verdict == UNKNOWN else verdict
+        return f"{start}: `{rows.index[0]}` {size}, {end}"
+    places = decimals(((rows["high"] - rows["low"]) / 2).median())
+    lowest, highest = (f"{end:+z.{places}f}" for end in rows["estimate"].agg(["min", "max"]))
+    span = f"{lowest} to {highest}{unit}"
+    if counts[UNKNOWN] == len(rows):
+        return f"{start} the {number(len(rows))} arms differ by {span}; no interval can be given"
+    each = "" if is_conditional(headline) else ", each by its own 95 % interval"
+    if len(counts) == 1:
+        both = "both" if len(rows) == 2 else f"all {number(len(rows))}"
+        return f"{start}: {both} arms {next(iter(counts))} ({span}{each})"
+    told = ", ".join(
+        f"{number(counts[what])} {what}" for what in (BETTER, ALIKE, WORSE, UNKNOWN) if counts[what]
+    )
+    return f"{start}: of {number(len(rows))} arms {told} ({span}{each})"
+
+
+def _limits_line(results: Results, headline: pd.DataFrame, claims: pd.DataFrame) -> str:
+    """What could not be seen, and how the claims fared."""
+    told = []
+    n_complete, n_trials = _n_complete(results), len(results.trials)
+    if n_complete < n_trials:
+        told.append(f"{n_complete} of {n_trials} trials finished ({_states(results)})")
+    designed = results.trials[results.trials["kind"] != UNTUNED]
+    broken = [
+        f"{own.sum()} of {len(own)} trials of `{arm}`"
+        for arm, own in diverged(designed).groupby(designed["arm"], sort=False)
+        if own.any()
+    ]
+    if broken:
+        told.append(
+            f"training diverged in {listed(broken)}, and means are of the trials that did not"
+        )
+    if is_conditional(headline):
+        told.append(
+            "one seed: every interval is over test images and conditional on this one training "
+            "run; another seed may turn the order around"
+        )
+    elif _n_seeds(results) == 1:
+        told.append("one seed: no interval can be given, and another may turn the order around")
+    told += [power] if (power := _power_told(results, headline)) else []
+    told += [counted] if (counted := _claims_told(claims)) else []
+    return " ".join(_sentence(text) for text in told)
+
+
+def _power_told(results: Results, headline: pd.DataFrame) -> str:
+    """The smallest effect that was not likely to be missed, or difference without factors."""
+    main, unit = headline[headline["kind"] == "main"], points(results.headline)
+    n_tests = int(headline["kind"].isin(["main", "interaction"]).sum())
+    found, what = detectable(main, max(1, n_tests), results.looks), "an effect"
+    if not found.n_seeds:
+        found = detectable(headline[headline["kind"] == "difference"], looks=results.looks)
+        what = f"a difference to `{results.manifest.reference}`"
+    if not found.n_seeds:
+        return ""
+    missed = "had more than one chance in five to be missed"
+    return f"{number(found.n_seeds)} seeds: {what} below {found.corrected:.2g}{unit} {missed}"
+
+
+def _claims_told(claims: pd.DataFrame) -> str:
+    """How many claims are supported, refuted and open; "" where there are none.
+
+    Claims that are decided by a mean over unlike arms are counted.
+    """
+    if claims.empty:
+        return ""
+    is_mean = (claims["level_by_level"] != "").groupby(claims["claim"]).transform("any")
+    each = claims.assign(is_mean=is_mean).drop_duplicates("claim")
+    counted = []
+    for verdict, word in [(SUPPORTED, "supported"), (REFUTED, "refuted"), (NOT_DECIDED, "open")]:
+        own = each[each["claim_verdict"] == verdict]
+        n = int(own["is_mean"].sum()) if verdict != NOT_DECIDED else 0
+        on_average = f" ({number(n) if n < len(own) else 'only'} on average)" if n else ""
+        counted += [f"{number(len(own))} {word}{on_average}"] if len(own) else []
+    return f"claims: {', '.join(counted)}"
+
+
+# Words
+
+
+def number(n: int) -> str:
+    """`three`; `13` above twelve."""
+    return NUMBERS[n] if n < len(NUMBERS) else str(n)
+
+
+def _sentence(text: str) -> str:
+    """With a capital, unless it begins with a name, and a full stop."""
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith(".") else f"{text}."
+
+
+def _joined(clauses: Sequence[str]) -> str:
+    """`a`; `a, and b`; `a, b, and c`."""
+    *first, last = clauses
+    return f"{', '.join(first)}, and {last}" if first else last
+
+
+def _name(one: LevelEffect) -> str:
+    """`lr_split`, or `warmup=quarter` where the level is not simply "on"."""
+    return f"`{one.factor}`" if one.level == "on" else f"`{one.factor}={one.level}`"
+
+
+def _names(found: Sequence[LevelEffect], with_size: bool = False) -> str:
+    """Their names; of too many, how many there are and of which factors."""
+    if with_size:
+        return listed([f"{_name(one)} ({_size(one.mean, one.low, one.high, '')})" for one in found])
+    factors = list(dict.fromkeys(one.factor for one in found))
+    if len(found) <= MAX_LISTED:
+        return listed([_name(one) for one in found])
+    if len(factors) == 1:
+        return f"{number(len(found))} levels of `{factors[0]}`"
+    return f"{number(len(found))} levels of {number(len(factors))} factors"
+
+
+def _verb(verb: str, found: Sequence[LevelEffect]) -> str:
+    return verb if len(found) > 1 else f"{verb}s"
+
+
+def _is_switch(setting: Setting) -> bool:
+    return set(setting.of.values()) <= {"on", "off"}
+
+
+def _with(setting: Setting) -> str:
+    """`with a`, `without a or b`, `at a=quarter`, `with a, without b`."""
+    on = [f"`{factor}`" for factor, level in setting.of.items() if level == "on"]
+    off = [f"`{factor}`" for factor, level in setting.of.items() if level == "off"]
+    named = [f"`{f}={level}`" for f, level in setting.of.items() if level not in ("on", "off")]
+    without = f"without {' or '.join(off)}" if off else ""
+    told = [f"with {listed(on)}" * bool(on), without, f"at {listed(named)}" * bool(named)]
+    return ", ".join(text for text in told if text)
+
+
+def _size(mean: float, low: float, high: float, unit: str) -> str:
+    """`+3.2 points [1.1, 5.3]`."""
+    size, *interval = effect(mean, low, high).split(" ", 1)
+    return " ".join([f"{size}{unit}", *interval])
+
+
+def _corrected(results: Results, n_tests: int) -> str:
+    """Says that an interval is corrected; "" where there is nothing to correct."""
+    if n_tests < 2 or _n_seeds(results) == 1:
+        return ""
+    return f", corrected for {number(n_tests)} tests"
+
+
+def _mean(results: Results, name: str) -> str:
+    return over_seeds(results.cells(results.headline)[name])
+
+
+def _sign(results: Results) -> int:
+    """1 where a higher metric is better, else -1."""
+    return -1 if results.manifest.metric["goal"] == "minimize" else 1
+
+
+def _n_seeds(results: Results) -> int:
+    return len(results.manifest.seeds)
+
+
+def _n_complete(results: Results) -> int:
+    return int((results.trials["state"] == "COMPLETE").sum())
+
+
+def _states(results: Results) -> str:
+    """`33 complete, 1 failed`."""
+    states = results.trials["state"].value_counts().sort_index()
+    return ", ".join(f"{n} {state.lower()}" for state, n in states.items())

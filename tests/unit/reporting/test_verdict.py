@@ -1,0 +1,300 @@
+"""The verdict says what a study shows, in one sentence and at most six lines, and no more."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from fabricate import FACTORS, better, study, with_hits
+from scipy import stats
+
+from ablation.analysis.claims import judge_claims
+from ablation.analysis.effects import NOT_SEPARABLE, judge
+from ablation.analysis.factors import judged_intervals, level_effects
+from ablation.analysis.results import load
+from ablation.reporting.verdict import verdict_lines
+
+ONE = {"lr_split": FACTORS["lr_split"]}
+TWO = {"lr_split": FACTORS["lr_split"], "precision": {"f32": {}, "bf16": {"precision": "bf16"}}}
+INTERVAL = re.compile(r"([-+][\d.]+)(?: points)? \[([-\d.]+), ([-\d.]+)\]")
+
+
+def lines_of(folder) -> list[str]:
+    results = load(folder)
+    effects = judge(results)
+    return verdict_lines(results, effects, judge_claims(results, effects))
+
+
+def headline_of(results):
+    effects = judge(results)
+    return effects[effects["metric"] == results.headline]
+
+
+def broken_by_decoupling(levels):
+    return 90.0 - 70 * (levels["gradient_decoupling"] == "on" and levels["lr_split"] == "off")
+
+
+def both_together(levels):
+    return 60.0 + 10 * (levels["gradient_decoupling"] == levels["lr_split"] == "on")
+
+
+def each_needs_the_others(levels):
+    a, b, c = (level == "on" for level in levels.values())
+    return 60.0 + 10 * (a == b) + 20 * (b == c)
+
+
+def test_a_factor_that_breaks_training_without_another_is_told_as_that(tmp_path):
+    verdict, split, warmup, decoupling, *_ = lines_of(
+        study(tmp_path, top1=broken_by_decoupling, seeds=range(4), noise=0.3)
+    )
+    assert verdict == (
+        "None of the three factors is found to raise top-1 alone, `gradient_decoupling` lowers it "
+        "unless `lr_split` is on, and six of eight arms are better than `ldmlr`."
+    )
+    assert re.fullmatch(
+        r"`gradient_decoupling`: -(69|70)\S* points \[\S+ \S+\] without `lr_split`, "
+        r"[-+]0\.\d+ \[\S+ \S+\] with `lr_split`\.",
+        decoupling,
+    )
+    assert re.match(r"`lr_split`: .* without `gradient_decoupling`, \+(69|70)", split)
+    assert warmup.startswith("`warmup`: no effect found, ")
+
+
+@pytest.mark.parametrize(
+    "top1, factors, says",
+    [
+        (both_together, FACTORS, "`lr_split` raises top-1 only with `gradient_decoupling`"),
+        (
+            each_needs_the_others,
+            FACTORS,
+            "What `lr_split`, `warmup` and `gradient_decoupling` do to top-1 depends on the others",
+        ),
+        (
+            lambda v: 60.0 + 5 * (v["lr_split"] == "on") * (1 if v["precision"] == "f32" else -1),
+            TWO,
+            "`lr_split` raises top-1 at `precision=f32` and lowers it at `precision=bf16`",
+        ),
+        (
+            lambda v: 60.0 + 5 * (v["lr_split"] == "on") * (1 if v["precision"] == "f32" else 3),
+            TWO,
+            "`lr_split` raises top-1, most at `precision=bf16`",
+        ),
+    ],
+)
+def test_interactions_are_told_by_where_a_factor_acts(tmp_path, top1, factors, says):
+    lines = lines_of(study(tmp_path, top1=top1, factors=factors, seeds=range(6), noise=0.3))
+    assert lines[0].startswith(says)
+    assert "depends on" in says or "with" in lines[1] or "at `precision" in lines[1]
+
+
+def test_a_factor_that_interacts_with_two_others_is_told_at_each_of_their_settings(tmp_path):
+    results = load(study(tmp_path, top1=each_needs_the_others, seeds=range(6), noise=0.3))
+    split, warmup, _ = level_effects(results, headline_of(results))
+    assert [setting.of for setting in split.settings] == [{"warmup": "off"}, {"warmup": "on"}]
+    assert [setting.of for setting in warmup.settings] == [
+        {"lr_split": a, "gradient_decoupling": b} for a in ("off", "on") for b in ("off", "on")
+    ]
+    cells = results.cells("test/top1")
+    pairs = [
+        ("warmup", "reference"),
+        ("warmup+gradient_decoupling", "gradient_decoupling"),
+        ("lr_split+warmup", "lr_split"),
+        ("lr_split+warmup+gradient_decoupling", "lr_split+gradient_decoupling"),
+    ]
+    expected = [(cells[on] - cells[off]).mean() for on, off in pairs]
+    assert [setting.found.mean for setting in warmup.settings] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("noise", [0.3, 1.0, 4.0])
+@pytest.mark.parametrize("looks", [[], [3, 5, 8]])
+def test_intervals_hold_0_exactly_where_the_verdict_says_so(tmp_path, noise, looks):
+    results = load(study(tmp_path, noise=noise, seeds=range(5), looks=looks))
+    rows = headline_of(results)
+    found = judged_intervals(results, rows)
+    family = found[found["p_holm"].notna()]
+    holds_0 = (family["low"] <= 0) & (family["high"] >= 0)
+    assert len(family) == 6 and list(holds_0) == list(family["verdict"] == NOT_SEPARABLE)
+    others = found["p_holm"].isna()
+    assert found[others].equals(rows[others])
+
+
+def test_what_holm_does_not_reject_shares_one_level(tmp_path):
+    results = load(study(tmp_path, seeds=range(5), noise=1.0))
+    rows = headline_of(results)
+    found = judged_intervals(results, rows)
+    retained = found[found["verdict"].eq(NOT_SEPARABLE) & found["p_holm"].notna()]
+    assert 1 < len(retained) < 6
+    t = stats.t.isf(0.025 / len(retained), 4)
+    half = t * retained["sd"] / 5**0.5
+    assert retained["high"].to_numpy() == pytest.approx(retained["estimate"] + half)
+    assert (retained["low"] < rows.loc[retained.index, "low"]).all()
+
+
+def test_no_interval_that_excludes_0_stands_beside_no_effect_found(tmp_path):
+    """Seeds at which an effect is found before Holm's correction and not after it."""
+    uncorrected = 0
+    for start in range(8):
+        folder = study(tmp_path / str(start), seeds=range(10 * start, 10 * start + 3))
+        rows = headline_of(load(folder))
+        family = rows[rows["p_holm"].notna()]
+        uncorrected += int(((family["p"] < 0.05) & (family["p_holm"] >= 0.05)).sum())
+        for line in lines_of(folder)[1:4]:
+            if "no effect found" in line:
+                ((_, low, high),) = INTERVAL.findall(line)
+                assert float(low) <= 0 <= float(high) and "corrected for six tests" in line
+    assert uncorrected > 2
+
+
+def test_a_factor_of_many_levels_has_one_line(tmp_path):
+    lines = lines_of(
+        study(
+            tmp_path,
+            factors={"rate": {f"r{n}": {"rate": n} for n in range(8)}},
+            top1=lambda levels: 60.0 + 4 * (levels["rate"] == "r3"),
+            seeds=range(4),
+            noise=0.3,
+        )
+    )
+    assert lines[0].startswith("`rate=r3` raises top-1, no effect of six levels of `rate` on it")
+    assert re.match(
+        r"`rate` from `r0`: `r3` \+[34]\.\S* points \[.*; no effect found of `r1`", lines[1]
+    )
+    assert not any(line.startswith("`r") for line in lines[2:])
+
+
+def test_many_factors_are_merged_into_three_lines(tmp_path):
+    for name, n_active in [("few", 1), ("many", 5)]:
+        lines = lines_of(
+            study(
+                tmp_path / name,
+                factors={name: {"off": {}, "on": {name: 1}} for name in "abcde"},
+                top1=lambda v, n=n_active: 60.0 + sum(5 * (v[f] == "on") for f in "abcde"[:n]),
+                seeds=range(3),
+                noise=0.3,
+            )
+        )
+        assert len(lines) <= 7
+        for factor in "abcde":
+            assert sum(f"`{factor}`" in line for line in lines[1:4]) == 1
+        if n_active == 1:
+            assert lines[0].startswith("`a` raises top-1, no effect of `b`, `c`, `d` and `e` on it")
+
+
+@pytest.mark.parametrize(
+    "what, says",
+    [
+        ({"state": lambda s: "WAITING"}, ["No trial has finished (36 waiting), so there is"]),
+        ({"factors": {}}, ["`reference` is worse than `ldmlr`.", "Against `ldmlr` (66"]),
+        ({"factors": {}, "baselines": []}, ["`reference` reaches 60."]),
+        (
+            {"state": lambda s: "COMPLETE" if s.kind == "baseline" else "WAITING"},
+            ["From 12 of 36 trials: no effect of `lr_split`, `warmup` and", "`lr_split`: no seed"],
+        ),
+        (
+            {
+                "factors": {},
+                "state": lambda s: "COMPLETE" if s.kind == "baseline" else "FAILED",
+            },
+            ["From 12 of 15 trials: no arm has a finished trial.", "12 of 15 trials finished ("],
+        ),
+        ({"baselines": []}, ["`lr_split` raises top-1"]),
+        (
+            {"seeds": [0]},
+            [
+                "One seed cannot tell an effect of `lr_split`, `warmup` and `gradient_decoupling` "
+                "from chance.",
+                "`lr_split`: +7.9 points in one seed.",
+                "`warmup`: +",
+                "`gradient_decoupling`: ",
+                "One seed can call no arm the best: `lr_split+warmup` (",
+                "Against `ldmlr` (65.8) the eight arms differ by -5.5 to +4.2 points; no interval",
+                "One seed: no interval can be given",
+            ],
+        ),
+    ],
+)
+def test_studies_that_lack_something_have_sentences_that_are_right(tmp_path, what, says):
+    lines = lines_of(study(tmp_path, **what))
+    assert len(lines) >= len(says)
+    for line, start in zip(lines, says):
+        assert line.startswith(start)
+    for line in lines:
+        assert line.endswith(".") and "nan" not in line and "  " not in line and ", ." not in line
+
+
+def test_baselines_alone_are_ranked(tmp_path):
+    folder = study(tmp_path)
+    manifest = folder.manifest()
+    baselines = [spec for spec in manifest.trials if spec.kind == "baseline"]
+    folder.write_manifest(replace(manifest, trials=baselines, factors={}))
+    lines = lines_of(folder)
+    assert lines[0] == "No baseline can be called the best of four."
+    assert "`ce` 64" in lines[1] and "`balanced-head` 66" in lines[1]
+
+
+def test_of_a_metric_to_be_minimised_lower_is_better(tmp_path):
+    metric = {"name": "test/top1", "goal": "minimize"}
+    lines = lines_of(study(tmp_path, metric=metric, seeds=range(4), noise=0.3))
+    assert lines[0].startswith(
+        "None of the three factors is found to lower top-1 alone, `lr_split` and `warmup` raise it"
+    )
+    assert lines[1].startswith("`lr_split`: +8")
+    assert "of eight arms four better, four worse" in lines[5]
+    assert "`ce` (64" in lines[4]  # the lowest of the baselines
+
+
+def test_one_training_run_is_said_to_be_one(tmp_path):
+    folder = with_hits(study(tmp_path, factors=ONE, seeds=[0]), better)
+    lines = lines_of(folder)
+    assert lines[0] == (
+        "On this one training run, `lr_split` raises top-1, and one of two arms is better than "
+        "`ldmlr`."
+    )
+    assert "corrected" not in " ".join(lines) and "over test images" in lines[-1]
+
+
+def test_failed_trials_are_told_before_anything_else(tmp_path):
+    states = {"warmup--s1": "FAILED", "ce--s2": "RUNNING"}
+    lines = lines_of(study(tmp_path, state=lambda spec: states.get(spec.trial, "COMPLETE")))
+    assert lines[0].startswith("From 34 of 36 trials: `lr_split` raises top-1, ")
+    assert lines[-1].startswith("34 of 36 trials finished (34 complete, 1 failed, 1 ")
+
+
+def test_claims_are_counted_and_those_on_average_said_to_be(tmp_path):
+    sides = {"factor": "gradient_decoupling", "from": "off", "to": "on"}
+    claims = [
+        {
+            "id": direction,
+            "says": "So it is.",
+            "contrast": sides,
+            "expects": [{"metric": "test/top1", "direction": direction}],
+        }
+        for direction in ("down", "up")
+    ]
+    claims.append({**claims[0], "id": "none", "expects": [{"metric": "x", "direction": "up"}]})
+    folder = study(tmp_path, top1=broken_by_decoupling, seeds=range(4), noise=0.3, claims=claims)
+    assert lines_of(folder)[-1].endswith(
+        "Claims: one supported (only on average), one refuted (only on average), one open."
+    )
+
+
+def test_arms_are_compared_with_the_baseline_after_correction_in_the_sentence(tmp_path):
+    """Three seeds whose differences are found one by one, and not after Holm's correction."""
+    found = []
+    for start in range(6):
+        lines = lines_of(
+            study(
+                tmp_path / str(start),
+                seeds=range(10 * start, 10 * start + 3),
+                noise=0.5,
+                top1=lambda levels: 68.0,
+            )
+        )
+        (counted,) = [line for line in lines if line.startswith("Against")]
+        found.append("better" in counted and "no arm is found to be better" in lines[0])
+    assert any(found)
+
+
+def test_names_with_braces_stay_names(tmp_path):
+    factors = {"{a}": {"off": {}, "on": {"a": 1}}}
+    lines = lines_of(study(tmp_path, factors=factors, top1=lambda v: 60 + 8 * (v["{a}"] == "on")))
+    assert lines[0].startswith("`{a}` raises top-1")
