@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from ablation import PACKAGE
+from ablation.cli.completion import LINES, completion_line, report_names, run_names, side_names
 from ablation.cli.data import CommandGroup, cache, data
 from ablation.cli.run import plan, run, storage_option
 from ablation.errors import DiskFull, InputError, Problem, Unavailable, nearest
@@ -92,7 +93,9 @@ def _existing(_context: click.Context, _argument: click.Parameter, study: str | 
     raise InputError([problem])
 
 
-study_argument = click.argument("study", required=False, callback=_existing)
+study_argument = click.argument(
+    "study", required=False, callback=_existing, shell_complete=run_names
+)
 
 
 @click.group(
@@ -150,7 +153,7 @@ def _existing_or_searched(
 
 
 @main.command()
-@click.argument("study", required=False, callback=_existing_or_searched)
+@click.argument("study", required=False, callback=_existing_or_searched, shell_complete=run_names)
 def status(study: str) -> None:
     """Show a study's progress, arm by arm, and the time left."""
     from ablation.storage.project import ProjectPaths
@@ -184,7 +187,7 @@ def report(study: str, as_html: bool) -> None:
 
 
 @main.command()
-@click.argument("study", required=False)
+@click.argument("study", required=False, shell_complete=report_names)
 @click.argument("parts", nargs=-1, metavar="[arms] [claims]")
 @click.option(
     "--into",
@@ -221,9 +224,9 @@ def table(study: str | None, parts: tuple[str, ...], into: Path | None, check: b
 
 
 @main.command()
-@click.argument("left", metavar="A")
-@click.argument("right", metavar="B")
-@click.option("--study", help="The study that A and B are arms of.")
+@click.argument("left", metavar="A", shell_complete=side_names)
+@click.argument("right", metavar="B", shell_complete=side_names)
+@click.option("--study", shell_complete=report_names, help="The study that A and B are arms of.")
 @click.option(
     "--figure",
     type=click.Path(path_type=Path),
@@ -273,7 +276,10 @@ def ui(port: int) -> None:
 
 @main.command()
 @click.argument(
-    "study", required=False, callback=lambda *given: _existing(*given) if given[-1] else None
+    "study",
+    required=False,
+    callback=lambda *given: _existing(*given) if given[-1] else None,
+    shell_complete=run_names,
 )
 @click.option(
     "--repair", is_flag=True, help="Repair what can be repaired; without it, nothing is changed."
@@ -285,6 +291,13 @@ def doctor(study: str | None, repair: bool, storage: str | None) -> None:
 
     is_all_well = module.doctor(study, repair, partial(print, flush=True), storage)
     sys.exit(0 if is_all_well else 1)
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(list(LINES)))
+def completion(shell: str) -> None:
+    """Print the line that makes a shell complete commands, options, grids, studies and arms."""
+    print(completion_line(shell))
 
 
 for command in (run, plan, cache, data):
