@@ -203,21 +203,26 @@ def report(study: str, as_html: bool) -> None:
 def table(study: str | None, parts: tuple[str, ...], into: Path | None, check: bool) -> None:
     """Print a study's arms and claims as Markdown, from the files of its report.
 
-    Reports are read from reports/, else from docs/results/. With --into, docs/results/ comes
-    first: the tables of a FILE are those of committed results where these exist.
+    Reports are read from reports/, else from docs/results/; without STUDY, the only one in
+    reports/. With --into, docs/results/ comes first: the tables of a FILE are those of committed
+    results where these exist.
     """
+    from ablation.analysis.results import known_reports
     from ablation.reporting.tables import headline_tables, refresh_file
     from ablation.storage.project import ProjectPaths
 
     if into is None and check:
         raise InputError([Problem("", "--check", "needs --into FILE")])
+    folders = ProjectPaths().report_folders
     if into is None:
-        print(headline_tables(ProjectPaths().report_folders, study, parts))
+        own = list(known_reports(folders[:1]))
+        study = own[0] if study is None and len(own) == 1 else study
+        print(headline_tables(folders, study, parts))
         return
     if study is not None:
         message = f"takes no STUDY: the blocks of {into} name theirs"
         raise InputError([Problem("", "--into", message)])
-    done = refresh_file(into, ProjectPaths().report_folders[::-1], check)
+    done = refresh_file(into, folders[::-1], check)
     state = "not up to date" if check else "renewed"
     print(f"{into}: {len(done.stale)} of {done.n_blocks} blocks {state}")
     sys.exit(1 if check and done.stale else 0)
@@ -237,11 +242,14 @@ def compare(left: str, right: str, study: str | None, figure: Path | None) -> No
     """Compare two arms, two studies, or what was measured with what was published.
 
     A and B are each STUDY, STUDY:ARM, published:METHOD, or, with --study or where there is one
-    study only, ARM.
+    study of your own only, ARM. Your own runs in runs/ and reports/ come before docs/results/.
+    Prints a table on a terminal, elsewhere Markdown.
     """
     from ablation.analysis.compare import compare as compared
     from ablation.analysis.compare import comparison_text
     from ablation.storage.project import ProjectPaths
+    from ablation.study.comparison import show_comparison
+    from ablation.study.live import output
 
     found = compared(left, right, study, ProjectPaths())
     if figure is not None:
@@ -249,7 +257,11 @@ def compare(left: str, right: str, study: str | None, figure: Path | None) -> No
         from ablation.reporting.figures import draw_comparison
 
         draw_comparison(found, figure)
-    print(comparison_text(found))
+    console = output()
+    if console.is_terminal:
+        show_comparison(found, console)
+    else:
+        print(comparison_text(found))
 
 
 @main.command()
