@@ -12,7 +12,7 @@ import html
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import pandas as pd
@@ -45,9 +45,26 @@ from ablation.reporting.curves import MAX_ARMS, MAX_LINES
 from ablation.storage.runs import UNTUNED, RunFolder, write_atomically
 
 
+class WrittenReport(NamedTuple):
+    """A report, and what it was made of."""
+
+    # of report.md, or of report.html where it was asked for
+    path: Path
+    study: Results
+    effects: pd.DataFrame
+    claims: pd.DataFrame
+
+
 def write_report(
     folder: RunFolder, destination: Path, as_html: bool = False, changed: str = ""
 ) -> Path:
+    """As `write_judged`; returns the path alone."""
+    return write_judged(folder, destination, as_html, changed).path
+
+
+def write_judged(
+    folder: RunFolder, destination: Path, as_html: bool = False, changed: str = ""
+) -> WrittenReport:
     """Write a study's report, its tables and its figures to `destination`, `reports/<study>/`.
 
     These are report.md, results.csv, history.csv, effects.csv, claims.csv and figures/. A study
@@ -59,9 +76,6 @@ def write_report(
             kept up in any case
         changed: what has changed since the study was run, see `ablation.study.opening.changes`;
             the results are those of before
-
-    Returns:
-        the path of report.md, or of report.html where it was asked for
 
     Raises:
         FileNotFoundError: `folder` holds no study
@@ -84,7 +98,7 @@ def write_report(
     write_atomically(path, text)
     if as_html or page.is_file():
         write_atomically(page, to_html(text, destination))
-    return page if as_html else path
+    return WrittenReport(page if as_html else path, study, effects, claims)
 
 
 def render(
@@ -206,7 +220,7 @@ def answer(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) -> str
             f"{own.sum()} of {len(own)} trials of `{arm}`" for arm, own in broken if own.any()
         ],
         seeds=span(n for n in main["n_seeds"] if n > 1),
-        moved=_moved(main, results.headline),
+        moved=moved(main, results.headline),
         level_by_level=sizes(judged.level_by_level(results, headline), "`%s` %s"),
         reference=reference,
         compared=_compared(results, headline),
@@ -225,7 +239,7 @@ def answer(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) -> str
     return " ".join(line for line in text.split("\n") if line)
 
 
-def _moved(main: pd.DataFrame, metric: str) -> list[str]:
+def moved(main: pd.DataFrame, metric: str) -> list[str]:
     """What the main effects that are separable from 0 do, those that raise the metric first."""
     told = []
     for verdict, verb in [(judged.HIGHER, "raises"), (judged.LOWER, "lowers")]:
