@@ -53,7 +53,7 @@ def conclusion(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) ->
             lines.append(f"best arm: none can be called so; {what}")
         else:
             lines.append(f"best arm: {best}, separable from all others that finished")
-    left = ", ".join(sizes(main[main["verdict"].isin(OPEN)]))
+    left = ", ".join(main.loc[main["verdict"].isin(OPEN), "effect"])
     counted = claims_counted(claims).replace("`", "").rstrip(".")
     if left or counted:
         lines.append(f"undecided: {'; '.join(filter(None, [left or 'no effect', counted]))}")

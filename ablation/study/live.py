@@ -101,6 +101,8 @@ class Progress(Listener):
         # how many workers finish an epoch before the study stops
         self._n_busy: int | None = None
         self._has_recorded = self._has_ended = False
+        # seconds from the last trial's end to the pass's; None where they were never measured
+        self._closing = 0.0 if planned.n_expected else timings.known().get(CLOSING)
         self._ended: set[str] = set()
         self._in_hand: Counter[str] = Counter()
         self._shown, self._due = time.monotonic(), 0.0
@@ -265,7 +267,7 @@ class Progress(Listener):
             return f"{left} of the search"
         if left and looks and len(self.seeds) < looks[-1]:
             return f"{left} until the next look at the results"
-        return left
+        return f"{left}, then the report" if left and self._closing is None else left
 
     @property
     def seeds(self) -> set[int]:
@@ -331,7 +333,7 @@ class Progress(Listener):
         known = {key: seconds for key, seconds in self.timings.known().items() if key != START}
         chains = {name: plan.trials[name].links for name in left}
         seconds = forecast(chains, self.planned.store, known, self.jobs, True) if chains else 0.0
-        return None if seconds is None else seconds + known.get(CLOSING, 0.0)
+        return None if seconds is None else seconds + (self._closing or 0.0)
 
 
 def read_note(file: Path) -> ProgressNote | None:

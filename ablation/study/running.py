@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from ablation import interruption
 from ablation.errors import InputError, Problem
@@ -121,7 +122,7 @@ def run(planned: PlannedStudy, options: RunOptions) -> RunResult:
         timings.closed(time.monotonic() - begun)
         timings.save()
     for line in said:
-        tell(console, line)
+        console.print(Text(line))
     console.print(f"report: {closing.path}", highlight=False, soft_wrap=True)
     for line in _look_further(planned.name, options.offline):
         tell(console, line)
