@@ -247,13 +247,14 @@ class Progress(Listener):
 
     def _outlook(self) -> str:
         """What the study waits for, or how long it still takes; "" where that is not known."""
+        if self._has_ended:
+            return ""
         if interruption.requested() or self._n_busy is not None:
             first = f"{self._doing} first, then " if self._doing else ""
             n = "the" if self._n_busy is None else self._n_busy
             busy = f"{n} worker{'s' * (n != 1)} finish{'es' * (n == 1)} the epoch in hand"
-            return f"stopping: {first}{busy}; a second signal (Ctrl-C) stops at once"
-        if self._has_ended:
-            return ""
+            then = "the same command goes on from there"
+            return f"stopping: {first}{busy}, {then}; a second signal (Ctrl-C) stops at once"
         if self._doing:
             return self._doing
         if len(self._ended) == self._n_trials:

@@ -242,11 +242,11 @@ def test_what_takes_seconds_is_shown_and_a_request_to_stop_at_once(toy, monkeypa
         assert shown.summary().endswith(", bringing MLflow up to date")
         monkeypatch.setattr(interruption, "requested", lambda: True)
         assert shown.summary().endswith(
-            "stopping: bringing MLflow up to date first, then the workers finish the epoch in hand; "
-            "a second signal (Ctrl-C) stops at once"
+            "stopping: bringing MLflow up to date first, then the workers finish the epoch in hand, "
+            "the same command goes on from there; a second signal (Ctrl-C) stops at once"
         )
     shown.stopping(1)
-    assert "stopping: 1 worker finishes the epoch in hand; a second" in shown.summary()
+    assert "stopping: 1 worker finishes the epoch in hand, the same" in shown.summary()
 
 
 def test_the_time_left_reaches_to_the_end_of_the_report(toy, monkeypatch):
