@@ -65,7 +65,7 @@ class Closing:
         for file in self._files():
             # a name and a length, so that no two lists of files look alike
             content = file.read_bytes()
-            digest.update(f"{file}\0{len(content)}\0".encode())
+            digest.update(f"{file.parent.name}/{file.name}\0{len(content)}\0".encode())
             digest.update(content)
         return digest.hexdigest()
 

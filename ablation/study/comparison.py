@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -53,7 +53,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], align: Sequence
     """A table of cells that are Markdown: what is bold there is bold here."""
     table = Table(box=None, pad_edge=False)
     for heading, one in zip(header, align, strict=False):
-        justify = "right" if one == "r" else "left"
+        justify: JustifyMethod = "right" if one == "r" else "left"
         table.add_column(_plain(heading), justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(Text(_plain(cell), style="bold" * cell.startswith("**")) for cell in row))
