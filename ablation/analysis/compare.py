@@ -187,7 +187,10 @@ def _agree(values: pd.Series) -> bool:
 
 
 def _rows(left: Side, right: Side) -> Iterator[Row]:
-    """The rows of a comparison; those of which one side has no values are left out."""
+    """The rows of a comparison.
+
+    Those of which one side has no values, or neither has a finite mean, are left out.
+    """
     for what, metric, one, other in _pairs(left, right):
         values = one.values(metric), other.values(metric)
         if not min(map(len, values)):
@@ -200,7 +203,9 @@ def _rows(left: Side, right: Side) -> Iterator[Row]:
             found = _over_images(difference(*values, may_pair=True), metric, one, other)
         else:
             found = difference(*values, may_pair=False)
-        yield Row(what, metric, *values, found)
+        is_known = any(map(math.isfinite, (values[0].mean(), values[1].mean(), found.mean)))
+        if is_known:
+            yield Row(what, metric, *values, found)
 
 
 # what a row is about, its metric, left and right
@@ -375,39 +380,71 @@ def _differing(left: Side, right: Side) -> list[tuple[str, Any, Any]]:
 
 def comparison_text(found: Comparison) -> str:
     """The comparison as Markdown: headline, table, settings that differ, warnings."""
+    header, rows = comparison_rows(found)
+    parts = [comparison_head(found), table(header, rows, ALIGNED), *explanations(found)]
+    if found.settings:
+        differ = table(*settings_rows(found), "lll")
+        parts.append(f"Settings that differ:\n\n{differ}")
+    parts += found.notes
+    parts += [f"**Warning:** {text}." for text in found.warnings]
+    return "\n\n".join(parts)
+
+
+# the column that says how a difference was estimated
+HOW = "how"
+# how the columns of `comparison_rows` are aligned
+ALIGNED = "lrrrrlr"
+
+
+def comparison_head(found: Comparison) -> str:
+    """What the comparison comes to, in a sentence of Markdown."""
+    first = found.rows[0]
+    sides = f"`{found.left}` minus `{found.right}`"
+    if _is_by_arm(found):
+        return f"{sides}, arm by arm; the intervals are not corrected for the number of rows."
+    return f"{sides}, {first.what}: {_sentence(first)}."
+
+
+def comparison_rows(found: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of differences, cells as Markdown."""
     first, metrics = found.rows[0], {row.metric for row in found.rows}
-    names = [f"`{found.left}`", f"`{found.right}`"]
-    by_arm = first.what.startswith("`")
-    what = "metric" if not by_arm else f"{label(first.metric)} of" if len(metrics) == 1 else "arm"
-    header = [what, *names, "difference [95 %]", "p", "how"]
+    what = "metric"
+    if _is_by_arm(found):
+        what = f"{label(first.metric)} of" if len(metrics) == 1 else "arm"
+    header = [what, f"`{found.left}`", f"`{found.right}`", "difference [95 %]", "p", HOW]
     if any(math.isfinite(row.found.correlation) for row in found.rows):
         header.append("pair correlation")
-    sides = " minus ".join(names)
-    parts = [
-        f"{sides}, arm by arm; the intervals are not corrected for the number of rows."
-        if by_arm
-        else f"{sides}, {first.what}: {_sentence(first)}.",
-        table(header, [_cells(row)[: len(header)] for row in found.rows], "lrrrrlr"),
+    return header, [_cells(row)[: len(header)] for row in found.rows]
+
+
+def settings_rows(found: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of settings that differ, cells as Markdown."""
+    rows = [
+        [f"`{key}`", *(MISSING if one is None else f"`{one}`" for one in values)]
+        for key, *values in found.settings
+    ]
+    return ["setting", f"`{found.left}`", f"`{found.right}`"], rows
+
+
+def explanations(found: Comparison) -> list[str]:
+    """How to read the table of differences."""
+    texts = [
         "Mean ± standard deviation over seeds; the difference is left minus right, its p two-sided "
-        "and uncorrected; bold where the interval excludes 0.",
+        "and uncorrected; bold where the interval excludes 0."
     ]
     if any(row.found.is_on_run for row in found.rows):
-        parts.append(
+        texts.append(
             "One seed: the interval is a 95 % percentile interval of a paired bootstrap over test "
             f"images ({N_RESAMPLES:,} resamples, the same images for both). It is conditional on "
             "this one training run: it tells how the difference would change with other test "
             "images, not with another seed, for which it is too narrow. So there is no p-value, "
             "and nothing is bold."
         )
-    if found.settings:
-        rows = [
-            [f"`{key}`", *(MISSING if one is None else f"`{one}`" for one in values)]
-            for key, *values in found.settings
-        ]
-        parts.append(f"Settings that differ:\n\n{table(['setting', *names], rows, 'lll')}")
-    parts += found.notes
-    parts += [f"**Warning:** {text}." for text in found.warnings]
-    return "\n\n".join(parts)
+    return texts
+
+
+def _is_by_arm(found: Comparison) -> bool:
+    return found.rows[0].what.startswith("`")
 
 
 def _sentence(row: Row) -> str:

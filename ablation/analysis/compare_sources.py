@@ -5,6 +5,7 @@ A study is read from runs/ or, where it is not there, from the tables in reports
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -110,28 +111,42 @@ Side = Measured | PublishedNumber
 def find_sides(names: Sequence[str], study: str | None, places: ProjectPaths) -> list[Side]:
     """What two names stand for.
 
-    Each is a STUDY, STUDY:ARM, published:METHOD or, with `study`, an ARM of that study.
+    Each is a STUDY, STUDY:ARM, published:METHOD or, with `study` or where there is one study only,
+    an ARM of that study. Committed studies count only where there are none of one's own.
 
     Raises:
         InputError: naming each that is not there
     """
     problems: list[Problem] = []
     in_runs = [name for name in studies(places.root / "runs") if not name.endswith(SUFFIX)]
-    known = sorted({*in_runs, *known_reports(places.report_folders)})
+    own = sorted({*in_runs, *known_reports(places.report_folders[:1])})
+    known = sorted({*own, *known_reports(places.report_folders)})
+    at_hand = own or known
     load = cache(lambda name: _source(places, name))
+
+    def elsewhere(arm: str) -> str | None:
+        """A hint towards the studies that have this arm; None if none has."""
+        whose = [f"'{name}:{arm}'" for name in known if arm in load(name).arms]
+        return f"say {' or '.join(whose)}" if whose else None
+
+    def meant(text: str) -> str | None:
+        """A hint towards the study or the arm that was meant; None if none is like it."""
+        arms = {arm: f"{name}:{arm}" for name in at_hand for arm in load(name).arms}
+        close = difflib.get_close_matches(text, [*known, *arms], n=1)
+        return f"did you mean '{arms.get(close[0], close[0])}'?" if close else None
 
     def measured(text: str) -> Measured | None:
         name, colon, arm = text.partition(":")
-        if not colon and (study is not None or (text not in known and len(known) == 1)):
-            name, arm = study or known[0], text
+        if not colon and (study is not None or (text not in known and len(at_hand) == 1)):
+            name, arm = study or at_hand[0], text
         if name not in known:
-            whose = [f"'{own}:{text}'" for own in known if not colon and text in load(own).arms]
-            hint = f"say {' or '.join(whose)}" if whose else None
+            hint = None if colon else elsewhere(text) or meant(text)
             problems.append(_no_study(text, name, known, hint))
             return None
         found = load(name)
         if arm and arm not in found.arms:
-            message = f"{name} has no arm '{arm}'; {nearest(arm, found.arms)}"
+            hint = None if colon or study is not None else elsewhere(arm) or meant(arm)
+            message = f"{name} has no arm '{arm}'; {hint or nearest(arm, found.arms)}"
             problems.append(Problem("", text, message))
             return None
         return StudyArm(f"{name}:{arm}", found, arm) if arm else WholeStudy(name, found)

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from ablation.cli.completion import experiment_names
 from ablation.errors import InputError, Problem
 from ablation.formatting import duration, parse_size
 from ablation.storage.cache import (
@@ -41,6 +42,11 @@ class CommandGroup(click.Group):
             formatter.write_dl(rows)
 
 
+experiment_argument = click.argument(
+    "experiment", type=click.Path(path_type=Path), shell_complete=experiment_names
+)
+
+
 @click.group(cls=CommandGroup)
 def data() -> None:
     """Download data sets; describe, verify and unpack images."""
@@ -61,7 +67,7 @@ def get(name: str | None) -> None:
 
 
 @data.command()
-@click.argument("experiment", type=click.Path(path_type=Path))
+@experiment_argument
 @click.option("-S", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
 def describe(experiment: Path, overrides: tuple[str, ...]) -> None:
     """Print class counts, image shape, channel order and fingerprint of an experiment's data."""
@@ -69,7 +75,7 @@ def describe(experiment: Path, overrides: tuple[str, ...]) -> None:
 
 
 @data.command()
-@click.argument("experiment", type=click.Path(path_type=Path))
+@experiment_argument
 @click.option("-S", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
 def verify(experiment: Path, overrides: tuple[str, ...]) -> None:
     """Load every image; report leaks into the test set, empty classes and uneven test classes."""

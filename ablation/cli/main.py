@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from ablation import PACKAGE
+from ablation.cli.completion import LINES, completion_line, report_names, run_names, side_names
 from ablation.cli.data import CommandGroup, cache, data
 from ablation.cli.run import plan, run, storage_option
 from ablation.errors import DiskFull, InputError, Problem, Unavailable, nearest
@@ -92,7 +93,9 @@ def _existing(_context: click.Context, _argument: click.Parameter, study: str | 
     raise InputError([problem])
 
 
-study_argument = click.argument("study", required=False, callback=_existing)
+study_argument = click.argument(
+    "study", required=False, callback=_existing, shell_complete=run_names
+)
 
 
 @click.group(
@@ -166,7 +169,7 @@ def _existing_or_searched(
 
 
 @main.command()
-@click.argument("study", required=False, callback=_existing_or_searched)
+@click.argument("study", required=False, callback=_existing_or_searched, shell_complete=run_names)
 def status(study: str) -> None:
     """Show a study's progress, arm by arm, and the time left."""
     from ablation.storage.project import ProjectPaths
@@ -189,19 +192,19 @@ def report(study: str, as_html: bool) -> None:
     from ablation.study.opening import changes_since
 
     places = ProjectPaths()
+    places.require_writable("reports")
     folder = places.runs(study)
     of = folder.manifest().search.get("of") if study.endswith(SUFFIX) else None
     if of:
         message = f"holds the trials of a search; `ablate report {of}` tells what it has found"
         raise InputError([Problem("runs", study, message)])
-    places.require_writable("reports")
     changed = "" if folder.is_being_run() else changes_since(places, study).said
     print(write_report(folder, places.report(study), as_html, changed))
     click.echo(changed, err=True, nl=bool(changed))
 
 
 @main.command()
-@click.argument("study", required=False)
+@click.argument("study", required=False, shell_complete=report_names)
 @click.argument("parts", nargs=-1, metavar="[arms] [claims]")
 @click.option(
     "--into",
@@ -227,9 +230,11 @@ def table(
 ) -> None:
     """Print a study's arms and claims as Markdown, from the files of its report.
 
-    Reports are read from reports/, else from docs/results/. With --into, docs/results/ comes
-    first: the tables of a FILE are those of committed results where these exist.
+    Reports are read from reports/, else from docs/results/; without STUDY, the only one in
+    reports/. With --into, docs/results/ comes first: the tables of a FILE are those of committed
+    results where these exist.
     """
+    from ablation.analysis.results import known_reports
     from ablation.reporting.tables import headline_tables, latex_table, refresh_file
     from ablation.storage.project import ProjectPaths
 
@@ -241,22 +246,25 @@ def table(
             raise InputError([Problem("", "--format latex", f"does not go with {other}")])
         print(latex_table(ProjectPaths().report_folders, study))
         return
+    folders = ProjectPaths().report_folders
     if into is None:
-        print(headline_tables(ProjectPaths().report_folders, study, parts))
+        own = list(known_reports(folders[:1]))
+        study = own[0] if study is None and len(own) == 1 else study
+        print(headline_tables(folders, study, parts))
         return
     if study is not None:
         message = f"takes no STUDY: the blocks of {into} name theirs"
         raise InputError([Problem("", "--into", message)])
-    done = refresh_file(into, ProjectPaths().report_folders[::-1], check)
+    done = refresh_file(into, folders[::-1], check)
     state = "not up to date" if check else "renewed"
     print(f"{into}: {len(done.stale)} of {done.n_blocks} blocks {state}")
     sys.exit(1 if check and done.stale else 0)
 
 
 @main.command()
-@click.argument("left", metavar="A")
-@click.argument("right", metavar="B")
-@click.option("--study", help="The study that A and B are arms of.")
+@click.argument("left", metavar="A", shell_complete=side_names)
+@click.argument("right", metavar="B", shell_complete=side_names)
+@click.option("--study", shell_complete=report_names, help="The study that A and B are arms of.")
 @click.option(
     "--figure",
     type=click.Path(path_type=Path),
@@ -267,11 +275,14 @@ def compare(left: str, right: str, study: str | None, figure: Path | None) -> No
     """Compare two arms, two studies, or what was measured with what was published.
 
     A and B are each STUDY, STUDY:ARM, published:METHOD, or, with --study or where there is one
-    study only, ARM.
+    study of your own only, ARM. Your own runs in runs/ and reports/ come before docs/results/.
+    Prints a table on a terminal, elsewhere Markdown.
     """
     from ablation.analysis.compare import compare as compared
     from ablation.analysis.compare import comparison_text
     from ablation.storage.project import ProjectPaths
+    from ablation.study.comparison import show_comparison
+    from ablation.study.live import output
 
     found = compared(left, right, study, ProjectPaths())
     if figure is not None:
@@ -279,7 +290,11 @@ def compare(left: str, right: str, study: str | None, figure: Path | None) -> No
         from ablation.reporting.figures import draw_comparison
 
         draw_comparison(found, figure)
-    print(comparison_text(found))
+    console = output()
+    if console.is_terminal:
+        show_comparison(found, console)
+    else:
+        print(comparison_text(found))
 
 
 @main.command()
@@ -308,7 +323,10 @@ def ui(port: int | None) -> None:
 
 @main.command()
 @click.argument(
-    "study", required=False, callback=lambda *given: _existing(*given) if given[-1] else None
+    "study",
+    required=False,
+    callback=lambda *given: _existing(*given) if given[-1] else None,
+    shell_complete=run_names,
 )
 @click.option(
     "--repair", is_flag=True, help="Repair what can be repaired; without it, nothing is changed."
@@ -320,6 +338,13 @@ def doctor(study: str | None, repair: bool, storage: str | None) -> None:
 
     is_all_well = module.doctor(study, repair, partial(print, flush=True), storage)
     sys.exit(0 if is_all_well else 1)
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(list(LINES)))
+def completion(shell: str) -> None:
+    """Print the line that makes a shell complete commands, options, grids, studies and arms."""
+    print(completion_line(shell))
 
 
 for command in (run, plan, cache, data):

@@ -11,12 +11,13 @@ from typing import Any
 
 import click
 
+from ablation.cli.completion import experiment_names, grid_names
 from ablation.storage.cache import DEFAULT_SIZE
 
 STUDY_ARGUMENTS = (
     *("grid", "experiment", "overrides", "seeds", "until_decided", "alias", "storage"),
 )
-GRID = "Grid file, or the name of one in experiments/, e.g. fixes."
+GRID = "Grid file, or the name of one in experiments/, e.g. fixes; default: the only one there is."
 OVERRIDE = "Override a setting in all arms and baselines."
 UNTIL_DECIDED = "Add seeds, up to 20, to the arms of claims that are not decided yet."
 STORAGE = "Keep Optuna's ledger in a database, postgresql://user@host/name; or set ABLATE_STORAGE."
@@ -31,6 +32,13 @@ def _storage(_context: click.Context, _option: click.Parameter, url: str | None)
     from ablation.tracking.ledger import storage_url
 
     return storage_url(url)
+
+
+def _grid(context: click.Context, _option: click.Parameter, named: Path | None) -> Path | None:
+    # YAML is imported only where a grid is looked for.
+    from ablation.grid.choices import the_grid
+
+    return None if context.resilient_parsing else the_grid(named)
 
 
 def _size(_context: click.Context, option: click.Parameter, text: str | None) -> int | None:
@@ -60,8 +68,12 @@ def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--until-decided", is_flag=True, help=UNTIL_DECIDED),
         click.option("--seeds", help="Number of seeds, or a comma-separated list."),
         click.option("-S", "overrides", multiple=True, metavar="KEY=VALUE", help=OVERRIDE),
-        click.option("--experiment", help=f"Experiment in place of the grid's: {here}"),
-        click.option("--grid", required=True, type=path, help=GRID),
+        click.option(
+            "--experiment",
+            shell_complete=experiment_names,
+            help=f"Experiment in place of the grid's: {here}",
+        ),
+        click.option("--grid", type=path, callback=_grid, shell_complete=grid_names, help=GRID),
     ):
         command = option(command)
     return command

@@ -187,18 +187,22 @@ def experiment_settings(path: Path, overrides: Sequence[str], subject: Subject) 
 
 
 def yaml_path(name: Path | str) -> Path:
-    """The file of a grid or an experiment: a path, or a name in `experiments/`.
+    """The file of a grid or an experiment: a path, or a name in `experiments/` or else here.
 
     The name's ending may be left out.
 
     Raises InputError if there is none, naming the nearest.
     """
     path = Path(name)
-    if os.path.lexists(path) or len(path.parts) > 1:
-        return path
     file = str(path) if path.suffix in (".yaml", ".yml") else f"{path}.yaml"
-    if (EXPERIMENTS / file).is_file():
-        return EXPERIMENTS / file
+    is_there = os.path.lexists(path) and not path.is_dir()
+    if is_there or len(path.parts) > 1:
+        return path
+    for folder in (EXPERIMENTS, Path()):
+        if (folder / file).is_file():
+            return folder / file
+    if path.is_dir():
+        return path
     known = [found.name for folder in (Path(), EXPERIMENTS) for found in folder.glob("*.yaml")]
     none = "there is no YAML file in either; `ablate init` writes examples"
     hint = nearest(file, known) if known else none

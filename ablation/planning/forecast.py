@@ -19,8 +19,9 @@ from ablation.storage.files import UNREADABLE
 from ablation.storage.runs import Outcome, TrialSpec, write_atomically
 from ablation.subject.protocol import LinkLike, Record
 
-START, SEGMENT = "(start)", "(segment)"
-"""Keys beside the phases: the overhead of a worker's first segment, and of each later one."""
+START, SEGMENT, CLOSING = "(start)", "(segment)", "(closing)"
+"""Keys beside the phases: the overhead of a worker's first segment, and of each later one; what
+comes after training, such as the report."""
 
 
 def forecast(
@@ -162,6 +163,10 @@ class Timings(Listener):
     def ran(self, is_first: bool, seconds: float) -> None:
         """Count the seconds that a segment took besides its epochs."""
         self.seconds.setdefault(START if is_first else SEGMENT, []).append(seconds)
+
+    def closed(self, seconds: float) -> None:
+        """Count the seconds that a pass took after its last trial had ended."""
+        self.seconds.setdefault(CLOSING, []).append(seconds)
 
     def known(self) -> dict[str, float]:
         """Phase -> mean seconds, of this pass or else of the last one."""

@@ -11,7 +11,7 @@ import base64
 import html
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import pandas as pd
@@ -44,9 +44,26 @@ from ablation.storage.runs import RunFolder, write_atomically
 from ablation.subject.loading import BUILT_IN, shown_subject
 
 
+class WrittenReport(NamedTuple):
+    """A report, and what it was made of."""
+
+    # of report.md, or of report.html where it was asked for
+    path: Path
+    study: Results
+    effects: pd.DataFrame
+    claims: pd.DataFrame
+
+
 def write_report(
     folder: RunFolder, destination: Path, as_html: bool = False, changed: str = ""
 ) -> Path:
+    """As `write_judged`; returns the path alone."""
+    return write_judged(folder, destination, as_html, changed).path
+
+
+def write_judged(
+    folder: RunFolder, destination: Path, as_html: bool = False, changed: str = ""
+) -> WrittenReport:
     """Write a study's report, its tables and its figures to `destination`, `reports/<study>/`.
 
     These are report.md, results.csv, history.csv, effects.csv, claims.csv and figures/. A study
@@ -58,9 +75,6 @@ def write_report(
             kept up in any case
         changed: what has changed since the study was run, see `ablation.study.opening.changes`;
             the results are those of before
-
-    Returns:
-        the path of report.md, or of report.html where it was asked for
 
     Raises:
         FileNotFoundError: `folder` holds no study
@@ -83,7 +97,7 @@ def write_report(
     write_atomically(path, text)
     if as_html or page.is_file():
         write_atomically(page, to_html(text, destination))
-    return page if as_html else path
+    return WrittenReport(page if as_html else path, study, effects, claims)
 
 
 def render(

@@ -6,20 +6,24 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ablation import interruption
 from ablation.formatting import duration, over_seeds, value
-from ablation.planning.forecast import START, Listener, Timings, forecast
+from ablation.planning.forecast import CLOSING, START, Listener, Timings, forecast
 from ablation.storage.files import UNREADABLE
-from ablation.storage.runs import Outcome, TrialSpec, write_atomically
+from ablation.storage.runs import Outcome, TrialSpec, reason, write_atomically
+from ablation.study.phases import PhaseCounts
 from ablation.subject.protocol import Record
 
 if TYPE_CHECKING:
@@ -29,8 +33,11 @@ if TYPE_CHECKING:
 
 # time between plain lines of progress
 PLAIN_SECONDS = 10.0
-# time between forecasts, at least
+# time between forecasts; less towards the end, and until there is one
 FORECAST_SECONDS = 10.0
+FIRST_SECONDS = 2.0
+# of a phase's bar, in columns
+BAR_WIDTH = 30
 # share of a study's time that forecasts may take
 FORECAST_SHARE = 0.01
 
@@ -69,7 +76,8 @@ class Progress(Listener):
 
     Args:
         timings: that measure this pass
-        is_forecast: whether to say how long the study still takes
+        share: whether epochs that trials have in common are trained once; else it does not say how
+            long the study still takes
     """
 
     def __init__(
@@ -78,20 +86,30 @@ class Progress(Listener):
         console: Console,
         timings: Timings,
         jobs: int,
-        is_forecast: bool = True,
+        share: bool = True,
     ):
         self.planned, self.timings, self.jobs = planned, timings, jobs
+        self.phases = PhaseCounts(share)
         self.metric = planned.study.grid.metric["name"]
         self.plan, self.arms = planned.plan, dict[str, ArmProgress]()
         self.replanned(planned.plan)
+        # why trials failed in earlier passes, a line each
+        self.failed_before: list[str] = []
         self.n_before, self.n_trained, self.begun = 0, 0, time.monotonic()
         self.note = ProgressNote(None, time.time(), jobs, [])
-        self._console, self._is_forecast, self._stopping = console, is_forecast, ""
+        self._console, self._is_forecast = console, share
+        # what takes seconds just now, besides training; "" if nothing does
+        self._doing = ""
+        # how many workers finish an epoch before the study stops
+        self._n_busy: int | None = None
+        self._has_recorded = self._has_ended = False
+        # seconds from the last trial's end to the pass's; None where they were never measured
+        self._closing = 0.0 if planned.n_expected else timings.known().get(CLOSING)
         self._ended: set[str] = set()
         self._in_hand: Counter[str] = Counter()
         self._shown, self._due = time.monotonic(), 0.0
         is_live = console.is_terminal
-        self._live = Live(console=console, get_renderable=self.table) if is_live else None
+        self._live = Live(console=console, get_renderable=self.view) if is_live else None
 
     def __enter__(self) -> Progress:
         if self._live:
@@ -99,6 +117,7 @@ class Progress(Listener):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._has_ended = True
         if self._live:
             self._live.stop()
         self._file.unlink(missing_ok=True)
@@ -106,6 +125,7 @@ class Progress(Listener):
     def replanned(self, plan: Plan) -> None:
         """Count the trials and epochs of the plan as it is now."""
         self.plan = plan
+        self.phases.replanned(plan)
         for arm in self.arms.values():
             arm.n_trials = arm.n_epochs = 0
         for trial in plan.trials.values():
@@ -120,10 +140,13 @@ class Progress(Listener):
         """Count a trial that an earlier run has ended."""
         self.n_before += 1
         self._count(spec, outcome)
+        if outcome.error is not None:
+            self.failed_before.append(self._failure(spec, outcome))
 
     def resumed(self, spec: TrialSpec, records: Sequence[Record]) -> None:
         """Count the epochs that a trial already has."""
         self.arms[spec.arm].epochs[spec.trial] = len(records)
+        self.phases.did(spec.trial, self.plan.trials[spec.trial].links[: len(records)])
         for record in records:
             self._measure(spec, record)
 
@@ -138,6 +161,11 @@ class Progress(Listener):
     def recorded(self, specs: Sequence[TrialSpec], record: Record) -> None:
         """Count an epoch for each trial that has it."""
         self.n_trained += 1
+        self._has_recorded = True
+        for spec in specs[:1]:
+            place = (record["phase"], record["epoch"])
+            links = self.plan.trials[spec.trial].links
+            self.phases.did(spec.trial, [one for one in links if (one.phase, one.epoch) == place])
         for spec in specs:
             epochs = self.arms[spec.arm].epochs
             # Epochs after the last checkpoint are trained again.
@@ -151,22 +179,29 @@ class Progress(Listener):
             self._measure(spec, record)
 
     def finished(self, spec: TrialSpec, outcome: Outcome) -> None:
-        """Count a trial that has ended; print its result where there is no live table."""
+        """Count a trial that has ended; print its failure, or its result without a live table."""
         self._count(spec, outcome)
-        if self._live:
-            return
-        if outcome.error is None:
-            said = f"{self.metric} {value(outcome.metrics[self.metric], math.nan)}"
-        else:
-            said = f"FAILED: {outcome.error['type']}: {outcome.error['message']}"
-        self._print(f"{spec.trial}: {said}")
+        if outcome.error is not None:
+            self._print(self._failure(spec, outcome), style="red")
+        elif not self._live:
+            self._print(
+                f"{spec.trial}: {self.metric} {value(outcome.metrics[self.metric], math.nan)}"
+            )
 
     def stopping(self, n_busy: int) -> None:
         """Show that the study stops, and for how many workers it waits."""
-        then = "finish their current epoch; a second signal stops at once"
-        self._stopping = f"; stopping: {n_busy} workers {then}"
+        self._n_busy = n_busy
         if not self._live:
             self._print(self.summary())
+
+    @contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """Show what takes seconds besides training, while it does."""
+        self._doing = what
+        try:
+            yield
+        finally:
+            self._doing = ""
 
     def tick(self) -> None:
         """Write the note and print a line of progress, each when it is due."""
@@ -174,25 +209,41 @@ class Progress(Listener):
             begun = time.monotonic()
             self._write_note()
             took = time.monotonic() - begun
-            self._due = time.monotonic() + max(FORECAST_SECONDS, took / FORECAST_SHARE)
+            left = self.note.seconds
+            wait = FIRST_SECONDS if left is None else max(left / 4, 1.0)
+            self._due = time.monotonic() + max(min(FORECAST_SECONDS, wait), took / FORECAST_SHARE)
         if not self._live and time.monotonic() - self._shown > PLAIN_SECONDS:
             self._print(self.summary())
 
     def summary(self) -> str:
-        """Trials, epochs and time, in one line."""
+        """Trials, epochs and time, and what comes next, in one line."""
         n_failed = sum(arm.n_failed for arm in self.arms.values())
         before = f" ({self.n_before} before)" if self.n_before else ""
         failed = f", {n_failed} failed" if n_failed else ""
         counted = f"{len(self._ended)}/{self._n_trials} trials{before}{failed}"
         trained = f"{self.n_trained} epochs trained, {duration(time.monotonic() - self.begun)}"
-        left = time_left(self.note)
-        return f"{counted}, {trained}" + (self._stopping or (left and f", {left}"))
+        return ", ".join(filter(None, [counted, trained, self._outlook()]))
+
+    def view(self) -> Group:
+        """The summary, a bar per phase, and a row per arm."""
+        parts = [self.table()] if self._has_ended else [self.bars(), "", self.table()]
+        return Group(Text(self.summary()), *parts)
+
+    def bars(self) -> Table:
+        """A bar per phase, with the epochs that are done and all that there are."""
+        table = Table.grid(padding=(0, 2))
+        for phase, n_planned in list(self.phases.n_planned.items()):
+            if n_planned:
+                n_done = self.phases.n_done[phase]
+                bar = ProgressBar(total=n_planned, completed=n_done, width=BAR_WIDTH)
+                left = f", {n_planned - n_done} left" if n_done < n_planned else ""
+                table.add_row(phase, bar, f"{n_done}/{n_planned} epochs{left}")
+        return table
 
     def table(self) -> Table:
-        """A row per arm, and the summary below."""
+        """A row per arm."""
         table = plain_table(["arm"], ["done", "failed", "epochs", f"{self.metric} so far"])
-        table.caption = self.summary()
-        for name, arm in self.arms.items():
+        for name, arm in list(self.arms.items()):
             table.add_row(
                 name,
                 f"{arm.n_complete}/{arm.n_trials}",
@@ -201,6 +252,44 @@ class Progress(Listener):
                 over_seeds(list(arm.metrics.values())),
             )
         return table
+
+    def _outlook(self) -> str:
+        """What the study waits for, or how long it still takes; "" where that is not known."""
+        if self._has_ended:
+            return ""
+        if interruption.requested() or self._n_busy is not None:
+            first = f"{self._doing} first, then " if self._doing else ""
+            n = "the" if self._n_busy is None else self._n_busy
+            busy = f"{n} worker{'s' * (n != 1)} finish{'es' * (n == 1)} the epoch in hand"
+            then = "the same command goes on from there"
+            return f"stopping: {first}{busy}, {then}; a second signal (Ctrl-C) stops at once"
+        if self._doing:
+            return self._doing
+        if len(self._ended) == self._n_trials:
+            return "all trials have ended"
+        n_busy = sum(n > 0 for n in list(self._in_hand.values()))
+        if n_busy and not self._has_recorded:
+            return "starting workers: no epoch has ended yet"
+        left = time_left(self.note)
+        looks = self.planned.study.grid.looks
+        if left and self.planned.n_expected:
+            return f"{left} of the search"
+        if left and looks and len(self.seeds) < looks[-1]:
+            return f"{left} until the next look at the results"
+        return f"{left}, then the report" if left and self._closing is None else left
+
+    @property
+    def seeds(self) -> set[int]:
+        """Those that have trials by now."""
+        return {spec.seed for spec in self.plan.specs}
+
+    def _failure(self, spec: TrialSpec, outcome: Outcome) -> str:
+        """Why a trial failed, and the file that says more of it."""
+        folder = self.planned.folder.trial_path(spec.trial)
+        log = folder / "stdout.log"
+        # a worker writes the log of one of the trials that share its epochs
+        log = log if log.is_file() else folder / "outcome.json"
+        return f"FAILED {spec.trial}: {reason(outcome)} ({log})"
 
     @property
     def _file(self) -> Path:
@@ -223,13 +312,15 @@ class Progress(Listener):
         self._ended.add(spec.trial)
         if outcome.state == "COMPLETE":
             arm.n_complete += 1
+            self.phases.did(spec.trial, self.plan.trials[spec.trial].links)
             arm.epochs[spec.trial] = self._n_epochs(spec)
             arm.metrics[spec.trial] = outcome.metrics[self.metric]
         else:
             arm.n_failed += 1
+            self.phases.gave_up(spec.trial)
 
-    def _print(self, text: str) -> None:
-        tell(self._console, text)
+    def _print(self, text: str, style: str | None = None) -> None:
+        tell(self._console, text, style)
         self._shown = time.monotonic()
 
     def _write_note(self) -> None:
@@ -251,7 +342,8 @@ class Progress(Listener):
         # Workers have started.
         known = {key: seconds for key, seconds in self.timings.known().items() if key != START}
         chains = {name: plan.trials[name].links for name in left}
-        return forecast(chains, self.planned.store, known, self.jobs, True) if chains else 0.0
+        seconds = forecast(chains, self.planned.store, known, self.jobs, True) if chains else 0.0
+        return None if seconds is None else seconds + (self._closing or 0.0)
 
 
 def _epochs(arm: ArmProgress) -> str:
@@ -272,11 +364,11 @@ def read_note(file: Path) -> ProgressNote | None:
 
 
 def time_left(note: ProgressNote | None) -> str:
-    """`about 1.7 h left`, `nearly done`; "" where nothing is known."""
+    """`about 1.7 h left`, `longer than forecast`; "" where nothing is known."""
     if note is None or note.seconds is None:
         return ""
     seconds = note.seconds - (time.time() - note.at)
-    return f"about {duration(seconds)} left" if seconds > 0 else "nearly done"
+    return f"about {duration(seconds)} left" if seconds > 0 else "longer than forecast"
 
 
 # width of a console in columns
@@ -287,6 +379,16 @@ def output() -> Console:
     """Standard output; what is printed is as wide as it need be where that is no terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=UNBOUNDED)
+
+
+@contextmanager
+def working(console: Console, what: str) -> Iterator[None]:
+    """On a terminal, show what takes seconds while it does."""
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(what):
+        yield
 
 
 def tell(console: Console, text: str, style: str | None = None) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from ablation import interruption
 from ablation.errors import InputError, Problem
@@ -25,7 +26,8 @@ from ablation.storage.cache import DEFAULT_SIZE, DiskStore, remove
 from ablation.storage.files import only_one
 from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import UNSCORED, Manifest, RunFolder
-from ablation.study.live import Progress, output, tell
+from ablation.study.closing import Closing
+from ablation.study.live import Progress, output, tell, working
 from ablation.study.opening import (
     PlannedStudy,
     changes,
@@ -40,6 +42,7 @@ from ablation.study.repair import TrialFiles
 from ablation.subject.imported import refused
 from ablation.tracking.delivery import Delivery
 
+UPDATING = "bringing Optuna and MLflow up to date"
 # between looks at the cache's size while a study runs
 TRIM_SECONDS = 60.0
 
@@ -100,28 +103,44 @@ def run(planned: PlannedStudy, options: RunOptions) -> RunResult:
         planned = open_study(**asked, storage=planned.places.storage)
     with _held(planned, options) as (console, deliveries, placed):
         result = _run_held(planned, options, placed, deliveries, console)
+    begun = time.monotonic()
     for line in _summary(planned, result):
         console.print(line, soft_wrap=True)
     if result.n_open:
-        for delivery in deliveries:
-            delivery.deliver()
+        with working(console, UPDATING):
+            for delivery in deliveries:
+                delivery.deliver()
         return result
-    # Matplotlib and pandas are loaded when they are needed.
-    from ablation.reporting.report import write_report
-
-    path = write_report(planned.folder, planned.places.report(planned.name))
-    for delivery in deliveries:
-        delivery.deliver_news()
-    for trial, reason in result.failed.items():
-        tell(console, f"FAILED {trial}: {reason}", style="red")
-    if planned.study.grid.looks:
-        for line in _undecided(path.parent):
-            tell(console, line)
-    console.print(f"report: {path}", highlight=False, soft_wrap=True)
+    closing = Closing(planned.places, planned.name)
+    said = closing.known()
+    if said is None:
+        with working(console, "writing the report"):
+            said = closing.write()
+    with working(console, UPDATING):
+        for delivery in deliveries:
+            delivery.deliver_news()
+    if result.n_trained:
+        timings = planned.timings
+        timings.closed(time.monotonic() - begun)
+        timings.save()
+    for line in said:
+        console.print(Text(line))
+    console.print(f"report: {closing.path}", highlight=False, soft_wrap=True)
     for page in (delivery.page for delivery in deliveries):
         if page:
             console.print(f"MLflow: {page}", highlight=False, soft_wrap=True, markup=False)
+    for line in _look_further(planned.name, options.offline):
+        tell(console, line)
     return result
+
+
+def _look_further(name: str, is_offline: bool) -> list[str]:
+    """The commands that show more of a study's results."""
+    ui = f"`ablate sync {name}`, then `ablate ui`" if is_offline else "`ablate ui`"
+    return [
+        f"look further: {ui} (every run, in MLflow); "
+        f"`ablate report {name} --html` (the report as one page)"
+    ]
 
 
 def _search(planned: PlannedStudy, options: RunOptions) -> RunResult:
@@ -143,8 +162,9 @@ def _search(planned: PlannedStudy, options: RunOptions) -> RunResult:
             metric = tuning.search.metric["name"]
             tell(console, f"search of {n_arms} arms and baselines on {metric}")
             result = _run_held(searched, options, placed, deliveries, console, planner)
-    for delivery in deliveries:
-        delivery.deliver()
+    with working(console, UPDATING):
+        for delivery in deliveries:
+            delivery.deliver()
     for line in _summary(searched, result):
         console.print(line, soft_wrap=True)
     return result
@@ -162,14 +182,6 @@ def _refuse_idle_budget(planned: PlannedStudy, options: RunOptions) -> None:
         raise InputError(problems)
 
 
-def _undecided(report: Path) -> list[str]:
-    """What the tables of a report say of the claims that are not decided."""
-    from ablation.analysis.claims import undecided_lines
-    from ablation.analysis.results import read_claims
-
-    return undecided_lines(read_claims(report)) if (report / "claims.csv").is_file() else []
-
-
 def _run_held(
     planned: PlannedStudy,
     options: RunOptions,
@@ -179,6 +191,7 @@ def _run_held(
     planner: Planner | None = None,
 ) -> RunResult:
     """The part of `run` in which no other process may run the study."""
+    is_search = planner is not None
     mended = _mended(planned, console)
     # a planner that is there looks records up by itself
     planned = mended if planner is None else planned
@@ -193,10 +206,14 @@ def _run_held(
         interruption.heeded(),
         Progress(planned, console, timings, placed.jobs, options.share) as progress,
     ):
-        listener = Listeners([timings, bound, progress, *deliveries])
+        shown = [ShownDelivery(delivery, progress) for delivery in deliveries]
+        listener = Listeners([timings, bound, progress, *shown])
         result = train(planned, options, listener, placed.jobs, placed.make_workers, planner)
     timings.save()
     planned.store.trim(options.cache_bytes)
+    # those of this pass were told as they failed
+    for line in () if is_search or result.n_open else progress.failed_before:
+        tell(console, line, style="red")
     return result
 
 
@@ -268,6 +285,20 @@ def sync(name: str, storage: str | None = None) -> str | None:
 
 
 @dataclass
+class ShownDelivery(Listener):
+    """Delivers results while a study runs, and shows that it does."""
+
+    delivery: Delivery
+    progress: Progress
+
+    def tick(self) -> None:
+        """Deliver if that is due."""
+        if self.delivery.is_due():
+            with self.progress.doing(UPDATING):
+                self.delivery.deliver()
+
+
+@dataclass
 class CacheBound(Listener):
     """Keeps the cache within its size while a study runs."""
 
@@ -331,7 +362,8 @@ def _held(
         console, folder = output(), planned.folder
         planned.places.require_writable()
         refuse_mixture(planned.manifest, folder)
-        require_usable_inputs(planned)
+        with working(console, "checking the data that trials read"):
+            require_usable_inputs(planned)
         tell(console, changes(planned).said)
         for warning in planned.warnings:
             tell(console, f"warning: {warning}")
@@ -345,9 +377,10 @@ def _held(
             except BaseException:
                 # A delivery looks whether any process runs the study.
                 lock.close()
+                later = f"stopped; {UPDATING}; Ctrl-C leaves that to `ablate sync {planned.name}`"
                 for delivery in deliveries if folder.exists() else ():
                     # The first error is to be told, and not that a disk is full or a terminal gone.
-                    with suppress(OSError):
+                    with suppress(OSError), working(console, later):
                         delivery.deliver()
                 raise
 

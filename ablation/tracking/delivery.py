@@ -41,9 +41,13 @@ class Delivery(Listener):
         # Doubled by each failure: a silent server delays all workers during an attempt.
         self.interval = SYNC_SECONDS
 
+    def is_due(self) -> bool:
+        """Whether it is time for a delivery while the study runs."""
+        return time.monotonic() - self.last > self.interval
+
     def tick(self) -> None:
         """Deliver if that is due."""
-        if time.monotonic() - self.last > self.interval:
+        if self.is_due():
             self.deliver()
 
     def deliver(self) -> bool:

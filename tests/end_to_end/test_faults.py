@@ -113,7 +113,7 @@ def test_a_second_signal_stops_at_once(tmp_path):
         pass
     process.send_signal(signal.SIGINT)
     for line in process.stdout:  # that the first one was heard
-        if "a second signal stops at once" in line:
+        if "a second signal (Ctrl-C) stops at once" in line:
             break
     process.send_signal(signal.SIGINT)
     said = process.communicate()[0]

@@ -1,5 +1,6 @@
 """What is compared, how the difference is estimated, and what is said of it."""
 
+import io
 import math
 import re
 from dataclasses import replace
@@ -10,11 +11,13 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from fabricate import FACTORS, better, study, with_hits
+from rich.console import Console
 from scipy import stats
 
 from ablation.analysis.compare import (
     ON_RUN,
     compare,
+    comparison_rows,
     comparison_text,
     difference,
     difference_to_constant,
@@ -25,6 +28,7 @@ from ablation.cli.main import main
 from ablation.errors import InputError
 from ablation.reporting.report import write_report
 from ablation.storage.project import ProjectPaths
+from ablation.study.comparison import show_comparison
 
 SHORTEST = {"lr_split": FACTORS["lr_split"]}
 PUBLISHED = "published:LDMLR"
@@ -255,6 +259,78 @@ def test_an_arm_needs_no_study_where_there_is_one_only(tmp_path, monkeypatch):
     assert (
         done.stdout == CliRunner().invoke(main, ["compare", "fixes:lr_split", "fixes:ldmlr"]).stdout
     )
+
+
+def committed(root, name):
+    """A report in docs/results/ without its runs."""
+    own = root / "elsewhere"
+    write_report(fabricated(own, name), root / "docs" / "results" / name)
+
+
+def test_own_studies_come_before_committed_ones(tmp_path, monkeypatch):
+    with mock.patch("ablation.reporting.figures.draw", return_value=[]):
+        committed(tmp_path, "fixes")
+        committed(tmp_path, "others")
+    fabricated(tmp_path, "mine", baselines=["ce"])
+    monkeypatch.chdir(tmp_path)
+    assert compared(tmp_path, "lr_split", "ce").left == "mine:lr_split"
+    assert compared(tmp_path, "lr_split", "fixes:ce").right == "fixes:ce"
+    for names, says in [
+        (("lr_splt", "ce"), "lr_splt: mine has no arm 'lr_splt'; did you mean 'mine:lr_split'?"),
+        (("ldmlr", "ce"), "ldmlr: mine has no arm 'ldmlr'; say 'fixes:ldmlr' or 'others:ldmlr'"),
+        (("fixs", "ce"), "fixs: mine has no arm 'fixs'; did you mean 'fixes'?"),
+    ]:
+        done = CliRunner().invoke(main, ["compare", *names])
+        assert (done.exit_code, done.stderr.strip()) == (2, says)
+    with mock.patch("ablation.reporting.figures.draw", return_value=[]):
+        write_report(ProjectPaths(tmp_path).runs("mine"), tmp_path / "reports" / "mine")
+    said = CliRunner().invoke(main, ["table"])
+    assert said.exit_code == 0
+    assert said.stdout == CliRunner().invoke(main, ["table", "mine"]).stdout
+
+
+def test_the_nearest_arm_is_named_where_there_are_several_studies(tmp_path):
+    fabricated(tmp_path)
+    fabricated(tmp_path, "later", factors={"warmup": FACTORS["warmup"]})
+    with pytest.raises(InputError, match="no study 'warmp' .*; did you mean 'later:warmup'\\?"):
+        compared(tmp_path, "warmp", "fixes:ce")
+
+
+def test_what_neither_side_has_a_finite_value_of_has_no_row(tmp_path):
+    folder = fabricated(tmp_path)
+    for spec in folder.manifest().trials:
+        outcome = folder.outcome(spec.trial)
+        metrics = {**outcome.metrics, "test/few": math.inf, "test/many": math.inf}
+        if spec.arm == "ce":
+            metrics["test/many"] = 70.0
+        folder.write_outcome(spec.trial, replace(outcome, metrics=metrics))
+    rows = [row.metric for row in compared(tmp_path, "lr_split", "ce").rows]
+    assert "test/few" not in rows and "test/many" in rows and rows[0] == "test/top1"
+
+
+def shown(found, width) -> list[str]:
+    console = Console(file=io.StringIO(), width=width)
+    show_comparison(found, console)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+def test_on_a_terminal_it_is_a_table_without_markdown_and_without_columns_of_dashes(tmp_path):
+    fabricated(tmp_path)
+    found = compared(tmp_path, "lr_split", "ldmlr")
+    lines = shown(found, 110)
+    assert not any("|" in line or "`" in line or "**" in line for line in lines)
+    assert lines[2].split("  ")[0] == "metric" and "pair correlation" in lines[2]
+    assert not lines[2].endswith("how") and "Every row: paired, 3 seeds." in lines
+    rows = comparison_rows(found)[1]
+    row = next(line for line in lines if line.startswith("top-1 "))
+    cells = [cell.strip("*").replace(" (3 seeds)", "") for cell in rows[0]]
+    assert row.split("  ")[0] == "top-1" and all(cells[i] in row for i in (1, 2, 3, 4, 6))
+    one_seeded(tmp_path / "one")
+    one = compared(tmp_path / "one", "lr_split", "ldmlr")
+    (heading,) = (line for line in shown(one, 200) if line.startswith("metric"))
+    assert " p " not in heading and "difference [95 %]" in heading
+    # too narrow for a table: nothing is cut
+    assert "metric top-1" in shown(found, 50)
 
 
 @pytest.mark.parametrize("noise", [0.2, 6.0])

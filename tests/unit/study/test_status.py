@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 import time
 from dataclasses import asdict
 
@@ -12,6 +13,7 @@ from rich.console import Console
 from toy_study import ToyStudy
 from toy_subject import Toy
 
+from ablation import interruption
 from ablation.execution.executor import Execution
 from ablation.planning.forecast import Listener, Timings, forecast
 from ablation.storage.files import only_one
@@ -96,7 +98,7 @@ def test_a_forecast_is_counted_down_to_its_end():
     assert list(map(time_left, notes)) == [
         "about 60.0 min left",
         "about 30.0 min left",
-        "nearly done",
+        "longer than forecast",
     ]
     assert time_left(ProgressNote(None, 0.0, 1, [])) == time_left(None) == ""
 
@@ -151,16 +153,116 @@ def test_the_table_tells_the_mean_so_far_with_the_decimals_that_its_spread_allow
     shown, specs = progress(toy), {spec.trial: spec for spec in toy.plan().specs}
     for trial, top1 in (("reference--s0", 71.234), ("reference--s1", 75.678)):
         for epoch in (60.0, top1):
-            record = {"phase": "joint", "metrics": {"top1": epoch}}
+            record = {"phase": "joint", "epoch": 3, "metrics": {"top1": epoch}}
             shown.recorded([specs[trial]], record)
     console = Console(file=io.StringIO(), width=100)
-    console.print(shown.table())
-    rows = {line.split()[0]: line.split()[1:] for line in console.file.getvalue().splitlines()}
+    console.print(shown.view())
+    lines = [line.split() for line in console.file.getvalue().splitlines() if line.strip()]
+    rows = {line[0]: line[1:] for line in lines}
     assert rows["reference"] == ["0/2", "4/8", "73.5", "±", "3.1"]
     assert (
         rows["rate=fast"] == ["0/2", "0/8"]
         and rows["0/8"][:4] == "trials, 4 epochs trained,".split()
     )
+
+
+def bars(shown) -> dict[str, str]:
+    """Phase -> what stands beside its bar."""
+    console = Console(file=io.StringIO(), width=120)
+    console.print(shown.bars())
+    lines = console.file.getvalue().splitlines()
+    return {line.split()[0]: re.search(r"\d+/.*", line)[0].strip() for line in lines}
+
+
+def test_a_bar_counts_a_shared_epoch_once_and_chains_that_become_shorter(toy, monkeypatch):
+    shown, seen = progress(toy), []
+    # of each seed: three epochs of warm-up at most, in which all share the first two; of the rates,
+    # two of joint training after the two, and one after three
+    assert bars(shown) == {
+        "warmup": "0/6 epochs, 6 left",
+        "joint": "0/12 epochs, 12 left",
+    }
+    tick = shown.tick
+    monkeypatch.setattr(shown, "tick", lambda: (tick(), seen.append(bars(shown))))
+    toy.run(monkeypatch, jobs=1, listener=shown)
+    # seed 0 settles after the first epoch, seed 1 after the second
+    assert bars(shown) == {"warmup": "4/4 epochs", "joint": "14/14 epochs"}
+    assert any("left" in one["joint"] and "left" not in one["warmup"] for one in seen)
+    again = progress(toy)
+    toy.run(monkeypatch, listener=again)
+    assert bars(again) == bars(shown)
+
+
+def test_without_sharing_every_trial_has_its_own_epochs(toy, monkeypatch):
+    shown = progress(toy, share=False)
+    toy.run(monkeypatch, share=False, listener=shown)
+    assert bars(shown) == {"warmup": "14/14 epochs", "joint": "18/18 epochs"}
+
+
+def test_what_is_left_of_a_trial_that_failed_is_not_waited_for(toy, monkeypatch):
+    advance = toy.subject.advance
+
+    def brittle(settings, seed, *rest):
+        if settings["rate"] == 2:
+            raise ArithmeticError("too fast")
+        advance(settings, seed, *rest)
+
+    monkeypatch.setattr(toy.subject, "advance", brittle)
+    shown = progress(toy)
+    toy.run(monkeypatch, jobs=1, listener=shown)
+    n_failed = sum(arm.n_failed for arm in shown.arms.values())
+    assert n_failed and not any("left" in text for text in bars(shown).values())
+
+
+def test_a_failure_is_told_once_with_the_file_that_says_more(toy, monkeypatch):
+    def brittle(settings, seed, *rest):
+        raise ArithmeticError("too fast")
+
+    monkeypatch.setattr(toy.subject, "advance", brittle)
+    shown = progress(toy)
+    toy.run(monkeypatch, listener=shown)
+    said = shown._console.file.getvalue()
+    outcome = toy.folder.trial_path("reference--s0") / "outcome.json"
+    line = f"FAILED reference--s0: ArithmeticError: too fast ({outcome})"
+    assert said.count("FAILED reference--s0") == 1 and line in said
+    assert shown.failed_before == []
+    (outcome.parent / "stdout.log").touch()
+    again = progress(toy)
+    toy.run(monkeypatch, listener=again)
+    assert "FAILED" not in again._console.file.getvalue()
+    told = [line for line in again.failed_before if line.startswith("FAILED reference--s0")]
+    assert told == [line.replace("outcome.json", "stdout.log")]
+
+
+def test_what_takes_seconds_is_shown_and_a_request_to_stop_at_once(toy, monkeypatch):
+    shown = progress(toy)
+    shown.began([next(iter(toy.plan().specs))])
+    assert shown.summary().endswith("starting workers: no epoch has ended yet")
+    with shown.doing("bringing MLflow up to date"):
+        assert shown.summary().endswith(", bringing MLflow up to date")
+        monkeypatch.setattr(interruption, "requested", lambda: True)
+        assert shown.summary().endswith(
+            "stopping: bringing MLflow up to date first, then the workers finish the epoch in hand, "
+            "the same command goes on from there; a second signal (Ctrl-C) stops at once"
+        )
+    shown.stopping(1)
+    assert "stopping: 1 worker finishes the epoch in hand, the same" in shown.summary()
+
+
+def test_the_time_left_reaches_to_the_end_of_the_report(toy, monkeypatch):
+    monkeypatch.setattr(live, "FORECAST_SECONDS", 0.0)
+    shown = progress(toy)
+    for phase in ("warmup", "joint"):
+        shown.timings.recorded([], {"phase": phase, "seconds": 60.0})
+    shown.tick()
+    training = shown.note.seconds
+    assert shown.summary().endswith(" left, then the report")
+    shown.timings.closed(30.0)
+    shown.timings.save()
+    shown = progress(toy)
+    shown.tick()
+    assert shown.note.seconds == training + 30.0
+    assert shown.summary().endswith("min left")
 
 
 def test_what_is_left_is_forecast_written_and_removed(toy, monkeypatch):

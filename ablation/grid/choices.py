@@ -1,0 +1,70 @@
+"""The grids and experiments of a project by name: where none was given, and for a shell."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ablation.errors import InputError, Problem
+from ablation.grid.load import EXPERIMENTS, yaml_path
+from ablation.grid.strict_yaml import read_yaml
+
+# of the question or title that is shown beside a name
+MAX_LINE = 90
+
+
+class Choice(NamedTuple):
+    """A grid or an experiment."""
+
+    # as it is given to `--grid` and `--experiment`
+    name: str
+    path: Path
+    # its question or title in one line; "" where it has none
+    about: str
+
+
+def grids() -> list[Choice]:
+    """The grids of the project, those of `experiments/` first."""
+    return [choice for choice, keys in _choices() if "study" in keys]
+
+
+def experiments() -> list[Choice]:
+    """The experiments of the project, those of `experiments/` first."""
+    return [choice for choice, keys in _choices() if "settings" in keys and "study" not in keys]
+
+
+def the_grid(named: Path | None) -> Path:
+    """The file of a grid; where none is named, of the only one.
+
+    Raises InputError if there are several, with a line about each, or none.
+    """
+    if named is not None:
+        return yaml_path(named)
+    found = grids()
+    if len(found) == 1:
+        return found[0].path
+    message = f"there is no grid in '{Path.cwd()}' or its {EXPERIMENTS}/; `ablate init` writes two"
+    if found:
+        width = max(len(choice.name) for choice in found)
+        lines = [f"  {choice.name:{width}}  {choice.about}".rstrip() for choice in found]
+        message = "\n".join(["name one of these grids:", *lines])
+    raise InputError([Problem("", "--grid", message)])
+
+
+def _choices() -> Iterator[tuple[Choice, set[str]]]:
+    """Each YAML file, and its keys; those that cannot be read are left out."""
+    for folder in (EXPERIMENTS, Path()):
+        for path in sorted(folder.glob("*.yaml")):
+            try:
+                values = read_yaml(path)
+            except InputError:
+                continue
+            about = textwrap.shorten(
+                str(values.get("question") or values.get("title") or ""),
+                MAX_LINE,
+                placeholder=" ...",
+            )
+            name = path.stem if folder == EXPERIMENTS else path.name
+            yield Choice(name, path, about), set(values)

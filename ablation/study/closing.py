@@ -1,0 +1,93 @@
+"""What a pass ends with: the report, written where anything has changed, and what it comes to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from ablation import PACKAGE
+from ablation.storage.asked import SUFFIX
+from ablation.storage.files import UNREADABLE
+from ablation.storage.project import ProjectPaths, report_files
+from ablation.storage.runs import write_atomically
+
+# whose versions change a report of the same results
+LIBRARIES = ("matplotlib", "pandas", "scipy", "statsmodels")
+
+# of the report's verdict, that the terminal shows
+LINES = 3
+
+
+@dataclass(frozen=True)
+class Closing:
+    """The report of a study and a note of what it was made of: `.ablate/reported/<study>.json`."""
+
+    places: ProjectPaths
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """The report that a person opens."""
+        return self.places.report(self.name) / "report.md"
+
+    def known(self) -> list[str] | None:
+        """What the report comes to; None if it is not whole, or not of the files as they are."""
+        try:
+            told = json.loads(self._note.read_bytes())
+            said = [str(line) for line in told["said"]]
+            return said if told["digest"] == self._digest() else None
+        except (*UNREADABLE, KeyError, TypeError):
+            return None
+
+    def write(self) -> list[str]:
+        """Write the report; returns what it comes to."""
+        # Matplotlib and pandas are loaded when they are needed.
+        from ablation.analysis.claims import undecided_lines
+        from ablation.reporting.report import write_judged
+        from ablation.reporting.verdict import verdict_lines
+
+        written = write_judged(self.places.runs(self.name), self.path.parent)
+        said = verdict_lines(written.study, written.effects, written.claims)[:LINES]
+        if written.study.looks:
+            said += undecided_lines(written.claims)
+        note = {"digest": self._digest(), "said": said}
+        write_atomically(self._note, json.dumps(note, indent=1) + "\n")
+        return said
+
+    @property
+    def _note(self) -> Path:
+        return self.places.root / ".ablate" / "reported" / f"{self.name}.json"
+
+    def _digest(self) -> str:
+        """Of the results, of the report's files, and of the code that makes one of the other."""
+        digest = hashlib.sha256(repr([_version(name) for name in LIBRARIES]).encode())
+        for file in self._files():
+            # a name and a length, so that no two lists of files look alike
+            content = file.read_bytes()
+            digest.update(f"{file.parent.name}/{file.name}\0{len(content)}\0".encode())
+            digest.update(content)
+        return digest.hexdigest()
+
+    def _files(self) -> Iterator[Path]:
+        """An outcome holds the checksums of its trial's other files."""
+        for name in (self.name, f"{self.name}{SUFFIX}"):
+            folder = self.places.runs(name).path
+            # but for the lock
+            yield from sorted(path for path in folder.glob("[!.]*") if path.is_file())
+            yield from sorted(folder.glob("*/outcome.json"))
+        yield from report_files(self.path.parent)
+        for package in ("analysis", "reporting"):
+            yield from sorted((PACKAGE / package).rglob("*.py"))
+            yield from sorted((PACKAGE / package).rglob("*.j2"))
+        yield PACKAGE / "formatting.py"
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""

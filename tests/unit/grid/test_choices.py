@@ -1,0 +1,61 @@
+"""Which grid is meant where none is named, and what there is to choose from."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ablation.cli.main import main
+from ablation.errors import InputError
+from ablation.grid.choices import experiments, grids, the_grid
+from ablation.grid.load import yaml_path
+
+GRID = "study: {name}\nquestion: {question}\nexperiment: digits\n"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "digits.yaml").write_text("title: Digits\nsettings: {epochs: 2}\n")
+    (tmp_path / "experiments" / "published.yaml").write_text("digits: []\n")
+    (tmp_path / "experiments" / "broken.yaml").write_text("study: [\n")
+    return tmp_path
+
+
+def write(path: str, question: str = "Does it help?") -> None:
+    Path(path).write_text(GRID.format(name=Path(path).stem, question=question))
+
+
+@pytest.mark.parametrize("path", ["experiments/only.yaml", "only.yaml"])
+def test_the_only_grid_is_taken_and_experiments_are_none(project, path):
+    write(path)
+    assert the_grid(None) == Path(path)
+    assert [one.name for one in experiments()] == ["digits"]
+
+
+def test_of_several_grids_each_is_told_in_a_line_with_its_question(project):
+    write("experiments/fixes.yaml")
+    write("experiments/warmups.yaml", "How long " + "and how often " * 20 + "?")
+    write("here.yaml")
+    done = CliRunner().invoke(main, ["run"])
+    head, *lines = done.stderr.splitlines()
+    assert (done.exit_code, done.stdout, head) == (2, "", "--grid: name one of these grids:")
+    assert lines[0] == "  fixes      Does it help?" and lines[2] == "  here.yaml  Does it help?"
+    assert lines[1].startswith("  warmups    How long and how") and lines[1].endswith(" ...")
+    assert len(lines) == 3 and max(map(len, lines)) < 110
+    for choice in grids():
+        assert the_grid(Path(choice.name)) == choice.path
+
+
+def test_without_a_grid_init_is_named(project):
+    with pytest.raises(InputError, match="there is no grid in .*`ablate init` writes two"):
+        the_grid(None)
+
+
+def test_a_name_is_looked_for_here_too_and_a_folder_of_that_name_is_no_grid(project):
+    write("here.yaml")
+    assert yaml_path("here") == Path("here.yaml")
+    Path("fixes").mkdir()
+    write("experiments/fixes.yaml")
+    assert yaml_path("fixes") == Path("experiments/fixes.yaml")

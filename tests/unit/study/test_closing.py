@@ -1,0 +1,82 @@
+"""The report is written where anything has changed, and only there."""
+
+import subprocess
+import sys
+
+import pytest
+
+from ablation.reporting import figures, report
+from ablation.study import closing, running
+from ablation.study.closing import Closing
+from ablation.study.opening import open_study
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::sqlalchemy.exc.SADeprecationWarning"
+)  # inside MLflow
+
+
+@pytest.fixture
+def run(toy, monkeypatch, capsys):
+    """`ablate run --offline`; returns what it printed and how many reports it wrote."""
+    monkeypatch.setattr(figures, "draw", lambda *arguments: [])
+    written, write = [], report.write_judged
+    monkeypatch.setattr(report, "write_judged", lambda *args: written.append(1) or write(*args))
+
+    def run():
+        written.clear()
+        toy.work_here(monkeypatch)
+        running.run(open_study(toy.root / "grid.yaml"), running.RunOptions(jobs=2, offline=True))
+        return capsys.readouterr().out.splitlines(), len(written)
+
+    return run
+
+
+def test_a_report_of_the_same_results_is_not_written_again_and_the_same_is_said(toy, run):
+    first, n_first = run()
+    again, n_again = run()
+    assert (n_first, n_again) == (1, 0) and first == again
+    assert first[0] == "nothing to train: all 8 trials of toy are there already"
+    assert any(line.startswith("best arm: ") for line in first)
+    assert first[-2:] == [
+        "report: reports/toy/report.md",
+        "look further: `ablate sync toy`, then `ablate ui` (every run, in MLflow); "
+        "`ablate report toy --html` (the report as one page)",
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda toy: (toy.places.report("toy") / "report.md").unlink(),
+        lambda toy: (toy.places.report("toy") / "results.csv").write_text("damaged"),
+        lambda toy: (toy.root / ".ablate" / "reported" / "toy.json").write_text("{"),
+        lambda toy: (toy.root / ".ablate" / "reported" / "toy.json").unlink(),
+        lambda toy: toy.edit("[0, 1]", "[0, 1, 2]"),
+        lambda toy: toy.edit("[0, 1]", "[0]"),
+    ],
+)
+def test_it_is_written_again_if_a_file_or_a_result_is_another(toy, run, change):
+    run()
+    change(toy)
+    assert run()[1] == 1
+    assert run()[1] == 0
+
+
+def test_it_is_written_again_by_other_code_and_other_libraries(toy, run, monkeypatch):
+    run()
+    monkeypatch.setattr(closing, "_version", lambda name: "another")
+    assert run()[1] == 1
+
+
+def test_to_see_that_nothing_has_changed_needs_no_heavy_library(toy, run):
+    run()
+    assert Closing(toy.places, "toy").known() is not None
+    code = (
+        "import sys\n"
+        "from ablation.storage.project import ProjectPaths\n"
+        "from ablation.study import running\n"
+        "assert running.Closing(ProjectPaths(), 'toy').known() is not None\n"
+        "print({'pandas', 'matplotlib', 'mlflow', 'scipy', 'torch'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code]
+    assert subprocess.check_output(command, text=True).strip() == "set()"
