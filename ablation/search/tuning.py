@@ -443,11 +443,11 @@ def search_begun(tuning: Tuning, name: str) -> dict[str, Any]:
     return {"of": name, "arms": arms}
 
 
-def search_found(tuning: Tuning) -> dict[str, Any]:
-    """Of the study that was tuned: how it was searched, and what was found for each arm."""
-    # Optuna is loaded where a study was searched.
-    from ablation.search.sampling import importances
+def search_found(tuning: Tuning, before: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the study that was tuned: how it was searched, and what was found for each arm.
 
+    before: as it was found last, or {}; importances, which take seconds, are taken from there
+    """
     search = tuning.search
     arms = {}
     for name, arm in tuning.arms.items():
@@ -457,8 +457,18 @@ def search_found(tuning: Tuning) -> dict[str, Any]:
             state: sum(one.state == state for one in ended) for state in (COMPLETE, PRUNED, FAILED)
         }
         own = next((one for one in ended if one.values == arm.own and one.state == COMPLETE), None)
+        trials = [[one.number, one.state, *_values(one)] for one in ended]
+        known = before.get("arms", {}).get(name, {})
+        if (known.get("trials"), known.get("digest")) == (trials, arm.log.digest):
+            shares = known["importances"]
+        else:
+            # Optuna is loaded where a search has just ended.
+            from ablation.search.sampling import importances
+
+            shares = importances(search, arm.space, arm.log, n)
         arms[name] = {
             "space": _space(arm),
+            "digest": arm.log.digest,
             "counts": counts,
             "epochs": arm.n_epochs_counted,
             "best": best.values if best else None,
@@ -466,8 +476,8 @@ def search_found(tuning: Tuning) -> dict[str, Any]:
             "number": best.number if best else None,
             "own": arm.own,
             "own_value": own.value if own else None,
-            "importances": importances(search, arm.space, arm.log, n),
-            "trials": [[one.number, one.state, *_values(one)] for one in ended],
+            "importances": shares,
+            "trials": trials,
         }
     how = {key: value for key, value in search.to_json().items() if key != "space"}
     warnings = {"warnings": tuning.warnings} if tuning.warnings else {}

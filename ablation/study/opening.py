@@ -152,7 +152,9 @@ def open_study(
     tuning = None if study.absent else Tuning.of(study, places.root / "runs", name)
     found: dict[str, Any] = {}
     if tuning is not None and tuning.is_finished:
-        study, found = tuning.tuned(), search_found(tuning)
+        folder = places.runs(name)
+        before = folder.manifest().search if folder.exists() else {}
+        study, found = tuning.tuned(), search_found(tuning, before)
     plan = due_plan(study, places.store, places.runs(name))
     asked: dict[str, Any] = {
         "grid": str(grid),
