@@ -235,7 +235,7 @@ def search_problems(
     file: of the grid, for messages.
     """
     spaces = {variant.name: space_of(search, subject, variant.layers) for variant in variants}
-    for key in search.space:
+    for key in search.space if variants else ():
         if not any(key in space for space in spaces.values()):
             yield Problem(file, f"search.space.{key}", _why_nowhere(key, subject, search, variants))
     # place of a fault -> its message, the first arm that has it

@@ -443,25 +443,32 @@ def search_begun(tuning: Tuning, name: str) -> dict[str, Any]:
     return {"of": name, "arms": arms}
 
 
-def search_found(tuning: Tuning, known: Mapping[str, Any]) -> dict[str, Any]:
+def search_found(tuning: Tuning, before: Mapping[str, Any]) -> dict[str, Any]:
     """Of the study that was tuned: how it was searched, and what was found for each arm.
 
-    known: what was found before; importances are taken from it where an arm's trials are the same
+    before: as it was found last, or {}; importances, which take seconds, are taken from there
     """
     search = tuning.search
     arms = {}
     for name, arm in tuning.arms.items():
-        n, best, before = arm.n_counted, arm.best, known.get("arms", {}).get(name, {})
+        n, best = arm.n_counted, arm.best
         ended = [one for one in arm.log.ended() if one.number < n]
-        trials = [[one.number, one.state, *_values(one)] for one in ended]
-        space = _space(arm)
-        is_known = before.get("trials") == trials and before.get("space") == space
         counts = {
             state: sum(one.state == state for one in ended) for state in (COMPLETE, PRUNED, FAILED)
         }
         own = next((one for one in ended if one.values == arm.own and one.state == COMPLETE), None)
+        trials = [[one.number, one.state, *_values(one)] for one in ended]
+        known = before.get("arms", {}).get(name, {})
+        if (known.get("trials"), known.get("digest")) == (trials, arm.log.digest):
+            shares = known["importances"]
+        else:
+            # Optuna is loaded where a search has just ended.
+            from ablation.search.sampling import importances
+
+            shares = importances(search, arm.space, arm.log, n)
         arms[name] = {
-            "space": space,
+            "space": _space(arm),
+            "digest": arm.log.digest,
             "counts": counts,
             "epochs": arm.n_epochs_counted,
             "best": best.values if best else None,
@@ -469,19 +476,12 @@ def search_found(tuning: Tuning, known: Mapping[str, Any]) -> dict[str, Any]:
             "number": best.number if best else None,
             "own": arm.own,
             "own_value": own.value if own else None,
-            "importances": before["importances"] if is_known else _importances(arm),
+            "importances": shares,
             "trials": trials,
         }
     how = {key: value for key, value in search.to_json().items() if key != "space"}
     warnings = {"warnings": tuning.warnings} if tuning.warnings else {}
     return {**how, **warnings, "arms": arms}
-
-
-def _importances(arm: ArmTuning) -> dict[str, float]:
-    # Optuna is loaded where a study was searched.
-    from ablation.search.sampling import importances
-
-    return importances(arm.search, arm.space, arm.log, arm.n_counted)
 
 
 def _values(trial: AskedTrial) -> tuple[float | None, float | None]:

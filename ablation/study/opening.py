@@ -153,8 +153,8 @@ def open_study(
     found: dict[str, Any] = {}
     if tuning is not None and tuning.is_finished:
         folder = places.runs(name)
-        known = folder.manifest().search if folder.exists() else {}
-        study, found = tuning.tuned(), search_found(tuning, known)
+        before = folder.manifest().search if folder.exists() else {}
+        study, found = tuning.tuned(), search_found(tuning, before)
     plan = due_plan(study, places.store, places.runs(name))
     asked: dict[str, Any] = {
         "grid": str(grid),

@@ -26,7 +26,7 @@ from ablation.storage.asked import FAILED as FAILED_TRIAL
 from ablation.storage.asked import PRUNED, SUFFIX, SearchLog
 from ablation.storage.files import is_being_run
 from ablation.storage.project import ProjectPaths
-from ablation.storage.runs import RunFolder
+from ablation.storage.runs import UNTUNED, RunFolder
 from ablation.study.live import (
     ProgressNote,
     fitting,
@@ -68,6 +68,7 @@ def show_plan(
 
     if planned.study.grid.search and planned.tuning is None:
         console.print("what its search will cost is told once its files are there")
+    untuned = planned
     if planned.tuning is not None:
         planned = _show_search(console, planned, planned.tuning, known, jobs)
     plan = planned.expected()
@@ -87,25 +88,34 @@ def show_plan(
     seconds, alone = (forecast(left.chains, planned.store, known, n) for n in (jobs, 1))
     console.print(_cost(missing, seconds, alone, jobs))
     if planned.study.grid.looks:
-        for line in _until_decided(planned, plan, known, jobs):
+        for line in _until_decided(untuned, known, jobs):
             console.print(line, highlight=False)
     for line in power_lines(planned.study, planned.places.root / "runs"):
         console.print(line, highlight=False)
 
 
-def _until_decided(
-    planned: PlannedStudy, plan: Plan, known: Mapping[str, float], jobs: int
-) -> list[str]:
+def _until_decided(planned: PlannedStudy, known: Mapping[str, float], jobs: int) -> list[str]:
     """The looks of a study, and the most that it may take, if nothing is decided before the last.
 
-    plan: of what is due by now, the least that it takes
+    planned: with the arms' own settings, if they are to be tuned
     """
     looks = planned.study.grid.looks
     planner = UntilDecided(planned.study, planned.store, planned.folder)
     planner.due()
     if planner.is_over:
         return ["no more seeds are to be added"]
-    most = replace(planned, plan=planner.longest(plan)).expected()
+    most = replace(planned, plan=planner.longest(planned.expected()))
+    if planned.tuning is not None and not planned.tuning.is_finished:
+        study, plan = study_at_most(planned.tuning, most.plan)
+        # those get the seeds of the first look alone
+        first = planned.study.grid.seeds[: looks[0]]
+        trials = {
+            name: trial
+            for name, trial in plan.trials.items()
+            if trial.spec.kind != UNTUNED or trial.spec.seed in first
+        }
+        most = replace(most, study=study, plan=Plan(trials))
+    most = most.expected()
     left = most.unfinished(planned.folder)
     missing = left.missing(planned.store)
     seconds = forecast(left.chains, planned.store, known, jobs)

@@ -10,10 +10,10 @@ from test_tuning import Killed, kill_after
 from tunable import GRID, SEARCH, Tunable, TunedProject
 
 from ablation.errors import InputError
-from ablation.search import tuning
+from ablation.search import sampling, tuning
 from ablation.storage.asked import SearchLog
 from ablation.storage.files import only_one
-from ablation.study import running
+from ablation.study import running, views
 from ablation.subject.protocol import Fault
 
 
@@ -214,3 +214,23 @@ def test_fewer_trials_than_cells_are_from_all_over_the_grid(tmp_path, monkeypatc
     ended = project.open().tuning.arms["method=other"].log.ended()
     assert {one.values["mode"] for one in ended} == {"soft", "hard"}
     assert max(one.values["rate"] for one in ended) > 1
+
+
+def test_a_tuned_study_is_opened_again_without_judging_its_search_anew(tmp_path, monkeypatch):
+    """That takes seconds, and a study is opened by each command."""
+    project = TunedProject(tmp_path / "project", monkeypatch)
+    project.run()
+    found = project.open().folder.manifest().search
+    monkeypatch.setattr(sampling, "importances", None)
+    assert json.loads(json.dumps(project.open().manifest.search)) == found
+
+
+def test_the_most_that_a_study_with_looks_may_take_is_that_of_tuned_arms(
+    tmp_path, monkeypatch, capsys
+):
+    grid = GRID.replace("seeds: 4", "seeds: {start: 3, max: 8}") + SEARCH
+    planned = TunedProject(tmp_path / "project", monkeypatch, grid).open()
+    views.describe_plan(planned, 1)
+    # two arms at 8 seeds and as they are at 3, which share three epochs
+    n = 2 * 8 * 9 + 3 * (3 + 6 + 6)
+    assert f"at most, with 8 seeds: 22 trials, {n} unique epochs" in capsys.readouterr().out
