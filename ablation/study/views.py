@@ -115,14 +115,14 @@ def _until_decided(planned: PlannedStudy, known: Mapping[str, float], jobs: int)
             if trial.spec.kind != UNTUNED or trial.spec.seed in first
         }
         most = replace(most, study=study, plan=Plan(trials))
-    most = most.expected()
-    left = most.unfinished(planned.folder)
+    longest = most.expected()
+    left = longest.unfinished(planned.folder)
     missing = left.missing(planned.store)
     seconds = forecast(left.chains, planned.store, known, jobs)
     lines = [
         f"that is the least: the study looks at its results after {listed(list(map(str, looks)))} "
         "seeds, and adds seeds to the arms of what is not decided",
-        f"at most, with {looks[-1]} seeds: {len(most.trials)} trials, {len(most.unique())} unique "
+        f"at most, with {looks[-1]} seeds: {len(longest.trials)} trials, {len(longest.unique())} unique "
         f"epochs, {len(missing)} left to train",
     ]
     if seconds is not None:
