@@ -1,8 +1,7 @@
 """Views of a study in MLflow's interface: which runs, columns, order, groups and charts it shows.
 
 MLflow keeps a view that is shared in a tag of the experiment, and opens it where the link names its
-key (`viewStateShareKey`). Nothing else reads these tags; a version of MLflow that does not know
-them, or not this form of them, opens the experiment as it always does.
+key (`viewStateShareKey`). Nothing else reads these tags. Seen in the interfaces of 3.10 and 3.17.
 """
 
 from __future__ import annotations
@@ -108,8 +107,8 @@ def links(address: str, experiment_id: str, tags: Mapping[str, str]) -> dict[str
 def _text(name: str, state: State, created: int) -> str:
     """A view as MLflow keeps it.
 
-    MLflow 3.17 reads name, times and the compressed `state`. Earlier versions know no names, and
-    read the state from beside them.
+    MLflow 3.17 reads name, times and the compressed `state`. 3.10 knows no names, and reads the
+    state from beside them.
     """
     state = DEFAULTS | state
     compressed = base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
