@@ -73,8 +73,12 @@ def test_what_is_removed_drops_out_of_the_report_and_stays_on_record(toy):
         rows(toy).index
     )  # in Optuna's tools, only what is in the grid counts
     tags = {name: run.data.tags.get(IN_GRID) for name, run in toy.runs().items()}
-    assert {name for name, tag in tags.items() if tag == "no"} == set(before.index) - set(rows(toy).index)
-    assert set(tags.values()) == {"no", "yes", None} and set(toy.statuses().values()) == {"FINISHED"}
+    assert {name for name, tag in tags.items() if tag == "no"} == set(before.index) - set(
+        rows(toy).index
+    )
+    assert set(tags.values()) == {"no", "yes", None} and set(toy.statuses().values()) == {
+        "FINISHED"
+    }
 
 
 def test_what_comes_back_is_not_run_again_and_is_the_same_record(toy):
@@ -113,7 +117,8 @@ def test_what_is_removed_unfinished_neither_waits_nor_runs_until_it_comes_back(k
     assert not any("fast" in trial or "other" in trial for trial in toy.states())
     assert not any(
         run.data.tags.get(IN_GRID) == "no"
-        for trial, run in toy.runs().items() if "other" not in trial
+        for trial, run in toy.runs().items()
+        if "other" not in trial
     )
     toy.go()
     toy.deliver()
