@@ -1,8 +1,7 @@
 """Views of a study in MLflow's interface: which runs, columns, order, groups and charts it shows.
 
 MLflow keeps a view that is shared in a tag of the experiment, and opens it where the link names its
-key (`viewStateShareKey`). Nothing else reads these tags; a version of MLflow that does not know
-them, or not this form of them, opens the experiment as it always does.
+key (`viewStateShareKey`). Nothing else reads these tags. Seen in the interfaces of 3.10 and 3.17.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ FILTER = f'tags.kind != "study" AND tags.`{IN_GRID}` = "yes"'
 MAX_FOLDED = 100
 # the column of names; its width in pixels
 RUN_NAME, NAME_WIDTH = "attributes.`Run Name`", 280
-# characters of a tag that every version of MLflow takes
+# characters of an experiment's tag in MLflow 3.10
 MAX_TEXT = 5000
 # metrics in the tables, charts of curves
 MAX_COLUMNS, MAX_CHARTS = 8, 12
@@ -38,9 +37,34 @@ FIRST = ("top1", "many", "medium", "few", "top1_compensated", "balanced_accuracy
 
 State = dict[str, Any]
 
+DEFAULTS: State = {
+    "startTime": "ALL",
+    "lifecycleFilter": "Active",
+    "datasetsFilter": [],
+    "modelVersionFilter": "All Runs",
+    "runsExpanded": {},
+    "runsPinned": [],
+    "runsHidden": [],
+    "runsVisibilityMap": {},
+    "viewMaximized": False,
+    "runListHidden": False,
+    "isAccordionReordered": False,
+    "useGroupedValuesInCharts": True,
+    "hideEmptyCharts": True,
+    "groupBy": None,
+    "groupsExpanded": {},
+    "autoRefreshEnabled": True,
+    "globalLineChartConfig": {
+        "xAxisKey": "step",
+        "lineSmoothness": 0,
+        "selectedXAxisMetricKey": "",
+    },
+}
+"""What MLflow's own state has besides; 3.10 shows an error where one is missing."""
+
 
 def view_tags(manifest: Manifest, measured: Collection[str], created: int) -> dict[str, str]:
-    """Tag of the experiment -> its text, for each view.
+    """Tag of the experiment -> its text, for each view that fits into a tag.
 
     measured: metrics of the trials that have ended.
     created: when the study was begun, in milliseconds since 1970.
@@ -50,9 +74,14 @@ def view_tags(manifest: Manifest, measured: Collection[str], created: int) -> di
         # a mean over a failed trial would be none, one over a running trial another epoch's
         ARMS: arms | {"searchFilter": f'{FILTER} AND attributes.status = "FINISHED"'},
         TRIALS: _table(manifest, measured, _params(manifest)),
-        CURVES: arms | _charts(manifest, measured),
     }
-    return {f"{SHARED}{key}": _text(NAMES[key], state, created) for key, state in states.items()}
+    texts = {key: _text(NAMES[key], state, created) for key, state in states.items()}
+    for n_charts in range(MAX_CHARTS, 0, -1):
+        state = arms | _charts(manifest, measured, n_charts)
+        texts[CURVES] = _text(NAMES[CURVES], state, created)
+        if len(texts[CURVES]) <= MAX_TEXT:
+            break
+    return {f"{SHARED}{key}": text for key, text in texts.items() if len(text) <= MAX_TEXT}
 
 
 def address_of(server: str) -> str:
@@ -78,14 +107,13 @@ def links(address: str, experiment_id: str, tags: Mapping[str, str]) -> dict[str
 def _text(name: str, state: State, created: int) -> str:
     """A view as MLflow keeps it.
 
-    MLflow 3.17 reads name, times and the compressed `state`. Earlier versions know no names, and
-    read the state from beside them.
+    MLflow 3.17 reads name, times and the compressed `state`. 3.10 knows no names, and reads the
+    state from beside them.
     """
+    state = DEFAULTS | state
     compressed = base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
     view = {"name": name, "createdAt": created, "updatedAt": created}
-    view |= {"state": f"deflate;{compressed}"}
-    text = json.dumps({**view, **state})
-    return text if len(text) <= MAX_TEXT else json.dumps(view)
+    return json.dumps({**view, "state": f"deflate;{compressed}", **state})
 
 
 def _table(manifest: Manifest, measured: Collection[str], params: Sequence[str] = ()) -> State:
@@ -130,7 +158,7 @@ def _by_arm(manifest: Manifest) -> State:
     }
 
 
-def _charts(manifest: Manifest, measured: Collection[str]) -> State:
+def _charts(manifest: Manifest, measured: Collection[str], n_charts: int) -> State:
     """Learning curves: the headline metric first, then its group, then what explains them."""
     metric = manifest.metric["name"]
     groups = list(dict.fromkeys([_group(metric), *CURVE_GROUPS]))
@@ -146,7 +174,7 @@ def _charts(manifest: Manifest, measured: Collection[str]) -> State:
             "metricKey": fitted_name(name),
             "displayName": name,
         }
-        for index, name in enumerate([metric, *beside[: MAX_CHARTS - 1]])
+        for index, name in enumerate([metric, *beside[: n_charts - 1]])
     ]
     about = {"display": True, "isReordered": True, "deleted": False, "isGenerated": False}
     return {

@@ -70,7 +70,7 @@ def test_arms_are_shown_with_their_means_sorted_by_the_headline_metric(manifest)
 def test_trials_are_not_grouped_and_show_their_seed(manifest):
     state = states(views.view_tags(manifest, MEASURED, 5))[views.TRIALS]
     columns = [f"params.`{name}`" for name in (*manifest.factors, "seed")]
-    assert "groupBy" not in state and state["selectedColumns"][-len(columns) :] == columns
+    assert state["groupBy"] is None and state["selectedColumns"][-len(columns) :] == columns
 
 
 def test_charts_begin_with_the_headline_metric(manifest):
@@ -105,10 +105,26 @@ def test_an_earlier_mlflow_reads_the_same_state_beside_the_name(manifest):
         assert len(text) <= views.MAX_TEXT
 
 
-def test_a_view_of_many_names_fits_into_a_tag(manifest):
-    measured = [f"test/{index:03}{'x' * 200}" for index in range(40)]
-    for text in views.view_tags(manifest, measured, 5).values():
-        assert len(text) <= views.MAX_TEXT and json.loads(text)["name"]
+def test_of_long_names_as_many_charts_are_shown_as_fit_into_a_tag(manifest):
+    measured = [f"test/{index:02}{'x' * 100}" for index in range(40)]
+    tags = views.view_tags(manifest, measured, 5)
+    n_charts = len(states(tags)[views.CURVES]["compareRunCharts"])
+    assert 1 < n_charts < views.MAX_CHARTS
+    assert len(tags[f"{views.SHARED}{views.CURVES}"]) <= views.MAX_TEXT
+
+
+def test_a_view_that_fits_into_no_tag_is_left_out_and_its_link_too(manifest):
+    measured = [f"{index:03}{'x' * 2000}" for index in range(40)]
+    changed = replace(manifest, metric={"name": measured[0], "goal": "maximize"})
+    tags = views.view_tags(changed, measured, 5)
+    assert all(len(text) <= views.MAX_TEXT for text in tags.values())
+    assert f"{views.SHARED}{views.ARMS}" in views.view_tags(manifest, MEASURED, 5)
+    named = {
+        name
+        for name, key in zip(views.NAMES.values(), views.NAMES, strict=True)
+        if f"{views.SHARED}{key}" in tags
+    }
+    assert set(views.links("http://x", "1", tags)) == (named or {""})
 
 
 def test_views_are_written_once_and_again_when_the_metric_changes(uri, folder, monkeypatch):
