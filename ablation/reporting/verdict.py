@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from ablation.analysis import effects as judged
-from ablation.analysis.claims import NOT_DECIDED, REFUTED, SUPPORTED
+from ablation.analysis.claims import claims_counted
 from ablation.analysis.contrasts import difference_name
 from ablation.analysis.effects import detectable, is_conditional
 from ablation.analysis.factors import LevelEffect, Setting, level_effects
@@ -445,7 +445,7 @@ def _limits_line(results: Results, headline: pd.DataFrame, claims: pd.DataFrame)
     elif _n_seeds(results) == 1:
         told.append("one seed: no interval can be given, and another may turn the order around")
     told += [power] if (power := _power_told(results, headline)) else []
-    told += [counted] if (counted := _claims_told(claims)) else []
+    told += [counted] if (counted := claims_counted(claims)) else []
     return " ".join(_sentence(text) for text in told)
 
 
@@ -461,24 +461,6 @@ def _power_told(results: Results, headline: pd.DataFrame) -> str:
         return ""
     missed = "had more than one chance in five to be missed"
     return f"{number(found.n_seeds)} seeds: {what} below {found.corrected:.2g}{unit} {missed}"
-
-
-def _claims_told(claims: pd.DataFrame) -> str:
-    """How many claims are supported, refuted and open; "" where there are none.
-
-    Claims that are decided by a mean over unlike arms are counted.
-    """
-    if claims.empty:
-        return ""
-    is_mean = (claims["level_by_level"] != "").groupby(claims["claim"]).transform("any")
-    each = claims.assign(is_mean=is_mean).drop_duplicates("claim")
-    counted = []
-    for verdict, word in [(SUPPORTED, "supported"), (REFUTED, "refuted"), (NOT_DECIDED, "open")]:
-        own = each[each["claim_verdict"] == verdict]
-        n = int(own["is_mean"].sum()) if verdict != NOT_DECIDED else 0
-        on_average = f" ({number(n) if n < len(own) else 'only'} on average)" if n else ""
-        counted += [f"{number(len(own))} {word}{on_average}"] if len(own) else []
-    return f"claims: {', '.join(counted)}"
 
 
 # Words

@@ -122,8 +122,8 @@ def _until_decided(planned: PlannedStudy, known: Mapping[str, float], jobs: int)
     lines = [
         f"that is the least: the study looks at its results after {listed(list(map(str, looks)))} "
         "seeds, and adds seeds to the arms of what is not decided",
-        f"at most, with {looks[-1]} seeds: {len(longest.trials)} trials, {len(longest.unique())} unique "
-        f"epochs, {len(missing)} left to train",
+        f"at most, with {looks[-1]} seeds: {len(longest.trials)} trials, "
+        f"{len(longest.unique())} unique epochs, {len(missing)} left to train",
     ]
     if seconds is not None:
         lines.append(f"forecast of the most: {duration(seconds)} of training with {jobs} jobs")

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ablation.analysis.claims import judge_claims
 from ablation.analysis.effects import factor_pairs, judge
+from ablation.analysis.factors import judged_intervals
 from ablation.analysis.results import load
 from ablation.reporting.curves import (
     MAX_ARMS,
@@ -24,7 +25,7 @@ from ablation.reporting.curves import (
     shown_arms,
 )
 from ablation.reporting.figure_style import save
-from ablation.reporting.figures import accuracy, draw, effects_figure, interactions
+from ablation.reporting.figures import accuracy, draw, effects_figure, interactions, zoom
 from ablation.reporting.report import render
 
 TWO = {"lr_split": FACTORS["lr_split"], "warmup": FACTORS["warmup"]}
@@ -223,3 +224,46 @@ def test_only_effects_that_are_separable_are_filled(tmp_path):
         and True in filled
         and False in filled
     )
+
+
+def collapsed(levels):
+    return 66.0 - 50 * (levels["lr_split"] == "on" and levels["warmup"] == "on")
+
+
+def test_arms_far_from_the_others_get_a_second_panel_for_the_others(tmp_path):
+    results = load(study(tmp_path, factors=TWO, top1=collapsed))
+    low, high = zoom(results)
+    means = results.cells("test/top1").mean()
+    outside = means.index[(means < low) | (means > high)]
+    assert list(outside) == ["lr_split+warmup"] and high - low < 12
+    figure = accuracy(results)
+    whole, enlarged = figure.axes
+    assert whole.get_xlim()[0] < means.min() and enlarged.get_xlim() == (low, high)
+    assert enlarged.get_xlabel().startswith("enlarged: ")
+    marks = [line for line in enlarged.lines if line.get_marker() in ("<", ">")]
+    assert len(marks) == 1 and marks[0].get_ydata()[0] == list(means.index).index("lr_split+warmup")
+    text = render(results, judge(results), judge_claims(results, judge(results)), ["accuracy"])
+    assert "Left the whole range, right the part of it in which most rows lie" in text
+
+
+def test_without_arms_far_from_the_others_there_is_one_panel(tmp_path):
+    for name, folder in [
+        ("alike", study(tmp_path / "a", factors=TWO)),
+        ("single", study(tmp_path / "b", factors={}, baselines=[], published=[], seeds=[0])),
+    ]:
+        results = load(folder)
+        assert zoom(results) is None, name
+        assert len(accuracy(results).axes) == 1
+    text = render(results, judge(results), judge_claims(results, judge(results)), ["accuracy"])
+    assert "the whole range" not in text
+
+
+def test_effects_are_drawn_with_the_interval_that_their_verdict_goes_by(tmp_path):
+    results = load(study(tmp_path, factors=TWO, seeds=range(4), noise=0.5))
+    rows = judged_intervals(results, judge(results).query("metric == 'test/top1'"))
+    figure = effects_figure(rows, "test/top1")
+    drawn = [list(line.get_xdata()) for line in figure.axes[0].lines if line.get_linestyle() == "-"]
+    expected = rows[rows["kind"].isin(["main", "interaction"])][["low", "high"]].to_numpy()
+    for interval in expected:
+        assert any(ends == pytest.approx(list(interval)) for ends in drawn)
+    assert "Holm's level" in figure.axes[0].get_xlabel()

@@ -9,8 +9,16 @@ from fabricate import FACTORS, study
 
 from ablation.cli.main import main
 from ablation.errors import InputError
+from ablation.formatting import (
+    column_decimals,
+    durations,
+    effect,
+    effects_decimals,
+    over_seeds,
+    p_cell,
+)
 from ablation.reporting.report import write_report
-from ablation.reporting.tables import headline_tables
+from ablation.reporting.tables import headline_tables, latex, latex_table
 
 CLAIMS = [
     {
@@ -150,3 +158,90 @@ def test_the_command_prints_the_only_study(tmp_path, monkeypatch):
         CliRunner().invoke(main, ["table", "fixes", "claims"]).stdout
         == headline_tables([tmp_path / "reports"], "fixes", ["claims"]) + "\n"
     )
+
+
+def decimals_of(numbers: str) -> set[int]:
+    """The decimals of all numbers in a text."""
+    return {len(number.partition(".")[2]) for number in re.findall(r"\d+(?:\.\d+)?", numbers)}
+
+
+def test_numbers_of_a_column_have_the_same_decimals(tmp_path):
+    report = reported(tmp_path, top1=lambda v: 66.0 - 40 * (v["warmup"] == "on"), noise=0.6)
+    rows = cells(headline_tables([tmp_path / "reports"], "fixes", ["arms"]))
+    arms = [name for name in rows if not name.startswith(("arm", "-"))]
+    for column in (1, 2, 3):
+        shown = " ".join(rows[arm][column] for arm in arms if rows[arm][column] != "reference")
+        assert len(decimals_of(shown)) == 1, shown
+    text = report.read_text()
+    for section in re.findall(r"(?<=\n\n)\| effect .*?\n\n", text, re.S):
+        for column in (1, 2):
+            shown = [line.split("|")[1 + column] for line in section.strip().split("\n")[2:]]
+            known = " ".join(one for one in shown if "<" not in one and "–" not in one)
+            assert len(decimals_of(known)) == 1, known
+
+
+def test_a_column_has_the_decimals_that_its_median_uncertainty_allows():
+    assert column_decimals([5.0, 0.9, 0.08, 0.7, float("nan"), 0.0]) == 1
+    assert column_decimals([float("nan"), 0.0]) is None
+    assert over_seeds([10.0, 20.0, 12.0], places=1) == "14.0 ± 5.3"
+    assert effects_decimals([(-1.0, 2.0), (0.04, 5.96), (float("nan"), float("nan"))]) == 2
+    # one interval that needs many more has them alone
+    assert effects_decimals([(-1.0, 2.0), (1e-6, 5.96)]) == 3
+    assert effect(2.98, 1e-6, 5.96, 3) == "+2.980000 [0.000001, 5.960000]"
+    assert effect(3.0, 1.0, 5.0, 2) == "+3.00 [1.00, 5.00]"
+
+
+def test_p_values_and_times_of_a_column_are_alike():
+    assert [p_cell(p) for p in (1.0, 0.47, 0.0051, 0.0004, 0.0499, 0.0496)] == [
+        *("1.000", "0.470", "0.005", "< 0.001", "0.0499", "0.0496"),
+    ]
+    assert durations([4.8, 37.0]) == ["4.8 s", "37.0 s"]
+    assert durations([58.0, 63.0, float("nan")]) == ["1.0 min", "1.1 min", "–"]
+    assert durations([15.0, 37.4]) == ["15 s", "37 s"]
+
+
+def test_the_latex_table_has_the_rows_of_the_markdown_table(tmp_path):
+    reported(tmp_path, claims=CLAIMS)
+    text = latex_table([tmp_path / "reports"], "fixes")
+    rows = cells(headline_tables([tmp_path / "reports"], "fixes", ["arms"]))
+    body = text.partition("\\midrule\n")[2].partition("\n\\bottomrule")[0].split("\n")
+    arms = [name for name in rows if not name.startswith(("arm", "-"))]
+    assert len(body) == len(arms) == 12
+    for arm, line in zip(arms, body):
+        assert line.endswith(r" \\") and not re.search(r"(?<!\\)[_#%]", line)
+        name, *shown = line.removesuffix(r" \\").split(" & ")
+        assert name.replace(r"\_", "_") == rf"\texttt{{{arm}}}"
+        plain = [
+            one.replace(r"$\pm$", "±").replace("$-$", "-").replace("$+$", "+").replace("--", "–")
+            for one in shown
+        ]
+        plain = [re.sub(r"\\textbf\{(.*)\}", r"**\1**", one) for one in plain]
+        assert plain == rows[arm]
+    for part in (
+        r"\begin{table}",
+        r"\caption{Top-1 in the study fixes; mean $\pm$ standard deviation over seeds; difference",
+        r"\label{tab:fixes}",
+        r"\begin{tabular}{lrrrr}",
+        r"\toprule",
+        r"minus \texttt{ldmlr} [95 \%]",
+    ):
+        assert part in text
+
+
+def test_what_latex_would_read_as_a_command_is_escaped():
+    assert latex("50 % & a_b #1 $x {y} ~^ \\") == (
+        r"50 \% \& a\_b \#1 \$x \{y\} \textasciitilde{}\textasciicircum{} \textbackslash{}"
+    )
+    assert latex("**+0.5 [-0.1, 1.1]**") == r"\textbf{$+$0.5 [$-$0.1, 1.1]}"
+    assert latex("`a-1+b_2`") == r"\texttt{a-1+b\_2}" and latex("top-1") == "top-1"
+
+
+def test_the_command_prints_latex_of_the_arms_alone(tmp_path, monkeypatch):
+    reported(tmp_path, factors={"lr_split": FACTORS["lr_split"]}, claims=CLAIMS)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["table", "--format", "latex"])
+    assert done.exit_code == 0
+    assert done.stdout == latex_table([tmp_path / "reports"], "fixes") + "\n"
+    refused = CliRunner().invoke(main, ["table", "fixes", "claims", "--format", "latex"])
+    assert refused.exit_code == 2 or refused.exit_code == 1
+    assert "does not go with claims" in str(refused.exception) + refused.output

@@ -273,7 +273,7 @@ def test_claims_are_counted_and_those_on_average_said_to_be(tmp_path):
     claims.append({**claims[0], "id": "none", "expects": [{"metric": "x", "direction": "up"}]})
     folder = study(tmp_path, top1=broken_by_decoupling, seeds=range(4), noise=0.3, claims=claims)
     assert lines_of(folder)[-1].endswith(
-        "Claims: one supported (only on average), one refuted (only on average), one open."
+        "Of 3 claims: 1 supported (`down` on average), 1 refuted (`up` on average), 1 not decided."
     )
 
 
