@@ -32,12 +32,18 @@ def conclusion(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) ->
             f"{row.effect} {effect(row.estimate, row.low, row.high)}" for row in rows.itertuples()
         ]
 
+    # of factors that interact, a mean over levels describes no arm: each level is told
+    simple = judged.level_by_level(results, headline)
+    interacting = {
+        factor for pair in judged.interacting_pairs(results, headline) for factor in pair
+    }
+    alone = main[~main["effect"].str.partition(": ")[0].isin(interacting)]
+    found = [text.replace("`", "") for text in moved(alone, results.headline)]
+    found += sizes(simple[~simple["verdict"].isin(OPEN)])
     lines = []
-    level_by_level = sizes(judged.level_by_level(results, headline))
-    found = level_by_level or [text.replace("`", "") for text in moved(main, results.headline)]
     if found:
-        how = f", level by level on {label(results.headline)}" if level_by_level else ""
-        lines.append(f"decided{how}: {'; '.join(found)}")
+        what = f" on {label(results.headline)}" if len(simple) else ""
+        lines.append(f"decided{what}: {'; '.join(found)}")
     elif len(main):
         one_seed = " on one seed" if is_conditional(headline) or len(cells) == 1 else ""
         lines.append(f"decided{one_seed}: no effect of a factor is separable from 0")
@@ -53,7 +59,8 @@ def conclusion(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) ->
             lines.append(f"best arm: none can be called so; {what}")
         else:
             lines.append(f"best arm: {best}, separable from all others that finished")
-    left = ", ".join(main.loc[main["verdict"].isin(OPEN), "effect"])
+    told = pd.concat([alone, simple])
+    left = ", ".join(told.loc[told["verdict"].isin(OPEN), "effect"])
     counted = claims_counted(claims).replace("`", "").rstrip(".")
     if left or counted:
         lines.append(f"undecided: {'; '.join(filter(None, [left or 'no effect', counted]))}")

@@ -52,9 +52,19 @@ def test_where_effects_do_not_add_up_they_are_told_level_by_level(tmp_path):
         return 60.0 + 20.0 * (levels.get("lr_split") == levels.get("warmup") == "on")
 
     factors = {name: FACTORS[name] for name in ("lr_split", "warmup")}
-    lines, told = both(study(tmp_path, factors=factors, seeds=range(5), top1=top1))
-    assert lines[0].startswith("decided, level by level on top-1: ") and "Level by level" in told
-    assert lines[0].partition(": ")[2] in told.replace("`", "")
+    (decided, _, undecided), told = both(
+        study(tmp_path, factors=factors, seeds=range(5), top1=top1)
+    )
+    assert "Level by level" in told
+    found = decided.removeprefix("decided on top-1: ").split("; ")
+    assert [text.partition("=on ")[0] for text in found] == [
+        "lr_split: off -> on at warmup",
+        "warmup: off -> on at lr_split",
+    ]
+    assert all(text in told.replace("`", "") for text in found)
+    assert undecided == (
+        "undecided: lr_split: off -> on at warmup=off, warmup: off -> on at lr_split=off"
+    )
 
 
 @pytest.mark.parametrize("baselines", [(), ("ce", "ldmlr")])
