@@ -104,9 +104,9 @@ def _until_decided(planned: PlannedStudy, known: Mapping[str, float], jobs: int)
     planner.due()
     if planner.is_over:
         return ["no more seeds are to be added"]
-    most = replace(planned, plan=planner.longest(planned.expected()))
+    longest = replace(planned, plan=planner.longest(planned.expected()))
     if planned.tuning is not None and not planned.tuning.is_finished:
-        study, plan = study_at_most(planned.tuning, most.plan)
+        study, plan = study_at_most(planned.tuning, longest.plan)
         # those get the seeds of the first look alone
         first = planned.study.grid.seeds[: looks[0]]
         trials = {
@@ -114,8 +114,8 @@ def _until_decided(planned: PlannedStudy, known: Mapping[str, float], jobs: int)
             for name, trial in plan.trials.items()
             if trial.spec.kind != UNTUNED or trial.spec.seed in first
         }
-        most = replace(most, study=study, plan=Plan(trials))
-    most = most.expected()
+        longest = replace(longest, study=study, plan=Plan(trials))
+    most = longest.expected()
     left = most.unfinished(planned.folder)
     missing = left.missing(planned.store)
     seconds = forecast(left.chains, planned.store, known, jobs)
