@@ -149,6 +149,9 @@ def untuned_means(results: Results) -> dict[str, str]:
     for arm in [*results.arms, *results.baselines]:
         if arm in twin_of:
             found[arm] = over_seeds(finished[arm], show_sd=False, places=places) or MISSING
+            if 0 < len(finished[arm]) < len(results.complete(arm)):
+                # of a study that adds seeds to its tuned arms
+                found[arm] += f" ({len(finished[arm])} seeds)"
         else:
             found[arm] = "the same" if arm in own_best else MISSING
     return found
@@ -181,18 +184,25 @@ def _untuned(row: Any) -> str:
     is_mean = row.direction.startswith(("above", "below"))
     unit = (" %" if is_percent(row.metric) else "") if is_mean else points(row.metric)
     size = f"{(mean_of if is_mean else effect)(*numbers)}{unit}"
-    if math.isnan(row.untuned_p_holm):
-        return size
-    return f"{size} (p {compared_p(row.untuned_p_holm)})"
+    told = []
+    if not math.isnan(row.untuned_p_holm):
+        told.append(f"p {compared_p(row.untuned_p_holm)}")
+    if row.untuned_n_seeds < row.n_seeds:
+        told.append(f"{int(row.untuned_n_seeds)} seeds")
+    return f"{size} ({', '.join(told)})" if told else size
 
 
 def _on_test(one: Tuned, results: Results) -> str:
-    """`61.2 -> 64.0`, means over the study's seeds."""
-    tuned = over_seeds(results.complete(one.arm)[results.headline], show_sd=False) or MISSING
+    """`61.2 -> 64.0`, means over the seeds that both have, so that they can be compared."""
+    tuned = results.complete(one.arm)
     if not one.twin:
-        return tuned
-    untuned = over_seeds(results.complete(one.twin)[results.headline], show_sd=False) or MISSING
-    return f"{untuned} -> {tuned}"
+        return over_seeds(tuned[results.headline], show_sd=False) or MISSING
+    untuned = results.complete(one.twin)
+    both = set(tuned["seed"]) & set(untuned["seed"])
+    if both:
+        tuned, untuned = (each[each["seed"].isin(both)] for each in (tuned, untuned))
+    means = [over_seeds(each[results.headline], show_sd=False) for each in (untuned, tuned)]
+    return " -> ".join(mean or MISSING for mean in means)
 
 
 def _difference(one: Tuned) -> str:

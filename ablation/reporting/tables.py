@@ -212,8 +212,13 @@ def looks_table(results: Results) -> str:
     for n in sizes:
         decided, going_on = [], set[str]()
         for looks in replays.values():
-            # questions that are all decided have no further looks
-            last = [look for look in looks if look.n_seeds <= n][-1]
+            # Questions that are all decided have no further looks; of an interrupted study, some
+            # questions may have had none.
+            until_now = [look for look in looks if look.n_seeds <= n]
+            if not until_now:
+                decided.append(MISSING)
+                continue
+            last = until_now[-1]
             decided.append(f"{last.n_decided} of {last.n_asked}")
             going_on |= last.going_on if last.n_seeds == n else set()
         names = [f"`{arm}`" for arm in [*results.arms, *results.baselines] if arm in going_on]

@@ -104,9 +104,9 @@ def _until_decided(planned: PlannedStudy, known: Mapping[str, float], jobs: int)
     planner.due()
     if planner.is_over:
         return ["no more seeds are to be added"]
-    most = replace(planned, plan=planner.longest(planned.expected()))
+    longest = replace(planned, plan=planner.longest(planned.expected()))
     if planned.tuning is not None and not planned.tuning.is_finished:
-        study, plan = study_at_most(planned.tuning, most.plan)
+        study, plan = study_at_most(planned.tuning, longest.plan)
         # those get the seeds of the first look alone
         first = planned.study.grid.seeds[: looks[0]]
         trials = {
@@ -114,16 +114,16 @@ def _until_decided(planned: PlannedStudy, known: Mapping[str, float], jobs: int)
             for name, trial in plan.trials.items()
             if trial.spec.kind != UNTUNED or trial.spec.seed in first
         }
-        most = replace(most, study=study, plan=Plan(trials))
-    longest = most.expected()
-    left = longest.unfinished(planned.folder)
+        longest = replace(longest, study=study, plan=Plan(trials))
+    most = longest.expected()
+    left = most.unfinished(planned.folder)
     missing = left.missing(planned.store)
     seconds = forecast(left.chains, planned.store, known, jobs)
     lines = [
         f"that is the least: the study looks at its results after {listed(list(map(str, looks)))} "
         "seeds, and adds seeds to the arms of what is not decided",
-        f"at most, with {looks[-1]} seeds: {len(longest.trials)} trials, "
-        f"{len(longest.unique())} unique epochs, {len(missing)} left to train",
+        f"at most, with {looks[-1]} seeds: {len(most.trials)} trials, "
+        f"{len(most.unique())} unique epochs, {len(missing)} left to train",
     ]
     if seconds is not None:
         lines.append(f"forecast of the most: {duration(seconds)} of training with {jobs} jobs")

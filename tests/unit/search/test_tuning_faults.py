@@ -9,7 +9,10 @@ import pytest
 from test_tuning import Killed, kill_after
 from tunable import GRID, SEARCH, Tunable, TunedProject
 
+from ablation.analysis.results import load
+from ablation.analysis.tuning import tuned_arms
 from ablation.errors import InputError
+from ablation.reporting import search
 from ablation.search import sampling, tuning
 from ablation.storage.asked import SearchLog
 from ablation.storage.files import only_one
@@ -234,3 +237,25 @@ def test_the_most_that_a_study_with_looks_may_take_is_that_of_tuned_arms(
     # two arms at 8 seeds and as they are at 3, which share three epochs
     n = 2 * 8 * 9 + 3 * (3 + 6 + 6)
     assert f"at most, with 8 seeds: 22 trials, {n} unique epochs" in capsys.readouterr().out
+
+
+def test_a_tuned_arm_with_more_seeds_is_compared_with_its_untuned_one_on_the_same(
+    tmp_path, monkeypatch
+):
+    """Seeds differ by several points, and untuned arms get those of the first look alone."""
+    grid = GRID.replace("seeds: 4", "seeds: {start: 3, max: 8}\nsettings: {rate: 0.1}")
+    grid = grid.replace("other: {method: other}", "other: {method: same}") + SEARCH
+    project = TunedProject(
+        tmp_path / "project", monkeypatch, grid.replace("trials: 8", "trials: 14"), reports=True
+    )
+    project.run()
+    folder = project.open().folder
+    results = load(folder, folder.manifest())
+    (one,) = [one for one in tuned_arms(results) if one.arm == "method=other"]
+    assert len(results.complete(one.arm)) > 3
+    assert len(results.complete(one.twin)) == 3
+    row = next(line for line in search.search_table(results).splitlines() if "=other`" in line)
+    untuned, tuned = map(float, row.split("|")[-3].split("->"))
+    assert tuned - untuned == pytest.approx(one.on_test.mean, abs=0.11)
+    report = (project.root / "reports" / "tune" / "report.md").read_text()
+    assert " (3 seeds) |" in report

@@ -10,9 +10,12 @@ from toy_study import ToyStudy
 from toy_subject import Toy
 
 from ablation.analysis import sequential
+from ablation.analysis.results import load
 from ablation.errors import InputError
+from ablation.formatting import MISSING
 from ablation.grid.load import load_study
 from ablation.planning.forecast import Listener
+from ablation.reporting.tables import looks_table
 from ablation.search.seeds import Budget, UntilDecided
 from ablation.study import opening
 from ablation.study.opening import PlannedStudy
@@ -238,3 +241,13 @@ def test_fixed_seeds_become_the_start_of_ones_until_decided(tmp_path, monkeypatc
         load_study(
             toy.root / "grid.yaml", None, [], None, lambda name: toy.subject, until_decided=True
         )
+
+
+def test_a_report_while_main_effects_wait_for_their_first_look(tmp_path, monkeypatch):
+    toy = Study(tmp_path, monkeypatch, seeds="{start: 3, max: 5, effects: true}")
+    toy.go()
+    (other,) = toy.seeds().keys() - FAST - ASKING
+    for path in toy.folder.path.glob(f"{other}--*/outcome.json"):
+        path.unlink()
+    table = looks_table(load(toy.folder, toy.folder.manifest()))
+    assert f"| 3 | 1 of 2 | {MISSING} |" in " ".join(table.split())
