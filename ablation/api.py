@@ -35,6 +35,7 @@ def run_study(
     >>> result = run_study("own-function", seeds=2, jobs=1, offline=True)  # doctest: +ELLIPSIS
     reference--s0...
     report: reports/own-function/report.md
+    look further: ...
     >>> result.n_trained, result.failed
     (8, {})
 
