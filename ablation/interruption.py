@@ -53,7 +53,7 @@ def forget() -> None:
 
 
 @contextmanager
-def heeded() -> Iterator[None]:
+def stop_on_signals() -> Iterator[None]:
     """Within this context a first signal is a request, and a second raises KeyboardInterrupt.
 
     Signals that this process ignores stay ignored, such as SIGINT in a shell's background jobs.
@@ -69,7 +69,7 @@ def heeded() -> Iterator[None]:
         request()
         _discard(shown)
 
-    def heed(number: int, _: Any) -> None:
+    def handle(number: int, _: Any) -> None:
         if number == signal.SIGHUP:
             # as its shell and the system may say again, later, too
             signal.signal(number, signal.SIG_IGN)
@@ -79,13 +79,13 @@ def heeded() -> Iterator[None]:
         request()
 
     def put_back(number: int, handler: Any) -> None:
-        if signal.getsignal(number) is heed:
+        if signal.getsignal(number) is handle:
             signal.signal(number, handler)
 
     with ExitStack() as stack:
         for number in SIGNALS:
             if (before := signal.getsignal(number)) is not signal.SIG_IGN:
-                signal.signal(number, heed)
+                signal.signal(number, handle)
                 stack.callback(put_back, number, before)
         redirects = (redirect_stdout, sys.stdout), (redirect_stderr, sys.stderr)
         for stream, (redirect, file) in zip(STREAMS, redirects, strict=True):

@@ -364,13 +364,13 @@ def unpack(folder: Path) -> None:
 
 def _merge(arrived: RunFolder, folder: RunFolder) -> None:
     """Put the trials in the place of what is there of them, and the manifest if it is newer."""
-    from ablation.storage.files import only_one
+    from ablation.storage.files import folder_lock
     from ablation.study.opening import refuse_mixture
 
     manifest = arrived.manifest()
     refuse_mixture(manifest, folder)
     trials = [s.trial for s in manifest.trials if arrived.trial_path(s.trial).is_dir()]
-    with only_one(folder.path):
+    with folder_lock(folder.path):
         known = folder.manifest() if folder.exists() else None
         for trial in trials:
             shutil.rmtree(folder.trial_path(trial), ignore_errors=True)

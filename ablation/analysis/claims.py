@@ -18,7 +18,7 @@ import pandas as pd
 
 from ablation.analysis import effects as judged
 from ablation.analysis.contrasts import Contrast, claimed, seeds_of, simple_effects
-from ablation.analysis.looks import ALPHA, Replay, Standing, repeated, replay
+from ablation.analysis.looks import ALPHA, Agreement, Replay, repeated, replay
 from ablation.analysis.results import CLAIM_COLUMNS, Results
 from ablation.analysis.sequential import needed_seeds
 from ablation.analysis.statistics import Estimate, contrast, margin_p
@@ -105,13 +105,13 @@ def claims_replay(results: Results) -> Replay[_Expectation]:
     )
 
 
-def _is_settled(standings: Sequence[Standing[_Expectation]]) -> bool:
+def _is_settled(standings: Sequence[Agreement[_Expectation]]) -> bool:
     """Whether a claim is decided: refuted by one expectation, or supported by all."""
     verdicts = [_verdict(one.tested, one.p_holm) for one in standings if one.decided_at]
     return REFUTED in verdicts or len(verdicts) == len(standings)
 
 
-def _verdict_of(standing: Standing[_Expectation], results: Results) -> str:
+def _verdict_of(standing: Agreement[_Expectation], results: Results) -> str:
     if results.looks and not standing.decided_at:
         return NOT_DECIDED
     return _verdict(standing.tested, standing.p_holm)
@@ -269,7 +269,7 @@ def claim_texts(claims: pd.DataFrame) -> list[ClaimText]:
 
 
 def claims_counted(claims: pd.DataFrame) -> str:
-    """How the claims fared, in one sentence; "" where there are none.
+    """How many claims are supported, refuted or not decided, in a sentence; "" of no claims.
 
     A claim that is decided by a mean over unlike levels is said to be so on average.
     """
@@ -332,7 +332,7 @@ def claims_table(claims: pd.DataFrame) -> str:
 
 
 def is_of_one_side(direction: str) -> bool:
-    """Whether a direction, as claims.csv has it, is that of a mean and not of a difference."""
+    """Whether a direction (as in claims.csv) is about one side's mean, not about a difference."""
     return direction.startswith(ONE_SIDED)
 
 
@@ -344,7 +344,7 @@ def _expected(row: Any) -> str:
 
 
 def _unit(row: Any) -> str:
-    """Of the numbers, as a suffix."""
+    """The unit of the numbers, as a suffix."""
     if is_of_one_side(row.direction):
         return " %" if is_percent(row.metric) else ""
     return points(row.metric)

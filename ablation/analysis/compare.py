@@ -100,11 +100,11 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Left and right, and what to know of them."""
+    """What is compared, its differences, and warnings."""
 
     left: str
     right: str
-    # the first row is the headline
+    # the first row is of the primary metric
     rows: list[Row]
     # those that differ: dotted key, left, right; None where one has none
     settings: list[tuple[str, Any, Any]]
@@ -254,7 +254,7 @@ def _by_protocol(side: Side, number: PublishedNumber) -> Iterator[tuple[str, str
 
 
 def _over_images(found: Difference, metric: str, left: StudyArm, right: StudyArm) -> Difference:
-    """Of one trial each under the same seed: with an interval over the test images.
+    """Compare one trial each under the same seed, with an interval over the test images.
 
     As found where the trials do not tell which images were right.
     """
@@ -270,20 +270,20 @@ def _over_images(found: Difference, metric: str, left: StudyArm, right: StudyArm
 
 
 def _metrics(left: Source, right: Source) -> list[str]:
-    """What both have, the headline first."""
-    headline = left.headline if left.headline in right.columns else right.headline
-    wanted = dict.fromkeys([headline, f"best/{headline}", *MORE_METRICS])
+    """What both have, the primary metric first."""
+    primary = left.primary if left.primary in right.columns else right.primary
+    wanted = dict.fromkeys([primary, f"best/{primary}", *MORE_METRICS])
     found = [metric for metric in wanted if metric in left.columns and metric in right.columns]
     if not found:
         raise _refused(
-            left.headline,
-            f"is not measured in {right.study}, and {right.headline} not in {left.study}",
+            left.primary,
+            f"is not measured in {right.study}, and {right.primary} not in {left.study}",
         )
     return found
 
 
 def _arms(left: Measured, right: Measured) -> list[str]:
-    """Of a study and an arm, the study's others; of two studies, those that both have."""
+    """The arms to compare: a study's others with an arm, or those that two studies both have."""
     if isinstance(left, StudyArm):
         return _others(right.study, left)
     if isinstance(right, StudyArm):
@@ -379,7 +379,7 @@ def _differing(left: Side, right: Side) -> list[tuple[str, Any, Any]]:
 
 
 def comparison_text(found: Comparison) -> str:
-    """The comparison as Markdown: headline, table, settings that differ, warnings."""
+    """The comparison as Markdown: title, table, settings that differ, warnings."""
     header, rows = comparison_rows(found)
     parts = [comparison_head(found), table(header, rows, ALIGNED), *explanations(found)]
     if found.settings:

@@ -35,7 +35,7 @@ class Source:
     """One study."""
 
     study: str
-    headline: str
+    primary: str
     # the table that results.csv holds
     trials: pd.DataFrame
     # metric -> its column in `trials`
@@ -93,7 +93,7 @@ class WholeStudy(NamedTuple):
 
 
 class PublishedNumber(NamedTuple):
-    """What others have published of a method."""
+    """A published accuracy of a method."""
 
     name: str
     # {method, top1, protocol, source}
@@ -109,7 +109,7 @@ Side = Measured | PublishedNumber
 
 
 def find_sides(names: Sequence[str], study: str | None, places: ProjectPaths) -> list[Side]:
-    """What two names stand for.
+    """Find what two names stand for.
 
     Each is a STUDY, STUDY:ARM, published:METHOD or, with `study` or where there is one study only,
     an ARM of that study. Committed studies count only where there are none of one's own.
@@ -220,7 +220,7 @@ def _from_runs(folder: RunFolder) -> Source:
 
 
 def _from_report(published_file: Path, folder: Path) -> Source:
-    trials, headline, factors, metrics = read_trials(folder, read_effects(folder))
+    trials, primary, factors, metrics = read_trials(folder, read_effects(folder))
     levels = trials.drop_duplicates("arm").set_index("arm")[factors]
     file = folder / "report.md"
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
@@ -228,7 +228,7 @@ def _from_report(published_file: Path, folder: Path) -> Source:
     name = dataset[1] if dataset else ""
     return Source(
         folder.name,
-        metric_of(headline, factors),
+        metric_of(primary, factors),
         trials,
         {metric_of(column, factors): column for column in metrics},
         lambda arm: {factor: level for factor, level in levels.loc[arm].items() if level},

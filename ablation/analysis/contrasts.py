@@ -179,7 +179,7 @@ def differences(cells: Sequence[str], reference: str | None) -> Iterator[Contras
 
 
 def difference_name(cell: str, reference: str) -> str:
-    """How effects.csv calls an arm's or baseline's difference to the reference."""
+    """The name in effects.csv of an arm's or baseline's difference to the reference."""
     return f"{cell} - {reference}"
 
 

@@ -57,14 +57,14 @@ IMAGE_METRICS = tuple(
 def judge(results: Results) -> pd.DataFrame:
     """Estimate every comparison on every metric, with its verdict.
 
-    The family of tests for Holm's correction is the main effects and interactions of the headline
+    The family of tests for Holm's correction is the main effects and interactions of the primary
     metric; only these have a `p_holm`, and their verdict goes by it. The other rows are
     descriptive: their verdict goes by their own, uncorrected interval, and they stand only where
     the metric was measured. With exactly one seed the intervals are over test images
     (`ablation.analysis.statistics`), and so is the verdict.
 
     Returns:
-        a row per comparison and metric, the headline metric first: `EFFECT_COLUMNS`, and `kind` (of
+        a row per comparison and metric, the primary metric first: `EFFECT_COLUMNS`, and `kind` (of
         Contrast), `sd` and `correlation` (of Estimate)
     """
     names = [*results.arms, *results.baselines]
@@ -94,7 +94,7 @@ def judge(results: Results) -> pd.DataFrame:
             for estimate, is_same in zip(estimates, dead, strict=True)
         ]
         p_holm = np.full(len(contrasts), np.nan)
-        if metric == results.headline:
+        if metric == results.primary:
             p_holm[: len(family)] = holm([estimate.p for estimate in estimates[: len(family)]])
             if results.manifest.decides_effects:
                 standings = effects_replay(results).standings
@@ -102,7 +102,7 @@ def judge(results: Results) -> pd.DataFrame:
                 p_holm[: len(family)] = [standing.p_holm for standing in standings]
         told = zip(contrasts, estimates, p_holm, dead, strict=True)
         for one, estimate, adjusted, is_same in told:
-            if estimate.n == 0 and metric != results.headline:
+            if estimate.n == 0 and metric != results.primary:
                 continue
             p = estimate.p if np.isnan(adjusted) else adjusted
             verdict = BY_CONSTRUCTION if is_same else _verdict(estimate, p)
@@ -113,7 +113,7 @@ def judge(results: Results) -> pd.DataFrame:
 
 
 class _Effect(NamedTuple):
-    """A main effect or an interaction, on the headline metric."""
+    """A main effect or an interaction, on the primary metric."""
 
     found: Estimate
     is_dead: bool
@@ -125,7 +125,7 @@ def effects_replay(results: Results) -> Replay[_Effect]:
     mains, family = list(main_effects(*design)), [*main_effects(*design), *interactions(*design)]
 
     def test(some: Results) -> list[_Effect]:
-        cells = some.cells(some.headline)
+        cells = some.cells(some.primary)
         n_seeds, tested = seeds_of(cells), []
         for one in family:
             found = repeated(contrast(cells, one.weights(n_seeds)), some.looks)
@@ -304,7 +304,7 @@ class Ranking(NamedTuple):
 
 
 def rank(results: Results, arms: Sequence[str]) -> Ranking | None:
-    """Rank arms or baselines by the headline metric; None where fewer than two have finished.
+    """Rank arms or baselines by the primary metric; None where fewer than two have finished.
 
     Each other arm is compared with it at ALPHA / (number of others); the best has to be the better
     one. That the best was picked after looking is paid for: to miss the truly best arm, that very
@@ -312,7 +312,7 @@ def rank(results: Results, arms: Sequence[str]) -> Ranking | None:
     simultaneous confidence intervals for multiple comparisons with the best", Annals of Statistics
     1984; with Bonferroni in place of Dunnett). Of one seed, that is so for its test images alone.
     """
-    cells = results.cells(results.headline)[arms].dropna(axis="columns", how="all")
+    cells = results.cells(results.primary)[arms].dropna(axis="columns", how="all")
     if cells.shape[1] < 2:
         return None
     sign = -1 if results.manifest.metric["goal"] == "minimize" else 1
@@ -330,11 +330,11 @@ def rank(results: Results, arms: Sequence[str]) -> Ranking | None:
 def minus_others(
     results: Results, arm: str, others: Sequence[str], confidence: float = 0.95
 ) -> list[Estimate]:
-    """`arm` minus each of the others on the headline metric, paired by seed.
+    """`arm` minus each of the others on the primary metric, paired by seed.
 
     With one seed, over test images where they are known.
     """
-    metric, names = results.headline, [arm, *others]
+    metric, names = results.primary, [arm, *others]
     cells, signs = results.cells(metric)[names], np.eye(len(names))
     weights = [signs[0] - other for other in signs[1:]]
     found = [

@@ -50,7 +50,7 @@ class LevelEffect(NamedTuple):
 def level_effects(results: Results, rows: pd.DataFrame) -> list[LevelEffect]:
     """Each level of each factor, in the grid's order.
 
-    rows: of the headline metric, from `effects.judge`
+    rows: of the primary metric, from `effects.judge`
     """
     named = judged_intervals(results, rows).set_index("effect")
     separable = (judged.HIGHER, judged.LOWER, judged.SEPARABLE_ON_RUN)
@@ -73,7 +73,7 @@ def _settings(
 ) -> list[Setting]:
     """A level's effect at each combination of the others' levels that has finished arms."""
     names = [*results.arms, *results.baselines]
-    cells = results.cells(results.headline)
+    cells = results.cells(results.primary)
     n_seeds = seeds_of(cells)
     combinations = [
         dict(zip(others, levels, strict=True))
@@ -90,7 +90,7 @@ def _settings(
     weights = [one.weights(n_seeds) for one in contrasts]
     estimates = judged.over_images(
         results,
-        results.headline,
+        results.primary,
         names,
         weights,
         [repeated(contrast(cells, row), results.looks) for row in weights],
@@ -110,7 +110,7 @@ def judged_intervals(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
     at which it stopped, 0.05 / (number of these), so that their intervals hold all true values at
     once with 95 % probability.
 
-    rows: of the headline metric, from `effects.judge`
+    rows: of the primary metric, from `effects.judge`
     """
     is_tested = rows["p_holm"].notna() & (rows["p"] > 0) & (rows["sd"] > 0)
     is_retained = rows["kind"].isin(["main", "interaction"]) & ~(rows["p_holm"] < ALPHA)

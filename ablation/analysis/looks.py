@@ -58,7 +58,7 @@ T = TypeVar("T", bound=Tested)
 
 
 @dataclass(frozen=True)
-class Standing(Generic[T]):
+class Agreement(Generic[T]):
     """How a question stands after some look."""
 
     # at the look that decided it, else at the last one; on all results before the first look
@@ -84,7 +84,7 @@ class Look(NamedTuple):
 class Replay(Generic[T]):
     """A study's looks so far."""
 
-    standings: list[Standing[T]]
+    standings: list[Agreement[T]]
     # those whose trials have ended
     looks: list[Look]
     # arm or baseline -> how many seeds it is to have; of those that are due more than at the start
@@ -98,7 +98,7 @@ def replay(
     groups: Sequence[str],
     cells: Mapping[str, Collection[str]],
     test: Callable[[Results], Sequence[T]],
-    is_settled: Callable[[Sequence[Standing[T]]], bool],
+    is_settled: Callable[[Sequence[Agreement[T]]], bool],
 ) -> Replay[T]:
     """Repeat the looks of a study from the first to the last that is complete.
 
@@ -111,7 +111,7 @@ def replay(
         is_settled: whether a group is decided, from how its questions stand
     """
     tested = test(results)
-    standings = [Standing(one, p) for one, p in zip(tested, _corrected(tested), strict=True)]
+    standings = [Agreement(one, p) for one, p in zip(tested, _corrected(tested), strict=True)]
     done: list[Look] = []
     due: dict[str, int] = {}
     asking = {group for group, own in cells.items() if own}
@@ -133,7 +133,7 @@ def replay(
             if is_tested:
                 one = tested[k]
                 is_decided = p < ALPHA or (one.is_dead and one.found.n > 0)
-                standings[k] = Standing(one, p, n if is_decided else 0)
+                standings[k] = Agreement(one, p, n if is_decided else 0)
         members = {
             group: [one for one, of in zip(standings, groups, strict=True) if of == group]
             for group in asking
@@ -160,7 +160,7 @@ def _corrected(tested: Sequence[Tested], is_open: Sequence[bool] | None = None) 
     return corrected
 
 
-def _is_rejected(one: Standing[T]) -> bool:
+def _is_rejected(one: Agreement[T]) -> bool:
     return one.decided_at > 0 and one.p_holm < ALPHA
 
 

@@ -36,7 +36,7 @@ GUESS = Spread(1.0)
 
 
 def power_lines(study: Study, runs: Path) -> list[str]:
-    """What `ablate plan` says of a study's power. runs: the folder with a folder per study."""
+    """The lines about a study's power that `ablate plan` prints. runs: with a folder per study."""
     name = study.grid.metric["name"]
     spread = measured_spread(runs, study.experiment.name, name) or GUESS
     n_tests, n_pairs = family(study)
@@ -92,7 +92,7 @@ def told(
 
 
 def family(study: Study) -> tuple[int, int]:
-    """How many effects a study tests, and of how many pairs of arms a main effect is the mean.
+    """The number of effects that a study tests, and of pairs of arms that a main effect averages.
 
     The effects are main effects and interactions; the number of pairs is the largest.
     """

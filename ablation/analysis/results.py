@@ -9,9 +9,9 @@ file beside the grid.
 edited by hand is an error that names its file.
 
 A metric has the column of its name, `test/top1`, unless the tables have that name for something
-else, as `error`, or as a factor of the study, or `best/acc` beside the headline `acc`: then it has
-the column `metric/error`. So no two things share a column, and what tells trials apart stays what
-it is. A name with characters that no table keeps, such as a NUL, is written with escapes.
+else, as `error`, or as a factor of the study, or `best/acc` beside the primary metric `acc`: then
+it has the column `metric/error`. So no two things share a column, and what tells trials apart stays
+what it is. A name with characters that no table keeps, such as a NUL, is written with escapes.
 """
 
 from __future__ import annotations
@@ -122,13 +122,13 @@ class Results:
         return replace(self, manifest=replace(self.manifest, looks=[], decides_effects=False))
 
     @property
-    def headline(self) -> str:
+    def primary(self) -> str:
         """The metric that the study is about, e.g. "test/top1", as its column is called."""
         return self.column(self.manifest.metric["name"])
 
     @property
     def best(self) -> str:
-        """The headline metric of the best epoch, as its column is called."""
+        """The primary metric of the best epoch, as its column is called."""
         return self.column(_best(self.manifest))
 
     def column(self, metric: str) -> str:
@@ -137,7 +137,7 @@ class Results:
 
     @property
     def metrics(self) -> list[str]:
-        """Scalar metrics of finished trials, the headline first, the others sorted."""
+        """Scalar metrics of finished trials, the primary metric first, the others sorted."""
         first = self.trials.columns.get_loc("state") + 1 + len(self.manifest.factors)
         return list(self.trials.columns[first : self.trials.columns.get_loc("epochs_trained")])
 
@@ -225,14 +225,14 @@ def load(folder: RunFolder, manifest: Manifest | None = None) -> Results:
             position = {"phase": record["phase"], "epoch": record["epoch"]}
             memory: dict[str, int] = {name: record[name] for name in MARKS if name in record}
             history.append({**identity, **position, **columns(record.get("metrics", {})), **memory})
-    headline = column_of(manifest.metric["name"], manifest.factors)
+    primary = column_of(manifest.metric["name"], manifest.factors)
     marks = [name for name in MARKS if any(name in row for row in history)]
     lead = [*IDENTITY, *manifest.factors]
     whole = dict.fromkeys(["epochs_trained", "epochs_shared"], "Int64")
     return Results(
         manifest=manifest,
-        trials=_frame(trials, lead, COSTS, headline).astype(whole),
-        history=_frame(history, POSITION, marks, headline).astype(dict.fromkeys(marks, "Int64")),
+        trials=_frame(trials, lead, COSTS, primary).astype(whole),
+        history=_frame(history, POSITION, marks, primary).astype(dict.fromkeys(marks, "Int64")),
         per_class=pd.DataFrame(per_class, columns=PER_CLASS_COLUMNS),
         hits=hits,
         digests=digests,
@@ -285,15 +285,15 @@ def _trial_row(spec: TrialSpec, state: str, outcome: Outcome | None) -> dict[str
 
 
 def _frame(
-    rows: list[dict[str, Any]], lead: Sequence[str], tail: Sequence[str], headline: str
+    rows: list[dict[str, Any]], lead: Sequence[str], tail: Sequence[str], primary: str
 ) -> pd.DataFrame:
-    """Rows with the columns `lead`, the metrics they have (the headline first), `tail`."""
-    metrics = {name for row in rows for name in row} - {*lead, *tail, headline}
-    return pd.DataFrame(rows, columns=[*lead, headline, *sorted(metrics), *tail])
+    """Rows with the columns `lead`, the metrics they have (the primary metric first), `tail`."""
+    metrics = {name for row in rows for name in row} - {*lead, *tail, primary}
+    return pd.DataFrame(rows, columns=[*lead, primary, *sorted(metrics), *tail])
 
 
 def _digest(records: Sequence[Mapping[str, object]], outcome: Outcome) -> str:
-    """Of all that was measured."""
+    """A hash of everything that a trial measured, times excluded."""
     parts = ("phase", "epoch", "metrics", "vectors", "hits")
     measured = [[record.get(part) for part in parts] for record in records]
     text = json.dumps([measured, outcome.metrics, outcome.vectors, outcome.hits], sort_keys=True)
@@ -301,12 +301,12 @@ def _digest(records: Sequence[Mapping[str, object]], outcome: Outcome) -> str:
 
 
 class Reported(NamedTuple):
-    """results.csv, and what its columns are."""
+    """The table of results.csv, and which columns are factors and metrics."""
 
     trials: pd.DataFrame
-    headline: str
+    primary: str
     factors: list[str]
-    # the headline first; called as their columns are, see `column_of`
+    # the primary metric first; called as their columns are, see `column_of`
     metrics: list[str]
 
 
@@ -321,18 +321,18 @@ def read_trials(folder: Path, effects: pd.DataFrame) -> Reported:
     names = [name for name in after if name not in COSTS]
     if not names:
         raise _unusable(path, "it has no metric")
-    # effects.csv has the headline first; without effects, it is the first column that cannot be a
-    # factor's
+    # effects.csv has the primary metric first; without effects, it is the first column that cannot
+    # be a factor's
     likely = [*effects["metric"][:1], *(name for name in names if "/" in name), names[0]]
-    headline = next(name for name in likely if name in names)
-    first = names.index(headline)
+    primary = next(name for name in likely if name in names)
+    first = names.index(primary)
     costs = [name for name in COSTS if name in after and name != "error"]
     trials = _typed(table, path, [*names[first:], *costs], "seed")
-    return Reported(trials, headline, names[:first], names[first:])
+    return Reported(trials, primary, names[:first], names[first:])
 
 
 def read_effects(folder: Path) -> pd.DataFrame:
-    """effects.csv; an empty table where there is none."""
+    """Read effects.csv; an empty table where there is none."""
     path = folder / "effects.csv"
     if not path.is_file():
         return pd.DataFrame({name: pd.Series(dtype=object) for name in EFFECT_COLUMNS})
@@ -340,7 +340,7 @@ def read_effects(folder: Path) -> pd.DataFrame:
 
 
 def read_claims(folder: Path) -> pd.DataFrame:
-    """claims.csv."""
+    """Read claims.csv."""
     path = folder / "claims.csv"
     table = read_table(path, CLAIM_COLUMNS)
     of_looks = [name for name in LOOK_COLUMNS if name in table and name not in _VERDICTS]
@@ -413,7 +413,7 @@ def column_of(metric: str, taken: Collection[str] = ()) -> str:
 
 
 def metric_of(column: str, taken: Collection[str] = ()) -> str:
-    """The metric that has a column, its name escaped: `column_of` turned around."""
+    """The metric of a column, its name escaped: the inverse of `column_of`."""
     is_renamed = column != (bare := _bare(column)) and (bare in _OWN or bare in taken)
     return column.removeprefix(PREFIX) if is_renamed else column
 

@@ -85,7 +85,7 @@ class Tuned(NamedTuple):
     twin: str
     # of the search's metric, best minus own settings; NaN where one of them is not known
     on_validation: float
-    # of the headline, tuned minus untuned; of no seed where there is no twin
+    # of the primary metric, tuned minus untuned; of no seed where there is no twin
     on_test: Estimate
 
     @property
@@ -111,7 +111,7 @@ def tuned_arms(results: Results) -> list[Tuned]:
 
 
 def unrewarded(results: Results) -> Iterator[Tuned]:
-    """Those that tuning made better by the search's metric, and not by the headline."""
+    """Those that tuning made better by the search's metric, and not by the primary metric."""
     on_validation = _sign(results.manifest.search["metric"])
     on_test = _sign(results.manifest.metric)
     for one in tuned_arms(results):
@@ -133,7 +133,7 @@ def _difference(value: float | None, own: float | None) -> float:
 
 def _on_test(results: Results, arm: str, twin: str | None) -> Estimate:
     """Tuned minus untuned over the study's seeds; of one seed, over test images where known."""
-    metric, names = results.headline, [arm, twin or arm]
+    metric, names = results.primary, [arm, twin or arm]
     finished = results.trials[results.trials["state"] == "COMPLETE"]
     values = finished.pivot(index="seed", columns="arm", values=metric)
     cells = values.reindex(index=results.manifest.seeds, columns=names).astype(float)

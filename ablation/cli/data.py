@@ -196,11 +196,11 @@ def _load(experiment: Path, overrides: Sequence[str]) -> tuple[Any, Any]:
     try:
         return config, load(config)
     except ValueError as error:
-        said = _line(error)
+        message = _line(error)
     except (RuntimeError, *DAMAGED) as error:
         # RuntimeError is torchvision's of what is not CIFAR.
-        said = f"'{config.data.path}' cannot be read: {_line(error)}"
-    raise InputError([Problem(experiment.name, "settings.data.path", said)])
+        message = f"'{config.data.path}' cannot be read: {_line(error)}"
+    raise InputError([Problem(experiment.name, "settings.data.path", message)])
 
 
 def _line(error: Exception) -> str:

@@ -198,7 +198,7 @@ def report(study: str, as_html: bool) -> None:
     if of:
         message = f"holds the trials of a search; `ablate report {of}` tells what it has found"
         raise InputError([Problem("runs", study, message)])
-    changed = "" if folder.is_being_run() else changes_since(places, study).said
+    changed = "" if folder.is_being_run() else changes_since(places, study).description
     print(write_report(folder, places.report(study), as_html, changed))
     click.echo(changed, err=True, nl=bool(changed))
 
@@ -235,7 +235,7 @@ def table(
     results where these exist.
     """
     from ablation.analysis.results import known_reports
-    from ablation.reporting.tables import headline_tables, latex_table, refresh_file
+    from ablation.reporting.tables import latex_table, refresh_file, study_tables
     from ablation.storage.project import ProjectPaths
 
     if into is None and check:
@@ -250,7 +250,7 @@ def table(
     if into is None:
         own = list(known_reports(folders[:1]))
         study = own[0] if study is None and len(own) == 1 else study
-        print(headline_tables(folders, study, parts))
+        print(study_tables(folders, study, parts))
         return
     if study is not None:
         message = f"takes no STUDY: the blocks of {into} name theirs"
@@ -304,10 +304,10 @@ def sync(study: str, storage: str | None) -> None:
     """Deliver a study's results to Optuna and MLflow. It is safe to repeat."""
     from ablation.study import running
 
-    said = running.sync(study, storage)
-    if said is None:
+    text = running.sync(study, storage)
+    if text is None:
         sys.exit(1)
-    print(said)
+    print(text)
 
 
 @main.command()

@@ -60,7 +60,7 @@ def _time(_context: click.Context, option: click.Parameter, text: str | None) ->
 
 
 def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The arguments of `open_study`."""
+    """Add the options that become the arguments of `open_study`."""
     path = click.Path(path_type=Path)
     here = "a name beside the grid file, or a path."
     for option in (

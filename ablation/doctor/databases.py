@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablation.doctor.files import Check, Found, here, named, place
+from ablation.doctor.files import Check, CheckResult, here, named, place
 from ablation.storage.files import put_aside
 from ablation.storage.project import (
     BESIDE,
@@ -43,10 +43,10 @@ from ablation.tracking.mlflow_store import (
 from ablation.tracking.mlflow_sync import (
     DIGEST,
     STUDY,
-    Standing,
+    Agreement,
     Tracker,
+    agreement,
     by_trial,
-    standing,
     status_of_study,
 )
 
@@ -55,18 +55,18 @@ if TYPE_CHECKING:
 
 
 HOPELESS = ("file is not a database", "malformed")
-NONE = Found("none yet")
+NONE = CheckResult("none yet")
 
 
 def database_checks(places: ProjectPaths, running: Collection[str]) -> list[Check]:
-    """running: studies that are being run, whose databases are not moved."""
+    """The checks of the databases. running: studies that are being run."""
 
-    def ledger() -> Found:
+    def ledger() -> CheckResult:
         if not (places.root / ".ablate").is_dir():
             return NONE
         return _look(places.ledger_url, _open_ledger, running)
 
-    def mlflow() -> Found:
+    def mlflow() -> CheckResult:
         return _look(default_uri(), lambda uri: experiments(uri, 1), running)
 
     return [Check("Optuna's database", ledger), Check("MLflow's database", mlflow)]
@@ -77,18 +77,18 @@ def ledger_check(places: ProjectPaths, folder: RunFolder, manifest: Manifest) ->
     return Check("Optuna", lambda: _compare(places.ledger_url, folder, manifest))
 
 
-def _look(url: str, reach: Callable[[str], object], running: Collection[str]) -> Found:
+def _look(url: str, reach: Callable[[str], object], running: Collection[str]) -> CheckResult:
     path = sqlite_file(url)
     if path is not None and not path.exists():
         return NONE
     why = (why_unusable(path) or _unsound(path)) if path else None
     if why and any(cause in why for cause in HOPELESS):
         mend = None if running or path is None else lambda: _move_aside(path)
-        return Found(
+        return CheckResult(
             f"{place(url)}: {why}", False, "moves it aside, and fills another from runs/", mend
         )
     if why:
-        return Found(
+        return CheckResult(
             f"{place(url)}: {why}",
             False,
             "end the program that holds it, or let it be written to, and look again",
@@ -96,8 +96,8 @@ def _look(url: str, reach: Callable[[str], object], running: Collection[str]) ->
     try:
         reach(url)
     except (LedgerUnavailable, TrackingUnavailable) as error:
-        return Found(str(error), False, "see what it says")
-    return Found(f"{place(url)} {'can be written to, and is sound' if path else 'answers'}")
+        return CheckResult(str(error), False, "see what it says")
+    return CheckResult(f"{place(url)} {'can be written to, and is sound' if path else 'answers'}")
 
 
 def _open_ledger(url: str) -> None:
@@ -108,10 +108,10 @@ def _open_ledger(url: str) -> None:
 def _unsound(path: Path) -> str | None:
     with closing(sqlite3.connect(path, timeout=PATIENCE_SECONDS)) as connection:
         try:
-            (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         except sqlite3.Error as error:
             return str(error)
-    return None if said == "ok" else f"malformed: {said.splitlines()[-1]}"
+    return None if verdict == "ok" else f"malformed: {verdict.splitlines()[-1]}"
 
 
 def _move_aside(path: Path) -> str:
@@ -123,21 +123,21 @@ def _move_aside(path: Path) -> str:
     return f"moved to {aside.name}"
 
 
-def _compare(url: str, folder: RunFolder, manifest: Manifest) -> Found:
+def _compare(url: str, folder: RunFolder, manifest: Manifest) -> CheckResult:
     try:
         differing = ledger_differences(url, manifest, folder)
     except LedgerUnavailable as error:
         remedy = f"see Optuna's database above; then `ablate sync {manifest.study}`"
-        return Found(str(error), False, remedy)
+        return CheckResult(str(error), False, remedy)
     if not differing:
-        return Found(f"{place(url)} has the trials that have ended as the files have them")
+        return CheckResult(f"{place(url)} has the trials that have ended as the files have them")
 
     def mend() -> str:
         update_ledger(url, folder, is_running=False)
         return "now as the files have it"
 
     what = f"in {place(url)}: trials that are not as in the files, {named(differing)}"
-    return Found(what, False, f"brings it up to the files in {here(folder.path)}", mend)
+    return CheckResult(what, False, f"brings it up to the files in {here(folder.path)}", mend)
 
 
 MISSING, LACKING = "that are missing", "with fewer points than the files"
@@ -148,7 +148,7 @@ def tracking_check(places: ProjectPaths, folder: RunFolder, manifest: Manifest) 
     return Check("MLflow", lambda: _look_at_runs(places, folder, manifest))
 
 
-def _look_at_runs(places: ProjectPaths, folder: RunFolder, manifest: Manifest) -> Found:
+def _look_at_runs(places: ProjectPaths, folder: RunFolder, manifest: Manifest) -> CheckResult:
     uri, name = default_uri(), manifest.study
     trials = trial_contents(folder, manifest, is_running=False)
     try:
@@ -157,9 +157,11 @@ def _look_at_runs(places: ProjectPaths, folder: RunFolder, manifest: Manifest) -
             found = by_trial(runs)
             differing = _differing(client, found, trials)
     except TrackingUnavailable as error:
-        return Found(str(error), False, f"see MLflow's database above; then `ablate sync {name}`")
+        return CheckResult(
+            str(error), False, f"see MLflow's database above; then `ablate sync {name}`"
+        )
     if not differing:
-        return Found(f"{place(uri)} has every run, with its status and all points")
+        return CheckResult(f"{place(uri)} has every run, with its status and all points")
     what = "; ".join(f"runs {kind}, {named(names)}" for kind, names in differing.items())
 
     def mend() -> str:
@@ -171,7 +173,7 @@ def _look_at_runs(places: ProjectPaths, folder: RunFolder, manifest: Manifest) -
         return "now as the files have it"
 
     remedy = f"brings it up to the files in {here(folder.path)}"
-    return Found(f"in {place(uri)}: {what}", False, remedy, mend)
+    return CheckResult(f"in {place(uri)}: {what}", False, remedy, mend)
 
 
 def _differing(
@@ -201,18 +203,18 @@ def _differing(
 
 def _wrong(client: MlflowClient, run: StoredRun, trial: TrialContent) -> str:
     """What is wrong with a trial's run; "" if nothing is."""
-    found, status = standing(run, trial), _wrong_status(run, trial.status)
+    found, status = agreement(run, trial), _wrong_status(run, trial.status)
     # an ended run whose outcome is lost is kept until the trial is run again
     is_kept = run.has_ended and trial.outcome is None
-    if found is Standing.OTHER and run.tags.get(FORMAT) != FORMAT_VERSION:
+    if found is Agreement.OTHER and run.tags.get(FORMAT) != FORMAT_VERSION:
         return "written by another version of ablate"
-    if found is Standing.OTHER and not (status and run.tags.get(DIGEST) == trial.digest):
+    if found is Agreement.OTHER and not (status and run.tags.get(DIGEST) == trial.digest):
         return "of what the trial was before"
     if status and not is_kept:
         return status
     if run.tags.get(IN_GRID) == "no":
         return "said to have left the grid"
-    is_behind = found is Standing.BEHIND or _lacks_points(client, run, trial)
+    is_behind = found is Agreement.BEHIND or _lacks_points(client, run, trial)
     return LACKING if is_behind else ""
 
 

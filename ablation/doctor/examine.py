@@ -10,10 +10,10 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from ablation.doctor.files import Check, Found, cache_checks, trial_checks
+from ablation.doctor.files import Check, CheckResult, cache_checks, trial_checks
 from ablation.doctor.machine import machine_checks
 from ablation.errors import InputError, Unavailable
-from ablation.storage.files import being_run, only_one
+from ablation.storage.files import being_run, folder_lock
 from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import Damaged, studies
 from ablation.study.opening import changes_since
@@ -36,7 +36,7 @@ Say = Callable[[str], object]
 
 
 def doctor(study: str | None, repair: bool, say: Say, storage: str | None = None) -> bool:
-    """Look at the machine, the project, and one study or all; mend what can be, if asked to.
+    """Check the machine, the project, and one study or all; with `repair`, mend what can be.
 
     say: called with a line per check as soon as it is made, and with a summary.
     storage: URL of the team's database that holds the ledger.
@@ -70,7 +70,7 @@ def examine_project(
 
 
 def examine(title: str, checks: Sequence[Check], repair: bool, say: Say) -> list[str]:
-    """Look at each, and say in a line what was found; returns ok, found, mended or left of each."""
+    """Run each check and print a line for it; returns ok, found, mended or left for each."""
     say(f"\n{title}")
     results = []
     for check in checks:
@@ -99,11 +99,11 @@ def _result(check: Check, repair: bool) -> tuple[str, str]:
     )
 
 
-def _look(check: Check) -> Found:
+def _look(check: Check) -> CheckResult:
     try:
         return check.look()
     except UNAVAILABLE as error:
-        return Found(f"cannot be looked at: {error}", False, "see what it says")
+        return CheckResult(f"cannot be looked at: {error}", False, "see what it says")
 
 
 def _database_checks(places: ProjectPaths, running: Collection[str]) -> list[Check]:
@@ -150,13 +150,15 @@ def _study_checks(places: ProjectPaths, name: str, running: Collection[str]) -> 
     ]
 
 
-def _changes(places: ProjectPaths, name: str) -> Found:
-    return Found(changes_since(places, name).said or "none is known since the study was run")
+def _changes(places: ProjectPaths, name: str) -> CheckResult:
+    return CheckResult(
+        changes_since(places, name).description or "none is known since the study was run"
+    )
 
 
 def _known(name: str, what: str, remedy: str = "") -> Check:
     """What was found before. remedy: what the user can do; "" where all is well."""
-    return Check(name, lambda: Found(what, not remedy, remedy))
+    return Check(name, lambda: CheckResult(what, not remedy, remedy))
 
 
 @contextmanager
@@ -166,7 +168,7 @@ def _held(places: ProjectPaths, repair: bool) -> Iterator[set[str]]:
     with ExitStack() as held:
         for name in set(studies(places.root / "runs")) - running if repair else ():
             try:
-                held.enter_context(only_one(places.runs(name).path))
+                held.enter_context(folder_lock(places.runs(name).path))
             except InputError:
                 running.add(name)
         yield running

@@ -24,7 +24,7 @@ from ablation.study.repair import TrialFiles
 SHOWN = 3
 
 
-class Found(NamedTuple):
+class CheckResult(NamedTuple):
     """The result of a check."""
 
     # what was found, in one line
@@ -40,7 +40,7 @@ class Check(NamedTuple):
     """One check. `look` changes nothing."""
 
     name: str
-    look: Callable[[], Found]
+    look: Callable[[], CheckResult]
 
 
 def named(names: Iterable[str]) -> str:
@@ -69,10 +69,10 @@ def trial_checks(files: TrialFiles) -> list[Check]:
     ]
 
 
-def _look_at_files(files: TrialFiles) -> Found:
+def _look_at_files(files: TrialFiles) -> CheckResult:
     found = [(spec, wrong) for spec in files.manifest.trials if (wrong := files.wrong(spec))]
     if not found:
-        return Found("of all trials are whole, and agree with each other and with the cache")
+        return CheckResult("of all trials are whole, and agree with each other and with the cache")
     what = named(
         f"{here(files.folder.trial_path(spec.trial) / name)} {why}"
         for spec, wrong in found
@@ -87,17 +87,17 @@ def _look_at_files(files: TrialFiles) -> Found:
         "closes the trials again, from the cache or from their records; "
         "`ablate run` runs what neither has"
     )
-    return Found(what, False, remedy, mend)
+    return CheckResult(what, False, remedy, mend)
 
 
-def _look_for_strays(files: TrialFiles) -> Found:
+def _look_for_strays(files: TrialFiles) -> CheckResult:
     """Look for folders of trials that have left the grid: for information."""
     known = {spec.trial for spec in files.manifest.trials}
     folders = sorted(path.name for path in files.folder.path.iterdir() if path.is_dir())
     strays = [name for name in folders if name not in known]
     if not strays:
-        return Found("all of trials in the grid")
-    return Found(f"of trials that have left the grid, {named(strays)}; they may come back")
+        return CheckResult("all of trials in the grid")
+    return CheckResult(f"of trials that have left the grid, {named(strays)}; they may come back")
 
 
 # a younger file may still be written to
@@ -105,7 +105,7 @@ YOUNG_SECONDS = 60.0
 
 
 def cache_checks(places: ProjectPaths, running: Collection[str]) -> list[Check]:
-    """running: studies that are being run, whose files are left alone."""
+    """The checks of cache and leftover files. running: studies that are being run."""
     return [
         Check("cache", lambda: _entries(places)),
         Check("temporary files", lambda: _temporary(places, running)),
@@ -114,18 +114,20 @@ def cache_checks(places: ProjectPaths, running: Collection[str]) -> list[Check]:
     ]
 
 
-def _entries(places: ProjectPaths) -> Found:
+def _entries(places: ProjectPaths) -> CheckResult:
     what_else = "; what needs them computes them again"
     damaged = list(places.store.damaged())
-    return _removable("damaged entries", damaged, what_else) or Found(
+    return _removable("damaged entries", damaged, what_else) or CheckResult(
         f"{describe_entries(list(places.store.entries()))}, all whole"
     )
 
 
-def _temporary(places: ProjectPaths, running: Collection[str]) -> Found:
+def _temporary(places: ProjectPaths, running: Collection[str]) -> CheckResult:
     if running:
-        return Found(f"not looked for while a study is being run: {', '.join(sorted(running))}")
-    return _removable("left behind", _temporaries(places)) or Found("none left behind")
+        return CheckResult(
+            f"not looked for while a study is being run: {', '.join(sorted(running))}"
+        )
+    return _removable("left behind", _temporaries(places)) or CheckResult("none left behind")
 
 
 def _temporaries(places: ProjectPaths) -> Iterator[Path]:
@@ -138,7 +140,7 @@ def _temporaries(places: ProjectPaths) -> Iterator[Path]:
                         yield path
 
 
-def _alone(places: ProjectPaths, running: Collection[str]) -> Found:
+def _alone(places: ProjectPaths, running: Collection[str]) -> CheckResult:
     finished = []
     for path in (places.store.root / ALONE).glob("*/*"):
         study, trial = path.parent.name, path.name
@@ -150,10 +152,10 @@ def _alone(places: ProjectPaths, running: Collection[str]) -> Found:
             if any(outcome and outcome.state == "COMPLETE" for outcome in endings):
                 finished.append(path)
     what_else = "; the trials keep their results"
-    return _removable("left behind", finished, what_else) or Found("none left behind")
+    return _removable("left behind", finished, what_else) or CheckResult("none left behind")
 
 
-def _notes(places: ProjectPaths, running: Collection[str]) -> Found:
+def _notes(places: ProjectPaths, running: Collection[str]) -> CheckResult:
     """What is remembered for convenience: times of epochs, what is left, what was delivered."""
     progress, delivered = places.progress("x").parent, places.root / ".ablate" / "delivered"
     wrong = [path for path in progress.glob("*") if path.stem not in running]
@@ -161,7 +163,7 @@ def _notes(places: ProjectPaths, running: Collection[str]) -> Found:
     wrong = [path for path in wrong if not TEMPORARY.fullmatch(path.name)]
     if places.timings.exists() and not _is_mapping(places.timings):
         wrong.append(places.timings)
-    return _removable("damaged or left behind", wrong) or Found("as they should be")
+    return _removable("damaged or left behind", wrong) or CheckResult("as they should be")
 
 
 def _is_mapping(path: Path) -> bool:
@@ -178,7 +180,9 @@ def _is_digest(path: Path) -> bool:
         return False
 
 
-def _removable(what: str, found: Collection[Path] | Iterator[Path], then: str = "") -> Found | None:
+def _removable(
+    what: str, found: Collection[Path] | Iterator[Path], then: str = ""
+) -> CheckResult | None:
     """Files that the doctor can remove; None if there are none. then: what follows from that."""
     paths = sorted(found)
 
@@ -189,4 +193,4 @@ def _removable(what: str, found: Collection[Path] | Iterator[Path], then: str = 
 
     if not paths:
         return None
-    return Found(f"{what}, {named(map(here, paths))}", False, f"removes them{then}", mend)
+    return CheckResult(f"{what}, {named(map(here, paths))}", False, f"removes them{then}", mend)

@@ -26,7 +26,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from ablation import INSTALLED_IN
-from ablation.doctor.files import Check, Found, named
+from ablation.doctor.files import Check, CheckResult, named
 from ablation.errors import InputError
 from ablation.formatting import show_size
 from ablation.storage.cache import DiskStore
@@ -91,7 +91,7 @@ def machine_checks(places: ProjectPaths) -> list[Check]:
 
 
 def required() -> tuple[str, list[Requirement]]:
-    """The bounds on Python and packages: of setup.cfg in a checkout, else of the distribution."""
+    """Required versions of Python and packages, from setup.cfg or the installed distribution."""
     setup = configparser.ConfigParser()
     setup.read(SETUP, encoding="utf-8")
     if setup.get("metadata", "name", fallback=None) == PACKAGE:
@@ -103,13 +103,13 @@ def required() -> tuple[str, list[Requirement]]:
     return found["Requires-Python"] or "", [each for each in requirements if each.marker is None]
 
 
-def _python() -> Found:
+def _python() -> CheckResult:
     version, bounds = platform.python_version(), required()[0]
     is_well = SpecifierSet(bounds).contains(version, prereleases=True)
-    return Found(f"{version}, {bounds} is needed", is_well, "install another Python")
+    return CheckResult(f"{version}, {bounds} is needed", is_well, "install another Python")
 
 
-def _packages() -> Found:
+def _packages() -> CheckResult:
     requirements = required()[1]
     wrong = []
     for requirement in requirements:
@@ -120,52 +120,56 @@ def _packages() -> Found:
         if not (version and requirement.specifier.contains(version, prereleases=True)):
             wrong.append(f"{requirement} (found {version or 'none'})")
     if wrong:
-        return Found(f"not as needed, {named(wrong)}", False, f"pip install '{PACKAGE}' again")
-    return Found(f"all {len(requirements)} as needed")
+        return CheckResult(
+            f"not as needed, {named(wrong)}", False, f"pip install '{PACKAGE}' again"
+        )
+    return CheckResult(f"all {len(requirements)} as needed")
 
 
-def _processors() -> Found:
+def _processors() -> CheckResult:
     n_all = os.cpu_count() or 1
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else n_all
-    return Found(f"{usable} of {n_all} to be used")
+    return CheckResult(f"{usable} of {n_all} to be used")
 
 
-def _memory() -> Found:
+def _memory() -> CheckResult:
     try:
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
         total, available = (
             1024 * int(lines[name].split()[0]) for name in ("MemTotal", "MemAvailable")
         )
     except (OSError, KeyError, ValueError):
-        return Found("this system does not tell")
+        return CheckResult("this system does not tell")
     text = f"{show_size(available)} of {show_size(total)} available"
-    return Found(text, available >= LITTLE_MEMORY, "use fewer --jobs, or end other programs")
+    return CheckResult(text, available >= LITTLE_MEMORY, "use fewer --jobs, or end other programs")
 
 
-def _disk(root: Path) -> Found:
+def _disk(root: Path) -> CheckResult:
     free = shutil.disk_usage(root).free
-    return Found(f"{show_size(free)} free", free >= LITTLE_DISK, "`ablate cache trim` makes room")
+    return CheckResult(
+        f"{show_size(free)} free", free >= LITTLE_DISK, "`ablate cache trim` makes room"
+    )
 
 
-def _write_access(places: ProjectPaths) -> Found:
+def _write_access(places: ProjectPaths) -> CheckResult:
     folders = [".", *(folder for folder in FOLDERS if (places.root / folder).exists())]
     try:
         places.require_writable(*folders)
     except InputError as error:
-        said = "; ".join(map(str, error.problems))
-        return Found(said, False, "change the owner or the permissions")
-    return Found(f"to {', '.join(folders)}")
+        messages = "; ".join(map(str, error.problems))
+        return CheckResult(messages, False, "change the owner or the permissions")
+    return CheckResult(f"to {', '.join(folders)}")
 
 
-def _clock(root: Path) -> Found:
+def _clock(root: Path) -> CheckResult:
     """A file system's clock may be another machine's; files of the future: this one went back."""
     try:
         with tempfile.NamedTemporaryFile(dir=root, prefix=".probe-") as probe:
             ahead = os.stat(probe.name).st_mtime - time.time()
     except OSError:
-        return Found("cannot be compared with the file system's: nothing can be written")
+        return CheckResult("cannot be compared with the file system's: nothing can be written")
     if abs(ahead) > CLOCK_SECONDS:
-        return Found(f"the file system's is {ahead:+.0f} s off", False, "set the clocks")
+        return CheckResult(f"the file system's is {ahead:+.0f} s off", False, "set the clocks")
     latest = time.time() + CLOCK_SECONDS
     future = [
         str(path)
@@ -174,23 +178,23 @@ def _clock(root: Path) -> Found:
     ]
     if future:
         remedy = "set the clock, then `touch` them"
-        return Found(f"files of the future, {named(future)}", False, remedy)
-    return Found(time.strftime("%Y-%m-%d %H:%M:%S %Z"))
+        return CheckResult(f"files of the future, {named(future)}", False, remedy)
+    return CheckResult(time.strftime("%Y-%m-%d %H:%M:%S %Z"))
 
 
-def _torch() -> Found:
+def _torch() -> CheckResult:
     found = _probed()
     if isinstance(found, str):
-        return Found(found, False, "install torch for this machine, see pytorch.org")
+        return CheckResult(found, False, "install torch for this machine, see pytorch.org")
     cuda = f"for CUDA {found['cuda']}" if found["cuda"] else "for the CPU alone"
-    return Found(f"{found['version']}, {cuda}")
+    return CheckResult(f"{found['version']}, {cuda}")
 
 
-def _devices() -> Found:
+def _devices() -> CheckResult:
     found = _probed()
     devices = [] if isinstance(found, str) else found["devices"]
     gpus = [f"cuda:{i} {name}, {show_size(memory)}" for i, (name, memory) in enumerate(devices)]
-    return Found(", ".join(gpus) or "the CPU; no CUDA device")
+    return CheckResult(", ".join(gpus) or "the CPU; no CUDA device")
 
 
 @functools.cache
@@ -203,8 +207,8 @@ def _probed() -> dict[str, Any] | str:
     return found
 
 
-def determinism(settings: dict[str, Any] = SETTINGS) -> Found:
-    """The same short trial twice, each in a process and a store of its own."""
+def determinism(settings: dict[str, Any] = SETTINGS) -> CheckResult:
+    """Check that a short trial gives the same bits twice, each time in a new process and store."""
     with tempfile.TemporaryDirectory() as scratch:
         stores = [DiskStore(Path(scratch, name)) for name in ("first", "second")]
         for store in stores:
@@ -212,7 +216,7 @@ def determinism(settings: dict[str, Any] = SETTINGS) -> Found:
             if done.returncode:
                 why = _last_line(done.stderr)
                 remedy = "see `torch` and `packages` above"
-                return Found(f"a short trial failed: {why}", False, remedy)
+                return CheckResult(f"a short trial failed: {why}", False, remedy)
         first, second = (dict(_contents(store)) for store in stores)
     differing = [
         f"{kind} {key[:8]}"
@@ -221,9 +225,9 @@ def determinism(settings: dict[str, Any] = SETTINGS) -> Found:
     ]
     if differing:
         what = f"a short trial, run twice, differs in {named(differing)}"
-        return Found(what, False, "results of this machine cannot be repeated")
+        return CheckResult(what, False, "results of this machine cannot be repeated")
     n_states = sum(kind == "state" for kind, _ in first)
-    return Found(
+    return CheckResult(
         "a short trial, run twice, left the same "
         f"{len(first) - n_states} records and tables and {n_states} checkpoints"
     )

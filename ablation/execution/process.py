@@ -142,12 +142,12 @@ MAX_LOOKS = 100
 
 
 def marked(environment: Mapping[str, str], mark: str) -> dict[str, str]:
-    """The environment of a worker. The marks of workers that it is run by stay."""
+    """The environment of a worker, with its mark appended to those of workers around it."""
     return {**environment, VARIABLE: ":".join(filter(None, [environment.get(VARIABLE), mark]))}
 
 
 def watch(pid: int, mark: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
-    """Start a process that ends what a worker has left behind; None where it could not."""
+    """Start a process that kills what a worker leaves behind; None where the system cannot tell."""
     if sys.platform != "linux":
         return None
     # -S: it needs nothing of what is installed

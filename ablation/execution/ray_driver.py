@@ -32,7 +32,7 @@ CHECK_SECONDS = 300.0
 
 
 class WorkerResources(NamedTuple):
-    """What a worker asks of its node. gpus: a fraction, so that many share one."""
+    """The CPUs and GPUs that a worker needs on its node. gpus: a fraction; many share one."""
 
     cpus: int = 1
     gpus: float = 0.0
@@ -94,7 +94,7 @@ def connected(address: str | None, code: Path | None) -> Iterator[None]:
 
 
 def site_of(folder: Path, sample: Sample, brings_code: bool) -> NodeSetup:
-    """What nodes are told of a study. folder: has the data, where ABLATE_DATA names none."""
+    """What nodes need to know of a study. folder: holds the data, unless ABLATE_DATA is set."""
     data = Path(os.environ.get("ABLATE_DATA", "").strip() or folder).expanduser()
     return NodeSetup(json.dumps(sample), str(data.resolve()), brings_code)
 
@@ -102,7 +102,7 @@ def site_of(folder: Path, sample: Sample, brings_code: bool) -> NodeSetup:
 def fit_nodes(
     site: NodeSetup, share: WorkerResources, say: Callable[[str], object]
 ) -> dict[str, int]:
-    """Id of each node that can run workers -> for how many it has room, whatever else it runs.
+    """Id of each node that can run workers -> how many fit, other programs not counted.
 
     say: called with each node that cannot, and why. Raises InputError if no node can, or has room.
     """
@@ -145,7 +145,7 @@ def fit_nodes(
 
 
 def last_line(error: Exception) -> str:
-    """Of what Ray says of an error: the cause, after the ids of all concerned."""
+    """The last line of a Ray error: the cause, which follows the ids of actors and nodes."""
     return str(error).strip().splitlines()[-1].strip()
 
 
@@ -178,8 +178,8 @@ MAX_LOST_AT_START = 3
 class RayNodes:
     """Starts up to `n` workers on nodes of the cluster.
 
-    fit: ids of nodes that can run workers; others are asked when a worker comes to them. say: is
-    told what becomes of the cluster.
+    fit: ids of nodes that can run workers; others are asked when a worker comes to them.
+    say: called with messages about the cluster.
     """
 
     def __init__(
@@ -213,18 +213,18 @@ class RayNodes:
         return RayWorker(self._actors.remote(self._site, self._fit), self, heard)
 
     def say_once(self, text: str) -> None:
-        """Tell what becomes of the cluster, unless the same was told before."""
+        """Print a message about the cluster, unless it was printed before."""
         if text not in self._said:
             self._said.add(text)
             self.say(text)
 
     def use(self) -> None:
-        """A worker is ready."""
+        """Note that a worker is ready."""
         self.is_used = True
         self._n_lost_at_start = 0
 
     def is_lost_at_start(self) -> bool:
-        """A worker was lost that was never ready; whether that was once too often."""
+        """Count the loss of a worker that was never ready; whether that was once too often."""
         self._n_lost_at_start += 1
         return self._n_lost_at_start > MAX_LOST_AT_START * self._n
 
@@ -284,11 +284,11 @@ class RayWorker:
         import ray
 
         try:
-            said = self._actor.next.remote()
-            if not ray.wait([said], timeout=ROOM_SECONDS)[0] and not self._nodes.is_used:
+            pending = self._actor.next.remote()
+            if not ray.wait([pending], timeout=ROOM_SECONDS)[0] and not self._nodes.is_used:
                 self._nodes.say_once("no worker has a place on the cluster yet; waiting for room")
-            while all([self._goes_on(*told) for told in ray.get(said)]):
-                said = self._actor.next.remote()
+            while all([self._goes_on(*told) for told in ray.get(pending)]):
+                pending = self._actor.next.remote()
         except ray.exceptions.RayError as error:
             self._is_lost(last_line(error))
         except Exception as error:
@@ -347,7 +347,7 @@ class RayWorker:
 def answer_of(
     store: DiskStore, question: dict[str, Any], payload: bytes | None
 ) -> tuple[dict[str, Any], bytes | None]:
-    """What the driver answers, and an entry if one is to be sent.
+    """The driver's answer to a question of a node's store, and the entry to send, if any.
 
     question: {"op": "holds" | "load" | "save", "kind", "key"}; of "load" also `have`, the header of
     the entry that the node has (hexadecimal, "" for none), of "save" the entry as `payload`.

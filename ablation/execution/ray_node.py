@@ -54,7 +54,7 @@ Told = tuple[dict[str, Any], bytes | None]
 
 
 class NodeSetup(NamedTuple):
-    """What every node gets of a study."""
+    """What every node needs to know of a study."""
 
     # a `Sample` as JSON
     sample: str
@@ -89,7 +89,7 @@ def fault_of(site: NodeSetup) -> str | None:
 
 
 class Relay:
-    """An actor: a worker process on its node, and what it says.
+    """An actor: starts a worker process on its node, and relays its messages.
 
     {"event": "ready", "node"} comes first, or {"event": "unfit", "node", "fault"} and nothing more.
     What the worker says follows, pieces of its log as {"event": "log", "log"}, and at last
@@ -107,7 +107,7 @@ class Relay:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def next(self) -> list[Told]:
-        """The messages that have come; waits for one."""
+        """The messages that have arrived; waits until there is one."""
         messages = [self._messages.get()]
         while not self._messages.empty():
             messages.append(self._messages.get())
@@ -129,7 +129,7 @@ class Relay:
         self._process.send(json.dumps(here))
 
     def answer(self, told: dict[str, Any], entry: bytes | None) -> None:
-        """What the driver says to a question of the store's."""
+        """Pass on the driver's answer to a question of the store."""
         self._answers.put((told, entry))
 
     def stop(self) -> None:
@@ -204,7 +204,7 @@ ON_THE_WAY = "arriving"
 
 
 class NodeStore:
-    """See `ablation.subject.protocol.Store`. here: the node's own cache.
+    """A store (`ablation.subject.protocol.Store`) that asks the driver. here: the node's own cache.
 
     ask: sends a question to the driver, and returns its answer; see `answer_of`.
     """
@@ -221,7 +221,7 @@ class NodeStore:
         return bool(answer["holds"])
 
     def load(self, kind: str, key: str) -> bytes | None:
-        """What is damaged on the way counts as absent."""
+        """Load an entry from the driver; None if it is absent, or was damaged in transfer."""
         if kind == "record" and key in self._records:
             return self._records[key]
         here = self._here.sealed(kind, key)
@@ -241,7 +241,7 @@ class NodeStore:
         return content
 
     def save(self, kind: str, key: str, data: bytes, seconds: float = 0.0) -> None:
-        """Raises OSError if the node or the driver cannot take it."""
+        """Save an entry here and at the driver; raises OSError if either cannot store it."""
         self._here.save(kind, key, data, seconds)
         path = self._here.path(kind, key)
         answer = self._ask({"op": "save", "kind": kind, "key": key, "path": str(path)})
@@ -290,7 +290,7 @@ def sample_of(
 
 
 def versions(subject: Subject, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Of Python, of ablate (a hash of its source), and of libraries that the subject names."""
+    """Versions of Python, of ablate (a hash of its source), and of the subject's libraries."""
     source = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
         source.update(f"{path.relative_to(PACKAGE).as_posix()}\0".encode() + path.read_bytes())
@@ -303,7 +303,7 @@ def versions(subject: Subject, settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def difference(sample: Sample) -> str | None:
-    """What this machine has that is not as planned; None if nothing is."""
+    """How this machine differs from the plan; None if it does not."""
     settings, planned = sample["settings"], sample["versions"]
     try:
         subject = load_subject(sample["subject"])

@@ -54,7 +54,7 @@ Handler = Callable[[int, Any], Any] | int | None
 
 
 def ignore(*_: Any) -> None:
-    """SIG_IGN would be inherited by what training code executes."""
+    """Do nothing. (SIG_IGN would be inherited by what training code executes.)"""
 
 
 # Ctrl-C is for the study, which then asks its workers to stop.
@@ -206,8 +206,8 @@ def end_within(seconds: float) -> None:
     timer.start()
 
 
-def heed() -> None:
-    """Take signals as a worker does, from now on."""
+def install_handlers() -> None:
+    """Install the signal handlers of a worker, from now on."""
     for number, handler in HANDLERS.items():
         _install(number, handler)
     worker = os.getpid()
@@ -215,7 +215,7 @@ def heed() -> None:
     @functools.wraps(signal.signal)
     def install(number: int, handler: Handler) -> Handler:
         is_request = number == signal.SIGTERM and os.getpid() == worker
-        return _install(number, _heeding(handler) if is_request else handler)
+        return _install(number, _with_request(handler) if is_request else handler)
 
     signal.signal = install  # type: ignore[assignment]
     os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_behave_as_outside)
@@ -233,7 +233,7 @@ def restored() -> Iterator[None]:
 
 
 def die_with(parent: int) -> None:
-    """Be killed when the parent process ends, on Linux, however that may be."""
+    """On Linux, have this process killed when its parent process ends, for whatever reason."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         # it has ended already
@@ -241,12 +241,12 @@ def die_with(parent: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _heeding(handler: Handler) -> Handler:
-    """A handler of SIGTERM of training code's, which does not keep the request from being heard."""
+def _with_request(handler: Handler) -> Handler:
+    """The training code's handler of SIGTERM, wrapped so that the request to stop is noted, too."""
     if handler == signal.SIG_IGN:
         return interruption.request
-    is_heeding = handler is interruption.request or getattr(handler, "func", None) is _both
-    return functools.partial(_both, handler) if callable(handler) and not is_heeding else handler
+    passes_it_on = handler is interruption.request or getattr(handler, "func", None) is _both
+    return functools.partial(_both, handler) if callable(handler) and not passes_it_on else handler
 
 
 def _both(handler: Callable[[int, Any], Any], number: int, frame: Any) -> Any:
@@ -272,7 +272,7 @@ def _behave_as_outside() -> None:
 
 
 if __name__ == "__main__":
-    heed()
+    install_handlers()
     request_end, reply_end = int(sys.argv[1]), int(sys.argv[2])
     serve(os.fdopen(request_end, encoding="utf-8"), os.fdopen(reply_end, "w", encoding="utf-8"))
     end_within(END_SECONDS)

@@ -106,7 +106,7 @@ class Worker(Protocol):
         """End its process at once; it then counts as having died of `error`."""
 
     def end(self, kill: bool) -> None:
-        """Have its process end: at once if `kill`, else when it has finished what it is doing."""
+        """End its process: at once if `kill`, else when it has finished what it is doing."""
 
     def resident_bytes(self) -> int:
         """The memory that its process holds."""
@@ -131,7 +131,7 @@ class Backend(Protocol):
 
 
 class LocalWorker:
-    """A process of this machine. gpu: the only one that it sees; None: all that this one sees.
+    """A worker process on this machine. gpu: the only GPU visible to it; None: all of them.
 
     variables: of its environment, beside those of this process.
     """
@@ -298,7 +298,7 @@ MAX_LOSSES = 3
 
 
 def only(gpu: str) -> dict[str, str]:
-    """Variables of a process that sees one GPU alone: by the name that it has in `visible_gpus`."""
+    """Environment variables that make one GPU visible. gpu: its name in `visible_gpus`."""
     # CUDA counts from the fastest, nvidia-smi by the bus; the names of a variable that chooses are
     # already CUDA's
     order = {} if "CUDA_VISIBLE_DEVICES" in os.environ else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
@@ -345,7 +345,7 @@ class Task:
         self._last = self.begun
 
     def recorded(self, seconds: float) -> None:
-        """An epoch of the task is finished; it took so long."""
+        """Note that an epoch of the task is finished, and how long it took."""
         self.epoch_seconds += seconds
         self._last = time.monotonic()
 
@@ -377,7 +377,7 @@ class Supervision:
         self._losses: Counter[str] = Counter()
 
     def enforce(self, workers: Iterable[Worker]) -> None:
-        """workers: those that are busy."""
+        """Kill each worker whose trial exceeds a limit. workers: those that are busy."""
         seconds, n_bytes = self.limits
         for worker in workers:
             if seconds is not None and worker.task is not None and worker.task.seconds() > seconds:
@@ -388,7 +388,7 @@ class Supervision:
                 worker.kill(failure("MemoryLimit", message))
 
     def made_progress(self, trial: str) -> None:
-        """An epoch is finished that was not there before."""
+        """Note that a new epoch of the trial is finished."""
         del self._losses[trial]
 
     def is_lost_too_often(self, trial: str) -> bool:

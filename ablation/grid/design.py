@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ablation.errors import nearest
-from ablation.grid.strict_yaml import METRIC_NAME, NAME, Section, plain, show
+from ablation.grid.strict_yaml import METRIC_NAME, NAME, CheckedMapping, plain, show
 from ablation.storage.runs import Claim, Expectation
 
 OF_ONE_SIDE, OF_TWO_SIDES = ("above", "below"), ("up", "down", "none")
@@ -29,7 +29,7 @@ DESIGNS = ("factorial", "leave-one-out", "add-one-in", "one-factor")
 
 @dataclass(frozen=True)
 class Level:
-    """One position of a factor."""
+    """One value of a factor: a set of overridden settings."""
 
     name: str
     # dotted key -> value
@@ -38,7 +38,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Factor:
-    """What is toggled; at least two levels, the first is the reference."""
+    """What is varied: at least two levels, the first is the reference."""
 
     name: str
     levels: tuple[Level, ...]
@@ -130,7 +130,7 @@ def _arm(factors: Sequence[Factor], cell: _Cell) -> Arm:
     )
 
 
-def read_claims(file: Section) -> tuple[Claim, ...]:
+def read_claims(file: CheckedMapping) -> tuple[Claim, ...]:
     """The claims, with "" for each name that is missing or wrong, which is noted.
 
     That the arms they name exist can only be told once the design is known.
@@ -168,20 +168,20 @@ def unmet_claims(
 
 def unreported_metrics(
     claims: Iterable[Claim],
-    headline: str,
+    primary: str,
     arms: Sequence[Arm],
     reported: Mapping[str, Collection[str]],
 ) -> Iterator[tuple[str, str]]:
-    """Key and message of each metric that would be asked for in vain.
+    """Key and message of each metric that trials do not report where it is needed.
 
-    The headline metric where a trial's last record lacks it, and claims' metrics that cannot be
+    The primary metric where a trial's last record lacks it, and claims' metrics that cannot be
     compared. reported: arm or baseline -> names of its metrics, of those for which they are known.
     """
-    lacking = [name for name, metrics in reported.items() if headline not in metrics]
-    if lacking and headline:
+    lacking = [name for name, metrics in reported.items() if primary not in metrics]
+    if lacking and primary:
         common = set.intersection(*map(set, reported.values()))
         who = "any trial" if len(lacking) == len(reported) else f"'{lacking[0]}'"
-        message = f"'{headline}' is not reported by {who} at its end; {nearest(headline, common)}"
+        message = f"'{primary}' is not reported by {who} at its end; {nearest(primary, common)}"
         yield "metric.name", message
     for i, claim in enumerate(claims):
         sides = [
@@ -191,7 +191,7 @@ def unreported_metrics(
         if not sides or not all(sides):
             continue
         comparable = set.intersection(*(set().union(*side) for side in sides))
-        comparable.add(f"best/{headline}")
+        comparable.add(f"best/{primary}")
         for j, expectation in enumerate(claim["expects"]):
             metric = expectation["metric"]
             if metric and metric not in comparable:
@@ -213,7 +213,7 @@ def _sides(contrast: Mapping[str, str], arms: Sequence[Arm]) -> list[list[str]]:
     ]
 
 
-def _claim(section: Section, factors: Mapping[str, Any]) -> Claim:
+def _claim(section: CheckedMapping, factors: Mapping[str, Any]) -> Claim:
     section.allow("id", "says", "contrast", "expects")
     name = section.text("id", None, *NAME) or ""
     says = section.text("says", means="a sentence") or ""
@@ -224,7 +224,7 @@ def _claim(section: Section, factors: Mapping[str, Any]) -> Claim:
     return {"id": name, "says": says, "contrast": contrast, "expects": expects}
 
 
-def _contrast(claim: Section, factors: Mapping[str, Any]) -> dict[str, str]:
+def _contrast(claim: CheckedMapping, factors: Mapping[str, Any]) -> dict[str, str]:
     section = claim.section("contrast")
     if not section.values:
         claim.note("contrast", f"is missing; write {FORMS}")
@@ -249,7 +249,7 @@ def _contrast(claim: Section, factors: Mapping[str, Any]) -> dict[str, str]:
     return {**named, **sides}
 
 
-def _level(contrast: Section, side: str, levels: Any) -> str:
+def _level(contrast: CheckedMapping, side: str, levels: Any) -> str:
     """The level named, also where its name reads as a number, a boolean or null: `from: 0.1`."""
     if not isinstance(levels, Mapping):
         # of an unknown or broken factor, which has been noted
@@ -273,7 +273,7 @@ def _level(contrast: Section, side: str, levels: Any) -> str:
     return ""
 
 
-def _expectation(section: Section, contrast: Mapping[str, str]) -> Expectation:
+def _expectation(section: CheckedMapping, contrast: Mapping[str, str]) -> Expectation:
     section.allow("metric", "direction", "within", "value")
     metric = section.text("metric", None, *METRIC_NAME) or ""
     expected: Expectation = {"metric": metric, "direction": _direction(section, contrast)}
@@ -284,7 +284,7 @@ def _expectation(section: Section, contrast: Mapping[str, str]) -> Expectation:
     return expected
 
 
-def _direction(section: Section, contrast: Mapping[str, str]) -> str:
+def _direction(section: CheckedMapping, contrast: Mapping[str, str]) -> str:
     if not contrast:
         return section.choice("direction", (*OF_ONE_SIDE, *OF_TWO_SIDES)) or ""
     has_two_sides = {"minus", "from", "to"} & set(contrast)
@@ -304,7 +304,7 @@ def _direction(section: Section, contrast: Mapping[str, str]) -> str:
 
 def _add_number(
     expected: Expectation,
-    section: Section,
+    section: CheckedMapping,
     key: Literal["within", "value"],
     directions: Sequence[str],
     means: str,

@@ -20,7 +20,7 @@ from ablation.grid.strict_yaml import (
     METRIC_NAME,
     NAME,
     SUBJECT_NAME,
-    Section,
+    CheckedMapping,
     as_text,
     read_yaml,
     show,
@@ -120,7 +120,7 @@ def read_grid(
     file.allow(*GRID_KEYS)
     metric = file.section("metric")
     metric.allow("name", "goal")
-    headline = metric.text("name", "test/top1", *METRIC_NAME) or ""
+    primary = metric.text("name", "test/top1", *METRIC_NAME) or ""
     goal = metric.choice("goal", ("maximize", "minimize"), "maximize") or ""
     arms = file.section("arms")
     baselines = file.items(
@@ -138,10 +138,10 @@ def read_grid(
         study=file.text("study", None, *FILE_NAME) or "",
         question=file.text("question", "") or "",
         experiment=named or "",
-        metric={"name": headline, "goal": goal},
+        metric={"name": primary, "goal": goal},
         design=_designs(file),
         seeds=chosen.numbers,
-        factors=_factors(file, headline),
+        factors=_factors(file, primary),
         arms=tuple(Arm(name, {}, arms.settings(name)) for name in arms.names(*NAME)),
         baselines=baselines,
         reference=_reference(file, baselines),
@@ -173,7 +173,7 @@ def read_experiment(path: Path, problems: list[Problem]) -> Experiment | None:
     )
 
 
-def _subject(file: Section) -> str:
+def _subject(file: CheckedMapping) -> str:
     """The name of what is ablated, also of a command; "" if it is none."""
     if not isinstance(file.values.get("subject"), dict):
         return file.text("subject", "core", *SUBJECT_NAME) or ""
@@ -201,15 +201,15 @@ def _subject(file: Section) -> str:
     return "" if len(file.problems) > n_problems else command.name
 
 
-def _file(path: Path, problems: list[Problem]) -> Section | None:
+def _file(path: Path, problems: list[Problem]) -> CheckedMapping | None:
     try:
-        return Section(path.name, "", read_yaml(path), problems)
+        return CheckedMapping(path.name, "", read_yaml(path), problems)
     except InputError as error:
         problems.extend(error.problems)
         return None
 
 
-def _designs(file: Section) -> tuple[str, ...]:
+def _designs(file: CheckedMapping) -> tuple[str, ...]:
     value = file.values.get("design")
     if not isinstance(value, list):
         return (file.choice("design", DESIGNS, "factorial") or "",)
@@ -222,8 +222,8 @@ def _designs(file: Section) -> tuple[str, ...]:
     return file.items("design", fault)
 
 
-def _factors(file: Section, headline: str) -> tuple[Factor, ...]:
-    """The factors that have two levels or more. headline: the grid's metric."""
+def _factors(file: CheckedMapping, primary: str) -> tuple[Factor, ...]:
+    """The factors that have two levels or more. primary: the grid's metric."""
     section = file.section("factors")
     if not any(file.values.get(key) for key in ("factors", "arms", "baselines")):
         form = "it must map each factor to its levels, the reference first"
@@ -231,8 +231,8 @@ def _factors(file: Section, headline: str) -> tuple[Factor, ...]:
         file.note("factors", f"is missing; {form} ({exception})")
     factors = []
     for name in section.names(*NAME):
-        if name in (*IDENTITY, *COSTS, headline):
-            what = "the metric of the study, and so " if name == headline else ""
+        if name in (*IDENTITY, *COSTS, primary):
+            what = "the metric of the study, and so " if name == primary else ""
             remedy = "give the factor another name"
             section.note(name, f"'{name}' is {what}a column of results.csv; {remedy}")
         levels = _levels(section, name)
@@ -241,7 +241,7 @@ def _factors(file: Section, headline: str) -> tuple[Factor, ...]:
     return tuple(factors)
 
 
-def _levels(factors: Section, name: str) -> tuple[Level, ...]:
+def _levels(factors: CheckedMapping, name: str) -> tuple[Level, ...]:
     n_problems = len(factors.problems)
     section = factors.section(name)
     levels = tuple(Level(level, section.settings(level)) for level in section.names(*LEVEL_NAME))
@@ -255,20 +255,20 @@ def _levels(factors: Section, name: str) -> tuple[Level, ...]:
     return levels
 
 
-def _reference(file: Section, baselines: tuple[str, ...]) -> str | None:
+def _reference(file: CheckedMapping, baselines: tuple[str, ...]) -> str | None:
     if file.values.get("reference") is not None:
         return file.choice("reference", baselines)
     return "ldmlr" if "ldmlr" in baselines else next(iter(baselines), None)
 
 
 def published(path: Path | str, dataset: str) -> list[dict[str, Any]]:
-    """What `path` (experiments/published.yaml) has on a data set.
+    """The published results in `path` (experiments/published.yaml) on a data set.
 
     Each a {method, top1 (percent), protocol, source}. Raises InputError if anything in the file is
     wrong, about other data sets too.
     """
     problems: list[Problem] = []
-    file = Section(Path(path).name, "", read_yaml(path), problems)
+    file = CheckedMapping(Path(path).name, "", read_yaml(path), problems)
     results = {name: [_result(section) for section in file.sections(name)] for name in file.values}
     if problems:
         raise InputError(problems)
@@ -276,7 +276,7 @@ def published(path: Path | str, dataset: str) -> list[dict[str, Any]]:
 
 
 def published_now(manifest: Manifest) -> list[dict[str, Any]]:
-    """What the file beside a study's grid has on its data set.
+    """The published results on a study's data set, from the file beside its grid.
 
     Now, or where it is not there, when the study was run.
     """
@@ -284,7 +284,7 @@ def published_now(manifest: Manifest) -> list[dict[str, Any]]:
     return published(path, manifest.dataset) if path and path.is_file() else manifest.published
 
 
-def _result(section: Section) -> dict[str, Any]:
+def _result(section: CheckedMapping) -> dict[str, Any]:
     section.allow(*PUBLISHED_KEYS)
     top1 = section.values.get("top1")
     if isinstance(top1, bool) or not isinstance(top1, int | float) or not 0 <= top1 <= 100:

@@ -24,7 +24,7 @@ See `ablation.subject.protocol.Subject.alternatives`.
 
 
 class Layer(NamedTuple):
-    """Settings and where they stand."""
+    """Settings from one place, such as a file or the command line."""
 
     file: str
     # dotted key of the mapping that holds them
@@ -39,7 +39,7 @@ Stack = tuple[Layer, ...]
 
 
 def merged(stack: Stack) -> dict[str, Any]:
-    """The layers in one, later ones winning; an overridden key stands where it was last set."""
+    """All layers as one, later ones winning; each key remembers where it was last set."""
     settings: dict[str, Any] = {}
     for layer in stack:
         for key, value in layer.settings.items():
@@ -49,7 +49,7 @@ def merged(stack: Stack) -> dict[str, Any]:
 
 
 def rivals(factors: Sequence[Factor], alternatives: Alternatives) -> Iterator[tuple[str, str]]:
-    """Factor and message of each that decides a setting of one before it.
+    """Factor and message of each factor that overrides a setting of an earlier one.
 
     Which of the two wins would depend on their order.
     """
@@ -72,7 +72,7 @@ def rivals(factors: Sequence[Factor], alternatives: Alternatives) -> Iterator[tu
 def undone(
     options: Mapping[str, Any], factors: Sequence[Factor], alternatives: Alternatives
 ) -> Iterator[tuple[str, str]]:
-    """Key and message of each setting of the command line that no arm of a design could see."""
+    """Key and message of each setting of the command line that every arm overrides."""
     for key, value in options.items():
         for factor in factors:
             covers = [_covers(level, key) for level in factor.levels]

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from ablation.errors import Problem, nearest
 from ablation.formatting import leaves
 from ablation.grid.idle import Layer, Stack, merged
-from ablation.grid.strict_yaml import METRIC_NAME, Section, overlap, show
+from ablation.grid.strict_yaml import METRIC_NAME, CheckedMapping, overlap, show
 from ablation.storage.runs import Metric
 from ablation.subject.protocol import FaultLike, Subject
 
@@ -153,7 +153,7 @@ class Search:
         return asdict(self)
 
 
-def read_search(file: Section, study_seeds: Sequence[int], goal: str) -> Search | None:
+def read_search(file: CheckedMapping, study_seeds: Sequence[int], goal: str) -> Search | None:
     """The search; None if the grid has none. It is sound only if it noted no problems."""
     if file.values.get("search") is None:
         return None
@@ -217,7 +217,7 @@ def n_cells(space: Space) -> int:
 
 
 def own_values(space: Space, config: Mapping[str, Any]) -> dict[str, Scalar] | None:
-    """What a variant has of the space without a search; None if it lies outside.
+    """A variant's own values in the search space; None if they lie outside.
 
     config: resolved, nested.
     """
@@ -303,7 +303,7 @@ def _why_nowhere(key: str, subject: Subject, search: Search, variants: Sequence[
     return "is set by every arm and baseline itself: nothing is left to look for"
 
 
-def _space(section: Section, sampler: str) -> dict[str, Domain]:
+def _space(section: CheckedMapping, sampler: str) -> dict[str, Domain]:
     values = section.values.get("space")
     if not isinstance(values, dict) or not values:
         form = "it must map settings to {low, high, log or step} or {choices}"
@@ -312,7 +312,7 @@ def _space(section: Section, sampler: str) -> dict[str, Domain]:
     space = section.section("space")
     found: dict[str, Domain] = {}
     for key in _settings_of(space):
-        domain = _domain(Section(space.file, f"{space.key}.{key}", *_under(space, key)))
+        domain = _domain(CheckedMapping(space.file, f"{space.key}.{key}", *_under(space, key)))
         if domain is None:
             continue
         if sampler == "grid" and domain.n_values is None:
@@ -324,7 +324,7 @@ def _space(section: Section, sampler: str) -> dict[str, Domain]:
     return found
 
 
-def _settings_of(space: Section) -> Iterator[str]:
+def _settings_of(space: CheckedMapping) -> Iterator[str]:
     """The dotted keys of a space: mappings may be nested, as settings are."""
 
     def walk(values: Mapping[str, Any], prefix: str) -> Iterator[str]:
@@ -338,7 +338,7 @@ def _settings_of(space: Section) -> Iterator[str]:
     return walk(space.values, "")
 
 
-def _under(space: Section, key: str) -> tuple[Mapping[str, Any], list[Problem]]:
+def _under(space: CheckedMapping, key: str) -> tuple[Mapping[str, Any], list[Problem]]:
     """What stands under a dotted key, and where its problems go."""
 
     def find(values: Mapping[str, Any], rest: str) -> Any:
@@ -356,7 +356,7 @@ def _under(space: Section, key: str) -> tuple[Mapping[str, Any], list[Problem]]:
     return found, space.problems
 
 
-def _domain(section: Section) -> Domain | None:
+def _domain(section: CheckedMapping) -> Domain | None:
     if not section.values:
         return None
     section.allow("low", "high", "log", "step", "choices")
@@ -385,7 +385,7 @@ def _domain(section: Section) -> Domain | None:
     return Range(low, high, log, step) if len(section.problems) == n_problems else None
 
 
-def _choices(section: Section) -> Choices | None:
+def _choices(section: CheckedMapping) -> Choices | None:
     def fault(value: Any) -> str:
         is_scalar = value is None or isinstance(value, str | int | float)
         return "" if is_scalar else "is not a single value"
@@ -397,7 +397,7 @@ def _choices(section: Section) -> Choices | None:
     return Choices(values)
 
 
-def _metric(section: Section, goal: str) -> Metric:
+def _metric(section: CheckedMapping, goal: str) -> Metric:
     value = section.values.get("metric")
     key = "metric"
     if isinstance(value, dict):
@@ -416,7 +416,7 @@ def _metric(section: Section, goal: str) -> Metric:
     return {"name": name, "goal": goal}
 
 
-def _pruner(section: Section) -> tuple[str, int]:
+def _pruner(section: CheckedMapping) -> tuple[str, int]:
     value = section.values.get("pruner")
     if not isinstance(value, dict):
         return section.choice("pruner", PRUNERS, "none") or "none", 1
@@ -426,7 +426,7 @@ def _pruner(section: Section) -> tuple[str, int]:
     return name, _whole(inner, "min_epochs", 1, 1, MAX_EPOCHS)
 
 
-def _budget(section: Section) -> tuple[int, int]:
+def _budget(section: CheckedMapping) -> tuple[int, int]:
     has = [key for key in ("trials", "budget") if section.values.get(key) is not None]
     if not has:
         section.note("trials", "is missing; it must be trials of each arm, or budget: epochs")
@@ -438,7 +438,7 @@ def _budget(section: Section) -> tuple[int, int]:
     )
 
 
-def _seeds(section: Section, study_seeds: Sequence[int]) -> tuple[int, ...]:
+def _seeds(section: CheckedMapping, study_seeds: Sequence[int]) -> tuple[int, ...]:
     def fault(seed: Any) -> str:
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
             return f"is not a seed: an integer from 0 to {2**32 - 1}"
@@ -454,7 +454,7 @@ def _seeds(section: Section, study_seeds: Sequence[int]) -> tuple[int, ...]:
     return seeds
 
 
-def _whole(section: Section, key: str, default: int, low: int, high: int) -> int:
+def _whole(section: CheckedMapping, key: str, default: int, low: int, high: int) -> int:
     value = section.values.get(key)
     if value is None:
         return default
@@ -464,7 +464,7 @@ def _whole(section: Section, key: str, default: int, low: int, high: int) -> int
     return default
 
 
-def _number(section: Section, key: str) -> float | None:
+def _number(section: CheckedMapping, key: str) -> float | None:
     value = section.values.get(key)
     if _is_number(value):
         return value

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple, TypeGuard
 
 from ablation.errors import InputError, Problem
-from ablation.grid.strict_yaml import Section, read_value, show
+from ablation.grid.strict_yaml import CheckedMapping, read_value, show
 
 MAX_SEEDS = 1000
 MAX_SEED = 2**32 - 1
@@ -34,7 +34,7 @@ class Seeds(NamedTuple):
     effects: bool = False
 
 
-def read_seeds(section: Section, key: str) -> Seeds:
+def read_seeds(section: CheckedMapping, key: str) -> Seeds:
     """n -> 0 to n - 1; a list as it is; {start, max, looks?, effects?} -> 0 to max - 1."""
     value = section.values.get(key)
     if _is_integer(value, 1, MAX_SEEDS):
@@ -66,7 +66,7 @@ def seeds_option(text: str, problems: list[Problem]) -> Seeds:
     except InputError as error:
         problems.extend(error.problems)
         return Seeds()
-    return read_seeds(Section("--seeds", "", {"": value}, problems), "")
+    return read_seeds(CheckedMapping("--seeds", "", {"": value}, problems), "")
 
 
 def until_decided(seeds: Seeds) -> Seeds:
@@ -94,7 +94,7 @@ def looks(start: int, most: int, sizes: Sequence[int] | None = None) -> tuple[in
     return tuple(sorted({start, *between, most}))
 
 
-def _until_decided(section: Section) -> Seeds:
+def _until_decided(section: CheckedMapping) -> Seeds:
     section.allow(*KEYS)
     n_problems = len(section.problems)
     sizes = _sizes(section)
@@ -117,7 +117,7 @@ def _until_decided(section: Section) -> Seeds:
     return Seeds(tuple(range(most)), sizes or looks(start, most), effects)
 
 
-def _sizes(section: Section) -> tuple[int, ...]:
+def _sizes(section: CheckedMapping) -> tuple[int, ...]:
     """`looks`, where they are given and sound; () else."""
     if section.values.get("looks") is None:
         return ()
@@ -135,7 +135,7 @@ def _sizes(section: Section) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _number(section: Section, key: str, default: int) -> int:
+def _number(section: CheckedMapping, key: str, default: int) -> int:
     value = section.values.get(key)
     if value is None:
         return default

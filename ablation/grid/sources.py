@@ -22,8 +22,8 @@ from pathlib import Path, PurePosixPath
 from ablation import PACKAGE
 from ablation.errors import InputError, Problem, Unavailable, nearest
 from ablation.formatting import show_size
-from ablation.grid.strict_yaml import Section, read_yaml, show
-from ablation.storage.files import only_one, replace
+from ablation.grid.strict_yaml import CheckedMapping, read_yaml, show
+from ablation.storage.files import folder_lock, replace
 
 PROJECT_FILE = Path("experiments/sources.yaml")
 SHIPPED_FILE = PACKAGE / "shipped" / "experiments" / "sources.yaml"
@@ -80,7 +80,7 @@ class Source:
 
 
 def get(name: str, root: Path, say: Say) -> None:
-    """Bring every file of the source below `root`; those that are there and right stay as they are.
+    """Download every file of a source below `root`, unless it is there and right.
 
     Raises InputError for an unknown name, another file in the way, or a file that is not what was
     published; Unavailable where git or the network fail. Then no file of the source is half there.
@@ -94,7 +94,7 @@ def get(name: str, root: Path, say: Say) -> None:
         return
     say(f"{source.repository} at {source.revision[:8]}; licence: {source.licence or 'not known'}")
     folder = DOWNLOADS / name
-    with only_one(folder, "getting this data set"):
+    with folder_lock(folder, "getting this data set"):
         repository = _Repository(folder / "git", source)
         listed = {file.path: repository.listed(file) for file in missing}
         repository.fetch([blob for blobs in listed.values() for blob in blobs.values()], say)
@@ -128,7 +128,7 @@ def read_sources(path: Path | None = None) -> dict[str, Source]:
     """
     path = path or (PROJECT_FILE if PROJECT_FILE.is_file() else SHIPPED_FILE)
     problems: list[Problem] = []
-    file = Section(path.name, "", read_yaml(path), problems)
+    file = CheckedMapping(path.name, "", read_yaml(path), problems)
     sources = {name: _source(name, file.section(name)) for name in file.values}
     if problems:
         raise InputError(problems)
@@ -136,14 +136,14 @@ def read_sources(path: Path | None = None) -> dict[str, Source]:
 
 
 def how_to_get(path: str) -> str:
-    """The end of a sentence that says how to bring the file that a setting names; "" if unknown."""
+    """The end of a message: how to download the file that a setting names; "" if unknown."""
     for source in read_sources().values():
         if any(file.path == path for file in source.files):
             return f"; `ablate data get {source.name}` brings it"
     return ""
 
 
-def _source(name: str, section: Section) -> Source:
+def _source(name: str, section: CheckedMapping) -> Source:
     section.allow("title", "repository", "revision", "licence", "files")
     files = section.section("files")
     if not files.values:
@@ -159,7 +159,7 @@ def _source(name: str, section: Section) -> Source:
     )
 
 
-def _file(path: str, section: Section) -> SourceFile:
+def _file(path: str, section: CheckedMapping) -> SourceFile:
     section.allow("file", "folders", "n_files", "n_bytes", "sha256")
     folders = section.section("folders")
     if ("file" in section.values) == bool(folders.values):
@@ -177,7 +177,7 @@ def _file(path: str, section: Section) -> SourceFile:
     return SourceFile(path, file, inside, n_files, _count(section, "n_bytes"), sha256)
 
 
-def _count(section: Section, key: str) -> int:
+def _count(section: CheckedMapping, key: str) -> int:
     value = section.values.get(key)
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
@@ -335,10 +335,10 @@ class _Repository:
 
 def _require_git() -> None:
     try:
-        said = subprocess.run(["git", "--version"], capture_output=True, text=True).stdout
+        version = subprocess.run(["git", "--version"], capture_output=True, text=True).stdout
     except FileNotFoundError:
         raise Unavailable(NO_SUCH_GIT) from None
-    found = re.search(r"(\d+)\.(\d+)", said)
+    found = re.search(r"(\d+)\.(\d+)", version)
     if found and (int(found[1]), int(found[2])) < OLDEST_GIT:
         oldest = ".".join(map(str, OLDEST_GIT))
         raise Unavailable(f"git {found[0]} is too old; {oldest} or newer is needed")

@@ -148,12 +148,12 @@ def dotted(*parts: str) -> str:
 
 
 def as_text(value: Any) -> str:
-    """Equal for equal values only: Python takes 1, 1.0 and True for the same."""
+    """A value as text, equal for equal values only: Python takes 1, 1.0 and True for the same."""
     return json.dumps(value, sort_keys=True, default=str)
 
 
 def show(value: Any) -> str:
-    """A value as a message quotes it: short, and spelled as in YAML."""
+    """A value for messages: short, and spelled as in YAML."""
     if isinstance(value, dict | list):
         return f"{'a' if value else 'an empty'} {'mapping' if isinstance(value, dict) else 'list'}"
     if value is None or isinstance(value, bool):
@@ -335,7 +335,7 @@ FILE_NAME = (
 SUBJECT_NAME = (r"core|[A-Za-z_][\w.]*:[A-Za-z_]\w*", "'core' or 'package.module:function'")
 
 
-class Section:
+class CheckedMapping:
     """A mapping inside a file, and the problems found in it.
 
     Each method reads one key. A key that is absent or null takes the default, or is noted as
@@ -391,11 +391,11 @@ class Section:
                 self.note(key, f"{show(key)} is not {means}")
         return [key for key in self.values if re.fullmatch(pattern, key)]
 
-    def section(self, key: str) -> Section:
+    def section(self, key: str) -> CheckedMapping:
         """The mapping under a key; empty if there is none."""
         return self._section(key, self.values.get(key))
 
-    def sections(self, key: str) -> Iterator[Section]:
+    def sections(self, key: str) -> Iterator[CheckedMapping]:
         """The mappings in the list under a key."""
         for i, value in enumerate(self.listing(key)):
             yield self._section(f"{key}[{i}]", value)
@@ -424,8 +424,8 @@ class Section:
         inner = self.section(key)
         return flatten(inner.values, inner.note)
 
-    def _section(self, key: str, value: Any) -> Section:
+    def _section(self, key: str, value: Any) -> CheckedMapping:
         if value is not None and not isinstance(value, dict):
             self.note(key, f"{show(value)} is not a mapping")
             value = None
-        return Section(self.file, dotted(self.key, key), value or {}, self.problems)
+        return CheckedMapping(self.file, dotted(self.key, key), value or {}, self.problems)

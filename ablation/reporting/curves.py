@@ -37,19 +37,19 @@ MAX_MARKED = 15
 
 
 def learning_curves(results: Results) -> Figure | None:
-    """The headline metric over epochs, a panel per arm.
+    """The primary metric over epochs, a panel per arm.
 
     Mean and range over seeds, the epoch in which the encoder thaws, the other arms in grey,
     baselines as horizontal lines.
     """
-    curves = {arm: curve(results, arm, results.headline) for arm in results.arms}
+    curves = {arm: curve(results, arm, results.primary) for arm in results.arms}
     curves = {arm: table for arm, table in curves.items() if len(table) > 1}
     if not curves:
         return None
     colour = colours(list(results.arms))
     with style():
         arms = shown_arms(results, list(curves))
-        figure, grid = _panels(arms, "epoch", axis_label(results.headline))
+        figure, grid = _panels(arms, "epoch", axis_label(results.primary))
         for arm, axes in grid.items():
             for other in curves.values():
                 axes.plot(other.mean(axis=1), color=CONTEXT, lw=1, zorder=1)
@@ -100,14 +100,14 @@ def per_class(results: Results) -> Figure | None:
 
 
 def shown_arms(results: Results, arms: list[str], most: int = MAX_ARMS) -> list[str]:
-    """Which of some arms a figure shows each for itself, in the manifest's order.
+    """The arms that a figure shows one by one, in the manifest's order.
 
     All, up to `most`; else the first arm, from which the others depart, and those with the best
     means.
     """
     if len(arms) <= most:
         return arms
-    means = results.cells(results.headline)[arms[1:]].mean()
+    means = results.cells(results.primary)[arms[1:]].mean()
     best = means.sort_values(
         ascending=results.manifest.metric["goal"] == "minimize", kind="stable"
     ).index[: most - 1]
@@ -148,7 +148,7 @@ def _panels(arms: list[str], x_label: str, y_label: str) -> tuple[Figure, dict[s
 
 def _draw_baselines(axes: Axes, results: Results) -> None:
     """Their means as horizontal lines: the reference in black, the others thin and grey."""
-    ends, reference = results.cells(results.headline).mean().dropna(), results.manifest.reference
+    ends, reference = results.cells(results.primary).mean().dropna(), results.manifest.reference
     for baseline in results.baselines:
         if baseline in ends and baseline != reference:
             axes.axhline(
@@ -262,7 +262,7 @@ def _draw(
 
 
 def _look(arm: str, shown: Sequence[str]) -> dict[str, Any]:
-    """Of an arm's line; every second is dashed, so that of two equal lines both are seen."""
+    """The style of an arm's line; every second is dashed, so that equal lines are both seen."""
     dash = (0, (4, 1.5)) if shown.index(arm) % 2 else "-"
     return {"color": colours(shown)[arm], "lw": 2.4, "ls": dash}
 

@@ -56,12 +56,12 @@ def draw(results: Results, effects: pd.DataFrame, destination: Path) -> list[str
     Returns:
         the names drawn, in the order of the report
     """
-    headline = judged_intervals(results, effects[effects["metric"] == results.headline])
+    primary = judged_intervals(results, effects[effects["metric"] == results.primary])
     figures = {
         "accuracy": accuracy(results),
-        "effects": effects_figure(headline, results.headline),
+        "effects": effects_figure(primary, results.primary),
         "interactions": interactions(
-            list(factor_pairs(results, results.headline)), headline, results.headline
+            list(factor_pairs(results, results.primary)), primary, results.primary
         ),
         "learning_curves": learning_curves(results),
         "mechanism": mechanism(results),
@@ -87,7 +87,7 @@ def accuracy(results: Results) -> Figure | None:
     Published numbers stand below; the reference is a vertical line. Where `zoom` gives a range, a
     second panel shows it.
     """
-    cells = results.cells(results.headline).dropna(axis="columns", how="all")
+    cells = results.cells(results.primary).dropna(axis="columns", how="all")
     if cells.empty:
         return None
     zoomed = zoom(results)
@@ -99,7 +99,7 @@ def accuracy(results: Results) -> Figure | None:
         axes = _draw_accuracy(first, results, cells)
         if zoomed:
             whole, axes = axes, _draw_accuracy(figure.add_subplot(1, 2, 2), results, cells)
-            whole.set_xlabel(f"{axis_label(results.headline)}, the whole range")
+            whole.set_xlabel(f"{axis_label(results.primary)}, the whole range")
             axes.set_xlim(*zoomed)
             axes.set_yticklabels([])
             for name, y in _places(results, cells).items():
@@ -113,19 +113,19 @@ def accuracy(results: Results) -> Figure | None:
         below = _below(results, cells)
         for y, entry in enumerate(published):
             write_beside(axes, below + y, f"{entry['top1']:.2f}")
-        start = "enlarged" if zoomed else axis_label(results.headline)
+        start = "enlarged" if zoomed else axis_label(results.primary)
         axes.set_xlabel(f"{start}: a dot per seed, a bar at the mean")
         legend_of(figure, [axes], "outside lower center", 1)
     return figure
 
 
 def zoom(results: Results) -> tuple[float, float] | None:
-    """The range of the headline metric in which most rows lie, where a few others squeeze them.
+    """The range of the primary metric in which most rows lie, where a few others squeeze them.
 
     That is where the widest gap between means leaves at least half of the rows on one side, within
     two fifths of the whole range. None elsewhere.
     """
-    cells = results.cells(results.headline).dropna(axis="columns", how="all")
+    cells = results.cells(results.primary).dropna(axis="columns", how="all")
     means = sorted([*cells.mean(), *(entry["top1"] for entry in _published(results))])
     gaps = [above - below for below, above in pairwise(means)]
     if not gaps or max(gaps) == 0:
@@ -142,8 +142,8 @@ def zoom(results: Results) -> tuple[float, float] | None:
 
 
 def _published(results: Results) -> list[dict[str, Any]]:
-    """The published numbers that are of the headline metric."""
-    return results.manifest.published if results.headline == "test/top1" else []
+    """The published numbers that are of the primary metric."""
+    return results.manifest.published if results.primary == "test/top1" else []
 
 
 def _places(results: Results, cells: pd.DataFrame) -> dict[str, float]:
@@ -315,7 +315,7 @@ def draw_comparison(found: Comparison, file: Path) -> None:
 
 
 def comparison_figure(found: Comparison) -> Figure:
-    """A row per metric or arm, of those in the headline's unit.
+    """A row per metric or arm, of those in the primary metric's unit.
 
     On the left a dot per seed and a bar at the mean, on the right the difference.
     """

@@ -106,9 +106,9 @@ def render(
     """The report's text. `drawn` names the figures that there are, as in figures/<name>.png."""
     manifest = study.manifest
     unfinished = study.trials[study.trials["state"].isin(["RUNNING", "WAITING"])]
-    headline = judged_intervals(study, effects[effects["metric"] == study.headline])
-    of_kind = {kind: headline[headline["kind"] == kind] for kind in ("main", "difference")}
-    n_tests = int(headline["kind"].isin(["main", "interaction"]).sum())
+    primary = judged_intervals(study, effects[effects["metric"] == study.primary])
+    of_kind = {kind: primary[primary["kind"] == kind] for kind in ("main", "difference")}
+    n_tests = int(primary["kind"].isin(["main", "interaction"]).sum())
     kinds = [spec.kind for spec in manifest.trials]
     trained = "arm" if "arm" in kinds else "baseline"
     # means over arms do without those that have fewer, see `contrasts.Contrast.weights`
@@ -122,20 +122,20 @@ def render(
         reference=manifest.reference if _is_measured(study) else None,
         is_built_in=manifest.subject in BUILT_IN,
         subject=shown_subject(manifest.subject),
-        answer=verdict_lines(study, effects, claims),
-        brackets=_brackets(study, headline, n_tests),
+        summary=verdict_lines(study, effects, claims),
+        brackets=_brackets(study, primary, n_tests),
         changed=changed,
-        metric=label(study.headline),
-        percent=is_percent(study.headline),
-        points=points(study.headline),
+        metric=label(study.primary),
+        percent=is_percent(study.primary),
+        points=points(study.primary),
         trained=trained,
         epochs=span(s.epochs_planned for s in manifest.trials if s.kind == trained),
         correlations=of_kind["difference"]["correlation"].dropna(),
         accuracy_table=tables.accuracy_table(study, effects),
-        effects_table=tables.effects_table(headline, study.headline),
-        alone_table=tables.alone_table(headline, study.headline),
+        effects_table=tables.effects_table(primary, study.primary),
+        alone_table=tables.alone_table(primary, study.primary),
         simple_effects_table=tables.simple_effects_table(
-            judged.level_by_level(study, headline), study.headline
+            judged.level_by_level(study, primary), study.primary
         ),
         looks_table=tables.looks_table(study),
         claims=claim_texts(claims),
@@ -163,12 +163,12 @@ def render(
         n_arms=len(study.arms),
         max_arms=MAX_ARMS,
         max_lines=MAX_LINES,
-        conditional=is_conditional(headline),
+        conditional=is_conditional(primary),
         n_resamples=N_RESAMPLES,
         n_tests=n_tests,
         detectable_effect=detectable(of_kind["main"], n_tests, study.looks),
         detectable_difference=detectable(of_kind["difference"], looks=study.looks),
-        smallest_p=headline["p"].min(),
+        smallest_p=primary["p"].min(),
         permutation_p=smallest_permutation_p(len(manifest.seeds)),
     )
 
@@ -178,11 +178,11 @@ def _search_section(study: Results, drawn: list[str]) -> str:
     return template("search.j2").render(**search.told(study), figures=drawn).strip()
 
 
-def _brackets(study: Results, headline: pd.DataFrame, n_tests: int) -> str:
+def _brackets(study: Results, primary: pd.DataFrame, n_tests: int) -> str:
     """What the intervals of the answer are; "" where it has none."""
-    if headline["low"].isna().all():
+    if primary["low"].isna().all():
         return ""
-    if is_conditional(headline):
+    if is_conditional(primary):
         return "95 % intervals over test images, of this one training run"
     told = f"95 % intervals over seeds{', repeated (see Looks)' if study.looks else ''}"
     if n_tests < 2:

@@ -93,15 +93,15 @@ def told(results: Results) -> dict[str, Any]:
 def search_table(results: Results) -> str:
     """A row per arm and baseline that was searched: what that took, found and gained."""
     name = results.manifest.search["metric"]["name"]
-    headline = label(results.headline)
+    primary = label(results.primary)
     header = [
         "arm",
         "complete / pruned / failed",
         "epochs",
         "best settings",
         f"{label(name)}, own -> best",
-        f"{headline}, untuned -> tuned",
-        f"difference{points(results.headline) and ', points'} [95 %]",
+        f"{primary}, untuned -> tuned",
+        f"difference{points(results.primary) and ', points'} [95 %]",
     ]
     rows = []
     for one in tuned_arms(results):
@@ -140,11 +140,11 @@ def importances_table(results: Results) -> str:
 
 
 def untuned_means(results: Results) -> dict[str, str]:
-    """Arm or baseline -> mean of the headline without tuning, for the table of accuracies."""
+    """Arm or baseline -> mean of the primary metric without tuning, for the table of accuracies."""
     twin_of = twins(results)
     own_best = {one.arm for one in tuned_arms(results) if one.is_own_best}
     found = {}
-    finished = {arm: results.complete(twin)[results.headline] for arm, twin in twin_of.items()}
+    finished = {arm: results.complete(twin)[results.primary] for arm, twin in twin_of.items()}
     places = column_decimals(map(spread, finished.values()))
     for arm in [*results.arms, *results.baselines]:
         if arm in twin_of:
@@ -196,17 +196,17 @@ def _on_test(one: Tuned, results: Results) -> str:
     """`61.2 -> 64.0`, means over the seeds that both have, so that they can be compared."""
     tuned = results.complete(one.arm)
     if not one.twin:
-        return over_seeds(tuned[results.headline], show_sd=False) or MISSING
+        return over_seeds(tuned[results.primary], show_sd=False) or MISSING
     untuned = results.complete(one.twin)
     both = set(tuned["seed"]) & set(untuned["seed"])
     if both:
         tuned, untuned = (each[each["seed"].isin(both)] for each in (tuned, untuned))
-    means = [over_seeds(each[results.headline], show_sd=False) for each in (untuned, tuned)]
+    means = [over_seeds(each[results.primary], show_sd=False) for each in (untuned, tuned)]
     return " -> ".join(mean or MISSING for mean in means)
 
 
 def _difference(one: Tuned) -> str:
-    """Of the headline, bold where the interval over seeds excludes 0; or why there is none."""
+    """Of the primary metric, bold where the interval excludes 0; or why there is none."""
     if one.is_own_best:
         return OWN_BEST
     text = effect(*one.on_test[:3])
@@ -220,7 +220,7 @@ def _gains(one: Tuned, results: Results) -> str:
     test = effect(*one.on_test[:3])
     return (
         f"`{one.arm}` ({label(name)} {validation}{points(name)}, "
-        f"{label(results.headline)} {test}{points(results.headline)})"
+        f"{label(results.primary)} {test}{points(results.primary)})"
     )
 
 

@@ -1,6 +1,6 @@
 """The tables of a report, as Markdown; and a study's arms and claims as tables for READMEs.
 
-Tables for READMEs (`headline_tables`) are made of the files of a report alone, since runs/ is not
+Tables for READMEs (`study_tables`) are made of the files of a report alone, since runs/ is not
 at hand there. A file holds them between markers, and `refresh_file` keeps them up with the reports:
 
     <!-- ablate table fixes claims -->
@@ -53,29 +53,29 @@ from ablation.reporting.search import untuned_means
 from ablation.storage.files import replace
 from ablation.storage.runs import UNTUNED
 
-# Shown beside the headline, where measured, of the images that it is measured on.
+# Shown beside the primary metric, where measured, of the images that it is measured on.
 DETAILS = ["many", "medium", "few", "top1_compensated"]
 
 
 def accuracy_table(results: Results, effects: pd.DataFrame) -> str:
     """A row per arm, then per baseline.
 
-    Levels, seeds, headline, difference to the reference, details, time.
+    Levels, seeds, primary metric, difference to the reference, details, time.
     """
     names = {name: " / ".join(levels.values()) for name, levels in results.arms.items()}
     names |= dict.fromkeys(results.baselines, "")
-    part = "validation" if results.headline.startswith("validation/") else "test"
+    part = "validation" if results.primary.startswith("validation/") else "test"
     details = [f"{part}/{name}" for name in DETAILS]
     header, rows = arms_rows(
         results.trials,
         list(names),
-        results.headline,
+        results.primary,
         results.manifest.reference,
         [name for name in [*details, results.best] if name in results.metrics],
         effects,
     )
     if results.manifest.search:
-        # after name, seeds and headline
+        # after name, seeds and primary metric
         header.insert(3, UNTUNED)
         for name, row in zip(names, rows, strict=True):
             row.insert(3, untuned_means(results)[name])
@@ -95,29 +95,29 @@ def accuracy_table(results: Results, effects: pd.DataFrame) -> str:
 def arms_rows(
     trials: pd.DataFrame,
     names: Sequence[str],
-    headline: str,
+    primary: str,
     reference: str | None,
     details: Sequence[str],
     effects: pd.DataFrame,
 ) -> tuple[list[str], list[list[str]]]:
-    """Header, and a row per arm or baseline.
+    """The header, and a row per arm or baseline.
 
-    Name, seeds, headline, difference to the reference, means of `details`. All numbers of a column
-    have the same decimals.
+    Name, seeds, primary metric, difference to the reference, means of `details`. All numbers of a
+    column have the same decimals.
 
     trials, effects: as results.csv and effects.csv have them
     """
-    details = [name for name in details if name != headline]
-    header = ["arm", "seeds", f"{label(headline)} (mean ± std)"]
+    details = [name for name in details if name != primary]
+    header = ["arm", "seeds", f"{label(primary)} (mean ± std)"]
     header += [f"minus `{reference}` [95 %]"] if reference else []
-    rows = effects[effects["metric"] == headline]
+    rows = effects[effects["metric"] == primary]
     rows = rows[rows["effect"].isin([difference_name(name, reference or "") for name in names])]
     differences = dict(zip(rows["effect"], effect_cells(rows), strict=True))
     finished = trials[trials["state"] == "COMPLETE"]
     own = {name: finished[finished["arm"] == name] for name in names}
     columns = [
-        means_of([own[name][metric] for name in names], show_sd=metric == headline)
-        for metric in [headline, *details]
+        means_of([own[name][metric] for name in names], show_sd=metric == primary)
+        for metric in [primary, *details]
     ]
 
     def row(name: str, mean: str, *others: str) -> list[str]:
@@ -340,7 +340,7 @@ _CLOSE = re.compile(r"<!-- /ablate table -->\s*")
 UNCLOSED = "the block is not closed; end it with <!-- /ablate table -->"
 
 
-def headline_tables(folders: Sequence[Path], study: str | None, parts: Sequence[str] = ()) -> str:
+def study_tables(folders: Sequence[Path], study: str | None, parts: Sequence[str] = ()) -> str:
     """The table of arms, and that of claims where there are any. `parts` picks among `PARTS`.
 
     Args:
@@ -361,7 +361,7 @@ def headline_tables(folders: Sequence[Path], study: str | None, parts: Sequence[
 
 
 def _report_of(folders: Sequence[Path], study: str | None, parts: Sequence[str] = ()) -> Path:
-    """The folder of a study's report, see `headline_tables`."""
+    """The folder of a study's report, see `study_tables`."""
     known = known_reports(folders)
     if study is None:
         study = next(iter(known)) if len(known) == 1 else ""
@@ -387,12 +387,12 @@ def _mistake(known: Mapping[str, Path], study: str, parts: Sequence[str]) -> str
 def latex_table(folders: Sequence[Path], study: str | None) -> str:
     """The table of arms for a LaTeX document that uses the package booktabs.
 
-    Escaped, with caption and label; arguments and errors as of `headline_tables`.
+    Escaped, with caption and label; arguments and errors as of `study_tables`.
     """
     folder = _report_of(folders, study)
     found = _arms_table(folder)
     name = latex(folder.name)
-    metric = label(found.headline)
+    metric = label(found.primary)
     caption = [f"{latex(metric[:1].upper() + metric[1:])} in the study {name}"]
     if any("±" in row[2] for row in found.rows):
         caption.append(r"mean $\pm$ standard deviation over seeds")
@@ -461,32 +461,32 @@ class _ArmsTable(NamedTuple):
 
     header: list[str]
     rows: list[list[str]]
-    headline: str
+    primary: str
     reference: str | None
 
 
 def _arms_table(folder: Path) -> _ArmsTable:
     """A row per arm and baseline.
 
-    Seeds, headline, difference to the reference, compensated and best where they were measured.
+    Seeds, primary metric, difference to the reference, and compensated and best where measured.
     """
     effects = read_effects(folder)
-    trials, headline, factors, metrics = read_trials(folder, effects)
+    trials, primary, factors, metrics = read_trials(folder, effects)
     if "kind" in trials:
         trials = trials[trials["kind"] != UNTUNED]
-    best = column_of(f"best/{metric_of(headline, factors)}", factors)
-    of_headline = effects.loc[effects["metric"] == headline, "effect"]
-    references = (name.partition(" - ")[2] for name in of_headline if " - " in name)
+    best = column_of(f"best/{metric_of(primary, factors)}", factors)
+    of_primary = effects.loc[effects["metric"] == primary, "effect"]
+    references = (name.partition(" - ")[2] for name in of_primary if " - " in name)
     reference = next(references, None)
     header, rows = arms_rows(
         trials,
         list(dict.fromkeys(trials["arm"])),
-        headline,
+        primary,
         reference,
         [name for name in ["test/top1_compensated", best] if name in metrics],
         effects,
     )
-    return _ArmsTable(header, rows, headline, reference)
+    return _ArmsTable(header, rows, primary, reference)
 
 
 class _Block(NamedTuple):
@@ -560,7 +560,7 @@ def refresh(text: str, file: str, folders: Sequence[Path]) -> Refreshed:
             if mistake:
                 wrong(start, f"{study}: {mistake}" if study else mistake)
             elif not problems:
-                body = f"\n{headline_tables(folders, study, parts)}\n\n"
+                body = f"\n{study_tables(folders, study, parts)}\n\n"
                 if done[position - 1].endswith("\r\n"):
                     body = body.replace("\n", "\r\n")
                 if "".join(done[position:]) != body:

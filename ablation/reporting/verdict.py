@@ -46,24 +46,24 @@ def verdict_lines(results: Results, effects: pd.DataFrame, claims: pd.DataFrame)
     n_complete, n_trials = _n_complete(results), len(results.trials)
     if not n_complete:
         return [f"No trial has finished ({_states(results)}), so there is nothing to answer yet."]
-    headline = effects[effects["metric"] == results.headline]
-    found = level_effects(results, headline)
+    primary = effects[effects["metric"] == results.primary]
+    found = level_effects(results, primary)
     start = ""
     if n_complete < n_trials:
         start = f"from {n_complete} of {n_trials} trials: "
-    if is_conditional(headline):
+    if is_conditional(primary):
         start += "on this one training run, "
-    clauses = [*_effects_told(results, found), *_baseline_told(results, headline)]
+    clauses = [*_effects_told(results, found), *_baseline_told(results, primary)]
     if not found and len(results.arms) != 1:
         clauses = [_ranking_told(results), *clauses]
     if not clauses:
         clauses = [_reached(results, list(results.arms))]
     lines = [
         start + _joined(clauses),
-        *_factor_lines(results, headline, found),
+        *_factor_lines(results, primary, found),
         _best_line(results),
-        _baseline_line(results, headline),
-        _limits_line(results, headline, claims),
+        _baseline_line(results, primary),
+        _limits_line(results, primary, claims),
     ]
     return [_sentence(line) for line in lines if line]
 
@@ -97,7 +97,7 @@ def _effects_told(results: Results, found: Sequence[LevelEffect]) -> list[str]:
         clauses.append(f"{_names(of['dead'])} {_verb('change', of['dead'])} nothing")
     if of["missing"] and not clauses:
         clauses.append(f"no effect of {_names(of['missing'])} can be told yet")
-    return _named(clauses, label(results.headline))
+    return _named(clauses, label(results.primary))
 
 
 def _named(clauses: Sequence[str], metric: str) -> list[str]:
@@ -181,18 +181,18 @@ def _side(setting: Setting) -> int:
     return (low > 0) - (high < 0)
 
 
-def _baseline_told(results: Results, headline: pd.DataFrame) -> list[str]:
+def _baseline_told(results: Results, primary: pd.DataFrame) -> list[str]:
     """A clause on how the arms compare with the reference baseline; [] without an interval.
 
     After Holm's correction over the arms.
     """
-    counts = _compared(results, headline, is_corrected=True)
+    counts = _compared(results, primary, is_corrected=True)
     reference = results.manifest.reference
     n, better, worse = counts.total(), counts[BETTER], counts[WORSE]
     if n == 0 or counts[UNKNOWN] == n:
         return []
     if n == 1:
-        (arm,) = _compared_rows(results, headline).index
+        (arm,) = _compared_rows(results, primary).index
         side = "better than" if better else "worse than" if worse else "not distinguishable from"
         return [f"`{arm}` is {side} `{reference}`"]
     if n in (better, worse):
@@ -223,19 +223,19 @@ def _reached(results: Results, names: Sequence[str]) -> str:
     if not finished:
         return f"{'no arm' if results.arms else 'no baseline'} has a finished trial"
     means = [f"`{name}` reaches {_mean(results, name)}" for name in finished]
-    return f"{listed(means)} {label(results.headline)}"
+    return f"{listed(means)} {label(results.primary)}"
 
 
 # The lines
 
 
 def _factor_lines(
-    results: Results, headline: pd.DataFrame, found: Sequence[LevelEffect]
+    results: Results, primary: pd.DataFrame, found: Sequence[LevelEffect]
 ) -> list[str]:
     """A line per factor; what is too many is merged, first of those without an effect."""
     factors = list(dict.fromkeys(one.factor for one in found))
     of = {factor: [one for one in found if one.factor == factor] for factor in factors}
-    n_tests = int(headline["kind"].isin(["main", "interaction"]).sum())
+    n_tests = int(primary["kind"].isin(["main", "interaction"]).sum())
     told = {factor: _factor_line(results, own, n_tests) for factor, own in of.items()}
     if len(factors) <= MAX_FACTORS:
         return list(told.values())
@@ -254,7 +254,7 @@ def _factor_lines(
 
 def _factor_line(results: Results, found: Sequence[LevelEffect], n_tests: int) -> str:
     """What the levels of one factor do, in numbers."""
-    unit, (first, *others) = points(results.headline), found
+    unit, (first, *others) = points(results.primary), found
     if not others:
         start = _name(first)
         if first.level != "on" or first.reference != "off":
@@ -318,7 +318,7 @@ def _level_told(results: Results, one: LevelEffect, n_tests: int, unit: str) -> 
 
 def _best_line(results: Results) -> str:
     """The best arm or that there is none, and the best baseline; "" with fewer than two arms."""
-    names, cells = list(results.arms), results.cells(results.headline)
+    names, cells = list(results.arms), results.cells(results.primary)
     ranking = judged.rank(results, names or results.baselines)
     if ranking is None:
         return ""
@@ -337,9 +337,7 @@ def _best_line(results: Results) -> str:
     if not ranking.rivals:
         separable = "separable from all others that finished"
     if _n_seeds(results) == 1:
-        told = (
-            f"one seed can call no {kind} the best: {best} has the best {label(results.headline)}"
-        )
+        told = f"one seed can call no {kind} the best: {best} has the best {label(results.primary)}"
         if results.hits:
             told += f"; on this one training run, over test images, it is {separable}"
     elif ranking.rivals:
@@ -348,14 +346,14 @@ def _best_line(results: Results) -> str:
         told = f"the best {kind} is {best}, {separable}"
     if not names:
         means = [f"`{name}` {mean}" for name in results.baselines if (mean := _mean(results, name))]
-        told += f"; {label(results.headline)} is {listed(means)}"
+        told += f"; {label(results.primary)} is {listed(means)}"
     strongest = judged.rank(results, results.baselines) if names else None
     if strongest and strongest.best != results.manifest.reference:
         (gap,) = judged.minus_others(results, ranking.best, [strongest.best])
     else:
         gap = None
     if strongest and gap and gap.n:
-        size = _size(*gap[:3], points(results.headline))
+        size = _size(*gap[:3], points(results.primary))
         told += (
             f"; its difference to `{strongest.best}` ({_mean(results, strongest.best)}), the "
             f"baseline with the best mean, is {size}"
@@ -366,13 +364,13 @@ def _best_line(results: Results) -> str:
 BETTER, WORSE, ALIKE, UNKNOWN = "better", "worse", "not distinguishable", "not known"
 
 
-def _compared(results: Results, headline: pd.DataFrame, is_corrected: bool = False) -> Counter[str]:
+def _compared(results: Results, primary: pd.DataFrame, is_corrected: bool = False) -> Counter[str]:
     """How many arms are better or worse than the reference baseline, or not distinguishable.
 
     Each by its own interval, or after Holm's correction over the arms. Verdicts on one training
     run count as those over seeds, and are not corrected.
     """
-    rows, sign = _compared_rows(results, headline), _sign(results)
+    rows, sign = _compared_rows(results, primary), _sign(results)
     p = holm(rows["p"]) if is_corrected else rows["p"]
     counts: Counter[str] = Counter()
     for row, tested in zip(rows.itertuples(), p, strict=True):
@@ -385,20 +383,20 @@ def _compared(results: Results, headline: pd.DataFrame, is_corrected: bool = Fal
     return counts
 
 
-def _compared_rows(results: Results, headline: pd.DataFrame) -> pd.DataFrame:
+def _compared_rows(results: Results, primary: pd.DataFrame) -> pd.DataFrame:
     """arm -> its difference to the reference baseline, where both have a seed in common."""
     reference = results.manifest.reference or ""
     arms = {difference_name(arm, reference): arm for arm in results.arms}
-    rows = headline[headline["effect"].isin(arms) & (headline["verdict"] != judged.NO_SEED)]
+    rows = primary[primary["effect"].isin(arms) & (primary["verdict"] != judged.NO_SEED)]
     return rows.set_index(rows["effect"].map(arms))
 
 
-def _baseline_line(results: Results, headline: pd.DataFrame) -> str:
+def _baseline_line(results: Results, primary: pd.DataFrame) -> str:
     """The arms against the reference baseline, counted."""
-    rows, counts = _compared_rows(results, headline), _compared(results, headline)
+    rows, counts = _compared_rows(results, primary), _compared(results, primary)
     if rows.empty:
         return ""
-    reference, unit = results.manifest.reference or "", points(results.headline)
+    reference, unit = results.manifest.reference or "", points(results.primary)
     start = f"against `{reference}` ({_mean(results, reference)})"
     if len(rows) == 1:
         row = rows.iloc[0]
@@ -411,7 +409,7 @@ def _baseline_line(results: Results, headline: pd.DataFrame) -> str:
     span = f"{lowest} to {highest}{unit}"
     if counts[UNKNOWN] == len(rows):
         return f"{start} the {number(len(rows))} arms differ by {span}; no interval can be given"
-    each = "" if is_conditional(headline) else ", each by its own 95 % interval"
+    each = "" if is_conditional(primary) else ", each by its own 95 % interval"
     if len(counts) == 1:
         both = "both" if len(rows) == 2 else f"all {number(len(rows))}"
         return f"{start}: {both} arms {next(iter(counts))} ({span}{each})"
@@ -421,7 +419,7 @@ def _baseline_line(results: Results, headline: pd.DataFrame) -> str:
     return f"{start}: of {number(len(rows))} arms {told} ({span}{each})"
 
 
-def _limits_line(results: Results, headline: pd.DataFrame, claims: pd.DataFrame) -> str:
+def _limits_line(results: Results, primary: pd.DataFrame, claims: pd.DataFrame) -> str:
     """What could not be seen, and how the claims fared."""
     told = []
     n_complete, n_trials = _n_complete(results), len(results.trials)
@@ -437,25 +435,25 @@ def _limits_line(results: Results, headline: pd.DataFrame, claims: pd.DataFrame)
         told.append(
             f"training diverged in {listed(broken)}, and means are of the trials that did not"
         )
-    if is_conditional(headline):
+    if is_conditional(primary):
         told.append(
             "one seed: every interval is over test images and conditional on this one training "
             "run; another seed may turn the order around"
         )
     elif _n_seeds(results) == 1:
         told.append("one seed: no interval can be given, and another may turn the order around")
-    told += [power] if (power := _power_told(results, headline)) else []
+    told += [power] if (power := _power_told(results, primary)) else []
     told += [counted] if (counted := claims_counted(claims)) else []
     return " ".join(_sentence(text) for text in told)
 
 
-def _power_told(results: Results, headline: pd.DataFrame) -> str:
+def _power_told(results: Results, primary: pd.DataFrame) -> str:
     """The smallest effect that was not likely to be missed, or difference without factors."""
-    main, unit = headline[headline["kind"] == "main"], points(results.headline)
-    n_tests = int(headline["kind"].isin(["main", "interaction"]).sum())
+    main, unit = primary[primary["kind"] == "main"], points(results.primary)
+    n_tests = int(primary["kind"].isin(["main", "interaction"]).sum())
     found, what = detectable(main, max(1, n_tests), results.looks), "an effect"
     if not found.n_seeds:
-        found = detectable(headline[headline["kind"] == "difference"], looks=results.looks)
+        found = detectable(primary[primary["kind"] == "difference"], looks=results.looks)
         what = f"a difference to `{results.manifest.reference}`"
     if not found.n_seeds:
         return ""
@@ -532,7 +530,7 @@ def _corrected(results: Results, n_tests: int) -> str:
 
 
 def _mean(results: Results, name: str) -> str:
-    return over_seeds(results.cells(results.headline)[name])
+    return over_seeds(results.cells(results.primary)[name])
 
 
 def _sign(results: Results) -> int:

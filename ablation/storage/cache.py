@@ -67,7 +67,7 @@ class DiskStore:
         return self.path(kind, key).is_file()
 
     def load(self, kind: str, key: str) -> bytes | None:
-        """Raises InputError if what stands in its place is no entry and cannot be removed."""
+        """Load an entry. Raises InputError if what is at its path is none and cannot be removed."""
         path = self.path(kind, key)
         try:
             content = _content(path)
@@ -78,7 +78,7 @@ class DiskStore:
         return content
 
     def peek(self, kind: str, key: str) -> bytes | None:
-        """As `load`; what is damaged stays."""
+        """As `load`, without removing a damaged entry."""
         try:
             return _content(self.path(kind, key))
         except (FileNotFoundError, NotADirectoryError):
@@ -92,7 +92,7 @@ class DiskStore:
         replace(path, header, data)
 
     def sealed(self, kind: str, key: str) -> bytes | None:
-        """An entry as its file has it, header and all; None if it is absent or damaged."""
+        """The bytes of an entry's file, with its header; None if it is absent or damaged."""
         try:
             data = self.path(kind, key).read_bytes()
         except OSError:
@@ -100,7 +100,7 @@ class DiskStore:
         return None if unsealed(data) is None else data
 
     def adopt(self, kind: str, key: str, sealed: bytes) -> bool:
-        """Save what was `sealed` elsewhere; False, and nothing is saved, if it is damaged."""
+        """Save the bytes that `sealed` returned elsewhere; False if they are damaged."""
         content = unsealed(sealed)
         if content is not None:
             self.save(kind, key, content, HEADER.unpack_from(sealed)[1])
@@ -128,7 +128,7 @@ class DiskStore:
                     yield entry
 
     def damaged(self) -> Iterator[Path]:
-        """Whatever stands in an entry's place and is none; reads the whole cache."""
+        """Everything at an entry's path that is no sound entry; reads the whole cache."""
         for folder, folders, names in os.walk(self.root):
             if Path(folder).parent.name not in KINDS or len(Path(folder).name) > 2:
                 continue
@@ -142,7 +142,7 @@ class DiskStore:
                     pass
 
     def trim(self, limit: int) -> list[Entry]:
-        """Evict what saves the least time per byte until `limit` bytes are left; returns what went.
+        """Remove what saves the least time per byte until `limit` bytes are left; returns it.
 
         Records stay, so a limit below their size leaves just them. Studies that run meanwhile
         recompute what they miss.
@@ -161,7 +161,7 @@ class DiskStore:
         return gone
 
     def clear(self) -> list[Entry]:
-        """Remove everything, records too; returns what went."""
+        """Remove everything, records too; returns it."""
         entries = list(self.entries())
         # another study may be trimming it
         shutil.rmtree(self.root, ignore_errors=True)
@@ -192,7 +192,7 @@ def _content(path: Path) -> bytes | None:
 
 
 def unsealed(data: bytes) -> bytes | None:
-    """The content of a whole entry; None if it is damaged."""
+    """The content of an entry with its header; None if it is damaged."""
     content = data[HEADER.size :]
     if len(data) >= HEADER.size:
         magic, seconds, checksum = HEADER.unpack_from(data)
@@ -202,7 +202,7 @@ def unsealed(data: bytes) -> bytes | None:
 
 
 def remove(path: Path) -> None:
-    """Remove what stands in an entry's place. Raises InputError if it cannot be removed."""
+    """Remove the file or folder at an entry's path. Raises InputError if it cannot be removed."""
     try:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -263,7 +263,7 @@ def describe_clearing(store: DiskStore, runs: Path) -> str:
 
 
 def require_idle(store: DiskStore, runs: Path) -> None:
-    """Raises InputError while a study in `runs` is being run: it counts on its epochs."""
+    """Raise InputError while a study in `runs` is being run: it needs its epochs in the cache."""
     running = being_run(runs)
     if running:
         message = f"cannot be cleared while a study is being run: {', '.join(running)}"

@@ -40,7 +40,7 @@ def is_full(error: BaseException) -> bool:
 
 
 def describe_full(error: OSError) -> str:
-    """What is full, and what to do, of an error for which `is_full`."""
+    """A message for an error of a full disk (see `is_full`): what is full, and what to do."""
     return (
         f"{FULL[error.errno or 0]} for {error.filename or 'a file'}; "
         "nothing that was finished is lost: make room, and run the same command again"
@@ -72,7 +72,7 @@ def replace(path: Path, *parts: bytes) -> None:
 
 
 def put_aside(path: Path) -> Path:
-    """Rename what is damaged, and may hold what nothing else does, to `<name>.damaged<n>`."""
+    """Rename something damaged, which may still be of use, to `<name>.damaged<n>`."""
     asides = (path.with_name(f"{path.name}.damaged{n}") for n in itertools.count(1))
     aside = next(aside for aside in asides if not os.path.lexists(aside))
     os.replace(path, aside)
@@ -85,7 +85,7 @@ PATIENCE_SECONDS, PAUSE_SECONDS = 0.2, 0.02
 
 
 @contextmanager
-def only_one(
+def folder_lock(
     folder: Path, doing: str = "running this study; see `ablate status`"
 ) -> Iterator[None]:
     """Lock the folder for this process, until the context or the process ends.
@@ -138,7 +138,7 @@ T = TypeVar("T", bound="DataclassInstance")
 
 
 def checked(cls: type[T], raw: Any) -> T:
-    """A dataclass of `raw`, each field of its type, but for what is inside of lists and mappings.
+    """A dataclass made of `raw`; the types of its fields are checked, not of what is inside them.
 
     Raises ValueError saying why there can be none.
     """
@@ -185,7 +185,7 @@ def checked_record(line: bytes) -> Record:
 
 
 def checked_metrics(metrics: Any) -> None:
-    """Raises ValueError if these are not numbers by name."""
+    """Raise ValueError if these are not numbers by name."""
     if not (
         isinstance(metrics, Mapping)
         and all(isinstance(value, (int, float)) for value in metrics.values())

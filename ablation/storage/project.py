@@ -155,7 +155,7 @@ def sqlite_file(url: str) -> Path | None:
 
 
 def why_unusable(path: Path) -> str | None:
-    """Why the file cannot be written to now: it is locked, or no database. None: it can."""
+    """Why an SQLite file cannot be written to now, such as a lock; None if it can."""
     if not path.exists():
         return None
     try:
@@ -190,7 +190,7 @@ def require_usable(url: str) -> None:
 
 @contextmanager
 def making(url: str) -> Iterator[None]:
-    """Hold while a library may make its tables in the file.
+    """Lock an SQLite file while a library makes its tables in it.
 
     It does so in steps, stumbles over another process at it, and for ever over the tables of one
     that was killed at it. Such a file, which held nothing yet, is put aside.
@@ -217,5 +217,5 @@ def making(url: str) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What a database or its library says, without the statement, its values, and hints."""
+    """The first line of a database's error, without the SQL statement, its values, and hints."""
     return str(getattr(error, "orig", None) or error).strip().split("\n")[0]

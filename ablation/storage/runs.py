@@ -62,7 +62,7 @@ def studies(runs: Path) -> list[str]:
 
 
 class Metric(TypedDict):
-    """The headline metric of a study."""
+    """The primary metric of a study."""
 
     name: str
     # "maximize" | "minimize"
@@ -103,7 +103,7 @@ class Failure(TypedDict):
 
 
 def failure(type_: str, message: str, traceback: str = "") -> Failure:
-    """A failure; one of no exception has no traceback."""
+    """Make a failure; without an exception, there is no traceback."""
     return {"type": type_, "message": message, "traceback": traceback}
 
 
@@ -134,7 +134,7 @@ class TrialSpec:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a study is. Everything the report says that is not a result."""
+    """What was asked for: everything that the report says that is not a result."""
 
     study: str
     experiment: str
@@ -229,7 +229,7 @@ class RunFolder:
         write_atomically(self.path / "study.json", json.dumps(asdict(manifest), indent=1) + "\n")
 
     def manifest(self) -> Manifest:
-        """Raises FileNotFoundError where there is none; Damaged if it cannot be made out."""
+        """Read study.json. Raises FileNotFoundError, or Damaged if it cannot be read."""
         path = self.path / "study.json"
         try:
             manifest = checked(Manifest, json.loads(path.read_text(encoding="utf-8")))
@@ -286,7 +286,7 @@ class RunFolder:
         write_atomically(self.trial_path(trial) / "outcome.json", text)
 
     def outcome(self, trial: str) -> Outcome | None:
-        """None if there is none, or a damaged one, which is reported."""
+        """Read outcome.json; None if there is none, or a damaged one, which is reported."""
         outcome, _, why = self._ending(trial)
         if why:
             warn_once(
@@ -373,7 +373,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def config_text(spec: TrialSpec, config: Mapping[str, Any]) -> str:
-    """What a trial's config.yaml says."""
+    """The text of a trial's config.yaml."""
     head = {name: getattr(spec, name) for name in ("trial", "arm", "levels", "seed", "key")}
     told = {**head, "config": dict(config)}
     return str(yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
@@ -384,7 +384,7 @@ UNSCORED = ("MissingMetric", "NotFinite")
 
 
 def outcome_of(spec: TrialSpec, records: Sequence[Record], metric: Metric) -> Outcome:
-    """What a complete chain of records amounts to: the last epoch, and the best of the metric."""
+    """The outcome of a complete chain of records: its last epoch, and the best of the metric."""
     own = [record for record in expanded(records) if record["phase"] != "pretrain"]
     name = metric["name"]
     values = [record["metrics"][name] for record in own if name in record["metrics"]]

@@ -44,7 +44,7 @@ FORECAST_SHARE = 0.01
 
 @dataclass(frozen=True)
 class ProgressNote:
-    """What a running study wrote last, for other processes."""
+    """The progress of a running study, as written to a file for other processes."""
 
     # the time left when the note was written; None where no epoch has been measured
     seconds: float | None
@@ -65,7 +65,7 @@ class ArmProgress:
     n_epochs: int = 0
     # trial -> number of its epochs that are done
     epochs: dict[str, int] = field(default_factory=dict)
-    # trial -> headline metric so far
+    # trial -> primary metric so far
     metrics: dict[str, float] = field(default_factory=dict)
     # trial that runs -> the epoch that its own code has reported last
     reported: dict[str, int] = field(default_factory=dict)
@@ -353,7 +353,7 @@ def _epochs(arm: ArmProgress) -> str:
 
 
 def read_note(file: Path) -> ProgressNote | None:
-    """None if the study has written nothing, or what it wrote is damaged."""
+    """Read a study's progress note; None if there is none, or it is damaged."""
     try:
         told = json.loads(file.read_bytes())
         seconds = None if told["seconds"] is None else float(told["seconds"])
@@ -376,7 +376,7 @@ UNBOUNDED = 10_000
 
 
 def output() -> Console:
-    """Standard output; what is printed is as wide as it need be where that is no terminal."""
+    """A console on standard output; lines are not wrapped where that is no terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=UNBOUNDED)
 

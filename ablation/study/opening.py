@@ -90,7 +90,7 @@ class PlannedStudy:
 
     @property
     def devices(self) -> set[str]:
-        """What trials compute on; "" of those whose settings do not tell."""
+        """The devices that trials compute on; "" for trials whose settings do not say."""
         resolve = self.study.subject.resolve
         return {str(resolve(each.settings).get("device", "")) for each in self.study.variants}
 
@@ -102,7 +102,7 @@ class PlannedStudy:
 
     @cached_property
     def manifest(self) -> Manifest:
-        """Before anything has run. Needs the files that trials read."""
+        """The manifest before anything has run. Needs the files that trials read."""
         study, file = self.study, self.published_file
         return replace(
             manifest_of(study, self.name, self.plan),
@@ -207,10 +207,10 @@ def refuse_mixture(manifest: Manifest, folder: RunFolder) -> None:
 
 
 class Changes(NamedTuple):
-    """Between what a study was when it was run and what its files are now."""
+    """What has changed between a study as it was run and its files now."""
 
     # how many trials that have ended are stale, and why; "" if none is
-    said: str = ""
+    description: str = ""
     # of now; None where the study was not run, or cannot be opened
     plan: Plan | None = None
 
@@ -276,7 +276,10 @@ PACKAGES = ("ablate-lt", "torch", "torchvision", "mlflow", "optuna", "numpy", "s
 
 
 def provenance() -> dict[str, Any]:
-    """Facts for the report. `commit` is None outside a git checkout; `dirty`: with changes."""
+    """Commit, versions, machine and command, for the report.
+
+    `commit` is None outside a git checkout; `dirty` says whether there are uncommitted changes.
+    """
     commit = _git("rev-parse", "HEAD")
     status = _git("status", "--porcelain", "--untracked-files=no")
     versions = {"python": platform.python_version()}
@@ -304,7 +307,7 @@ def _git(*arguments: str) -> str | None:
 
 
 class Question(TypedDict):
-    """Whose files are to be read, JSON-able."""
+    """The settings whose files are to be checked, JSON-able."""
 
     # as the experiment names it
     subject: str

@@ -24,7 +24,7 @@ TIMES = {"seconds", "time", "wall_seconds", "started", "finished"}
 
 
 class TrialFiles:
-    """The files of one study's trials, the cache, and what each should hold.
+    """Checks and repairs the files of one study's trials, against each other and the cache.
 
     subject: None where it cannot be loaded. Then, and where code or data have changed since, the
     cache cannot be asked, nor configurations be written again.
@@ -36,7 +36,7 @@ class TrialFiles:
         self.folder, self.store, self.manifest, self.subject = folder, store, manifest, subject
 
     def restore(self) -> list[str]:
-        """Make damaged files of ended trials again, before the study is run; what became of each.
+        """Write damaged files of ended trials again, before a study is run; returns what was done.
 
         What has not ended is begun anew by a run in any case.
         """
@@ -70,7 +70,7 @@ class TrialFiles:
         return found
 
     def mend(self, spec: TrialSpec, wrong: Collection[str]) -> str:
-        """Write these files of a trial again, as far as can be known; returns what became of it."""
+        """Write these files of a trial again, as far as possible; returns what was done."""
         path, metric = self.folder.trial_path(spec.trial), self.manifest.metric
         outcome, records = self.folder.outcome(spec.trial), self.folder.records(spec.trial)
         is_own = _configured(path / "config.yaml") == spec.key

@@ -23,7 +23,7 @@ from ablation.search.seeds import Budget, UntilDecided
 from ablation.search.tuning import SearchPlanner, Tuning
 from ablation.storage.asked import SUFFIX
 from ablation.storage.cache import DEFAULT_SIZE, DiskStore, remove
-from ablation.storage.files import only_one
+from ablation.storage.files import folder_lock
 from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import UNSCORED, Manifest, RunFolder
 from ablation.study.closing import Closing
@@ -72,7 +72,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a pass over a study ended."""
+    """The result of running a study once."""
 
     # epochs trained in this pass
     n_trained: int
@@ -150,7 +150,7 @@ def _search(planned: PlannedStudy, options: RunOptions) -> RunResult:
     planned.places.require_writable()
     with ExitStack() as lock:
         folder = planned.places.runs(f"{planned.name}{SUFFIX}")
-        lock.enter_context(only_one(folder.path))
+        lock.enter_context(folder_lock(folder.path))
         # Another process may have gone on with the search since its events were read.
         tuning = Tuning(planned.study, folder)
         # before the events of another search are put aside
@@ -203,7 +203,7 @@ def _run_held(
     timings = planned.timings
     bound = CacheBound(planned.store, options.cache_bytes)
     with (
-        interruption.heeded(),
+        interruption.stop_on_signals(),
         Progress(planned, console, timings, placed.jobs, options.share) as progress,
     ):
         shown = [ShownDelivery(delivery, progress) for delivery in deliveries]
@@ -300,7 +300,7 @@ class ShownDelivery(Listener):
 
 @dataclass
 class CacheBound(Listener):
-    """Keeps the cache within its size while a study runs."""
+    """Keeps the cache within its size limit while a study runs."""
 
     store: DiskStore
     limit: int
@@ -364,14 +364,14 @@ def _held(
         refuse_mixture(planned.manifest, folder)
         with working(console, "checking the data that trials read"):
             require_usable_inputs(planned)
-        tell(console, changes(planned).said)
+        tell(console, changes(planned).description)
         for warning in planned.warnings:
             tell(console, f"warning: {warning}")
         deliveries = [] if options.offline else [Delivery(planned.places, planned.name, console)]
         with ExitStack() as own:
             lock = own if held is None else held
             if held is None:
-                lock.enter_context(only_one(folder.path))
+                lock.enter_context(folder_lock(folder.path))
             try:
                 yield console, deliveries, placed
             except BaseException:

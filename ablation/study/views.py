@@ -49,7 +49,7 @@ def describe_plan(planned: PlannedStudy, jobs: int | None) -> None:
         refuse_mixture(planned.manifest, planned.folder)
     console.print(f"study {planned.name}", style="italic")
     if not absent:
-        tell(console, changes(planned).said)
+        tell(console, changes(planned).description)
         for warning in planned.warnings:
             tell(console, f"warning: {warning}")
     show_plan(console, planned, planned.timings.known(), jobs or n_processors())
@@ -258,16 +258,16 @@ class ArmStatus:
     epochs_planned: int = 0
     # epochs that no other trial before it in the plan computes
     left: int = 0
-    # headline metric of those done
+    # primary metric of those done
     finished: list[float] = field(default_factory=list)
-    # (epoch, headline metric) last evaluated, of those begun
+    # (epoch, primary metric) last evaluated, of those begun
     current: list[tuple[int, float]] = field(default_factory=list)
 
 
 def status_of(
     folder: RunFolder, in_hand: Collection[str] | None, plan: Plan | None = None
 ) -> dict[str, ArmStatus]:
-    """Arm -> its status.
+    """The status of each arm and baseline, by name.
 
     in_hand: trials that workers compute now. A trial that has epochs and is not among them has
     begun, and waits for a worker or was interrupted. None: not known, and all that have begun are
@@ -343,7 +343,7 @@ def describe_status(name: str, places: ProjectPaths, console: Console) -> None:
     if changed.plan:
         n_left = len(changed.plan.unfinished(folder).missing(places.store))
     tell(console, _summary(arms, n_left, is_running, note))
-    tell(console, changed.said)
+    tell(console, changed.description)
 
 
 def _describe_search(folder: RunFolder, places: ProjectPaths, console: Console) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict
 
 
 class ReportedEpoch(TypedDict):
-    """One epoch of a link that went through several: what a function reported of it."""
+    """The report of one epoch, of a training function that ran all its epochs as one link."""
 
     epoch: int
     metrics: dict[str, float]
@@ -205,7 +205,7 @@ class Subject(Protocol):
         store: Store,
         report: Report,
     ) -> None:
-        """Run the chain from its last checkpoint in `store` to the link with key `until`, included.
+        """Run the epochs from the last checkpoint in `store` up to and including the key `until`.
 
         None: all of it. Saves a record (kind "record", JSON) for each link and a checkpoint at the
         last; calls `report(key, record)` after each link, and if that answers True saves a

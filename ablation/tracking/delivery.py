@@ -95,7 +95,7 @@ class Delivery(Listener):
         self.tracker.sync(self.folder, self.places.report(self.name), is_running)
 
     def _digest(self, is_running: bool) -> str:
-        """Of the databases and of manifest and report, which hold every result."""
+        """A hash of the databases, manifest and report, which hold every result."""
         uri = tracking_uri() or str(self.places.root / "mlflow.db")
         database, ledger = sqlite_file(uri) or Path(uri), self.places.root / ".ablate" / "optuna.db"
         changed = database.stat().st_mtime_ns if database.is_file() else None

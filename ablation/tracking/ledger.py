@@ -67,7 +67,7 @@ LAST_STEP = 2**31 - 1
 
 
 class OthersStudy(Unavailable):
-    """Another project keeps a study of this name in the database: it is not ours to make anew."""
+    """The database holds a study of this name that belongs to another project."""
 
     is_for_now = False
 
@@ -80,7 +80,7 @@ class OthersStudy(Unavailable):
 
 @dataclass(frozen=True)
 class OptunaStudy:
-    """What one of a study's two Optuna studies should hold."""
+    """The content that one of a study's Optuna studies should have."""
 
     name: str
     # without intermediate values, in the manifest's order
@@ -152,7 +152,7 @@ def update_ledger(url: str, folder: RunFolder, is_running: bool = True) -> None:
 
 
 def ledger_differences(url: str, manifest: Manifest, folder: RunFolder) -> list[str]:
-    """Names of the trials that Optuna holds otherwise than the files, lacks, or should not hold."""
+    """Names of the trials in which Optuna and the files differ."""
     studies = wanted_studies(manifest, folder)
     path = sqlite_file(url)
     # to open a database that is not there would make it
@@ -222,7 +222,7 @@ def _studies_of_search(manifest: Manifest, folder: RunFolder) -> list[OptunaStud
 
 
 def distribution(domain: Domain) -> BaseDistribution:
-    """Where a setting is looked for, as Optuna has it."""
+    """The range of a tuned setting, as an Optuna distribution."""
     if isinstance(domain, Choices):
         return CategoricalDistribution(domain.values)
     low, high, log = domain.low, domain.high, domain.log
@@ -294,7 +294,7 @@ def _choices(manifest: Manifest) -> dict[str, CategoricalDistribution]:
 
 
 def _by_epoch(folder: RunFolder, trial: str, metric: str) -> dict[int, float]:
-    """Epoch -> the headline metric, where measured. Pre-training counts its own epochs."""
+    """Epoch -> the primary metric, where measured. Pre-training counts its own epochs."""
     return {
         max(-LAST_STEP, min(record["epoch"], LAST_STEP)): finite(record["metrics"][metric])
         for record in folder.records(trial)

@@ -93,7 +93,7 @@ class TrialContent:
 
     @cached_property
     def digest(self) -> str:
-        """Of the outcome, whose file has the sums of the others; without one, of the records."""
+        """A hash of the outcome, whose file holds checksums of the others; else of the records."""
         if self.outcome is None:
             return records_digest(self.records)
         return str(digest(self.folder.trial_path(self.name) / "outcome.json"))[:16]
@@ -220,7 +220,7 @@ def study_points(trials: Sequence[TrialContent], time: int) -> list[Point]:
 
 
 def records_digest(records: list[Record]) -> str:
-    """Of which epochs they are and what was measured, times aside."""
+    """A hash of the epochs of records and what was measured, times excluded."""
     held = [(record["phase"], record["epoch"], record["metrics"]) for record in records]
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -369,7 +369,7 @@ def fitted_name(name: str) -> str:
 
 
 def fitted_names(kind: str, names: Iterable[str]) -> dict[str, str]:
-    """Name -> what it is called in MLflow. A message lists those that differ.
+    """Name -> its name in MLflow. A message lists those that differ.
 
     kind: what they name, for the message.
     """

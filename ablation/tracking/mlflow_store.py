@@ -121,7 +121,7 @@ class StoredRun:
 
     @classmethod
     def of(cls, run: Run) -> StoredRun:
-        """What is kept of MLflow's own object."""
+        """Make it of MLflow's own object."""
         info = run.info
         end = info.end_time if info.status in ENDED else None
         texts = (_shared(run.data.params), _shared(run.data.tags))

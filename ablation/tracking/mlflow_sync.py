@@ -84,16 +84,16 @@ class Synced:
     n_ended: int = 0
 
 
-class Standing(Enum):
-    """How a trial's run stands to the trial's files."""
+class Agreement(Enum):
+    """Whether a trial's run in MLflow agrees with the trial's files."""
 
     SAME = "it holds what they hold"
     BEHIND = "they go on from what it holds"
     OTHER = "it holds something else"
 
 
-def standing(run: StoredRun, trial: TrialContent) -> Standing:
-    """Compare a run with its trial, the status of a run that has not ended aside.
+def agreement(run: StoredRun, trial: TrialContent) -> Agreement:
+    """Compare a run with its trial; the status of a run that has not ended is not compared.
 
     MLflow never lets a param change, so a run with another value of a param is another one. Where
     the files have less than the run (a damaged file, a trial that is taken up again), it stays
@@ -102,23 +102,23 @@ def standing(run: StoredRun, trial: TrialContent) -> Standing:
     if run.tags.get("key") != trial.spec.key or any(
         run.params.get(name, text) != text for name, text in trial.params.items()
     ):
-        return Standing.OTHER
+        return Agreement.OTHER
     is_of_format = run.tags.get(FORMAT) == FORMAT_VERSION
     if run.has_ended:
         if trial.outcome is None:
-            return Standing.OTHER if trial.is_running else Standing.SAME
+            return Agreement.OTHER if trial.is_running else Agreement.SAME
         held = (run.status, run.end, run.tags.get(DIGEST))
         is_same = is_of_format and held == (trial.status, trial.end(run.start), trial.digest)
-        return Standing.SAME if is_same else Standing.OTHER
+        return Agreement.SAME if is_same else Agreement.OTHER
     if trial.outcome is not None and not is_of_format:
-        return Standing.OTHER
+        return Agreement.OTHER
     if trial.outcome is not None and run.tags.get(DIGEST) == trial.digest:
         # Its end is being delivered by another process, or a delivery of it was broken off.
-        return Standing.BEHIND
+        return Agreement.BEHIND
     n_logged = int(run.tags.get(N_RECORDS, 0))
     logged = trial.records[:n_logged]
     if len(logged) < n_logged and trial.outcome is None:
-        return Standing.SAME
+        return Agreement.SAME
     points = record_points(logged, run.start).items()
     if (
         not is_of_format
@@ -126,9 +126,9 @@ def standing(run: StoredRun, trial: TrialContent) -> Standing:
         # A metric that was logged has been measured again in its epoch.
         or not points <= record_points(trial.records, run.start).items()
     ):
-        return Standing.OTHER
+        return Agreement.OTHER
     has_more = trial.outcome is not None or n_logged < len(trial.records)
-    return Standing.BEHIND if has_more else Standing.SAME
+    return Agreement.BEHIND if has_more else Agreement.SAME
 
 
 def status_of_study(trials: Sequence[TrialContent], is_running: bool) -> str:
@@ -245,9 +245,9 @@ class Tracker:
 
     def _sync_trial(self, trial: TrialContent, columns: Collection[str]) -> None:
         run, outcome = self.runs.get(trial.name), trial.outcome
-        found = standing(run, trial) if run else Standing.BEHIND
+        found = agreement(run, trial) if run else Agreement.BEHIND
         kept: dict[str, str] = {}
-        if run and found is Standing.OTHER:
+        if run and found is Agreement.OTHER:
             kept = _tags_of_others(run) if run.tags.get("key") == trial.spec.key else {}
             self.client.delete_run(run.run_id)
             del self.runs[trial.name]
@@ -263,7 +263,7 @@ class Tracker:
             run = self.runs[trial.name] = self._create(trial.name, trial.start(), tags)
             self.synced.n_created += 1
         points: list[Point] = []
-        if found is not Standing.SAME:
+        if found is not Agreement.SAME:
             points = trial.points(run.start, int(run.tags.get(N_RECORDS, 0)), columns)
             if not outcome:
                 tags |= {DIGEST: trial.digest, N_RECORDS: str(len(trial.records))}

@@ -30,7 +30,7 @@ RUN_NAME, NAME_WIDTH = "attributes.`Run Name`", 280
 MAX_TEXT = 5000
 # metrics in the tables, charts of curves
 MAX_COLUMNS, MAX_CHARTS = 8, 12
-# groups of metrics whose curves are shown, after that of the headline metric
+# groups of metrics whose curves are shown, after that of the primary metric
 CURVE_GROUPS = ("train", "diag", "gen", "grad")
 # order within a group; the others follow by name
 FIRST = ("top1", "many", "medium", "few", "top1_compensated", "balanced_accuracy", "ece")
@@ -117,7 +117,7 @@ def _text(name: str, state: State, created: int) -> str:
 
 
 def _table(manifest: Manifest, measured: Collection[str], params: Sequence[str] = ()) -> State:
-    """Filter, order and columns of a table of trials: the headline metric and its group first."""
+    """Filter, order and columns of a table of trials: the primary metric and its group first."""
     metric = manifest.metric["name"]
     beside = [name for name in measured if name != metric and _group(name) == _group(metric)]
     names = [metric, *sorted(beside, key=_place)[: MAX_COLUMNS - 1]]
@@ -159,7 +159,7 @@ def _by_arm(manifest: Manifest) -> State:
 
 
 def _charts(manifest: Manifest, measured: Collection[str], n_charts: int) -> State:
-    """Learning curves: the headline metric first, then its group, then what explains them."""
+    """Learning curves: the primary metric first, then its group, then what explains them."""
     metric = manifest.metric["name"]
     groups = list(dict.fromkeys([_group(metric), *CURVE_GROUPS]))
     beside = [name for name in measured if name != metric and _group(name) in groups]

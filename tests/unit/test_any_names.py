@@ -41,7 +41,7 @@ def train(config, seed, report):
     value = lambda i, kind: KINDS[kind](shift + i)
     metrics = {name: value(i, kind) for i, (name, kind) in enumerate(plan["returned"])}
     for epoch in plan["epochs"]:
-        report(epoch, {plan["headline"]: float(epoch)})
+        report(epoch, {plan["primary"]: float(epoch)})
     return metrics
 """
 COLUMNS = [
@@ -104,12 +104,12 @@ USUAL_METRICS = st.sampled_from(
 
 @st.composite
 def studies(draw):
-    """Most have names that a grid may give to its headline, factors and levels, so that they are run."""
+    """Most have names that a grid may give to its primary metric, factors and levels, so that they are run."""
     usual = draw(st.booleans() | st.just(True))
     given_names = USUAL if usual else NAMES
     names = [draw(USUAL_METRICS if usual else NAMES)]
-    headline = names[0]
-    names += draw(st.lists(NAMES.filter(lambda name: name != headline), max_size=4, unique=True))
+    primary = names[0]
+    names += draw(st.lists(NAMES.filter(lambda name: name != primary), max_size=4, unique=True))
     factors = draw(st.lists(given_names, min_size=1, max_size=2, unique=True))
     levels = {}
     for factor in factors:
@@ -121,10 +121,10 @@ def studies(draw):
         levels[factor] = {name: {setting: value} for name, value in zip(level_names, values)}
     return {
         "returned": [
-            (name, draw(KINDS) if name != headline or draw(st.booleans()) else "float")
+            (name, draw(KINDS) if name != primary or draw(st.booleans()) else "float")
             for name in names
         ],
-        "headline": headline,
+        "primary": primary,
         "epochs": draw(st.lists(st.integers(1, 4), max_size=3) | st.just([1, 2, 3])),
         "factors": levels,
     }
@@ -214,7 +214,7 @@ def test_a_whole_study_under_any_names_ends_with_a_sentence_and_all_tables_agree
         settings_ = {"title": "Any", "subject": "fuzzed:train"}
         Path("experiments/e.yaml").write_text(yaml.safe_dump(settings_), encoding="utf-8")
         grid = {
-            "study": "g", "experiment": "e", "metric": {"name": plan["headline"], "goal": "maximize"}, "seeds": 2, "factors": plan["factors"],
+            "study": "g", "experiment": "e", "metric": {"name": plan["primary"], "goal": "maximize"}, "seeds": 2, "factors": plan["factors"],
         }  # fmt: skip
         Path("experiments/g.yaml").write_text(
             yaml.safe_dump(grid, sort_keys=False, allow_unicode=True), encoding="utf-8"
@@ -234,8 +234,8 @@ def test_a_whole_study_under_any_names_ends_with_a_sentence_and_all_tables_agree
         assert (done.exit_code == 0) >= bool(complete) or done.exit_code == 1
         for trial, places in complete.items():
             assert set(places) == {"results.csv", "MLflow", "Optuna"}, trial
-            (headline,) = places["Optuna"]
-            shift = headline - [name for name, _ in plan["returned"]].index(plan["headline"])
+            (primary,) = places["Optuna"]
+            shift = primary - [name for name, _ in plan["returned"]].index(plan["primary"])
             for i in wanted:
                 for place in ("results.csv", "MLflow"):
                     hits = sum(
@@ -243,7 +243,7 @@ def test_a_whole_study_under_any_names_ends_with_a_sentence_and_all_tables_agree
                         for value in places[place]
                         if not math.isnan(value)
                     )
-                    # the headline stands in the table of its best epoch too
+                    # the primary metric stands in the table of its best epoch too
                     assert hits >= 1, (trial, place, plan["returned"][i], places)
         assert ablate("status").exit_code == 0
         again = ablate("run", "--grid", "experiments/g.yaml", "--jobs", "1")

@@ -22,14 +22,14 @@ def handlers():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_interrupts(number):
-    with pytest.raises(KeyboardInterrupt), interruption.heeded():
+    with pytest.raises(KeyboardInterrupt), interruption.stop_on_signals():
         signal.raise_signal(number)
         assert interruption.requested()
         signal.raise_signal(number)
 
 
 def test_a_terminal_that_is_closed_asks_once_though_its_shell_and_the_system_say_so_and_a_signal_still_interrupts():
-    with interruption.heeded():
+    with interruption.stop_on_signals():
         signal.raise_signal(signal.SIGHUP)
         assert interruption.requested()
         signal.raise_signal(signal.SIGHUP)
@@ -44,7 +44,7 @@ def test_what_a_closed_terminal_would_refuse_goes_nowhere_and_a_file_goes_on(tmp
     ]
     monkeypatch.setattr(interruption, "STREAMS", (kept, thrown))
     monkeypatch.setattr(interruption.os, "isatty", lambda stream: stream == thrown)
-    with interruption.heeded():
+    with interruption.stop_on_signals():
         signal.raise_signal(signal.SIGHUP)
         for stream in (kept, thrown):
             os.write(stream, b"said")
@@ -59,7 +59,7 @@ def test_a_terminal_that_refuses_what_is_written_is_a_request_to_stop(monkeypatc
     monkeypatch.setattr(interruption, "STREAMS", (theirs, -1))
     monkeypatch.setattr(os, "isatty", lambda stream: stream == theirs)
     monkeypatch.setattr(sys, "stdout", shown)
-    with interruption.heeded():
+    with interruption.stop_on_signals():
         print("heard")
         assert not interruption.requested()
         os.close(ours)

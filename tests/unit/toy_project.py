@@ -18,7 +18,7 @@ from ablation.analysis.results import load, write_csv
 from ablation.grid.load import Study, load_study
 from ablation.planning.forecast import Listener
 from ablation.planning.plan import build_plan
-from ablation.storage.files import only_one
+from ablation.storage.files import folder_lock
 from ablation.storage.runs import TrialSpec
 from ablation.study import opening
 from ablation.study.opening import PlannedStudy, refuse_mixture
@@ -80,7 +80,7 @@ class ToyProject(ToyStudy):
         self.ran.clear()
         self.work_here(self.monkeypatch)
         try:
-            with only_one(self.folder.path):
+            with folder_lock(self.folder.path):
                 done = train(planned, RunOptions(share=share), StopAfter(stop_after), 2)
         except Killed:
             return None

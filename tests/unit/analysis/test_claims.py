@@ -29,7 +29,7 @@ OFF_ON = {"factor": "lr_split", "from": "off", "to": "on"}
 
 
 def claim(contrast, *expects, id="a"):
-    """expects: "up" (of the headline), or "metric: up"."""
+    """expects: "up" (of the primary metric), or "metric: up"."""
     pairs = [text.split(": ") if ": " in text else ["test/top1", text] for text in expects]
     expectations = [{"metric": metric, "direction": direction} for metric, direction in pairs]
     return {"id": id, "says": f"This is {id}.", "contrast": contrast, "expects": expectations}

@@ -13,7 +13,7 @@ from ablation.analysis.compare import compare
 from ablation.analysis.results import column_of, load, metric_of
 from ablation.errors import InputError
 from ablation.reporting.report import write_report
-from ablation.reporting.tables import headline_tables
+from ablation.reporting.tables import study_tables
 from ablation.storage.project import ProjectPaths
 
 OURS = {
@@ -95,9 +95,9 @@ def plus(*more):
     return lambda metrics: {**metrics, **{name: 7.0 + i for i, name in enumerate(more)}}
 
 
-def calling(headline):
+def calling(primary):
     """test/top1 alone, by another name."""
-    return lambda metrics: {headline: metrics["test/top1"]} if metrics else {}
+    return lambda metrics: {primary: metrics["test/top1"]} if metrics else {}
 
 
 STATES = {"lr_split--s1": "FAILED", "ldmlr--s0": "WAITING"}
@@ -121,7 +121,7 @@ def test_a_metric_named_like_a_column_has_one_of_its_own_and_all_others_stay(tmp
     assert f"The metric `{name}` is called `metric/{name}`" in (after / "report.md").read_text()
     assert "is called" not in (before / "report.md").read_text()
     assert f"metric/{name}" in {row["metric"] for row in rows(after / "effects.csv")}
-    assert headline_tables([tmp_path / "reports"], "after") == headline_tables(
+    assert study_tables([tmp_path / "reports"], "after") == study_tables(
         [tmp_path / "reports"], "before"
     )
 
@@ -158,7 +158,7 @@ def test_a_metric_of_any_other_name_has_the_column_of_that_name(tmp_path):
             name: f"{7.0 + i}" for i, name in enumerate(FREE)
         }
     assert {row["metric"] for row in rows(report / "effects.csv")} >= set(FREE)
-    table = headline_tables([tmp_path / "reports"], "fixes")
+    table = study_tables([tmp_path / "reports"], "fixes")
     assert table.count("\n") == 4 and "`lr_split`" in table
     assert (
         compare("fixes:lr_split", "fixes:ldmlr", None, ProjectPaths(tmp_path)).rows[0].metric
@@ -173,12 +173,12 @@ def test_a_name_that_no_table_can_hold_is_written_with_escapes(tmp_path, name, c
     report = reported(tmp_path, names=plus(name))
     for table in ("results", "history"):
         assert rows(report / f"{table}.csv")[-1][column] == "7.0"
-    assert "`lr_split`" in headline_tables([tmp_path / "reports"], "fixes")
+    assert "`lr_split`" in study_tables([tmp_path / "reports"], "fixes")
 
 
-@pytest.mark.parametrize("headline", ["error", "seed", "wall_seconds", "metric/error", "verdict"])
-def test_a_study_may_be_about_a_metric_of_any_name(tmp_path, headline):
-    for study_name, name in [("plain", "score"), ("other", headline)]:
+@pytest.mark.parametrize("primary", ["error", "seed", "wall_seconds", "metric/error", "verdict"])
+def test_a_study_may_be_about_a_metric_of_any_name(tmp_path, primary):
+    for study_name, name in [("plain", "score"), ("other", primary)]:
         expects = [{"metric": metric, "direction": "up"} for metric in (name, f"best/{name}")]
         claim = {
             "id": "a",
@@ -193,16 +193,16 @@ def test_a_study_may_be_about_a_metric_of_any_name(tmp_path, headline):
             metric={"name": name, "goal": "maximize"},
             claims=[claim],
         )
-    column = column_of(headline)
+    column = column_of(primary)
     texts = {
         name: [
-            headline_tables([tmp_path / "reports"], name),
+            study_tables([tmp_path / "reports"], name),
             (tmp_path / "reports" / name / "claims.csv").read_text(),
         ]
         for name in ("plain", "other")
     }
     plain = [
-        text.replace("best/score", f"best/{headline}").replace("score", column)
+        text.replace("best/score", f"best/{primary}").replace("score", column)
         for text in texts["plain"]
     ]
     assert ["".join(text.split()).replace("-", "") for text in texts["other"]] == [
@@ -219,7 +219,7 @@ def test_a_study_may_be_about_a_metric_of_any_name(tmp_path, headline):
         )
         assert [row.found[:5] for row in ours.rows] == [row.found[:5] for row in theirs.rows] and [
             row.metric for row in ours.rows
-        ] == [headline, f"best/{headline}"]
+        ] == [primary, f"best/{primary}"]
         if (tmp_path / "runs").exists():  # and again, from the tables alone
             (tmp_path / "runs").rename(tmp_path / "elsewhere")
 

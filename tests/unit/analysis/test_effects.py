@@ -20,13 +20,13 @@ THREE_LEVELS = {
 }
 
 
-def headline(folder):
+def primary(folder):
     effects = judge(load(folder))
     return effects[effects["metric"] == "test/top1"].set_index("effect")
 
 
 def test_planted_effects_are_recovered_in_sign_and_size(tmp_path):
-    table = headline(study(tmp_path, seeds=range(6)))
+    table = primary(study(tmp_path, seeds=range(6)))
     for effect, truth in [("lr_split: off -> on", 8.0), ("warmup: off -> on", 2.0)]:
         row = table.loc[effect]
         assert row["low"] < truth < row["high"]
@@ -44,7 +44,7 @@ def test_planted_interaction_is_the_difference_of_differences(tmp_path):
         split, warm = levels["lr_split"] == "on", levels["warmup"] == "on"
         return 60 + 2 * split + warm + 3 * (split and warm)
 
-    table = headline(study(tmp_path, seeds=range(5), top1=top1, noise=0.1))
+    table = primary(study(tmp_path, seeds=range(5), top1=top1, noise=0.1))
     assert table.loc["lr_split x warmup", "low"] < 3 < table.loc["lr_split x warmup", "high"]
     assert table.loc["lr_split: off -> on", "estimate"] == pytest.approx(
         3.5, abs=0.1
@@ -56,7 +56,7 @@ def test_simple_effects_are_the_effect_at_each_level_of_the_other_factor(tmp_pat
         split, decoupled = levels["lr_split"] == "on", levels["gradient_decoupling"] == "on"
         return 90 - 70 * (decoupled and not split)
 
-    table = headline(study(tmp_path, seeds=range(5), top1=top1, noise=0.1))
+    table = primary(study(tmp_path, seeds=range(5), top1=top1, noise=0.1))
     assert table.loc["gradient_decoupling: off -> on at lr_split=off", "estimate"] == pytest.approx(
         -70, abs=0.3
     )
@@ -80,7 +80,7 @@ def test_designs_without_interactions_have_no_simple_effects():
 
 def test_a_factorial_tells_what_a_level_adds_alone_and_last(tmp_path):
     folder = study(tmp_path)
-    cells, table = load(folder).cells("test/top1"), headline(folder)
+    cells, table = load(folder).cells("test/top1"), primary(folder)
     alone, last = (
         table.loc["warmup: off -> on (alone)"],
         table.loc["warmup: off -> on (added last)"],
@@ -145,14 +145,14 @@ def test_two_designs_in_one_study_have_both():
 
 
 def test_without_noise_estimates_are_exact_and_claim_no_certainty(tmp_path):
-    row = headline(study(tmp_path, noise=0.0)).loc["warmup: off -> on"]
+    row = primary(study(tmp_path, noise=0.0)).loc["warmup: off -> on"]
     assert row["estimate"] == pytest.approx(2.0)
     assert row["verdict"] == judged.NO_SPREAD and np.isnan(row["p"])
 
 
 def test_each_level_of_three_is_compared_with_the_reference(tmp_path):
     truth = {"summed": 60.0, "decoupled": 64.0, "pcgrad": 55.0}
-    table = headline(
+    table = primary(
         study(tmp_path, factors=THREE_LEVELS, seeds=range(6), top1=lambda v: truth[v["routing"]])
     )
     assert table.loc["routing: summed -> decoupled", "estimate"] == pytest.approx(4, abs=1)
@@ -186,7 +186,7 @@ def test_leave_one_out_compares_with_the_full_arm(tmp_path):
         if t.kind == "baseline" or list(t.levels.values()).count("on") >= 2
     ]
     folder.write_manifest(type(manifest)(**{**vars(manifest), "trials": kept}))
-    results, table = load(folder), headline(folder)
+    results, table = load(folder), primary(folder)
     cells = results.cells("test/top1")
     expected = (
         cells["lr_split+warmup+gradient_decoupling"] - cells["warmup+gradient_decoupling"]
@@ -197,7 +197,7 @@ def test_leave_one_out_compares_with_the_full_arm(tmp_path):
 
 def test_differences_to_the_reference_are_paired_by_seed(tmp_path):
     folder = study(tmp_path)
-    cells, table = load(folder).cells("test/top1"), headline(folder)
+    cells, table = load(folder).cells("test/top1"), primary(folder)
     row, expected = (
         table.loc["lr_split - ldmlr"],
         paired_difference(cells["lr_split"], cells["ldmlr"]),
@@ -206,7 +206,7 @@ def test_differences_to_the_reference_are_paired_by_seed(tmp_path):
     assert "ldmlr - ldmlr" not in table.index and "balanced-head - ldmlr" in table.index
 
 
-def test_holm_runs_over_main_effects_and_interactions_of_the_headline_metric(tmp_path):
+def test_holm_runs_over_main_effects_and_interactions_of_the_primary_metric(tmp_path):
     effects = judge(load(study(tmp_path)))
     family = effects[
         (effects["metric"] == "test/top1") & effects["kind"].isin(["main", "interaction"])
@@ -226,7 +226,7 @@ def test_verdicts_never_contradict_their_interval(tmp_path):
 
 
 def test_one_seed_gets_no_interval(tmp_path):
-    table = headline(study(tmp_path, seeds=[0]))
+    table = primary(study(tmp_path, seeds=[0]))
     assert (table["verdict"] == "one seed: no interval").all()
     assert table[["low", "high", "p", "p_holm"]].isna().all(axis=None)
 
@@ -245,7 +245,7 @@ def copy_arms(folder, dead):
 def test_a_dead_toggle_has_no_effect_by_construction(tmp_path):
     folder = study(tmp_path)
     copy_arms(folder, "warmup")
-    table = headline(folder)
+    table = primary(folder)
     dead = {"warmup: off -> on", "lr_split x warmup", "warmup x gradient_decoupling"}
     dead |= {
         f"warmup: off -> on at {other}={at}"
@@ -262,14 +262,14 @@ def test_equal_accuracy_with_another_history_is_not_by_construction(tmp_path):
     records = folder.records("warmup--s1")
     records[0]["metrics"]["train/diffusion_loss"] = 0.123
     folder.write_records("warmup--s1", records)
-    assert headline(folder).loc["warmup: off -> on", "verdict"] == judged.NO_SPREAD
+    assert primary(folder).loc["warmup: off -> on", "verdict"] == judged.NO_SPREAD
 
 
 def test_arms_that_never_finished_leave_the_other_pairs(tmp_path):
     folder = study(
         tmp_path, state=lambda spec: "FAILED" if spec.arm == "lr_split+warmup" else "COMPLETE"
     )
-    cells, table = load(folder).cells("test/top1"), headline(folder)
+    cells, table = load(folder).cells("test/top1"), primary(folder)
     pairs = [("lr_split", "reference"), ("lr_split+gradient_decoupling", "gradient_decoupling")]
     pairs += [("lr_split+warmup+gradient_decoupling", "warmup+gradient_decoupling")]
     expected = np.mean([(cells[on] - cells[off]).mean() for on, off in pairs])
@@ -277,7 +277,7 @@ def test_arms_that_never_finished_leave_the_other_pairs(tmp_path):
 
 
 def test_an_effect_that_no_seed_has_is_listed_all_the_same(tmp_path):
-    table = headline(
+    table = primary(
         study(
             tmp_path,
             state=lambda spec: "FAILED" if spec.levels.get("warmup") == "on" else "COMPLETE",
@@ -290,7 +290,7 @@ def test_an_effect_that_no_seed_has_is_listed_all_the_same(tmp_path):
 def test_an_arm_that_finished_once_does_not_leave_means_with_one_seed(tmp_path):
     states = {"lr_split+warmup--s1": "FAILED", "lr_split+warmup--s2": "FAILED"}
     folder = study(tmp_path, state=lambda spec: states.get(spec.trial, "COMPLETE"))
-    cells, table = load(folder).cells("test/top1"), headline(folder)
+    cells, table = load(folder).cells("test/top1"), primary(folder)
     pairs = [("lr_split", "reference"), ("lr_split+gradient_decoupling", "gradient_decoupling")]
     pairs += [("lr_split+warmup+gradient_decoupling", "warmup+gradient_decoupling")]
     within = np.mean([cells[on] - cells[off] for on, off in pairs], axis=0)
@@ -315,7 +315,7 @@ def test_a_seed_that_one_arm_lacks_leaves_every_mean_that_the_arm_belongs_to(tmp
         seeds=range(4),
         state=lambda spec: "FAILED" if spec.trial == "lr_split+warmup--s2" else "COMPLETE",
     )
-    cells, table = load(folder).cells("test/top1"), headline(folder)
+    cells, table = load(folder).cells("test/top1"), primary(folder)
     on, off = (
         [arm for arm, levels in load(folder).arms.items() if levels["lr_split"] == level]
         for level in ("on", "off")
@@ -337,7 +337,7 @@ def test_the_means_of_an_interaction_plot_differ_by_the_interaction_also_where_a
         seeds=range(4),
         state=lambda spec: "FAILED" if spec.trial in ("warmup--s3", "lr_split--s1") else "COMPLETE",
     )
-    results, table = load(folder), headline(folder)
+    results, table = load(folder), primary(folder)
     for pair in factor_pairs(results, "test/top1"):
         m = {levels: found.mean for levels, found in pair.means.items()}
         assert {found.n for found in pair.means.values()} == {2}

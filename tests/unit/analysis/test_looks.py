@@ -17,7 +17,7 @@ from ablation.analysis.results import CLAIM_COLUMNS, LOOK_COLUMNS, load, read_cl
 from ablation.analysis.sequential import needed_seeds, repeated_confidence, repeated_p
 from ablation.analysis.statistics import contrast, margin_p, paired_difference
 from ablation.reporting.report import render, write_report
-from ablation.reporting.tables import headline_tables
+from ablation.reporting.tables import study_tables
 from ablation.storage.project import ProjectPaths
 
 LOOKS = (3, 5, 8, 12, 20)
@@ -271,7 +271,7 @@ def test_claims_of_looks_are_read_back_and_shown_in_a_readme(tmp_path):
     table = judge_claims(results, judge(results))
     read = read_claims(places.report("fixes"))
     assert undecided_lines(read) == undecided_lines(table)
-    shown = headline_tables(places.report_folders, "fixes", ["claims"])
+    shown = study_tables(places.report_folders, "fixes", ["claims"])
     assert "| not decided " in shown and "(repeated p = " in shown
 
 

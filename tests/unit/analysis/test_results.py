@@ -11,7 +11,7 @@ import pytest
 from fabricate import N_EPOCHS, study
 
 from ablation.analysis.results import load, write_csv
-from ablation.storage.files import only_one
+from ablation.storage.files import folder_lock
 from ablation.storage.runs import RunFolder
 
 STATES = {"warmup--s1": "FAILED", "reference--s0": "RUNNING", "ldmlr--s2": "WAITING"}
@@ -24,7 +24,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def results(folder):
-    with only_one(folder.path):  # as the process that runs it does
+    with folder_lock(folder.path):  # as the process that runs it does
         return load(folder)
 
 

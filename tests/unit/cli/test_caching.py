@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from ablation.cli.main import main
 from ablation.errors import InputError
 from ablation.formatting import parse_size, show_size
-from ablation.storage.files import only_one
+from ablation.storage.files import folder_lock
 from ablation.storage.project import ProjectPaths
 
 
@@ -82,7 +82,7 @@ def test_clearing_removes_everything_and_says_so(filled, arguments, typed):
 
 
 def test_a_cache_in_use_is_not_cleared(filled):
-    with only_one(ProjectPaths().runs("fixes").path):
+    with folder_lock(ProjectPaths().runs("fixes").path):
         done = CliRunner().invoke(main, ["cache", "clear", "--yes"])
         assert (
             done.exit_code == 2
@@ -98,7 +98,7 @@ def test_a_study_that_is_started_while_the_user_is_asked_keeps_its_cache(filled,
         monkeypatch.setattr(
             click,
             "confirm",
-            lambda *_, **__: running.enter_context(only_one(ProjectPaths().runs("fixes").path)),
+            lambda *_, **__: running.enter_context(folder_lock(ProjectPaths().runs("fixes").path)),
         )
         assert CliRunner().invoke(main, ["cache", "clear"]).exit_code == 2
     assert len(list(filled.entries())) == 3

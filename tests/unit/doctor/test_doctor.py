@@ -20,7 +20,7 @@ from ablation.doctor import machine as doctor_machine
 from ablation.doctor.databases import database_checks
 from ablation.doctor.examine import WIDTH, doctor, examine, examine_project
 from ablation.doctor.files import YOUNG_SECONDS, cache_checks
-from ablation.storage.files import only_one
+from ablation.storage.files import folder_lock
 from ablation.storage.runs import Outcome
 from ablation.tracking.ledger import update_ledger
 from ablation.tracking.mlflow_content import FORMAT, IN_GRID
@@ -466,7 +466,7 @@ def test_a_study_that_is_being_run_is_not_touched(toy):
         "progress",
     ):
         CORRUPTIONS[corrupt][0](toy)
-    with only_one(toy.folder.path):
+    with folder_lock(toy.folder.path):
         before, runs = contents(toy), MlflowClient(toy.uri).search_runs(["1"])
         found = lines(toy, repair=True)
         assert found["all"] == ("ok", "not looked at: it is being run")

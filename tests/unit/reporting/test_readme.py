@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from test_headline import CLAIMS, reported
+from test_study_tables import CLAIMS, reported
 
 from ablation.cli.main import main
-from ablation.reporting.tables import headline_tables, refresh, refresh_file
+from ablation.reporting.tables import refresh, refresh_file, study_tables
 
 ROOT = Path(__file__).parents[3]
 CLOSE = "<!-- /ablate table -->"
@@ -85,7 +85,7 @@ def test_blocks_are_renewed_and_the_rest_is_kept_byte_for_byte(root, file):
     done = ablate("--into", file)
     assert (done.exit_code, done.stdout) == (0, f"{file}: 3 of 3 blocks renewed\n")
     tables = [
-        headline_tables([root / "reports"], *which)
+        study_tables([root / "reports"], *which)
         for which in [("fixes",), ("claimed", ["arms"]), ("claimed", ["claims"])]
     ]
     renewed = [

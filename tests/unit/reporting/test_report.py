@@ -13,7 +13,7 @@ from ablation.analysis.results import load
 from ablation.analysis.statistics import paired_difference
 from ablation.formatting import decimals, effect, table, value
 from ablation.reporting.report import render, write_report
-from ablation.storage.files import only_one
+from ablation.storage.files import folder_lock
 from ablation.subject.command import Command
 
 STATES = {"warmup--s1": "FAILED", "balanced-head--s2": "WAITING", "ce--s2": "RUNNING"}
@@ -25,7 +25,7 @@ DRAWN = ["accuracy", "effects", "learning_curves", "per_class", "mechanism"]
 
 def text_of(folder, drawn=()) -> str:
     """The report, as of a study that is being run, without its figures, which take seconds."""
-    with only_one(folder.path):
+    with folder_lock(folder.path):
         results = load(folder)
     effects = judge(results)
     return render(results, effects, judge_claims(results, effects), list(drawn))
@@ -49,7 +49,7 @@ def written(tmp_path_factory):
         detail=True,
         state=lambda s: STATES.get(s.trial, "COMPLETE"),
     )
-    with only_one(folder.path):  # as the process that runs it does
+    with folder_lock(folder.path):  # as the process that runs it does
         return write_report(folder, path / "reports")
 
 

@@ -16,7 +16,7 @@ from ablation.analysis.tuning import beside_untuned
 from ablation.formatting import effect
 from ablation.reporting.report import render, write_report
 from ablation.reporting.search import MAX_ARMS, OWN_BEST, search_figure, search_table
-from ablation.reporting.tables import headline_tables
+from ablation.reporting.tables import study_tables
 from ablation.reporting.verdict import verdict_lines
 
 ONE = {"lr_split": FACTORS["lr_split"]}
@@ -177,7 +177,7 @@ def test_an_untuned_arm_that_diverged_is_no_part_of_the_answer(tmp_path):
 
 def test_tables_for_a_readme_have_the_arms_of_the_design(tmp_path):
     write_report(tuned(tmp_path / "runs"), tmp_path / "reports" / "fixes")
-    table = headline_tables([tmp_path / "reports"], "fixes")
+    table = study_tables([tmp_path / "reports"], "fixes")
     assert "`lr_split`" in table and "untuned" not in table
 
 

@@ -26,7 +26,7 @@ def lines_of(folder) -> list[str]:
 
 def headline_of(results):
     effects = judge(results)
-    return effects[effects["metric"] == results.headline]
+    return effects[effects["metric"] == results.primary]
 
 
 def broken_by_decoupling(levels):

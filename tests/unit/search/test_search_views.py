@@ -12,7 +12,7 @@ from toy_search import SearchedStudy
 
 from ablation.cli.main import main
 from ablation.storage.asked import SearchLog
-from ablation.storage.files import only_one
+from ablation.storage.files import folder_lock
 from ablation.study import running
 from ablation.study.views import describe_plan, describe_status, show_plan
 
@@ -95,7 +95,7 @@ def status(places, name="toy") -> str:
 
 def test_the_status_of_a_study_names_the_search_that_is_under_way(toy):
     folder = searched(toy.places)
-    with only_one(folder.path):
+    with folder_lock(folder.path):
         text = status(toy.places)
     assert "the search is under way; 4 trials have ended; 1 are open" in text
     assert cells(text, "a") == ["4", "1", "1", "1", "2.0"]

@@ -15,7 +15,7 @@ from ablation.errors import InputError
 from ablation.reporting import search
 from ablation.search import sampling, tuning
 from ablation.storage.asked import SearchLog
-from ablation.storage.files import only_one
+from ablation.storage.files import folder_lock
 from ablation.study import running, views
 from ablation.subject.protocol import Fault
 
@@ -100,7 +100,7 @@ def test_a_second_process_does_not_touch_the_events_of_a_search(tmp_path, monkey
     before = project.events()
     project.grid.write_text((GRID + SEARCH).replace("low: 1.0e-5", "low: 1.0e-4"))
     with (
-        only_one(project.root / "runs" / "tune.search"),
+        folder_lock(project.root / "runs" / "tune.search"),
         pytest.raises(InputError, match="another process"),
     ):
         project.run()

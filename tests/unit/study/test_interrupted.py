@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
 from ablation.errors import InputError
-from ablation.storage.files import LOCK, being_run, is_being_run, only_one
+from ablation.storage.files import LOCK, being_run, folder_lock, is_being_run
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::sqlalchemy.exc.SADeprecationWarning"
@@ -118,13 +118,13 @@ def test_results_say_waiting_of_what_nobody_runs(killed):
 def test_the_lock_tells_whether_a_study_is_being_run(toy):
     folder = toy.folder.path
     assert not is_being_run(folder)
-    with only_one(folder):
+    with folder_lock(folder):
         assert (
             is_being_run(folder)
             and toy.folder.is_being_run()
             and being_run(folder.parent) == ["toy"]
         )
-        with pytest.raises(InputError, match="another process is running"), only_one(folder):
+        with pytest.raises(InputError, match="another process is running"), folder_lock(folder):
             pass
     assert not is_being_run(folder) and being_run(folder.parent) == []
 
@@ -133,15 +133,15 @@ def test_whoever_looks_whether_a_study_is_being_run_does_not_keep_it_from_runnin
     with (toy.folder.path / LOCK).open("w") as looking:
         fcntl.flock(looking, fcntl.LOCK_SH)
         threading.Timer(0.05, fcntl.flock, [looking, fcntl.LOCK_UN]).start()
-        with only_one(toy.folder.path):
+        with folder_lock(toy.folder.path):
             assert is_being_run(toy.folder.path)
 
 
 def test_the_lock_is_held_by_its_process_alone_and_let_go_when_that_is_killed(tmp_path):
     """What the process has started, by fork or by exec, lives on and holds nothing."""
     code = (
-        "import os, subprocess, sys, time; from pathlib import Path; from ablation.storage.files import only_one\n"
-        "with only_one(Path(sys.argv[1])):\n"
+        "import os, subprocess, sys, time; from pathlib import Path; from ablation.storage.files import folder_lock\n"
+        "with folder_lock(Path(sys.argv[1])):\n"
         "    child = os.fork() or os.execvp('sleep', ['sleep', '60'])\n"
         "    forked = os.fork() or time.sleep(60)\n"
         "    print(child, forked, flush=True)\n"
@@ -159,7 +159,7 @@ def test_the_lock_is_held_by_its_process_alone_and_let_go_when_that_is_killed(tm
             until = time.monotonic() + 30
             while is_being_run(tmp_path / "toy") and time.monotonic() < until:
                 time.sleep(0.01)
-            with only_one(tmp_path / "toy"):
+            with folder_lock(tmp_path / "toy"):
                 pass
         finally:
             for pid in children:

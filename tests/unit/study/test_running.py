@@ -4,7 +4,7 @@ import pytest
 
 from ablation.errors import InputError
 from ablation.reporting import figures
-from ablation.storage.files import only_one
+from ablation.storage.files import folder_lock
 from ablation.storage.runs import Damaged
 from ablation.study import running
 from ablation.study.opening import open_study
@@ -48,7 +48,7 @@ def test_a_study_that_another_process_runs_is_neither_restored_nor_are_its_failu
     path = toy.folder.trial_path(TRIAL) / "outcome.json"
     path.write_bytes(b"half writ")
     with (
-        only_one(toy.folder.path),
+        folder_lock(toy.folder.path),
         pytest.raises(InputError, match="another process is running this study"),
     ):
         run(retry_failed=True)
@@ -82,7 +82,7 @@ def test_a_study_that_was_killed_is_set_right_by_sync(killed):
 
 
 def test_a_study_that_another_process_runs_is_said_to_run_by_sync(killed):
-    with only_one(killed.folder.path):
+    with folder_lock(killed.folder.path):
         running.sync("toy")
     assert "RUNNING" in killed.statuses().values() and killed.counted()["RUNNING"] > 0
 

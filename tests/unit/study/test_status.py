@@ -16,7 +16,7 @@ from toy_subject import Toy
 from ablation import interruption
 from ablation.execution.executor import Execution
 from ablation.planning.forecast import Listener, Timings, forecast
-from ablation.storage.files import only_one
+from ablation.storage.files import folder_lock
 from ablation.storage.project import ProjectPaths
 from ablation.study import live
 from ablation.study.live import Progress, ProgressNote, read_note, time_left
@@ -82,7 +82,7 @@ def test_a_study_that_nobody_runs_is_interrupted(folder, tmp_path):
 
 
 def test_a_study_that_is_run_says_who_runs_and_how_long_it_takes(folder, tmp_path):
-    with only_one(folder.path):
+    with folder_lock(folder.path):
         assert "how long that takes is known once" in " ".join(said(tmp_path)["5/9"])
         file = ProjectPaths(tmp_path).progress("fixes")
         file.parent.mkdir(parents=True)

@@ -271,7 +271,7 @@ def test_what_is_reported_is_kept_as_it_was_then():
 
 
 @pytest.mark.parametrize("returns", [{}, {"loss": 1}, {"loss": 1, "Acc": 2}])
-def test_a_trial_without_the_headline_metric_at_its_end_fails_and_says_what_there_is(returns):
+def test_a_trial_without_the_primary_metric_at_its_end_fails_and_says_what_there_is(returns):
     spec = TrialSpec(
         trial="a--s0",
         arm="a",

@@ -6,7 +6,7 @@ import fabricate
 import pytest
 from rich.console import Console
 
-from ablation.storage.files import only_one
+from ablation.storage.files import folder_lock
 from ablation.storage.project import ProjectPaths
 from ablation.tracking import delivery as module
 from ablation.tracking import ledger
@@ -94,7 +94,7 @@ def test_any_change_is_delivered(project, looked, change, monkeypatch):
 
 
 def test_that_nobody_runs_the_study_any_more_is_delivered(project, looked):
-    with only_one(project.runs("fixes").path):
+    with folder_lock(project.runs("fixes").path):
         deliver(project)
     assert deliver(project) and looked == ["fixes", "fixes"]
 

@@ -1,4 +1,4 @@
-"""The headline of a study from its committed files says what its report says."""
+"""The primary metric of a study from its committed files says what its report says."""
 
 import re
 from unittest import mock
@@ -18,7 +18,7 @@ from ablation.formatting import (
     p_cell,
 )
 from ablation.reporting.report import write_report
-from ablation.reporting.tables import headline_tables, latex, latex_table
+from ablation.reporting.tables import latex, latex_table, study_tables
 
 CLAIMS = [
     {
@@ -63,7 +63,7 @@ def test_the_numbers_are_those_of_the_report(tmp_path, what):
     report = reported(tmp_path, **what).read_text()
     shown, text = (
         cells(report.split("\n## Accuracy\n")[1].split("\nTop-1 is")[0]),
-        headline_tables([tmp_path / "reports"], "fixes"),
+        study_tables([tmp_path / "reports"], "fixes"),
     )
     header, *_ = text.split("\n")
     assert [cell.strip() for cell in header[1:-1].split("|")] == [
@@ -84,7 +84,7 @@ def test_the_numbers_are_those_of_the_report(tmp_path, what):
 
 def test_only_differences_whose_interval_excludes_0_are_bold(tmp_path):
     reported(tmp_path, noise=2.0, top1=lambda levels: 66.0 + 9 * (levels["lr_split"] == "on"))
-    text = headline_tables([tmp_path / "reports"], "fixes", ["arms"])
+    text = study_tables([tmp_path / "reports"], "fixes", ["arms"])
     found = re.findall(r"(\*\*)?[-+][\d.]+ \[([-\d.]+), ([-\d.]+)\]", text)
     assert len(found) == 11 and {bool(bold) for bold, *_ in found} == {True, False}
     for bold, low, high in found:
@@ -96,7 +96,7 @@ def test_only_differences_whose_interval_excludes_0_are_bold(tmp_path):
 )
 def test_what_is_not_there_is_left_out_or_blank(tmp_path, what):
     reported(tmp_path, **what)
-    text = headline_tables([tmp_path / "reports"], "fixes")
+    text = study_tables([tmp_path / "reports"], "fixes")
     assert ("minus" in text) == ("baselines" not in what)
     assert "`reference`" in text and "nan" not in text
 
@@ -105,17 +105,17 @@ def test_names_that_read_as_nothing_or_as_numbers_stay_names(tmp_path):
     reported(tmp_path, factors={}, baselines=[], claims=[{**CLAIMS[0], "id": "null", "says": "NA"}])
     file = tmp_path / "reports" / "fixes" / "results.csv"
     file.write_text(file.read_text().replace(",reference,", ",007,"))
-    text = headline_tables([tmp_path / "reports"], "fixes")
+    text = study_tables([tmp_path / "reports"], "fixes")
     assert "`007`" in text and "| NA " in text
 
 
 def test_claims_stand_with_their_verdict_and_numbers(tmp_path):
     reported(tmp_path, claims=CLAIMS)
-    whole = headline_tables([tmp_path / "reports"], "fixes")
+    whole = study_tables([tmp_path / "reports"], "fixes")
     arms, table = whole.split("\n\n")
     assert (
-        headline_tables([tmp_path / "reports"], "fixes", ["claims"]) == table
-        and headline_tables([tmp_path / "reports"], "fixes", ["arms"]) == arms
+        study_tables([tmp_path / "reports"], "fixes", ["claims"]) == table
+        and study_tables([tmp_path / "reports"], "fixes", ["arms"]) == arms
     )
     rows = cells(table)
     assert rows["It goes up."][0] == "not decided" and rows["It goes down."][0] == "**refuted**"
@@ -142,7 +142,7 @@ def test_wrong_names_are_told_with_the_nearest_right_one(tmp_path, study_name, p
     reported(tmp_path, factors={})
     reported(tmp_path, "other", factors={})
     with pytest.raises(InputError) as error:
-        headline_tables([tmp_path / "reports"], study_name, parts)
+        study_tables([tmp_path / "reports"], study_name, parts)
     assert str(error.value) == f"{tmp_path}/reports: {says}"
 
 
@@ -151,12 +151,11 @@ def test_the_command_prints_the_only_study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main, ["table"])
     assert (
-        done.exit_code == 0
-        and done.stdout == headline_tables([tmp_path / "reports"], "fixes") + "\n"
+        done.exit_code == 0 and done.stdout == study_tables([tmp_path / "reports"], "fixes") + "\n"
     )
     assert (
         CliRunner().invoke(main, ["table", "fixes", "claims"]).stdout
-        == headline_tables([tmp_path / "reports"], "fixes", ["claims"]) + "\n"
+        == study_tables([tmp_path / "reports"], "fixes", ["claims"]) + "\n"
     )
 
 
@@ -167,7 +166,7 @@ def decimals_of(numbers: str) -> set[int]:
 
 def test_numbers_of_a_column_have_the_same_decimals(tmp_path):
     report = reported(tmp_path, top1=lambda v: 66.0 - 40 * (v["warmup"] == "on"), noise=0.6)
-    rows = cells(headline_tables([tmp_path / "reports"], "fixes", ["arms"]))
+    rows = cells(study_tables([tmp_path / "reports"], "fixes", ["arms"]))
     arms = [name for name in rows if not name.startswith(("arm", "-"))]
     for column in (1, 2, 3):
         shown = " ".join(rows[arm][column] for arm in arms if rows[arm][column] != "reference")
@@ -203,7 +202,7 @@ def test_p_values_and_times_of_a_column_are_alike():
 def test_the_latex_table_has_the_rows_of_the_markdown_table(tmp_path):
     reported(tmp_path, claims=CLAIMS)
     text = latex_table([tmp_path / "reports"], "fixes")
-    rows = cells(headline_tables([tmp_path / "reports"], "fixes", ["arms"]))
+    rows = cells(study_tables([tmp_path / "reports"], "fixes", ["arms"]))
     body = text.partition("\\midrule\n")[2].partition("\n\\bottomrule")[0].split("\n")
     arms = [name for name in rows if not name.startswith(("arm", "-"))]
     assert len(body) == len(arms) == 12
