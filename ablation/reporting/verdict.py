@@ -178,7 +178,7 @@ _VERBS = {1: "raises", -1: "lowers"}
 def _side(setting: Setting) -> int:
     """1 where the effect there is above 0, -1 where below, 0 where its interval holds 0."""
     low, high = setting.found.low, setting.found.high
-    return (low > 0) - (high < 0)
+    return int(low > 0) - int(high < 0)
 
 
 def _baseline_told(results: Results, primary: pd.DataFrame) -> list[str]:

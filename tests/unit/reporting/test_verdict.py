@@ -298,3 +298,15 @@ def test_names_with_braces_stay_names(tmp_path):
     factors = {"{a}": {"off": {}, "on": {"a": 1}}}
     lines = lines_of(study(tmp_path, factors=factors, top1=lambda v: 60 + 8 * (v["{a}"] == "on")))
     assert lines[0].startswith("`{a}` raises top-1")
+
+
+def test_a_study_with_looks_tells_dependent_effects_by_its_repeated_intervals(tmp_path):
+    what = {"top1": broken_by_decoupling, "seeds": range(5), "noise": 0.3}
+    plain = lines_of(study(tmp_path / "plain", **what))
+    looked = lines_of(study(tmp_path / "looks", **what, looks=[3, 5, 8]))
+    assert looked[0].partition(", and ")[0] == plain[0].partition(", and ")[0]
+    widths = [
+        [float(high) - float(low) for _, low, high in INTERVAL.findall(lines[3])]
+        for lines in (plain, looked)
+    ]
+    assert len(widths[0]) == 2 and all(a < b for a, b in zip(*widths))
