@@ -122,7 +122,7 @@ def render(
         reference=manifest.reference if _is_measured(study) else None,
         is_built_in=manifest.subject in BUILT_IN,
         subject=shown_subject(manifest.subject),
-        summary=verdict_lines(study, effects, claims),
+        verdict=verdict_lines(study, effects, claims),
         brackets=_brackets(study, primary, n_tests),
         changed=changed,
         metric=label(study.primary),

@@ -273,8 +273,8 @@ def search_figure(results: Results) -> Figure | None:
             if position + N_COLUMNS >= len(arms):
                 axes.set_xlabel("trial")
                 axes.tick_params(labelbottom=True)
-            if position % N_COLUMNS == 0:
-                axes.set_ylabel(axis_label(name))
+        # of all panels: a long name has no room beside one of them
+        figure.supylabel(axis_label(name), size="medium")
         legend_of(figure, grid, "outside lower center", 4 if figure.get_figwidth() > 8 else 2)
     return figure
 
