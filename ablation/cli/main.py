@@ -192,12 +192,12 @@ def report(study: str, as_html: bool) -> None:
     from ablation.study.opening import changes_since
 
     places = ProjectPaths()
-    places.require_writable("reports")
     folder = places.runs(study)
     of = folder.manifest().search.get("of") if study.endswith(SUFFIX) else None
     if of:
         message = f"holds the trials of a search; `ablate report {of}` tells what it has found"
         raise InputError([Problem("runs", study, message)])
+    places.require_writable("reports")
     changed = "" if folder.is_being_run() else changes_since(places, study).description
     print(write_report(folder, places.report(study), as_html, changed))
     click.echo(changed, err=True, nl=bool(changed))

@@ -491,7 +491,6 @@ OPTIONS = [
     ),
     Case("a size in other digits", RUN + " --cache-size ٣GB", ("--cache-size", "is not a size")),
     Case("an unknown option", RUN + " --job 3", ("--job", "No such option")),
-    Case("no grid", "run", ("--grid", "Missing option")),
     Case("a command that is none", "rnu", ("rnu", "No such command")),
 ]
 

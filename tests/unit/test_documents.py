@@ -299,7 +299,7 @@ def test_there_are_commands_and_wrong_ones_are_found():
     assert len(COMMANDS) > 20
     assert wrong_use(["run", "--grid", "g", "--jbos", "2"])
     assert wrong_use(["run", "--grid", "g", "--jobs", "two"])
-    assert wrong_use(["run", "--jobs", "2"])
+    assert wrong_use(["plan", "--grid"])
     assert wrong_use(["rnu"])
     assert wrong_use(["compare", "a", "b", "c"])
 

@@ -70,7 +70,7 @@ def test_seeds_go_to_what_is_not_decided_until_the_budget_ends_it(project, capsy
     counts = {"reference": 8, "nothing": 8, "gain": 3, "gain+nothing": 3}
     assert trials["arm"].value_counts().to_dict() == counts
     text = (report / "report.md").read_text()
-    accuracy = text.partition("## Accuracy")[2].partition("\n## ")[0]
+    accuracy = text.partition("## Results")[2].partition("\n## ")[0]
     for arm, n in counts.items():
         row = next(line for line in accuracy.splitlines() if line.startswith(f"| `{arm}` "))
         assert f" {n}/{n} " in row
@@ -80,7 +80,7 @@ def test_seeds_go_to_what_is_not_decided_until_the_budget_ends_it(project, capsy
 
     # a study that is opened again is the same one, and its next look is what `ablate run` would do
     found = changes_since(project, "own")
-    assert found.said == ""
+    assert found.description == ""
     assert len(found.plan.trials) == 22 + 2 * 4
     before = (report / "report.md").read_text()
     for command in ("status own", "report own", "plan --grid own --until-decided"):

@@ -36,7 +36,7 @@ def test_a_report_of_the_same_results_is_not_written_again_and_the_same_is_said(
     again, n_again = run()
     assert (n_first, n_again) == (1, 0) and first == again
     assert first[0] == "nothing to train: all 8 trials of toy are there already"
-    assert any(line.startswith("best arm: ") for line in first)
+    assert 1 < len(first[1:-2]) <= 3
     assert first[-2:] == [
         "report: reports/toy/report.md",
         "look further: `ablate sync toy`, then `ablate ui` (every run, in MLflow); "

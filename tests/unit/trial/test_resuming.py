@@ -131,8 +131,9 @@ class Killed(BaseException):
 def test_a_trial_that_dies_and_is_run_again_equals_the_uninterrupted_one(
     name, i, seconds_between_checkpoints, monkeypatch
 ):
-    monkeypatch.setattr(trial, "CHECKPOINT_SECONDS", seconds_between_checkpoints)
+    # before the patch: the whole trial is kept for the other tests of this process
     links, store = whole(name)[1], MemoryStore()
+    monkeypatch.setattr(trial, "CHECKPOINT_SECONDS", seconds_between_checkpoints)
 
     def die(key, record):
         if key == links[i].key:
