@@ -173,6 +173,7 @@ def test_no_password_of_a_store_is_shown(finished_toys, monkeypatch, tmp_path, c
     assert toy.root == tmp_path
 
 
+@pytest.mark.long
 def test_a_run_leaves_no_password_behind(toy, monkeypatch, capfd, caplog):
     """The command line and the environment have one, a trial's error quotes it: it is in no file and on no console."""
     url = URLS["PostgreSQL"]

@@ -118,8 +118,8 @@ def test_trials_are_the_same_for_any_number_of_jobs(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("sampler", "step"),
     [
-        ("tpe", 41),
-        ("grid", 41),
+        ("tpe", 97),
+        pytest.param("grid", 41, marks=pytest.mark.long),
         pytest.param("random", 23, marks=pytest.mark.long),
         pytest.param("gp", 23, marks=pytest.mark.long),
         pytest.param("tpe", 5, marks=pytest.mark.long),

@@ -51,7 +51,9 @@ def test_the_median_rule_prunes(tmp_path, monkeypatch):
     assert "PRUNED" in states
 
 
-@pytest.mark.parametrize("pruner", ["hyperband", "successive-halving"])
+@pytest.mark.parametrize(
+    "pruner", ["hyperband", pytest.param("successive-halving", marks=pytest.mark.long)]
+)
 def test_a_killed_search_prunes_alike_where_not_every_rung_is_measured(
     pruner, tmp_path, monkeypatch
 ):
@@ -168,7 +170,11 @@ def test_a_budget_ends_where_nothing_is_left_to_be_tried(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [("trials: 20", "trials: 5"), ("budget: 90", "budget: 30")]
+    ("before", "after"),
+    [
+        pytest.param("trials: 20", "trials: 5", marks=pytest.mark.long),
+        ("budget: 90", "budget: 30"),
+    ],
 )
 def test_trials_of_a_larger_budget_do_not_count(before, after, tmp_path, monkeypatch):
     """Else an arm that was there before is tuned longer than one that is added later."""

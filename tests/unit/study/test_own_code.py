@@ -195,7 +195,13 @@ def test_a_limit_ends_a_command_with_all_that_it_has_started(text, options, erro
     experiment(command(text))
     _, done = run(**options)
     assert len(done.failed) == 4 and all(why.startswith(error) for why in done.failed.values())
-    assert [pid for pid in processes_here() if pid != os.getpid()] == []
+    # the kernel may still be at it
+    for _ in range(100):
+        left = [pid for pid in processes_here() if pid != os.getpid()]
+        if not left:
+            break
+        time.sleep(0.1)
+    assert left == []
 
 
 def test_ctrl_c_ends_commands_at_once_and_the_same_command_goes_on():
