@@ -96,7 +96,8 @@ def test_a_study_grows_by_seeds_on_machines_without_optuna_and_mlflow(home, tmp_
         call(home, "-m", "ablation", "report")
         + (home / "reports" / "lent" / "report.md").read_text()
     )
-    assert "30.5" in told and "31.5" in told and "stale" not in told and "not known" not in told
+    assert "30.5" in told and "31.5" in told and "stale" not in told
+    assert "whether code, data or settings have changed" not in told
 
 
 def test_a_study_is_stopped_in_order_when_time_is_up(home, monkeypatch):

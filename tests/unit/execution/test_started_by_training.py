@@ -255,7 +255,7 @@ def test_the_next_trial_of_a_worker_finds_signals_as_the_first_did():
         "import signal, time\n"
         "def train(config, seed, report):\n"
         "    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}\n"
-        "    as_at_first = all(handler.__module__.startswith('ablation') for handler in handlers.values())\n"
+        "    as_at_first = all(handler.__module__.startswith(('ablation', '__main__')) for handler in handlers.values())\n"
         "    if config['does'] == 'changes':\n"
         "        for number in handlers: signal.signal(number, signal.SIG_DFL)\n"
         "        signal.alarm(1)\n"
