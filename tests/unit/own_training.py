@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -60,3 +61,13 @@ def processes_here() -> list[int]:
         except OSError:  # it has ended meanwhile
             continue
     return found
+
+
+def processes_left() -> list[int]:
+    """Those here besides the test's own that do not end within ten seconds: a kill takes a moment."""
+    for _ in range(100):
+        left = [pid for pid in processes_here() if pid != os.getpid()]
+        if not left:
+            break
+        time.sleep(0.1)
+    return left

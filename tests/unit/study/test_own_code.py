@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from own_training import processes_here
+from own_training import processes_here, processes_left
 
 from ablation import INSTALLED_IN
 from ablation.execution.workers import THREAD_VARIABLES, threads_of_each
@@ -195,13 +195,7 @@ def test_a_limit_ends_a_command_with_all_that_it_has_started(text, options, erro
     experiment(command(text))
     _, done = run(**options)
     assert len(done.failed) == 4 and all(why.startswith(error) for why in done.failed.values())
-    # the kernel may still be at it
-    for _ in range(100):
-        left = [pid for pid in processes_here() if pid != os.getpid()]
-        if not left:
-            break
-        time.sleep(0.1)
-    assert left == []
+    assert processes_left() == []
 
 
 def test_ctrl_c_ends_commands_at_once_and_the_same_command_goes_on():
@@ -214,7 +208,7 @@ def test_ctrl_c_ends_commands_at_once_and_the_same_command_goes_on():
     study.send_signal(signal.SIGINT)
     said, _ = study.communicate(timeout=30)
     assert study.returncode == 130 and "interrupted with 4 trials to go" in said
-    assert [pid for pid in processes_here() if pid != os.getpid()] == []
+    assert processes_left() == []
     experiment(command("print('value=1')"))
     assert run()[1].n_trained == 4
 

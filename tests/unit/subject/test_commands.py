@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from own_training import processes_here
+from own_training import processes_left
 from tiny_trials import MemoryStore
 
 from ablation import interruption
@@ -301,10 +301,9 @@ open("started", "w").write("1")
 
 
 def test_what_it_leaves_behind_is_killed_though_it_holds_the_pipes():
-    begun = time.monotonic()
     record, _ = ran(subject_of(script(SLEEPERS + "print('acc=1')\n") + " {seed}"))
-    assert record["metrics"] == {"acc": 1.0} and time.monotonic() - begun < 20
-    assert [pid for pid in processes_here() if pid != os.getpid()] == []
+    assert record["metrics"] == {"acc": 1.0}
+    assert processes_left() == []
 
 
 @pytest.mark.parametrize(
@@ -325,7 +324,7 @@ def test_a_request_to_stop_ends_it_with_its_whole_group(more, monkeypatch):
             ran(subject)
     finally:
         interruption.forget()
-    assert [pid for pid in processes_here() if pid != os.getpid()] == []
+    assert processes_left() == []
 
 
 def test_a_finished_command_is_not_run_again():
