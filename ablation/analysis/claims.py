@@ -18,7 +18,7 @@ import pandas as pd
 
 from ablation.analysis import effects as judged
 from ablation.analysis.contrasts import Contrast, claimed, seeds_of, simple_effects
-from ablation.analysis.looks import ALPHA, Agreement, Replay, repeated, replay
+from ablation.analysis.looks import ALPHA, Question, Replay, repeated, replay
 from ablation.analysis.results import CLAIM_COLUMNS, Results
 from ablation.analysis.sequential import needed_seeds
 from ablation.analysis.statistics import Estimate, contrast, margin_p
@@ -76,14 +76,14 @@ def judge_claims(results: Results, effects: pd.DataFrame) -> pd.DataFrame:
     effects: from `effects.judge`; tells which factors interact.
     """
     replayed = claims_replay(results)
-    standings = replayed.standings
-    verdicts = [_verdict_of(standing, results) for standing in standings]
+    questions = replayed.questions
+    verdicts = [_verdict_of(question, results) for question in questions]
     of_claims: dict[str, list[str]] = {}
-    for standing, verdict in zip(standings, verdicts, strict=True):
-        of_claims.setdefault(standing.tested.claim["id"], []).append(verdict)
+    for question, verdict in zip(questions, verdicts, strict=True):
+        of_claims.setdefault(question.tested.claim["id"], []).append(verdict)
     rows = []
-    for standing, verdict in zip(standings, verdicts, strict=True):
-        one, p_holm = standing.tested, standing.p_holm
+    for question, verdict in zip(questions, verdicts, strict=True):
+        one, p_holm = question.tested, question.p_holm
         claim = one.claim
         worst = next(v for v in (REFUTED, NOT_DECIDED, SUPPORTED) if v in of_claims[claim["id"]])
         what = [claim["id"], claim["says"], one.compared.name, one.metric, one.expected]
@@ -105,16 +105,16 @@ def claims_replay(results: Results) -> Replay[_Expectation]:
     )
 
 
-def _is_settled(standings: Sequence[Agreement[_Expectation]]) -> bool:
+def _is_settled(questions: Sequence[Question[_Expectation]]) -> bool:
     """Whether a claim is decided: refuted by one expectation, or supported by all."""
-    verdicts = [_verdict(one.tested, one.p_holm) for one in standings if one.decided_at]
-    return REFUTED in verdicts or len(verdicts) == len(standings)
+    verdicts = [_verdict(one.tested, one.p_holm) for one in questions if one.decided_at]
+    return REFUTED in verdicts or len(verdicts) == len(questions)
 
 
-def _verdict_of(standing: Agreement[_Expectation], results: Results) -> str:
-    if results.looks and not standing.decided_at:
+def _verdict_of(question: Question[_Expectation], results: Results) -> str:
+    if results.looks and not question.decided_at:
         return NOT_DECIDED
-    return _verdict(standing.tested, standing.p_holm)
+    return _verdict(question.tested, question.p_holm)
 
 
 def _with_looks(
@@ -124,7 +124,7 @@ def _with_looks(
     effects: pd.DataFrame,
 ) -> pd.DataFrame:
     """The claims with the look that decided each, and what else LOOK_COLUMNS hold."""
-    at = pd.Series([one.decided_at or np.nan for one in replayed.standings], claims.index)
+    at = pd.Series([one.decided_at or np.nan for one in replayed.questions], claims.index)
     is_refuted = claims["verdict"] == REFUTED
     by = claims["claim"]
     # by the first expectation that is refuted, else by the last that is supported
@@ -132,8 +132,8 @@ def _with_looks(
     decided_at = refuted_at.fillna(at.groupby(by).transform("max"))
     fixed = judge_claims(results.without_looks(), effects)
     needed = [
-        np.nan if standing.decided_at else _needed(standing.tested, ALPHA / replayed.n_tests)
-        for standing in replayed.standings
+        np.nan if question.decided_at else _needed(question.tested, ALPHA / replayed.n_tests)
+        for question in replayed.questions
     ]
     added = {
         "decided_at": at,

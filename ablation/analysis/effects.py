@@ -97,9 +97,9 @@ def judge(results: Results) -> pd.DataFrame:
         if metric == results.primary:
             p_holm[: len(family)] = holm([estimate.p for estimate in estimates[: len(family)]])
             if results.manifest.decides_effects:
-                standings = effects_replay(results).standings
-                estimates[: len(family)] = [standing.tested.found for standing in standings]
-                p_holm[: len(family)] = [standing.p_holm for standing in standings]
+                questions = effects_replay(results).questions
+                estimates[: len(family)] = [question.tested.found for question in questions]
+                p_holm[: len(family)] = [question.p_holm for question in questions]
         told = zip(contrasts, estimates, p_holm, dead, strict=True)
         for one, estimate, adjusted, is_same in told:
             if estimate.n == 0 and metric != results.primary:
@@ -138,7 +138,7 @@ def effects_replay(results: Results) -> Replay[_Effect]:
         groups=[one.name for one in family],
         cells={one.name: one.cells for one in mains},
         test=test,
-        is_settled=lambda standings: all(one.decided_at for one in standings),
+        is_settled=lambda questions: all(one.decided_at for one in questions),
     )
 
 

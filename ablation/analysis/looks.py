@@ -58,8 +58,8 @@ T = TypeVar("T", bound=Tested)
 
 
 @dataclass(frozen=True)
-class Agreement(Generic[T]):
-    """How a question stands after some look."""
+class Question(Generic[T]):
+    """A claim's expectation or a main effect, as it was answered at some look."""
 
     # at the look that decided it, else at the last one; on all results before the first look
     tested: T
@@ -84,7 +84,7 @@ class Look(NamedTuple):
 class Replay(Generic[T]):
     """A study's looks so far."""
 
-    standings: list[Agreement[T]]
+    questions: list[Question[T]]
     # those whose trials have ended
     looks: list[Look]
     # arm or baseline -> how many seeds it is to have; of those that are due more than at the start
@@ -98,7 +98,7 @@ def replay(
     groups: Sequence[str],
     cells: Mapping[str, Collection[str]],
     test: Callable[[Results], Sequence[T]],
-    is_settled: Callable[[Sequence[Agreement[T]]], bool],
+    is_settled: Callable[[Sequence[Question[T]]], bool],
 ) -> Replay[T]:
     """Repeat the looks of a study from the first to the last that is complete.
 
@@ -108,10 +108,10 @@ def replay(
         groups: of each question, what it belongs to: a claim, or a main effect itself
         cells: group -> the arms and baselines that it compares; {} of one that asks for no seeds
         test: the questions on some of the seeds
-        is_settled: whether a group is decided, from how its questions stand
+        is_settled: whether a group is decided, from its questions
     """
     tested = test(results)
-    standings = [Agreement(one, p) for one, p in zip(tested, _corrected(tested), strict=True)]
+    questions = [Question(one, p) for one, p in zip(tested, _corrected(tested), strict=True)]
     done: list[Look] = []
     due: dict[str, int] = {}
     asking = {group for group, own in cells.items() if own}
@@ -123,9 +123,9 @@ def replay(
         if not arms or not _have_ended(results, arms, n):
             break
         tested = test(results.first(n))
-        left = [k for k, one in enumerate(standings) if not _is_rejected(one)]
+        left = [k for k, one in enumerate(questions) if not _is_rejected(one)]
         is_open = [
-            not standings[k].decided_at and (groups[k] in going_on or groups[k] not in asking)
+            not questions[k].decided_at and (groups[k] in going_on or groups[k] not in asking)
             for k in left
         ]
         corrected = _corrected([tested[k] for k in left], is_open)
@@ -133,9 +133,9 @@ def replay(
             if is_tested:
                 one = tested[k]
                 is_decided = p < ALPHA or (one.is_dead and one.found.n > 0)
-                standings[k] = Agreement(one, p, n if is_decided else 0)
+                questions[k] = Question(one, p, n if is_decided else 0)
         members = {
-            group: [one for one, of in zip(standings, groups, strict=True) if of == group]
+            group: [one for one, of in zip(questions, groups, strict=True) if of == group]
             for group in asking
         }
         settled = {group for group, own in members.items() if is_settled(own)}
@@ -147,8 +147,8 @@ def replay(
         }
         going_arms = frozenset(arm for group in going_on for arm in cells[group])
         done.append(Look(n, len(settled), len(asking), going_arms))
-    n_tests = sum(not _is_rejected(one) for one in standings)
-    return Replay(standings, done, due, max(1, n_tests))
+    n_tests = sum(not _is_rejected(one) for one in questions)
+    return Replay(questions, done, due, max(1, n_tests))
 
 
 def _corrected(tested: Sequence[Tested], is_open: Sequence[bool] | None = None) -> list[float]:
@@ -160,7 +160,7 @@ def _corrected(tested: Sequence[Tested], is_open: Sequence[bool] | None = None) 
     return corrected
 
 
-def _is_rejected(one: Agreement[T]) -> bool:
+def _is_rejected(one: Question[T]) -> bool:
     return one.decided_at > 0 and one.p_holm < ALPHA
 
 

@@ -87,7 +87,7 @@ def test_a_claim_keeps_the_verdict_and_the_numbers_of_the_look_that_decided_it(t
 def test_only_the_arms_of_undecided_claims_are_due_more_seeds(tmp_path):
     results = fabricated(tmp_path, n_done=3)
     replayed = claims_replay(results)
-    assert [bool(one.decided_at) for one in replayed.standings] == [True, True, False]
+    assert [bool(one.decided_at) for one in replayed.questions] == [True, True, False]
     assert replayed.due == {"balanced-head": 5, "ldmlr": 5}
     (look,) = replayed.looks
     assert (look.n_seeds, look.n_decided, look.n_asked) == (3, 2, 3)
@@ -150,7 +150,7 @@ def test_the_other_expectation_of_a_refuted_claim_asks_for_no_more_seeds(tmp_pat
         tmp_path, claims=[claim("both", "lr_split", "reference", *expects)], n_done=3
     )
     replayed = claims_replay(results)
-    assert [one.decided_at for one in replayed.standings] == [3, 0]
+    assert [one.decided_at for one in replayed.questions] == [3, 0]
     assert replayed.due == {} and replayed.looks[0].n_decided == 1
     undecided = claim("both", "lr_split", "reference", expects[1])
     results = fabricated(tmp_path / "other", claims=[undecided], n_done=3)
