@@ -9,8 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ablation.subject.own import History, digest_of
-from ablation.subject.protocol import Store
+from ablation.subject.protocol import History, Store, digest_of
 
 KIND = "state"
 

@@ -27,15 +27,15 @@ import shutil
 import string
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ablation.errors import InputError, Problem, nearest
 from ablation.subject.imported import is_library, library_versions, script_sources
-from ablation.subject.own import NOWHERE, PHASE, OwnCode, Place, digest_of, record_of
-from ablation.subject.protocol import Fault, Link, Record, Report, Store
+from ablation.subject.own import OwnCode, Place, record_of
+from ablation.subject.protocol import Fault, Record, Store, digest_of
 from ablation.subject.spawned import spawn
 
 # What placeholders stand for, beside settings.
@@ -189,38 +189,18 @@ class CommandSubject(OwnCode):
                 faults.append(Fault(key, f"{what}: {remedy}{hint}"))
         return faults
 
-    def describe(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Fingerprint of command and source, and versions of the libraries that it imports."""
-        return {"source_fingerprint": self.source_fingerprint, "versions": self.versions}
-
-    def chain(
-        self, settings: Mapping[str, Any], seed: int, records: Callable[[str], Record | None]
-    ) -> list[Link]:
-        """One link, whose key holds command, source, versions, settings that it uses, and seed."""
-        used = {
+    def used(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that the command mentions."""
+        return {
             key: value
             for key, value in settings.items()
             if self.uses_all or key in self.placeholders
         }
-        key = digest_of([self.source_fingerprint, self.versions, used, seed])
-        return [Link(key, PHASE, 1, 1.0)]
 
-    def advance(
-        self,
-        settings: Mapping[str, Any],
-        seed: int,
-        until: str | None,
-        store: Store,
-        report: Report,
-        place: Place = NOWHERE,
-    ) -> None:
-        """Run the command, unless its record is in the store.
-
-        Raises Interrupted if this process was asked to stop meanwhile, and CommandFailed.
-        """
-        key = self.chain(settings, seed, lambda _: None)[0].key
-        if store.holds("record", key):
-            return
+    def run(
+        self, settings: Mapping[str, Any], seed: int, key: str, store: Store, place: Place
+    ) -> Record:
+        """Run the command. Raises Interrupted if asked to stop meanwhile, and CommandFailed."""
         begun = time.perf_counter()
         folder = place.folder or Path(tempfile.mkdtemp(prefix="ablate-"))
         # what a trial that was broken off has left could be taken for one's own
@@ -228,9 +208,7 @@ class CommandSubject(OwnCode):
         folder.mkdir(parents=True)
         arguments, variables = self._filled(settings, seed, folder, place.trial or key)
         measured = spawn(arguments, variables, self.command.metrics, folder, place)
-        record = record_of(measured.history, measured.last, time.perf_counter() - begun)
-        store.save("record", key, json.dumps(record).encode(), record["seconds"])
-        report(key, record)
+        return record_of(measured.history, measured.last, time.perf_counter() - begun)
 
     def _filled(
         self, settings: Mapping[str, Any], seed: int, folder: Path, trial: str

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import importlib
 import inspect
-import json
 import numbers
 import os
 import reprlib
@@ -19,12 +18,7 @@ from typing import Any, cast
 
 from ablation import interruption
 from ablation.errors import InputError, Problem
-from ablation.subject.checkpoint import (
-    Checkpoint,
-    content_of,
-    forget_checkpoint,
-    load_checkpoint,
-)
+from ablation.subject.checkpoint import Checkpoint, content_of, load_checkpoint
 from ablation.subject.command import Command, CommandSubject
 from ablation.subject.imported import (
     contained,
@@ -36,8 +30,8 @@ from ablation.subject.imported import (
     taken_from,
 )
 from ablation.subject.measured import MAX_EPOCH
-from ablation.subject.own import NOWHERE, PHASE, OwnCode, Place, digest_of, record_of
-from ablation.subject.protocol import Link, Record, Report, Store, Subject
+from ablation.subject.own import OwnCode, Place, record_of
+from ablation.subject.protocol import Record, Store, Subject, digest_of
 
 BUILT_IN = {"core": "core.subject:SUBJECT"}
 RESUME_FROM = "resume_from"
@@ -173,33 +167,13 @@ class FunctionSubject(OwnCode):
         texts = {name: hashlib.sha256(text).hexdigest() for name, text in sources.items()}
         self.source_fingerprint = digest_of([train.__module__, train.__qualname__, texts])
 
-    def describe(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Fingerprint of the source, and versions of the libraries that it imports."""
-        return {"source_fingerprint": self.source_fingerprint, "versions": self.versions}
-
-    def chain(
-        self, settings: Mapping[str, Any], seed: int, records: Callable[[str], Record | None]
-    ) -> list[Link]:
-        """One link, whose key holds source, versions, settings and seed."""
-        key = digest_of([self.source_fingerprint, self.versions, dict(settings), seed])
-        return [Link(key, PHASE, 1, 1.0)]
-
-    def advance(
-        self,
-        settings: Mapping[str, Any],
-        seed: int,
-        until: str | None,
-        store: Store,
-        report: Report,
-        place: Place = NOWHERE,
-    ) -> None:
-        """Call the function, unless its record is in the store.
+    def run(
+        self, settings: Mapping[str, Any], seed: int, key: str, store: Store, place: Place
+    ) -> Record:
+        """Call the function, from its last checkpoint if it can go on from one.
 
         Raises Interrupted if it was asked to stop meanwhile, and what the function raises.
         """
-        key = self.chain(settings, seed, lambda _: None)[0].key
-        if store.holds("record", key):
-            return
         started, process = time.perf_counter(), os.getpid()
         last = load_checkpoint(store, key) if self.is_resumable else None
         history = dict(last.history) if last else {}
@@ -244,10 +218,7 @@ class FunctionSubject(OwnCode):
             # it may have returned early
             raise interruption.Interrupted
         metrics = plain_metrics(returned, f"{self.train.__name__} returned")
-        record = record_of(history, metrics, seconds())
-        store.save("record", key, json.dumps(record).encode(), record["seconds"])
-        forget_checkpoint(store, key)
-        report(key, record)
+        return record_of(history, metrics, seconds())
 
 
 def plain_metrics(metrics: Any, source: str) -> dict[str, float]:

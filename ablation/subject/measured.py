@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ablation.subject.own import History
+from ablation.subject.protocol import History
 
 EPOCH = "epoch"
 # up to which floats, too, tell one whole number from the next

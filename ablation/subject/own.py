@@ -6,7 +6,6 @@ the record of the link, which holds them all, follows at the end.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from abc import ABC, abstractmethod
@@ -14,12 +13,19 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ablation.subject.protocol import Fault, Record, Report, ReportedEpoch, Store
+from ablation.subject.checkpoint import forget_checkpoint
+from ablation.subject.protocol import (
+    Fault,
+    History,
+    Link,
+    Record,
+    Report,
+    ReportedEpoch,
+    Store,
+    digest_of,
+)
 
 PHASE = "train"
-
-History = dict[int, dict[str, float]]
-"""Epoch -> what was reported of it."""
 
 
 class Place(NamedTuple):
@@ -41,7 +47,35 @@ NOWHERE = Place()
 class OwnCode(ABC):
     """A subject of which nothing is known but its text: its settings are its own business."""
 
+    # of all that the code is read from
+    source_fingerprint: str
+    # of the libraries that it imports
+    versions: dict[str, str]
+
     @abstractmethod
+    def run(
+        self, settings: Mapping[str, Any], seed: int, key: str, store: Store, place: Place
+    ) -> Record:
+        """Run the code to its end; returns the record of the trial's link, which has this key.
+
+        Raises Interrupted if this process was asked to stop meanwhile.
+        """
+
+    def used(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that can change a trial: all of them, as far as is known."""
+        return dict(settings)
+
+    def describe(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Fingerprint of the source, and versions of the libraries that it imports."""
+        return {"source_fingerprint": self.source_fingerprint, "versions": self.versions}
+
+    def chain(
+        self, settings: Mapping[str, Any], seed: int, records: Callable[[str], Record | None]
+    ) -> list[Link]:
+        """One link, whose key holds source, versions, settings that can change it, and seed."""
+        key = digest_of([self.source_fingerprint, self.versions, self.used(settings), seed])
+        return [Link(key, PHASE, 1, 1.0)]
+
     def advance(
         self,
         settings: Mapping[str, Any],
@@ -51,7 +85,17 @@ class OwnCode(ABC):
         report: Report,
         place: Place = NOWHERE,
     ) -> None:
-        """See `ablation.subject.protocol.Subject.advance`."""
+        """Run the code, unless its record is in the store.
+
+        Raises Interrupted if this process was asked to stop meanwhile, and what the code raises.
+        """
+        key = self.chain(settings, seed, lambda _: None)[0].key
+        if store.holds("record", key):
+            return
+        record = self.run(settings, seed, key, store, place)
+        store.save("record", key, json.dumps(record).encode(), record["seconds"])
+        forget_checkpoint(store, key)
+        report(key, record)
 
     def check(self, settings: Mapping[str, Any]) -> list[Fault]:
         """No fault: what the code does with its settings is not known."""
@@ -93,9 +137,3 @@ def record_of(history: History, metrics: Mapping[str, float], seconds: float) ->
         "vectors": {},
         "history": [{"epoch": epoch, "metrics": history[epoch]} for epoch in sorted(history)],
     }
-
-
-def digest_of(parts: list[Any]) -> str:
-    """A key of these JSON-able parts."""
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -8,6 +8,8 @@ trial is never run again. The harness plans with keys alone; only worker process
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict
 
@@ -17,6 +19,10 @@ class ReportedEpoch(TypedDict):
 
     epoch: int
     metrics: dict[str, float]
+
+
+History = dict[int, dict[str, float]]
+"""Epoch -> what a function reported of it."""
 
 
 class Record(TypedDict):
@@ -63,6 +69,12 @@ class Link(NamedTuple):
     epoch: int
     # relative to the other links of the study, for scheduling and estimates
     cost: float
+
+
+def digest_of(parts: Sequence[Any]) -> str:
+    """A key of these parts, which are JSON-able but for what stands for itself as text."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 class Fault(NamedTuple):
