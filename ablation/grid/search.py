@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from ablation.errors import Problem, nearest
 from ablation.formatting import leaves
 from ablation.grid.idle import Layer, Stack, merged
-from ablation.grid.strict_yaml import METRIC_NAME, CheckedMapping, overlap, show
+from ablation.grid.seeds import MAX_SEED, NO_SEED, is_integer
+from ablation.grid.strict_yaml import METRIC_NAME, CheckedMapping, dotted, overlap, show
 from ablation.storage.runs import Metric
 from ablation.subject.protocol import FaultLike, Subject
 
@@ -182,12 +183,7 @@ def read_search(file: CheckedMapping, study_seeds: Sequence[int], goal: str) -> 
 
 def space_of(search: Search, subject: Subject, stack: Stack) -> dict[str, Domain]:
     """The space of one arm or baseline: what neither its own layers set nor its method ignores."""
-    own = [key for layer in stack[N_COMMON:] for key in layer.settings]
-    space = {
-        key: domain
-        for key, domain in search.space.items()
-        if not any(overlap(key, other) for other in own)
-    }
+    space = {key: domain for key, domain in search.space.items() if not _sets(stack, key)}
     if not space or not hasattr(subject, "ignored"):
         return space
     settings = merged((*stack, Layer("", "", search.settings)))
@@ -198,6 +194,11 @@ def space_of(search: Search, subject: Subject, stack: Stack) -> dict[str, Domain
             left, is_judged = list(subject.ignored(tried, left)), True
     # values that are refused tell nothing
     return {key: domain for key, domain in space.items() if not is_judged or key not in left}
+
+
+def _sets(stack: Stack, key: str) -> bool:
+    """Whether an arm or baseline sets this itself, beside what is common to all of them."""
+    return any(overlap(key, other) for layer in stack[N_COMMON:] for other in layer.settings)
 
 
 def _combinations(space: Space) -> Iterator[dict[str, Scalar]]:
@@ -245,9 +246,8 @@ def search_problems(
             if overlap(key, searched):
                 found[f"search.settings.{key}"] = f"is looked for (search.space.{searched})"
     for variant in variants:
-        own = [key for layer in variant.layers[N_COMMON:] for key in layer.settings]
         for key in search.settings:
-            if any(overlap(key, other) for other in own):
+            if _sets(variant.layers, key):
                 message = f"'{variant.name}' sets it itself: what is tuned would be another arm"
                 found.setdefault(f"search.settings.{key}", message)
         space = spaces[variant.name]
@@ -292,8 +292,7 @@ def _why_nowhere(key: str, subject: Subject, search: Search, variants: Sequence[
     """Why no arm or baseline looks for a setting."""
     domain = search.space[key]
     for variant in variants:
-        own = [name for layer in variant.layers[N_COMMON:] for name in layer.settings]
-        if any(overlap(key, other) for other in own):
+        if _sets(variant.layers, key):
             continue
         settings = merged((*variant.layers, Layer("", "", search.settings)))
         for fault in subject.check(settings | {key: domain.ends[0]}):
@@ -311,8 +310,12 @@ def _space(section: CheckedMapping, sampler: str) -> dict[str, Domain]:
         return {}
     space = section.section("space")
     found: dict[str, Domain] = {}
-    for key in _settings_of(space):
-        domain = _domain(CheckedMapping(space.file, f"{space.key}.{key}", *_under(space, key)))
+    for key, told in _settings_of(space.values):
+        if not isinstance(told, dict):
+            space.note(key, f"{show(told)} is neither {{low, high}} nor {{choices}}")
+            continue
+        place = dotted(space.key, key)
+        domain = _domain(CheckedMapping(space.file, place, told, space.problems))
         if domain is None:
             continue
         if sampler == "grid" and domain.n_values is None:
@@ -324,41 +327,17 @@ def _space(section: CheckedMapping, sampler: str) -> dict[str, Domain]:
     return found
 
 
-def _settings_of(space: CheckedMapping) -> Iterator[str]:
-    """The dotted keys of a space: mappings may be nested, as settings are."""
-
-    def walk(values: Mapping[str, Any], prefix: str) -> Iterator[str]:
-        for key, value in values.items():
-            is_domain = not isinstance(value, dict) or {"low", "high", "choices"} & set(value)
-            if is_domain or not value or not all(isinstance(one, dict) for one in value.values()):
-                yield prefix + key
-            else:
-                yield from walk(value, f"{prefix}{key}.")
-
-    return walk(space.values, "")
-
-
-def _under(space: CheckedMapping, key: str) -> tuple[Mapping[str, Any], list[Problem]]:
-    """What stands under a dotted key, and where its problems go."""
-
-    def find(values: Mapping[str, Any], rest: str) -> Any:
-        if rest in values:
-            return values[rest]
-        for name, value in values.items():
-            if rest.startswith(f"{name}.") and isinstance(value, dict):
-                return find(value, rest[len(name) + 1 :])
-        return None
-
-    found = find(space.values, key)
-    if not isinstance(found, dict):
-        space.note(key, f"{show(found)} is neither {{low, high}} nor {{choices}}")
-        return {}, []
-    return found, space.problems
+def _settings_of(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key of each setting of a space, and what it says: mappings nest as settings do."""
+    for key, value in values.items():
+        is_domain = not isinstance(value, dict) or {"low", "high", "choices"} & set(value)
+        if is_domain or not value or not all(isinstance(one, dict) for one in value.values()):
+            yield prefix + key, value
+        else:
+            yield from _settings_of(value, f"{prefix}{key}.")
 
 
 def _domain(section: CheckedMapping) -> Domain | None:
-    if not section.values:
-        return None
     section.allow("low", "high", "log", "step", "choices")
     if "choices" in section.values:
         others = sorted({"low", "high", "log", "step"} & set(section.values))
@@ -440,8 +419,8 @@ def _budget(section: CheckedMapping) -> tuple[int, int]:
 
 def _seeds(section: CheckedMapping, study_seeds: Sequence[int]) -> tuple[int, ...]:
     def fault(seed: Any) -> str:
-        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
-            return f"is not a seed: an integer from 0 to {2**32 - 1}"
+        if not is_integer(seed, 0, MAX_SEED):
+            return NO_SEED
         if seed in study_seeds:
             return f"is a seed of the study; {100 if 100 not in study_seeds else 10_000} is not"
         return ""
@@ -458,7 +437,7 @@ def _whole(section: CheckedMapping, key: str, default: int, low: int, high: int)
     value = section.values.get(key)
     if value is None:
         return default
-    if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
+    if is_integer(value, low, high):
         return value
     section.note(key, f"{show(value)} is not a whole number from {low} to {high}")
     return default

@@ -21,6 +21,7 @@ FEWEST = 2
 SIZES = (3, 5, 8, 12, 20)
 START, MOST = SIZES[0], SIZES[-1]
 KEYS = ("start", "max", "looks", "effects")
+NO_SEED = f"is not a seed: an integer from 0 to {MAX_SEED}"
 _ALLOWED = f"a number of seeds between {FEWEST} and {MAX_SEEDS}"
 
 
@@ -37,13 +38,10 @@ class Seeds(NamedTuple):
 def read_seeds(section: CheckedMapping, key: str) -> Seeds:
     """n -> 0 to n - 1; a list as it is; {start, max, looks?, effects?} -> 0 to max - 1."""
     value = section.values.get(key)
-    if _is_integer(value, 1, MAX_SEEDS):
+    if is_integer(value, 1, MAX_SEEDS):
         return Seeds(tuple(range(value)))
     if isinstance(value, list) and 1 <= len(value) <= MAX_SEEDS:
-        allowed = f"an integer from 0 to {MAX_SEED}"
-        numbers = section.items(
-            key, lambda seed: "" if _is_integer(seed, 0, MAX_SEED) else f"is not a seed: {allowed}"
-        )
+        numbers = section.items(key, lambda seed: "" if is_integer(seed, 0, MAX_SEED) else NO_SEED)
         return Seeds(numbers)
     if isinstance(value, dict):
         return _until_decided(section.section(key))
@@ -124,7 +122,7 @@ def _sizes(section: CheckedMapping) -> tuple[int, ...]:
     sizes = section.listing("looks")
     if not sizes and isinstance(section.values["looks"], list):
         section.note("looks", f"is an empty list; the default is {list(SIZES)}")
-    wrong = [i for i, size in enumerate(sizes) if not _is_integer(size, FEWEST, MAX_SEEDS)]
+    wrong = [i for i, size in enumerate(sizes) if not is_integer(size, FEWEST, MAX_SEEDS)]
     for i in wrong:
         section.note(f"looks[{i}]", f"{show(sizes[i])} is not {_ALLOWED}")
     if wrong:
@@ -139,7 +137,7 @@ def _number(section: CheckedMapping, key: str, default: int) -> int:
     value = section.values.get(key)
     if value is None:
         return default
-    if _is_integer(value, FEWEST, MAX_SEEDS):
+    if is_integer(value, FEWEST, MAX_SEEDS):
         return value
     nearest = ""
     if isinstance(value, int) and not isinstance(value, bool):
@@ -148,5 +146,6 @@ def _number(section: CheckedMapping, key: str, default: int) -> int:
     return default
 
 
-def _is_integer(value: Any, low: int, high: int) -> TypeGuard[int]:
+def is_integer(value: Any, low: int, high: int) -> TypeGuard[int]:
+    """Whether a value of a file is a whole number from `low` to `high`; true and false are none."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high

@@ -61,6 +61,14 @@ BROKEN = {
         ["search.space.rate.step: 0 is not above 0 and at most 2"],
     ),
     "a level": (RATE, "0.1", ["search.space.rate: 0.1 is neither {low, high} nor {choices}"]),
+    "nothing": (
+        RATE,
+        "{}",
+        [
+            "search.space.rate.low: is missing; it must be a finite number",
+            "search.space.rate.high: is missing; it must be a finite number",
+        ],
+    ),
     "unknown kind": (
         RATE,
         "{lo: 1, high: 3}",
