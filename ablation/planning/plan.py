@@ -7,9 +7,7 @@ runs in one go; its parent must have run before. `Schedule` picks the next one t
 
 from __future__ import annotations
 
-import hashlib
 import heapq
-import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +16,7 @@ from typing import Any, Protocol
 from ablation.grid.load import Study, Variant
 from ablation.storage.cache import DiskStore
 from ablation.storage.runs import RunFolder, TrialSpec
-from ablation.subject.protocol import LinkLike, Record, Subject
+from ablation.subject.protocol import LinkLike, Record, Subject, digest_of
 
 LookUp = Callable[[str], Record | None]
 
@@ -82,9 +80,14 @@ def build_plan(
         config = study.subject.resolve(variant.settings)
         n = len(study.grid.seeds) if n_seeds is None else n_seeds[variant.name]
         for seed in study.grid.seeds[:n]:
-            name = f"{variant.name}--s{seed}"
+            name = trial_name(variant.name, seed)
             trials[name] = plan_trial(study.subject, variant, name, seed, store, folder, config)
     return with_ownership(trials)
+
+
+def trial_name(arm: str, seed: int) -> str:
+    """How the trial of an arm under a seed is called."""
+    return f"{arm}--s{seed}"
 
 
 def plan_trial(
@@ -182,23 +185,29 @@ def trial_key(name: str, links: Sequence[LinkLike], config: Mapping[str, Any]) -
     No record changes the longest chain. The configuration may say where the chain ends (a plateau's
     tolerance) without being in any link.
     """
-    text = json.dumps([name, links[-1].key, config], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return digest_of([name, links[-1].key, config])
 
 
 def with_ownership(trials: Mapping[str, PlannedTrial]) -> Plan:
     """The plan of these trials, with the number of links that each shares with earlier ones."""
     seen: set[str] = set()
-    counted = {}
+    found = {}
     for name, trial in trials.items():
         keys = {link.key for link in trial.links}
-        new, shared = len(keys - seen), len(keys & seen)
+        found[name] = counted(trial, len(keys), len(keys - seen))
         seen |= keys
-        spec = replace(
-            trial.spec, epochs_planned=len(keys), epochs_trained=new, epochs_shared=shared
-        )
-        counted[name] = replace(trial, spec=spec)
-    return Plan(counted)
+    return Plan(found)
+
+
+def counted(trial: PlannedTrial, n_epochs: int, n_own: int) -> PlannedTrial:
+    """The trial with its epochs, of which `n_own` are in no trial before it."""
+    spec = replace(
+        trial.spec,
+        epochs_planned=n_epochs,
+        epochs_trained=n_own,
+        epochs_shared=n_epochs - n_own,
+    )
+    return replace(trial, spec=spec)
 
 
 def _by_place(

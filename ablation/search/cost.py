@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ablation.grid.load import Study, Variant
-from ablation.planning.plan import Plan, PlannedTrial, with_ownership
-from ablation.search.tuning import ArmTuning, Tuning, n_before
-from ablation.storage.runs import UNTUNED
+from ablation.planning.plan import Plan, PlannedTrial, trial_name, with_ownership
+from ablation.search.tuning import ArmTuning, Tuning, n_before, untuned_twin
 from ablation.subject.protocol import Link, LinkLike
 
 Chains = dict[str, Sequence[LinkLike]]
@@ -119,7 +118,7 @@ def study_at_most(tuning: Tuning, plan: Plan) -> tuple[Study, Plan]:
         by_arm.setdefault(trial.spec.arm, []).append(trial)
     for variant in study.variants:
         variants.append(variant)
-        arm = tuning.arms.get(variant.name)
+        arm, twin = tuning.arms.get(variant.name), untuned_twin(variant)
         for trial in by_arm[variant.name]:
             spec = trial.spec
             if arm is None:
@@ -128,9 +127,9 @@ def study_at_most(tuning: Tuning, plan: Plan) -> tuple[Study, Plan]:
             one = _longest(arm, variant.settings, spec.seed)
             links = [*one.shared, *one.numbered(f"{spec.trial} tuned")]
             trials[spec.trial] = PlannedTrial(replace(spec, key=""), links, undecided=False)
-            name = f"{spec.arm}.{UNTUNED}"
-            twin = replace(spec, trial=f"{name}--s{spec.seed}", arm=name, kind=UNTUNED)
-            twins[twin.trial] = replace(trial, spec=twin)
+            name = trial_name(twin.name, spec.seed)
+            own = replace(spec, trial=name, arm=twin.name, kind=twin.kind)
+            twins[name] = replace(trial, spec=own)
         if arm is not None:
-            untuned.append(replace(variant, name=f"{variant.name}.{UNTUNED}", kind=UNTUNED))
+            untuned.append(twin)
     return replace(study, variants=(*variants, *untuned)), with_ownership({**trials, **twins})

@@ -13,15 +13,14 @@ import hashlib
 import itertools
 import random
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from ablation.grid.search import Scalar, Search, Space
 from ablation.storage.asked import COMPLETE, AskedTrial, Event, SearchLog
@@ -29,6 +28,9 @@ from ablation.tracking.ledger import distribution
 
 # of rungs, and of what is promoted at each
 FACTOR = 3
+
+# a study in memory is nobody's news
+optuna.logging.disable_default_handler()
 
 
 class ArmSearch:
@@ -57,7 +59,6 @@ class ArmSearch:
             ]
             # where there are fewer trials than cells, these are from all over the grid
             random.Random(0).shuffle(self._cells)
-        optuna.logging.disable_default_handler()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             self._study = optuna.create_study(
@@ -70,11 +71,6 @@ class ArmSearch:
         self._rungs = set(rungs(search, n_epochs))
         for event in log.events:
             self._replay(event)
-
-    @property
-    def is_exhausted(self) -> bool:
-        """Whether all cells of a grid have been asked for."""
-        return self._cells is not None and len(self.log.trials) >= len(self._cells)
 
     def ask(self) -> AskedTrial:
         """The next trial."""
@@ -168,20 +164,19 @@ def rungs(search: Search, n_epochs: int) -> list[int]:
     return found
 
 
-def importances(search: Search, space: Space, log: SearchLog, n: int) -> dict[str, float]:
+def importances(goal: str, space: Space, trials: Sequence[AskedTrial]) -> dict[str, float]:
     """Setting -> share of the metric's variance over the complete trials (fANOVA), largest first.
 
     {} where there is one setting alone, or too few trials to tell.
-
-    n: of the first trials, those that count
     """
-    own: Any = None
-    searched = ArmSearch(search, space, log, own, 1)._study
-    study = optuna.create_study(direction=searched.direction)
-    study.add_trials(searched.trials[:n])
-    complete = [one for one in log.ended() if one.state == COMPLETE and one.number < n]
+    complete = [one for one in trials if one.state == COMPLETE]
     if len(space) < 2 or len(complete) < 4 or len({one.value for one in complete}) < 2:
         return {}
+    domains = {key: distribution(domain) for key, domain in space.items()}
+    study = optuna.create_study(direction=StudyDirection[goal.upper()])
+    study.add_trials(
+        create_trial(params=one.values, distributions=domains, value=one.value) for one in complete
+    )
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     found = optuna.importance.get_param_importances(study, evaluator=evaluator)
     return {key: float(share) for key, share in found.items()}

@@ -9,7 +9,6 @@ of each arm's best trial take the place of its own; the untuned ones are run bes
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
@@ -23,7 +22,7 @@ from ablation.errors import InputError
 from ablation.grid.idle import Layer, merged
 from ablation.grid.load import Study, Variant
 from ablation.grid.search import Scalar, Search, Space, n_cells, own_values, space_of
-from ablation.planning.plan import Plan, PlannedTrial, plan_trial, revise
+from ablation.planning.plan import Plan, PlannedTrial, counted, plan_trial, revise
 from ablation.storage.asked import (
     COMPLETE,
     FAILED,
@@ -35,7 +34,7 @@ from ablation.storage.asked import (
 )
 from ablation.storage.cache import DiskStore
 from ablation.storage.runs import SEARCH, UNTUNED, RunFolder
-from ablation.subject.protocol import LinkLike
+from ablation.subject.protocol import LinkLike, digest_of
 
 # trials in a row whose settings contradict each other, before an arm's search is given up
 MAX_UNFIT = 100
@@ -71,8 +70,7 @@ class ArmTuning:
         """Of all that the events depend on, but for how many trials there are to be."""
         told = {**self.search.to_json(), "space": {k: repr(v) for k, v in self.space.items()}}
         del told["trials"], told["budget"]
-        text = json.dumps([told, self.config, self.chain[-1].key], sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+        return digest_of([told, self.config, self.chain[-1].key])
 
     def settings_of(self, values: Mapping[str, Scalar]) -> dict[str, Any]:
         """The settings of a trial of the search."""
@@ -252,9 +250,13 @@ class Tuning:
             layers = (*variant.layers, found)
             variants.append(replace(variant, settings=merged(layers), layers=layers))
             if best.values != (arm.own if arm else None):
-                name = f"{variant.name}.{UNTUNED}"
-                untuned.append(replace(variant, name=name, kind=UNTUNED))
+                untuned.append(untuned_twin(variant))
         return replace(self.study, variants=(*variants, *untuned))
+
+
+def untuned_twin(variant: Variant) -> Variant:
+    """What stands beside an arm or baseline that was tuned: the same with its own settings."""
+    return replace(variant, name=f"{variant.name}.{UNTUNED}", kind=UNTUNED)
 
 
 class _Entry(NamedTuple):
@@ -393,13 +395,7 @@ class SearchPlanner:
         name = trial.spec.trial
         keys = {link.key for link in trial.links}
         n_own = sum(self._owner.setdefault(key, name) == name for key in keys)
-        spec = replace(
-            trial.spec,
-            epochs_planned=len(keys),
-            epochs_trained=n_own,
-            epochs_shared=len(keys) - n_own,
-        )
-        return replace(trial, spec=spec)
+        return counted(trial, len(keys), n_own)
 
     def _tell(self, name: str) -> None:
         """Tell Optuna of the trials that have ended since."""
@@ -413,9 +409,6 @@ class SearchPlanner:
                 self._entries[trial_name(name, asked.number, seed)].whole.spec
                 for seed in self.tuning.search.seeds
             ]
-            paths = [folder.trial_path(spec.trial) / "outcome.json" for spec in specs]
-            if not all(path.exists() for path in paths):
-                continue
             outcomes = [folder.ending(spec) for spec in specs]
             ended = [outcome for outcome in outcomes if outcome is not None]
             if len(ended) < len(outcomes):
@@ -465,7 +458,7 @@ def search_found(tuning: Tuning, before: Mapping[str, Any]) -> dict[str, Any]:
             # Optuna is loaded where a search has just ended.
             from ablation.search.sampling import importances
 
-            shares = importances(search, arm.space, arm.log, n)
+            shares = importances(search.metric["goal"], arm.space, ended)
         arms[name] = {
             "space": _space(arm),
             "digest": arm.log.digest,
