@@ -24,12 +24,14 @@ from ablation.storage.project import (
 )
 from ablation.storage.runs import Manifest, RunFolder
 from ablation.tracking.ledger import LedgerUnavailable, ledger_differences, opened, update_ledger
+from ablation.tracking.mlflow_arms import ArmContent, arm_contents
 from ablation.tracking.mlflow_content import (
     FORMAT,
     FORMAT_VERSION,
     IN_GRID,
     TrialContent,
     fitted_name,
+    status_of,
     trial_contents,
 )
 from ablation.tracking.mlflow_store import (
@@ -46,8 +48,8 @@ from ablation.tracking.mlflow_sync import (
     Agreement,
     Tracker,
     agreement,
+    by_arm,
     by_trial,
-    status_of_study,
 )
 
 if TYPE_CHECKING:
@@ -155,7 +157,8 @@ def _look_at_runs(places: ProjectPaths, folder: RunFolder, manifest: Manifest) -
         with reaching(uri):
             client, runs = look_up(uri, name)
             found = by_trial(runs)
-            differing = _differing(client, found, trials)
+            arms = by_arm(arm_contents(manifest, trials, is_running=False))
+            differing = _differing(client, found, trials, arms)
     except TrackingUnavailable as error:
         return CheckResult(
             str(error), False, f"see MLflow's database above; then `ablate sync {name}`"
@@ -177,9 +180,12 @@ def _look_at_runs(places: ProjectPaths, folder: RunFolder, manifest: Manifest) -
 
 
 def _differing(
-    client: MlflowClient, found: Mapping[str, Sequence[StoredRun]], trials: Sequence[TrialContent]
+    client: MlflowClient,
+    found: Mapping[str, Sequence[StoredRun]],
+    trials: Sequence[TrialContent],
+    arms: Mapping[str, ArmContent],
 ) -> dict[str, list[str]]:
-    """What is wrong in MLflow -> the trials of whose runs it is true."""
+    """What is wrong in MLflow -> the trials, or the arms' means, of whose runs it is true."""
     differing: dict[str, list[str]] = defaultdict(list)
     for name, runs in found.items():
         if len(runs) > 1:
@@ -187,7 +193,7 @@ def _differing(
     first = {name: runs[0] for name, runs in found.items()}
     if STUDY not in first:
         differing[MISSING].append(STUDY)
-    elif why := _wrong_status(first[STUDY], status_of_study(trials, is_running=False)):
+    elif why := _wrong_status(first[STUDY], status_of(trials, is_running=False)):
         differing[why].append(STUDY)
     for trial in trials:
         run = first.pop(trial.name, None)
@@ -195,6 +201,14 @@ def _differing(
             differing[MISSING].append(trial.name)
         elif run is not None and (why := _wrong(client, run, trial)):
             differing[why].append(trial.name)
+    for name, arm in arms.items():
+        run = first.pop(name, None)
+        if run is None:
+            differing[MISSING].append(name)
+        elif (run.tags.get(DIGEST), run.tags.get(IN_GRID)) != (arm.digest, "yes"):
+            differing["of other results than the files'"].append(name)
+        elif why := _wrong_status(run, arm.status):
+            differing[why].append(name)
     for name, run in first.items():
         if name != STUDY and (run.tags.get(IN_GRID) != "no" or run.status == "RUNNING"):
             differing["of trials that have left the grid, and are not said to"].append(name)

@@ -216,7 +216,14 @@ def study_points(trials: Sequence[TrialContent], time: int) -> list[Point]:
         "study/wall_seconds": max(0, finished - begun) / 1000,
         "study/trial_seconds": sum(outcome.wall_seconds for outcome in ended),
     }
-    return [_point(name, value, time, len(ended)) for name, value in values.items()]
+    return [point(name, value, time, len(ended)) for name, value in values.items()]
+
+
+def status_of(trials: Sequence[TrialContent], is_running: bool) -> str:
+    """The status in MLflow of what stands for these trials together."""
+    if all(trial.outcome for trial in trials):
+        return "FINISHED"
+    return "RUNNING" if is_running else "KILLED"
 
 
 def records_digest(records: list[Record]) -> str:
@@ -239,7 +246,7 @@ def record_points(records: list[Record], start: int) -> dict[tuple[str, int], Po
         prefix = "pretrain/" if record["phase"] == "pretrain" else ""
         for metric, value in record["metrics"].items():
             name = metric if metric.startswith(prefix) else prefix + metric
-            points[name, record["epoch"]] = _point(name, value, time, record["epoch"])
+            points[name, record["epoch"]] = point(name, value, time, record["epoch"])
     return points
 
 
@@ -295,7 +302,7 @@ def _outcome_points(records: list[Record], outcome: Outcome, end: int) -> Iterat
     last = records[-1]["metrics"] if records else {}
     for name, value in outcome.metrics.items():
         if name not in last:
-            yield _point(name, value, end, step)
+            yield point(name, value, end, step)
 
 
 def _blank_points(
@@ -310,7 +317,7 @@ def _blank_points(
     )
     for name in measured:
         if name not in outcome.metrics and (outcome.state == "FAILED" or name in columns):
-            yield _point(name, math.nan, time, records[-1]["epoch"])
+            yield point(name, math.nan, time, records[-1]["epoch"])
 
 
 def _description(manifest: Manifest, trials: Sequence[TrialContent]) -> str:
@@ -342,7 +349,8 @@ def _commit(manifest: Manifest) -> str:
     return f"{commit} (with uncommitted changes)" if manifest.provenance.get("dirty") else commit
 
 
-def _point(name: str, value: float, time: int, step: int) -> Point:
+def point(name: str, value: float, time: int, step: int) -> Point:
+    """A point as MLflow takes it: rounded, finite, with a step that a database holds."""
     return Point(name, rounded(name, finite(value)), time, max(-LAST_STEP, min(step, LAST_STEP)))
 
 

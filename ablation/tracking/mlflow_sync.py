@@ -1,8 +1,8 @@
 """Import the files of `runs/<study>/` into MLflow; a second import changes nothing.
 
 One experiment per study; in it one parent run for the study, and below it one run per trial that
-has begun. A run that was interrupted is KILLED until it goes on; one whose trial has left the grid
-has a tag that says so.
+has begun, and one per arm with its means over seeds. A run that was interrupted is KILLED until it
+goes on; one whose trial has left the grid has a tag that says so.
 
 MLflow itself is the only memory of what has been imported: a run's tags hold the number of its
 records and their digest; once it has ended, the digest of its outcome. If the files only go on from
@@ -21,6 +21,7 @@ from pathlib import Path
 
 from ablation.storage.project import report_files
 from ablation.storage.runs import Manifest, RunFolder
+from ablation.tracking.mlflow_arms import SUMMARY, ArmContent, arm_contents
 from ablation.tracking.mlflow_content import (
     FORMAT,
     FORMAT_VERSION,
@@ -33,6 +34,7 @@ from ablation.tracking.mlflow_content import (
     now,
     record_points,
     records_digest,
+    status_of,
     study_points,
     study_tags,
     trial_contents,
@@ -56,7 +58,7 @@ from mlflow.exceptions import MlflowException
 
 # MLflow's own tags
 PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
-# tag: how many of a trial's records are logged
+# tag: how many of a trial's records are logged, or of an arm's complete trials
 N_RECORDS = "ablate.records"
 # tag: of these records, or of the outcome; of the parent's metrics
 DIGEST = "ablate.digest"
@@ -66,8 +68,8 @@ REPORT = "ablate.report"
 VIEWS = "ablate.views"
 # artifact of a trial
 PER_CLASS = "per_class.csv"
-# the study's own run, in place of a trial's name
-STUDY = "the study's own"
+# the study's own run, in place of a trial's name; an arm's
+STUDY, ARM = "the study's own", "means of {}"
 
 
 @dataclass
@@ -131,23 +133,35 @@ def agreement(run: StoredRun, trial: TrialContent) -> Agreement:
     return Agreement.BEHIND if has_more else Agreement.SAME
 
 
-def status_of_study(trials: Sequence[TrialContent], is_running: bool) -> str:
-    """The status of the study's own run in MLflow."""
-    if all(trial.outcome for trial in trials):
-        return "FINISHED"
-    return "RUNNING" if is_running else "KILLED"
-
-
 def by_trial(runs: Iterable[StoredRun]) -> dict[str, list[StoredRun]]:
-    """Trial, or STUDY -> its runs: more than one where two imports worked at once.
+    """Trial, STUDY or ARM -> its runs: more than one where two imports worked at once.
 
     Runs that others have logged are left out.
     """
     found = defaultdict(list)
     for run in runs:
-        if "trial" in run.tags or run.tags.get("kind") == "study":
+        kind = run.tags.get("kind")
+        if "trial" in run.tags or kind == "study":
             found[run.tags.get("trial", STUDY)].append(run)
+        elif kind == SUMMARY and "arm" in run.tags:
+            found[ARM.format(run.tags["arm"])].append(run)
     return found
+
+
+def by_arm(arms: Iterable[ArmContent]) -> dict[str, ArmContent]:
+    """ARM -> what MLflow is to hold of it."""
+    return {ARM.format(arm.tags["arm"]): arm for arm in arms}
+
+
+def follows(run: StoredRun, arm: ArmContent) -> bool:
+    """Whether an arm's run holds its means, or those of fewer of its seeds."""
+    is_same = run.tags.get(DIGEST) == arm.digest
+    is_of_fewer = int(run.tags.get(N_RECORDS, 0)) < arm.n_complete
+    return (
+        run.tags.get(FORMAT) == FORMAT_VERSION
+        and all(run.params.get(name, text) == text for name, text in arm.params.items())
+        and (is_same or is_of_fewer)
+    )
 
 
 class Tracker:
@@ -162,7 +176,7 @@ class Tracker:
 
     def __init__(self, tracking_uri: str | None = None):
         self.uri = tracking_uri or default_uri()
-        # trial, or STUDY -> its run
+        # trial, STUDY or ARM -> its run
         self.runs: dict[str, StoredRun] = {}
         self.synced = Synced()
 
@@ -223,7 +237,18 @@ class Tracker:
                 if not is_refusal(error):
                     raise
                 refused.append(error)
-        for name in sorted(self.runs.keys() - {STUDY} - {trial.name for trial in trials}):
+        arms = by_arm(arm_contents(manifest, trials, is_running))
+        if is_known and not arms.keys() <= self.runs.keys():
+            self._find(f"tags.kind = '{SUMMARY}'")
+        for name, arm in arms.items():
+            try:
+                self._sync_arm(name, arm)
+            except MlflowException as error:
+                if not is_refusal(error):
+                    raise
+                refused.append(error)
+        known = {STUDY, *arms, *(trial.name for trial in trials)}
+        for name in sorted(self.runs.keys() - known):
             run = self.runs[name]
             self._log(run, tags={PARENT: self.runs[STUDY].run_id, IN_GRID: "no"})
             if not run.has_ended:
@@ -280,6 +305,23 @@ class Tracker:
             self.synced.n_ended += 1
         self._set_status(run, trial.status, trial.end(run.start))
 
+    def _sync_arm(self, name: str, arm: ArmContent) -> None:
+        """Bring an arm's run up to its complete trials: a further step of each metric."""
+        run = self.runs.get(name)
+        kept: dict[str, str] = {}
+        if run and not follows(run, arm):
+            kept = _tags_of_others(run)
+            self.client.delete_run(run.run_id)
+            run = None
+        if run is None:
+            tags = {**kept, PARENT: self.runs[STUDY].run_id, **arm.tags}
+            run = self.runs[name] = self._create(arm.name, arm.start, tags)
+        has_new = run.tags.get(DIGEST) != arm.digest
+        said = {PARENT: self.runs[STUDY].run_id, DIGEST: arm.digest, N_RECORDS: str(arm.n_complete)}
+        self._log(run, arm.points if has_new else [], arm.params, {**arm.tags, **said})
+        end = max(1, run.start + arm.milliseconds)
+        self._set_status(run, arm.status, end if arm.status == "FINISHED" else None)
+
     def _sync_parent(self, manifest: Manifest, trials: Sequence[TrialContent]) -> None:
         """See that there is a run of the study itself, of the present format."""
         parent = self.runs.get(STUDY)
@@ -306,7 +348,7 @@ class Tracker:
         has_new = parent.tags.get(DIGEST) != digest
         tags = study_tags(manifest, trials) | {DIGEST: digest}
         self._log(parent, points if has_new else [], tags=tags)
-        status = status_of_study(trials, is_running)
+        status = status_of(trials, is_running)
         self._set_status(parent, status, end if status == "FINISHED" else None)
 
     def _sync_views(self, manifest: Manifest, measured: Collection[str]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ablation.storage.runs import Manifest
+from ablation.tracking.mlflow_arms import N_SEEDS, N_TRIALS, STD, SUMMARY
 from ablation.tracking.mlflow_content import IN_GRID, fitted_name
 
 # tag of the experiment: this and the view's key
@@ -21,7 +22,8 @@ SHARED = "mlflow.sharedViewState."
 ARMS, TRIALS, CURVES = "ablate-arms", "ablate-trials", "ablate-curves"
 NAMES = {ARMS: "Arms", TRIALS: "Trials", CURVES: "Learning curves"}
 """Key of a view -> its name in MLflow's menu of views."""
-FILTER = f'tags.kind != "study" AND tags.`{IN_GRID}` = "yes"'
+OF_GRID = f'tags.`{IN_GRID}` = "yes"'
+OF_TRIALS = f'tags.kind != "study" AND tags.kind != "{SUMMARY}" AND {OF_GRID}'
 # arms whose trials are folded away
 MAX_FOLDED = 100
 # the column of names; its width in pixels
@@ -69,15 +71,19 @@ def view_tags(manifest: Manifest, measured: Collection[str], created: int) -> di
     measured: metrics of the trials that have ended.
     created: when the study was begun, in milliseconds since 1970.
     """
-    arms = _table(manifest, measured) | _by_arm(manifest)
+    metric = manifest.metric["name"]
+    about_mean = [N_TRIALS] if manifest.search.get("of") else [STD + metric, N_SEEDS]
+    arms = _table(manifest, measured, about_mean, manifest.factors)
     states = {
-        # a mean over a failed trial would be none, one over a running trial another epoch's
-        ARMS: arms | {"searchFilter": f'{FILTER} AND attributes.status = "FINISHED"'},
-        TRIALS: _table(manifest, measured, _params(manifest)),
+        ARMS: arms | {"searchFilter": f'tags.kind = "{SUMMARY}" AND {OF_GRID}'},
+        TRIALS: _table(manifest, measured, params=_params(manifest)),
     }
     texts = {key: _text(NAMES[key], state, created) for key, state in states.items()}
     for n_charts in range(MAX_CHARTS, 0, -1):
-        state = arms | _charts(manifest, measured, n_charts)
+        # MLflow draws the first hundred trials: whole seeds, and not the best of each arm.
+        by_seed = {"orderByKey": "params.`seed`", "orderByAsc": True}
+        curves = _table(manifest, measured) | by_seed | _by_arm(manifest)
+        state = curves | _charts(manifest, measured, n_charts)
         texts[CURVES] = _text(NAMES[CURVES], state, created)
         if len(texts[CURVES]) <= MAX_TEXT:
             break
@@ -116,17 +122,22 @@ def _text(name: str, state: State, created: int) -> str:
     return json.dumps({**view, "state": f"deflate;{compressed}", **state})
 
 
-def _table(manifest: Manifest, measured: Collection[str], params: Sequence[str] = ()) -> State:
-    """Filter, order and columns of a table of trials: the primary metric and its group first."""
+def _table(
+    manifest: Manifest,
+    measured: Collection[str],
+    about_mean: Sequence[str] = (),
+    params: Collection[str] = (),
+) -> State:
+    """Filter, order and columns of a table: the primary metric, what is known of it, its group."""
     metric = manifest.metric["name"]
     beside = [name for name in measured if name != metric and _group(name) == _group(metric)]
-    names = [metric, *sorted(beside, key=_place)[: MAX_COLUMNS - 1]]
+    names = [metric, *about_mean, *sorted(beside, key=_place)[: MAX_COLUMNS - 1]]
     best = f"best/{metric}"
     names += [best] if best in measured else []
     columns = [f"metrics.`{fitted_name(name)}`" for name in names]
     columns += [f"params.`{fitted_name(name)}`" for name in params]
     return {
-        "searchFilter": FILTER,
+        "searchFilter": OF_TRIALS,
         "orderByKey": columns[0],
         "orderByAsc": manifest.metric["goal"] == "minimize",
         "selectedColumns": columns,
@@ -137,21 +148,18 @@ def _table(manifest: Manifest, measured: Collection[str], params: Sequence[str] 
 
 
 def _params(manifest: Manifest) -> list[str]:
-    """What tells trials apart. Not shown of arms, where MLflow would average the numbers."""
+    """What tells trials apart."""
     arms = manifest.search["arms"].values() if manifest.search.get("of") else ()
     searched = dict.fromkeys(key for arm in arms for key in arm["space"])
     return [*manifest.factors, *searched, "seed"]
 
 
 def _by_arm(manifest: Manifest) -> State:
-    """Arms with their means over seeds; of a search, with the best of their trials."""
-    how = "average"
-    if manifest.search.get("of"):
-        how = "min" if manifest.metric["goal"] == "minimize" else "max"
+    """Groups of an arm's trials, whose curves are drawn as their mean."""
     arms = dict.fromkeys(spec.arm for spec in manifest.trials)
     return {
         "groupBy": {
-            "aggregateFunction": how,
+            "aggregateFunction": "average",
             "groupByKeys": [{"mode": "param", "groupByData": "arm"}],
         },
         "groupsExpanded": {f"param.arm.{arm}": False for arm in list(arms)[:MAX_FOLDED]},

@@ -123,10 +123,12 @@ class ToyProject(ToyStudy):
         return found
 
     def runs(self, view: int = ViewType.ACTIVE_ONLY) -> dict[str, Run]:
-        """Name -> MLflow run; fails if two have one name."""
+        """Name -> MLflow run, without those of arms; fails if two have one name."""
         client = MlflowClient(self.uri)
         found = client.search_runs(
-            [client.get_experiment_by_name("toy").experiment_id], run_view_type=view
+            [client.get_experiment_by_name("toy").experiment_id],
+            "tags.kind != 'summary'",
+            run_view_type=view,
         )
         names = {run.info.run_name: run for run in found}
         assert len(names) == len(found)

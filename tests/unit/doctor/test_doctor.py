@@ -120,6 +120,12 @@ def run_of(toy: ToyProject, name: str = TRIAL) -> str:
     return toy.runs()[name].info.run_id
 
 
+def run_of_arm(toy: ToyProject) -> str:
+    of_arm = "tags.kind = 'summary' AND tags.arm = 'reference'"
+    (run,) = MlflowClient(toy.uri).search_runs(["1"], of_arm)
+    return run.info.run_id
+
+
 def copy_run(toy: ToyProject, name: str) -> None:
     run = toy.runs()[name]
     client = MlflowClient(toy.uri)
@@ -171,7 +177,7 @@ CORRUPTIONS = {  # what is done -> how, the check that finds it, what is said
     "no ledger": (lambda toy: (toy.root / ".ablate/optuna.db").unlink(), "Optuna", "trials that are not as in the files, 8: reference--s0"),
     "a run": (lambda toy: MlflowClient(toy.uri).delete_run(run_of(toy)), "MLflow", f"runs that are missing, 1: {TRIAL}"),
     "the study's run": (lambda toy: MlflowClient(toy.uri).delete_run(run_of(toy, "toy on nothing")), "MLflow", "runs that are missing, 1: the study's own"),
-    "no MLflow": (lambda toy: (toy.root / "mlflow.db").unlink(), "MLflow", "runs that are missing, 9: the study's own"),
+    "no MLflow": (lambda toy: (toy.root / "mlflow.db").unlink(), "MLflow", "runs that are missing, 13: the study's own"),
     "a run twice": (lambda toy: copy_run(toy, TRIAL), "MLflow", f"runs that are there twice, 1: {TRIAL}"),
     "the study's run twice": (lambda toy: copy_run(toy, "toy on nothing"), "MLflow", "runs that are there twice, 1: the study's own"),
     "a point in the middle": (lambda toy: in_mlflow(toy, "DELETE FROM metrics WHERE run_uuid = ? AND key = 'top1' AND step = 2", run_of(toy)), "MLflow", f"runs with fewer points than the files, 1: {TRIAL}"),
@@ -183,6 +189,9 @@ CORRUPTIONS = {  # what is done -> how, the check that finds it, what is said
     "of another version in MLflow": (lambda toy: MlflowClient(toy.uri).set_tag(run_of(toy), FORMAT, "1"), "MLflow", f"runs written by another version of ablate, 1: {TRIAL}"),
     "another key in MLflow": (lambda toy: MlflowClient(toy.uri).set_tag(run_of(toy), "key", "other"), "MLflow", f"runs of what the trial was before, 1: {TRIAL}"),
     "another end in MLflow": (lambda toy: MlflowClient(toy.uri).set_terminated(run_of(toy), "FINISHED", 12345), "MLflow", f"runs of what the trial was before, 1: {TRIAL}"),
+    "an arm's run": (lambda toy: MlflowClient(toy.uri).delete_run(run_of_arm(toy)), "MLflow", "runs that are missing, 1: means of reference"),
+    "an arm's other means": (lambda toy: MlflowClient(toy.uri).set_tag(run_of_arm(toy), "ablate.digest", "other"), "MLflow", "runs of other results than the files', 1: means of reference"),
+    "an arm RUNNING in MLflow": (lambda toy: MlflowClient(toy.uri).update_run(run_of_arm(toy), "RUNNING"), "MLflow", "runs with the status RUNNING, and FINISHED is right, 1: means of reference"),
     "Optuna's database": (lambda toy: put(toy.root / ".ablate/optuna.db", b"text\n" * 999), "Optuna's database", ".ablate/optuna.db: file is not a database"),
     "MLflow's database": (lambda toy: put(toy.root / "mlflow.db", b"text\n" * 999), "MLflow's database", "mlflow.db: file is not a database"),
     "a page of a database": (lambda toy: (toy.root / "mlflow.db").write_bytes((data := (toy.root / "mlflow.db").read_bytes())[:4096] + b"\xff" * 8192 + data[12288:]), "MLflow's database", "malformed"),

@@ -114,7 +114,8 @@ def folder(tmp_path) -> RunFolder:
 def runs(uri: str, view: int = ViewType.ACTIVE_ONLY) -> dict:
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("fixes")
-    found = client.search_runs([experiment.experiment_id], run_view_type=view)
+    of_trials = "tags.kind != 'summary'"
+    found = client.search_runs([experiment.experiment_id], of_trials, run_view_type=view)
     assert len({run.info.run_name for run in found}) == len(found) or view != ViewType.ACTIVE_ONLY
     return {run.info.run_name: run for run in found}
 

@@ -1,0 +1,110 @@
+"""What MLflow gets of an arm as a whole: a run with its means over seeds.
+
+MLflow's interface can group trials by arm, but takes means over the runs that it has loaded, the
+first hundred: of a study with more trials these would be means of the best seeds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ablation.storage.runs import Manifest, Outcome
+from ablation.tracking.mlflow_content import (
+    FORMAT,
+    FORMAT_VERSION,
+    IN_GRID,
+    MAX_PARAM,
+    MAX_TAG,
+    Point,
+    TrialContent,
+    finite,
+    fitted_labels,
+    point,
+    status_of,
+)
+
+# tag `kind` of an arm's run
+SUMMARY = "summary"
+# the metric's standard deviation over seeds; how many trials the arm's values are of
+STD, N_SEEDS, N_TRIALS = "std/", "arm/seeds", "arm/trials"
+
+
+@dataclass
+class ArmContent:
+    """What MLflow is to hold of an arm."""
+
+    name: str
+    params: dict[str, str]
+    tags: dict[str, str]
+    # means over its complete trials, and how many these are, which is the points' step
+    points: list[Point]
+    n_complete: int
+    status: str
+    # milliseconds since 1970 of the first start; of all its trials together
+    start: int
+    milliseconds: int
+
+    @property
+    def digest(self) -> str:
+        """A hash of the points, times excluded."""
+        held = [(each.name, each.value, each.step) for each in self.points]
+        return hashlib.sha256(repr(held).encode()).hexdigest()[:16]
+
+
+def arm_contents(
+    manifest: Manifest, trials: Sequence[TrialContent], is_running: bool
+) -> list[ArmContent]:
+    """What MLflow is to hold of each arm that has a complete trial.
+
+    Of a search, an arm's values are those of its best trial.
+    """
+    members = defaultdict(list)
+    for trial in trials:
+        members[trial.spec.arm].append(trial)
+    found = []
+    for arm, own in members.items():
+        complete = [t for t in own if t.outcome and t.outcome.state == "COMPLETE"]
+        outcomes = [t.outcome for t in complete if t.outcome]
+        ends = [t.finished for t in complete if t.finished is not None]
+        if not outcomes or not ends:
+            continue
+        levels = own[0].spec.levels
+        tags = {"study": manifest.study, "arm": arm, "kind": SUMMARY} | {
+            f"factor.{factor}": level for factor, level in levels.items()
+        }
+        values = _values(manifest, outcomes)
+        found.append(
+            ArmContent(
+                arm,
+                fitted_labels("setting", {"arm": arm} | levels, MAX_PARAM),
+                fitted_labels("tag", tags, MAX_TAG) | {FORMAT: FORMAT_VERSION, IN_GRID: "yes"},
+                [point(name, value, max(ends), len(outcomes)) for name, value in values.items()],
+                len(outcomes),
+                status_of(own, is_running),
+                min(t.start() for t in complete),
+                round(1000 * sum(each.wall_seconds for each in outcomes)),
+            )
+        )
+    return found
+
+
+def _values(manifest: Manifest, outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """The metrics of an arm: means over the trials that have them; of a search, the best's."""
+    metric, n = manifest.metric["name"], float(len(outcomes))
+    if manifest.search.get("of"):
+        sign = -1 if manifest.metric["goal"] == "minimize" else 1
+        measured = [each.metrics for each in outcomes if metric in each.metrics]
+        best = max(measured, key=lambda metrics: sign * metrics[metric], default={})
+        return {**best, N_TRIALS: n}
+    of_metric = defaultdict(list)
+    for outcome in outcomes:
+        for name, value in outcome.metrics.items():
+            of_metric[name].append(finite(value))
+    values = {name: statistics.fmean(each) for name, each in of_metric.items()}
+    if len(of_metric[metric]) > 1:
+        values[STD + metric] = statistics.stdev(of_metric[metric])
+    return values | {N_SEEDS: n}
