@@ -378,7 +378,10 @@ UNBOUNDED = 10_000
 def output() -> Console:
     """A console on standard output; lines are not wrapped where that is no terminal."""
     console = Console()
-    return console if console.is_terminal else Console(width=UNBOUNDED)
+    if console.is_terminal:
+        return console
+    # plain lines in a notebook, too: rich would make a block of HTML of each
+    return Console(width=UNBOUNDED, force_jupyter=False, force_terminal=False)
 
 
 @contextmanager

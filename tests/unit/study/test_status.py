@@ -310,3 +310,10 @@ def test_while_a_segment_runs_its_recorded_epochs_are_not_left(toy):
     assert (
         forecast({"a": trial.links}, toy.store, known, 1, is_running=True) == len(trial.links) - 3
     )
+
+
+def test_in_a_notebook_plain_lines_are_printed_and_no_blocks_of_html(monkeypatch, capsys):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    live.output().print("reference--s0: accuracy 82.6 " + 20 * "and more ")
+    assert capsys.readouterr().out == "reference--s0: accuracy 82.6 " + 20 * "and more " + "\n"
