@@ -1,6 +1,6 @@
 """A Lightning Trainer to ablate: usual Lightning code, and a callback that reports its epochs.
 
-    ablate run --grid lightning
+    pip install lightning && ablate run --grid lightning
 
 A trial that is broken off goes on from the checkpoint of its last epoch.
 """
