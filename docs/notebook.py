@@ -1,6 +1,6 @@
 """Execute docs/first-study.ipynb and write it again with its outputs.
 
-    python docs/notebook.py        # pip install -e '.[notebook]'
+    python docs/notebook.py        # needs pip install -e '.[notebook]'
 
 The cells run in an empty folder. `tests/end_to_end/test_examples.py` compares the text of their
 outputs with the committed ones.

@@ -249,6 +249,13 @@ def test_what_takes_seconds_is_shown_and_a_request_to_stop_at_once(toy, monkeypa
     assert "stopping: 1 worker finishes the epoch in hand, the same" in shown.summary()
 
 
+def test_an_epoch_that_own_code_reports_ends_the_start_of_workers(toy):
+    shown, spec = progress(toy), next(iter(toy.plan().specs))
+    shown.began([spec])
+    shown.reported([spec], {"phase": "train", "epoch": 1, "metrics": {}})
+    assert "starting workers" not in shown.summary()
+
+
 def test_the_time_left_reaches_to_the_end_of_the_report(toy, monkeypatch):
     monkeypatch.setattr(live, "FORECAST_SECONDS", 0.0)
     shown = progress(toy)
