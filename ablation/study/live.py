@@ -24,6 +24,7 @@ from ablation.planning.forecast import CLOSING, START, Listener, Timings, foreca
 from ablation.storage.files import UNREADABLE
 from ablation.storage.runs import Outcome, TrialSpec, reason, write_atomically
 from ablation.study.phases import PhaseCounts
+from ablation.subject.own import OwnCode
 from ablation.subject.protocol import Record
 
 if TYPE_CHECKING:
@@ -174,6 +175,7 @@ class Progress(Listener):
 
     def reported(self, specs: Sequence[TrialSpec], record: Record) -> None:
         """Note the epoch that a function or command has reached."""
+        self._has_recorded = True
         for spec in specs:
             self.arms[spec.arm].reported[spec.trial] = record["epoch"]
             self._measure(spec, record)
@@ -221,8 +223,11 @@ class Progress(Listener):
         before = f" ({self.n_before} before)" if self.n_before else ""
         failed = f", {n_failed} failed" if n_failed else ""
         counted = f"{len(self._ended)}/{self._n_trials} trials{before}{failed}"
-        trained = f"{self.n_trained} epochs trained, {duration(time.monotonic() - self.begun)}"
-        return ", ".join(filter(None, [counted, trained, self._outlook()]))
+        # of own code, one link is a whole trial, which is counted already
+        is_own = isinstance(self.planned.study.subject, OwnCode)
+        trained = "" if is_own else f"{self.n_trained} epochs trained"
+        elapsed = duration(time.monotonic() - self.begun)
+        return ", ".join(filter(None, [counted, trained, elapsed, self._outlook()]))
 
     def view(self) -> Group:
         """The summary, a bar per phase, and a row per arm."""
@@ -378,7 +383,10 @@ UNBOUNDED = 10_000
 def output() -> Console:
     """A console on standard output; lines are not wrapped where that is no terminal."""
     console = Console()
-    return console if console.is_terminal else Console(width=UNBOUNDED)
+    if console.is_terminal:
+        return console
+    # plain lines in a notebook, too: rich would make a block of HTML of each
+    return Console(width=UNBOUNDED, force_jupyter=False, force_terminal=False)
 
 
 @contextmanager

@@ -40,6 +40,7 @@ from ablation.study.opening import (
 from ablation.study.placement import Placement, placement
 from ablation.study.repair import TrialFiles
 from ablation.subject.imported import refused
+from ablation.subject.own import OwnCode
 from ablation.tracking.delivery import Delivery
 
 UPDATING = "bringing Optuna and MLflow up to date"
@@ -420,8 +421,10 @@ def _summary(planned: PlannedStudy, result: RunResult) -> list[str]:
         then = "the same command continues from their last epochs"
         return [f"interrupted with {result.n_open} trials to go; {then}"]
     if result.n_trained or result.failed:
-        epochs = f"{result.n_trained} epochs trained, {result.n_reused} reused"
-        lines = [f"{epochs}, {duration(result.seconds)}"]
+        # of own code, one link is a whole trial, however many epochs it reports
+        unit = "trials" if isinstance(planned.study.subject, OwnCode) else "epochs"
+        trained = f"{result.n_trained} {unit} trained, {result.n_reused} reused"
+        lines = [f"{trained}, {duration(result.seconds)}"]
     else:
         n = result.n_trials
         lines = [f"nothing to train: all {n} trials of {planned.name} are there already"]

@@ -48,6 +48,10 @@ def load_subject(name: str) -> Subject:
     module_name, _, attribute = BUILT_IN.get(name, name).partition(":")
     if not attribute:
         raise _refused(f"'{name}' is neither 'core' nor of the form package.module:function")
+    if module_name == "__main__":
+        remedy = "write it to a file, in a notebook by %%writefile training.py"
+        where = "of a notebook or of a script that runs"
+        raise _refused(f"'{name}' is {where}, which workers cannot import; {remedy}")
     _search_here_last()
     module = _imported(module_name)
     if name not in BUILT_IN:

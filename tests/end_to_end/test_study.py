@@ -325,10 +325,10 @@ def test_failed_trials_are_rerun_on_request_alone(brittle):
     (brittle / "mended").touch()
     said = ablate(brittle, "run", "--grid", "grid.yaml", "--offline", expect=1)
     assert (
-        "0 epochs trained, 4 reused" in said
+        "0 trials trained, 4 reused" in said
         and "2 trials that had failed before were not run again; --retry-failed does that" in said
     )
-    assert "1 epochs trained" in ablate(
+    assert "1 trials trained" in ablate(
         brittle, "run", "--grid", "grid.yaml", "--offline", "--retry-failed", expect=1
     )
     states = dict(results(brittle, "brittle").set_index("trial")["state"])

@@ -196,7 +196,7 @@ def test_plan_status_report_doctor_and_run_say_the_same_of_what_is_stale_and_lef
         and f"{n_left} left to train" in dry[1]
         and f"; {n_left} epochs left to train" in said[2]
     )
-    assert (f"{n_left} epochs trained" if n_left else "nothing to train") in run(
+    assert (f"{n_left} trials trained" if n_left else "nothing to train") in run(
         folder, "--offline"
     )
     assert " stale" not in ablate(folder, "status") + ablate(

@@ -22,6 +22,7 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *(ROOT / name for name in ("tests/README.md", "benchmarks/README.md", "reports/README.md")),
     *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "docs" / "first-study.ipynb",
 ]
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 LINK = re.compile(r"!?\[([^\]]*)\]\(([^)\s]+)\)")

@@ -249,6 +249,13 @@ def test_what_takes_seconds_is_shown_and_a_request_to_stop_at_once(toy, monkeypa
     assert "stopping: 1 worker finishes the epoch in hand, the same" in shown.summary()
 
 
+def test_an_epoch_that_own_code_reports_ends_the_start_of_workers(toy):
+    shown, spec = progress(toy), next(iter(toy.plan().specs))
+    shown.began([spec])
+    shown.reported([spec], {"phase": "train", "epoch": 1, "metrics": {}})
+    assert "starting workers" not in shown.summary()
+
+
 def test_the_time_left_reaches_to_the_end_of_the_report(toy, monkeypatch):
     monkeypatch.setattr(live, "FORECAST_SECONDS", 0.0)
     shown = progress(toy)
@@ -310,3 +317,10 @@ def test_while_a_segment_runs_its_recorded_epochs_are_not_left(toy):
     assert (
         forecast({"a": trial.links}, toy.store, known, 1, is_running=True) == len(trial.links) - 3
     )
+
+
+def test_in_a_notebook_plain_lines_are_printed_and_no_blocks_of_html(monkeypatch, capsys):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    live.output().print("reference--s0: accuracy 82.6 " + 20 * "and more ")
+    assert capsys.readouterr().out == "reference--s0: accuracy 82.6 " + 20 * "and more " + "\n"

@@ -105,6 +105,9 @@ def test_names_that_cannot_be_found_are_errors_that_say_why(module):
         f"cannot import 'no_such_package.train': No module named 'no_such_package'; looked for in {os.getcwd()} and among the installed packages"
     )
     assert problem(f"{name}:trian") == f"module '{name}' has no 'trian'"
+    assert problem("__main__:train") == (
+        "'__main__:train' is of a notebook or of a script that runs, which workers cannot import; write it to a file, in a notebook by %%writefile training.py"
+    )
     needy = module(imports="import no_such_dependency")
     assert (
         problem(f"{needy}:train")
