@@ -17,7 +17,7 @@ import numpy as np
 from scipy import stats
 
 from ablation.analysis.results import Results
-from ablation.analysis.sequential import repeated_confidence, repeated_p
+from ablation.analysis.sequential import one_look_level, repeated_p
 from ablation.analysis.statistics import Estimate, holm
 
 ALPHA = 0.05
@@ -34,12 +34,33 @@ def repeated(
     """
     if not looks or not found.low < found.high:
         return found
-    share = repeated_confidence(found.n, looks, confidence)
-    half = float(stats.t.isf((1 - share) / 2, found.n - 1)) * found.sd / np.sqrt(found.n)
+    half = t_limit(1 - confidence, found.n, looks) * found.sd / np.sqrt(found.n)
     center = (found.low + found.high) / 2
     return found._replace(
         low=center - half, high=center + half, p=repeated_p(found.p, found.n, looks, sides)
     )
+
+
+def t_limit(level: float, n: int, looks: tuple[int, ...] = (), sides: int = 2) -> float:
+    """How many standard errors a mean over n seeds must be away to be significant at a level.
+
+    looks: all planned numbers of seeds, if the level is that of all looks together
+    """
+    if looks:
+        level = one_look_level(n, looks, level, sides)
+    return float(stats.t.isf(level / sides, n - 1))
+
+
+def tested_level(p: float, p_holm: float, n_open: int) -> float:
+    """The level at which Holm's correction judged a test: p is below it where p_holm is below 0.05.
+
+    Tests that are not rejected share the level at which the correction stopped, so that their
+    intervals hold all true values at once with 95 % probability.
+
+    n_open: how many tests of the family are not rejected
+    """
+    level = ALPHA * p / p_holm if p_holm > 0 else ALPHA
+    return level if p_holm < ALPHA else min(level, ALPHA / n_open)
 
 
 class Tested(Protocol):

@@ -180,7 +180,7 @@ def _untuned(row: Any) -> str:
     """The numbers of one expectation on the untuned arms."""
     if not row.untuned_n_seeds:
         return "not measured"
-    numbers = (row.untuned_estimate, row.untuned_low, row.untuned_high)
+    numbers = (row.untuned_estimate, row.untuned_low_holm, row.untuned_high_holm)
     is_mean = row.direction.startswith(("above", "below"))
     unit = (" %" if is_percent(row.metric) else "") if is_mean else points(row.metric)
     size = f"{(mean_of if is_mean else effect)(*numbers)}{unit}"
