@@ -84,6 +84,21 @@ def column_decimals(uncertainties: Iterable[float]) -> int | None:
     return decimals(statistics.median(known)) if known else None
 
 
+def means_decimals(columns: Sequence[Iterable[float]]) -> int | None:
+    """Decimals of a column of means: those of `column_decimals`, by their standard deviations.
+
+    Without any, 1 where a number is 1 or more, else None.
+
+    columns: the values of each mean
+    """
+    places = column_decimals(map(spread, columns))
+    return places if places is not None else _without_spread(one for own in columns for one in own)
+
+
+def _without_spread(numbers: Iterable[float]) -> int | None:
+    return 1 if any(abs(one) >= 1 for one in numbers) else None
+
+
 def value(mean: float, sd: float, show_sd: bool = True, places: int | None = None) -> str:
     """`72.35 ± 0.35`; not `show_sd`, `72.35`; without spread, `72.3`, and `0.0123` below 1.
 
@@ -148,17 +163,18 @@ def effect_decimals(low: float, high: float, places: int | None = None) -> int:
 MOST_ADDED = 2
 
 
-def effects_decimals(intervals: Iterable[tuple[float, float]]) -> int | None:
-    """Decimals of a column of effects; None where no row has an interval.
+def effects_decimals(effects: Iterable[tuple[float, float, float]]) -> int | None:
+    """Decimals of a column of effects: as `means_decimals`, by their intervals.
 
-    Those of `column_decimals`, and up to `MOST_ADDED` more where a bound needs them.
+    Up to `MOST_ADDED` more are given where a bound needs them.
 
-    intervals: low and high of each row
+    effects: mean, low and high of each row
     """
-    known = [(low, high) for low, high in intervals if math.isfinite(low)]
+    rows = list(effects)
+    known = [(low, high) for _, low, high in rows if math.isfinite(low)]
     places = column_decimals((high - low) / 2 for low, high in known)
     if places is None:
-        return None
+        return _without_spread(mean for mean, *_ in rows)
     return min(places + MOST_ADDED, max(effect_decimals(low, high, places) for low, high in known))
 
 
