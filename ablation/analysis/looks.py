@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from scipy import stats
@@ -19,6 +19,7 @@ from scipy import stats
 from ablation.analysis.results import Results
 from ablation.analysis.sequential import one_look_level, repeated_p
 from ablation.analysis.statistics import Estimate, holm
+from ablation.grid.seeds import Look
 
 ALPHA = 0.05
 
@@ -88,17 +89,6 @@ class Question(Generic[T]):
     p_holm: float
     # after how many seeds; 0 while it is not decided
     decided_at: int = 0
-
-
-class Look(NamedTuple):
-    """What is open once a look's trials have ended."""
-
-    n_seeds: int
-    # of the claims, or main effects
-    n_decided: int
-    n_asked: int
-    # arms and baselines that get more seeds
-    going_on: frozenset[str]
 
 
 @dataclass(frozen=True)
