@@ -130,8 +130,8 @@ def over_seeds(values: Iterable[float], show_sd: bool = True, places: int | None
     return value(statistics.fmean(known), spread(known), show_sd, places) if known else ""
 
 
-def effect(mean: float, low: float, high: float, places: int | None = None) -> str:
-    """`+3.2 [1.1, 5.3]`; `+3.2` where there is no interval.
+def effect(mean: float, low: float, high: float, places: int | None = None, unit: str = "") -> str:
+    """`+3.2 [1.1, 5.3]`; `+3.2` where there is no interval; `+3.2 points [1.1, 5.3]` with a unit.
 
     More decimals are given where a bound would otherwise round to the 0 that the interval excludes.
 
@@ -141,11 +141,11 @@ def effect(mean: float, low: float, high: float, places: int | None = None) -> s
         return MISSING
     if not math.isfinite(low):
         if places is not None:
-            return f"{mean:+z.{places}f}"
-        return f"{mean:+.1f}" if abs(mean) >= 0.05 or mean == 0 else f"{mean:+.2g}"
+            return f"{mean:+z.{places}f}{unit}"
+        return f"{mean:+.1f}{unit}" if abs(mean) >= 0.05 or mean == 0 else f"{mean:+.2g}{unit}"
     places = effect_decimals(low, high, places)
     # z: no negative zeros
-    return f"{mean:+z.{places}f} [{low:z.{places}f}, {high:z.{places}f}]"
+    return f"{mean:+z.{places}f}{unit} [{low:z.{places}f}, {high:z.{places}f}]"
 
 
 def effect_decimals(low: float, high: float, places: int | None = None) -> int:

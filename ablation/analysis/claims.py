@@ -38,6 +38,7 @@ from ablation.formatting import (
     listed,
     mean_of,
     points,
+    span,
     table,
 )
 from ablation.storage.runs import Claim
@@ -325,16 +326,23 @@ def claims_counted(claims: pd.DataFrame) -> str:
     return f"Of {len(each)} claim{'s' * (len(each) > 1)}: {', '.join(counted)}." if counted else ""
 
 
-def undecided_lines(claims: pd.DataFrame) -> list[str]:
-    """A line per claim that is not decided, and how many seeds would decide it.
+def undecided(claims: pd.DataFrame) -> str:
+    """How many seeds would decide each claim that is not decided, in a sentence.
 
-    claims: of a study that looks at its seeds, from `judge_claims`, or claims.csv
+    With 80 % probability, and if the estimate and the spread that were seen are true.
+    "" where all are decided, and of a study of a fixed number of seeds.
+
+    claims: from `judge_claims`, or claims.csv
     """
     left = claims[claims["claim_verdict"] == NOT_DECIDED]
-    return [
-        f"not decided after {int(own['n_seeds'].max())} seeds: {name}; {_seeds_needed(own)}"
+    if left.empty or "decided_at" not in left:
+        return ""
+    told = [
+        f"{'not known' if (n := _seeds_needed(own)) is None else f'about {n} seeds'} for `{name}`"
         for name, own in left.groupby("claim", sort=False)
     ]
+    so_far = span(left.groupby("claim")["n_seeds"].max())
+    return f"To decide the rest: {listed(told)} ({so_far} so far)."
 
 
 def _told_of_looks(rows: pd.DataFrame) -> str:
@@ -345,18 +353,23 @@ def _told_of_looks(rows: pd.DataFrame) -> str:
     if first["claim_verdict"] != NOT_DECIDED:
         return f"Decided after {int(first['claim_decided_at'])} seeds. {fixed}."
     n = int(rows["n_seeds"].max())
-    return f"Not decided after {n} seeds: {_seeds_needed(rows)}. {fixed}."
+    needed = _seeds_needed(rows)
+    told = "how many would decide it cannot be told"
+    if needed is not None:
+        told = (
+            f"if the estimate and the spread that were seen are true, {needed} seeds would decide "
+            "it with 80 % probability"
+        )
+    return f"Not decided after {n} seeds: {told}. {fixed}."
 
 
-def _seeds_needed(rows: pd.DataFrame) -> str:
-    """How many seeds would decide a claim that is not decided. rows: its expectations"""
+def _seeds_needed(rows: pd.DataFrame) -> int | None:
+    """How many seeds would decide a claim that is not decided; None: not known.
+
+    rows: its expectations
+    """
     needed = rows.loc[rows["decided_at"].isna(), "seeds_needed"]
-    if needed.isna().any():
-        return "how many would decide it cannot be told"
-    return (
-        f"if the estimate and the spread that were seen are true, {int(needed.max())} seeds "
-        "would decide it with 80 % probability"
-    )
+    return None if needed.isna().any() else int(needed.max())
 
 
 def claims_table(claims: pd.DataFrame) -> str:

@@ -39,7 +39,7 @@ from ablation.formatting import (
 )
 from ablation.reporting import figures, search, tables
 from ablation.reporting.curves import MAX_ARMS, MAX_LINES
-from ablation.reporting.verdict import verdict_lines
+from ablation.reporting.verdict import verdict
 from ablation.storage.runs import RunFolder, write_atomically
 from ablation.subject.loading import BUILT_IN, shown_subject
 
@@ -122,7 +122,7 @@ def render(
         reference=manifest.reference if _is_measured(study) else None,
         is_built_in=manifest.subject in BUILT_IN,
         subject=shown_subject(manifest.subject),
-        verdict=verdict_lines(study, effects, claims),
+        verdict=verdict(study, effects, claims).lines,
         brackets=_brackets(study, primary, n_tests),
         changed=changed,
         metric=label(study.primary),
@@ -188,8 +188,8 @@ def _brackets(study: Results, primary: pd.DataFrame, n_tests: int) -> str:
     if n_tests < 2:
         return told
     return (
-        f"{told}. Those of factors are at the level at which Holm's correction over {n_tests} "
-        "tests judged them, all others are not corrected"
+        f"{told}. Where a factor has one effect, its interval is at the level at which Holm's "
+        f"correction over {n_tests} tests judged it; all others are not corrected"
     )
 
 

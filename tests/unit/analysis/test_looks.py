@@ -10,7 +10,7 @@ from scipy import stats
 
 from ablation.analysis import looks as module
 from ablation.analysis import sequential
-from ablation.analysis.claims import claims_replay, judge_claims, undecided_lines
+from ablation.analysis.claims import claims_replay, judge_claims, undecided
 from ablation.analysis.compare import compare
 from ablation.analysis.effects import effects_replay, judge, minus_others
 from ablation.analysis.results import CLAIM_COLUMNS, LOOK_COLUMNS, load, read_claims
@@ -207,9 +207,8 @@ def test_an_undecided_claim_tells_how_many_seeds_would_decide_it(tmp_path):
     found = difference(results, "balanced-head", "ldmlr", 3)
     # the others are decided: it is alone in its family
     assert row.seeds_needed == needed_seeds(found.mean, found.sd, 0.05)
-    (line,) = undecided_lines(table.reset_index())
-    assert line.startswith("not decided after 3 seeds: close; ")
-    assert f" {row.seeds_needed} seeds would decide it with 80 % probability" in line
+    said = f"To decide the rest: about {row.seeds_needed} seeds for `close` (3 so far)."
+    assert undecided(table.reset_index()) == said
 
 
 def test_main_effects_that_are_to_be_decided_keep_the_numbers_of_their_look(tmp_path):
@@ -291,7 +290,7 @@ def test_claims_of_looks_are_read_back_and_shown_in_a_readme(tmp_path):
     write_report(places.runs("fixes"), places.report("fixes"))
     table = judge_claims(results, judge(results))
     read = read_claims(places.report("fixes"))
-    assert undecided_lines(read) == undecided_lines(table)
+    assert undecided(read) == undecided(table) != ""
     shown = study_tables(places.report_folders, "fixes", ["claims"])
     assert "| not decided " in shown and "(repeated interval and p = " in shown
     # that of an earlier version cannot tell an interval that agrees with the verdict

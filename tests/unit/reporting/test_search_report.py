@@ -17,7 +17,7 @@ from ablation.formatting import effect
 from ablation.reporting.report import render, write_report
 from ablation.reporting.search import MAX_ARMS, OWN_BEST, search_figure, search_table
 from ablation.reporting.tables import study_tables
-from ablation.reporting.verdict import verdict_lines
+from ablation.reporting.verdict import verdict
 
 ONE = {"lr_split": FACTORS["lr_split"]}
 SMALL = {"factors": ONE, "baselines": ["ce", "ldmlr"], "seeds": [0, 1, 2, 3]}
@@ -155,7 +155,7 @@ def test_no_untuned_arm_is_ranked_counted_or_called_the_best(tmp_path):
     results = load(folder)
     effects = judge(results)
     claims = beside_untuned(judge_claims(results, effects), results)
-    said = " ".join(verdict_lines(results, effects, claims))
+    said = " ".join(verdict(results, effects, claims).lines)
     assert "The best arm is `lr_split`" in said and "untuned" not in said
     assert "both arms" in said or "of two arms" in said
     text = render(results, effects, claims, [])
