@@ -108,7 +108,8 @@ def render(
     unfinished = study.trials[study.trials["state"].isin(["RUNNING", "WAITING"])]
     primary = judged_intervals(study, effects[effects["metric"] == study.primary])
     of_kind = {kind: primary[primary["kind"] == kind] for kind in ("main", "difference")}
-    n_tests = int(primary["kind"].isin(["main", "interaction"]).sum())
+    family = primary[primary["kind"].isin(["main", "interaction"])]
+    n_tests = len(family)
     kinds = [spec.kind for spec in manifest.trials]
     trained = "arm" if "arm" in kinds else "baseline"
     # means over arms do without those that have fewer, see `contrasts.Contrast.weights`
@@ -160,6 +161,7 @@ def render(
         renamed=study.renamed,
         figures=drawn,
         is_zoomed="accuracy" in drawn and figures.zoom(study) is not None,
+        effects_are_zoomed="effects" in drawn and figures.effects_zoom(family) is not None,
         n_arms=len(study.arms),
         max_arms=MAX_ARMS,
         max_lines=MAX_LINES,
