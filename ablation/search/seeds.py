@@ -84,13 +84,13 @@ def _replayed(folder: RunFolder, manifest: Manifest) -> LooksSoFar:
     from ablation.analysis.results import load
 
     results = load(folder, manifest)
-    replays = {"claims": claims_replay(results)}
+    claims = claims_replay(results)
+    due, looks = dict(claims.due), {"claims": claims.looks}
     if manifest.decides_effects:
-        replays["main effects"] = effects_replay(results)
-    due: dict[str, int] = {}
-    for one in replays.values():
-        due |= {arm: max(n, due.get(arm, 0)) for arm, n in one.due.items()}
-    return LooksSoFar(due, {what: one.looks[-1] for what, one in replays.items() if one.looks})
+        effects = effects_replay(results)
+        due |= {arm: max(n, due.get(arm, 0)) for arm, n in effects.due.items()}
+        looks["main effects"] = effects.looks
+    return LooksSoFar(due, {what: each[-1] for what, each in looks.items() if each})
 
 
 def _digest(folder: RunFolder, manifest: Manifest) -> str:

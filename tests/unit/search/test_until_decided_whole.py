@@ -1,6 +1,8 @@
 """A whole study of a function of its own, from `ablate run` to report, ledger and MLflow: one claim is decided at the
 first look, another never."""
 
+import re
+
 import optuna
 import pytest
 from click.testing import CliRunner
