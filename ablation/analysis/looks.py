@@ -17,7 +17,7 @@ import numpy as np
 from scipy import stats
 
 from ablation.analysis.results import Results
-from ablation.analysis.sequential import one_look_level, repeated_p
+from ablation.analysis.sequential import one_look_level, repeated_confidence, repeated_p
 from ablation.analysis.statistics import Estimate, holm
 from ablation.grid.seeds import Look
 
@@ -35,7 +35,8 @@ def repeated(
     """
     if not looks or not found.low < found.high:
         return found
-    half = t_limit(1 - confidence, found.n, looks) * found.sd / np.sqrt(found.n)
+    share = repeated_confidence(found.n, looks, confidence)
+    half = float(stats.t.isf((1 - share) / 2, found.n - 1)) * found.sd / np.sqrt(found.n)
     center = (found.low + found.high) / 2
     return found._replace(
         low=center - half, high=center + half, p=repeated_p(found.p, found.n, looks, sides)

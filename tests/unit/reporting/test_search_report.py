@@ -134,8 +134,8 @@ def test_claims_stand_with_what_they_are_without_tuning(tmp_path):
     written = pd.read_csv(tmp_path / "report" / "claims.csv")
     row = written.iloc[0]
     text = (tmp_path / "report" / "report.md").read_text()
-    size = effect(row["untuned_estimate"], row["untuned_low"], row["untuned_high"])
-    assert f"- Without tuning: **refuted** (top-1 {size} points (p " in text
+    size = effect(row["untuned_estimate"], row["untuned_low_holm"], row["untuned_high_holm"])
+    assert f"- Without tuning: **refuted**; top-1 {size} points (interval and p " in text
     assert text.index("**Supported:** It rises.") < text.index("- Without tuning")
     assert (tmp_path / "report" / "figures" / "search.png").is_file()
     assert "](figures/search.png)" in text
