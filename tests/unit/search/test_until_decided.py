@@ -141,7 +141,9 @@ def test_a_finished_study_that_is_run_again_does_nothing(toy):
     assert (done.n_trained, toy.ran, toy.outcomes()) == (0, [], before)
 
 
-@pytest.mark.parametrize("stop_after", [1, 5, 11, 12, 13, 16])
+@pytest.mark.parametrize(
+    "stop_after", [11, 13, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 5, 12, 16))]
+)
 def test_a_study_that_is_killed_again_and_again_gets_the_same_trials(
     toy, tmp_path_factory, monkeypatch, stop_after
 ):

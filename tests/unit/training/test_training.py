@@ -581,7 +581,14 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("option", OPTIONS.values(), ids=OPTIONS.keys())
+@pytest.mark.parametrize(
+    "option",
+    [
+        # a baseline trains the U-Net in every run
+        pytest.param(option, id=name, marks=pytest.mark.long if name == "unet1d" else [])
+        for name, option in OPTIONS.items()
+    ],
+)
 def test_every_option_trains_with_finite_metrics(option):
     settings = JOINT | {"epochs": 2, "warmup.epochs": 1, "generation.every": 1} | option
     store, links = run_on_shared_epochs(settings), chain(settings)
