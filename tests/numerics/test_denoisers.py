@@ -69,17 +69,19 @@ def test_every_parameter_and_the_latents_get_a_gradient(name, batch):
 @pytest.mark.parametrize("name", ["mlp", "unet1d"])
 def test_output_depends_on_latents_timestep_and_label(name, denoisers, batch):
     noisy, t, labels = batch
-    assert (change(denoisers[name], batch, (noisy + 1, t, labels)) > 1e-3).all()
-    assert (change(denoisers[name], batch, (noisy, 999 - t, labels)) > 1e-3).all()
-    assert (change(denoisers[name], batch, (noisy, t, (labels + 1) % 5)) > 1e-3).all()
+    others = (noisy + 1, t, labels), (noisy, 999 - t, labels), (noisy, t, (labels + 1) % 5)
+    with torch.no_grad():
+        before = denoisers[name](*batch)
+        for other in others:
+            assert ((denoisers[name](*other) - before).abs().amax(1) > 1e-3).all()
 
 
 @pytest.mark.parametrize("name", ["mlp", "unet1d"])
 def test_each_latent_is_denoised_by_itself(name, denoisers, batch):
     with torch.no_grad():
         together = denoisers[name](*batch)
-        alone = torch.cat([denoisers[name](*(x[i : i + 1] for x in batch)) for i in range(6)])
-    torch.testing.assert_close(alone, together, rtol=0, atol=SINGLE)
+        alone = torch.cat([denoisers[name](*(x[i : i + 1] for x in batch)) for i in (0, 3)])
+    torch.testing.assert_close(alone, together[[0, 3]], rtol=0, atol=SINGLE)
 
 
 def test_the_mlp_starts_without_using_its_condition(batch):
