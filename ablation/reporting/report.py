@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -235,6 +236,12 @@ def _inlined(path: Path) -> str:
 
 def template(name: str) -> jinja2.Template:
     """A template of this package, with the filters of `ablation.formatting`."""
+    return _environment().get_template(name)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    """One for all templates, as it keeps those that it has compiled."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ablation.reporting"),
         undefined=jinja2.StrictUndefined,
@@ -248,4 +255,4 @@ def template(name: str) -> jinja2.Template:
         p_value=p_value,
         correlation=correlation,
     )
-    return environment.get_template(name)
+    return environment

@@ -10,13 +10,14 @@ from core.networks.denoisers import build_denoiser, timestep_embedding
 SINGLE = 1e-4  # absolute, float32 through the U-Net; outputs are of order 1
 FAR = 0.05  # a difference that no rounding explains
 BLOCK = 8  # the U-Net halves a latent three times
+N_LATENTS = 4 * BLOCK
 
 
 @pytest.fixture(scope="module")
 def denoisers():
     """Both, with weights that are none of the initial zeros."""
     torch.manual_seed(0)
-    found = {name: build_denoiser(name, 64, 5, 32, 2) for name in ("mlp", "unet1d")}
+    found = {name: build_denoiser(name, N_LATENTS, 5, 32, 2) for name in ("mlp", "unet1d")}
     for parameter in found["mlp"].parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return found
@@ -26,7 +27,7 @@ def denoisers():
 def batch():
     rng = torch.Generator().manual_seed(1)
     return (
-        torch.randn(6, 64, generator=rng),
+        torch.randn(6, N_LATENTS, generator=rng),
         torch.tensor([0, 1, 10, 400, 998, 999]),
         torch.tensor([0, 1, 2, 3, 4, 0]),
     )
@@ -40,7 +41,7 @@ def change(denoiser, before, after):
 @pytest.mark.parametrize("name", ["mlp", "unet1d"])
 def test_output_has_the_shape_of_the_latents(name, denoisers, batch):
     with torch.no_grad():
-        assert denoisers[name](*batch).shape == (6, 64)
+        assert denoisers[name](*batch).shape == (6, N_LATENTS)
 
 
 @pytest.mark.parametrize("name", ["mlp", "unet1d"])
@@ -68,27 +69,29 @@ def test_every_parameter_and_the_latents_get_a_gradient(name, batch):
 @pytest.mark.parametrize("name", ["mlp", "unet1d"])
 def test_output_depends_on_latents_timestep_and_label(name, denoisers, batch):
     noisy, t, labels = batch
-    assert (change(denoisers[name], batch, (noisy + 1, t, labels)) > 1e-3).all()
-    assert (change(denoisers[name], batch, (noisy, 999 - t, labels)) > 1e-3).all()
-    assert (change(denoisers[name], batch, (noisy, t, (labels + 1) % 5)) > 1e-3).all()
+    others = (noisy + 1, t, labels), (noisy, 999 - t, labels), (noisy, t, (labels + 1) % 5)
+    with torch.no_grad():
+        before = denoisers[name](*batch)
+        for other in others:
+            assert ((denoisers[name](*other) - before).abs().amax(1) > 1e-3).all()
 
 
 @pytest.mark.parametrize("name", ["mlp", "unet1d"])
 def test_each_latent_is_denoised_by_itself(name, denoisers, batch):
     with torch.no_grad():
         together = denoisers[name](*batch)
-        alone = torch.cat([denoisers[name](*(x[i : i + 1] for x in batch)) for i in range(6)])
-    torch.testing.assert_close(alone, together, rtol=0, atol=SINGLE)
+        alone = torch.cat([denoisers[name](*(x[i : i + 1] for x in batch)) for i in (0, 3)])
+    torch.testing.assert_close(alone, together[[0, 3]], rtol=0, atol=SINGLE)
 
 
 def test_the_mlp_starts_without_using_its_condition(batch):
     torch.manual_seed(0)
-    denoiser, (noisy, t, labels) = build_denoiser("mlp", 64, 5, 32, 2), batch
+    denoiser, (noisy, t, labels) = build_denoiser("mlp", N_LATENTS, 5, 32, 2), batch
     assert (change(denoiser, batch, (noisy, 999 - t, (labels + 1) % 5)) == 0).all()  # adaLN-zero
 
 
 def permutation_of_blocks():
-    order = torch.tensor([3, 0, 7, 1, 6, 2, 5, 4])
+    order = torch.tensor([2, 0, 3, 1])
     return (order[:, None] * BLOCK + torch.arange(BLOCK)).flatten()
 
 
@@ -108,10 +111,10 @@ def test_the_unet_cannot_tell_blocks_of_dimensions_apart(denoisers, batch):
 
 
 def test_the_unet_tells_dimensions_within_a_block_apart(denoisers, batch):
-    assert equivariance_error(denoisers["unet1d"], batch, torch.arange(64).roll(1)) > FAR
+    assert equivariance_error(denoisers["unet1d"], batch, torch.arange(N_LATENTS).roll(1)) > FAR
 
 
-@pytest.mark.parametrize("order", [permutation_of_blocks(), torch.arange(64).roll(1)])
+@pytest.mark.parametrize("order", [permutation_of_blocks(), torch.arange(N_LATENTS).roll(1)])
 def test_the_mlp_tells_all_dimensions_apart(denoisers, batch, order):
     noisy, t, labels = batch
     assert equivariance_error(denoisers["mlp"], batch, order) > FAR
@@ -136,4 +139,4 @@ def test_timestep_embedding_is_the_transformers():
 
 
 def test_the_mlp_works_at_an_odd_width(batch):
-    assert build_denoiser("mlp", 64, 5, 33, 1)(*batch).shape == (6, 64)
+    assert build_denoiser("mlp", N_LATENTS, 5, 33, 1)(*batch).shape == (6, N_LATENTS)

@@ -64,7 +64,10 @@ def processes_here() -> list[int]:
 
 
 def processes_left() -> list[int]:
-    """Those here besides the test's own that do not end within ten seconds: a kill takes a moment."""
+    """Those here besides the test's own that do not end within ten seconds.
+
+    One that was killed is seen here, and not as a zombie yet, until the system has taken it down.
+    """
     for _ in range(100):
         left = [pid for pid in processes_here() if pid != os.getpid()]
         if not left:

@@ -13,6 +13,8 @@ from ablation.cli.main import main
 from ablation.storage.files import warn_once
 from ablation.study import opening, placement
 
+# these load torch
+SLOW_TO_START = {"a truncated image, run", "code in a checkpoint"}
 ROOT = Path(__file__).parents[2]
 
 
@@ -77,7 +79,11 @@ def test_bad_input_is_named_and_nothing_is_done(project, case):
 
 @pytest.mark.parametrize(
     "case",
-    [case for case in CASES if case.name in IN_A_PROCESS_OF_ITS_OWN],
+    [
+        pytest.param(case, marks=pytest.mark.long if case.name in SLOW_TO_START else [])
+        for case in CASES
+        if case.name in IN_A_PROCESS_OF_ITS_OWN
+    ],
     ids=lambda case: case.name,
 )
 def test_bad_input_is_named_by_the_command_as_users_start_it(project, case):

@@ -18,7 +18,7 @@ from ablation.analysis.statistics import (
 from ablation.grid.seeds import SIZES, looks
 
 ALPHA = 0.05
-N_STUDIES = 10_000
+N_STUDIES = 4_000
 # claims on six arms that share them: four arms minus the first, and one pair besides
 CLAIMS = np.array(
     [
@@ -108,7 +108,7 @@ def test_family_wise_error_is_at_most_5_percent_and_naive_peeking_has_more(effec
 
 @pytest.mark.parametrize("sizes", [SIZES, (2, 3, 4), (4, 30)])
 def test_error_of_one_claim_is_5_percent_over_all_looks(sizes):
-    n_studies = 20_000
+    n_studies = 8_000
     values = np.random.default_rng(2).normal(0, 1, (n_studies, sizes[-1]))
     found = repeated(p_values(values, sizes), sizes, planned=sizes) < ALPHA
     assert found.any(axis=1).mean() == pytest.approx(ALPHA, abs=error_of(ALPHA, n_studies))
@@ -116,7 +116,7 @@ def test_error_of_one_claim_is_5_percent_over_all_looks(sizes):
 
 @pytest.mark.parametrize("sizes", [(2, 4, 6, 11, 19), (3, 4, 6, 9, 13), (3, 5, 7, 11, 20)])
 def test_failed_seeds_leave_the_error_at_5_percent(sizes):
-    n_studies = 20_000
+    n_studies = 8_000
     values = np.random.default_rng(3).normal(0, 1, (n_studies, SIZES[-1]))
     found = repeated(p_values(values, sizes), sizes) < ALPHA
     assert found.any(axis=1).mean() <= ALPHA + error_of(ALPHA, n_studies)

@@ -78,7 +78,7 @@ def test_the_experiment_is_the_usual_long_tail():
 
 def test_it_is_planned_before_anything_was_downloaded(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    study = load_study(ROOT / "experiments" / "fixes.yaml", "cifar10-lt", [], None, load_subject)
+    study = load_study(ROOT / "experiments" / "fixes.yaml", "cifar10-lt", [], "1", load_subject)
     assert build_plan(study, DiskStore(Path("cache")), RunFolder(Path("runs"))).n_naive() > 0
     assert not any(tmp_path.iterdir())
 

@@ -8,7 +8,7 @@ import textwrap
 import time
 
 import pytest
-from own_training import hear, processes_here, send, trained, wait_for, write_module
+from own_training import hear, processes_here, processes_left, send, trained, wait_for, write_module
 
 from ablation import INSTALLED_IN
 from ablation.execution.workers import Workers
@@ -150,7 +150,7 @@ def test_so_do_the_workers_of_a_data_loader():
         "    return {'top1': sum(loader)}\n"
     )
     assert [message.event for message in trained()] == ["record", "done"]
-    assert processes_here() == [os.getpid()]
+    assert processes_left() == []
 
 
 LEFT = {
@@ -186,7 +186,7 @@ def test_nothing_that_training_code_has_left_outlives_its_worker(left, monkeypat
     )  # some of it keeps the worker
     write_module(LEAVING.format(left=left, then="pass"))
     assert trained()[-1].event == "done"
-    assert processes_here() == [os.getpid()]
+    assert processes_left() == []
 
 
 @pytest.mark.parametrize("left", LEFT.values(), ids=LEFT)
@@ -198,7 +198,7 @@ def test_nor_one_that_was_killed(left):
         wait_for("begun")
         os.kill(worker.process.pid, signal.SIGKILL)
         assert hear(workers, worker)[-1].event == "lost"
-    assert processes_here() == [os.getpid()]
+    assert processes_left() == []
 
 
 STUDY = "from own_training import trained; trained()"

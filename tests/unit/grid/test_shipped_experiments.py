@@ -18,6 +18,8 @@ from ablation.subject.loading import load_subject
 FOLDER = Path(__file__).parents[3] / "experiments"
 FILES = sorted(FOLDER.glob("*.yaml"))
 GRIDS = [path for path in FILES if "factors" in read_yaml(path)]
+# one of each kind; all the others are planned where the long tests run
+IN_EVERY_RUN = {"fixes.yaml", "fixes-tuned.yaml", "cifar10-frozen.yaml", "cifar100-strong.yaml"}
 EXPERIMENTS = [path for path in FILES if "settings" in read_yaml(path) and path not in GRIDS]
 
 
@@ -29,7 +31,7 @@ def nothing_beside(tmp_path, monkeypatch):
 
 
 def test_there_are_grids_experiments_and_published_numbers():
-    assert FOLDER / "fixes.yaml" in GRIDS
+    assert {FOLDER / name for name in IN_EVERY_RUN} <= set(GRIDS)
     assert {FOLDER / "digits-lt.yaml", FOLDER / "cifar10-lt-if100.yaml"} <= set(EXPERIMENTS)
     assert set(FILES) - set(GRIDS) - set(EXPERIMENTS) == {
         FOLDER / "published.yaml",
@@ -37,7 +39,14 @@ def test_there_are_grids_experiments_and_published_numbers():
     }
 
 
-@pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[] if path.name in IN_EVERY_RUN else pytest.mark.long)
+        for path in GRIDS
+    ],
+    ids=lambda path: path.name,
+)
 def test_a_shipped_grid_can_be_planned_without_its_data_and_says_what_brings_them(path):
     study = load_study(path, None, [], None, load_subject, may_be_absent=True)
     plan = build_plan(study, DiskStore(Path("cache")), RunFolder(Path("runs")))

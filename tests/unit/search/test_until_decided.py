@@ -247,7 +247,9 @@ def test_to_see_what_is_due_plans_each_trial_once_and_needs_no_heavy_library(toy
     assert said.strip() == "22 set()"
 
 
-@pytest.mark.parametrize("stop_after", [1, 5, 11, 12, 13, 16])
+@pytest.mark.parametrize(
+    "stop_after", [11, 13, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 5, 12, 16))]
+)
 def test_a_study_that_is_killed_again_and_again_gets_the_same_trials(
     toy, tmp_path_factory, monkeypatch, stop_after
 ):

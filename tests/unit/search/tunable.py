@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from toy_study import ToyStudy
 
-from ablation.reporting import report
+from ablation.reporting import figures
 from ablation.study import opening, running
+from ablation.study.closing import Closing
 from ablation.subject.protocol import Fault, Link
 
 N_EPOCHS = 9
@@ -126,7 +127,10 @@ claims:
 
 
 class TunedProject:
-    """A project in a folder, run in the test's own process; reports take seconds."""
+    """A project in a folder, run in the test's own process.
+
+    Reports take a second each, so none is written unless `reports` asks for one without figures.
+    """
 
     def __init__(
         self,
@@ -142,8 +146,10 @@ class TunedProject:
         self.grid.write_text(grid)
         monkeypatch.chdir(root)
         monkeypatch.setattr(opening, "load_subject", lambda name: self.subject)
-        if not reports:
-            monkeypatch.setattr(report, "write_report", lambda folder, path: path / "report.md")
+        if reports:
+            monkeypatch.setattr(figures, "draw", lambda *arguments: [])
+        else:
+            monkeypatch.setattr(Closing, "write", lambda closing: [])
         self.workers = ToyStudy.__new__(ToyStudy)
         self.workers.subject, self.workers.ran = self.subject, []
         self.workers.work_here(monkeypatch)

@@ -47,12 +47,17 @@ def test_a_report_of_the_same_results_is_not_written_again_and_the_same_is_said(
 @pytest.mark.parametrize(
     "change",
     [
-        lambda toy: (toy.places.report("toy") / "report.md").unlink(),
+        pytest.param(
+            lambda toy: (toy.places.report("toy") / "report.md").unlink(), marks=pytest.mark.long
+        ),
         lambda toy: (toy.places.report("toy") / "results.csv").write_text("damaged"),
         lambda toy: (toy.root / ".ablate" / "reported" / "toy.json").write_text("{"),
-        lambda toy: (toy.root / ".ablate" / "reported" / "toy.json").unlink(),
+        pytest.param(
+            lambda toy: (toy.root / ".ablate" / "reported" / "toy.json").unlink(),
+            marks=pytest.mark.long,
+        ),
         lambda toy: toy.edit("[0, 1]", "[0, 1, 2]"),
-        lambda toy: toy.edit("[0, 1]", "[0]"),
+        pytest.param(lambda toy: toy.edit("[0, 1]", "[0]"), marks=pytest.mark.long),
     ],
 )
 def test_it_is_written_again_if_a_file_or_a_result_is_another(toy, run, change):

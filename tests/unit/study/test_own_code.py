@@ -216,8 +216,8 @@ def test_ctrl_c_ends_commands_at_once_and_the_same_command_goes_on():
 # --- threads
 
 SEEN = """
-import os, torch
-AT_IMPORT = torch.get_num_threads()
+import os
+AT_IMPORT = {counted}
 
 def train(config, seed, report):
     names = {names}
@@ -226,8 +226,14 @@ def train(config, seed, report):
 """
 
 
-def test_workers_share_the_cores_among_them(monkeypatch):
-    Path("seen_threads.py").write_text(SEEN.format(names=THREAD_VARIABLES))
+@pytest.mark.parametrize(
+    "counted",
+    ["1.0", pytest.param("__import__('torch').get_num_threads()", marks=pytest.mark.long)],
+    ids=["by the environment", "by torch"],
+)
+def test_workers_share_the_cores_among_them(counted, monkeypatch):
+    text = SEEN.format(names=THREAD_VARIABLES, counted=counted)
+    Path("seen_threads.py").write_text(text)
     experiment("seen_threads:train")
     # alone, torch has as many threads as there are cores; MKL allows it no more
     monkeypatch.setattr("ablation.study.placement.n_processors", lambda: 2)

@@ -243,12 +243,23 @@ REPORTING = {
     "ce": JOINT | {"method": "ce"},
     "ce on validation": JOINT | {"method": "ce", "data.validation": 0.2},
 }
+FURTHER = {
+    "warm-up to the end", "no generated loss", "no epoch left to generate for", "ldmlr's quota of what is balanced",
+    "averaged weights", "averaged weights, never thawed", "averaged weights, staged", "two views, never thawed",
+    "staged without generation", "linear head, diffusion loss alone",
+}  # fmt: skip
 
 
 @pytest.mark.filterwarnings(
     "ignore:std\\(\\):UserWarning"
 )  # the spread of one radius, which is left out
-@pytest.mark.parametrize("settings", REPORTING.values(), ids=REPORTING)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(settings, id=name, marks=pytest.mark.long if name in FURTHER else [])
+        for name, settings in REPORTING.items()
+    ],
+)
 def test_the_metrics_that_are_foretold_are_those_of_the_last_epoch(settings):
     store = run(settings)
     assert set(store.record(chain(settings, store=store)[-1].key)["metrics"]) == SUBJECT.metrics(

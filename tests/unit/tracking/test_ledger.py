@@ -129,15 +129,23 @@ PLOTS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def with_histories(empty_ledger, tmp_path_factory) -> str:
+    """A ledger of a study whose trials have whole histories."""
+    root = tmp_path_factory.mktemp("plotted")
+    shutil.copy(empty_ledger, root / "optuna.db")
+    update_ledger(f"sqlite:///{root}/optuna.db", made(root, detail=True))
+    return f"sqlite:///{root}/optuna.db"
+
+
 @pytest.mark.parametrize("name", PLOTS)
-def test_every_plot_of_optuna_shows_the_study(url, tmp_path, name):
+def test_every_plot_of_optuna_shows_the_study(with_histories, name):
     matplotlib.use("Agg")
     from optuna.visualization import matplotlib as plots
 
-    update_ledger(url, made(tmp_path, detail=True))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        axes = getattr(plots, f"plot_{name}")(loaded(url))
+        axes = getattr(plots, f"plot_{name}")(loaded(with_histories))
     figure = (axes.flat[0] if hasattr(axes, "flat") else axes).figure
     drawn = [
         part for each in figure.axes for part in (*each.lines, *each.collections, *each.patches)

@@ -552,7 +552,7 @@ REFUSED = {  # metrics of one epoch, and settings
 
 
 @pytest.mark.parametrize(("metrics", "settings"), REFUSED.values(), ids=REFUSED.keys())
-@pytest.mark.parametrize("truncates", ["true", "false"])
+@pytest.mark.parametrize("truncates", [pytest.param("true", marks=pytest.mark.long), "false"])
 def test_what_mlflow_refuses_is_made_to_fit_and_everything_arrives(
     uri, folder, monkeypatch, metrics, settings, truncates
 ):
@@ -831,7 +831,8 @@ def test_a_blank_tracking_uri_is_none(uri, folder, monkeypatch, blank):
 
 
 @pytest.mark.parametrize(
-    ("chosen", "seconds"), [({}, 10), ({"MLFLOW_HTTP_REQUEST_TIMEOUT": "7"}, 7)]
+    ("chosen", "seconds"),
+    [({}, 10), pytest.param({"MLFLOW_HTTP_REQUEST_TIMEOUT": "7"}, 7, marks=pytest.mark.long)],
 )
 def test_a_server_is_waited_for_ten_seconds_unless_the_user_says_otherwise(chosen, seconds):
     code = "import ablation.tracking.mlflow_store; from mlflow import environment_variables as known; print(known.MLFLOW_HTTP_REQUEST_TIMEOUT.get())"

@@ -444,7 +444,8 @@ def test_an_encoder_that_collapses_is_a_result():
 def test_every_baseline_runs_and_reports_its_accuracy(name):
     settings = JOINT | {"epochs": 3, "warmup.epochs": 1} | BASELINES[name]
     if name == "ldmlr-original":  # a tenth of it
-        settings |= {"staged.diffusion_epochs": 3, "staged.head_epochs": 3, "diffusion.steps": 20}
+        settings |= {"staged.diffusion_epochs": 3, "staged.head_epochs": 3}
+        settings |= {"diffusion.steps": 5, "data.n_max": 12}
     store, links = run_on_shared_epochs(settings), chain(settings)
     staged = ["diffusion"] * 3 + ["head"] * 3
     others = {
@@ -580,7 +581,14 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("option", OPTIONS.values(), ids=OPTIONS.keys())
+@pytest.mark.parametrize(
+    "option",
+    [
+        # a baseline trains the U-Net in every run
+        pytest.param(option, id=name, marks=pytest.mark.long if name == "unet1d" else [])
+        for name, option in OPTIONS.items()
+    ],
+)
 def test_every_option_trains_with_finite_metrics(option):
     settings = JOINT | {"epochs": 2, "warmup.epochs": 1, "generation.every": 1} | option
     store, links = run_on_shared_epochs(settings), chain(settings)
