@@ -9,6 +9,7 @@ processes share count once. A first `ablate run` trains; a second one finds ever
 from __future__ import annotations
 
 import argparse
+import resource
 import shutil
 import statistics
 import subprocess
@@ -47,6 +48,12 @@ def measure(command: list[str], folder: Path) -> tuple[float, int]:
     if process.returncode:
         raise SystemExit(f"ended with {process.returncode}: {' '.join(command)}")
     return time.perf_counter() - start, peak
+
+
+def cpu_seconds() -> float:
+    """Processor time of all commands that have ended so far, their processes included."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def descendants(pid: int) -> list[int]:

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 from ablation.analysis.contrasts import claimed, main_effects
 from ablation.grid.load import Study
 from ablation.planning.manifest import manifest_of
-from ablation.planning.plan import Plan, build_plan, revise, with_ownership
+from ablation.planning.plan import Plan, PlannedTrial, build_plan, revise, with_ownership
 from ablation.storage.cache import DiskStore
 from ablation.storage.runs import RunFolder
 
 if TYPE_CHECKING:
     from ablation.analysis.looks import Look
+    from ablation.analysis.results import Scores
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class UntilDecided:
 
     Args:
         tell: called with a line about each look that ends
+        known: of this process, of the same study: what is decided of it is not planned again
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class UntilDecided:
         folder: RunFolder,
         budget: Budget | None = None,
         tell: Callable[[str], None] = lambda text: None,
+        known: Plan | None = None,
     ):
         self.study, self.store, self.folder = study, store, folder
         self.budget, self.tell = budget or Budget(), tell
@@ -55,6 +58,10 @@ class UntilDecided:
         self._begun = time.monotonic()
         # trials that have ended: their files need not be read again
         self._ended: set[str] = set()
+        # trials whose chains no record changes any more
+        self._decided: dict[str, PlannedTrial] = {}
+        self._keep(known.trials if known else {})
+        self._scores: Scores | None = None
 
     def due(self) -> Plan:
         """The trials that are due by what has ended so far; at least those of the first look."""
@@ -76,9 +83,10 @@ class UntilDecided:
         # pandas, which planning a study does without
         from ablation.analysis.claims import claims_replay
         from ablation.analysis.effects import effects_replay
-        from ablation.analysis.results import load
+        from ablation.analysis.results import Scores
 
-        results = load(self.folder, manifest_of(self.study, self.folder.path.name, plan))
+        self._scores = self._scores or Scores(self.folder)
+        results = self._scores.results(manifest_of(self.study, self.folder.path.name, plan))
         claims = claims_replay(results)
         effects = effects_replay(results) if self.study.grid.decides_effects else None
         due = dict(claims.due)
@@ -112,7 +120,12 @@ class UntilDecided:
         """The plan of so many seeds; those of the first look where an arm is not named."""
         first = self.study.grid.looks[0]
         counts = {variant.name: due.get(variant.name, first) for variant in self.study.variants}
-        return build_plan(self.study, self.store, self.folder, counts)
+        plan = build_plan(self.study, self.store, self.folder, counts, self._decided)
+        self._keep(plan.trials)
+        return plan
+
+    def _keep(self, trials: Mapping[str, PlannedTrial]) -> None:
+        self._decided |= {name: trial for name, trial in trials.items() if not trial.undecided}
 
     def _have_ended(self, plan: Plan) -> bool:
         for name, trial in plan.trials.items():
@@ -120,6 +133,8 @@ class UntilDecided:
                 if self.folder.ending(trial.spec) is None:
                     return False
                 self._ended.add(name)
+                # how long an undecided chain became stands in the trial's files
+                self._decided[name] = trial
         return True
 
     def _is_spent(self, plan: Plan) -> bool:

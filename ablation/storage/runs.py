@@ -279,6 +279,14 @@ class RunFolder:
             )
         return records
 
+    def last_record(self, trial: str) -> Record | None:
+        """The last record of a file that is whole; None where there is none, or it is damaged."""
+        try:
+            lines = (self.trial_path(trial) / "metrics.jsonl").read_bytes().split(b"\n")
+            return checked_record(lines[-2]) if len(lines) > 1 else None
+        except UNREADABLE:
+            return None
+
     def write_outcome(self, trial: str, outcome: Outcome) -> None:
         """Write outcome.json. The trial's other files must have their final content."""
         sums = {name: digest(self.trial_path(trial) / name) for name in SUMMED}

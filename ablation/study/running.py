@@ -394,6 +394,7 @@ def _until_decided(planned: PlannedStudy, options: RunOptions, console: Console)
         planned.folder,
         Budget(options.max_trials, seconds),
         lambda text: tell(console, text),
+        planned.plan,
     )
 
 
