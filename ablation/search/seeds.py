@@ -7,17 +7,24 @@ been, and a finished one that is run again does nothing.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ablation import PACKAGE
 from ablation.analysis.contrasts import claimed, main_effects
 from ablation.grid.load import Study
 from ablation.planning.manifest import manifest_of
 from ablation.planning.plan import Plan, PlannedTrial, build_plan, revise, with_ownership
 from ablation.storage.cache import DiskStore
-from ablation.storage.runs import RunFolder
+from ablation.storage.files import UNREADABLE
+from ablation.storage.runs import RunFolder, write_atomically
 
 if TYPE_CHECKING:
     from ablation.analysis.looks import Look
@@ -62,15 +69,27 @@ class UntilDecided:
         self._decided: dict[str, PlannedTrial] = {}
         self._keep(known.trials if known else {})
         self._scores: Scores | None = None
+        # the plan with which no more are due, and what was said of its last look
+        self._over: Plan | None = None
+        self._last = ""
 
     def due(self) -> Plan:
         """The trials that are due by what has ended so far; at least those of the first look."""
+        plan = self._as_run()
+        if plan is not None and self._have_ended(plan) and self._is_all(plan):
+            return plan
         tell, self.tell = self.tell, lambda text: None
         plan = self._planned({})
         while (grown := self.grown(plan)) is not plan:
             plan = grown
         self.tell = tell
         return plan
+
+    def remember(self) -> None:
+        """Note that no more trials are due: until anything changes, no look is repeated."""
+        if self.is_over and self._over is not None:
+            note = {"digest": self._digest(self._over), "said": self._last}
+            write_atomically(self._note, json.dumps(note) + "\n")
 
     def revised(self, plan: Plan, name: str, store: DiskStore) -> Plan:
         """See `revise`."""
@@ -80,7 +99,30 @@ class UntilDecided:
         """The plan with the trials of the next look, once all of this one have ended."""
         if not self._have_ended(plan):
             return plan
-        # pandas, which planning a study does without
+        if self._is_over(plan):
+            self._say(self._last)
+            return plan
+        new, looks = self._replayed(plan)
+        self.is_over = new.trials.keys() == plan.trials.keys()
+        is_spent = self._is_spent(plan)
+        self._last = self._said(looks, is_spent) if looks else ""
+        self._say(self._last)
+        if self.is_over:
+            self._over = plan
+        if self.is_over or is_spent:
+            return plan
+        known = {name: plan.trials.get(name, trial) for name, trial in new.trials.items()}
+        return with_ownership(known)
+
+    def _say(self, text: str) -> None:
+        if text:
+            self.tell(text)
+
+    def _replayed(self, plan: Plan) -> tuple[Plan, dict[str, Look]]:
+        """What is due by the results of these trials, and the last look at each kind of question.
+
+        pandas is loaded here, which planning a study does without.
+        """
         from ablation.analysis.claims import claims_replay
         from ablation.analysis.effects import effects_replay
         from ablation.analysis.results import Scores
@@ -92,17 +134,67 @@ class UntilDecided:
         due = dict(claims.due)
         for arm, n in (effects.due if effects else {}).items():
             due[arm] = max(n, due.get(arm, 0))
-        new = self._planned(due)
-        self.is_over = len(new.trials) == len(plan.trials)
-        is_spent = self._is_spent(plan)
         replays = {"claims": claims, "main effects": effects}
         looks = {what: one.looks[-1] for what, one in replays.items() if one and one.looks}
-        if looks:
-            self.tell(self._said(looks, is_spent))
-        if self.is_over or is_spent:
-            return plan
-        known = {name: plan.trials.get(name, trial) for name, trial in new.trials.items()}
-        return with_ownership(known)
+        return self._planned(due), looks
+
+    def _is_over(self, plan: Plan) -> bool:
+        """Whether it is known that no more are due than these."""
+        return self._over is not None and self._over.trials.keys() == plan.trials.keys()
+
+    def _is_all(self, plan: Plan) -> bool:
+        """Whether these trials, all of which have ended, are just those that are due.
+
+        The looks are repeated once for all of them, or not at all where a note says what they came
+        to.
+        """
+        last = self._noted(plan)
+        if last is None:
+            new, looks = self._replayed(plan)
+            if new.trials.keys() != plan.trials.keys():
+                return False
+            last = self._said(looks, False) if looks else ""
+        self.is_over, self._over, self._last = True, plan, last
+        return True
+
+    def _as_run(self) -> Plan | None:
+        """The plan with as many seeds of each arm as study.json has; None where it has others."""
+        if not self.folder.exists():
+            return None
+        trials = {spec.trial for spec in self.folder.manifest().trials}
+        counts = Counter(spec.arm for spec in self.folder.manifest().trials)
+        first = self.study.grid.looks[0]
+        if any(
+            not first <= counts[one.name] <= len(self.study.grid.seeds)
+            for one in self.study.variants
+        ):
+            return None
+        plan = self._planned(counts)
+        return plan if plan.trials.keys() == trials else None
+
+    @property
+    def _note(self) -> Path:
+        return self.folder.path / ".looks.json"
+
+    def _noted(self, plan: Plan) -> str | None:
+        """What was said of the last look, where the note is of these trials as they are."""
+        try:
+            told = json.loads(self._note.read_bytes())
+            return str(told["said"]) if told["digest"] == self._digest(plan) else None
+        except (*UNREADABLE, KeyError, TypeError):
+            return None
+
+    def _digest(self, plan: Plan) -> str:
+        """Of the questions, of how each trial ended, and of the code and libraries that judge."""
+        told = asdict(manifest_of(self.study, self.folder.path.name, plan))
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
+        for name in ("numpy", "pandas", "scipy"):
+            digest.update(version(name).encode())
+        files = [self.folder.trial_path(name) / "outcome.json" for name in plan.trials]
+        # an outcome holds the checksums of its trial's other files
+        for file in [*files, *sorted((PACKAGE / "analysis").rglob("*.py")), Path(__file__)]:
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+        return digest.hexdigest()
 
     def longest(self, plan: Plan) -> Plan:
         """The plan if no question were decided any more: the most that the study may take."""

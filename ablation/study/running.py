@@ -210,6 +210,8 @@ def _run_held(
         listener = Listeners([timings, bound, progress, *shown])
         result = train(planned, options, listener, placed.jobs, placed.make_workers, planner)
     timings.save()
+    if isinstance(planner, UntilDecided):
+        planner.remember()
     planned.store.trim(options.cache_bytes)
     # those of this pass were told as they failed
     for line in () if is_search or result.n_open else progress.failed_before:
