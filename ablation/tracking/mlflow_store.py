@@ -31,6 +31,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
+from sqlalchemy import Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from ablation.errors import Unavailable
@@ -136,6 +137,7 @@ class StoredRun:
 def open_experiment(uri: str, name: str) -> tuple[MlflowClient, str]:
     """A client, and the id of the experiment, which is made where there is none."""
     with making(uri):
+        _write_ahead(uri)
         client = MlflowClient(uri)
         found = _experiment_id(client, uri, name)
     follow_folder(uri)
@@ -143,6 +145,42 @@ def open_experiment(uri: str, name: str) -> tuple[MlflowClient, str]:
         location = None if is_server(uri) else _artifacts(name)
         found = client.create_experiment(name, location)
     return client, found
+
+
+def _own_file(uri: str) -> Path | None:
+    """The project's own database; None where MLflow keeps its records elsewhere."""
+    path = Path(DATABASE).absolute()
+    return path if uri == sqlite_url(path) else None
+
+
+def _write_ahead(uri: str) -> None:
+    """Let what is written to the project's own database wait for the disk once a delivery.
+
+    MLflow commits eight times for each trial, and each waits for the disk otherwise. `settle` waits
+    for all of them; a power cut before that loses commits, which the next delivery sees, and never
+    the file.
+    """
+    path = _own_file(uri)
+    if path is not None:
+        with closing(sqlite3.connect(path, timeout=PATIENCE_SECONDS)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+
+
+@event.listens_for(Engine, "connect")
+def _do_not_wait(connection: object, _record: object) -> None:
+    """Of MLflow's connections, which are its own: those to a file that is written ahead."""
+    if isinstance(connection, sqlite3.Connection):
+        (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+        if mode == "wal":
+            connection.execute("PRAGMA synchronous = NORMAL")
+
+
+def settle(uri: str) -> None:
+    """Have the project's own database hold all that was written, on the disk."""
+    path = _own_file(uri)
+    if path is not None and path.exists():
+        with closing(sqlite3.connect(path, timeout=PATIENCE_SECONDS)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def look_up(uri: str, name: str) -> tuple[MlflowClient, list[StoredRun]]:
@@ -181,8 +219,8 @@ def follow_folder(uri: str) -> None:
 
     MLflow keeps absolute addresses, and has no way of its own to change them.
     """
-    path = Path(DATABASE).absolute()
-    if uri != sqlite_url(path) or not path.exists():
+    path = _own_file(uri)
+    if path is None or not path.exists():
         return
     with closing(sqlite3.connect(path, timeout=PATIENCE_SECONDS)) as connection, connection:
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone():

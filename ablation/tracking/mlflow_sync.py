@@ -45,6 +45,7 @@ from ablation.tracking.mlflow_store import (
     is_server,
     open_experiment,
     reaching,
+    settle,
 )
 from ablation.tracking.mlflow_views import ARMS, SHARED, address_of, links, view_tags
 
@@ -193,6 +194,7 @@ class Tracker:
         try:
             with reaching(self.uri):
                 self._sync(manifest, trials, reports, is_running)
+                settle(self.uri)
         except BaseException:
             # the next call asks MLflow
             self.runs = {}
