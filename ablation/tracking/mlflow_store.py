@@ -144,6 +144,7 @@ def open_experiment(uri: str, name: str) -> tuple[MlflowClient, str]:
     if found is None:
         location = None if is_server(uri) else _artifacts(name)
         found = client.create_experiment(name, location)
+        settle(uri)
     return client, found
 
 
