@@ -37,15 +37,13 @@ from ablation.tracking.mlflow_content import (
     study_tags,
     trial_contents,
 )
+from ablation.tracking.mlflow_places import default_uri, is_server, settle
 from ablation.tracking.mlflow_store import (
     StoredRun,
-    default_uri,
     find_runs,
     is_refusal,
-    is_server,
     open_experiment,
     reaching,
-    settle,
 )
 from ablation.tracking.mlflow_views import ARMS, SHARED, address_of, links, view_tags
 

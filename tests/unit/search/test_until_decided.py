@@ -5,12 +5,13 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from toy_study import ToyStudy
 from toy_subject import Toy
 
 from ablation.analysis import sequential
-from ablation.analysis.results import load
+from ablation.analysis.results import Scores, load
 from ablation.errors import InputError
 from ablation.formatting import MISSING
 from ablation.grid.load import load_study
@@ -251,3 +252,65 @@ def test_a_report_while_main_effects_wait_for_their_first_look(tmp_path, monkeyp
         path.unlink()
     table = looks_table(load(toy.folder, toy.folder.manifest()))
     assert f"| 3 | 1 of 2 | {MISSING} |" in " ".join(table.split())
+
+
+def counted(monkeypatch):
+    """The looks that are repeated, as they come."""
+    asked, replayed = [], UntilDecided._replayed
+    monkeypatch.setattr(
+        UntilDecided, "_replayed", lambda self, plan: asked.append(1) or replayed(self, plan)
+    )
+    return asked
+
+
+def test_no_look_is_repeated_before_anything_changes(toy, monkeypatch):
+    toy.go()
+    planner = toy.planner()
+    before = list(planner.due().trials)
+    planner.remember()
+    asked = counted(monkeypatch)
+    toy.go()
+    assert not asked and not toy.ran
+    assert toy.said == ["after 8 seeds: 1 of 2 claims decided; no more seeds are planned"]
+    assert list(toy.planner().due().trials) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda toy: (toy.folder.path / ".looks.json").write_text("{"),
+        lambda toy: (toy.folder.path / ".looks.json").unlink(),
+        lambda toy: toy.folder.write_outcome(
+            "reference--s1", replace(toy.folder.outcome("reference--s1"), wall_seconds=9.0)
+        ),
+        lambda toy: (toy.root / "grid.yaml").write_text(
+            (toy.root / "grid.yaml").read_text().replace("direction: up", "direction: down")
+        ),
+    ],
+)
+def test_looks_are_repeated_where_a_result_or_a_question_is_another(toy, monkeypatch, change):
+    toy.go()
+    planner = toy.planner()
+    planner.due()
+    planner.remember()
+    change(toy)
+    asked = counted(monkeypatch)
+    toy.planner().due()
+    assert asked
+
+
+def test_a_study_that_is_not_over_leaves_no_note(toy):
+    toy.go(stop_after=14)
+    planner = toy.planner()
+    planner.due()
+    planner.remember()
+    assert not (toy.folder.path / ".looks.json").exists()
+
+
+def test_scores_judge_as_all_results_do(toy):
+    toy.go()
+    whole, scores = load(toy.folder), Scores(toy.folder).results(toy.folder.manifest())
+    pd.testing.assert_frame_equal(whole.trials, scores.trials)
+    assert dict(scores.digests) == whole.digests and scores.history.empty
+    assert whole.digest("reference", 2) == scores.digest("reference", 2)
+    assert whole.digest("rate=fast", 7) is None and scores.digest("rate=fast", 7) is None
