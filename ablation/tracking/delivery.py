@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # time between deliveries while a study runs
 SYNC_SECONDS = 20.0
 # Of a study's time, that deliveries may take: each looks at all trials.
-DELIVERY_SHARE = 0.1
+DELIVERY_SHARE = 0.5
 # the longest time between attempts while they fail
 LONGEST_SECONDS = 1280.0
 
