@@ -40,9 +40,9 @@ factors:
 CLAIM = """
 claims:
   - id: nothing
-    text: "The levels do the same."
-    contrast: {x: [level0, level1]}
-    expect: [{metric: test/top1, none: true, within: 1.0e-6}]
+    says: The levels do the same.
+    contrast: {factor: x, from: level0, to: level1}
+    expects: [{metric: test/top1, direction: none, within: 0.1}]
 """
 SEARCH = """
 search:
