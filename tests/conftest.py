@@ -42,10 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _few_objects_to_collect() -> None:
-    """Exempt what is loaded by now from garbage collection, which takes 0.4 s in a process with torch and MLflow.
-
-    statsmodels collects garbage in each call of `multipletests`, so twice in each report.
-    """
+    """Exempt what is loaded by now from garbage collection, which takes 0.4 s in a process with torch and MLflow."""
     gc.freeze()
 
 

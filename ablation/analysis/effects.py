@@ -153,16 +153,19 @@ def is_dead(one: Contrast, results: Results) -> bool:
 
     An interaction is dead where one of its two factors is, at both levels of the other.
     """
-    digests = results.digests_by_cell
 
     def same(pairs: Sequence[tuple[str, ...]]) -> bool:
-        found = [
-            (digests.get((a, seed)), digests.get((b, seed)))
-            for a, b in pairs
-            for seed in results.manifest.seeds
-        ]
-        compared = [pair for pair in found if None not in pair]
-        return bool(compared) and all(a == b for a, b in compared)
+        is_compared = False
+        for a, b in pairs:
+            for seed in results.manifest.seeds:
+                first, second = results.digest(a, seed), results.digest(b, seed)
+                if first is None or second is None:
+                    continue
+                # the others need not be known, and may not have been read
+                if first != second:
+                    return False
+                is_compared = True
+        return is_compared
 
     if one.kind != "interaction":
         return same(one.replicas)

@@ -21,7 +21,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +40,7 @@ from ablation.storage.runs import (
     TrialSpec,
     write_atomically,
 )
+from ablation.subject.protocol import Record
 
 PER_CLASS = ("test/per_class", "validation/per_class")
 PER_CLASS_COLUMNS = ["trial", "arm", "seed", "class", "n_train", "accuracy"]
@@ -96,14 +97,18 @@ class Results:
     # known
     hits: dict[str, str]
     # complete trial -> hash of all it measured, times aside; equal means bit-identical
-    digests: dict[str, str]
+    digests: Mapping[str, str]
     # metric -> its column, where that has another name, see `column_of`
     renamed: dict[str, str] = field(default_factory=dict)
 
+    def digest(self, arm: str, seed: int) -> str | None:
+        """The digest of an arm's trial; None where it is not complete."""
+        return self.digests.get(self._by_cell.get((arm, seed), ""))
+
     @cached_property
-    def digests_by_cell(self) -> dict[tuple[str, int], str | None]:
-        """(arm, seed) -> digest; None where the trial is not complete."""
-        return {(row.arm, row.seed): self.digests.get(row.trial) for row in identities(self.trials)}
+    def _by_cell(self) -> dict[tuple[str, int], str]:
+        """(arm, seed) -> trial."""
+        return {(row.arm, row.seed): row.trial for row in identities(self.trials)}
 
     @property
     def looks(self) -> tuple[int, ...]:
@@ -184,27 +189,119 @@ def load(folder: RunFolder, manifest: Manifest | None = None) -> Results:
         FileNotFoundError: it holds no study.json
     """
     manifest, is_running = manifest or folder.manifest(), folder.is_being_run()
+    return _tables(manifest, lambda spec: _read(folder, spec, is_running))
+
+
+class Scores:
+    """The results of a study that grows, without its epochs.
+
+    The files of a trial that has ended are read once, and its epochs only where it has to be known
+    whether they agree bit by bit with those of another trial.
+    """
+
+    def __init__(self, folder: RunFolder):
+        self.folder = folder
+        # trial and its key -> what was read of it, once it has ended
+        self._ended: dict[tuple[str, str], _Read] = {}
+        self._digests: dict[str, str] = {}
+
+    def results(self, manifest: Manifest) -> Results:
+        """As `load`; the tables `history` and `per_class` are empty, and no hits are known."""
+        found = _tables(manifest, self._read)
+        return replace(found, digests=_Digests(self.folder, list(found.digests), self._digests))
+
+    def _read(self, spec: TrialSpec) -> _Read:
+        name = (spec.trial, spec.key)
+        if name in self._ended:
+            return self._ended[name]
+        found = self.folder.outcome(spec.trial)
+        outcome = _own(found, spec)
+        if outcome is None:
+            return _Read(None, self._state(spec, found), [], {}, "")
+        is_complete = outcome.state == "COMPLETE"
+        last = self.folder.last_record(spec.trial) if is_complete else None
+        own = replace(outcome, vectors={}, hits="")
+        metrics = last["metrics"] if last else {}
+        self._ended[name] = _Read(own, self._state(spec, found), [], metrics, "")
+        return self._ended[name]
+
+    def _state(self, spec: TrialSpec, found: Outcome | None) -> str:
+        return self.folder.state(spec, found, self.folder.is_being_run())
+
+
+class _Digests(Mapping[str, str]):
+    """Complete trial -> digest, read from its files when it is asked for, and then known."""
+
+    def __init__(self, folder: RunFolder, trials: Sequence[str], known: dict[str, str]):
+        self._folder, self._trials, self._known = folder, dict.fromkeys(trials), known
+
+    def __getitem__(self, trial: str) -> str:
+        if trial not in self._trials:
+            raise KeyError(trial)
+        if trial not in self._known:
+            outcome = self._folder.outcome(trial)
+            if outcome is None:
+                raise KeyError(trial)
+            self._known[trial] = _digest(self._folder.records(trial), outcome)
+        return self._known[trial]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._trials)
+
+    def __len__(self) -> int:
+        return len(self._trials)
+
+
+class _Read(NamedTuple):
+    """What was read of a trial."""
+
+    # None of one that has not ended, also where a trial of that name did before it changed
+    outcome: Outcome | None
+    # see `RunFolder.state`
+    state: str
+    records: list[Record]
+    # metrics of the last record
+    last: Mapping[str, float]
+    # of a complete trial, else ""
+    digest: str
+
+
+def _own(outcome: Outcome | None, spec: TrialSpec) -> Outcome | None:
+    """None where it is that of a trial of that name before it changed."""
+    return outcome if outcome is None or outcome.key in ("", spec.key) else None
+
+
+def _read(folder: RunFolder, spec: TrialSpec, is_running: bool) -> _Read:
+    found, records = folder.outcome(spec.trial), folder.records(spec.trial)
+    outcome, state = _own(found, spec), folder.state(spec, found, is_running)
+    if outcome is not found:
+        records = []
+    last = records[-1].get("metrics", {}) if records else {}
+    digest = ""
+    if outcome is not None and outcome.state == "COMPLETE":
+        digest = _digest(records, outcome)
+    return _Read(outcome, state, records, last, digest)
+
+
+def _tables(manifest: Manifest, read: Callable[[TrialSpec], _Read]) -> Results:
     manifest = replace(manifest, published=published_now(manifest))
     trials, history, per_class, hits, digests, renamed = [], [], [], {}, {}, {}
     best = _best(manifest)
+    taken = {*manifest.factors, best}
     counts = dict(enumerate(manifest.facts.get("class_counts") or []))
+    # metric -> column
+    called: dict[str, str] = {}
 
     def columns(metrics: Mapping[str, float]) -> dict[str, float]:
         """Column -> value, of metrics that trials report."""
-        found = {}
-        for name, value in metrics.items():
-            column = column_of(name, {*manifest.factors, best})
-            found[column] = value
-            if escaped(name) != column:
-                renamed[escaped(name)] = column
-        return found
+        for name in metrics.keys() - called.keys():
+            called[name] = column_of(name, taken)
+            if escaped(name) != called[name]:
+                renamed[escaped(name)] = called[name]
+        return {called[name]: value for name, value in metrics.items()}
 
     for spec in manifest.trials:
-        outcome, records = folder.outcome(spec.trial), folder.records(spec.trial)
-        state = folder.state(spec, outcome, is_running)
-        # of a trial of that name before it changed
-        if outcome is not None and outcome.key not in ("", spec.key):
-            outcome, records = None, []
+        outcome, state, records, last, digest = read(spec)
         row = _trial_row(spec, state, outcome)
         identity = {"trial": spec.trial, "arm": spec.arm, "seed": spec.seed}
         if outcome is not None and outcome.state == "COMPLETE":
@@ -212,9 +309,8 @@ def load(folder: RunFolder, manifest: Manifest | None = None) -> Results:
             if best in metrics:
                 row[column_of(best, manifest.factors)] = metrics.pop(best)
             # a trial's own metric of that name has no room in the outcome
-            last = records[-1].get("metrics", {}) if records else {}
             row |= columns(metrics | {name: last[name] for name in [best] if name in last})
-            digests[spec.trial] = _digest(records, outcome)
+            digests[spec.trial] = digest
             if outcome.hits:
                 hits[spec.trial] = outcome.hits
             per_class += [

@@ -133,15 +133,14 @@ def holm(p_values: ArrayLike) -> np.ndarray:
     Returns:
         (n_tests,) float, adjusted p-values; NaN where they were
     """
-    # imports pandas, which a plan's power does without
-    from statsmodels.stats.multitest import multipletests
-
+    # statsmodels' `multipletests` gives the same bits, and collects garbage at each call: 0.1 s
     found = np.asarray(p_values, dtype=float)
-    if found.size == 0:
-        return found
-    undefined = np.isnan(found)
-    adjusted = multipletests(np.where(undefined, 1.0, found), method="holm")[1]
-    return np.where(undefined, np.nan, adjusted)
+    known = np.where(np.isnan(found), 1.0, found)
+    order = np.argsort(known)
+    scaled = known[order] * np.arange(found.size, 0, -1)
+    adjusted = np.empty_like(found)
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
+    return np.where(np.isnan(found), np.nan, adjusted)
 
 
 def smallest_permutation_p(n: int) -> float:

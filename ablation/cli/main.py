@@ -185,10 +185,10 @@ def status(study: str) -> None:
     "--html", "as_html", is_flag=True, help="Also write report.html, the whole report in one file."
 )
 def report(study: str, as_html: bool) -> None:
-    """Write a study's report again, from the files of its runs."""
-    from ablation.reporting.report import write_report
+    """Write a study's report again, from the files of its runs; one that is of them is kept."""
     from ablation.storage.asked import SUFFIX
     from ablation.storage.project import ProjectPaths
+    from ablation.study.closing import Closing
     from ablation.study.opening import changes_since
 
     places = ProjectPaths()
@@ -198,8 +198,13 @@ def report(study: str, as_html: bool) -> None:
         message = f"holds the trials of a search; `ablate report {of}` tells what it has found"
         raise InputError([Problem("runs", study, message)])
     places.require_writable("reports")
-    changed = "" if folder.is_being_run() else changes_since(places, study).description
-    print(write_report(folder, places.report(study), as_html, changed))
+    is_running = folder.is_being_run()
+    changed = "" if is_running else changes_since(places, study).description
+    closing = Closing(places, study)
+    path = closing.page if as_html else closing.path
+    if is_running or changed or not path.is_file() or closing.known() is None:
+        closing.write(as_html, changed)
+    print(path)
     click.echo(changed, err=True, nl=bool(changed))
 
 

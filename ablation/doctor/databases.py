@@ -34,14 +34,8 @@ from ablation.tracking.mlflow_content import (
     status_of,
     trial_contents,
 )
-from ablation.tracking.mlflow_store import (
-    StoredRun,
-    TrackingUnavailable,
-    default_uri,
-    experiments,
-    look_up,
-    reaching,
-)
+from ablation.tracking.mlflow_places import TrackingUnavailable, default_uri
+from ablation.tracking.mlflow_store import StoredRun, experiments, look_up, reaching
 from ablation.tracking.mlflow_sync import (
     DIGEST,
     STUDY,

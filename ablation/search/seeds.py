@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 from ablation import PACKAGE
@@ -81,9 +82,9 @@ def _replayed(folder: RunFolder, manifest: Manifest) -> LooksSoFar:
     # pandas, which planning a study does without
     from ablation.analysis.claims import claims_replay
     from ablation.analysis.effects import effects_replay
-    from ablation.analysis.results import load
+    from ablation.analysis.results import Scores
 
-    results = load(folder, manifest)
+    results = Scores(folder).results(manifest)
     claims = claims_replay(results)
     due, looks = dict(claims.due), {"claims": claims.looks}
     if manifest.decides_effects:
@@ -94,8 +95,9 @@ def _replayed(folder: RunFolder, manifest: Manifest) -> LooksSoFar:
 
 
 def _digest(folder: RunFolder, manifest: Manifest) -> str:
-    """Of what is asked, of the trials' outcomes, and of the code that judges them."""
+    """Of what is asked, of the trials' outcomes, and of the code and libraries that judge them."""
     digest = hashlib.sha256(json.dumps(asdict(manifest), sort_keys=True).encode())
+    digest.update(" ".join(map(version, ("numpy", "pandas", "scipy"))).encode())
     outcomes = [folder.trial_path(spec.trial) / "outcome.json" for spec in manifest.trials]
     for file in [*outcomes, *sorted((PACKAGE / "analysis").rglob("*.py"))]:
         content = file.read_bytes()

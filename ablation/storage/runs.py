@@ -279,6 +279,14 @@ class RunFolder:
             )
         return records
 
+    def last_record(self, trial: str) -> Record | None:
+        """The last record of a file that is whole; None where there is none, or it is damaged."""
+        try:
+            lines = (self.trial_path(trial) / "metrics.jsonl").read_bytes().split(b"\n")
+            return checked_record(lines[-2]) if len(lines) > 1 else None
+        except UNREADABLE:
+            return None
+
     def write_outcome(self, trial: str, outcome: Outcome) -> None:
         """Write outcome.json. The trial's other files must have their final content."""
         sums = {name: digest(self.trial_path(trial) / name) for name in SUMMED}
@@ -287,20 +295,14 @@ class RunFolder:
 
     def outcome(self, trial: str) -> Outcome | None:
         """Read outcome.json; None if there is none, or a damaged one, which is reported."""
-        outcome, _, why = self._ending(trial)
-        if why:
-            warn_once(
-                f"{self.trial_path(trial) / 'outcome.json'} {why}, and counts as absent; "
-                "`ablate run` closes the trial again"
-            )
-        return outcome
+        return self._outcome(trial)[0]
 
     def ending(self, spec: TrialSpec) -> Outcome | None:
         """The outcome of this trial, by its key; of a complete one if its records are whole."""
-        outcome = self.outcome(spec.trial)
+        outcome, sums = self._outcome(spec.trial)
         if outcome is None or outcome.key != spec.key:
             return None
-        if outcome.state == "COMPLETE" and "metrics.jsonl" in self._changed(spec.trial):
+        if outcome.state == "COMPLETE" and self._changed(spec.trial, sums, ("metrics.jsonl",)):
             path = self.trial_path(spec.trial) / "metrics.jsonl"
             warn_once(f"{path} is not what the trial left; `ablate run` makes it again")
             return None
@@ -308,11 +310,15 @@ class RunFolder:
 
     def damage(self, trial: str) -> dict[str, str]:
         """File -> what is wrong: it cannot be read, or is not what it was when the trial ended."""
+        _, sums, why = self._ending(trial)
+        changed = self._changed(trial, sums)
+        # one that is what the trial left can be read
+        is_known = bool(sums.get("metrics.jsonl")) and "metrics.jsonl" not in changed
         unreadable = {
-            "outcome.json": self._ending(trial)[2],
-            "metrics.jsonl": self._records(trial)[1],
+            "outcome.json": why,
+            "metrics.jsonl": "" if is_known else self._records(trial)[1],
         }
-        return dict.fromkeys(self._changed(trial), "is not what the trial left") | {
+        return dict.fromkeys(changed, "is not what the trial left") | {
             name: why for name, why in unreadable.items() if why
         }
 
@@ -328,10 +334,22 @@ class RunFolder:
         has_begun = (self.trial_path(spec.trial) / "metrics.jsonl").is_file()
         return "RUNNING" if is_running and has_begun else "WAITING"
 
-    def _changed(self, trial: str) -> list[str]:
-        """The files that are not what they were when the trial ended."""
-        sums, path = self._ending(trial)[1], self.trial_path(trial)
-        return [name for name in SUMMED if sums.get(name) not in (None, digest(path / name))]
+    def _outcome(self, trial: str) -> tuple[Outcome | None, dict[str, str | None]]:
+        """As `outcome`, and the checksums of the files beside it."""
+        outcome, sums, why = self._ending(trial)
+        if why:
+            warn_once(
+                f"{self.trial_path(trial) / 'outcome.json'} {why}, and counts as absent; "
+                "`ablate run` closes the trial again"
+            )
+        return outcome, sums
+
+    def _changed(
+        self, trial: str, sums: Mapping[str, str | None], names: Sequence[str] = SUMMED
+    ) -> list[str]:
+        """Which of these files are not what they were when the trial ended."""
+        path = self.trial_path(trial)
+        return [name for name in names if sums.get(name) not in (None, digest(path / name))]
 
     def _records(self, trial: str) -> tuple[list[Record], str]:
         """The records up to the first that is damaged, and what is wrong with that."""

@@ -10,13 +10,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ablation import PACKAGE
+from ablation.grid.file import published_now
 from ablation.storage.asked import SUFFIX
 from ablation.storage.files import UNREADABLE
 from ablation.storage.project import ProjectPaths, report_files
 from ablation.storage.runs import write_atomically
 
 # whose versions change a report of the same results
-LIBRARIES = ("matplotlib", "pandas", "scipy", "statsmodels")
+LIBRARIES = ("matplotlib", "pandas", "scipy")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Closing:
         """The report that a person opens."""
         return self.places.report(self.name) / "report.md"
 
+    @property
+    def page(self) -> Path:
+        """The whole report in one file, where it was asked for."""
+        return self.path.with_suffix(".html")
+
     def known(self) -> list[str] | None:
         """What the report comes to; None if it is not whole, or not of the files as they are."""
         try:
@@ -40,16 +46,19 @@ class Closing:
         except (*UNREADABLE, KeyError, TypeError):
             return None
 
-    def write(self) -> list[str]:
-        """Write the report; returns what it comes to."""
+    def write(self, as_html: bool = False, changed: str = "") -> list[str]:
+        """Write the report; returns what it comes to. as_html, changed: as of `write_judged`."""
         # Matplotlib and pandas are loaded when they are needed.
         from ablation.reporting.report import write_judged
         from ablation.reporting.verdict import conclusion
 
-        written = write_judged(self.places.runs(self.name), self.path.parent)
+        folder = self.places.runs(self.name)
+        written = write_judged(folder, self.path.parent, as_html, changed)
         said = conclusion(written.study, written.effects, written.claims)
-        note = {"digest": self._digest(), "said": said}
-        write_atomically(self._note, json.dumps(note, indent=1) + "\n")
+        # what else stands in the report then does not follow from the files
+        if not (changed or folder.is_being_run()):
+            note = {"digest": self._digest(), "said": said}
+            write_atomically(self._note, json.dumps(note, indent=1) + "\n")
         return said
 
     @property
@@ -58,7 +67,9 @@ class Closing:
 
     def _digest(self) -> str:
         """Of the results, of the report's files, and of the code that makes one of the other."""
-        digest = hashlib.sha256(repr([_version(name) for name in LIBRARIES]).encode())
+        told = [_version(name) for name in LIBRARIES]
+        published = published_now(self.places.runs(self.name).manifest())
+        digest = hashlib.sha256(repr((told, published)).encode())
         for file in self._files():
             # a name and a length, so that no two lists of files look alike
             content = file.read_bytes()
@@ -67,12 +78,12 @@ class Closing:
         return digest.hexdigest()
 
     def _files(self) -> Iterator[Path]:
-        """An outcome holds the checksums of its trial's other files."""
         for name in (self.name, f"{self.name}{SUFFIX}"):
             folder = self.places.runs(name).path
             # but for the lock
             yield from sorted(path for path in folder.glob("[!.]*") if path.is_file())
-            yield from sorted(folder.glob("*/outcome.json"))
+            for read in ("outcome.json", "metrics.jsonl"):
+                yield from sorted(folder.glob(f"*/{read}"))
         yield from report_files(self.path.parent)
         for package in ("analysis", "reporting"):
             yield from sorted((PACKAGE / package).rglob("*.py"))

@@ -25,7 +25,7 @@ from ablation.storage.files import UNREADABLE
 from ablation.storage.runs import Outcome, TrialSpec, reason, write_atomically
 from ablation.study.phases import PhaseCounts
 from ablation.subject.own import OwnCode
-from ablation.subject.protocol import Record
+from ablation.subject.protocol import LinkLike, Record
 
 if TYPE_CHECKING:
     from ablation.planning.plan import Plan
@@ -60,7 +60,9 @@ class ProgressNote:
 class ArmProgress:
     """Counts over an arm's trials."""
 
+    # those of the plan, and of a search all that it may still ask for
     n_trials: int = 0
+    n_planned: int = 0
     n_complete: int = 0
     n_failed: int = 0
     n_epochs: int = 0
@@ -93,6 +95,8 @@ class Progress(Listener):
         self.phases = PhaseCounts(share)
         self.metric = planned.study.grid.metric["name"]
         self.plan, self.arms = planned.plan, dict[str, ArmProgress]()
+        # trial -> its links as they were counted last
+        self._links: dict[str, Sequence[LinkLike]] = {}
         self.replanned(planned.plan)
         # why trials failed in earlier passes, a line each
         self.failed_before: list[str] = []
@@ -127,15 +131,20 @@ class Progress(Listener):
         """Count the trials and epochs of the plan as it is now."""
         self.plan = plan
         self.phases.replanned(plan)
-        for arm in self.arms.values():
-            arm.n_trials = arm.n_epochs = 0
-        for trial in plan.trials.values():
+        # most trials are as they were, and there may be 10,000
+        changed = [
+            trial for name, trial in plan.trials.items() if self._links.get(name) is not trial.links
+        ]
+        for trial in changed:
+            name = trial.spec.trial
             arm = self.arms.setdefault(trial.spec.arm, ArmProgress())
-            arm.n_trials += 1
-            arm.n_epochs += len(trial.links)
-        for name, n in self.planned.n_expected.items():
+            arm.n_planned += name not in self._links
+            arm.n_epochs += len(trial.links) - len(self._links.get(name, ()))
+            self._links[name] = trial.links
+        names = [*(trial.spec.arm for trial in changed), *self.planned.n_expected]
+        for name in dict.fromkeys(names):
             arm = self.arms.setdefault(name, ArmProgress())
-            arm.n_trials = max(arm.n_trials, n)
+            arm.n_trials = max(arm.n_planned, self.planned.n_expected.get(name, 0))
 
     def found(self, spec: TrialSpec, outcome: Outcome) -> None:
         """Count a trial that an earlier run has ended."""

@@ -2,5 +2,6 @@
 
 Enter at `delivery.Delivery`, which keeps both up to date while a study runs. `ledger.update_ledger`
 writes to Optuna. `mlflow_sync.Tracker` writes to MLflow what `mlflow_content.trial_contents` makes
-of the files; `mlflow_store.find_runs` reads what MLflow has. `mlflow_ui.serve` is `ablate ui`.
+of the files; `mlflow_store.find_runs` reads what MLflow has; `mlflow_places` is what needs no
+import of MLflow. `mlflow_ui.serve` is `ablate ui`.
 """

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # time between deliveries while a study runs
 SYNC_SECONDS = 20.0
+# Of a study's time, that deliveries may take: each looks at all trials.
+DELIVERY_SHARE = 0.5
 # the longest time between attempts while they fail
 LONGEST_SECONDS = 1280.0
 
@@ -38,7 +40,8 @@ class Delivery(Listener):
         self.note = places.root / ".ablate" / "delivered" / name
         self.tracker: Tracker | None = None
         self.last = time.monotonic()
-        # Doubled by each failure: a silent server delays all workers during an attempt.
+        # Doubled by each failure: a silent server delays all workers during an attempt. Longer also
+        # where a delivery takes long.
         self.interval = SYNC_SECONDS
 
     def is_due(self) -> bool:
@@ -52,6 +55,7 @@ class Delivery(Listener):
 
     def deliver(self) -> bool:
         """Bring both up to date. A store that cannot be reached causes a message, and no error."""
+        begun = time.monotonic()
         # If no process runs the study, no record may stay RUNNING.
         is_running, is_delivered = self.folder.is_being_run(), True
         for update in (self._update_ledger, self._update_tracking):
@@ -65,8 +69,9 @@ class Delivery(Listener):
                 is_delivered = False
         if is_delivered:
             write_atomically(self.note, self._digest(is_running))
-        self.interval = SYNC_SECONDS if is_delivered else min(2 * self.interval, LONGEST_SECONDS)
         self.last = time.monotonic()
+        due = max(SYNC_SECONDS, (self.last - begun) / DELIVERY_SHARE)
+        self.interval = due if is_delivered else min(2 * self.interval, LONGEST_SECONDS)
         return is_delivered
 
     @property

@@ -1,49 +1,34 @@
-"""Access to MLflow: its settings, its errors, the runs that it has of a study."""
+"""Access to MLflow: the runs that it has of a study, and what it raises."""
 
-# ruff: noqa: E402
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
-# Before MLflow is imported, and only where the user has not chosen: no usage statistics are sent;
-# its log and its links stay out of the progress table; a server that is down or never answers
-# delays training by seconds, not minutes.
-for name, value in {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    # in seconds
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-}.items():
-    os.environ.setdefault(name, value)
+from ablation.formatting import redacted
+from ablation.storage.project import first_line, making, require_usable, sqlite_file
+from ablation.tracking.mlflow_places import (
+    TrackingRefused,
+    TrackingUnavailable,
+    artifacts_of,
+    follow_folder,
+    is_server,
+    settle,
+    write_ahead,
+)
 
+# Only now, since the module above sets what MLflow reads when it is imported.
+# isort: split
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
+from sqlalchemy import Engine, event
 from sqlalchemy.exc import SQLAlchemyError
-
-from ablation.errors import Unavailable
-from ablation.formatting import redacted
-from ablation.storage.project import (
-    PATIENCE_SECONDS,
-    first_line,
-    making,
-    require_usable,
-    sqlite_file,
-    sqlite_url,
-    tracking_uri,
-)
 
 # It logs, with a traceback, errors that it also raises.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
@@ -52,28 +37,9 @@ logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 # The last: there is no driver for the database.
 UNREACHABLE = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError)
-# MLflow's own default: a plain `mlflow ui` in the same folder shows the study
-DATABASE = "mlflow.db"
-ARTIFACTS = "mlartifacts"
 ENDED = ("FINISHED", "FAILED")
 # runs that MLflow is asked for at once; it takes 30 KiB for each
 PAGE = 200
-
-
-class TrackingUnavailable(Unavailable):
-    """MLflow cannot be reached or does not take the results."""
-
-    what = "is not available"
-
-    def __init__(self, url: str, cause: object):
-        self.url, self.cause = redacted(url), redacted(str(cause), url)
-        super().__init__(f"MLflow at {self.url} {self.what}: {self.cause}")
-
-
-class TrackingRefused(TrackingUnavailable):
-    """MLflow answers, and does not take something; trying again later changes nothing by itself."""
-
-    is_for_now, what = False, "does not take all results"
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -81,16 +47,6 @@ def is_refusal(error: BaseException) -> bool:
     if isinstance(error, UnsupportedModelRegistryStoreURIException):
         return False
     return isinstance(error, MlflowException) and error.error_code == "INVALID_PARAMETER_VALUE"
-
-
-def default_uri() -> str:
-    """MLFLOW_TRACKING_URI, else ./mlflow.db."""
-    return tracking_uri() or sqlite_url(Path(DATABASE))
-
-
-def is_server(uri: str) -> bool:
-    """Whether an MLflow server is behind the URI, which then decides where artifacts go."""
-    return uri.startswith(("http://", "https://"))
 
 
 @contextmanager
@@ -136,13 +92,24 @@ class StoredRun:
 def open_experiment(uri: str, name: str) -> tuple[MlflowClient, str]:
     """A client, and the id of the experiment, which is made where there is none."""
     with making(uri):
+        write_ahead(uri)
         client = MlflowClient(uri)
         found = _experiment_id(client, uri, name)
     follow_folder(uri)
     if found is None:
-        location = None if is_server(uri) else _artifacts(name)
+        location = None if is_server(uri) else artifacts_of(name)
         found = client.create_experiment(name, location)
+        settle(uri)
     return client, found
+
+
+@event.listens_for(Engine, "connect")
+def _do_not_wait(connection: object, _record: object) -> None:
+    """Of MLflow's connections, which are its own: those to a file that is written ahead."""
+    if isinstance(connection, sqlite3.Connection):
+        (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+        if mode == "wal":
+            connection.execute("PRAGMA synchronous = NORMAL")
 
 
 def look_up(uri: str, name: str) -> tuple[MlflowClient, list[StoredRun]]:
@@ -176,37 +143,6 @@ def experiments(uri: str, n: int) -> list[Experiment]:
     return [each for each in found if each.name != "Default"]
 
 
-def follow_folder(uri: str) -> None:
-    """If the default database was moved or copied with its folder, find its artifacts there.
-
-    MLflow keeps absolute addresses, and has no way of its own to change them.
-    """
-    path = Path(DATABASE).absolute()
-    if uri != sqlite_url(path) or not path.exists():
-        return
-    with closing(sqlite3.connect(path, timeout=PATIENCE_SECONDS)) as connection, connection:
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone():
-            return
-        known = connection.execute("SELECT experiment_id, name, artifact_location FROM experiments")
-        for experiment_id, name, old in known.fetchall():
-            new = _artifacts(name)
-            ending = Path("/", ARTIFACTS, name).as_uri().removeprefix("file://")
-            is_ours = (old or "").startswith("file:") and old.endswith(ending)
-            if old == new or not is_ours:
-                continue
-            was, is_now = (Path(url2pathname(urlsplit(address).path)) for address in (old, new))
-            if is_now.is_dir() or not was.is_dir():
-                connection.execute(
-                    "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
-                    (new, experiment_id),
-                )
-                connection.execute(
-                    "UPDATE runs SET artifact_uri = replace(artifact_uri, ?, ?) "
-                    "WHERE experiment_id = ?",
-                    (f"{old}/", f"{new}/", experiment_id),
-                )
-
-
 def _experiment_id(client: MlflowClient, uri: str, name: str) -> str | None:
     """None where there is no such experiment. Raises TrackingRefused if it is deleted.
 
@@ -227,11 +163,6 @@ def _experiment_id(client: MlflowClient, uri: str, name: str) -> str | None:
             f"then `ablate sync {name}`; or keep the study under another name with --as NAME",
         )
     return str(found.experiment_id)
-
-
-def _artifacts(experiment: str) -> str:
-    """Where artifacts go, if no server decides it."""
-    return (Path(ARTIFACTS).absolute() / experiment).as_uri()
 
 
 def _shared(texts: Mapping[str, str]) -> dict[str, str]:

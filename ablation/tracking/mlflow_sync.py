@@ -39,12 +39,11 @@ from ablation.tracking.mlflow_content import (
     study_tags,
     trial_contents,
 )
+from ablation.tracking.mlflow_places import default_uri, is_server, settle
 from ablation.tracking.mlflow_store import (
     StoredRun,
-    default_uri,
     find_runs,
     is_refusal,
-    is_server,
     open_experiment,
     reaching,
 )
@@ -207,6 +206,7 @@ class Tracker:
         try:
             with reaching(self.uri):
                 self._sync(manifest, trials, reports, is_running)
+                settle(self.uri)
         except BaseException:
             # the next call asks MLflow
             self.runs = {}

@@ -6,6 +6,7 @@ import getpass
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -16,15 +17,14 @@ from pathlib import Path
 
 from ablation.errors import InputError, Problem
 from ablation.formatting import redacted
-from ablation.storage.project import sqlite_file
+from ablation.storage.project import first_line, require_usable, sqlite_file
 from ablation.storage.runs import studies
-from ablation.tracking.mlflow_store import (
+from ablation.tracking.mlflow_places import (
     TrackingUnavailable,
     default_uri,
-    experiments,
     follow_folder,
+    has_tables,
     is_server,
-    reaching,
 )
 from ablation.tracking.mlflow_views import address_of, links
 
@@ -62,9 +62,9 @@ def serve(tracking_uri: str | None = None, host: str = HOST, port: int | None = 
     port = _free_port(host, port)
     address = f"http://{host}:{port}"
     _require_store(uri)
-    with reaching(uri):
-        follow_folder(uri)
-    lines = [f"MLflow is served at {address} (Ctrl-C ends it)", *_links(uri, address)]
+    _require_usable(uri)
+    # one process at a time may make MLflow's tables
+    found = [] if has_tables(uri) else _links(uri, address)
     tunnel = _tunnel(host, port)
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
     with _ended_by_signals():
@@ -78,10 +78,13 @@ def serve(tracking_uri: str | None = None, host: str = HOST, port: int | None = 
             start_new_session=True,
         )
         try:
+            # MLflow is imported here while the server does the same
+            found = found or _links(uri, address)
             while process.poll() is None and not _answers(address):
                 time.sleep(POLL_SECONDS)
             if process.returncode is None:
-                print(*lines, *tunnel, sep="\n", flush=True)
+                served = f"MLflow is served at {address} (Ctrl-C ends it)"
+                print(served, *found, *tunnel, sep="\n", flush=True)
             raise TrackingUnavailable(uri, f"its server ended with status {process.wait()}")
         except KeyboardInterrupt:
             pass
@@ -91,6 +94,8 @@ def serve(tracking_uri: str | None = None, host: str = HOST, port: int | None = 
 
 def _links(uri: str, address: str) -> list[str]:
     """A line for each study, newest first; of the newest, its other views, too."""
+    from ablation.tracking.mlflow_store import experiments
+
     lines = []
     for experiment in experiments(uri, MAX_LINKS):
         (_, first), *others = links(address, experiment.experiment_id, experiment.tags).items()
@@ -125,6 +130,15 @@ def _require_store(uri: str) -> None:
     if known:
         then = f"`ablate sync {known[0]}` makes it from runs/"
     raise InputError([Problem("", str(path), f"there is no MLflow database here; {then}")])
+
+
+def _require_usable(uri: str) -> None:
+    """Raises TrackingUnavailable where the store cannot be used, without importing MLflow."""
+    try:
+        require_usable(uri)
+        follow_folder(uri)
+    except (sqlite3.Error, OSError) as error:
+        raise TrackingUnavailable(uri, first_line(error)) from None
 
 
 def _free_port(host: str, port: int | None) -> int:

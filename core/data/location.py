@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -33,3 +34,13 @@ def places(path: str) -> str:
     if root.resolve() != here:
         looked.insert(0, f"'{root / given}' ({VARIABLE})")
     return " and ".join(looked)
+
+
+def digits_file() -> Path:
+    """The digits that come with scikit-learn: a line of 64 pixels and a label for each image.
+
+    scikit-learn is not imported: planning and a worker's start stay light.
+    """
+    spec = importlib.util.find_spec("sklearn")
+    assert spec is not None and spec.submodule_search_locations is not None
+    return Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"

@@ -17,7 +17,7 @@ from core.config.schema import Data
 from core.data.counting import digits_counts, held_out_counts, profiled_counts
 from core.data.layout import class_names
 from core.data.listing import PARTS, contents, listed, shown
-from core.data.location import locate
+from core.data.location import digits_file, locate
 from core.randomness import generator
 
 # By content: others, such as EPS, would start programs to be read.
@@ -116,11 +116,11 @@ def _sorted(split: Split, chosen: Tensor) -> Split:
 
 def _digits(data: Data, seed: int) -> Dataset:
     """Handwritten digits, 8x8, about 180 a class; a draw of `n_test` each is the test set."""
-    from sklearn.datasets import load_digits
-
-    raw = load_digits()
-    images = torch.from_numpy(np.round(raw.images * (255 / 16)).astype(np.uint8))
-    digits = Split(images[:, None], torch.from_numpy(raw.target).long())
+    # as scikit-learn's `load_digits` reads them, which imports SciPy: 2 s of a worker's start
+    table = np.loadtxt(digits_file(), delimiter=",")
+    pixels = table[:, :-1].reshape(-1, 8, 8)
+    images = torch.from_numpy(np.round(pixels * (255 / 16)).astype(np.uint8))
+    digits = Split(images[:, None], torch.from_numpy(table[:, -1]).long())
     digits_counts(torch.bincount(digits.labels).tolist(), data.n_test)
     test, train = _drawn(digits, [data.n_test] * 10, "digits split", seed)
     return Dataset(train, test, [str(c) for c in range(10)])

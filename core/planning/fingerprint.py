@@ -6,7 +6,6 @@ import ast
 import functools
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from core.config.parsing import Fault
 from core.config.schema import Config, Data
 from core.data.listing import Member, listed, sha256
-from core.data.location import locate, places
+from core.data.location import digits_file, locate, places
 
 PLANNING = (
     "config/",
@@ -81,10 +80,7 @@ def data_files(config: Config) -> list[Path]:
     """
     data = config.data
     if data.source == "digits":
-        # not imported: planning stays light
-        spec = importlib.util.find_spec("sklearn")
-        assert spec is not None and spec.submodule_search_locations is not None
-        return [Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"]
+        return [digits_file()]
     path = locate(data.required_path)
     if data.source == "folder":
         if not path.exists():

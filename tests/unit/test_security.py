@@ -17,7 +17,7 @@ from ablation.study import opening
 from ablation.study.opening import provenance
 from ablation.tracking import delivery, mlflow_ui
 from ablation.tracking.ledger import LedgerUnavailable, storage_url, update_ledger
-from ablation.tracking.mlflow_store import TrackingUnavailable
+from ablation.tracking.mlflow_places import TrackingUnavailable
 from ablation.tracking.mlflow_sync import Tracker
 
 ROOT = Path(__file__).parents[2]

@@ -28,12 +28,6 @@ WEIGHTS = np.stack([one.weights(dict.fromkeys(ARMS, 5)) for one in FAMILY])  # (
 N_SEEDS = 5
 
 
-@pytest.fixture(autouse=True)
-def _no_collection(monkeypatch):
-    """statsmodels collects garbage at each Holm correction, which is nearly all the time that one takes."""
-    monkeypatch.setattr("gc.collect", lambda *_: 0)
-
-
 def within(share, n, truth):
     """Whether a share of n is `truth` up to Monte Carlo error, three standard errors."""
     return abs(share - truth) <= 3 * np.sqrt(truth * (1 - truth) / n)

@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import AnovaRM
+from statsmodels.stats.multitest import multipletests
 
 from ablation.analysis.statistics import (
     adjusted_means,
@@ -152,6 +153,13 @@ def test_factorial_contrasts_agree_with_repeated_measures_anova(rng):
 def test_holm_is_its_closed_form():
     p_values = [0.01, 0.04, 0.03, 0.005]
     assert holm(p_values) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 50])
+def test_holm_has_the_bits_of_statsmodels(n):
+    p_values = np.random.default_rng(n).random(n) ** 3
+    p_values[: n // 3] = p_values[n // 3]
+    np.testing.assert_array_equal(holm(p_values), multipletests(p_values, method="holm")[1])
 
 
 def test_holm_keeps_the_place_of_a_test_without_p_value():

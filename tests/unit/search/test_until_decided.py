@@ -9,12 +9,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from toy_study import ToyStudy
 from toy_subject import Toy
 
 from ablation.analysis import sequential
-from ablation.analysis.results import load
+from ablation.analysis.results import Scores, load
 from ablation.errors import InputError
 from ablation.formatting import MISSING
 from ablation.grid.load import load_study
@@ -359,3 +360,12 @@ def test_a_report_while_main_effects_wait_for_their_first_look(tmp_path, monkeyp
         path.unlink()
     table = looks_table(load(toy.folder, toy.folder.manifest()))
     assert f"| 3 | 1 of 2 | {MISSING} |" in " ".join(table.split())
+
+
+def test_scores_judge_as_all_results_do(toy):
+    toy.go()
+    whole, scores = load(toy.folder), Scores(toy.folder).results(toy.folder.manifest())
+    pd.testing.assert_frame_equal(whole.trials, scores.trials)
+    assert dict(scores.digests) == whole.digests and scores.history.empty
+    assert whole.digest("reference", 2) == scores.digest("reference", 2)
+    assert whole.digest("rate=fast", 7) is None and scores.digest("rate=fast", 7) is None

@@ -29,7 +29,8 @@ from ablation.storage.project import ProjectPaths, making, require_usable_name
 from ablation.storage.runs import Damaged
 from ablation.study.views import status_of
 from ablation.tracking.ledger import LedgerUnavailable, update_ledger
-from ablation.tracking.mlflow_store import TrackingUnavailable, reaching
+from ablation.tracking.mlflow_places import TrackingUnavailable
+from ablation.tracking.mlflow_store import reaching
 from ablation.tracking.mlflow_sync import Tracker
 
 ROOT = Path(__file__).parents[3]

@@ -4,7 +4,9 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
 
+from ablation.cli.main import main
 from ablation.reporting import figures, report
 from ablation.study import closing, running
 from ablation.study.closing import Closing
@@ -85,3 +87,28 @@ def test_to_see_that_nothing_has_changed_needs_no_heavy_library(toy, run):
     )
     command = [sys.executable, "-c", code]
     assert subprocess.check_output(command, text=True).strip() == "set()"
+
+
+def test_the_command_keeps_a_report_that_is_of_the_files(toy, run, monkeypatch):
+    run()
+    monkeypatch.chdir(toy.root)
+    path, written = toy.places.report("toy") / "report.md", []
+    write = Closing.write
+    monkeypatch.setattr(
+        Closing, "write", lambda self, *given: written.append(given) or write(self, *given)
+    )
+
+    def report(*options):
+        written.clear()
+        done = CliRunner().invoke(main, ["report", "toy", *options], catch_exceptions=False)
+        assert done.exit_code == 0
+        return done.stdout.strip(), len(written)
+
+    assert report() == ("reports/toy/report.md", 0)
+    assert report("--html") == ("reports/toy/report.html", 1)
+    assert report("--html") == ("reports/toy/report.html", 0)
+    path.write_text("by hand")
+    assert report() == ("reports/toy/report.md", 1) and path.read_text() != "by hand"
+    (spec, *_) = toy.folder.manifest().trials
+    toy.folder.append_record(spec.trial, {"phase": "x", "epoch": 99, "metrics": {}, "seconds": 0.0})
+    assert report()[1] == 1

@@ -13,7 +13,7 @@ from ablation.tracking import ledger
 from ablation.tracking import mlflow_sync as tracking
 from ablation.tracking.delivery import LONGEST_SECONDS, SYNC_SECONDS, Delivery
 from ablation.tracking.ledger import LedgerUnavailable
-from ablation.tracking.mlflow_store import TrackingRefused, TrackingUnavailable
+from ablation.tracking.mlflow_places import TrackingRefused, TrackingUnavailable
 
 
 @pytest.fixture

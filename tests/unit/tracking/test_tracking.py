@@ -17,9 +17,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec
+from ablation.tracking import mlflow_places as tracking_places
 from ablation.tracking import mlflow_store as tracking_store
 from ablation.tracking.mlflow_content import FORMAT
-from ablation.tracking.mlflow_store import TrackingRefused, TrackingUnavailable
+from ablation.tracking.mlflow_places import TrackingRefused, TrackingUnavailable
 from ablation.tracking.mlflow_sync import Synced, Tracker
 
 pytestmark = pytest.mark.filterwarnings(
@@ -720,8 +721,8 @@ def test_artifacts_of_a_study_whose_name_is_quoted_in_an_address_move_with_it(
     (tmp_path / "elsewhere").mkdir()
     shutil.copy(tmp_path / "mlflow.db", tmp_path / "elsewhere")
     monkeypatch.chdir(tmp_path / "elsewhere")
-    here = tracking_store.default_uri()
-    tracking_store.follow_folder(here)
+    here = tracking_places.default_uri()
+    tracking_places.follow_folder(here)
     found = MlflowClient(here).get_experiment(id_).artifact_location
     assert found == (tmp_path / "elsewhere" / "mlartifacts" / "a study ü").as_uri()
 

@@ -9,8 +9,8 @@ import pytest
 from mlflow import MlflowClient
 
 from ablation.errors import InputError
-from ablation.tracking import mlflow_ui
-from ablation.tracking.mlflow_store import TrackingUnavailable
+from ablation.tracking import mlflow_store, mlflow_ui
+from ablation.tracking.mlflow_places import TrackingUnavailable
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::sqlalchemy.exc.SADeprecationWarning"
@@ -164,7 +164,7 @@ def test_server_elsewhere_is_pointed_to_without_credentials(monkeypatch, capsys)
     class Known:
         experiment_id, name, tags = "7", "fixes", {"mlflow.sharedViewState.ablate-arms": ""}
 
-    monkeypatch.setattr(mlflow_ui, "experiments", lambda uri, n: [Known])
+    monkeypatch.setattr(mlflow_store, "experiments", lambda uri, n: [Known])
     mlflow_ui.serve("https://ada:secret@mlflow.example.org")
     assert capsys.readouterr().out == (
         f"{SERVED}  fixes: https://mlflow.example.org/#/experiments/7/"
@@ -176,6 +176,6 @@ def test_server_elsewhere_that_does_not_answer_is_pointed_to(monkeypatch, capsys
     def fail(uri, n):
         raise TrackingUnavailable(uri, "it is down")
 
-    monkeypatch.setattr(mlflow_ui, "experiments", fail)
+    monkeypatch.setattr(mlflow_store, "experiments", fail)
     mlflow_ui.serve("https://ada:secret@mlflow.example.org")
     assert capsys.readouterr().out == SERVED
