@@ -251,7 +251,7 @@ def joint_gradients(learner: Learner, batch: Batch, measures: bool = False) -> G
     """Leave the gradients of all modules in `grad`; if alternating, of all but the encoder."""
     config, n, y = learner.config, len(batch.labels), batch.labels
     views = batch.inputs if batch.second is None else torch.cat([batch.inputs, batch.second])
-    passes = Passes(learner.encoder, views, config, learner.n_chunks)
+    passes = Passes(learner.forward, views, learner.n_chunks)
     # Losses are taken at this leaf; the encoder is walked backward once, below.
     leaf = passes.latents.detach().float().requires_grad_()
     first = leaf if batch.second is None else leaf[:n]
