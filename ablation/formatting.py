@@ -84,6 +84,21 @@ def column_decimals(uncertainties: Iterable[float]) -> int | None:
     return decimals(statistics.median(known)) if known else None
 
 
+def means_decimals(columns: Sequence[Iterable[float]]) -> int | None:
+    """Decimals of a column of means: those of `column_decimals`, by their standard deviations.
+
+    Without any, 1 where a number is 1 or more, else None.
+
+    columns: the values of each mean
+    """
+    places = column_decimals(map(spread, columns))
+    return places if places is not None else _without_spread(one for own in columns for one in own)
+
+
+def _without_spread(numbers: Iterable[float]) -> int | None:
+    return 1 if any(abs(one) >= 1 for one in numbers) else None
+
+
 def value(mean: float, sd: float, show_sd: bool = True, places: int | None = None) -> str:
     """`72.35 ± 0.35`; not `show_sd`, `72.35`; without spread, `72.3`, and `0.0123` below 1.
 
@@ -115,8 +130,8 @@ def over_seeds(values: Iterable[float], show_sd: bool = True, places: int | None
     return value(statistics.fmean(known), spread(known), show_sd, places) if known else ""
 
 
-def effect(mean: float, low: float, high: float, places: int | None = None) -> str:
-    """`+3.2 [1.1, 5.3]`; `+3.2` where there is no interval.
+def effect(mean: float, low: float, high: float, places: int | None = None, unit: str = "") -> str:
+    """`+3.2 [1.1, 5.3]`; `+3.2` where there is no interval; `+3.2 points [1.1, 5.3]` with a unit.
 
     More decimals are given where a bound would otherwise round to the 0 that the interval excludes.
 
@@ -126,11 +141,11 @@ def effect(mean: float, low: float, high: float, places: int | None = None) -> s
         return MISSING
     if not math.isfinite(low):
         if places is not None:
-            return f"{mean:+z.{places}f}"
-        return f"{mean:+.1f}" if abs(mean) >= 0.05 or mean == 0 else f"{mean:+.2g}"
+            return f"{mean:+z.{places}f}{unit}"
+        return f"{mean:+.1f}{unit}" if abs(mean) >= 0.05 or mean == 0 else f"{mean:+.2g}{unit}"
     places = effect_decimals(low, high, places)
     # z: no negative zeros
-    return f"{mean:+z.{places}f} [{low:z.{places}f}, {high:z.{places}f}]"
+    return f"{mean:+z.{places}f}{unit} [{low:z.{places}f}, {high:z.{places}f}]"
 
 
 def effect_decimals(low: float, high: float, places: int | None = None) -> int:
@@ -148,17 +163,18 @@ def effect_decimals(low: float, high: float, places: int | None = None) -> int:
 MOST_ADDED = 2
 
 
-def effects_decimals(intervals: Iterable[tuple[float, float]]) -> int | None:
-    """Decimals of a column of effects; None where no row has an interval.
+def effects_decimals(effects: Iterable[tuple[float, float, float]]) -> int | None:
+    """Decimals of a column of effects: as `means_decimals`, by their intervals.
 
-    Those of `column_decimals`, and up to `MOST_ADDED` more where a bound needs them.
+    Up to `MOST_ADDED` more are given where a bound needs them.
 
-    intervals: low and high of each row
+    effects: mean, low and high of each row
     """
-    known = [(low, high) for low, high in intervals if math.isfinite(low)]
+    rows = list(effects)
+    known = [(low, high) for _, low, high in rows if math.isfinite(low)]
     places = column_decimals((high - low) / 2 for low, high in known)
     if places is None:
-        return None
+        return _without_spread(mean for mean, *_ in rows)
     return min(places + MOST_ADDED, max(effect_decimals(low, high, places) for low, high in known))
 
 

@@ -18,7 +18,15 @@ import pandas as pd
 
 from ablation.analysis import effects as judged
 from ablation.analysis.contrasts import Contrast, claimed, seeds_of, simple_effects
-from ablation.analysis.looks import ALPHA, Question, Replay, repeated, replay
+from ablation.analysis.looks import (
+    ALPHA,
+    Question,
+    Replay,
+    repeated,
+    replay,
+    t_limit,
+    tested_level,
+)
 from ablation.analysis.results import CLAIM_COLUMNS, Results
 from ablation.analysis.sequential import needed_seeds
 from ablation.analysis.statistics import Estimate, contrast, margin_p
@@ -30,6 +38,7 @@ from ablation.formatting import (
     listed,
     mean_of,
     points,
+    span,
     table,
 )
 from ablation.storage.runs import Claim
@@ -93,6 +102,35 @@ def judge_claims(results: Results, effects: pd.DataFrame) -> pd.DataFrame:
     return _with_looks(table_, replayed, results, effects) if results.looks else table_
 
 
+def judged_intervals(claims: pd.DataFrame, looks: tuple[int, ...] = ()) -> pd.DataFrame:
+    """`low_holm` and `high_holm`: the intervals that the verdicts go by.
+
+    Such an interval, at `looks.tested_level`, leaves out the number that a claim names (0 for
+    differences) exactly where the expectation is decided; that of a change which should stay within
+    a margin lies in it exactly where that is supported. NaN where there is none, and where a look
+    is not complete.
+
+    claims: from `judge_claims`, or claims.csv; looks: of the study, if they are known
+    """
+    columns = ["low_holm", "high_holm"]
+    if "low_holm" in claims:
+        return claims[columns]
+    if "decided_at" in claims and not looks:
+        # claims.csv of an earlier version: its limits are not known
+        return pd.DataFrame(np.nan, claims.index, columns)
+    is_rejected = claims["p_holm"] < ALPHA
+    is_known = claims["low"].notna() & ~(is_rejected & (claims["verdict"] == NOT_DECIDED))
+    half = pd.Series(np.nan, claims.index)
+    for row in claims[is_known].itertuples():
+        n, margin = int(row.n_seeds), row.direction.partition(" within ")[2]
+        sides = 1 if margin and abs(row.estimate) < float(margin) else 2
+        level = tested_level(row.p, row.p_holm, int((~is_rejected).sum()))
+        wider = t_limit(level, n, looks, sides) / t_limit(ALPHA, n, looks)
+        half[row.Index] = wider * (row.high - row.low) / 2
+    center = (claims["low"] + claims["high"]) / 2
+    return pd.DataFrame({"low_holm": center - half, "high_holm": center + half})
+
+
 def claims_replay(results: Results) -> Replay[_Expectation]:
     """The claims, look by look; of a study without looks, its expectations as they stand."""
     claims = results.manifest.claims
@@ -141,8 +179,12 @@ def _with_looks(
         "seeds_needed": pd.Series(needed, claims.index),
     }
     whole = {name: column.astype("Int64") for name, column in added.items()}
+    intervals = judged_intervals(claims.assign(**whole), results.looks)
     return claims.assign(
-        **whole, p_holm_fixed=fixed["p_holm"], claim_verdict_fixed=fixed["claim_verdict"]
+        **whole,
+        p_holm_fixed=fixed["p_holm"],
+        claim_verdict_fixed=fixed["claim_verdict"],
+        **intervals,
     )
 
 
@@ -249,7 +291,7 @@ class ClaimText(NamedTuple):
 def claim_texts(claims: pd.DataFrame) -> list[ClaimText]:
     """The claims in order, in words. claims: from `judge_claims`, or claims.csv."""
     told = []
-    for name, rows in claims.groupby("claim", sort=False):
+    for name, rows in claims.assign(**judged_intervals(claims)).groupby("claim", sort=False):
         first = rows.iloc[0]
         lines = [
             f"{label(row.metric)} {_expected(row)}: {row.verdict}, {_found(row)}"
@@ -284,16 +326,23 @@ def claims_counted(claims: pd.DataFrame) -> str:
     return f"Of {len(each)} claim{'s' * (len(each) > 1)}: {', '.join(counted)}." if counted else ""
 
 
-def undecided_lines(claims: pd.DataFrame) -> list[str]:
-    """A line per claim that is not decided, and how many seeds would decide it.
+def undecided(claims: pd.DataFrame) -> str:
+    """How many seeds would decide each claim that is not decided, in a sentence.
 
-    claims: of a study that looks at its seeds, from `judge_claims`, or claims.csv
+    With 80 % probability, and if the estimate and the spread that were seen are true.
+    "" where all are decided, and of a study of a fixed number of seeds.
+
+    claims: from `judge_claims`, or claims.csv
     """
     left = claims[claims["claim_verdict"] == NOT_DECIDED]
-    return [
-        f"not decided after {int(own['n_seeds'].max())} seeds: {name}; {_seeds_needed(own)}"
+    if left.empty or "decided_at" not in left:
+        return ""
+    told = [
+        f"{'not known' if (n := _seeds_needed(own)) is None else f'about {n} seeds'} for `{name}`"
         for name, own in left.groupby("claim", sort=False)
     ]
+    so_far = span(left.groupby("claim")["n_seeds"].max())
+    return f"To decide the rest: {listed(told)} ({so_far} so far)."
 
 
 def _told_of_looks(rows: pd.DataFrame) -> str:
@@ -304,31 +353,36 @@ def _told_of_looks(rows: pd.DataFrame) -> str:
     if first["claim_verdict"] != NOT_DECIDED:
         return f"Decided after {int(first['claim_decided_at'])} seeds. {fixed}."
     n = int(rows["n_seeds"].max())
-    return f"Not decided after {n} seeds: {_seeds_needed(rows)}. {fixed}."
+    needed = _seeds_needed(rows)
+    told = "how many would decide it cannot be told"
+    if needed is not None:
+        told = (
+            f"if the estimate and the spread that were seen are true, {needed} seeds would decide "
+            "it with 80 % probability"
+        )
+    return f"Not decided after {n} seeds: {told}. {fixed}."
 
 
-def _seeds_needed(rows: pd.DataFrame) -> str:
-    """How many seeds would decide a claim that is not decided. rows: its expectations"""
+def _seeds_needed(rows: pd.DataFrame) -> int | None:
+    """How many seeds would decide a claim that is not decided; None: not known.
+
+    rows: its expectations
+    """
     needed = rows.loc[rows["decided_at"].isna(), "seeds_needed"]
-    if needed.isna().any():
-        return "how many would decide it cannot be told"
-    return (
-        f"if the estimate and the spread that were seen are true, {int(needed.max())} seeds "
-        "would decide it with 80 % probability"
-    )
+    return None if needed.isna().any() else int(needed.max())
 
 
 def claims_table(claims: pd.DataFrame) -> str:
     """A row per claim: what it says, its verdict, the numbers. Bold where it is decided."""
     rows = []
-    for _, own in claims.groupby("claim", sort=False):
+    for _, own in claims.assign(**judged_intervals(claims)).groupby("claim", sort=False):
         first = own.iloc[0]
         numbers = "; ".join(f"{label(row.metric)} {_found(row)}" for row in own.itertuples())
         verdict = first["claim_verdict"]
         shown = verdict if verdict == NOT_DECIDED else f"**{verdict}**"
         rows.append([first["says"].strip(), shown, f"`{first['contrast']}`: {numbers}"])
     what = "difference or mean" if any(map(is_of_one_side, claims["direction"])) else "difference"
-    return table(["claim", "verdict", f"{what} [95 %]"], rows, "lll")
+    return table(["claim", "verdict", f"{what} [interval]"], rows, "lll")
 
 
 def is_of_one_side(direction: str) -> bool:
@@ -350,8 +404,12 @@ def _unit(row: Any) -> str:
     return points(row.metric)
 
 
+# says of which kind an interval is that stands beside a p
+_TESTED = "interval and p"
+
+
 def _found(row: Any) -> str:
-    """The numbers of one expectation, or why there are none."""
+    """The numbers of one expectation, or why there are none. row: with `judged_intervals`"""
     has_p = row.p == row.p
     if row.n_seeds == 0:
         return "not measured"
@@ -359,13 +417,17 @@ def _found(row: Any) -> str:
     if not has_p and row.verdict != NOT_DECIDED:
         return "no effect by construction (the same bits)"
     is_mean = is_of_one_side(row.direction)
-    size = f"{(mean_of if is_mean else effect)(row.estimate, row.low, row.high)}{_unit(row)}"
+    shown = mean_of if is_mean else effect
+    size = f"{shown(row.estimate, row.low_holm, row.high_holm)}{_unit(row)}"
     if not has_p:
         why = "one seed" if row.n_seeds == 1 else "seeds agree exactly"
         return f"{size} ({why}: no interval over seeds)"
-    what = "repeated p" if hasattr(row, "decided_at") else "p"
+    what = f"repeated {_TESTED}" if hasattr(row, "decided_at") else _TESTED
+    if row.low_holm != row.low_holm:
+        # a look that is not complete, or claims.csv of an earlier version
+        what = what.removesuffix(_TESTED) + "p"
     told = f"{size} ({what} {compared_p(row.p_holm)} after Holm's correction, {row.n_seeds} seeds)"
     if not row.level_by_level:
         return told
-    each = "arm by arm" if is_mean else "level by level"
+    each = f"{'arm by arm' if is_mean else 'level by level'}, not corrected"
     return f"{told}, a mean that describes no arm; {each}: {row.level_by_level}"

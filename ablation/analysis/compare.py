@@ -8,7 +8,7 @@ was.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -39,10 +39,12 @@ from ablation.formatting import (
     compared_p,
     correlation,
     effect,
+    effects_decimals,
     label,
     listed,
+    means_decimals,
     over_seeds,
-    p_value,
+    p_cell,
     points,
     table,
 )
@@ -392,6 +394,7 @@ def comparison_text(found: Comparison) -> str:
 
 # the column that says how a difference was estimated
 HOW = "how"
+CORRELATION = "pair correlation"
 # how the columns of `comparison_rows` are aligned
 ALIGNED = "lrrrrlr"
 
@@ -413,8 +416,15 @@ def comparison_rows(found: Comparison) -> tuple[list[str], list[list[str]]]:
         what = f"{label(first.metric)} of" if len(metrics) == 1 else "arm"
     header = [what, f"`{found.left}`", f"`{found.right}`", "difference [95 %]", "p", HOW]
     if any(math.isfinite(row.found.correlation) for row in found.rows):
-        header.append("pair correlation")
-    return header, [_cells(row)[: len(header)] for row in found.rows]
+        header.append(CORRELATION)
+    columns = [[""] * len(found.rows) for _ in ALIGNED]
+    # numbers of one unit have the same decimals
+    for unit in {points(row.metric) for row in found.rows}:
+        own = [k for k, row in enumerate(found.rows) if points(row.metric) == unit]
+        for column, cells in zip(columns, _columns([found.rows[k] for k in own]), strict=True):
+            for k, cell in zip(own, cells, strict=True):
+                column[k] = cell
+    return header, [list(row) for row in zip(*columns[: len(header)], strict=True)]
 
 
 def settings_rows(found: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -461,22 +471,28 @@ def _sentence(row: Row) -> str:
     return f"{size}, {verdict} (p {compared_p(found.p)}, {found.how})"
 
 
-def _cells(row: Row) -> list[str]:
-    found = row.found
-    size = effect(*found[:3])
+def _columns(rows: Sequence[Row]) -> list[list[str]]:
+    """The columns of rows of one unit."""
+    found = [row.found for row in rows]
+    places = effects_decimals(one[:3] for one in found)
+    sizes = [effect(*one[:3], places) for one in found]
     return [
-        row.what,
-        _side(row.left),
-        _side(row.right),
-        f"**{size}**" if found.is_separable else size,
-        p_value(found.p),
-        found.how,
-        correlation(found.correlation),
+        [row.what for row in rows],
+        _sides([row.left for row in rows]),
+        _sides([row.right for row in rows]),
+        [f"**{size}**" * one.is_separable or size for one, size in zip(found, sizes, strict=True)],
+        [p_cell(one.p) for one in found],
+        [one.how for one in found],
+        [correlation(one.correlation) for one in found],
     ]
 
 
-def _side(values: pd.Series) -> str:
-    """`72.3 ± 0.4 (3 seeds)`; a published number as it was published."""
-    if _is_published(values):
-        return f"{values.iloc[0]:.2f}"
-    return f"{over_seeds(values)} ({len(values)} seed{'s' * (len(values) > 1)})"
+def _sides(columns: Sequence[pd.Series]) -> list[str]:
+    """Each as `72.3 ± 0.4 (3 seeds)`; a published number as it was published."""
+    places = means_decimals([own for own in columns if not _is_published(own)])
+    return [
+        f"{own.iloc[0]:.2f}"
+        if _is_published(own)
+        else f"{over_seeds(own, places=places)} ({len(own)} seed{'s' * (len(own) > 1)})"
+        for own in columns
+    ]

@@ -12,13 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from ablation.analysis import effects as judged
 from ablation.analysis.contrasts import Contrast, level_effect, replicas_of, seeds_of
-from ablation.analysis.looks import ALPHA, repeated
+from ablation.analysis.looks import ALPHA, repeated, t_limit, tested_level
 from ablation.analysis.results import Results
-from ablation.analysis.sequential import repeated_confidence
 from ablation.analysis.statistics import Estimate, contrast
 
 
@@ -105,25 +103,17 @@ def _settings(
 def judged_intervals(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
     """The rows, where those of Holm's family have the interval that their verdict goes by.
 
-    Such an interval holds 0 exactly where the verdict is "not separable from 0". Holm's correction
-    tests each effect at a stricter level than 0.05; those that it does not reject share the level
-    at which it stopped, 0.05 / (number of these), so that their intervals hold all true values at
-    once with 95 % probability.
+    Such an interval, at `looks.tested_level`, holds 0 exactly where the verdict is "not separable
+    from 0".
 
     rows: of the primary metric, from `effects.judge`
     """
     is_tested = rows["p_holm"].notna() & (rows["p"] > 0) & (rows["sd"] > 0)
     is_retained = rows["kind"].isin(["main", "interaction"]) & ~(rows["p_holm"] < ALPHA)
-    # by how much the correction has divided the level of each test
-    level = ALPHA * rows["p"] / rows["p_holm"].where(rows["p_holm"] > 0)
-    level = level.mask(is_retained, level.clip(upper=ALPHA / max(1, is_retained.sum())))
     half = pd.Series(np.nan, rows.index)
-    for index in rows.index[is_tested]:
-        n, confidence = int(rows["n_seeds"][index]), 1 - float(level[index])
-        if results.looks:
-            confidence = repeated_confidence(n, results.looks, confidence)
-        t = float(stats.t.isf((1 - confidence) / 2, n - 1))
-        half[index] = t * float(rows["sd"][index]) / np.sqrt(n)
+    for row in rows[is_tested].itertuples():
+        level = tested_level(row.p, row.p_holm, int(is_retained.sum()))
+        half[row.Index] = t_limit(level, row.n_seeds, results.looks) * row.sd / np.sqrt(row.n_seeds)
     return rows.assign(
         low=(rows["estimate"] - half).where(is_tested, rows["low"]),
         high=(rows["estimate"] + half).where(is_tested, rows["high"]),

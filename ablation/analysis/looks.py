@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from scipy import stats
 
 from ablation.analysis.results import Results
-from ablation.analysis.sequential import repeated_confidence, repeated_p
+from ablation.analysis.sequential import one_look_level, repeated_confidence, repeated_p
 from ablation.analysis.statistics import Estimate, holm
+from ablation.grid.seeds import Look
 
 ALPHA = 0.05
 
@@ -40,6 +41,28 @@ def repeated(
     return found._replace(
         low=center - half, high=center + half, p=repeated_p(found.p, found.n, looks, sides)
     )
+
+
+def t_limit(level: float, n: int, looks: tuple[int, ...] = (), sides: int = 2) -> float:
+    """How many standard errors a mean over n seeds must be away to be significant at a level.
+
+    looks: all planned numbers of seeds, if the level is that of all looks together
+    """
+    if looks:
+        level = one_look_level(n, looks, level, sides)
+    return float(stats.t.isf(level / sides, n - 1))
+
+
+def tested_level(p: float, p_holm: float, n_open: int) -> float:
+    """The level at which Holm's correction judged a test: p is below it where p_holm is below 0.05.
+
+    Tests that are not rejected share the level at which the correction stopped, so that their
+    intervals hold all true values at once with 95 % probability.
+
+    n_open: how many tests of the family are not rejected
+    """
+    level = ALPHA * p / p_holm if p_holm > 0 else ALPHA
+    return level if p_holm < ALPHA else min(level, ALPHA / n_open)
 
 
 class Tested(Protocol):
@@ -67,17 +90,6 @@ class Question(Generic[T]):
     p_holm: float
     # after how many seeds; 0 while it is not decided
     decided_at: int = 0
-
-
-class Look(NamedTuple):
-    """What is open once a look's trials have ended."""
-
-    n_seeds: int
-    # of the claims, or main effects
-    n_decided: int
-    n_asked: int
-    # arms and baselines that get more seeds
-    going_on: frozenset[str]
 
 
 @dataclass(frozen=True)

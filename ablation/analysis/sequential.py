@@ -90,12 +90,20 @@ def repeated_confidence(n: int, sizes: tuple[int, ...], confidence: float = 0.95
 
     n, sizes: as in `repeated_p`
     """
-    error, total, minima = 1 - confidence, _weights(sizes).sum(), _null_minima(sizes, 2)
-    # `repeated_p`, inverted: the fewest paths at or below c with which it is not below the error
-    enough = max(0, int(np.ceil(error * (1 + len(minima)))) - 1)
+    return 1 - one_look_level(n, sizes, 1 - confidence)
+
+
+def one_look_level(n: int, sizes: tuple[int, ...], level: float, sides: int = 2) -> float:
+    """The level of one look's t-test with which all looks together have this level.
+
+    n, sizes, sides: as in `repeated_p`
+    """
+    total, minima = _weights(sizes).sum(), _null_minima(sizes, sides)
+    # `repeated_p`, inverted: the fewest paths at or below c with which it is not below the level
+    enough = max(0, int(np.ceil(level * (1 + len(minima)))) - 1)
     simulated = minima[enough - 1] if enough else 0.0
-    c = np.clip(simulated, error / total, error)
-    return float(1 - c * _weight(n, sizes))
+    c = np.clip(simulated, level / total, level)
+    return float(c * _weight(n, sizes))
 
 
 def needed_seeds(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ablation.analysis.claims import judge_claims
+from ablation.analysis.claims import judge_claims, judged_intervals
 from ablation.analysis.effects import judge, over_images
 from ablation.analysis.results import Results
 from ablation.analysis.statistics import Estimate, contrast
@@ -24,7 +24,10 @@ from ablation.storage.runs import UNTUNED, Metric
 # of claims.csv where arms were tuned: the same expectation, judged on the untuned arms
 UNTUNED_COLUMNS = {
     f"{UNTUNED}_{name}": name
-    for name in ("estimate", "low", "high", "p_holm", "n_seeds", "verdict", "claim_verdict")
+    for name in (
+        *("estimate", "low", "high", "p_holm", "n_seeds", "verdict", "claim_verdict"),
+        *("low_holm", "high_holm"),
+    )
 }
 
 
@@ -72,6 +75,7 @@ def beside_untuned(claims: pd.DataFrame, results: Results) -> pd.DataFrame:
     """
     untuned = as_untuned(results)
     found = judge_claims(untuned, judge(untuned))
+    found = found.assign(**judged_intervals(found))
     return claims.assign(**{column: found[name] for column, name in UNTUNED_COLUMNS.items()})
 
 

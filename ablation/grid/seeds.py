@@ -35,6 +35,17 @@ class Seeds(NamedTuple):
     effects: bool = False
 
 
+class Look(NamedTuple):
+    """What is open once a look's trials have ended."""
+
+    n_seeds: int
+    # of the claims, or main effects
+    n_decided: int
+    n_asked: int
+    # arms and baselines that get more seeds
+    going_on: frozenset[str]
+
+
 def read_seeds(section: CheckedMapping, key: str) -> Seeds:
     """n -> 0 to n - 1; a list as it is; {start, max, looks?, effects?} -> 0 to max - 1."""
     value = section.values.get(key)

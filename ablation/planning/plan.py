@@ -66,22 +66,29 @@ class Plan:
 
 
 def build_plan(
-    study: Study, store: DiskStore, folder: RunFolder, n_seeds: Mapping[str, int] | None = None
+    study: Study,
+    store: DiskStore,
+    folder: RunFolder,
+    n_seeds: Mapping[str, int] | None = None,
+    known: Mapping[str, PlannedTrial] | None = None,
 ) -> Plan:
     """Plan every variant under every seed. Keys alone are computed: no training code is loaded.
 
     n_seeds: variant -> how many of the grid's seeds it has; default, all.
+    known: name -> trial, of those that are taken as they are
 
     A chain whose length depends on records is looked up in `store`; that of a finished trial, in
     its folder, since the store need not have its records any more.
     """
-    trials = {}
+    trials, known = dict[str, PlannedTrial](), known or {}
     for variant in study.variants:
         config = study.subject.resolve(variant.settings)
         n = len(study.grid.seeds) if n_seeds is None else n_seeds[variant.name]
         for seed in study.grid.seeds[:n]:
             name = trial_name(variant.name, seed)
-            trials[name] = plan_trial(study.subject, variant, name, seed, store, folder, config)
+            trials[name] = known.get(name) or plan_trial(
+                study.subject, variant, name, seed, store, folder, config
+            )
     return with_ownership(trials)
 
 

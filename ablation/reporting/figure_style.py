@@ -13,7 +13,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ablation.formatting import effect, is_percent, label, points
+from ablation.formatting import effect, effects_decimals, is_percent, label, points
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
@@ -103,7 +103,7 @@ def label_rows(axes: Axes, names: dict[float, str]) -> None:
 def draw_interval(
     axes: Axes, y: float, interval: Sequence[float], look: dict[str, Any], filled: bool
 ) -> None:
-    """Draw a point with its interval, and write both beside the axes.
+    """Draw a point with its interval.
 
     interval: mean, low, high; look: of the point
     """
@@ -111,7 +111,18 @@ def draw_interval(
     # NaN draws nothing
     axes.plot([low, high], [y, y], "-", color=look["color"], lw=2, solid_capstyle="butt")
     axes.plot(mean, y, ls="", mfc=look["color"] if filled else "white", mew=2, **look)
-    write_beside(axes, y, effect(mean, low, high))
+
+
+def write_intervals(
+    axes: Axes, places: Sequence[float], intervals: Sequence[tuple[float, float, float]]
+) -> None:
+    """Write effects with their intervals beside the axes, all with the same decimals.
+
+    places: heights; intervals: mean, low, high of each
+    """
+    n_decimals = effects_decimals(intervals)
+    for y, interval in zip(places, intervals, strict=True):
+        write_beside(axes, y, effect(*interval, n_decimals))
 
 
 def write_beside(axes: Axes, y: float, text: str) -> None:

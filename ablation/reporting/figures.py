@@ -41,6 +41,7 @@ from ablation.reporting.figure_style import (
     save_as,
     style,
     write_beside,
+    write_intervals,
 )
 from ablation.reporting.search import search_figure
 
@@ -194,7 +195,10 @@ def _point_outside(axes: Axes, side: float, y: float, colour: str) -> None:
     """Mark a row whose values lie outside of the axes, at their left (0) or right (1) end."""
     marker = "<" if side == 0 else ">"
     transform = axes.get_yaxis_transform()
-    axes.plot(side, y, marker, ms=7, color=colour, transform=transform, clip_on=False)
+    # within the axes, so that it hides no number beside them
+    axes.plot(
+        0.015 + 0.97 * side, y, marker, ms=7, color=colour, transform=transform, clip_on=False
+    )
 
 
 def _protocols(published: list[dict[str, Any]]) -> str:
@@ -214,21 +218,68 @@ def effects_figure(effects: pd.DataFrame, metric: str) -> Figure | None:
     rows = rows[rows["estimate"].notna()]
     if rows.empty:
         return None
-    n_main = (rows["kind"] == "main").sum()
-    places = [position + 0.7 * (position >= n_main) for position in range(len(rows))]
+    zoomed = effects_zoom(rows)
+    name = f"effect on {label(metric)}{of_points(metric)}"
     with style():
-        figure = Figure(figsize=(10, 1.1 + 0.42 * (len(rows) + 0.7)), layout="constrained")
-        axes = figure.add_subplot()
-        axes.axvline(0, color=GREY, lw=1)
-        for y, row in zip(places, rows.itertuples(), strict=True):
-            interval, is_separable = (
-                (row.estimate, row.low, row.high),
-                row.verdict in (HIGHER, LOWER),
-            )
-            draw_interval(axes, y, interval, LOOKS[row.kind], is_separable)
-        label_rows(axes, dict(zip(places, rows["effect"], strict=True)))
-        axes.set_xlabel(f"effect on {label(metric)}{of_points(metric)}{_intervals(rows)}")
+        height = 1.1 + 0.42 * (len(rows) + 0.7)
+        figure = Figure(figsize=(10.5 if zoomed else 10, height), layout="constrained")
+        axes = _draw_effects(figure.add_subplot(1, 2 if zoomed else 1, 1), rows)
+        if zoomed:
+            whole, axes = axes, _draw_effects(figure.add_subplot(1, 2, 2), rows)
+            whole.set_xlabel(f"{name},\nthe whole range")
+            axes.set_xlim(*zoomed)
+            axes.set_yticklabels([])
+            for y, row in zip(_heights(rows), rows.itertuples(), strict=True):
+                if not zoomed[0] < row.estimate < zoomed[1]:
+                    side = 0.0 if row.estimate < zoomed[0] else 1.0
+                    _point_outside(axes, side, y, LOOKS[row.kind]["color"])
+        write_intervals(axes, _heights(rows), _triples(rows))
+        told = _intervals(rows)
+        axes.set_xlabel(f"enlarged{told.replace('; ', ';' + chr(10))}" if zoomed else name + told)
     return figure
+
+
+def _draw_effects(axes: Axes, rows: pd.DataFrame) -> Axes:
+    """The rows of `effects_figure` on some axes."""
+    places, names = _heights(rows), dict(zip(_heights(rows), rows["effect"], strict=True))
+    axes.axvline(0, color=GREY, lw=1)
+    for y, row, interval in zip(places, rows.itertuples(), _triples(rows), strict=True):
+        draw_interval(axes, y, interval, LOOKS[row.kind], row.verdict in (HIGHER, LOWER))
+    label_rows(axes, names)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    return axes
+
+
+def _heights(rows: pd.DataFrame) -> list[float]:
+    """Main effects, then interactions."""
+    n_main = int((rows["kind"] == "main").sum())
+    return [position + 0.7 * (position >= n_main) for position in range(len(rows))]
+
+
+def _triples(rows: pd.DataFrame) -> list[tuple[float, float, float]]:
+    """Estimate, low and high of each."""
+    return list(zip(rows["estimate"], rows["low"], rows["high"], strict=True))
+
+
+# how many times larger effects are that squeeze the others
+SQUEEZING = 6.0
+
+
+def effects_zoom(rows: pd.DataFrame) -> tuple[float, float] | None:
+    """The range about 0 of the smaller effects, where others are many times larger; else None.
+
+    rows: of `effects_figure`
+    """
+    ends = rows[["low", "high"]].fillna({"low": rows["estimate"], "high": rows["estimate"]})
+    farthest = ends.abs().max(axis=1).sort_values()
+    farthest = farthest[farthest > 0]
+    ratios = farthest / farthest.shift()
+    if not ratios.max() >= SQUEEZING:
+        return None
+    small = ends.loc[farthest.index[: farthest.index.get_loc(ratios.idxmax())]]
+    low, high = min(0.0, small["low"].min()), max(0.0, small["high"].max())
+    margin = 0.1 * (high - low)
+    return low - margin, high + margin
 
 
 def _intervals(rows: pd.DataFrame) -> str:
@@ -331,6 +382,7 @@ def comparison_figure(found: Comparison) -> Figure:
             _draw_side(values, y + OFFSET, row.right, PALETTE[1], "s", found.right)
             look = {"marker": "o", "ms": 8, "color": INK}
             draw_interval(differences, y, row.found[:3], look, row.found.is_separable)
+        write_intervals(differences, range(len(rows)), [row.found[:3] for row in rows])
         names = [row.what.replace("`", "").replace(", ", "\n", 1) for row in rows]
         label_rows(values, dict(enumerate(names)))
         unit = "percent" if is_percent(first) else first

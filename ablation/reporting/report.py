@@ -39,7 +39,7 @@ from ablation.formatting import (
 )
 from ablation.reporting import figures, search, tables
 from ablation.reporting.curves import MAX_ARMS, MAX_LINES
-from ablation.reporting.verdict import verdict_lines
+from ablation.reporting.verdict import verdict
 from ablation.storage.runs import RunFolder, write_atomically
 from ablation.subject.loading import BUILT_IN, shown_subject
 
@@ -108,7 +108,8 @@ def render(
     unfinished = study.trials[study.trials["state"].isin(["RUNNING", "WAITING"])]
     primary = judged_intervals(study, effects[effects["metric"] == study.primary])
     of_kind = {kind: primary[primary["kind"] == kind] for kind in ("main", "difference")}
-    n_tests = int(primary["kind"].isin(["main", "interaction"]).sum())
+    family = primary[primary["kind"].isin(["main", "interaction"])]
+    n_tests = len(family)
     kinds = [spec.kind for spec in manifest.trials]
     trained = "arm" if "arm" in kinds else "baseline"
     # means over arms do without those that have fewer, see `contrasts.Contrast.weights`
@@ -122,7 +123,7 @@ def render(
         reference=manifest.reference if _is_measured(study) else None,
         is_built_in=manifest.subject in BUILT_IN,
         subject=shown_subject(manifest.subject),
-        verdict=verdict_lines(study, effects, claims),
+        verdict=verdict(study, effects, claims).lines,
         brackets=_brackets(study, primary, n_tests),
         changed=changed,
         metric=label(study.primary),
@@ -160,6 +161,7 @@ def render(
         renamed=study.renamed,
         figures=drawn,
         is_zoomed="accuracy" in drawn and figures.zoom(study) is not None,
+        effects_are_zoomed="effects" in drawn and figures.effects_zoom(family) is not None,
         n_arms=len(study.arms),
         max_arms=MAX_ARMS,
         max_lines=MAX_LINES,
@@ -188,8 +190,8 @@ def _brackets(study: Results, primary: pd.DataFrame, n_tests: int) -> str:
     if n_tests < 2:
         return told
     return (
-        f"{told}. Those of factors are at the level at which Holm's correction over {n_tests} "
-        "tests judged them, all others are not corrected"
+        f"{told}. Where a factor has one effect, its interval is at the level at which Holm's "
+        f"correction over {n_tests} tests judged it; all others are not corrected"
     )
 
 

@@ -169,10 +169,10 @@ def untuned_claims(claims: pd.DataFrame) -> dict[str, str]:
         verdict = rows.iloc[0]["untuned_claim_verdict"]
         differs = verdict != rows.iloc[0]["claim_verdict"]
         each = "; ".join(
-            f"{label(row.metric)} {_untuned(row)}: {row.untuned_verdict}"
+            f"{label(row.metric)} {_untuned(row)}" + f": {row.untuned_verdict}" * (len(rows) > 1)
             for row in rows.itertuples()
         )
-        told[str(name)] = f"{f'**{verdict}**' if differs else verdict} ({each})"
+        told[str(name)] = f"{f'**{verdict}**' if differs else verdict}; {each}"
     return told
 
 
@@ -180,13 +180,13 @@ def _untuned(row: Any) -> str:
     """The numbers of one expectation on the untuned arms."""
     if not row.untuned_n_seeds:
         return "not measured"
-    numbers = (row.untuned_estimate, row.untuned_low, row.untuned_high)
+    numbers = (row.untuned_estimate, row.untuned_low_holm, row.untuned_high_holm)
     is_mean = row.direction.startswith(("above", "below"))
     unit = (" %" if is_percent(row.metric) else "") if is_mean else points(row.metric)
     size = f"{(mean_of if is_mean else effect)(*numbers)}{unit}"
     told = []
     if not math.isnan(row.untuned_p_holm):
-        told.append(f"p {compared_p(row.untuned_p_holm)}")
+        told.append(f"interval and p {compared_p(row.untuned_p_holm)} after Holm's correction")
     if row.untuned_n_seeds < row.n_seeds:
         told.append(f"{int(row.untuned_n_seeds)} seeds")
     return f"{size} ({', '.join(told)})" if told else size

@@ -36,17 +36,16 @@ from ablation.analysis.results import (
 from ablation.errors import InputError, Problem, nearest
 from ablation.formatting import (
     MISSING,
-    column_decimals,
     correlation,
     durations,
     effect,
     effects_decimals,
     label,
     leaves,
+    means_decimals,
     over_seeds,
     p_cell,
     points,
-    spread,
     table,
 )
 from ablation.reporting.search import untuned_means
@@ -133,17 +132,13 @@ def arms_rows(
 
 def means_of(columns: Sequence[pd.Series], show_sd: bool = True) -> list[str]:
     """A column of a table: the mean of each over seeds, all with the same decimals."""
-    places = column_decimals(map(spread, columns))
-    if places is None and max((own.abs().max() for own in columns if len(own)), default=0) >= 1:
-        places = 1
+    places = means_decimals(columns)
     return [over_seeds(own, show_sd, places) or MISSING for own in columns]
 
 
 def effect_cells(rows: pd.DataFrame) -> list[str]:
     """A column of a table: `effect_cell` of each row, all with the same decimals."""
-    places = effects_decimals(zip(rows["low"], rows["high"], strict=True))
-    if places is None and rows["estimate"].abs().max() >= 1:
-        places = 1
+    places = effects_decimals(zip(rows["estimate"], rows["low"], rows["high"], strict=True))
     return [effect_cell(row, places) for row in rows.itertuples()]
 
 

@@ -8,44 +8,71 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import pandas as pd
 
 from ablation.analysis import effects as judged
-from ablation.analysis.claims import claims_counted
+from ablation.analysis.claims import claims_counted, undecided
 from ablation.analysis.contrasts import difference_name
 from ablation.analysis.effects import detectable, is_conditional
-from ablation.analysis.factors import LevelEffect, Setting, level_effects
+from ablation.analysis.factors import LevelEffect, level_effects
 from ablation.analysis.looks import ALPHA
 from ablation.analysis.results import Results, diverged
 from ablation.analysis.statistics import holm
 from ablation.formatting import decimals, effect, label, listed, over_seeds, points
+from ablation.reporting.dependence import (
+    MAX_LISTED,
+    METRIC,
+    dependent_clauses,
+    effect_name,
+    effect_names,
+    effect_numbers,
+    effect_size,
+    number,
+)
 from ablation.storage.runs import UNTUNED
 
 # how many factors have a line of their own
 MAX_FACTORS = 3
-# how many names, or settings of other factors, a line lists one by one
-MAX_LISTED = 4
-
-# stands for the metric's name in a clause: no name can hold it
-_METRIC = "\0"
-
-NUMBERS = [
-    *("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
-    *("eleven", "twelve"),
-]
 
 
-def verdict_lines(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) -> list[str]:
-    """The verdict in one sentence, then at most six lines: factors, arms, baseline, limits.
+class Verdict(NamedTuple):
+    """What a study shows: sentences of plain text, with names in backquotes; "" where none is."""
 
-    Plain text, with names in backquotes.
+    answer: str
+    # a line per factor, at most `MAX_FACTORS`
+    factors: Sequence[str] = ()
+    # the best arm, or that none is separable
+    best: str = ""
+    # its difference to the best baseline
+    strongest: str = ""
+    # the arms against the reference baseline
+    baseline: str = ""
+    # what could not be seen
+    limits: str = ""
+    # how many are supported, refuted or not decided
+    claims: str = ""
+
+    @property
+    def lines(self) -> list[str]:
+        """The answer, then at most six lines."""
+        best, limits = (
+            " ".join(filter(None, pair))
+            for pair in [(self.best, self.strongest), (self.limits, self.claims)]
+        )
+        return [line for line in (self.answer, *self.factors, best, self.baseline, limits) if line]
+
+
+def verdict(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) -> Verdict:
+    """The verdict of a study.
 
     effects, claims: from `effects.judge` and `claims.judge_claims`
     """
     n_complete, n_trials = _n_complete(results), len(results.trials)
     if not n_complete:
-        return [f"No trial has finished ({_states(results)}), so there is nothing to answer yet."]
+        states = _states(results)
+        return Verdict(f"No trial has finished ({states}), so there is nothing to answer yet.")
     primary = effects[effects["metric"] == results.primary]
     found = level_effects(results, primary)
     start = ""
@@ -58,14 +85,27 @@ def verdict_lines(results: Results, effects: pd.DataFrame, claims: pd.DataFrame)
         clauses = [_ranking_told(results), *clauses]
     if not clauses:
         clauses = [_reached(results, list(results.arms))]
-    lines = [
-        start + _joined(clauses),
-        *_factor_lines(results, primary, found),
-        _best_line(results),
-        _baseline_line(results, primary),
-        _limits_line(results, primary, claims),
-    ]
-    return [_sentence(line) for line in lines if line]
+    return Verdict(
+        _sentence(start + _joined(clauses)),
+        [_sentence(line) for line in _factor_lines(results, primary, found)],
+        _sentence(_best_line(results)),
+        _sentence(_strongest_told(results)),
+        _sentence(_baseline_line(results, primary)),
+        _limits_line(results, primary),
+        claims_counted(claims),
+    )
+
+
+def conclusion(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) -> list[str]:
+    """What a run ends with: the answer, the best arm, and the claims; at most three lines.
+
+    A study without two arms or without claims has the first lines of its verdict in their place.
+    """
+    found = verdict(results, effects, claims)
+    told = " ".join(filter(None, (found.claims, undecided(claims))))
+    lines = [found.answer, found.best, told]
+    lines += [*found.factors, found.baseline, found.limits]
+    return [line for line in lines if line][:3]
 
 
 # The verdict
@@ -77,34 +117,38 @@ def _effects_told(results: Results, found: Sequence[LevelEffect]) -> list[str]:
     of = {name: [one for one in found if _status(one) == name] for name in _STATUSES}
     raised = [one for one in of["separable"] if one.mean > 0]
     lowered = [one for one in of["separable"] if one.mean < 0]
-    depends = _dependent_clauses(of["depends"])
+    depends = dependent_clauses(of["depends"])
     gains = [*(raised if sign > 0 else lowered), *(s for s, _ in depends if s in (0, sign))]
     clauses = [_moved(raised, "raise"), *(text for _, text in depends), _moved(lowered, "lower")]
     clauses = [clause for clause in clauses if clause]
     n_factors = len({one.factor for one in found})
     verb = "raise" if sign > 0 else "lower"
     if clauses and not gains and len(found) > 1 and not of["chance"]:
-        alone = f"none of the {number(n_factors)} factors is found to {verb} {_METRIC} alone"
-        one_factor = f"no other level of `{found[0].factor}` is found to {verb} {_METRIC}"
+        alone = f"none of the {number(n_factors)} factors is found to {verb} {METRIC} alone"
+        one_factor = f"no other level of `{found[0].factor}` is found to {verb} {METRIC}"
         clauses = [alone if n_factors > 1 else one_factor, *clauses]
     elif of["none"]:
-        clauses.append(f"no effect of {_names(of['none'])} on {_METRIC} was found")
+        clauses.append(f"no effect of {effect_names(of['none'])} on {METRIC} was found")
     if of["chance"]:
-        clauses.append(f"one seed cannot tell an effect of {_names(of['chance'])} from chance")
+        clauses.append(
+            f"one seed cannot tell an effect of {effect_names(of['chance'])} from chance"
+        )
     if of["agree"]:
-        clauses.append(f"all seeds agree exactly on {_names(of['agree'])}, so no interval is given")
+        clauses.append(
+            f"all seeds agree exactly on {effect_names(of['agree'])}, so no interval is given"
+        )
     if of["dead"]:
-        clauses.append(f"{_names(of['dead'])} {_verb('change', of['dead'])} nothing")
+        clauses.append(f"{effect_names(of['dead'])} {_verb('change', of['dead'])} nothing")
     if of["missing"] and not clauses:
-        clauses.append(f"no effect of {_names(of['missing'])} can be told yet")
+        clauses.append(f"no effect of {effect_names(of['missing'])} can be told yet")
     return _named(clauses, label(results.primary))
 
 
 def _named(clauses: Sequence[str], metric: str) -> list[str]:
     """The clauses, with the metric's name in the first that speaks of it, and then "it"."""
-    first = next((k for k, clause in enumerate(clauses) if _METRIC in clause), 0)
+    first = next((k for k, clause in enumerate(clauses) if METRIC in clause), 0)
     return [
-        clause.replace(_METRIC, metric, k == first).replace(_METRIC, "it")
+        clause.replace(METRIC, metric, k == first).replace(METRIC, "it")
         for k, clause in enumerate(clauses)
     ]
 
@@ -128,57 +172,7 @@ def _status(one: LevelEffect) -> str:
 
 def _moved(found: Sequence[LevelEffect], verb: str) -> str:
     """`a` and `b` raise top-1; "" of none."""
-    return f"{_names(found)} {_verb(verb, found)} {_METRIC}" if found else ""
-
-
-def _dependent_clauses(found: Sequence[LevelEffect]) -> list[tuple[int, str]]:
-    """How effects depend on other factors, and the sign of each, 0 where both occur.
-
-    Of two factors that interact, one that does nothing by itself but undo or complete what the
-    other does has no clause.
-    """
-    told: list[tuple[int, str]] = []
-    alone = {one.factor for one in found if _side(one.settings[0])}
-    completed: set[frozenset[str]] = set()
-    for one in found:
-        name, (first, *rest) = _name(one), one.settings
-        if len(rest) != 1:
-            others = listed([f"`{other}`" for other in first.of])
-            told.append((0, f"what {name} does to {_METRIC} depends on {others}"))
-            continue
-        (second,) = rest
-        (other,) = first.of
-        sides = _side(first), _side(second)
-        verbs = [f"{_VERBS[side]} {_METRIC}" for side in sides if side]
-        pair = frozenset((one.factor, other))
-        if sides[0] == 0 and sides[1]:
-            if other in alone or pair in completed:
-                continue
-            completed.add(pair)
-            told.append((sides[1], f"{name} {verbs[0]} only {_with(second)}"))
-        elif sides[1] == 0 and sides[0]:
-            unless = f"unless `{other}` is on" if _is_switch(second) else f"only {_with(first)}"
-            told.append((sides[0], f"{name} {verbs[0]} {unless}"))
-        elif sides[0] == sides[1] != 0:
-            most = max((first, second), key=lambda setting: abs(setting.found.mean))
-            told.append((sides[0], f"{name} {verbs[0]}, most {_with(most)}"))
-        elif sides[0] and sides[1]:
-            text = f"{name} {verbs[0]} {_with(first)} and {_VERBS[sides[1]]} it {_with(second)}"
-            told.append((0, text))
-        else:
-            told.append((0, f"what {name} does to {_METRIC} depends on `{other}`"))
-    if len(told) > 2:
-        return [(0, f"what {_names(found)} do to {_METRIC} depends on the others")]
-    return told
-
-
-_VERBS = {1: "raises", -1: "lowers"}
-
-
-def _side(setting: Setting) -> int:
-    """1 where the effect there is above 0, -1 where below, 0 where its interval holds 0."""
-    low, high = setting.found.low, setting.found.high
-    return int(low > 0) - int(high < 0)
+    return f"{effect_names(found)} {_verb(verb, found)} {METRIC}" if found else ""
 
 
 def _baseline_told(results: Results, primary: pd.DataFrame) -> list[str]:
@@ -247,7 +241,7 @@ def _factor_lines(
         kept = kept[: MAX_FACTORS - 1]
         rest = [factor for factor in factors if factor not in kept]
         return [told[factor] for factor in kept] + ["; ".join(told[factor] for factor in rest)]
-    sizes = [_names([one], with_size=True) for factor in rest for one in of[factor]]
+    sizes = [effect_names([one], with_size=True) for factor in rest for one in of[factor]]
     none_found = f"No effect found of {listed(sizes)}{_corrected(results, n_tests)}"
     return [*(told[factor] for factor in first), none_found]
 
@@ -256,7 +250,7 @@ def _factor_line(results: Results, found: Sequence[LevelEffect], n_tests: int) -
     """What the levels of one factor do, in numbers."""
     unit, (first, *others) = points(results.primary), found
     if not others:
-        start = _name(first)
+        start = effect_name(first)
         if first.level != "on" or first.reference != "off":
             start = f"`{first.factor}` from `{first.reference}` to `{first.level}`"
         return f"{start}: {_level_told(results, first, n_tests, unit)}"
@@ -266,7 +260,7 @@ def _factor_line(results: Results, found: Sequence[LevelEffect], n_tests: int) -
         if status in ("none", "chance", "dead", "agree", "missing") and own:
             names = [f"`{one.level}`" for one in own]
             if len(own) <= MAX_LISTED and status in ("none", "chance", "agree"):
-                names = [f"`{one.level}` {_size(one.mean, one.low, one.high, unit)}" for one in own]
+                names = [f"`{one.level}` {effect_size(one, unit)}" for one in own]
             after = _corrected(results, n_tests) if status == "none" else ""
             parts.append(f"{_WORDS[status]} {listed(names)}{after}")
         elif own:
@@ -288,7 +282,7 @@ _WORDS = {
 
 
 def _level_told(results: Results, one: LevelEffect, n_tests: int, unit: str) -> str:
-    size, status = _size(one.mean, one.low, one.high, unit), _status(one)
+    size, status = effect_size(one, unit), _status(one)
     if status == "none":
         return f"no effect found, {size}{_corrected(results, n_tests)}"
     if status == "chance":
@@ -301,19 +295,7 @@ def _level_told(results: Results, one: LevelEffect, n_tests: int, unit: str) -> 
         return "no seed has all its arms"
     if status == "separable":
         return size
-    settings = one.settings
-    if len(settings) > MAX_LISTED:
-        settings = sorted(settings, key=lambda setting: setting.found.mean)
-        settings = [settings[0], settings[-1]]
-        count = f"in {number(len(one.settings))} settings of the others, "
-    else:
-        count = ""
-    told = [
-        f"{_size(*setting.found[:3], unit if k == 0 else '')} {_with(setting)}"
-        for k, setting in enumerate(settings)
-    ]
-    between = "; " if len(one.settings[0].of) > 1 else ", "
-    return count + (" to " if count else between).join(told)
+    return effect_numbers(one, unit)
 
 
 def _best_line(results: Results) -> str:
@@ -347,18 +329,24 @@ def _best_line(results: Results) -> str:
     if not names:
         means = [f"`{name}` {mean}" for name in results.baselines if (mean := _mean(results, name))]
         told += f"; {label(results.primary)} is {listed(means)}"
-    strongest = judged.rank(results, results.baselines) if names else None
-    if strongest and strongest.best != results.manifest.reference:
-        (gap,) = judged.minus_others(results, ranking.best, [strongest.best])
-    else:
-        gap = None
-    if strongest and gap and gap.n:
-        size = _size(*gap[:3], points(results.primary))
-        told += (
-            f"; its difference to `{strongest.best}` ({_mean(results, strongest.best)}), the "
-            f"baseline with the best mean, is {size}"
-        )
     return told
+
+
+def _strongest_told(results: Results) -> str:
+    """The difference of the best arm to the best baseline; "" where that is the reference."""
+    ranking, of_baselines = (
+        judged.rank(results, names) for names in (list(results.arms), results.baselines)
+    )
+    if not ranking or not of_baselines or of_baselines.best == results.manifest.reference:
+        return ""
+    best = of_baselines.best
+    (gap,) = judged.minus_others(results, ranking.best, [best])
+    if not gap.n:
+        return ""
+    return (
+        f"its difference to `{best}` ({_mean(results, best)}), the baseline with the best mean, "
+        f"is {effect_size(gap, points(results.primary))}"
+    )
 
 
 BETTER, WORSE, ALIKE, UNKNOWN = "better", "worse", "not distinguishable", "not known"
@@ -401,7 +389,7 @@ def _baseline_line(results: Results, primary: pd.DataFrame) -> str:
     if len(rows) == 1:
         row = rows.iloc[0]
         (verdict,) = counts
-        size = _size(row["estimate"], row["low"], row["high"], unit)
+        size = effect(row["estimate"], row["low"], row["high"], unit=unit)
         end = "no interval can be given" if verdict == UNKNOWN else verdict
         return f"{start}: `{rows.index[0]}` {size}, {end}"
     places = decimals(((rows["high"] - rows["low"]) / 2).median())
@@ -419,8 +407,8 @@ def _baseline_line(results: Results, primary: pd.DataFrame) -> str:
     return f"{start}: of {number(len(rows))} arms {told} ({span}{each})"
 
 
-def _limits_line(results: Results, primary: pd.DataFrame, claims: pd.DataFrame) -> str:
-    """What could not be seen, and how the claims fared."""
+def _limits_line(results: Results, primary: pd.DataFrame) -> str:
+    """What could not be seen."""
     told = []
     n_complete, n_trials = _n_complete(results), len(results.trials)
     if n_complete < n_trials:
@@ -443,7 +431,6 @@ def _limits_line(results: Results, primary: pd.DataFrame, claims: pd.DataFrame) 
     elif _n_seeds(results) == 1:
         told.append("one seed: no interval can be given, and another may turn the order around")
     told += [power] if (power := _power_told(results, primary)) else []
-    told += [counted] if (counted := claims_counted(claims)) else []
     return " ".join(_sentence(text) for text in told)
 
 
@@ -457,69 +444,30 @@ def _power_told(results: Results, primary: pd.DataFrame) -> str:
         what = f"a difference to `{results.manifest.reference}`"
     if not found.n_seeds:
         return ""
-    missed = "had more than one chance in five to be missed"
-    return f"{number(found.n_seeds)} seeds: {what} below {found.corrected:.2g}{unit} {missed}"
+    size = f"{found.corrected:.2g}{unit}"
+    return f"{number(found.n_seeds)} seeds: {what} below {size} may well have been missed"
 
 
 # Words
 
 
-def number(n: int) -> str:
-    """`three`; `13` above twelve."""
-    return NUMBERS[n] if n < len(NUMBERS) else str(n)
-
-
 def _sentence(text: str) -> str:
-    """With a capital, unless it begins with a name, and a full stop."""
+    """With a capital, unless it begins with a name, and a full stop; "" of nothing."""
+    if not text:
+        return ""
     text = text[:1].upper() + text[1:]
     return text if text.endswith(".") else f"{text}."
 
 
 def _joined(clauses: Sequence[str]) -> str:
-    """`a`; `a, and b`; `a, b, and c`."""
+    """`a`; `a, and b`; `a, b, and c`; with semicolons where a clause has a comma."""
     *first, last = clauses
-    return f"{', '.join(first)}, and {last}" if first else last
-
-
-def _name(one: LevelEffect) -> str:
-    """`lr_split`, or `warmup=quarter` where the level is not simply "on"."""
-    return f"`{one.factor}`" if one.level == "on" else f"`{one.factor}={one.level}`"
-
-
-def _names(found: Sequence[LevelEffect], with_size: bool = False) -> str:
-    """Their names; of too many, how many there are and of which factors."""
-    if with_size:
-        return listed([f"{_name(one)} ({_size(one.mean, one.low, one.high, '')})" for one in found])
-    factors = list(dict.fromkeys(one.factor for one in found))
-    if len(found) <= MAX_LISTED:
-        return listed([_name(one) for one in found])
-    if len(factors) == 1:
-        return f"{number(len(found))} levels of `{factors[0]}`"
-    return f"{number(len(found))} levels of {number(len(factors))} factors"
+    between = "; " if any(", " in clause for clause in clauses) else ", "
+    return f"{between.join(first)}{between}and {last}" if first else last
 
 
 def _verb(verb: str, found: Sequence[LevelEffect]) -> str:
     return verb if len(found) > 1 else f"{verb}s"
-
-
-def _is_switch(setting: Setting) -> bool:
-    return set(setting.of.values()) <= {"on", "off"}
-
-
-def _with(setting: Setting) -> str:
-    """`with a`, `without a or b`, `at a=quarter`, `with a, without b`."""
-    on = [f"`{factor}`" for factor, level in setting.of.items() if level == "on"]
-    off = [f"`{factor}`" for factor, level in setting.of.items() if level == "off"]
-    named = [f"`{f}={level}`" for f, level in setting.of.items() if level not in ("on", "off")]
-    without = f"without {' or '.join(off)}" if off else ""
-    told = [f"with {listed(on)}" * bool(on), without, f"at {listed(named)}" * bool(named)]
-    return ", ".join(text for text in told if text)
-
-
-def _size(mean: float, low: float, high: float, unit: str) -> str:
-    """`+3.2 points [1.1, 5.3]`."""
-    size, *interval = effect(mean, low, high).split(" ", 1)
-    return " ".join([f"{size}{unit}", *interval])
 
 
 def _corrected(results: Results, n_tests: int) -> str:

@@ -7,20 +7,26 @@ been, and a finished one that is run again does nothing.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
+from ablation import PACKAGE
 from ablation.analysis.contrasts import claimed, main_effects
 from ablation.grid.load import Study
+from ablation.grid.seeds import Look
 from ablation.planning.manifest import manifest_of
-from ablation.planning.plan import Plan, build_plan, revise, with_ownership
+from ablation.planning.plan import Plan, PlannedTrial, build_plan, revise
 from ablation.storage.cache import DiskStore
-from ablation.storage.runs import RunFolder
+from ablation.storage.files import UNREADABLE
+from ablation.storage.runs import Manifest, RunFolder, write_atomically
 
-if TYPE_CHECKING:
-    from ablation.analysis.looks import Look
+# of a study's looks, in the file that keeps them
+MAX_NOTES = 50
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,71 @@ class Budget:
     trials: int | None = None
     # of this pass
     seconds: float | None = None
+
+
+class LooksSoFar(NamedTuple):
+    """What a study's results say of its looks."""
+
+    # arm or baseline -> how many seeds it is to have; of those that are due more than at the start
+    due: dict[str, int]
+    # "claims" or "main effects" -> its last look whose trials have ended
+    looks: dict[str, Look]
+
+
+def judged(folder: RunFolder, manifest: Manifest) -> LooksSoFar:
+    """Repeat a study's looks, or read what they came to: that is kept in `runs/<study>/`.
+
+    manifest: of trials that have all ended
+    """
+    path, digest = folder.path / ".looks.json", _digest(folder, manifest)
+    try:
+        notes: dict[str, Any] = dict(json.loads(path.read_bytes()))
+        due, looks = notes[digest]
+        return LooksSoFar(
+            {str(arm): int(n) for arm, n in due.items()},
+            {
+                str(what): Look(int(n), int(decided), int(asked), frozenset(arms))
+                for what, (n, decided, asked, arms) in looks.items()
+            },
+        )
+    except (*UNREADABLE, KeyError, TypeError, AttributeError):
+        state = _replayed(folder, manifest)
+    kept = {what: [*look[:3], sorted(look.going_on)] for what, look in state.looks.items()}
+    try:
+        known = [*json.loads(path.read_bytes()).items()][1 - MAX_NOTES :]
+    except (*UNREADABLE, AttributeError):
+        known = []
+    # it is only a note: a folder that cannot be written is read all the same
+    with suppress(OSError):
+        write_atomically(path, json.dumps(dict([*known, (digest, [state.due, kept])])) + "\n")
+    return state
+
+
+def _replayed(folder: RunFolder, manifest: Manifest) -> LooksSoFar:
+    # pandas, which planning a study does without
+    from ablation.analysis.claims import claims_replay
+    from ablation.analysis.effects import effects_replay
+    from ablation.analysis.results import load
+
+    results = load(folder, manifest)
+    claims = claims_replay(results)
+    due, looks = dict(claims.due), {"claims": claims.looks}
+    if manifest.decides_effects:
+        effects = effects_replay(results)
+        due |= {arm: max(n, due.get(arm, 0)) for arm, n in effects.due.items()}
+        looks["main effects"] = effects.looks
+    return LooksSoFar(due, {what: each[-1] for what, each in looks.items() if each})
+
+
+def _digest(folder: RunFolder, manifest: Manifest) -> str:
+    """Of what is asked, of the trials' outcomes, and of the code that judges them."""
+    digest = hashlib.sha256(json.dumps(asdict(manifest), sort_keys=True).encode())
+    outcomes = [folder.trial_path(spec.trial) / "outcome.json" for spec in manifest.trials]
+    for file in [*outcomes, *sorted((PACKAGE / "analysis").rglob("*.py"))]:
+        content = file.read_bytes()
+        digest.update(f"{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
 
 
 class UntilDecided:
@@ -73,28 +144,15 @@ class UntilDecided:
         """The plan with the trials of the next look, once all of this one have ended."""
         if not self._have_ended(plan):
             return plan
-        # pandas, which planning a study does without
-        from ablation.analysis.claims import claims_replay
-        from ablation.analysis.effects import effects_replay
-        from ablation.analysis.results import load
-
-        results = load(self.folder, manifest_of(self.study, self.folder.path.name, plan))
-        claims = claims_replay(results)
-        effects = effects_replay(results) if self.study.grid.decides_effects else None
-        due = dict(claims.due)
-        for arm, n in (effects.due if effects else {}).items():
-            due[arm] = max(n, due.get(arm, 0))
-        new = self._planned(due)
+        state = judged(self.folder, manifest_of(self.study, self.folder.path.name, plan))
+        new = self._planned(state.due, plan.trials)
         self.is_over = len(new.trials) == len(plan.trials)
         is_spent = self._is_spent(plan)
-        replays = {"claims": claims, "main effects": effects}
-        looks = {what: one.looks[-1] for what, one in replays.items() if one and one.looks}
-        if looks:
-            self.tell(self._said(looks, is_spent))
+        if state.looks:
+            self.tell(self._said(state.looks, is_spent))
         if self.is_over or is_spent:
             return plan
-        known = {name: plan.trials.get(name, trial) for name, trial in new.trials.items()}
-        return with_ownership(known)
+        return new
 
     def longest(self, plan: Plan) -> Plan:
         """The plan if no question were decided any more: the most that the study may take."""
@@ -108,11 +166,13 @@ class UntilDecided:
         longest = counts | dict.fromkeys(going_on, len(self.study.grid.seeds))
         return self._planned(longest)
 
-    def _planned(self, due: Mapping[str, int]) -> Plan:
+    def _planned(
+        self, due: Mapping[str, int], known: Mapping[str, PlannedTrial] | None = None
+    ) -> Plan:
         """The plan of so many seeds; those of the first look where an arm is not named."""
         first = self.study.grid.looks[0]
         counts = {variant.name: due.get(variant.name, first) for variant in self.study.variants}
-        return build_plan(self.study, self.store, self.folder, counts)
+        return build_plan(self.study, self.store, self.folder, counts, known)
 
     def _have_ended(self, plan: Plan) -> bool:
         for name, trial in plan.trials.items():

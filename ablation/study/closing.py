@@ -18,9 +18,6 @@ from ablation.storage.runs import write_atomically
 # whose versions change a report of the same results
 LIBRARIES = ("matplotlib", "pandas", "scipy", "statsmodels")
 
-# of the report's verdict, that the terminal shows
-LINES = 3
-
 
 @dataclass(frozen=True)
 class Closing:
@@ -46,14 +43,11 @@ class Closing:
     def write(self) -> list[str]:
         """Write the report; returns what it comes to."""
         # Matplotlib and pandas are loaded when they are needed.
-        from ablation.analysis.claims import undecided_lines
         from ablation.reporting.report import write_judged
-        from ablation.reporting.verdict import verdict_lines
+        from ablation.reporting.verdict import conclusion
 
         written = write_judged(self.places.runs(self.name), self.path.parent)
-        said = verdict_lines(written.study, written.effects, written.claims)[:LINES]
-        if written.study.looks:
-            said += undecided_lines(written.claims)
+        said = conclusion(written.study, written.effects, written.claims)
         note = {"digest": self._digest(), "said": said}
         write_atomically(self._note, json.dumps(note, indent=1) + "\n")
         return said

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ablation.analysis.compare import (
     ALIGNED,
+    CORRELATION,
     HOW,
     Comparison,
     comparison_head,
@@ -19,7 +20,7 @@ from ablation.analysis.compare import (
     settings_rows,
 )
 from ablation.formatting import MISSING
-from ablation.study.live import fitting, tell
+from ablation.study.live import excess, fitting, tell
 
 
 def show_comparison(found: Comparison, console: Console) -> None:
@@ -33,10 +34,20 @@ def show_comparison(found: Comparison, console: Console) -> None:
     left_out = [name for name, cell in alike.items() if name == HOW or cell == MISSING]
     if HOW in left_out:
         # which tells the number of seeds, too
-        rows = [[re.sub(r" \(\d+ seeds?\)$", "", cell) for cell in row] for row in rows]
-    kept = [i for i, name in enumerate(header) if name not in left_out]
-    header, *rows = ([row[i] for i in kept] for row in [header, *rows])
-    table = _table(header, rows, [ALIGNED[i] for i in kept])
+        rows = [[_SEEDS.sub("", cell) for cell in row] for row in rows]
+    table = _without(left_out, header, rows)
+    # What is less wanted makes room for the rest.
+    for name in (CORRELATION, HOW):
+        if name in header and name not in left_out and excess(table, console) > 0:
+            left_out.append(name)
+            table = _without(left_out, header, rows)
+            if name == HOW:
+                texts = [*_each_how(header, rows), *texts]
+    if excess(table, console) > 0:
+        table = _without(left_out, header, [[_SEEDS.sub("", cell) for cell in row] for row in rows])
+        # the names fold, if that is enough
+        longest = max(len(_plain(row[0])) for row in rows)
+        table.columns[0].max_width = max(NARROWEST, longest - excess(table, console))
     console.print("", fitting(table, console), "", sep="\n")
     for text in filter(None, texts):
         console.print(Text(text), style="dim")
@@ -47,6 +58,33 @@ def show_comparison(found: Comparison, console: Console) -> None:
         console.print(Text(_plain(note)))
     for warning in found.warnings:
         console.print(Text(f"warning: {_plain(warning)}"))
+
+
+# of the first column of a table that is folded to fit
+NARROWEST = 12
+_SEEDS = re.compile(r" \((\d+) seeds?\)$")
+
+
+def _without(
+    left_out: Sequence[str], header: Sequence[str], rows: Sequence[Sequence[str]]
+) -> Table:
+    """The table of some columns; `72.3 ± 0.4 (3 seeds)` becomes `72.3 ± 0.4 (3)`."""
+    kept = [i for i, name in enumerate(header) if name not in left_out]
+    told = [[_SEEDS.sub(r" (\1)", row[i]) for i in kept] for row in rows]
+    names = [
+        f"{header[i]} (seeds)" if any(_SEEDS.search(row[i]) for row in rows) else header[i]
+        for i in kept
+    ]
+    return _table(names, told, [ALIGNED[i] for i in kept])
+
+
+def _each_how(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A line per way in which differences were estimated, with the rows that were."""
+    column = header.index(HOW)
+    hows = dict.fromkeys(row[column] for row in rows)
+    return [
+        f"{how}: {', '.join(_plain(row[0]) for row in rows if row[column] == how)}." for how in hows
+    ]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], align: Sequence[str]) -> Table:

@@ -415,10 +415,15 @@ def plain_table(names: Sequence[str], numbers: Sequence[str], title: str | None 
     return table
 
 
+def excess(table: Table, console: Console) -> int:
+    """By how many columns a table is wider than the console."""
+    unbounded = console.options.update(width=UNBOUNDED)
+    return console.measure(table, options=unbounded).maximum - console.width
+
+
 def fitting(table: Table, console: Console) -> Table | Text:
     """The table; on a console that is too narrow, its rows as text, so that nothing is cut."""
-    unbounded = console.options.update(width=UNBOUNDED)
-    if console.measure(table, options=unbounded).maximum <= console.width:
+    if excess(table, console) <= 0:
         return table
     first, *others = [str(column.header) for column in table.columns]
     lines = [str(table.title)] if table.title else []

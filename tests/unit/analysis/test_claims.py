@@ -6,7 +6,7 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import pytest
-from fabricate import FACTORS, study
+from fabricate import BASELINES, FACTORS, study
 from scipy import stats
 
 from ablation.analysis import claims
@@ -16,10 +16,12 @@ from ablation.analysis.claims import (
     claims_counted,
     claims_table,
     judge_claims,
+    judged_intervals,
 )
 from ablation.analysis.effects import judge
 from ablation.analysis.results import load
 from ablation.analysis.statistics import contrast, holm, margin_p, paired_difference
+from ablation.formatting import effect
 from ablation.reporting.report import render, write_report
 
 ONE = {"lr_split": FACTORS["lr_split"]}
@@ -356,8 +358,8 @@ def test_means_and_differences_are_one_family_and_one_table(tmp_path):
     mean = f"{table['estimate'][1]:.1f} ["
     assert f" | `reference`: top-1 {mean}" in claims_table(
         table
-    ) and "difference or mean [95 %]" in claims_table(table)
-    assert "difference [95 %]" in claims_table(table[:1])
+    ) and "difference or mean [interval]" in claims_table(table)
+    assert "difference [interval]" in claims_table(table[:1])
     text = render(results, effects, table, [])
     assert (
         f"- top-1 should be below 20 %: refuted, {mean}" in text and "(`b`, by `reference`)" in text
@@ -389,7 +391,7 @@ def test_a_level_whose_arms_lie_on_both_sides_of_the_number_is_told_arm_by_arm(t
         lr_split.split(" ")[0]
     ) == pytest.approx(40, abs=4)
     assert (
-        f"a mean that describes no arm; arm by arm: {middle}"
+        f"a mean that describes no arm; arm by arm, not corrected: {middle}"
         in claim_texts(table)[1].expectations[0]
     )
 
@@ -484,14 +486,62 @@ def test_the_report_tells_each_claim_with_its_numbers(tmp_path):
         "**Refuted:** This is a. (`a`, by `lr_split: off -> on`)" in section
         and "**Not decided:** This is b." in section
     )
-    assert (
-        f"- top-1 should rise: supported, {row['estimate']:+.1f} [{row['low']:.1f}, {row['high']:.1f}] points (p = "
-        in section
-    )
+    low, high = judged_intervals(table).iloc[0]
+    assert low < row["low"] and row["high"] < high
+    size = effect(row["estimate"], low, high)
+    assert f"- top-1 should rise: supported, {size} points (interval and p = " in section
     assert "- few should fall: refuted, " in section and "over all 3 expectations" in section
-    assert "uncorrected 95 % ones" in section and "\n\n\n" not in text
+    assert "leaves out 0 exactly where that is decided" in section and "\n\n\n" not in text
     assert "Of 2 claims: 1 refuted (`a`), 1 not decided." in text.split("\n## ")[0]
     assert "[claims.csv](claims.csv)" in text
+
+
+def near(number, metric="test/top1"):
+    """Expects a change that stays within a margin."""
+    return {"metric": metric, "direction": "none", "within": number}
+
+
+def test_the_interval_of_a_claim_agrees_with_its_verdict(tmp_path):
+    several = [
+        *(
+            claim({"arm": "lr_split", "minus": minus}, "up", id=minus)
+            for minus in ("reference", "balanced-head", "ldmlr", "ldmlr-no-generation")
+        ),
+        *(
+            {**claim({"arm": "balanced-head", "minus": "ldmlr"}), "id": f"n{size}"}
+            | {"expects": [near(size)]}
+            for size in (0.1, 0.5, 1.5, 3.0)
+        ),
+        *(
+            one_sided({"arm": "reference"}, "above", size) | {"id": f"m{size}"}
+            for size in (55, 64, 66, 67)
+        ),
+    ]
+    n_unlike = 0
+    for run in range(8):
+        folder = study(
+            tmp_path / str(run),
+            factors=ONE,
+            baselines=BASELINES,
+            top1=lambda levels: 66.0 + (levels["lr_split"] == "on"),
+            seeds=range(10 * run, 10 * run + 4),
+            noise=0.5,
+            claims=several,
+        )
+        table = judged(folder)
+        for row in table.assign(**judged_intervals(table)).itertuples():
+            kind, _, number = row.direction.partition(" ")
+            number = float(number.removeprefix("within ") or 0)
+            if kind != "none":
+                is_decided = not row.low_holm <= number <= row.high_holm
+                n_unlike += is_decided == (row.low <= number <= row.high)
+            elif row.verdict == "supported":
+                is_decided = -number < row.low_holm and row.high_holm < number
+            else:
+                is_decided = row.low_holm > number or row.high_holm < -number
+            assert is_decided == (row.verdict != "not decided")
+    # without the correction, some would not agree
+    assert n_unlike > 3
 
 
 def test_the_file_of_claims_comes_and_goes_with_them(tmp_path):

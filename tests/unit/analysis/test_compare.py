@@ -333,6 +333,35 @@ def test_on_a_terminal_it_is_a_table_without_markdown_and_without_columns_of_das
     assert "metric top-1" in shown(found, 50)
 
 
+@pytest.mark.parametrize("noise", [0.2, 0.5, 1.0])
+def test_numbers_of_one_unit_have_the_same_decimals_in_a_column(tmp_path, noise):
+    fabricated(tmp_path, factors=FACTORS, noise=noise)
+    rows = comparison_rows(compared(tmp_path, "fixes", "fixes:ldmlr"))[1]
+    assert len(rows) == 11
+    for column in zip(*(row[1:5] for row in rows)):
+        decimals = {len(number) for cell in column for number in re.findall(r"\.(\d+)", cell)}
+        assert len(decimals) == 1, column
+
+
+@pytest.mark.parametrize("width", [150, 110, 80])
+def test_a_narrow_terminal_leaves_out_columns_and_tells_what_stood_in_them(tmp_path, width):
+    fabricated(tmp_path, factors=FACTORS)
+    one_alone = {"state": lambda spec: "WAITING" if spec.trial == "ce--s1" else "COMPLETE"}
+    fabricated(tmp_path, "later", factors=FACTORS, noise=3.0, **one_alone)
+    found = compared(tmp_path, "fixes", "later")
+    lines = shown(found, width)
+    heading = lines[2]
+    assert heading.startswith("top-1 of") and "difference [95 %]" in heading
+    assert ("pair correlation" in heading) == (width == 150)
+    # means are of other seeds than differences
+    assert ("later (seeds)" in heading) == (width > 80)
+    # the longest of the names is folded, and nothing is cut
+    names = [line.split("  ")[0] for line in lines[3 : lines.index("", 3)]]
+    assert "".join(names) == "".join(row.what.strip("`") for row in found.rows)
+    assert (len(names) > len(found.rows)) == (width == 80)
+    assert ("paired, 2 seeds: ce." in lines) == (width == 80)
+
+
 @pytest.mark.parametrize("noise", [0.2, 6.0])
 def test_only_differences_whose_interval_excludes_0_are_bold(tmp_path, noise):
     fabricated(tmp_path, factors=FACTORS, noise=noise)

@@ -10,7 +10,7 @@ from scipy import stats
 
 from ablation.analysis import looks as module
 from ablation.analysis import sequential
-from ablation.analysis.claims import claims_replay, judge_claims, undecided_lines
+from ablation.analysis.claims import claims_replay, judge_claims, undecided
 from ablation.analysis.compare import compare
 from ablation.analysis.effects import effects_replay, judge, minus_others
 from ablation.analysis.results import CLAIM_COLUMNS, LOOK_COLUMNS, load, read_claims
@@ -167,6 +167,27 @@ def test_within_a_margin_the_test_has_one_side(tmp_path):
     assert row.p != repeated_p(p, n, LOOKS, sides=2)
 
 
+@pytest.mark.parametrize("n_done", [2, 3, 8, 20])
+def test_the_interval_of_a_claim_agrees_with_its_verdict(tmp_path, n_done):
+    margins = [
+        claim(f"within-{size}", "balanced-head", "ldmlr", expects)
+        for size in (0.2, 0.7, 3.0)
+        for expects in [{"metric": "test/top1", "direction": "none", "within": size}]
+    ]
+    results = fabricated(tmp_path, claims=[*CLAIMS, *margins], n_done=n_done, noise=0.5)
+    for row in claims_of(results).itertuples():
+        if n_done == 2:
+            # before the first look, whatever the p
+            assert row.verdict == "not decided" and not row.low_holm > 0
+            continue
+        margin = float(row.direction.partition(" within ")[2] or 0)
+        if row.verdict == "supported" and margin:
+            assert -margin < row.low_holm and row.high_holm < margin
+        else:
+            is_decided = row.low_holm > margin or row.high_holm < -margin
+            assert is_decided == (row.verdict != "not decided")
+
+
 def test_what_a_fixed_design_would_have_said_is_ordinary_holm_on_all_seeds(tmp_path):
     results = fabricated(tmp_path)
     table, fixed = claims_of(results), claims_of(results.without_looks())
@@ -186,9 +207,8 @@ def test_an_undecided_claim_tells_how_many_seeds_would_decide_it(tmp_path):
     found = difference(results, "balanced-head", "ldmlr", 3)
     # the others are decided: it is alone in its family
     assert row.seeds_needed == needed_seeds(found.mean, found.sd, 0.05)
-    (line,) = undecided_lines(table.reset_index())
-    assert line.startswith("not decided after 3 seeds: close; ")
-    assert f" {row.seeds_needed} seeds would decide it with 80 % probability" in line
+    said = f"To decide the rest: about {row.seeds_needed} seeds for `close` (3 so far)."
+    assert undecided(table.reset_index()) == said
 
 
 def test_main_effects_that_are_to_be_decided_keep_the_numbers_of_their_look(tmp_path):
@@ -270,9 +290,14 @@ def test_claims_of_looks_are_read_back_and_shown_in_a_readme(tmp_path):
     write_report(places.runs("fixes"), places.report("fixes"))
     table = judge_claims(results, judge(results))
     read = read_claims(places.report("fixes"))
-    assert undecided_lines(read) == undecided_lines(table)
+    assert undecided(read) == undecided(table) != ""
     shown = study_tables(places.report_folders, "fixes", ["claims"])
-    assert "| not decided " in shown and "(repeated p = " in shown
+    assert "| not decided " in shown and "(repeated interval and p = " in shown
+    # that of an earlier version cannot tell an interval that agrees with the verdict
+    path = places.report("fixes") / "claims.csv"
+    pd.read_csv(path).drop(columns=["low_holm", "high_holm"]).to_csv(path, index=False)
+    shown = study_tables(places.report_folders, "fixes", ["claims"])
+    assert "(repeated p = " in shown and "top-1 +0.5 points" in shown
 
 
 def test_a_comparison_warns_that_its_intervals_know_nothing_of_looks(tmp_path):

@@ -15,7 +15,7 @@ from ablation.analysis.effects import is_conditional, judge, unpacked
 from ablation.analysis.results import load
 from ablation.analysis.statistics import image_bootstrap
 from ablation.reporting.report import render
-from ablation.reporting.verdict import verdict_lines
+from ablation.reporting.verdict import verdict
 from ablation.storage.runs import outcome_of
 
 ONE = {"lr_split": FACTORS["lr_split"]}
@@ -38,7 +38,7 @@ def limits_of(results):
 
 def said_of(results):
     effects = judge(results)
-    return " ".join(verdict_lines(results, effects, judge_claims(results, effects)))
+    return " ".join(verdict(results, effects, judge_claims(results, effects)).lines)
 
 
 def test_top1_intervals_are_scipys_paired_bootstrap(tmp_path):
@@ -230,7 +230,7 @@ def test_ranks_of_one_run_that_does_not_tell_its_hits_are_left_open(tmp_path):
     results = load(study(tmp_path, seeds=[0]))
     assert len(judged.rank(results, list(results.arms)).rivals) == 7
     assert re.search(
-        r"has the best top-1; its difference to `balanced-head` \([\d.]+\), the baseline with the best mean, is \+[\d.]+ points\.",
+        r"has the best top-1\. Its difference to `balanced-head` \([\d.]+\), the baseline with the best mean, is \+[\d.]+ points\.",
         said_of(results),
     )
 

@@ -17,7 +17,7 @@ from ablation.analysis.contrasts import interactions, main_effects
 from ablation.analysis.effects import judge
 from ablation.analysis.results import Results, load
 from ablation.analysis.statistics import contrast, holm, paired_difference
-from ablation.reporting.verdict import verdict_lines
+from ablation.reporting.verdict import verdict
 from ablation.storage.runs import Manifest, TrialSpec
 
 LEVELS = {factor: ("off", "on") for factor in FACTORS}
@@ -213,7 +213,7 @@ def test_arms_that_are_identical_have_no_effect_by_construction(tmp_path, seeds)
     of_arms = effects[effects["kind"] != "difference"]
     assert set(of_arms["kind"]) == {"main", "interaction", "simple", "add-one-in", "leave-one-out"}
     assert set(of_arms["verdict"]) == {judged.BY_CONSTRUCTION} and (of_arms["estimate"] == 0).all()
-    lines = verdict_lines(results, effects, judge_claims(results, effects))
+    lines = verdict(results, effects, judge_claims(results, effects)).lines
     says = "no effect by construction, the same bits with and without."
     assert lines[1:4] == [f"`{factor}`: {says}" for factor in FACTORS]
     assert " nothing" in lines[0] and "found" not in lines[0].partition(" nothing")[0]

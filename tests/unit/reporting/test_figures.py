@@ -258,6 +258,37 @@ def test_without_arms_far_from_the_others_there_is_one_panel(tmp_path):
     assert "the whole range" not in text
 
 
+@pytest.mark.parametrize("n_seeds", [1, 4])
+def test_effects_many_times_smaller_than_others_get_a_second_panel(tmp_path, n_seeds):
+    def broken(levels):
+        split, warmup = (level == "on" for level in levels.values())
+        return 60.0 + 40 * split + 0.5 * warmup
+
+    results = load(study(tmp_path, factors=TWO, seeds=range(n_seeds), noise=0.1, top1=broken))
+    effects = judge(results)
+    rows = judged_intervals(results, effects[effects["metric"] == "test/top1"])
+    figure = effects_figure(rows, "test/top1")
+    whole, enlarged = figure.axes
+    low, high = enlarged.get_xlim()
+    assert -5 < low < 0 < high < 5 and whole.get_xlim()[1] > 40
+    marks = [line for line in enlarged.lines if line.get_marker() in ("<", ">")]
+    assert [mark.get_ydata()[0] for mark in marks] == [0]
+    # with the same decimals, beside the right panel
+    texts = [text.get_text() for text in enlarged.texts]
+    decimals = {len(number) for text in texts for number in re.findall(r"\.(\d+)", text)}
+    assert len(texts) == 3 and len(decimals) == 1
+    text = render(results, effects, judge_claims(results, effects), ["effects"])
+    assert "Left the whole range, right the smaller effects" in text
+
+
+def test_effects_of_like_size_have_one_panel(tmp_path):
+    results = load(study(tmp_path, factors=TWO, seeds=range(4), top1=lambda levels: 60.0))
+    effects = judge(results)
+    assert len(effects_figure(effects, "test/top1").axes) == 1
+    text = render(results, effects, judge_claims(results, effects), ["effects"])
+    assert "right the smaller effects" not in text
+
+
 def test_effects_are_drawn_with_the_interval_that_their_verdict_goes_by(tmp_path):
     results = load(study(tmp_path, factors=TWO, seeds=range(4), noise=0.5))
     rows = judged_intervals(results, judge(results).query("metric == 'test/top1'"))

@@ -17,7 +17,7 @@ from ablation.formatting import effect
 from ablation.reporting.report import render, write_report
 from ablation.reporting.search import MAX_ARMS, OWN_BEST, search_figure, search_table
 from ablation.reporting.tables import study_tables
-from ablation.reporting.verdict import verdict_lines
+from ablation.reporting.verdict import verdict
 
 ONE = {"lr_split": FACTORS["lr_split"]}
 SMALL = {"factors": ONE, "baselines": ["ce", "ldmlr"], "seeds": [0, 1, 2, 3]}
@@ -134,8 +134,8 @@ def test_claims_stand_with_what_they_are_without_tuning(tmp_path):
     written = pd.read_csv(tmp_path / "report" / "claims.csv")
     row = written.iloc[0]
     text = (tmp_path / "report" / "report.md").read_text()
-    size = effect(row["untuned_estimate"], row["untuned_low"], row["untuned_high"])
-    assert f"- Without tuning: **refuted** (top-1 {size} points (p " in text
+    size = effect(row["untuned_estimate"], row["untuned_low_holm"], row["untuned_high_holm"])
+    assert f"- Without tuning: **refuted**; top-1 {size} points (interval and p " in text
     assert text.index("**Supported:** It rises.") < text.index("- Without tuning")
     assert (tmp_path / "report" / "figures" / "search.png").is_file()
     assert "](figures/search.png)" in text
@@ -155,7 +155,7 @@ def test_no_untuned_arm_is_ranked_counted_or_called_the_best(tmp_path):
     results = load(folder)
     effects = judge(results)
     claims = beside_untuned(judge_claims(results, effects), results)
-    said = " ".join(verdict_lines(results, effects, claims))
+    said = " ".join(verdict(results, effects, claims).lines)
     assert "The best arm is `lr_split`" in said and "untuned" not in said
     assert "both arms" in said or "of two arms" in said
     text = render(results, effects, claims, [])

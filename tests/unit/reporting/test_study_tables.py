@@ -1,5 +1,6 @@
 """The primary metric of a study from its committed files says what its report says."""
 
+import math
 import re
 from unittest import mock
 
@@ -119,7 +120,9 @@ def test_claims_stand_with_their_verdict_and_numbers(tmp_path):
     )
     rows = cells(table)
     assert rows["It goes up."][0] == "not decided" and rows["It goes down."][0] == "**refuted**"
-    size = r"top-1 \+[\d.]+ \[[\d., ]+\] points \(p .* after Holm's correction, 3 seeds\)"
+    size = (
+        r"top-1 \+[\d.]+ \[[\d., ]+\] points \(interval and p .* after Holm's correction, 3 seeds\)"
+    )
     assert re.fullmatch(
         rf"`lr_split: off -> on`: {size}; diag/drift not measured", rows["It goes up."][1]
     )
@@ -183,9 +186,9 @@ def test_a_column_has_the_decimals_that_its_median_uncertainty_allows():
     assert column_decimals([5.0, 0.9, 0.08, 0.7, float("nan"), 0.0]) == 1
     assert column_decimals([float("nan"), 0.0]) is None
     assert over_seeds([10.0, 20.0, 12.0], places=1) == "14.0 ± 5.3"
-    assert effects_decimals([(-1.0, 2.0), (0.04, 5.96), (float("nan"), float("nan"))]) == 2
+    assert effects_decimals([(0.5, -1.0, 2.0), (3.0, 0.04, 5.96), (1.0, math.nan, math.nan)]) == 2
     # one interval that needs many more has them alone
-    assert effects_decimals([(-1.0, 2.0), (1e-6, 5.96)]) == 3
+    assert effects_decimals([(0.5, -1.0, 2.0), (3.0, 1e-6, 5.96)]) == 3
     assert effect(2.98, 1e-6, 5.96, 3) == "+2.980000 [0.000001, 5.960000]"
     assert effect(3.0, 1.0, 5.0, 2) == "+3.00 [1.00, 5.00]"
 

@@ -11,7 +11,7 @@ from ablation.analysis.claims import judge_claims
 from ablation.analysis.effects import NOT_SEPARABLE, judge
 from ablation.analysis.factors import judged_intervals, level_effects
 from ablation.analysis.results import load
-from ablation.reporting.verdict import verdict_lines
+from ablation.reporting.verdict import conclusion, verdict
 
 ONE = {"lr_split": FACTORS["lr_split"]}
 TWO = {"lr_split": FACTORS["lr_split"], "precision": {"f32": {}, "bf16": {"precision": "bf16"}}}
@@ -21,7 +21,7 @@ INTERVAL = re.compile(r"([-+][\d.]+)(?: points)? \[([-\d.]+), ([-\d.]+)\]")
 def lines_of(folder) -> list[str]:
     results = load(folder)
     effects = judge(results)
-    return verdict_lines(results, effects, judge_claims(results, effects))
+    return verdict(results, effects, judge_claims(results, effects)).lines
 
 
 def headline_of(results):
@@ -35,6 +35,13 @@ def broken_by_decoupling(levels):
 
 def both_together(levels):
     return 60.0 + 10 * (levels["gradient_decoupling"] == levels["lr_split"] == "on")
+
+
+def as_in_the_digits(levels):
+    split, warmup, decoupling = (level == "on" for level in levels.values())
+    if split:
+        return 85.0
+    return 15.0 + 5 * warmup if decoupling else 75.0 + 5 * warmup
 
 
 def each_needs_the_others(levels):
@@ -66,7 +73,15 @@ def test_a_factor_that_breaks_training_without_another_is_told_as_that(tmp_path)
         (
             each_needs_the_others,
             FACTORS,
-            "What `lr_split`, `warmup` and `gradient_decoupling` do to top-1 depends on the others",
+            "`lr_split` lowers top-1 without `warmup` and raises it with `warmup`, `warmup` lowers it "
+            "without `gradient_decoupling` and raises it with `gradient_decoupling`, "
+            "`gradient_decoupling` lowers it without `warmup` and raises it with `warmup`, and ",
+        ),
+        (
+            as_in_the_digits,
+            FACTORS,
+            "`lr_split` raises top-1, most with `gradient_decoupling`; `warmup` raises it unless "
+            "`lr_split` is on; `gradient_decoupling` lowers it unless `lr_split` is on; and ",
         ),
         (
             lambda v: 60.0 + 5 * (v["lr_split"] == "on") * (1 if v["precision"] == "f32" else -1),
@@ -83,7 +98,66 @@ def test_a_factor_that_breaks_training_without_another_is_told_as_that(tmp_path)
 def test_interactions_are_told_by_where_a_factor_acts(tmp_path, top1, factors, says):
     lines = lines_of(study(tmp_path, top1=top1, factors=factors, seeds=range(6), noise=0.3))
     assert lines[0].startswith(says)
-    assert "depends on" in says or "with" in lines[1] or "at `precision" in lines[1]
+    assert "with" in lines[1] or "at `precision" in lines[1]
+
+
+def test_what_no_level_of_another_factor_tells_is_said_to_depend_on_them(tmp_path):
+    def unlike(levels):
+        a, b, c = (level == "on" for level in levels.values())
+        return 60.0 + b * (30 if not (a or c) else 5 if a and c else -5)
+
+    verdict, _, warmup, *_ = lines_of(study(tmp_path, top1=unlike, seeds=range(6), noise=0.3))
+    assert "what `warmup` does to it depends on `lr_split` and `gradient_decoupling`" in verdict
+    assert warmup.count("[") == 4
+
+
+def test_many_settings_are_told_as_ranges_where_one_other_factor_parts_them(tmp_path):
+    folder = study(tmp_path, top1=as_in_the_digits, seeds=range(6), noise=0.3)
+    _, split, warmup, decoupling, *_ = lines_of(folder)
+    size = r"\+(\d+)\.?\d* to \+(\d+)\.?\d*"
+    found = re.fullmatch(
+        rf"`lr_split`: {size} points with `gradient_decoupling`, "
+        rf"{size} without `gradient_decoupling`\.",
+        split,
+    )
+    assert [int(text) for text in found.groups()] == pytest.approx([65, 70, 5, 10], abs=1)
+    assert warmup.count("[") == decoupling.count("[") == 2
+
+
+def test_a_run_ends_with_the_answer_the_best_arm_and_the_claims(tmp_path):
+    claims = [
+        {
+            "id": arm,
+            "says": "So it is.",
+            "contrast": {"arm": arm, "minus": "ldmlr"},
+            "expects": [{"metric": "test/top1", "direction": "up"}],
+        }
+        for arm in ("lr_split", "warmup", "reference")
+    ]
+    top1 = {"off": 66.0, "on": 75.0}
+    folder = study(
+        tmp_path, claims=claims, top1=lambda v: top1[v["lr_split"]], looks=[3, 5], noise=0.5
+    )
+    results = load(folder)
+    effects = judge(results)
+    found = verdict(results, effects, judge_claims(results, effects))
+    lines = conclusion(results, effects, judge_claims(results, effects))
+    assert lines[:2] == [found.answer, found.best] and "best mean" in found.best
+    assert "the baseline with the best mean" in found.lines[4] and "baseline" not in lines[1]
+    assert re.fullmatch(
+        r"Of 3 claims: 1 supported \(`lr_split`\), 2 not decided\. To decide the rest: about \d+ "
+        r"seeds for `warmup` and about \d+ seeds for `reference` \(3 so far\)\.",
+        lines[2],
+    )
+    assert len(lines) == 3
+
+
+def test_a_run_without_claims_ends_with_three_lines_too(tmp_path):
+    results = load(study(tmp_path / "arms"))
+    effects = judge(results)
+    found = verdict(results, effects, judge_claims(results, effects))
+    lines = conclusion(results, effects, judge_claims(results, effects))
+    assert lines == [found.answer, found.best, found.factors[0]]
 
 
 def test_a_factor_that_interacts_with_two_others_is_told_at_each_of_their_settings(tmp_path):
@@ -176,7 +250,7 @@ def test_many_factors_are_merged_into_three_lines(tmp_path):
         for factor in "abcde":
             assert sum(f"`{factor}`" in line for line in lines[1:4]) == 1
         if n_active == 1:
-            assert lines[0].startswith("`a` raises top-1, no effect of `b`, `c`, `d` and `e` on it")
+            assert lines[0].startswith("`a` raises top-1; no effect of `b`, `c`, `d` and `e` on it")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,11 @@
 """Seeds are added to the arms of undecided claims alone, and to the same ones however often the study is killed."""
 
+import json
 import math
+import os
 import random
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +20,7 @@ from ablation.formatting import MISSING
 from ablation.grid.load import load_study
 from ablation.planning.forecast import Listener
 from ablation.reporting.tables import looks_table
+from ablation.search import seeds as module
 from ablation.search.seeds import Budget, UntilDecided
 from ablation.study import opening
 from ablation.study.opening import PlannedStudy
@@ -139,6 +144,107 @@ def test_a_finished_study_that_is_run_again_does_nothing(toy):
     before = toy.outcomes()
     done = toy.go()
     assert (done.n_trained, toy.ran, toy.outcomes()) == (0, [], before)
+
+
+@pytest.fixture
+def replays(monkeypatch):
+    """How many trials each look had that was judged anew."""
+    found, replayed = [], module._replayed
+    monkeypatch.setattr(
+        module,
+        "_replayed",
+        lambda folder, manifest: found.append(len(manifest.trials)) or replayed(folder, manifest),
+    )
+    return found
+
+
+def test_what_looks_came_to_is_read_and_not_judged_again(toy, replays):
+    toy.go()
+    assert replays == [12, 16, 22]
+    expected = toy.said[-1]
+    for _ in range(2):
+        toy.go()
+        assert toy.said == [expected]
+    assert len(toy.planner().due().trials) == 22 and len(replays) == 3
+
+
+def damaged(toy):
+    (toy.folder.path / ".looks.json").write_text('{"a": 3, ')
+
+
+def of_another_shape(toy):
+    path = toy.folder.path / ".looks.json"
+    path.write_text(json.dumps({digest: [1, 2] for digest in json.loads(path.read_text())}))
+
+
+def with_another_result(toy):
+    outcome = toy.folder.outcome("warmup=settling--s7")
+    toy.folder.write_outcome("warmup=settling--s7", replace(outcome, metrics={"top1": 90.0}))
+
+
+@pytest.mark.parametrize(
+    ("change", "n_judged"), [(damaged, 3), (of_another_shape, 3), (with_another_result, 1)]
+)
+def test_looks_are_judged_again_where_a_file_is_another(toy, replays, change, n_judged):
+    toy.go()
+    replays.clear()
+    change(toy)
+    toy.go()
+    assert replays == [12, 16, 22][-n_judged:]
+    toy.go()
+    assert len(replays) == n_judged
+
+
+def test_looks_are_judged_again_by_another_grid_and_other_code(toy, replays, monkeypatch):
+    toy.go()
+    replays.clear()
+    text = (toy.root / "grid.yaml").read_text()
+    (toy.root / "grid.yaml").write_text(text.replace("direction: up", "direction: down"))
+    toy.planner().due()
+    assert replays[0] == 12
+    replays.clear()
+    monkeypatch.setattr(module, "PACKAGE", Path(toy.root))
+    (toy.root / "analysis").mkdir()
+    (toy.root / "analysis" / "looks.py").write_text("another")
+    toy.planner().due()
+    assert replays[0] == 12
+
+
+def test_a_folder_that_cannot_be_written_is_read_all_the_same(toy, monkeypatch):
+    toy.go()
+    damaged(toy)
+
+    def refuses(*arguments):
+        raise PermissionError
+
+    monkeypatch.setattr(module, "write_atomically", refuses)
+    assert len(toy.planner().due().trials) == 22
+
+
+def test_to_see_what_is_due_plans_each_trial_once_and_needs_no_heavy_library(toy):
+    toy.go()
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from toy_subject import Toy\n"
+        "from ablation.grid.load import load_study\n"
+        "from ablation.planning import plan\n"
+        "from ablation.search.seeds import UntilDecided\n"
+        "from ablation.storage.project import ProjectPaths\n"
+        "names, planned = [], plan.plan_trial\n"
+        "plan.plan_trial = lambda *args: names.append(args[2]) or planned(*args)\n"
+        "study = load_study(Path('grid.yaml'), None, [], None, lambda name: Toy())\n"
+        "places = ProjectPaths()\n"
+        "planner = UntilDecided(study, places.store, places.runs('toy'))\n"
+        "due = planner.due()\n"
+        "assert planner.is_over and sorted(names) == sorted(due.trials)\n"
+        "print(len(names), {'pandas', 'scipy', 'statsmodels'} & set(sys.modules))"
+    )
+    path = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(module.PACKAGE).parent)])
+    said = subprocess.check_output(
+        [sys.executable, "-c", code], text=True, cwd=toy.root, env=os.environ | {"PYTHONPATH": path}
+    )
+    assert said.strip() == "22 set()"
 
 
 @pytest.mark.parametrize("stop_after", [1, 5, 11, 12, 13, 16])
