@@ -15,6 +15,8 @@ from torch.func import functional_call
 from core.config.schema import Config
 from core.device.memory import autocast
 
+Compute = Callable[[Tensor, list[Tensor]], Tensor]
+"""(images, copies of the weights or none) -> latents."""
 # devices on which all weights are cast by one call; a CPU gains nothing by it
 CAST_AT_ONCE = ("cuda",)
 
@@ -37,9 +39,10 @@ class Forward:
             torch.empty_like(p, dtype=torch.bfloat16).requires_grad_()
             for p in self.weights.values()
         ]
-        self.compute: Callable[[Tensor, list[Tensor]], Tensor] = self._compute
+        # not a method of this object's: a cycle would keep its memory on the device
+        self.compute: Compute = functools.partial(_latents, encoder, config, list(self.weights))
         if config.compile and has_compiler():
-            self.compute = torch.compile(self._compute, dynamic=False)
+            self.compute = torch.compile(self.compute, dynamic=False)
 
     def begin(self) -> None:
         """Cast the weights as they are now."""
@@ -50,15 +53,6 @@ class Forward:
     def __call__(self, images: Tensor) -> Tensor:
         """Latents (B, D), in the precision of the settings, of images (B, channels, H, W)."""
         return self.compute(images, self.copies)
-
-    def _compute(self, images: Tensor, copies: list[Tensor]) -> Tensor:
-        with autocast(self.config):
-            if not copies:
-                latents: Tensor = self.encoder(images)
-                return latents
-            named = dict(zip(self.weights, copies, strict=True))
-            latents = functional_call(self.encoder, named, (images,))
-        return latents
 
     def collect(self) -> None:
         """Add the copies' gradients to those of the weights."""
@@ -76,6 +70,17 @@ class Forward:
             weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
         for copy in self.copies:
             copy.grad = None
+
+
+def _latents(
+    encoder: nn.Module, config: Config, names: list[str], images: Tensor, copies: list[Tensor]
+) -> Tensor:
+    with autocast(config):
+        if not copies:
+            latents: Tensor = encoder(images)
+        else:
+            latents = functional_call(encoder, dict(zip(names, copies, strict=True)), (images,))
+    return latents
 
 
 @functools.cache

@@ -173,7 +173,7 @@ def root_settings(config: Config) -> list[Any]:
 
 
 def _architecture_and_device(config: Config) -> list[Any]:
-    return [config.encoder.name, config.device, config.precision, config.compile, config.threads]
+    return [config.encoder.name, config.device, config.precision, config.threads]
 
 
 def missing_inputs(config: Config) -> Iterator[Fault]:
