@@ -2,6 +2,7 @@
 
     python benchmarks/gpu.py [--packed 1 2 4 8] [--precision float32 bfloat16] [--epochs 60]
         [-S key=value ...]
+    python benchmarks/gpu.py --levers [--epochs 24] [--seeds 3]
 
 Runs CIFAR-10-LT trials of `--epochs` epochs, a quarter of them warm-up, as many at once as
 `--packed` says, each in a process of its own. Printed are mean seconds of a warm-up and of a joint
@@ -10,6 +11,10 @@ aside, in which steps are recorded and the pool appears; `nan` where no more are
 400-epoch trial takes at that rate, and the throughput against one alone. `--no-graphs` leaves out
 the recording of steps. Needs neither Optuna nor MLflow. `--device cpu` runs the same script
 anywhere.
+
+`--levers` runs one trial at a time in bfloat16, as shipped and with one thing changed (`LEVERS`),
+in turn, for each of `--seeds`: medians of ratios to the trial as shipped under the same seed, and
+top-1 accuracies of the last epoch, which show what a lever does to results.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ import math
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 # where the package is not installed
@@ -28,6 +34,17 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 # what is left are whole periods of the pool's refreshing
 N_FIRST = {"warmup": 10, "joint": 5}
 PLANNED = {"warmup": 100, "joint": 300}
+LEVERS = {
+    "as shipped": "",
+    "steps not recorded": "--no-graphs",
+    "each weight cast where it is used": "--cast-alone",
+    "encoder compiled": "compile=true",
+    "evaluated every tenth epoch": "evaluate_every=10",
+    "images not augmented": "data.augmentation=none",
+    "strong augmentation": "data.augmentation=strong",
+    "batches of 512": "batch_size=512",
+}
+"""Name -> a flag or a setting of the trial."""
 
 
 def main() -> None:
@@ -38,10 +55,15 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--no-graphs", action="store_true")
     parser.add_argument("-S", dest="overrides", nargs="+", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--cast-alone", action="store_true")
+    parser.add_argument("--levers", action="store_true")
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--trial", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.trial is not None:
         return trial(options)
+    if options.levers:
+        return levers(options)
     print(
         f"{'precision':10} {'packed':>6} {'warm-up s':>10} {'joint s':>8} {'400 epochs s':>13} "
         f"{'trials/h':>9} {'throughput':>11} {'top-1':>6}"
@@ -49,7 +71,7 @@ def main() -> None:
     for precision in options.precision:
         alone = None
         for n in options.packed:
-            found = together(n, precision)
+            found = together(sys.argv[1:], precision, range(n))
             means = {phase: mean([f[phase] for f in found]) for phase in PLANNED}
             whole = sum(PLANNED[phase] * means[phase] for phase in PLANNED)
             alone = alone or whole
@@ -61,23 +83,32 @@ def main() -> None:
             )
 
 
-def together(n: int, precision: str) -> list[dict[str, float]]:
-    """`n` trials at once, each under a seed of its own."""
+def levers(options: argparse.Namespace) -> None:
+    """What each lever does to the time of an epoch, and to the accuracy."""
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in LEVERS}
+    for seed in range(options.seeds):
+        for name, lever in LEVERS.items():
+            flags = [lever] if lever.startswith("--") else []
+            settings = [*options.overrides, *([lever] if lever and not flags else [])]
+            given = ["--device", options.device, "--epochs", str(options.epochs), *flags]
+            given += ["-S", *settings] if settings else []
+            found[name] += together(given, "bfloat16", [seed])
+    print(f"{'lever':34} {'joint s':>8} {'ratio':>6}  top-1 by seed")
+    for name, of_seeds in found.items():
+        ratios = [
+            own["joint"] / shipped["joint"]
+            for own, shipped in zip(of_seeds, found["as shipped"], strict=True)
+        ]
+        seconds = statistics.median(own["joint"] for own in of_seeds)
+        top1 = " ".join(f"{own['top1']:.2f}" for own in of_seeds)
+        print(f"{name:34} {seconds:8.3f} {statistics.median(ratios):6.2f}  {top1}", flush=True)
+
+
+def together(arguments: list[str], precision: str, seeds: Iterable[int]) -> list[dict[str, float]]:
+    """Trials at once, each under a seed of its own."""
+    command = [sys.executable, __file__, *arguments, "--precision", precision, "--trial"]
     processes = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                __file__,
-                *sys.argv[1:],
-                "--precision",
-                precision,
-                "--trial",
-                str(seed),
-            ],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for seed in range(n)
+        subprocess.Popen([*command, str(seed)], stdout=subprocess.PIPE, text=True) for seed in seeds
     ]
     outputs = [process.communicate()[0] for process in processes]
     if any(process.returncode for process in processes):
@@ -91,10 +122,13 @@ def trial(options: argparse.Namespace) -> None:
 
     from ablation.grid.load import experiment_settings
     from core.config.parsing import parse
+    from core.device import forward
     from core.subject import SUBJECT
     from core.training import learner
     from core.trial.run import advance
 
+    if options.cast_alone:
+        forward.CAST_AT_ONCE = ()
     if options.no_graphs:
         learner.cuda_graph = None
     settings = experiment_settings(EXPERIMENT, options.overrides, SUBJECT)

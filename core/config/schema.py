@@ -393,6 +393,9 @@ class Config:
     device: Literal["cpu", "cuda"] = "cpu"
     # bfloat16: autocast of the encoder, for GPUs and for CPUs that have it (AVX512-BF16, AMX)
     precision: Literal["float32", "bfloat16"] = "float32"
+    # compile the encoder's pass in training (torch.compile; a minute or more, once on a machine);
+    # for GPUs, where there is a C++ compiler
+    compile: bool = False
     # CPU threads of a trial; sums depend on it
     threads: int = limited(1, minimum=1)
     data: Data = Data()

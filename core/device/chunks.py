@@ -21,8 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from core.config.schema import Config
-from core.device.memory import autocast
+from core.device.forward import Forward
 
 # images of which batch normalisation can take a variance
 FEWEST = 2
@@ -66,18 +65,19 @@ class Passes:
     for the backward one.
     """
 
-    def __init__(self, encoder: nn.Module, images: Tensor, config: Config, n_chunks: int):
-        self.encoder, self.images, self.config = encoder, images, config
-        self.chunks = chunks(len(images), config.batch_size, n_chunks, encoder.training)
+    def __init__(self, forward: Forward, images: Tensor, n_chunks: int):
+        self.forward, self.images = forward, images
+        encoder, batch_size = forward.encoder, forward.config.batch_size
+        self.chunks = chunks(len(images), batch_size, n_chunks, encoder.training)
+        forward.begin()
         # (B, D), of the precision that the encoder computes in
         if len(self.chunks) == 1:
-            with autocast(config):
-                self.latents = encoder(images)
+            self.latents = forward(images)
             return
         parts = []
         for chunk in self.chunks:
-            with torch.no_grad(), autocast(config), one_update(encoder, chunk):
-                parts.append(encoder(images[chunk.rows]))
+            with torch.no_grad(), one_update(encoder, chunk):
+                parts.append(forward(images[chunk.rows]))
         self.latents = torch.cat(parts)
 
     def backward(self, gradient: Tensor, keep: bool = False) -> None:
@@ -85,18 +85,19 @@ class Passes:
         gradient = gradient.to(self.latents.dtype)
         if len(self.chunks) == 1:
             self.latents.backward(gradient, retain_graph=keep)
+            self.forward.collect()
             return
-        with no_update(self.encoder):
+        with no_update(self.forward.encoder):
             for chunk in self.chunks:
-                with autocast(self.config):
-                    latents = self.encoder(self.images[chunk.rows])
-                latents.backward(gradient[chunk.rows])
+                self.forward(self.images[chunk.rows]).backward(gradient[chunk.rows])
+                self.forward.collect()
 
     def gradients(self, gradient: Tensor) -> list[Tensor]:
         """Return the parameters' gradients, in order; none is left in `grad`. gradient: (B, D)."""
         self.backward(gradient, keep=True)
-        found = [p.grad for p in self.encoder.parameters() if p.grad is not None]
-        self.encoder.zero_grad(set_to_none=True)
+        encoder = self.forward.encoder
+        found = [p.grad for p in encoder.parameters() if p.grad is not None]
+        encoder.zero_grad(set_to_none=True)
         return found
 
 

@@ -229,6 +229,7 @@ def phase_settings(config: Config, phase: str) -> dict[str, Any]:
             "batchnorm": config.batchnorm,
             "standardisation": config.standardisation,
             "mixup": config.mixup,
+            "compile": config.compile,
             "augmentation": augmentation(config, config.data.augmentation),
             # is tracked before there is a pool, too
             "covariance": config.draws_gaussian,

@@ -251,7 +251,7 @@ def joint_gradients(learner: Learner, batch: Batch, measures: bool = False) -> G
     """Leave the gradients of all modules in `grad`; if alternating, of all but the encoder."""
     config, n, y = learner.config, len(batch.labels), batch.labels
     views = batch.inputs if batch.second is None else torch.cat([batch.inputs, batch.second])
-    passes = Passes(learner.encoder, views, config, learner.n_chunks)
+    passes = Passes(learner.forward, views, learner.n_chunks)
     # Losses are taken at this leaf; the encoder is walked backward once, below.
     leaf = passes.latents.detach().float().requires_grad_()
     first = leaf if batch.second is None else leaf[:n]
@@ -266,7 +266,7 @@ def joint_gradients(learner: Learner, batch: Batch, measures: bool = False) -> G
     classification_loss(learner, real, generated).backward()
     # The head learns from the mean over images and pool, the encoder from the mean over images:
     # a pool would otherwise lower its rate by as much as it is large.
-    real_gradient, leaf.grad = leaf.grad * learner.n_per_image, None
+    real_gradient = taken_gradient(leaf) * learner.n_per_image
 
     if config.standardisation == "tracked":
         standard = learner.standardise(first)
@@ -274,7 +274,7 @@ def joint_gradients(learner: Learner, batch: Batch, measures: bool = False) -> G
         standard = standardised(first, pure)
     semantic = learner.semantic(standard, y, batch.t, batch.noise, pure)
     (config.losses.semantic * semantic.total).backward()
-    semantic_gradient, leaf.grad = leaf.grad, None
+    semantic_gradient = taken_gradient(leaf)
 
     consistency = None
     if batch.second is not None:
@@ -301,10 +301,17 @@ def joint_gradients(learner: Learner, batch: Batch, measures: bool = False) -> G
     else:
         at_encoder = combine(config.routing, real_gradient, semantic_gradient)
         # No rule routes the consistency loss: it is there for the encoder.
-        passes.backward(at_encoder if consistency is None else at_encoder + leaf.grad)
+        passes.backward(at_encoder if consistency is None else at_encoder + taken_gradient(leaf))
         norms["grad/encoder"] = gradient_norm(learner, "encoder")
     metrics = norms | measured | losses(real, generated, semantic, consistency)
     return Gradients(metrics, first.detach(), pure, semantic, by_loss)
+
+
+def taken_gradient(leaf: Tensor) -> Tensor:
+    """The gradient that has arrived at a leaf, which has none any more."""
+    gradient, leaf.grad = leaf.grad, None
+    assert gradient is not None
+    return gradient
 
 
 def alternate(learner: Learner, real: list[Tensor], semantic: list[Tensor]) -> None:

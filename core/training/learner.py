@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from core.config.schema import Config
+from core.device.forward import Forward
 from core.device.repeated import Recorder, Repeated, cuda_graph
 from core.method.diffusion import alpha_bars
 from core.method.geometry import (
@@ -78,7 +79,7 @@ class Learner:
         self.n_classes, self.n_latents = len(class_counts), encoder.n_latents
         sizes = self.n_latents, self.n_classes
         head, denoiser = config.head, config.denoiser
-        self.encoder = encoder
+        self.encoder, self.forward = encoder, Forward(encoder, config)
         self.head = initialised(
             lambda: build_head(head.name, *sizes, head.initial_scale, head.trainable_scale),
             seed,

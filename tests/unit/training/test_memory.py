@@ -14,6 +14,7 @@ from tiny_trials import JOINT, STAGED, MemoryStore, advance, chain, config_of, r
 from core.data import sources
 from core.data.augment import normalise
 from core.device.chunks import Passes, chunks, most_chunks
+from core.device.forward import Forward
 from core.device.memory import is_out_of_memory
 from core.networks.encoders import SmallCNN, build_encoder
 from core.subject import SUBJECT
@@ -92,7 +93,7 @@ def test_batchnorm_that_trains_takes_its_statistics_chunk_by_chunk_and_the_gradi
     reference = copy.deepcopy(encoder)
     latents = torch.cat([reference(images[:4]), reference(images[4:8]), reference(images[8:])])
     latents.backward(gradient)
-    passes = Passes(encoder, images, config_of(JOINT | {"batch_size": 13}), 3)
+    passes = Passes(Forward(encoder, config_of(JOINT | {"batch_size": 13})), images, 3)
     assert [chunk.rows.stop for chunk in passes.chunks] == [4, 8, 13]
     assert torch.equal(passes.latents, latents) and not passes.latents.requires_grad
     passes.backward(gradient)
@@ -108,7 +109,7 @@ def test_running_statistics_move_once_a_batch_by_the_mean_of_the_chunks():
         norm.running_var.clone(),
         int(norm.num_batches_tracked),
     )
-    passes = Passes(encoder, images, config_of(JOINT | {"batch_size": 13}), 3)
+    passes = Passes(Forward(encoder, config_of(JOINT | {"batch_size": 13})), images, 3)
     passes.backward(gradient)
     with torch.no_grad():
         parts = [conv(images[rows]) for rows in (slice(0, 4), slice(4, 8), slice(8, 13))]

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from core.data.sources import Split
-from core.device import chunks
+from core.device import forward
 from core.device.repeated import N_PLAIN, Repeated
 from core.method.diffusion import generate
 from core.method.losses import Geometry
@@ -158,6 +158,14 @@ def test_repeated_recordings_train_as_plain_steps_do(name, n_chunks):
         assert torch.allclose(value, recorded[key], rtol=0, atol=0, equal_nan=True), key
 
 
+def test_weights_that_are_cast_at_once_are_cast_anew_in_each_repeated_step(monkeypatch):
+    monkeypatch.setattr(forward, "CAST_AT_ONCE", ("cpu",))
+    settings = SETTINGS["joint"] | {"precision": "bfloat16"}
+    plain, recorded = (whole_trial(settings, record, 1) for record in (None, tape))
+    for key, value in plain.items():
+        assert torch.allclose(value, recorded[key], rtol=0, atol=0, equal_nan=True), key
+
+
 def whole_trial(settings, record, n_chunks):
     links, store = chain(settings), MemoryStore()
     trial = trial_at(settings, 0, store, 0)
@@ -284,7 +292,7 @@ def test_every_tensor_of_an_epoch_is_on_the_device(augmentation, change, monkeyp
     monkeypatch.setattr(
         epochs, "batches", lambda n, size, _: torch.randperm(n, device="meta").split(size)
     )
-    monkeypatch.setattr(chunks, "autocast", lambda _: nullcontext())
+    monkeypatch.setattr(forward, "autocast", lambda _: nullcontext())
     monkeypatch.setattr(epochs.Means, "read", lambda means: {})
     with torch.device("meta"):
         trained = learner.Learner(
