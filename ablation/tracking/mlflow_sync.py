@@ -65,6 +65,8 @@ DIGEST = "ablate.digest"
 REPORT = "ablate.report"
 # tag: of the experiment's views
 VIEWS = "ablate.views"
+# of metrics, params and tags that MLflow logs by one call; it takes no more than 100 params or tags
+ONE_BATCH = 100
 # artifact of a trial
 PER_CLASS = "per_class.csv"
 # the study's own run, in place of a trial's name; an arm's
@@ -397,12 +399,14 @@ class Tracker:
         metrics = [Metric(names[p.name], p.value, p.time, p.step) for p in points]
         new_params = dict((params or {}).items() - run.params.items())
         new_tags = dict((tags or {}).items() - run.tags.items())
-        if metrics or new_params:
-            self.client.log_batch(
-                run.run_id, metrics, [Param(*each) for each in new_params.items()]
-            )
-        if new_tags:
-            self.client.log_batch(run.run_id, tags=[RunTag(*each) for each in new_tags.items()])
+        stored = [Param(*each) for each in new_params.items()]
+        last = [RunTag(*each) for each in new_tags.items()]
+        if len(metrics) + len(stored) + len(last) > ONE_BATCH:
+            self.client.log_batch(run.run_id, metrics, stored)
+            metrics, stored = [], []
+        if metrics or stored or last:
+            # of one batch MLflow logs the tags last
+            self.client.log_batch(run.run_id, metrics, stored, last)
         run.params.update(new_params)
         run.tags.update(new_tags)
 
