@@ -104,9 +104,12 @@ class Delivery(Listener):
         uri = tracking_uri() or str(self.places.root / "mlflow.db")
         database, ledger = sqlite_file(uri) or Path(uri), self.places.root / ".ablate" / "optuna.db"
         changed = database.stat().st_mtime_ns if database.is_file() else None
+        # what others have written stands beside a database that is written ahead, for a while
+        ahead = database.with_name(f"{database.name}-wal")
+        n_ahead = ahead.stat().st_size if ahead.is_file() else 0
         which = ledger.stat().st_ino if ledger.is_file() else None
         storage = redacted(self.places.storage or "")
-        known = (FORMAT_VERSION, uri, storage, changed, which, is_running)
+        known = (FORMAT_VERSION, uri, storage, changed, n_ahead, which, is_running)
         digest = hashlib.sha256(repr(known).encode())
         for file in [self.folder.path / "study.json", *report_files(self.places.report(self.name))]:
             digest.update(file.read_bytes())

@@ -74,6 +74,14 @@ def change_mlflow(places, monkeypatch):
     os.utime(places.root / "mlflow.db", (1, 1))
 
 
+def change_mlflow_ahead(places, monkeypatch):
+    """As somebody else's connection does to a database that is written ahead."""
+    database = places.root / "mlflow.db"
+    before = database.stat()
+    (places.root / "mlflow.db-wal").write_bytes(b"a change")
+    os.utime(database, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def lose_ledger(places, monkeypatch):
     (places.root / ".ablate" / "optuna.db").unlink()
 
@@ -84,7 +92,15 @@ def name_a_server(places, monkeypatch):
 
 @pytest.mark.parametrize(
     "change",
-    [change_report, change_manifest, lose_mlflow, change_mlflow, lose_ledger, name_a_server],
+    [
+        change_report,
+        change_manifest,
+        lose_mlflow,
+        change_mlflow,
+        change_mlflow_ahead,
+        lose_ledger,
+        name_a_server,
+    ],
 )
 def test_any_change_is_delivered(project, looked, change, monkeypatch):
     deliver(project)
