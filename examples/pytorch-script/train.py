@@ -17,6 +17,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=0.001)
     parser.add_argument("--optimizer", choices=["sgd", "adam"], default="sgd")
     parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--shift", action="store_true", help="shift training images by a pixel")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
@@ -42,6 +43,9 @@ def main() -> None:
         model.train()
         total = 0.0
         for batch, targets in loader:
+            if args.shift:
+                across, down = torch.randint(-1, 2, (2,)).tolist()
+                batch = batch.roll((down, across), (2, 3))
             loss = nn.functional.cross_entropy(model(batch), targets)
             optimizer.zero_grad()
             loss.backward()
