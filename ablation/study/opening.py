@@ -198,12 +198,12 @@ def refuse_mixture(manifest: Manifest, folder: RunFolder) -> None:
     One without a complete trial has no results, and is replaced; not so a search, whose failures
     count.
     """
-    if not folder.exists() or not (manifest.search.get("of") or folder.has_results()):
+    if not folder.exists():
         return
     changed = _differences(
         *({"metric": each.metric, **each.config} for each in (folder.manifest(), manifest))
     )
-    if changed:
+    if changed and (manifest.search.get("of") or folder.has_results()):
         (key, difference), *others = changed.items()
         more = f" and {len(others)} more" if others else ""
         kept = "--as NAME (what has been trained is reused)"
