@@ -38,28 +38,35 @@ def experiments() -> list[Choice]:
 def the_grid(named: Path | None) -> Path:
     """The file of a grid; where none is named, of the only one.
 
-    Raises InputError if there are several, with a line about each, or none.
+    Raises InputError if there are several, with a line about each, or none, with what is wrong with
+    the files that cannot be read.
     """
     if named is not None:
         return yaml_path(named)
-    found = grids()
+    broken: list[Problem] = []
+    found = [choice for choice, keys in _choices(broken) if "study" in keys]
     if len(found) == 1:
         return found[0].path
-    message = f"there is no grid in '{Path.cwd()}' or its {EXPERIMENTS}/; `ablate init` writes two"
     if found:
         width = max(len(choice.name) for choice in found)
         lines = [f"  {choice.name:{width}}  {choice.about}".rstrip() for choice in found]
         message = "\n".join(["name one of these grids:", *lines])
-    raise InputError([Problem("", "--grid", message)])
+        raise InputError([Problem("", "--grid", message)])
+    other = "other grid" if broken else "grid"
+    where = f"'{Path.cwd()}' or its {EXPERIMENTS}/"
+    message = f"there is no {other} in {where}; `ablate init` writes two"
+    raise InputError([*broken, Problem("", "--grid", message)])
 
 
-def _choices() -> Iterator[tuple[Choice, set[str]]]:
-    """Each YAML file, and its keys; those that cannot be read are left out."""
+def _choices(broken: list[Problem] | None = None) -> Iterator[tuple[Choice, set[str]]]:
+    """Each YAML file, and its keys. Of those that cannot be read, `broken` gets what is wrong."""
     for folder in (EXPERIMENTS, Path()):
         for path in sorted(folder.glob("*.yaml")):
             try:
                 values = read_yaml(path)
-            except InputError:
+            except InputError as error:
+                if broken is not None:
+                    broken += error.problems
                 continue
             about = textwrap.shorten(
                 str(values.get("question") or values.get("title") or ""),

@@ -7,6 +7,7 @@ or the settings of a baseline; the last one to set a key wins.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,9 @@ from ablation.grid.strict_yaml import (
     overlap,
     read_value,
 )
+from ablation.subject.command import Command
 from ablation.subject.loading import FunctionSubject
+from ablation.subject.measured import numbers_in
 from ablation.subject.protocol import Fault, FaultLike, Subject
 
 # of a project
@@ -97,6 +100,8 @@ def load_study(
     experiment_file = experiment_path(path, grid.experiment, experiment)
     found = read_experiment(experiment_file, problems) if grid.experiment else None
     subject = _subject(found, subject_loader, problems) if found else None
+    if found and Command.is_one(found.subject):
+        problems = [_with_name_as_read(problem) for problem in problems]
     alternatives = subject.alternatives() if subject and hasattr(subject, "alternatives") else ()
     unseen = list(undone(options.settings, grid.factors, alternatives))
     problems += [Problem(options.file, *option) for option in unseen]
@@ -334,6 +339,19 @@ def _reported(subject: Subject, sound: Iterable[Variant]) -> dict[str, Collectio
         return {}
     reported = {variant.name: subject.metrics(variant.settings) for variant in sound}
     return {name: metrics for name, metrics in reported.items() if metrics is not None}
+
+
+def _with_name_as_read(problem: Problem) -> Problem:
+    """For a metric as a script prints it, which is no metric's name: the name that it is read as.
+
+    Other problems are left as they are.
+    """
+    told = re.match(r"'(.+)' is not a metric's name", problem.message)
+    read = [*numbers_in(f"{told[1]}: 95").numbers] if told else []
+    if told is None or not read:
+        return problem
+    hint = f"""a script's "{told[1]}: 95" is read as {read[0]}"""
+    return problem._replace(message=f"{problem.message}; {hint}")
 
 
 def _subject(

@@ -224,6 +224,12 @@ class RunFolder:
         """Whether a process on this machine is running the study."""
         return is_being_run(self.path)
 
+    def has_results(self) -> bool:
+        """Whether a trial is complete, of the manifest or not; a damaged outcome may be of one."""
+        names = [path.parent.name for path in self.path.glob("*/outcome.json")]
+        outcomes = map(self.outcome, names)
+        return any(outcome is None or outcome.state == "COMPLETE" for outcome in outcomes)
+
     def write_manifest(self, manifest: Manifest) -> None:
         """Replace study.json."""
         write_atomically(self.path / "study.json", json.dumps(asdict(manifest), indent=1) + "\n")

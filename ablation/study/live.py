@@ -25,7 +25,7 @@ from ablation.storage.files import UNREADABLE
 from ablation.storage.runs import Outcome, TrialSpec, reason, write_atomically
 from ablation.study.phases import PhaseCounts
 from ablation.subject.own import OwnCode
-from ablation.subject.protocol import LinkLike, Record
+from ablation.subject.protocol import LinkLike, Record, Subject
 
 if TYPE_CHECKING:
     from ablation.planning.plan import Plan
@@ -274,8 +274,13 @@ class Progress(Listener):
         if interruption.requested() or self._n_busy is not None:
             first = f"{self._doing} first, then " if self._doing else ""
             n = "the" if self._n_busy is None else self._n_busy
-            busy = f"{n} worker{'s' * (n != 1)} finish{'es' * (n == 1)} the epoch in hand"
-            then = "the same command goes on from there"
+            workers, subject = f"{n} worker{'s' * (n != 1)}", self.planned.study.subject
+            if isinstance(subject, OwnCode):
+                busy = f"{workers} stop{'s' * (n == 1)} the trials in hand"
+                then = f"the same command {continuation(subject)}"
+            else:
+                busy = f"{workers} finish{'es' * (n == 1)} the epoch in hand"
+                then = "the same command goes on from there"
             return f"stopping: {first}{busy}, {then}; a second signal (Ctrl-C) stops at once"
         if self._doing:
             return self._doing
@@ -358,6 +363,15 @@ class Progress(Listener):
         chains = {name: plan.trials[name].links for name in left}
         seconds = forecast(chains, self.planned.store, known, self.jobs, True) if chains else 0.0
         return None if seconds is None else seconds + (self._closing or 0.0)
+
+
+def continuation(subject: Subject) -> str:
+    """What a run does with the trials that the run before it was interrupted in."""
+    if not isinstance(subject, OwnCode):
+        return "continues from their last epochs"
+    if subject.is_resumable:
+        return "continues from their last checkpoints"
+    return "begins them anew"
 
 
 def _epochs(arm: ArmProgress) -> str:

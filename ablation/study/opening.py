@@ -193,16 +193,21 @@ def due_plan(study: Study, store: DiskStore, folder: RunFolder) -> Plan:
 
 
 def refuse_mixture(manifest: Manifest, folder: RunFolder) -> None:
-    """Raise InputError if the folder holds the study of another experiment: results would mix."""
+    """Raise InputError if the folder holds the study of another experiment: results would mix.
+
+    One without a complete trial has no results, and is replaced; not so a search, whose failures
+    count.
+    """
     if not folder.exists():
         return
     changed = _differences(
         *({"metric": each.metric, **each.config} for each in (folder.manifest(), manifest))
     )
-    if changed:
+    if changed and (manifest.search.get("of") or folder.has_results()):
         (key, difference), *others = changed.items()
         more = f" and {len(others)} more" if others else ""
-        remedy = f"keep this study under another name with --as NAME, or remove {folder.path}"
+        kept = "--as NAME (what has been trained is reused)"
+        remedy = f"keep this study under another name with {kept}, or remove {folder.path}"
         raise InputError([Problem(str(folder.path), key, f"{difference}{more}; {remedy}")])
 
 

@@ -27,7 +27,7 @@ from ablation.storage.files import folder_lock
 from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import UNSCORED, Manifest, RunFolder
 from ablation.study.closing import Closing
-from ablation.study.live import Progress, output, tell, working
+from ablation.study.live import Progress, continuation, output, tell, working
 from ablation.study.opening import (
     PlannedStudy,
     changes,
@@ -198,6 +198,8 @@ def _run_held(
     planned = mended if planner is None else planned
     if options.retry_failed:
         forget_failures(planned)
+    if not is_search:
+        _forget_other_scores(planned)
     if planner is None and planned.study.grid.looks:
         planner = until_decided = _until_decided(planned, options, console)
         planned = replace(planned, plan=until_decided.due())
@@ -273,6 +275,20 @@ def forget_failures(planned: PlannedStudy) -> None:
             for own in (store, store.alone(planned.name, name)):
                 _forget_unscored(own, [link.key for link in trial.links], metric)
         (folder.trial_path(name) / "outcome.json").unlink()
+
+
+def _forget_other_scores(planned: PlannedStudy) -> None:
+    """Remove the outcomes of trials that have failed by the score of another metric.
+
+    What they have measured is in the cache: it may hold the metric of now.
+    """
+    folder = planned.folder
+    if not folder.exists() or folder.manifest().metric == planned.study.grid.metric:
+        return
+    for spec in planned.plan.specs:
+        outcome = folder.ending(spec)
+        if outcome is not None and outcome.error and outcome.error["type"] in UNSCORED:
+            (folder.trial_path(spec.trial) / "outcome.json").unlink()
 
 
 def sync(name: str, storage: str | None = None) -> str | None:
@@ -418,7 +434,7 @@ def _forget_unscored(store: DiskStore, keys: list[str], metric: str) -> None:
 
 def _summary(planned: PlannedStudy, result: RunResult) -> list[str]:
     if result.n_open:
-        then = "the same command continues from their last epochs"
+        then = f"the same command {continuation(planned.study.subject)}"
         return [f"interrupted with {result.n_open} trials to go; {then}"]
     if result.n_trained or result.failed:
         # of own code, one link is a whole trial, however many epochs it reports

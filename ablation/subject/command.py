@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -29,6 +30,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -153,6 +155,7 @@ class CommandSubject(OwnCode):
         self.command = command
         self.placeholders = command.placeholders
         self.uses_all = SETTINGS in self.placeholders
+        self._alone = _alone(command.arguments)
         literals = [_literal(argument) for argument in command.arguments]
         _require_there(literals)
         files = _files(literals)
@@ -182,6 +185,10 @@ class CommandSubject(OwnCode):
                 faults.append(Fault(key, message))
             elif "\0" in str(value):
                 faults.append(Fault(key, "holds a NUL character, which no argument can"))
+            elif value == "" and key in self._alone:
+                what = f"{{{key}}} would be an empty argument, and not none"
+                remedy = "write an on/off flag as the lists [] and [--flag]"
+                faults.append(Fault(key, f"{what}; {remedy} (['']: if it is meant)"))
             elif key not in self.placeholders and not self.uses_all:
                 hint = f"; {nearest(key, unmet)}" if unmet else ""
                 what = "the command does not mention it, so that it would change nothing"
@@ -252,6 +259,17 @@ def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     return whole
 
 
+def _alone(arguments: Sequence[Sequence[Piece]]) -> set[str]:
+    """Placeholders that are an argument, and not the value of an option, as in `--tag {tag}`."""
+    found = set()
+    for before, parts in itertools.pairwise(arguments):
+        option = "".join(part.text for part in before)
+        is_value = option.startswith("-") and "=" not in option
+        if len(parts) == 1 and not parts[0].text and parts[0].name and not is_value:
+            found.add(parts[0].name)
+    return found
+
+
 def _literal(parts: Sequence[Piece]) -> str | None:
     """An argument without placeholders."""
     if any(part.name is not None for part in parts):
@@ -270,9 +288,22 @@ def _require_there(literals: Sequence[str | None]) -> None:
     script = next((each for each in others if each is None or not each.startswith("-")), None)
     is_python = Path(program).name.startswith("python")
     if is_python and script and script.endswith(".py") and not Path(script).is_file():
-        known = [path.name for path in Path(script).parent.glob("*.py")]
-        hint = nearest(Path(script).name, known) if known else "its folder has no Python files"
+        hint = _near_script(Path(script))
         raise _refused(f"there is no file '{script}' in {os.getcwd()}; {hint}")
+
+
+def _near_script(script: Path) -> str:
+    """A hint towards a script that is there: in the folder named, or the working directory."""
+    name, folders = script.name, dict.fromkeys([script.parent, Path()])
+    near = [
+        (folder / close).as_posix()
+        for folder in folders
+        for close in get_close_matches(name, [path.name for path in folder.glob("*.py")], n=1)
+    ]
+    if near:
+        return f"did you mean '{near[0]}'?"
+    known = [path.as_posix() for folder in folders for path in folder.glob("*.py")]
+    return nearest(script, known) if known else "neither its folder nor this one has Python files"
 
 
 def _files(literals: Sequence[str | None]) -> dict[str, bytes]:

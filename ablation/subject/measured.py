@@ -5,6 +5,7 @@ A line counts as what it holds of metrics:
     {"epoch": 3, "test": {"top1": 71.2}}    a JSON object; what is nested is called test/top1
     epoch=3 test/top1=71.2 loss=0.5         name=value, anywhere in the line
     Epoch 3/10: loss: 0.5, acc: 71.2%       name: value, with a space; a name has no spaces
+    test acc: 62.4%  train acc: 99.0%       a word of DATA before a name: test/acc, train/acc
 
 Those of a line that names a whole epoch are of that epoch; so are those that follow a line which
 holds an epoch alone. All others have a last value only.
@@ -19,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ablation.subject.protocol import History
 
@@ -30,9 +31,12 @@ JSON_LINES, CSV = "metrics.jsonl", "metrics.csv"
 MLFLOW_FOLDER = "mlruns"
 
 NUMBER = r"[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)"
+# words that say of which data a metric is
+DATA = "train|training|val|valid|validation|dev|eval|evaluation|test|testing"
 PAIR = re.compile(
     # no part of a longer name, or of a path
     r"(?<![\w./@-])"
+    rf"(?:(?P<data>{DATA})\s+)?"
     r"(?P<quote>[\"']?)(?P<name>[A-Za-z_][\w./@-]*)(?P=quote)"
     rf"\s*(?:=\s*|:\s+)(?P<value>{NUMBER})"
     # no part of 12:30, 12.5s or 3/10
@@ -51,6 +55,8 @@ class Measured:
     last: dict[str, float] = field(default_factory=dict)
     # of a line that held nothing else
     _current: int | None = None
+    # as printed without a word of DATA -> the names that it may stand for: acc -> test/acc
+    _meanings: dict[str, set[str]] = field(default_factory=dict)
 
     def add(self, values: Mapping[str, float]) -> int | None:
         """Take the values of a line; returns the epoch that they are of, if any."""
@@ -68,15 +74,49 @@ class Measured:
             self.history.setdefault(epoch, {}).update(values)
         return epoch if values else None
 
+    def add_line(self, line: str) -> int | None:
+        """Take the numbers of a printed line; returns the epoch that they are of, if any."""
+        told = numbers_in(line)
+        epoch = self.add(told.numbers)
+        for name in told.numbers:
+            short = told.short.get(name, name)
+            self._meanings.setdefault(short, set()).add(name)
+        for name in told.unclear:
+            # an earlier value is not the last one
+            self.last.pop(name, None)
+            self.history.get(epoch if epoch is not None else -1, {}).pop(name, None)
+        return epoch
+
+    def with_short_names(self, values: Mapping[str, float]) -> dict[str, float]:
+        """These values, those of test/acc as `acc` too, unless that may stand for another one."""
+        short = {
+            short: values[name]
+            for short, names in self._meanings.items()
+            for name in names
+            if len(names) == 1 and name in values
+        }
+        return {**short, **values}
+
     def merge(self, other: Measured) -> None:
         """Take over all that the other one has, in place of one's own."""
         for epoch, values in other.history.items():
-            self.history.setdefault(epoch, {}).update(values)
-        self.last |= other.last
+            self.history.setdefault(epoch, {}).update(other.with_short_names(values))
+        self.last |= other.with_short_names(other.last)
 
 
-def numbers_in(line: str) -> dict[str, float]:
-    """Name -> number of a printed line."""
+class Line(NamedTuple):
+    """The numbers of a printed line."""
+
+    # name -> number
+    numbers: dict[str, float]
+    # test/acc -> acc: names that are longer than printed
+    short: dict[str, str]
+    # names that stand there twice with different values; they are numbered: acc.1, acc.2
+    unclear: list[str]
+
+
+def numbers_in(line: str) -> Line:
+    """The numbers of a printed line, and their names."""
     text = line.strip()
     if text.startswith("{"):
         try:
@@ -84,11 +124,29 @@ def numbers_in(line: str) -> dict[str, float]:
         except ValueError:
             told = None
         if isinstance(told, dict):
-            return dict(_leaves(told))
-    found = {match["name"]: float(match["value"]) for match in PAIR.finditer(text)}
-    if not any(name.lower() == EPOCH for name in found) and (epoch := EPOCH_ALONE.search(text)):
-        found[EPOCH] = float(epoch[1])
-    return found
+            return Line(dict(_leaves(told)), {}, [])
+    found: dict[str, list[float]] = {}
+    numbers: dict[str, float] = {}
+    short: dict[str, str] = {}
+    unclear: list[str] = []
+    for match in PAIR.finditer(text):
+        name = printed = match["name"]
+        if match["data"] and name.lower() != EPOCH:
+            name = f"{match['data'].lower()}/{printed}"
+            short[name] = printed
+        found.setdefault(name, []).append(float(match["value"]))
+    for name, values in found.items():
+        # as text, in which NaN equals NaN
+        if len(set(map(str, values))) == 1 or name.lower() == EPOCH:
+            numbers[name] = values[-1]
+            continue
+        unclear.append(name)
+        for i, value in enumerate(values, 1):
+            numbers[f"{name}.{i}"] = value
+            short[f"{name}.{i}"] = short.get(name, name)
+    if not any(name.lower() == EPOCH for name in numbers) and (epoch := EPOCH_ALONE.search(text)):
+        numbers[EPOCH] = float(epoch[1])
+    return Line(numbers, short, unclear)
 
 
 def read_json_lines(text: str) -> Measured:

@@ -51,6 +51,8 @@ class OwnCode(ABC):
     source_fingerprint: str
     # of the libraries that it imports
     versions: dict[str, str]
+    # whether a trial that was broken off goes on from a checkpoint, and does not begin anew
+    is_resumable = False
 
     @abstractmethod
     def run(

@@ -20,7 +20,6 @@ from ablation.subject.measured import (
     JSON_LINES,
     MLFLOW_FOLDER,
     Measured,
-    numbers_in,
     read_csv,
     read_json_lines,
     read_mlflow,
@@ -163,9 +162,10 @@ class _Output:
         if number == ERRORS and text:
             self.errors.append(text)
         elif number != ERRORS and self._metrics in ("", "stdout"):
-            epoch = self._printed.add(numbers_in(text))
+            epoch = self._printed.add_line(text)
             if epoch is not None:
-                self._tell(epoch, self._printed.history[epoch])
+                known = self._printed.history[epoch]
+                self._tell(epoch, self._printed.with_short_names(known))
 
     def _look(self) -> None:
         """Tell the study of epochs that are new in the files."""

@@ -17,6 +17,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=0.001)
     parser.add_argument("--optimizer", choices=["sgd", "adam"], default="sgd")
     parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--norm", action="store_true", help="batch normalisation")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="folder for the model")
@@ -33,8 +34,8 @@ def main() -> None:
     train, test = order[:1000], order[1000:]
     loader = DataLoader(TensorDataset(images[train], labels[train]), batch_size=64, shuffle=True)
     model = nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-        nn.Dropout(args.dropout), nn.Linear(256, 10),
+        nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16) if args.norm else nn.Identity(),
+        nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(args.dropout), nn.Linear(256, 10),
     )  # fmt: skip
     optimizers = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
     optimizer = optimizers[args.optimizer](model.parameters(), lr=args.lr)

@@ -422,6 +422,27 @@ COMMANDS_TO_ABLATE = [
         "did you mean 'own.py'?",
     ),
     for_command(
+        "a script that lies in the working directory and not in that folder",
+        f'{{command: "{sys.executable} src/onw.py {{optim.lr.head}} {{seed}}"}}',
+        "digits.yaml: subject",
+        "there is no file 'src/onw.py'",
+        "did you mean 'own.py'?",
+    ),
+    for_command(
+        "a flag as an empty text",
+        f'{{command: "{sys.executable} own.py --seed {{seed}} {{optim.lr.head}}"}}',
+        "grid.yaml: factors.rate.slow.optim.lr.head: {optim.lr.head} would be an empty argument",
+        "as the lists [] and [--flag]",
+        **{"grid.yaml": GRID.replace("1.0e-3", '""').replace("1.0e-2", "--reweight")},
+    ),
+    for_command(
+        "a metric's name as the script prints it",
+        f'{{command: "{sys.executable} own.py {{optim.lr.head}} {{seed}}"}}',
+        "grid.yaml: metric.name: 'test acc' is not a metric's name",
+        'a script\'s "test acc: 95" is read as test/acc',
+        **{"grid.yaml": GRID.replace("test/top1", "test acc")},
+    ),
+    for_command(
         "metrics from nowhere",
         '{command: "python own.py {optim.lr.head} {seed}", metrics: wandb}',
         "digits.yaml: subject.metrics",

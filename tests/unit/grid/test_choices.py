@@ -49,8 +49,20 @@ def test_of_several_grids_each_is_told_in_a_line_with_its_question(project):
 
 
 def test_without_a_grid_init_is_named(project):
+    Path("experiments/broken.yaml").unlink()
     with pytest.raises(InputError, match="there is no grid in .*`ablate init` writes two"):
         the_grid(None)
+
+
+def test_what_is_wrong_with_the_only_grid_is_told_where_none_is_named(project):
+    Path("experiments/broken.yaml").unlink()
+    Path("experiments/mine.yaml").write_text("study: mine\nfactors:\n\trate: 1\n")
+    unnamed, named = (
+        CliRunner().invoke(main, ["plan", *arguments]) for arguments in ([], ["--grid", "mine"])
+    )
+    assert (unnamed.exit_code, named.exit_code) == (2, 2) and "mine.yaml" in named.stderr
+    assert unnamed.stderr.startswith(named.stderr)
+    assert "there is no other grid in" in unnamed.stderr
 
 
 def test_a_name_is_looked_for_here_too_and_a_folder_of_that_name_is_no_grid(project):

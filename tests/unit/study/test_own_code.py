@@ -10,13 +10,19 @@ from pathlib import Path
 
 import pytest
 from own_training import processes_here, processes_left
+from toy_subject import Toy
 
 from ablation import INSTALLED_IN
+from ablation.errors import InputError
 from ablation.execution.workers import THREAD_VARIABLES, threads_of_each
 from ablation.planning.forecast import Listener
+from ablation.study import running
+from ablation.study.live import continuation
 from ablation.study.opening import open_study
 from ablation.study.placement import placement
 from ablation.study.running import RunOptions, train
+from ablation.subject.command import Command, CommandSubject
+from ablation.subject.loading import FunctionSubject
 
 GRID = """
 study: own
@@ -180,6 +186,42 @@ def test_arms_and_studies_share_what_is_the_same():
     assert run()[1].n_trained == 4
 
 
+def test_a_metric_is_mended_without_training_while_no_trial_is_complete(monkeypatch):
+    monkeypatch.setattr("ablation.reporting.figures.draw", lambda *arguments: [])
+
+    def run_whole(metric):
+        Path("g.yaml").write_text(GRID.replace("name: value", f"name: {metric}"))
+        return running.run(open_study(Path("g.yaml")), RunOptions(jobs=2, offline=True))
+
+    # which of the two is the result would be a guess
+    experiment(command("print('test value: 62.4%  train value: 99.0%')\n"))
+    done = run_whole("value")
+    said = "MissingMetric: the last record does not hold the metric 'value'; it holds {}"
+    assert set(done.failed.values()) == {said.format("test/value, train/value")}
+    assert len(done.failed) == 4
+    done = run_whole("test/value")
+    assert (done.failed, done.n_failed_before, done.n_trained) == ({}, 0, 0)
+    folder = open_study(Path("g.yaml")).folder
+    assert folder.outcome("rate=fast--s1").metrics["test/value"] == 62.4
+    # now there are results
+    with pytest.raises(InputError, match=r"--as NAME \(what has been trained is reused\)"):
+        run_whole("train/value")
+
+
+@pytest.mark.parametrize(
+    ("subject", "then"),
+    [
+        (CommandSubject(Command(f"{sys.executable} -V {{seed}}")), "begins them anew"),
+        (FunctionSubject(lambda config, seed, report: {}), "begins them anew"),
+        (FunctionSubject(lambda config, seed, report, resume_from: {}), "from their last checkpoints"),
+        (Toy(), "from their last epochs"),
+    ],
+    ids=["command", "function", "resumable function", "chain of epochs"],
+)  # fmt: skip
+def test_what_an_interruption_costs_is_told_as_it_is(subject, then):
+    assert continuation(subject).endswith(then)
+
+
 SLEEPS = "import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
 
 
@@ -207,7 +249,9 @@ def test_ctrl_c_ends_commands_at_once_and_the_same_command_goes_on():
         time.sleep(0.01)
     study.send_signal(signal.SIGINT)
     said, _ = study.communicate(timeout=30)
-    assert study.returncode == 130 and "interrupted with 4 trials to go" in said
+    assert study.returncode == 130
+    assert "interrupted with 4 trials to go; the same command begins them anew" in said
+    assert "stop the trials in hand, the same command begins them anew" in said
     assert processes_left() == []
     experiment(command("print('value=1')"))
     assert run()[1].n_trained == 4

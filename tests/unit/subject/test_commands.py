@@ -155,6 +155,11 @@ def test_settings_and_placeholders_that_do_not_meet_are_faults_with_the_nearest(
     assert "did you mean 'optim.lr'?" in faults["optim.rl"]
     assert "rename the setting" in faults["seed"]
     assert [fault.key for fault in subject.check({"optim.lr": "a\0"})] == ["optim.lr"]
+    # of a flag; the value of an option may be empty, and so may a part of an argument
+    assert [fault.key for fault in subject.check({"optim.lr": ""})] == ["optim.lr"]
+    for own in ("--lr {optim.lr}", "--lr={optim.lr}"):
+        assert subject_of(f"{script(ECHO)} {own} {{seed}}").check({"optim.lr": ""}) == []
+    assert subject.check({"optim.lr": []}) == []
     assert subject_of(script(ECHO) + " {settings}").check({"anything": 1}) == []
 
 
@@ -164,6 +169,7 @@ def test_settings_and_placeholders_that_do_not_meet_are_faults_with_the_nearest(
         ("no-such-program {seed}", "there is no program 'no-such-program': none of that name"),
         ("./train.sh {seed}", "there is no program './train.sh': it cannot be executed"),
         (f"{PYTHON} -u trian.py {{seed}}", "there is no file 'trian.py' in "),
+        (f"{PYTHON} src/trian.py {{seed}}", "there is no file 'src/trian.py' in "),
     ],
 )
 def test_a_program_or_script_that_is_not_there_is_named(command, said):

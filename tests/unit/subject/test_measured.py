@@ -20,6 +20,10 @@ LINES = {
     "top1: 71.2% (best)": {"top1": 71.2},
     "Epoch 3/10: loss: 0.25": {"epoch": 3, "loss": 0.25},
     "Epoch: [7][ 20/100] loss=2": {"epoch": 7, "loss": 2},
+    "test acc: 62.4%  train acc: 99.0%": {"test/acc": 62.4, "train/acc": 99},
+    "Epoch 3: Train loss=0.5, val loss=0.6": {"epoch": 3, "train/loss": 0.5, "val/loss": 0.6},
+    "acc: 62.4%  acc: 99.0%  lr=1 lr=1": {"acc.1": 62.4, "acc.2": 99, "lr": 1},
+    "INFO train: loss=0.5 latest acc=2": {"loss": 0.5, "acc": 2},
     "Train Epoch: 1 [640/60000 (1%)]\tLoss: 2.130": {"Epoch": 1, "Loss": 2.13},
     "2026-11-27 17:08:13,120 INFO train: epoch=2 loss=0.5": {"epoch": 2, "loss": 0.5},
     "{'eval_loss': 0.3, 'epoch': 1.0}": {"eval_loss": 0.3, "epoch": 1},
@@ -40,19 +44,44 @@ LINES = {
 
 @pytest.mark.parametrize(("line", "found"), LINES.items())
 def test_numbers_are_found_in_lines_of_many_styles(line, found):
-    assert numbers_in(line) == found
+    assert numbers_in(line).numbers == found
 
 
 def test_numbers_that_are_not_finite_are_read_as_such():
-    found = numbers_in("loss=nan top1=inf low=-inf")
+    found = numbers_in("loss=nan top1=inf low=-inf loss=nan").numbers
     assert math.isnan(found["loss"]) and (found["top1"], found["low"]) == (math.inf, -math.inf)
 
 
 def measured(*lines):
     found = Measured()
     for line in lines:
-        found.add(numbers_in(line))
-    return found
+        found.add_line(line)
+    whole = Measured()
+    whole.merge(found)
+    return whole
+
+
+TEST, TRAIN = {"test/acc": 62.4}, {"train/acc": 99}
+
+
+@pytest.mark.parametrize(
+    ("lines", "last"),
+    [
+        # with no other accuracy, there is no doubt
+        (["test acc: 62.4%"], {**TEST, "acc": 62.4}),
+        (["test acc: 50%", "test acc: 62.4%"], {**TEST, "acc": 62.4}),
+        # `acc` would be a guess
+        (["test acc: 62.4%  train acc: 99.0%"], {**TEST, **TRAIN}),
+        (["test acc: 62.4%", "train acc: 99.0%"], {**TEST, **TRAIN}),
+        (["acc: 0 acc: 0", "acc: 62.4%  acc: 99.0%"], {"acc.1": 62.4, "acc.2": 99}),
+        # it is printed as such
+        (["acc: 3", "test acc: 62.4%", "train acc: 99"], {"acc": 3, **TEST, **TRAIN}),
+        (["test acc: 62.4%", "acc: 3"], {**TEST, "acc": 3}),
+    ],
+)
+def test_a_name_counts_without_its_data_only_while_it_has_one_meaning(lines, last):
+    assert measured(*lines).last == last
+    assert measured("epoch 1", *[f"epoch 1 {line}" for line in lines]).history == {1: last}
 
 
 def test_lines_with_an_epoch_are_history_and_the_last_value_of_each_metric_counts():
