@@ -46,6 +46,12 @@ class Closing:
         except (*UNREADABLE, KeyError, TypeError):
             return None
 
+    def outdated(self) -> str:
+        """What to say of a report that is there and not of the files as they are; else ""."""
+        if not self.path.is_file() or self.known() is not None:
+            return ""
+        return f"{self.path} is of before: `ablate report {self.name}` writes it again"
+
     def write(self, as_html: bool = False, changed: str = "") -> list[str]:
         """Write the report; returns what it comes to. as_html, changed: as of `write_judged`."""
         # Matplotlib and pandas are loaded when they are needed.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -19,10 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ablation import interruption
-from ablation.formatting import duration, over_seeds, value
+from ablation.formatting import duration, listed, over_seeds, value
 from ablation.planning.forecast import CLOSING, START, Listener, Timings, forecast
 from ablation.storage.files import UNREADABLE
-from ablation.storage.runs import Outcome, TrialSpec, reason, write_atomically
+from ablation.storage.runs import Outcome, TrialSpec, cause, reason, write_atomically
 from ablation.study.phases import PhaseCounts
 from ablation.subject.own import OwnCode
 from ablation.subject.protocol import LinkLike, Record
@@ -39,6 +40,8 @@ FORECAST_SECONDS = 10.0
 FIRST_SECONDS = 2.0
 # of a phase's bar, in columns
 BAR_WIDTH = 30
+# of trials that failed alike, in a line
+MAX_NAMES = 20
 # share of a study's time that forecasts may take
 FORECAST_SHARE = 0.01
 
@@ -98,8 +101,9 @@ class Progress(Listener):
         # trial -> its links as they were counted last
         self._links: dict[str, Sequence[LinkLike]] = {}
         self.replanned(planned.plan)
-        # why trials failed in earlier passes, a line each
-        self.failed_before: list[str] = []
+        # by what is the same in them, see `cause`
+        self._failures = defaultdict[str, list[tuple[TrialSpec, Outcome]]](list)
+        self._failures_before = defaultdict[str, list[tuple[TrialSpec, Outcome]]](list)
         self.n_before, self.n_trained, self.begun = 0, 0, time.monotonic()
         self.note = ProgressNote(None, time.time(), jobs, [])
         self._console, self._is_forecast = console, share
@@ -125,6 +129,9 @@ class Progress(Listener):
         self._has_ended = True
         if self._live:
             self._live.stop()
+        for alike in self._failures.values():
+            if len(alike) > 1:
+                tell(self._console, self._failure(alike), style="red")
         self._file.unlink(missing_ok=True)
 
     def replanned(self, plan: Plan) -> None:
@@ -151,7 +158,7 @@ class Progress(Listener):
         self.n_before += 1
         self._count(spec, outcome)
         if outcome.error is not None:
-            self.failed_before.append(self._failure(spec, outcome))
+            self._failures_before[cause(spec, outcome.error)].append((spec, outcome))
 
     def resumed(self, spec: TrialSpec, records: Sequence[Record]) -> None:
         """Count the epochs that a trial already has."""
@@ -190,10 +197,16 @@ class Progress(Listener):
             self._measure(spec, record)
 
     def finished(self, spec: TrialSpec, outcome: Outcome) -> None:
-        """Count a trial that has ended; print its failure, or its result without a live table."""
+        """Count a trial that has ended; print its failure, or its result without a live table.
+
+        Of failures that are alike the first is printed now, and all of them in one line at the end.
+        """
         self._count(spec, outcome)
         if outcome.error is not None:
-            self._print(self._failure(spec, outcome), style="red")
+            alike = self._failures[cause(spec, outcome.error)]
+            alike.append((spec, outcome))
+            if len(alike) == 1:
+                self._print(self._failure(alike), style="red")
         elif not self._live:
             self._print(
                 f"{spec.trial}: {self.metric} {value(outcome.metrics[self.metric], math.nan)}"
@@ -297,13 +310,27 @@ class Progress(Listener):
         """Those that have trials by now."""
         return {spec.seed for spec in self.plan.specs}
 
-    def _failure(self, spec: TrialSpec, outcome: Outcome) -> str:
-        """Why a trial failed, and the file that says more of it."""
+    @property
+    def failed_before(self) -> list[str]:
+        """Why trials failed in earlier passes, a line for those that failed alike."""
+        return [self._failure(alike) for alike in self._failures_before.values()]
+
+    def _failure(self, alike: Sequence[tuple[TrialSpec, Outcome]]) -> str:
+        """Which trials failed, why the first did, and the file that says more of it."""
+        spec, outcome = alike[0]
         folder = self.planned.folder.trial_path(spec.trial)
         log = folder / "stdout.log"
         # a worker writes the log of one of the trials that share its epochs
         log = log if log.is_file() else folder / "outcome.json"
-        return f"FAILED {spec.trial}: {reason(outcome)} ({log})"
+        why = reason(outcome)
+        # a command's message names it
+        where = "" if os.path.relpath(log) in why else f" ({log})"
+        names = [spec.trial for spec, _ in alike]
+        if len(names) == 1:
+            return f"FAILED {names[0]}: {why}{where}"
+        n_more = len(names) - MAX_NAMES
+        shown = names if n_more <= 1 else [*names[:MAX_NAMES], f"{n_more} more"]
+        return f"FAILED {len(names)} trials alike: {listed(shown)}; the first: {why}{where}"
 
     @property
     def _file(self) -> Path:
