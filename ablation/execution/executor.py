@@ -119,7 +119,7 @@ class Execution:
         with (make_workers or Workers)(jobs) as workers:
             while self.open and (self.running or not self._is_stopping()):
                 if not self._is_stopping():
-                    # a trial in hand may have shown, after all, that the study is not to be given up
+                    # a trial in hand may have shown after all that trials can run
                     are_told = False
                     self._hand_out(workers)
                 elif not are_told:

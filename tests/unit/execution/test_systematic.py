@@ -1,14 +1,8 @@
 """When a study is given up because its trials all fail alike, and when it goes on."""
 
-import dataclasses
-import re
-import sys
-
 import pytest
 
-from ablation.execution.executor import Execution
 from ablation.execution.systematic import Failures
-from ablation.planning.forecast import Listener
 from ablation.storage.runs import TrialSpec, failure
 
 

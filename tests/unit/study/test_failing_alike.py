@@ -41,7 +41,7 @@ def script(text: str) -> None:
 
 
 def run(*options: str) -> tuple[list[str], int]:
-    """What `ablate run` printed, and its exit code; fewer calls than this are counted anew."""
+    """What `ablate run` printed, and its exit code; calls of the script are counted anew."""
     Path("calls").write_text("")
     done = CliRunner().invoke(
         main, ["run", "--grid", "g.yaml", "--offline", "--jobs", "1", *options]
@@ -98,7 +98,7 @@ def test_on_request_all_are_run_and_the_failures_are_one_line_and_no_report():
     assert said[-1] == "no trial is complete: there is nothing to report yet"
     assert not Path("reports/own/report.md").exists()
     # those of before, too
-    said, code = run()
+    said, _ = run()
     assert n_calls() == 0 and sum("FAILED" in line for line in said) == 1
 
 
@@ -106,7 +106,7 @@ def test_what_was_mended_elsewhere_is_run_by_the_same_command_and_the_rest_on_re
     script("import os\nif os.path.exists('mended'): print(f'value={rate}')\nelse: sys.exit('no')\n")
     run()
     Path("mended").touch()
-    said, code = run()
+    _, code = run()
     assert code == 1 and n_calls() == 9
     assert run("--retry-failed")[1] == 0 and n_calls() == 3
 
@@ -116,7 +116,7 @@ def test_what_was_mended_elsewhere_is_run_by_the_same_command_and_the_rest_on_re
 )
 def test_a_study_goes_on_of_which_an_arm_or_one_trial_can_run(healthy):
     script(f"if {healthy}: print('value=1')\nelse: sys.exit('the loss is no number')\n")
-    said, code = run()
+    _, code = run()
     assert code == 1 and n_calls() == 12 and Path("reports/own/report.md").is_file()
 
 

@@ -231,7 +231,9 @@ def test_a_failure_is_told_once_with_the_file_that_says_more(toy, monkeypatch):
     toy.run(monkeypatch, listener=again)
     assert "FAILED" not in again._console.file.getvalue()
     (told,) = again.failed_before
-    assert told.startswith("FAILED 8 trials alike: reference--s0, reference--s1, rate=fast--s0, ")
+    assert told.startswith(
+        "FAILED 8 trials alike: reference--s0, reference--s1, warmup=settling--s0, "
+    )
     assert told.endswith(f"; the first: ArithmeticError: too fast ({outcome.parent}/stdout.log)")
 
 
