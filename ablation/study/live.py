@@ -96,6 +96,8 @@ class Progress(Listener):
     ):
         self.planned, self.timings, self.jobs = planned, timings, jobs
         self.phases = PhaseCounts(share)
+        # of own code, one link is a whole trial
+        self.is_own = isinstance(planned.study.subject, OwnCode)
         self.metric = planned.study.grid.metric["name"]
         self.plan, self.arms = planned.plan, dict[str, ArmProgress]()
         # trial -> its links as they were counted last
@@ -245,9 +247,8 @@ class Progress(Listener):
         before = f" ({self.n_before} before)" if self.n_before else ""
         failed = f", {n_failed} failed" if n_failed else ""
         counted = f"{len(self._ended)}/{self._n_trials} trials{before}{failed}"
-        # of own code, one link is a whole trial, which is counted already
-        is_own = isinstance(self.planned.study.subject, OwnCode)
-        trained = "" if is_own else f"{self.n_trained} epochs trained"
+        # a trial of own code is counted already
+        trained = "" if self.is_own else f"{self.n_trained} epochs trained"
         elapsed = duration(time.monotonic() - self.begun)
         return ", ".join(filter(None, [counted, trained, elapsed, self._outlook()]))
 
@@ -257,25 +258,30 @@ class Progress(Listener):
         return Group(Text(self.summary()), *parts)
 
     def bars(self) -> Table:
-        """A bar per phase, with the epochs that are done and all that there are."""
+        """A bar per phase, with the epochs that are done and all that there are.
+
+        Of own code, whose trial is one link, with the trials.
+        """
+        unit = "trials" if self.is_own else "epochs"
         table = Table.grid(padding=(0, 2))
         for phase, n_planned in list(self.phases.n_planned.items()):
             if n_planned:
                 n_done = self.phases.n_done[phase]
                 bar = ProgressBar(total=n_planned, completed=n_done, width=BAR_WIDTH)
                 left = f", {n_planned - n_done} left" if n_done < n_planned else ""
-                table.add_row(phase, bar, f"{n_done}/{n_planned} epochs{left}")
+                table.add_row(phase, bar, f"{n_done}/{n_planned} {unit}{left}")
         return table
 
     def table(self) -> Table:
         """A row per arm."""
-        table = plain_table(["arm"], ["done", "failed", "epochs", f"{self.metric} so far"])
+        heading = "epoch" if self.is_own else "epochs"
+        table = plain_table(["arm"], ["done", "failed", heading, f"{self.metric} so far"])
         for name, arm in list(self.arms.items()):
             table.add_row(
                 name,
                 f"{arm.n_complete}/{arm.n_trials}",
                 str(arm.n_failed or ""),
-                _epochs(arm),
+                _reported(arm) if self.is_own else f"{sum(arm.epochs.values())}/{arm.n_epochs}",
                 over_seeds(list(arm.metrics.values())),
             )
         return table
@@ -287,7 +293,9 @@ class Progress(Listener):
         if interruption.requested() or self._n_busy is not None:
             first = f"{self._doing} first, then " if self._doing else ""
             n = "the" if self._n_busy is None else self._n_busy
-            busy = f"{n} worker{'s' * (n != 1)} finish{'es' * (n == 1)} the epoch in hand"
+            hand = f"leave{'s' * (n == 1)} the trial" if self.is_own else ""
+            hand = hand or f"finish{'es' * (n == 1)} the epoch"
+            busy = f"{n} worker{'s' * (n != 1)} {hand} in hand"
             then = "the same command goes on from there"
             return f"stopping: {first}{busy}, {then}; a second signal (Ctrl-C) stops at once"
         if self._doing:
@@ -296,7 +304,7 @@ class Progress(Listener):
             return "all trials have ended"
         n_busy = sum(n > 0 for n in list(self._in_hand.values()))
         if n_busy and not self._has_recorded:
-            return "starting workers: no epoch has ended yet"
+            return f"starting workers: no {'trial' if self.is_own else 'epoch'} has ended yet"
         left = time_left(self.note)
         looks = self.planned.study.grid.looks
         if left and self.planned.n_expected:
@@ -387,10 +395,9 @@ class Progress(Listener):
         return None if seconds is None else seconds + (self._closing or 0.0)
 
 
-def _epochs(arm: ArmProgress) -> str:
-    """`3/5`; of own code, of which one link is a whole trial, also the epochs that it is in."""
-    within = ", ".join(map(str, arm.reported.values()))
-    return f"{sum(arm.epochs.values())}/{arm.n_epochs}" + (f" (at {within})" if within else "")
+def _reported(arm: ArmProgress) -> str:
+    """The epochs that trials of own code are in: `3, 5`."""
+    return ", ".join(map(str, arm.reported.values()))
 
 
 def read_note(file: Path) -> ProgressNote | None:
