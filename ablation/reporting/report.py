@@ -43,6 +43,7 @@ from ablation.reporting.curves import MAX_ARMS, MAX_LINES
 from ablation.reporting.verdict import verdict
 from ablation.storage.runs import RunFolder, write_atomically
 from ablation.subject.loading import BUILT_IN, shown_subject
+from ablation.subject.own import SOURCES
 
 
 class WrittenReport(NamedTuple):
@@ -120,7 +121,7 @@ def render(
     facts["versions"] = versions
     return template("report.md.j2").render(
         manifest=manifest,
-        facts=list(leaves(facts)),
+        facts=list(leaves({name: fact for name, fact in facts.items() if name != SOURCES})),
         reference=manifest.reference if _is_measured(study) else None,
         is_built_in=manifest.subject in BUILT_IN,
         subject=shown_subject(manifest.subject),

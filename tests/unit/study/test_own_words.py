@@ -65,3 +65,26 @@ def test_the_live_table_counts_trials_and_tells_the_epoch_that_a_trial_is_in():
     assert "0/4 trials, 4 left".split() == next(line for line in lines if "4" in line)[-4:]
     assert ["arm", "done", "failed", "epoch", "acc", "so", "far"] in lines
     assert ["reference", "0/2", "3", "5.0"] in lines
+
+
+def stale(text: str) -> list[str]:
+    return [line for line in text.splitlines() if "stale" in line]
+
+
+def test_a_file_that_changed_is_named_and_what_the_cache_has_is_not_said_to_be_trained_anew():
+    script = Path("train.py").read_text()
+    said("run", "--grid", "g.yaml", "--offline")
+    Path("train.py").write_text(f"{script}# a comment\n")
+    told = "4 trials that have ended are stale: code changed (train.py); `ablate run` "
+    assert stale(said("plan", "--grid", "g.yaml")) == [f"{told}trains them anew"]
+    # of the report's facts they are none
+    assert "sources" not in Path("reports/own/report.md").read_text()
+    said("run", "--grid", "g.yaml", "--offline")
+    # undone
+    Path("train.py").write_text(script)
+    plan = said("plan", "--grid", "g.yaml")
+    assert stale(plan) == [f"{told}takes what they are now from the cache"]
+    assert "4 trials, 0 left to train" in plan
+    Path(".ablate/cache").rename("elsewhere")
+    plan = said("plan", "--grid", "g.yaml")
+    assert stale(plan) == [f"{told}trains them anew"] and "4 trials, 4 left to train" in plan
