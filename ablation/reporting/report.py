@@ -54,6 +54,8 @@ class WrittenReport(NamedTuple):
     study: Results
     effects: pd.DataFrame
     claims: pd.DataFrame
+    # names of its figures
+    drawn: list[str]
 
 
 def write_report(
@@ -64,7 +66,11 @@ def write_report(
 
 
 def write_judged(
-    folder: RunFolder, destination: Path, as_html: bool = False, changed: str = ""
+    folder: RunFolder,
+    destination: Path,
+    as_html: bool = False,
+    changed: str = "",
+    drawn: list[str] | None = None,
 ) -> WrittenReport:
     """Write a study's report, its tables and its figures to `destination`, `reports/<study>/`.
 
@@ -77,6 +83,8 @@ def write_judged(
             kept up in any case
         changed: what has changed since the study was run, see `ablation.study.opening.changes`;
             the results are those of before
+        drawn: names of the figures, if those in `destination` are of these results; else they are
+            drawn
 
     Raises:
         FileNotFoundError: `folder` holds no study
@@ -93,13 +101,14 @@ def write_judged(
         (destination / "claims.csv").unlink(missing_ok=True)
     else:
         results.write_csv(claims, destination / "claims.csv")
-    drawn = figures.draw(study, effects, destination / "figures")
+    if drawn is None:
+        drawn = figures.draw(study, effects, destination / "figures")
     text = render(study, effects, claims, drawn, changed)
     path, page = destination / "report.md", destination / "report.html"
     write_atomically(path, text)
     if as_html or page.is_file():
         write_atomically(page, to_html(text, destination))
-    return WrittenReport(page if as_html else path, study, effects, claims)
+    return WrittenReport(page if as_html else path, study, effects, claims, drawn)
 
 
 def render(
