@@ -37,12 +37,16 @@ class Closing:
         """The whole report in one file, where it was asked for."""
         return self.path.with_suffix(".html")
 
-    def known(self) -> list[str] | None:
-        """What the report comes to; None if it is not whole, or not of the files as they are."""
+    def known(self, changed: str = "") -> list[str] | None:
+        """What the report comes to; None if it is not whole, or not of the files as they are.
+
+        changed: what the report has to say of changes since, as of `write`
+        """
         try:
             told = json.loads(self._note.read_bytes())
             said = [str(line) for line in told["said"]]
-            return said if told["digest"] == self._digest() else None
+            is_same = told["changed"] == changed and told["digest"] == self._digest()
+            return said if is_same else None
         except (*UNREADABLE, KeyError, TypeError):
             return None
 
@@ -64,10 +68,10 @@ class Closing:
         drawn = self._drawn(results)
         written = write_judged(folder, self.path.parent, as_html, changed, drawn)
         said = conclusion(written.study, written.effects, written.claims)
-        # what else stands in the report then does not follow from the files
-        is_of_files = not (changed or folder.is_being_run())
         note = {
-            "digest": self._digest() if is_of_files else "",
+            # of a study that is run, the report tells more than the files
+            "digest": "" if folder.is_being_run() else self._digest(),
+            "changed": changed,
             "said": said,
             "results": results,
             "drawn": written.drawn,

@@ -127,6 +127,7 @@ def test_figures_are_drawn_again_only_for_other_results_or_other_files(toy, run,
     closing = Closing(toy.places, "toy")
     assert closing.write() == closing.write(changed="code changed") and len(drawings) == 1
     assert "![" in closing.path.read_text() and closing.known() is None
+    assert closing.known("code changed") is not None and closing.known("data changed") is None
     closing.write()
     assert len(drawings) == 1 and closing.known() is not None
     (closing.path.parent / "figures" / "accuracy.png").write_bytes(b"damaged")
