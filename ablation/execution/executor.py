@@ -115,15 +115,15 @@ class Execution:
             return self.plan
         self._reschedule()
         self._grow_and_reschedule()
-        are_told = False
+        is_stopping = False
         with (make_workers or Workers)(jobs) as workers:
-            while self.open and (self.running or not self._is_stopping()):
-                if not self._is_stopping():
-                    # a trial in hand may have shown after all that trials can run
-                    are_told = False
-                    self._hand_out(workers)
-                elif not are_told:
-                    are_told = True
+            while self.open and (self.running or not (is_stopping or self.given_up_for)):
+                if not interruption.requested():
+                    # those in hand may yet show that trials can run: then the study goes on
+                    if not self.given_up_for:
+                        self._hand_out(workers)
+                elif not is_stopping:
+                    is_stopping = True
                     workers.stop()
                     self.listener.stopping(len(self.running))
                 for event in workers.wait(TICK_SECONDS):
@@ -139,9 +139,6 @@ class Execution:
         if not (self.open and self.failures.are_systematic(self.plan.specs)):
             return []
         return [spec.trial for spec in self.failures.specs]
-
-    def _is_stopping(self) -> bool:
-        return interruption.requested() or bool(self.given_up_for)
 
     def _take_up(self, names: Iterable[str]) -> None:
         """Sort trials that are new to this pass: ended before, or open."""

@@ -40,11 +40,11 @@ def script(text: str) -> None:
     Path("train.py").write_text(count + text)
 
 
-def run(*options: str) -> tuple[list[str], int]:
+def run(*options: str, jobs: int = 1) -> tuple[list[str], int]:
     """What `ablate run` printed, and its exit code; calls of the script are counted anew."""
     Path("calls").write_text("")
     done = CliRunner().invoke(
-        main, ["run", "--grid", "g.yaml", "--offline", "--jobs", "1", *options]
+        main, ["run", "--grid", "g.yaml", "--offline", "--jobs", f"{jobs}", *options]
     )
     return done.output.splitlines(), done.exit_code
 
@@ -117,6 +117,24 @@ def test_what_was_mended_elsewhere_is_run_by_the_same_command_and_the_rest_on_re
 def test_a_study_goes_on_of_which_an_arm_or_one_trial_can_run(healthy):
     script(f"if {healthy}: print('value=1')\nelse: sys.exit('the loss is no number')\n")
     _, code = run()
+    assert code == 1 and n_calls() == 12 and Path("reports/own/report.md").is_file()
+
+
+HEALTHY_AND_SLOW = """
+import time
+if rate == size == '1':
+    while len(open('calls').read()) < 4:
+        time.sleep(0.01)
+    time.sleep(1)
+    print('value=1')
+else:
+    sys.exit('no')
+"""
+
+
+def test_what_is_in_hand_is_waited_for_and_the_study_goes_on_if_it_runs():
+    script(HEALTHY_AND_SLOW)
+    _, code = run(jobs=2)
     assert code == 1 and n_calls() == 12 and Path("reports/own/report.md").is_file()
 
 
