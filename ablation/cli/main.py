@@ -202,7 +202,7 @@ def report(study: str, as_html: bool) -> None:
     changed = "" if is_running else changes_since(places, study).description
     closing = Closing(places, study)
     path = closing.page if as_html else closing.path
-    if is_running or changed or not path.is_file() or closing.known() is None:
+    if is_running or not path.is_file() or closing.known(changed) is None:
         closing.write(as_html, changed)
     print(path)
     click.echo(changed, err=True, nl=bool(changed))

@@ -101,6 +101,9 @@ jobs_option = click.option(
     help="Train every epoch of every trial (slow): checks that sharing changes nothing.",
 )
 @click.option("--retry-failed", is_flag=True, help="Run failed trials again.")
+@click.option(
+    "--keep-going", is_flag=True, help="Run all trials, even if the first ones fail alike."
+)
 @jobs_option
 @click.option(
     "--cache-size",
@@ -178,7 +181,8 @@ def run(dry_run: bool, **options: Any) -> None:
             describe_plan(planned, placed.jobs)
         sys.exit(2 if planned.study.absent else 0)
     result = running.run(planned, how)
-    sys.exit(130 if result.n_open else 1 if result.failed else 0)
+    is_interrupted = result.n_open and not result.given_up_for
+    sys.exit(130 if is_interrupted else 1 if result.failed else 0)
 
 
 @click.command()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ablation import interruption
 from ablation.errors import DiskFull
+from ablation.execution.systematic import Failures
 from ablation.execution.workers import (
     NO_LIMITS,
     Limits,
@@ -76,6 +77,7 @@ class Execution:
         share: bool = True,
         limits: Limits = NO_LIMITS,
         planner: Planner | None = None,
+        keep_going: bool = False,
     ):
         self.planner = planner or FixedTrials(study)
         self.study, self.plan, self.folder, self.listener = study, plan, folder, listener
@@ -85,6 +87,9 @@ class Execution:
         # trial -> reason, in this pass and in earlier ones
         self.failed: dict[str, str] = {}
         self.n_failed_before = 0
+        self.failures = Failures()
+        if keep_going:
+            self.failures.ran()
         # name of a segment -> the segment, of those that workers compute
         self.running: dict[str, Segment] = {}
         # links run in this pass
@@ -100,7 +105,9 @@ class Execution:
         self._grow()
 
     def run(self, jobs: int, make_workers: Callable[[int], Workers] | None = None) -> Plan:
-        """Run to the end, or until this process is asked to stop; returns the plan as it is then.
+        """Run to the end, or until this process is asked to stop, or the study is given up.
+
+        Returns the plan as it is then.
 
         Raises DiskFull when a disk is full.
         """
@@ -110,9 +117,11 @@ class Execution:
         self._grow_and_reschedule()
         is_stopping = False
         with (make_workers or Workers)(jobs) as workers:
-            while self.open and (self.running or not is_stopping):
+            while self.open and (self.running or not (is_stopping or self.given_up_for)):
                 if not interruption.requested():
-                    self._hand_out(workers)
+                    # those in hand may yet show that trials can run: then the study goes on
+                    if not self.given_up_for:
+                        self._hand_out(workers)
                 elif not is_stopping:
                     is_stopping = True
                     workers.stop()
@@ -123,6 +132,13 @@ class Execution:
                 self.supervision.enforce(workers.busy())
                 self.listener.tick()
         return self.plan
+
+    @property
+    def given_up_for(self) -> list[str]:
+        """The trials whose failures show that those which are open would fail, too; [] if none."""
+        if not (self.open and self.failures.are_systematic(self.plan.specs)):
+            return []
+        return [spec.trial for spec in self.failures.specs]
 
     def _take_up(self, names: Iterable[str]) -> None:
         """Sort trials that are new to this pass: ended before, or open."""
@@ -138,6 +154,8 @@ class Execution:
             if outcome.state == "FAILED":
                 self.failed[name] = reason(outcome)
                 self.n_failed_before += 1
+            else:
+                self.failures.ran()
         for name in taken:
             self._start_over(name)
 
@@ -252,9 +270,9 @@ class Execution:
         for name in self.plan.trials:
             if name in self.open and name not in in_hand:
                 self._complete_if_whole(name)
-        chains = {
-            name: trial.links for name, trial in self.plan.trials.items() if name in self.open
-        }
+        # seed by seed: what all arms have in common, such as an error, is soon known
+        due = sorted(self.plan.trials.values(), key=lambda trial: trial.spec.seed)
+        chains = {trial.spec.trial: trial.links for trial in due if trial.spec.trial in self.open}
         links = [link.key for segment in self.running.values() for link in segment.links]
         busy = links if self.share else self.running
         self.schedule = Schedule(chains, self.share, self._is_there, busy)
@@ -364,11 +382,18 @@ class Execution:
         if len(records) < len(trial.links):
             return False
         self.folder.write_records(name, expanded(records))
-        self._close(trial.spec, outcome_of(trial.spec, records, self.study.grid.metric))
+        outcome = outcome_of(trial.spec, records, self.study.grid.metric)
+        if outcome.error is None:
+            self.failures.ran()
+        else:
+            self.failures.failed([trial.spec], outcome.error)
+        self._close(trial.spec, outcome)
         return True
 
     def _fail(self, names: Sequence[str], error: Failure) -> None:
         """Close the trials that are open; their folders then have what was recorded of them."""
+        specs = [self.plan.trials[name].spec for name in names if name in self.open]
+        self.failures.failed(specs, error)
         for name in names:
             if name in self.open:
                 trial = self.plan.trials[name]

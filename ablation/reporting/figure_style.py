@@ -46,6 +46,8 @@ _STYLE: dict[RcKeyType, object] = {
     "svg.hashsalt": "ablate",
 }
 
+# of PNG files
+DPI = 150
 # no dates, no versions
 _METADATA = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
 
@@ -173,6 +175,8 @@ def legend_of(
 
 def save(figure: Figure | None, path: Path) -> None:
     """Write `path`.png and `path`.svg; remove them where there is no figure."""
+    if figure is not None:
+        _lay_out(figure)
     for suffix in _METADATA:
         file = path.with_name(path.name + suffix)
         if figure is None:
@@ -181,8 +185,20 @@ def save(figure: Figure | None, path: Path) -> None:
             save_as(figure, file)
 
 
+def _lay_out(figure: Figure) -> None:
+    """Place what is in a figure now, once for all its files: each would do it anew."""
+    engine = figure.get_layout_engine()
+    if engine is None:
+        return
+    with style():
+        figure.set_dpi(DPI)
+        engine.execute(figure)
+        # what is placed stays
+        figure.set_layout_engine(None)
+
+
 def save_as(figure: Figure, file: Path) -> None:
     """Write one file, .png or .svg, the same bytes for the same figure."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with style():
-        figure.savefig(file, dpi=150, metadata=_METADATA[file.suffix])
+        figure.savefig(file, dpi=DPI, metadata=_METADATA[file.suffix])

@@ -43,6 +43,7 @@ from ablation.reporting.curves import MAX_ARMS, MAX_LINES
 from ablation.reporting.verdict import verdict
 from ablation.storage.runs import RunFolder, write_atomically
 from ablation.subject.loading import BUILT_IN, shown_subject
+from ablation.subject.own import SOURCES
 
 
 class WrittenReport(NamedTuple):
@@ -53,6 +54,8 @@ class WrittenReport(NamedTuple):
     study: Results
     effects: pd.DataFrame
     claims: pd.DataFrame
+    # names of its figures
+    drawn: list[str]
 
 
 def write_report(
@@ -63,7 +66,11 @@ def write_report(
 
 
 def write_judged(
-    folder: RunFolder, destination: Path, as_html: bool = False, changed: str = ""
+    folder: RunFolder,
+    destination: Path,
+    as_html: bool = False,
+    changed: str = "",
+    drawn: list[str] | None = None,
 ) -> WrittenReport:
     """Write a study's report, its tables and its figures to `destination`, `reports/<study>/`.
 
@@ -76,6 +83,8 @@ def write_judged(
             kept up in any case
         changed: what has changed since the study was run, see `ablation.study.opening.changes`;
             the results are those of before
+        drawn: names of the figures, if those in `destination` are of these results; else they are
+            drawn
 
     Raises:
         FileNotFoundError: `folder` holds no study
@@ -92,13 +101,14 @@ def write_judged(
         (destination / "claims.csv").unlink(missing_ok=True)
     else:
         results.write_csv(claims, destination / "claims.csv")
-    drawn = figures.draw(study, effects, destination / "figures")
+    if drawn is None:
+        drawn = figures.draw(study, effects, destination / "figures")
     text = render(study, effects, claims, drawn, changed)
     path, page = destination / "report.md", destination / "report.html"
     write_atomically(path, text)
     if as_html or page.is_file():
         write_atomically(page, to_html(text, destination))
-    return WrittenReport(page if as_html else path, study, effects, claims)
+    return WrittenReport(page if as_html else path, study, effects, claims, drawn)
 
 
 def render(
@@ -120,7 +130,7 @@ def render(
     facts["versions"] = versions
     return template("report.md.j2").render(
         manifest=manifest,
-        facts=list(leaves(facts)),
+        facts=list(leaves({name: fact for name, fact in facts.items() if name != SOURCES})),
         reference=manifest.reference if _is_measured(study) else None,
         is_built_in=manifest.subject in BUILT_IN,
         subject=shown_subject(manifest.subject),

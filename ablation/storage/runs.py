@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -446,8 +447,21 @@ def failure_of(spec: TrialSpec, records: Sequence[Record], error: Failure) -> Ou
 
 def reason(outcome: Outcome) -> str:
     """Why a trial failed."""
-    error = outcome.error or failure("", "")
+    return reason_of(outcome.error or failure("", ""))
+
+
+def reason_of(error: Failure) -> str:
+    """A failure in one line."""
     return f"{error['type']}: {error['message']}"
+
+
+# `0.1`, `1e-05`, `17`
+NUMBER = re.compile(r"\d+(\.\d+)?(e[-+]?\d+)?")
+
+
+def cause(spec: TrialSpec, error: Failure) -> str:
+    """What is the same in failures that have one cause: not the trial's name, and no numbers."""
+    return NUMBER.sub("0", reason_of(error).replace(spec.trial, ""))
 
 
 def expanded(records: Iterable[Record]) -> Iterator[Record]:

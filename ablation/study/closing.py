@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -37,14 +37,24 @@ class Closing:
         """The whole report in one file, where it was asked for."""
         return self.path.with_suffix(".html")
 
-    def known(self) -> list[str] | None:
-        """What the report comes to; None if it is not whole, or not of the files as they are."""
+    def known(self, changed: str = "") -> list[str] | None:
+        """What the report comes to; None if it is not whole, or not of the files as they are.
+
+        changed: what the report has to say of changes since, as of `write`
+        """
         try:
             told = json.loads(self._note.read_bytes())
             said = [str(line) for line in told["said"]]
-            return said if told["digest"] == self._digest() else None
+            is_same = told["changed"] == changed and told["digest"] == self._digest()
+            return said if is_same else None
         except (*UNREADABLE, KeyError, TypeError):
             return None
+
+    def outdated(self) -> str:
+        """What to say of a report that is there and not of the files as they are; else ""."""
+        if not self.path.is_file() or self.known() is not None:
+            return ""
+        return f"{self.path} is of before: `ablate report {self.name}` writes it again"
 
     def write(self, as_html: bool = False, changed: str = "") -> list[str]:
         """Write the report; returns what it comes to. as_html, changed: as of `write_judged`."""
@@ -53,38 +63,61 @@ class Closing:
         from ablation.reporting.verdict import conclusion
 
         folder = self.places.runs(self.name)
-        written = write_judged(folder, self.path.parent, as_html, changed)
+        # before they are read: a study that is run may add to them
+        results = self._digest(self._results())
+        drawn = self._drawn(results)
+        written = write_judged(folder, self.path.parent, as_html, changed, drawn)
         said = conclusion(written.study, written.effects, written.claims)
-        # what else stands in the report then does not follow from the files
-        if not (changed or folder.is_being_run()):
-            note = {"digest": self._digest(), "said": said}
-            write_atomically(self._note, json.dumps(note, indent=1) + "\n")
+        note = {
+            # of a study that is run, the report tells more than the files
+            "digest": "" if folder.is_being_run() else self._digest(),
+            "changed": changed,
+            "said": said,
+            "results": results,
+            "drawn": written.drawn,
+            "figures": self._digest(self._figures()),
+        }
+        write_atomically(self._note, json.dumps(note, indent=1) + "\n")
         return said
+
+    def _drawn(self, results: str) -> list[str] | None:
+        """The names of the figures that are there, if they are of these results; else None."""
+        try:
+            told = json.loads(self._note.read_bytes())
+            drawn = [str(name) for name in told["drawn"]]
+            is_same = told["results"] == results
+            return drawn if is_same and told["figures"] == self._digest(self._figures()) else None
+        except (*UNREADABLE, KeyError, TypeError):
+            return None
 
     @property
     def _note(self) -> Path:
         return self.places.root / ".ablate" / "reported" / f"{self.name}.json"
 
-    def _digest(self) -> str:
-        """Of the results, of the report's files, and of the code that makes one of the other."""
+    def _digest(self, files: Iterable[Path] | None = None) -> str:
+        """Of files; default: of the results, and the report's own that are made of them."""
+        files = [*self._results(), *report_files(self.path.parent)] if files is None else files
         told = [_version(name) for name in LIBRARIES]
         published = published_now(self.places.runs(self.name).manifest())
         digest = hashlib.sha256(repr((told, published)).encode())
-        for file in self._files():
+        for file in files:
             # a name and a length, so that no two lists of files look alike
             content = file.read_bytes()
             digest.update(f"{file.parent.name}/{file.name}\0{len(content)}\0".encode())
             digest.update(content)
         return digest.hexdigest()
 
-    def _files(self) -> Iterator[Path]:
+    def _figures(self) -> list[Path]:
+        return sorted((self.path.parent / "figures").glob("*"))
+
+    def _results(self) -> Iterator[Path]:
+        """The files of the results, and those of the code that makes a report of them."""
         for name in (self.name, f"{self.name}{SUFFIX}"):
             folder = self.places.runs(name).path
             # but for the lock
             yield from sorted(path for path in folder.glob("[!.]*") if path.is_file())
             for read in ("outcome.json", "metrics.jsonl"):
                 yield from sorted(folder.glob(f"*/{read}"))
-        yield from report_files(self.path.parent)
         for package in ("analysis", "reporting"):
             yield from sorted((PACKAGE / package).rglob("*.py"))
             yield from sorted((PACKAGE / package).rglob("*.j2"))

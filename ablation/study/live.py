@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -19,10 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ablation import interruption
-from ablation.formatting import duration, over_seeds, value
+from ablation.formatting import duration, listed, over_seeds, value
 from ablation.planning.forecast import CLOSING, START, Listener, Timings, forecast
 from ablation.storage.files import UNREADABLE
-from ablation.storage.runs import Outcome, TrialSpec, reason, write_atomically
+from ablation.storage.runs import Outcome, TrialSpec, cause, reason, write_atomically
 from ablation.study.phases import PhaseCounts
 from ablation.subject.own import OwnCode
 from ablation.subject.protocol import LinkLike, Record, Subject
@@ -39,6 +40,8 @@ FORECAST_SECONDS = 10.0
 FIRST_SECONDS = 2.0
 # of a phase's bar, in columns
 BAR_WIDTH = 30
+# of trials that failed alike, in a line
+MAX_NAMES = 20
 # share of a study's time that forecasts may take
 FORECAST_SHARE = 0.01
 
@@ -93,13 +96,16 @@ class Progress(Listener):
     ):
         self.planned, self.timings, self.jobs = planned, timings, jobs
         self.phases = PhaseCounts(share)
+        # of own code, one link is a whole trial
+        self.is_own = isinstance(planned.study.subject, OwnCode)
         self.metric = planned.study.grid.metric["name"]
         self.plan, self.arms = planned.plan, dict[str, ArmProgress]()
         # trial -> its links as they were counted last
         self._links: dict[str, Sequence[LinkLike]] = {}
         self.replanned(planned.plan)
-        # why trials failed in earlier passes, a line each
-        self.failed_before: list[str] = []
+        # by what is the same in them, see `cause`
+        self._failures = defaultdict[str, list[tuple[TrialSpec, Outcome]]](list)
+        self._failures_before = defaultdict[str, list[tuple[TrialSpec, Outcome]]](list)
         self.n_before, self.n_trained, self.begun = 0, 0, time.monotonic()
         self.note = ProgressNote(None, time.time(), jobs, [])
         self._console, self._is_forecast = console, share
@@ -125,6 +131,9 @@ class Progress(Listener):
         self._has_ended = True
         if self._live:
             self._live.stop()
+        for alike in self._failures.values():
+            if len(alike) > 1:
+                tell(self._console, self._failure(alike), style="red")
         self._file.unlink(missing_ok=True)
 
     def replanned(self, plan: Plan) -> None:
@@ -151,7 +160,7 @@ class Progress(Listener):
         self.n_before += 1
         self._count(spec, outcome)
         if outcome.error is not None:
-            self.failed_before.append(self._failure(spec, outcome))
+            self._failures_before[cause(spec, outcome.error)].append((spec, outcome))
 
     def resumed(self, spec: TrialSpec, records: Sequence[Record]) -> None:
         """Count the epochs that a trial already has."""
@@ -190,10 +199,16 @@ class Progress(Listener):
             self._measure(spec, record)
 
     def finished(self, spec: TrialSpec, outcome: Outcome) -> None:
-        """Count a trial that has ended; print its failure, or its result without a live table."""
+        """Count a trial that has ended; print its failure, or its result without a live table.
+
+        Of failures that are alike the first is printed now, and all of them in one line at the end.
+        """
         self._count(spec, outcome)
         if outcome.error is not None:
-            self._print(self._failure(spec, outcome), style="red")
+            alike = self._failures[cause(spec, outcome.error)]
+            alike.append((spec, outcome))
+            if len(alike) == 1:
+                self._print(self._failure(alike), style="red")
         elif not self._live:
             self._print(
                 f"{spec.trial}: {self.metric} {value(outcome.metrics[self.metric], math.nan)}"
@@ -232,9 +247,8 @@ class Progress(Listener):
         before = f" ({self.n_before} before)" if self.n_before else ""
         failed = f", {n_failed} failed" if n_failed else ""
         counted = f"{len(self._ended)}/{self._n_trials} trials{before}{failed}"
-        # of own code, one link is a whole trial, which is counted already
-        is_own = isinstance(self.planned.study.subject, OwnCode)
-        trained = "" if is_own else f"{self.n_trained} epochs trained"
+        # a trial of own code is counted already
+        trained = "" if self.is_own else f"{self.n_trained} epochs trained"
         elapsed = duration(time.monotonic() - self.begun)
         return ", ".join(filter(None, [counted, trained, elapsed, self._outlook()]))
 
@@ -244,25 +258,30 @@ class Progress(Listener):
         return Group(Text(self.summary()), *parts)
 
     def bars(self) -> Table:
-        """A bar per phase, with the epochs that are done and all that there are."""
+        """A bar per phase, with the epochs that are done and all that there are.
+
+        Of own code, whose trial is one link, with the trials.
+        """
+        unit = "trials" if self.is_own else "epochs"
         table = Table.grid(padding=(0, 2))
         for phase, n_planned in list(self.phases.n_planned.items()):
             if n_planned:
                 n_done = self.phases.n_done[phase]
                 bar = ProgressBar(total=n_planned, completed=n_done, width=BAR_WIDTH)
                 left = f", {n_planned - n_done} left" if n_done < n_planned else ""
-                table.add_row(phase, bar, f"{n_done}/{n_planned} epochs{left}")
+                table.add_row(phase, bar, f"{n_done}/{n_planned} {unit}{left}")
         return table
 
     def table(self) -> Table:
         """A row per arm."""
-        table = plain_table(["arm"], ["done", "failed", "epochs", f"{self.metric} so far"])
+        heading = "epoch" if self.is_own else "epochs"
+        table = plain_table(["arm"], ["done", "failed", heading, f"{self.metric} so far"])
         for name, arm in list(self.arms.items()):
             table.add_row(
                 name,
                 f"{arm.n_complete}/{arm.n_trials}",
                 str(arm.n_failed or ""),
-                _epochs(arm),
+                _reported(arm) if self.is_own else f"{sum(arm.epochs.values())}/{arm.n_epochs}",
                 over_seeds(list(arm.metrics.values())),
             )
         return table
@@ -288,7 +307,7 @@ class Progress(Listener):
             return "all trials have ended"
         n_busy = sum(n > 0 for n in list(self._in_hand.values()))
         if n_busy and not self._has_recorded:
-            return "starting workers: no epoch has ended yet"
+            return f"starting workers: no {'trial' if self.is_own else 'epoch'} has ended yet"
         left = time_left(self.note)
         looks = self.planned.study.grid.looks
         if left and self.planned.n_expected:
@@ -302,13 +321,27 @@ class Progress(Listener):
         """Those that have trials by now."""
         return {spec.seed for spec in self.plan.specs}
 
-    def _failure(self, spec: TrialSpec, outcome: Outcome) -> str:
-        """Why a trial failed, and the file that says more of it."""
+    @property
+    def failed_before(self) -> list[str]:
+        """Why trials failed in earlier passes, a line for those that failed alike."""
+        return [self._failure(alike) for alike in self._failures_before.values()]
+
+    def _failure(self, alike: Sequence[tuple[TrialSpec, Outcome]]) -> str:
+        """Which trials failed, why the first did, and the file that says more of it."""
+        spec, outcome = alike[0]
         folder = self.planned.folder.trial_path(spec.trial)
         log = folder / "stdout.log"
         # a worker writes the log of one of the trials that share its epochs
         log = log if log.is_file() else folder / "outcome.json"
-        return f"FAILED {spec.trial}: {reason(outcome)} ({log})"
+        why = reason(outcome)
+        # a command's message names it
+        where = "" if os.path.relpath(log) in why else f" ({log})"
+        names = [spec.trial for spec, _ in alike]
+        if len(names) == 1:
+            return f"FAILED {names[0]}: {why}{where}"
+        n_more = len(names) - MAX_NAMES
+        shown = names if n_more <= 1 else [*names[:MAX_NAMES], f"{n_more} more"]
+        return f"FAILED {len(names)} trials alike: {listed(shown)}; the first: {why}{where}"
 
     @property
     def _file(self) -> Path:
@@ -374,10 +407,9 @@ def continuation(subject: Subject) -> str:
     return "begins them anew"
 
 
-def _epochs(arm: ArmProgress) -> str:
-    """`3/5`; of own code, of which one link is a whole trial, also the epochs that it is in."""
-    within = ", ".join(map(str, arm.reported.values()))
-    return f"{sum(arm.epochs.values())}/{arm.n_epochs}" + (f" (at {within})" if within else "")
+def _reported(arm: ArmProgress) -> str:
+    """The epochs that trials of own code are in: `3, 5`."""
+    return ", ".join(map(str, arm.reported.values()))
 
 
 def read_note(file: Path) -> ProgressNote | None:

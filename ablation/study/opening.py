@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, TypedDict
 
 from ablation import INSTALLED_IN
 from ablation.errors import InputError, Problem
-from ablation.formatting import redacted
+from ablation.formatting import listed, redacted
 from ablation.grid.file import published
 from ablation.grid.load import Study, load_study, study_name, yaml_path
 from ablation.grid.search import MAX_TRIALS
@@ -40,9 +40,10 @@ from ablation.storage.asked import SUFFIX
 from ablation.storage.cache import DiskStore
 from ablation.storage.files import warn_once
 from ablation.storage.project import ProjectPaths
-from ablation.storage.runs import Manifest, RunFolder
+from ablation.storage.runs import Manifest, RunFolder, TrialSpec
 from ablation.subject.imported import refused
 from ablation.subject.loading import load_subject
+from ablation.subject.own import SOURCES
 
 REASONS = {
     "source_fingerprint": "code changed",
@@ -237,9 +238,12 @@ def changes(planned: PlannedStudy) -> Changes:
     reasons = [
         reason for fact, reason in REASONS.items() if manifest.facts.get(fact) != facts.get(fact)
     ]
+    sources = _changed_sources(manifest.facts, facts)
+    if sources and reasons[:1] == [REASONS["source_fingerprint"]]:
+        reasons[0] += f" ({listed(sources)})"
     settings = _differences(stale[0].settings, now[stale[0].trial].settings)
     reasons += [f"settings changed ({key} {what})" for key, what in [*settings.items()][:1]]
-    return Changes(f"{_stale(len(stale), reasons)}; `ablate run` trains them anew", plan)
+    return Changes(f"{_stale(len(stale), reasons)}; `ablate run` {_remedy(planned, stale)}", plan)
 
 
 def changes_since(places: ProjectPaths, name: str) -> Changes:
@@ -265,6 +269,26 @@ def changes_since(places: ProjectPaths, name: str) -> Changes:
 def _stale(n: int, reasons: Sequence[str]) -> str:
     trials = "1 trial that has ended is" if n == 1 else f"{n} trials that have ended are"
     return f"{trials} stale" + (f": {' and '.join(reasons)}" if reasons else "")
+
+
+def _remedy(planned: PlannedStudy, stale: Sequence[TrialSpec]) -> str:
+    """What `ablate run` does with stale trials: the cache may have what they are now."""
+    trials = [planned.plan.trials[spec.trial] for spec in stale]
+    n = sum(
+        any(not planned.store.holds("record", link.key) for link in trial.links) for trial in trials
+    )
+    if n == len(stale):
+        return "trains them anew"
+    known = "takes what they are now from the cache"
+    return f"{known}, and trains {n} of them anew" if n else known
+
+
+def _changed_sources(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Files and modules of own code that are others now; [] where that is not known."""
+    old, new = before.get(SOURCES), now.get(SOURCES)
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return []
+    return [name for name in {**old, **new} if old.get(name) != new.get(name)]
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:

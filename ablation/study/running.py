@@ -65,6 +65,8 @@ class RunOptions:
     # epochs that trials have in common
     share: bool = True
     retry_failed: bool = False
+    # also when all trials fail alike
+    keep_going: bool = False
     offline: bool = False
     # of a study that adds seeds until its claims are decided: no further look begins once spent
     max_hours: float | None = None
@@ -87,8 +89,15 @@ class RunResult:
     n_failed_before: int
     # that it took, by the clock
     seconds: float
-    # trials that have not ended: it was interrupted
+    # trials that have not ended: it was interrupted or given up
     n_open: int = 0
+    # trials that failed alike, for which it was given up
+    given_up_for: Sequence[str] = ()
+
+    @property
+    def n_complete(self) -> int:
+        """Trials that have a result."""
+        return self.n_trials - self.n_open - len(self.failed)
 
 
 @refused()
@@ -104,15 +113,22 @@ def run(planned: PlannedStudy, options: RunOptions) -> RunResult:
         planned = open_study(**asked, storage=planned.places.storage)
     with _held(planned, options) as (console, deliveries, placed):
         result = _run_held(planned, options, placed, deliveries, console)
-    begun = time.monotonic()
+    begun, closing = time.monotonic(), Closing(planned.places, planned.name)
     for line in _summary(planned, result):
         console.print(line, soft_wrap=True)
     if result.n_open:
         with working(console, UPDATING):
             for delivery in deliveries:
                 delivery.deliver()
+        tell(console, closing.outdated())
         return result
-    closing = Closing(planned.places, planned.name)
+    if not result.n_complete:
+        with working(console, UPDATING):
+            for delivery in deliveries:
+                delivery.deliver_news()
+        console.print("no trial is complete: there is nothing to report yet")
+        tell(console, closing.outdated())
+        return result
     said = closing.known()
     if said is None:
         with working(console, "writing the report"):
@@ -238,7 +254,9 @@ def train(
     limits = Limits(options.seconds_per_trial, options.bytes_per_worker)
     keeper = ManifestKeeper(manifest, folder)
     listeners = Listeners([keeper, listener])
-    execution = Execution(study, plan, store, folder, listeners, options.share, limits, planner)
+    execution = Execution(
+        study, plan, store, folder, listeners, options.share, limits, planner, options.keep_going
+    )
     if not execution.open and folder.exists():
         # The provenance is that of the run that trained.
         keeper.manifest = replace(manifest, provenance=folder.manifest().provenance)
@@ -256,6 +274,7 @@ def train(
         n_failed_before=execution.n_failed_before,
         seconds=seconds,
         n_open=len(execution.open),
+        given_up_for=execution.given_up_for,
     )
 
 
@@ -433,6 +452,14 @@ def _forget_unscored(store: DiskStore, keys: list[str], metric: str) -> None:
 
 
 def _summary(planned: PlannedStudy, result: RunResult) -> list[str]:
+    if result.given_up_for:
+        n, n_open = len(result.given_up_for), result.n_open
+        return [
+            f"stopped: all {n} trials that have ended failed alike, and so would the other "
+            f"{n_open}, which were not run",
+            "once the cause is mended, the same command runs them, and with --retry-failed those "
+            "that failed, too; --keep-going runs them as they are",
+        ]
     if result.n_open:
         then = f"the same command {continuation(planned.study.subject)}"
         return [f"interrupted with {result.n_open} trials to go; {then}"]

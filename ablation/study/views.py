@@ -7,7 +7,7 @@ the files; another process may be running the study.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
@@ -26,7 +26,7 @@ from ablation.storage.asked import FAILED as FAILED_TRIAL
 from ablation.storage.asked import PRUNED, SUFFIX, SearchLog
 from ablation.storage.files import is_being_run
 from ablation.storage.project import ProjectPaths
-from ablation.storage.runs import UNTUNED, RunFolder
+from ablation.storage.runs import UNTUNED, RunFolder, TrialSpec
 from ablation.study.live import (
     ProgressNote,
     fitting,
@@ -75,18 +75,20 @@ def show_plan(
     left = plan.unfinished(planned.folder)
     missing = left.missing(planned.store)
     n_naive, n_unique = plan.n_naive(), len(plan.unique())
+    by_trial = counts_trials(plan.specs)
     console.print(fitting(_arms(planned, plan, {link.key for link in missing}), console))
-    if n_unique < n_naive:
+    if n_unique < n_naive and not by_trial:
         console.print("", fitting(_phases(plan, missing), console), "", _forest(plan), "", sep="\n")
     epochs = (
-        f"{n_naive} epochs one by one, {n_unique} unique ({n_naive / n_unique:.1f} times fewer)"
+        f": {n_naive} epochs one by one, {n_unique} unique ({n_naive / n_unique:.1f} times fewer)"
     )
-    console.print(f"{len(plan.trials)} trials: {epochs}, {len(missing)} left to train")
+    told = "" if by_trial else epochs
+    console.print(f"{len(plan.trials)} trials{told}, {len(missing)} left to train")
     if missing and any(trial.undecided for trial in left.trials.values()):
         planned_as = "planned as long as in a seed that is finished, else at their longest"
         console.print(f"warm-ups that end at a plateau are {planned_as}")
     seconds, alone = (forecast(left.chains, planned.store, known, n) for n in (jobs, 1))
-    console.print(_cost(missing, seconds, alone, jobs))
+    console.print(_cost(missing, seconds, alone, jobs, by_trial))
     if planned.study.grid.looks:
         for line in _until_decided(untuned, known, jobs):
             console.print(line, highlight=False)
@@ -119,11 +121,12 @@ def _until_decided(planned: PlannedStudy, known: Mapping[str, float], jobs: int)
     left = most.unfinished(planned.folder)
     missing = left.missing(planned.store)
     seconds = forecast(left.chains, planned.store, known, jobs)
+    unique = "" if counts_trials(most.specs) else f"{len(most.unique())} unique epochs, "
     lines = [
         f"that is the least: the study looks at its results after {listed(list(map(str, looks)))} "
         "seeds, and adds seeds to the arms of what is not decided",
         f"at most, with {looks[-1]} seeds: {len(most.trials)} trials, "
-        f"{len(most.unique())} unique epochs, {len(missing)} left to train",
+        f"{unique}{len(missing)} left to train",
     ]
     if seconds is not None:
         lines.append(f"forecast of the most: {duration(seconds)} of training with {jobs} jobs")
@@ -146,7 +149,9 @@ def _show_search(
     if tuning.is_finished:
         console.print(f"the search is finished: {n_ended} trials of {len(costs)} arms")
         return planned
-    table = plain_table(["arm"], ["settings", "trials", "ended", "epochs at most", "left at most"])
+    by_trial = all(len(links) == 1 for cost in costs.values() for links in cost.chains.values())
+    unit = "trials" if by_trial else "epochs"
+    table = plain_table(["arm"], ["settings", "trials", "ended", f"{unit} at most", "left at most"])
     owned: set[str] = set()
     for name, cost in costs.items():
         own = {link.key for link in _missing(cost.chains, planned)} - owned
@@ -154,7 +159,7 @@ def _show_search(
         n_trials = "by budget" if cost.n_trials is None else str(cost.n_trials)
         counts = (len(cost.settings), n_trials, cost.n_ended, cost.n_most, len(own))
         table.add_row(name, *map(str, counts))
-    budget = f"{search.trials} trials" if search.trials else f"{search.budget} epochs"
+    budget = f"{search.trials} trials" if search.trials else f"{search.budget} {unit}"
     how = f"{search.sampler}, pruner {search.pruner}, seeds {', '.join(map(str, search.seeds))}"
     what = f"{len(costs)} arms and baselines, {budget} each, on {search.metric['name']} ({how})"
     console.print(f"search of {what}", highlight=False)
@@ -163,11 +168,11 @@ def _show_search(
     missing = _missing(chains, planned)
     less = "" if search.pruner == "none" else "; pruning makes it less"
     console.print(
-        f"{n_ended} trials of the search have ended, at most {len(missing)} epochs are left "
+        f"{n_ended} trials of the search have ended, at most {len(missing)} {unit} are left "
         f"to train{less}"
     )
     seconds, alone = (forecast(chains, planned.store, known, n) for n in (jobs, 1))
-    console.print(_cost(missing, seconds, alone, jobs, on_top="at most"))
+    console.print(_cost(missing, seconds, alone, jobs, by_trial, on_top="at most"))
     then = "with its best settings, and with its own where those are others"
     console.print(f"then, at most, each arm that was searched {then}:")
     study, plan = study_at_most(tuning, planned.plan)
@@ -182,13 +187,16 @@ def _missing(chains: Mapping[str, Sequence[LinkLike]], planned: PlannedStudy) ->
 
 def _arms(planned: PlannedStudy, plan: Plan, missing: set[str]) -> Table:
     factors = [factor.name for factor in planned.study.grid.factors]
-    table = plain_table(["arm", *factors], ["trials", "epochs", "of its own", "left to train"])
+    by_trial = counts_trials(plan.specs)
+    epochs = [] if by_trial else ["epochs", "of its own"]
+    table = plain_table(["arm", *factors], ["trials", *epochs, "left to train"])
     owned: set[str] = set()
     for variant in planned.study.variants:
         chains = [trial.links for trial in plan.trials.values() if trial.spec.arm == variant.name]
         own = {link.key for links in chains for link in links} - owned
         owned |= own
-        counts = (len(chains), sum(map(len, chains)), len(own), len(own & missing))
+        n_epochs = [] if by_trial else [sum(map(len, chains)), len(own)]
+        counts = (len(chains), *n_epochs, len(own & missing))
         levels = [variant.levels.get(factor, "") for factor in factors]
         table.add_row(variant.name, *levels, *map(str, counts))
     return table
@@ -234,15 +242,23 @@ def _cost(
     seconds: float | None,
     alone: float | None,
     jobs: int,
+    by_trial: bool,
     on_top: str = "the report comes on top",
 ) -> str:
     if not missing:
         return "nothing is left to train"
+    if by_trial and (seconds is None or alone is None):
+        return "how long that takes is known once a first trial of this experiment has ended"
     if seconds is None or alone is None:
         cost = f"cost: about {sum(link.cost for link in missing):.0f} epochs of pre-training"
         return f"{cost}; in seconds, once a first epoch of this experiment has been measured"
     with_jobs = f"{duration(seconds)} of training with {jobs} jobs, {duration(alone)} with one"
     return f"forecast: {with_jobs}; {on_top}"
+
+
+def counts_trials(specs: Iterable[TrialSpec]) -> bool:
+    """Whether trials are told and no epochs: each is one link, as of own code."""
+    return all(spec.epochs_planned == 1 for spec in specs)
 
 
 DONE, FAILED, RUNNING, BEGUN, WAITING = "done", "failed", "running", "begun", "waiting"
@@ -328,21 +344,24 @@ def describe_status(name: str, places: ProjectPaths, console: Console) -> None:
     if not is_running:
         del headings[RUNNING]
         headings[BEGUN] = "interrupted"
-    numbers = [*headings.values(), "epochs", metric, f"{metric} so far"]
+    by_trial = counts_trials(changed.plan.specs if changed.plan else folder.manifest().trials)
+    is_under_way = any(row.current for row in arms.values())
+    numbers = [*headings.values(), *([] if by_trial else ["epochs"]), metric]
+    numbers += [f"{metric} so far"] if is_under_way else []
     table = plain_table(["arm"], numbers, title=f"study {name}")
     for arm, row in arms.items():
         table.add_row(
             arm,
             *(str(row.states[state] or "") for state in headings),
-            f"{row.epochs}/{row.epochs_planned}",
+            *([] if by_trial else [f"{row.epochs}/{row.epochs_planned}"]),
             over_seeds(row.finished),
-            _so_far(row.current),
+            *([_so_far(row.current)] if is_under_way else []),
         )
     console.print(fitting(table, console))
     n_left = sum(arm.left for arm in arms.values())
     if changed.plan:
         n_left = len(changed.plan.unfinished(folder).missing(places.store))
-    tell(console, _summary(arms, n_left, is_running, note))
+    tell(console, _summary(arms, n_left, is_running, note, by_trial))
     tell(console, changed.description)
 
 
@@ -371,16 +390,22 @@ def _describe_search(folder: RunFolder, places: ProjectPaths, console: Console) 
 
 
 def _summary(
-    arms: Mapping[str, ArmStatus], n_left: int, is_running: bool, note: ProgressNote | None
+    arms: Mapping[str, ArmStatus],
+    n_left: int,
+    is_running: bool,
+    note: ProgressNote | None,
+    by_trial: bool,
 ) -> str:
     states = sum((arm.states for arm in arms.values()), Counter[str]())
     failed = f", {states[FAILED]} failed" if states[FAILED] else ""
-    parts = [f"{states[DONE]}/{states.total()} trials done{failed}; {n_left} epochs left to train"]
+    unit = "" if by_trial else " epochs"
+    parts = [f"{states[DONE]}/{states.total()} trials done{failed}; {n_left}{unit} left to train"]
     left = time_left(note)
     if note and left:
         parts.append(f"{left} with {note.jobs} job{'s' * (note.jobs > 1)}")
     elif is_running:
-        parts.append("how long that takes is known once epochs have been measured")
+        measured = "a trial has ended" if by_trial else "epochs have been measured"
+        parts.append(f"how long that takes is known once {measured}")
     elif states[WAITING] or states[BEGUN]:
         parts.append("not running: `ablate run` goes on where it stopped")
     return "; ".join(parts)

@@ -162,10 +162,10 @@ class CommandSubject(OwnCode):
         scripts = {path: text for path, text in files.items() if path.endswith(".py")}
         sources = script_sources(scripts, _module(literals))
         self.versions = library_versions(sources)
-        texts = {
+        self.sources = {
             name: hashlib.sha256(text).hexdigest() for name, text in {**sources, **files}.items()
         }
-        self.source_fingerprint = digest_of([command.name, texts])
+        self.source_fingerprint = digest_of([command.name, self.sources])
 
     def check(self, settings: Mapping[str, Any]) -> list[Fault]:
         """Settings that the command does not mention, and placeholders without a setting."""

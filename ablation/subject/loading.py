@@ -168,8 +168,8 @@ class FunctionSubject(OwnCode):
         self.is_resumable = RESUME_FROM in _parameters(train)
         sources = project_sources(train.__module__)
         self.versions = library_versions(sources)
-        texts = {name: hashlib.sha256(text).hexdigest() for name, text in sources.items()}
-        self.source_fingerprint = digest_of([train.__module__, train.__qualname__, texts])
+        self.sources = {name: hashlib.sha256(text).hexdigest() for name, text in sources.items()}
+        self.source_fingerprint = digest_of([train.__module__, train.__qualname__, self.sources])
 
     def run(
         self, settings: Mapping[str, Any], seed: int, key: str, store: Store, place: Place

@@ -42,13 +42,16 @@ class Place(NamedTuple):
 
 
 NOWHERE = Place()
+# fact of own code: name -> fingerprint of each of its files and modules
+SOURCES = "sources"
 
 
 class OwnCode(ABC):
     """A subject of which nothing is known but its text: its settings are its own business."""
 
-    # of all that the code is read from
+    # of all that the code is read from, and of its files and modules by their names
     source_fingerprint: str
+    sources: dict[str, str]
     # of the libraries that it imports
     versions: dict[str, str]
     # whether a trial that was broken off goes on from a checkpoint, and does not begin anew
@@ -68,8 +71,12 @@ class OwnCode(ABC):
         return dict(settings)
 
     def describe(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Fingerprint of the source, and versions of the libraries that it imports."""
-        return {"source_fingerprint": self.source_fingerprint, "versions": self.versions}
+        """Fingerprints of the source, and versions of the libraries that it imports."""
+        return {
+            "source_fingerprint": self.source_fingerprint,
+            SOURCES: self.sources,
+            "versions": self.versions,
+        }
 
     def chain(
         self, settings: Mapping[str, Any], seed: int, records: Callable[[str], Record | None]

@@ -194,14 +194,14 @@ def test_plan_status_report_doctor_and_run_say_the_same_of_what_is_stale_and_lef
     assert (
         f"{n_left} left to train" in dry[0]
         and f"{n_left} left to train" in dry[1]
-        and f"; {n_left} epochs left to train" in said[2]
+        and f"; {n_left} left to train" in said[2]
     )
     assert (f"{n_left} trials trained" if n_left else "nothing to train") in run(
         folder, "--offline"
     )
     assert " stale" not in ablate(folder, "status") + ablate(
         folder, "report"
-    ) and "; 0 epochs left" in ablate(folder, "status")
+    ) and "; 0 left" in ablate(folder, "status")
 
 
 def test_a_grid_whose_settings_a_run_would_refuse_is_refused_by_plan_and_told_by_status(

@@ -112,3 +112,28 @@ def test_the_command_keeps_a_report_that_is_of_the_files(toy, run, monkeypatch):
     (spec, *_) = toy.folder.manifest().trials
     toy.folder.append_record(spec.trial, {"phase": "x", "epoch": 99, "metrics": {}, "seconds": 0.0})
     assert report()[1] == 1
+
+
+def test_figures_are_drawn_again_only_for_other_results_or_other_files(toy, run, monkeypatch):
+    drawings = []
+
+    def draw(study, effects, destination):
+        drawings.append(1)
+        destination.mkdir(exist_ok=True)
+        (destination / "accuracy.png").write_bytes(b"drawn")
+        return ["accuracy"]
+
+    monkeypatch.setattr(figures, "draw", draw)
+    closing = Closing(toy.places, "toy")
+    assert closing.write() == closing.write(changed="code changed") and len(drawings) == 1
+    assert "![" in closing.path.read_text() and closing.known() is None
+    assert closing.known("code changed") is not None and closing.known("data changed") is None
+    closing.write()
+    assert len(drawings) == 1 and closing.known() is not None
+    (closing.path.parent / "figures" / "accuracy.png").write_bytes(b"damaged")
+    assert closing.known() is None
+    closing.write()
+    assert len(drawings) == 2
+    toy.edit("[0, 1]", "[0, 1, 2]")
+    run()
+    assert len(drawings) == 3

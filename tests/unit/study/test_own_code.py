@@ -166,7 +166,7 @@ def test_what_a_trial_has_reported_before_it_failed_is_kept():
             "import sys\nprint('epoch=1 value=1')\nprint('epoch=2 value=2')\nsys.exit('lost')\n"
         )
     )
-    planned, done = run()
+    planned, done = run(keep_going=True)
     said = "CommandFailed: exit code 1: lost; see runs/own/{}/stdout.log"
     assert done.failed == {trial: said.format(trial) for trial in curves(planned)}
     assert set(map(len, curves(planned).values())) == {2}

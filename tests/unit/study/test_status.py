@@ -230,8 +230,11 @@ def test_a_failure_is_told_once_with_the_file_that_says_more(toy, monkeypatch):
     again = progress(toy)
     toy.run(monkeypatch, listener=again)
     assert "FAILED" not in again._console.file.getvalue()
-    told = [line for line in again.failed_before if line.startswith("FAILED reference--s0")]
-    assert told == [line.replace("outcome.json", "stdout.log")]
+    (told,) = again.failed_before
+    assert told.startswith(
+        "FAILED 8 trials alike: reference--s0, reference--s1, warmup=settling--s0, "
+    )
+    assert told.endswith(f"; the first: ArithmeticError: too fast ({outcome.parent}/stdout.log)")
 
 
 def test_what_takes_seconds_is_shown_and_a_request_to_stop_at_once(toy, monkeypatch):
