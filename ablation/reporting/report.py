@@ -118,6 +118,9 @@ def render(
     versions = {**manifest.provenance.get("versions", {}), **manifest.facts.get("versions", {})}
     facts = {**manifest.provenance, "versions": {}, **manifest.facts}
     facts["versions"] = versions
+    if facts.get("commit", "") is None:
+        facts |= {"commit": "not under git"}
+        facts.pop("dirty", None)
     return template("report.md.j2").render(
         manifest=manifest,
         facts=list(leaves(facts)),
