@@ -37,6 +37,7 @@ from ablation.formatting import (
     p_value,
     points,
     span,
+    two_digits,
 )
 from ablation.reporting import figures, search, tables
 from ablation.reporting.curves import MAX_ARMS, MAX_LINES
@@ -256,6 +257,7 @@ def _environment() -> jinja2.Environment:
         listed=lambda names: listed(list(names)),
         code="`{}`".format,
         p_value=p_value,
+        two_digits=two_digits,
         correlation=correlation,
     )
     return environment

@@ -282,8 +282,13 @@ def provenance() -> dict[str, Any]:
     None where it is not under git. The tool's own stand under its name, where git has its code. In
     files without that name, `commit` is the tool's.
     """
-    versions = {"python": platform.python_version(), **_versions(PACKAGES)}
-    tool = {"version": known for known in _versions([TOOL]).values()}
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    tool: dict[str, Any] = {}
+    with suppress(PackageNotFoundError):
+        tool["version"] = version(TOOL)
     code = Path(__file__)
     # A tool that is installed in a project's folder, such as in .venv/, is no file of its.
     if _git(code.parent, "ls-files", "--error-unmatch", code.name) is not None:
@@ -296,15 +301,6 @@ def provenance() -> dict[str, Any]:
         "command": redacted(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _versions(packages: Sequence[str]) -> dict[str, str]:
-    """Of those that are installed."""
-    found = {}
-    for name in packages:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
 
 
 def _commit(folder: Path) -> dict[str, Any]:
