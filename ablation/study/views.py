@@ -27,6 +27,7 @@ from ablation.storage.asked import PRUNED, SUFFIX, SearchLog
 from ablation.storage.files import is_being_run
 from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import UNTUNED, RunFolder
+from ablation.study.closing import other_seeds
 from ablation.study.live import (
     ProgressNote,
     fitting,
@@ -344,6 +345,7 @@ def describe_status(name: str, places: ProjectPaths, console: Console) -> None:
         n_left = len(changed.plan.unfinished(folder).missing(places.store))
     tell(console, _summary(arms, n_left, is_running, note))
     tell(console, changed.description)
+    tell(console, other_seeds(folder))
 
 
 def _describe_search(folder: RunFolder, places: ProjectPaths, console: Console) -> None:
