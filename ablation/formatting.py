@@ -10,6 +10,7 @@ import math
 import re
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 from urllib.parse import unquote
 
@@ -99,6 +100,15 @@ def _without_spread(numbers: Iterable[float]) -> int | None:
     return 1 if any(abs(one) >= 1 for one in numbers) else None
 
 
+def two_digits(number: float, sign: str = "") -> str:
+    """Two significant digits, without an exponent. sign: "+" to show that of a positive number.
+
+    >>> two_digits(233.4), two_digits(3.04), two_digits(0.000012)
+    ('230', '3', '0.000012')
+    """
+    return f"{Decimal(f'{number:.2g}'):{sign}f}"
+
+
 def value(mean: float, sd: float, show_sd: bool = True, places: int | None = None) -> str:
     """`72.35 ± 0.35`; not `show_sd`, `72.35`; without spread, `72.3`, and `0.0123` below 1.
 
@@ -142,7 +152,9 @@ def effect(mean: float, low: float, high: float, places: int | None = None, unit
     if not math.isfinite(low):
         if places is not None:
             return f"{mean:+z.{places}f}{unit}"
-        return f"{mean:+.1f}{unit}" if abs(mean) >= 0.05 or mean == 0 else f"{mean:+.2g}{unit}"
+        return (
+            f"{mean:+.1f}{unit}" if abs(mean) >= 0.05 or mean == 0 else two_digits(mean, "+") + unit
+        )
     places = effect_decimals(low, high, places)
     # z: no negative zeros
     return f"{mean:+z.{places}f}{unit} [{low:z.{places}f}, {high:z.{places}f}]"
@@ -187,7 +199,7 @@ def p_value(p: float) -> str:
     """Two significant digits; `< 0.001` below that."""
     if not math.isfinite(p):
         return MISSING
-    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+    return "< 0.001" if p < 0.001 else two_digits(p)
 
 
 def p_cell(p: float) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ablation.analysis.contrasts import interactions, main_effects
 from ablation.analysis.statistics import power_of, smallest_detectable, smallest_permutation_p
-from ablation.formatting import is_percent, points
+from ablation.formatting import is_percent, points, two_digits
 from ablation.grid.load import Study
 from ablation.storage.runs import SEARCH, UNTUNED, RunFolder, studies
 
@@ -65,19 +65,20 @@ def told(
         return [*lines, _spread(spread, unit, experiment)]
     found = smallest_detectable(spread.sd, n_seeds, POWER, ALPHA)
     line = (
-        f"power: {n_seeds} seeds find a difference of {_size(found)}{unit} between two arms with "
-        f"80 % probability by a paired t-test at {ALPHA}"
+        f"power: {n_seeds} seeds find a difference of {two_digits(found)}{unit} between two arms "
+        f"with 80 % probability by a paired t-test at {ALPHA}"
     )
     if n_tests > 1:
         first = smallest_detectable(spread.sd, n_seeds, POWER, ALPHA / n_tests)
         line += (
-            f", and of {_size(first)}{unit} at the first step of Holm's correction over "
+            f", and of {two_digits(first)}{unit} at the first step of Holm's correction over "
             f"{n_tests} tests"
         )
     lines = [line, _spread(spread, unit, experiment)]
     if n_pairs > 1:
         share = (
-            f"{n_pairs**-0.5:.2g} times as much is enough for it if the arms' noise is independent"
+            f"{two_digits(n_pairs**-0.5)} times as much is enough for it if the arms' noise is "
+            "independent"
         )
         lines.append(f"a main effect is the mean of {n_pairs} such differences: {share}")
     if target and found > 1:
@@ -87,7 +88,7 @@ def told(
     return [
         *lines,
         f"the smallest p that a sign-flip permutation test of {n_seeds} seeds can reach is "
-        f"{floor:.2g}{never}",
+        f"{two_digits(floor)}{never}",
     ]
 
 
@@ -177,10 +178,6 @@ def _differences(a: Mapping[int, float], b: Mapping[int, float]) -> list[float]:
     return [a[seed] - b[seed] for seed in a if seed in b]
 
 
-def _size(difference: float) -> str:
-    return f"{difference:.2g}" if difference < 100 else f"{difference:.0f}"
-
-
 def _seeds_for_a_point(sd: float) -> str:
     n = seeds_needed(1.0, sd)
     return f"{n} seeds would find 1 point" if n < MAX_SEEDS else ""
@@ -189,8 +186,8 @@ def _seeds_for_a_point(sd: float) -> str:
 def _spread(spread: Spread, unit: str, experiment: str) -> str:
     if spread.study:
         return (
-            f"this takes {spread.sd:.2g}{unit} for the standard deviation of paired differences "
-            f"over seeds, as measured in study {spread.study} "
+            f"this takes {two_digits(spread.sd)}{unit} for the standard deviation of paired "
+            f"differences over seeds, as measured in study {spread.study} "
             f"(differences to {spread.reference}, {spread.n} degrees of freedom)"
         )
     guess = "1 point" if unit else "1, in the metric's unit,"

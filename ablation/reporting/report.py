@@ -37,6 +37,7 @@ from ablation.formatting import (
     p_value,
     points,
     span,
+    two_digits,
 )
 from ablation.reporting import figures, search, tables
 from ablation.reporting.curves import MAX_ARMS, MAX_LINES
@@ -128,6 +129,9 @@ def render(
     versions = {**manifest.provenance.get("versions", {}), **manifest.facts.get("versions", {})}
     facts = {**manifest.provenance, "versions": {}, **manifest.facts}
     facts["versions"] = versions
+    if facts.get("commit", "") is None:
+        facts |= {"commit": "not under git"}
+        facts.pop("dirty", None)
     return template("report.md.j2").render(
         manifest=manifest,
         facts=list(leaves({name: fact for name, fact in facts.items() if name != SOURCES})),
@@ -263,6 +267,7 @@ def _environment() -> jinja2.Environment:
         listed=lambda names: listed(list(names)),
         code="`{}`".format,
         p_value=p_value,
+        two_digits=two_digits,
         correlation=correlation,
     )
     return environment

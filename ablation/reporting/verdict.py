@@ -15,12 +15,12 @@ import pandas as pd
 from ablation.analysis import effects as judged
 from ablation.analysis.claims import claims_counted, undecided
 from ablation.analysis.contrasts import difference_name
-from ablation.analysis.effects import detectable, is_conditional
+from ablation.analysis.effects import Detectable, detectable, is_conditional
 from ablation.analysis.factors import LevelEffect, level_effects
 from ablation.analysis.looks import ALPHA
 from ablation.analysis.results import Results, diverged
 from ablation.analysis.statistics import holm
-from ablation.formatting import decimals, effect, label, listed, over_seeds, points
+from ablation.formatting import decimals, effect, label, listed, over_seeds, points, two_digits
 from ablation.reporting.dependence import (
     MAX_LISTED,
     METRIC,
@@ -35,6 +35,8 @@ from ablation.storage.runs import UNTUNED
 
 # how many factors have a line of their own
 MAX_FACTORS = 3
+# verdict on an effect that the seeds are too few for, see `_told_effects`
+TOO_FEW = "too few seeds to tell"
 
 
 class Verdict(NamedTuple):
@@ -74,10 +76,10 @@ def verdict(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) -> Ve
         states = _states(results)
         return Verdict(f"No trial has finished ({states}), so there is nothing to answer yet.")
     primary = effects[effects["metric"] == results.primary]
-    found = level_effects(results, primary)
+    found = _told_effects(results, primary)
     start = ""
     if n_complete < n_trials:
-        start = f"from {n_complete} of {n_trials} trials: "
+        start = f"from {n_complete} of {n_trials} trials{_without(results)}: "
     if is_conditional(primary):
         start += "on this one training run, "
     clauses = [*_effects_told(results, found), *_baseline_told(results, primary)]
@@ -111,6 +113,31 @@ def conclusion(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) ->
 # The verdict
 
 
+def _told_effects(results: Results, primary: pd.DataFrame) -> list[LevelEffect]:
+    """What each level does; `TOO_FEW` in place of "not separable" where seeds are too few to tell.
+
+    They are where even an effect as large as the difference between the best and the worst finished
+    trial may well have been missed.
+    """
+    found, values = level_effects(results, primary), results.cells(results.primary)
+    if not _least_effect(results, primary).corrected > values.max().max() - values.min().min():
+        return found
+    return [
+        one._replace(verdict=TOO_FEW) if one.verdict == judged.NOT_SEPARABLE else one
+        for one in found
+    ]
+
+
+def _without(results: Results) -> str:
+    """Names the arms and baselines of which no trial is finished; "" where no arm has one."""
+    names = [*results.arms, *results.baselines]
+    missing = [f"`{name}`" for name in names if not len(results.complete(name))]
+    if not missing or not any(len(results.complete(arm)) for arm in results.arms):
+        return ""
+    told = listed(missing) if len(missing) <= MAX_LISTED else f"{number(len(missing))} arms"
+    return f", none of {told}"
+
+
 def _effects_told(results: Results, found: Sequence[LevelEffect]) -> list[str]:
     """Clauses on what the factors do; the first names the metric."""
     sign = _sign(results)
@@ -127,8 +154,14 @@ def _effects_told(results: Results, found: Sequence[LevelEffect]) -> list[str]:
         alone = f"none of the {number(n_factors)} factors is found to {verb} {METRIC} alone"
         one_factor = f"no other level of `{found[0].factor}` is found to {verb} {METRIC}"
         clauses = [alone if n_factors > 1 else one_factor, *clauses]
-    elif of["none"]:
-        clauses.append(f"no effect of {effect_names(of['none'])} on {METRIC} was found")
+    else:
+        if of["none"]:
+            clauses.append(f"no effect of {effect_names(of['none'])} on {METRIC} was found")
+        if of["open"]:
+            clauses.append(
+                "there are too few seeds to tell an effect of "
+                f"{effect_names(of['open'])} on {METRIC}"
+            )
     if of["chance"]:
         clauses.append(
             f"one seed cannot tell an effect of {effect_names(of['chance'])} from chance"
@@ -157,6 +190,7 @@ _STATUSES = {
     "depends": (),
     "separable": (judged.HIGHER, judged.LOWER, judged.SEPARABLE_ON_RUN),
     "none": (judged.NOT_SEPARABLE, judged.NOT_SEPARABLE_ON_RUN),
+    "open": (TOO_FEW,),
     "chance": (judged.ONE_SEED,),
     "agree": (judged.NO_SPREAD,),
     "dead": (judged.BY_CONSTRUCTION,),
@@ -233,7 +267,9 @@ def _factor_lines(
     told = {factor: _factor_line(results, own, n_tests) for factor, own in of.items()}
     if len(factors) <= MAX_FACTORS:
         return list(told.values())
-    none = [factor for factor in factors if {_status(one) for one in of[factor]} == {"none"}]
+    none = [
+        factor for factor in factors if {_status(one) for one in of[factor]} <= {"none", "open"}
+    ]
     first = [factor for factor in factors if factor not in none] or none
     rest = [factor for factor in factors if factor not in first]
     if len(first) > MAX_FACTORS - bool(rest):
@@ -242,8 +278,10 @@ def _factor_lines(
         rest = [factor for factor in factors if factor not in kept]
         return [told[factor] for factor in kept] + ["; ".join(told[factor] for factor in rest)]
     sizes = [effect_names([one], with_size=True) for factor in rest for one in of[factor]]
-    none_found = f"No effect found of {listed(sizes)}{_corrected(results, n_tests)}"
-    return [*(told[factor] for factor in first), none_found]
+    # few seeds are too few for all of them
+    word = _WORDS[_status(of[rest[0]][0])]
+    merged = f"{word} {listed(sizes)}{_corrected(results, n_tests)}"
+    return [*(told[factor] for factor in first), merged]
 
 
 def _factor_line(results: Results, found: Sequence[LevelEffect], n_tests: int) -> str:
@@ -257,11 +295,11 @@ def _factor_line(results: Results, found: Sequence[LevelEffect], n_tests: int) -
     parts = []
     for status in _STATUSES:
         own = [one for one in found if _status(one) == status]
-        if status in ("none", "chance", "dead", "agree", "missing") and own:
+        if status in _WORDS and own:
             names = [f"`{one.level}`" for one in own]
-            if len(own) <= MAX_LISTED and status in ("none", "chance", "agree"):
+            if len(own) <= MAX_LISTED and status in ("none", "open", "chance", "agree"):
                 names = [f"`{one.level}` {effect_size(one, unit)}" for one in own]
-            after = _corrected(results, n_tests) if status == "none" else ""
+            after = _corrected(results, n_tests) if status in ("none", "open") else ""
             parts.append(f"{_WORDS[status]} {listed(names)}{after}")
         elif own:
             parts.append(
@@ -274,6 +312,7 @@ def _factor_line(results: Results, found: Sequence[LevelEffect], n_tests: int) -
 
 _WORDS = {
     "none": "no effect found of",
+    "open": "undecided for",
     "chance": "in one seed",
     "agree": "the same in every seed",
     "dead": "nothing is changed by",
@@ -283,8 +322,9 @@ _WORDS = {
 
 def _level_told(results: Results, one: LevelEffect, n_tests: int, unit: str) -> str:
     size, status = effect_size(one, unit), _status(one)
-    if status == "none":
-        return f"no effect found, {size}{_corrected(results, n_tests)}"
+    if status in ("none", "open"):
+        what = "no effect found" if status == "none" else "undecided"
+        return f"{what}, {size}{_corrected(results, n_tests)}"
     if status == "chance":
         return f"{size} in one seed"
     if status == "agree":
@@ -436,16 +476,21 @@ def _limits_line(results: Results, primary: pd.DataFrame) -> str:
 
 def _power_told(results: Results, primary: pd.DataFrame) -> str:
     """The smallest effect that was not likely to be missed, or difference without factors."""
-    main, unit = primary[primary["kind"] == "main"], points(results.primary)
-    n_tests = int(primary["kind"].isin(["main", "interaction"]).sum())
-    found, what = detectable(main, max(1, n_tests), results.looks), "an effect"
+    unit = points(results.primary)
+    found, what = _least_effect(results, primary), "an effect"
     if not found.n_seeds:
         found = detectable(primary[primary["kind"] == "difference"], looks=results.looks)
         what = f"a difference to `{results.manifest.reference}`"
     if not found.n_seeds:
         return ""
-    size = f"{found.corrected:.2g}{unit}"
+    size = f"{two_digits(found.corrected)}{unit}"
     return f"{number(found.n_seeds)} seeds: {what} below {size} may well have been missed"
+
+
+def _least_effect(results: Results, primary: pd.DataFrame) -> Detectable:
+    """The smallest main effects that were not likely to be missed."""
+    n_tests = int(primary["kind"].isin(["main", "interaction"]).sum())
+    return detectable(primary[primary["kind"] == "main"], max(1, n_tests), results.looks)
 
 
 # Words

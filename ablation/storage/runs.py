@@ -43,6 +43,8 @@ from ablation.storage.files import replace as replace_file
 from ablation.subject.protocol import Record
 
 FORMAT = 1
+# the tool's name as a package, and in a manifest's provenance
+TOOL = "ablate-lt"
 # folder of a trial that is removed when the trial has ended
 WORK = "work"
 # A key of outcome.json, and the files whose checksums it holds, as they were when the trial ended.
@@ -158,7 +160,7 @@ class Manifest:
     published: list[dict[str, Any]]
     # from Subject.describe: class_counts, data_fingerprint, device, ...
     facts: dict[str, Any]
-    # commit, dirty, versions, platform, command
+    # commit, dirty, versions, platform, command; version, commit and dirty of `TOOL`
     provenance: dict[str, Any]
     # Of the experiment, before any factor: full and nested.
     config: dict[str, Any] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from ablation.grid.file import published_now
 from ablation.storage.asked import SUFFIX
 from ablation.storage.files import UNREADABLE
 from ablation.storage.project import ProjectPaths, report_files
-from ablation.storage.runs import write_atomically
+from ablation.storage.runs import RunFolder, write_atomically
 
 # whose versions change a report of the same results
 LIBRARIES = ("matplotlib", "pandas", "scipy")
@@ -122,6 +122,35 @@ class Closing:
             yield from sorted((PACKAGE / package).rglob("*.py"))
             yield from sorted((PACKAGE / package).rglob("*.j2"))
         yield PACKAGE / "formatting.py"
+
+
+def other_seeds(folder: RunFolder) -> str:
+    """Says that complete trials of more seeds are there than the study has; "" if there are none.
+
+    Of a study that adds seeds by itself, nothing is said.
+    """
+    manifest = folder.manifest()
+    if manifest.looks or manifest.search.get("of"):
+        return ""
+    arms = {spec.arm for spec in manifest.trials}
+    seeds = []
+    for path in folder.path.glob("*/outcome.json"):
+        arm, _, number = path.parent.name.rpartition("--s")
+        seed = int(number) if number.isdecimal() else None
+        if seed is None or arm not in arms or seed in manifest.seeds:
+            continue
+        outcome = folder.outcome(path.parent.name)
+        if outcome is not None and outcome.state == "COMPLETE":
+            seeds.append(seed)
+    if not seeds:
+        return ""
+    known = sorted({*manifest.seeds, *seeds})
+    asked = str(len(known)) if known == [*range(len(known))] else ",".join(map(str, known))
+    names = ", ".join(map(str, sorted(set(seeds))))
+    seeds_named = f"seeds {names}" if len(set(seeds)) > 1 else f"seed {names}"
+    trials = f"{len(seeds)} more trials" if len(seeds) > 1 else "1 more trial"
+    verb, them = ("are", "them") if len(seeds) > 1 else ("is", "it")
+    return f"{trials} ({seeds_named}) {verb} there; --seeds {asked} includes {them}"
 
 
 def _version(name: str) -> str:

@@ -40,7 +40,7 @@ from ablation.storage.asked import SUFFIX
 from ablation.storage.cache import DiskStore
 from ablation.storage.files import warn_once
 from ablation.storage.project import ProjectPaths
-from ablation.storage.runs import Manifest, RunFolder, TrialSpec
+from ablation.storage.runs import TOOL, Manifest, RunFolder, TrialSpec
 from ablation.subject.imported import refused
 from ablation.subject.loading import load_subject
 from ablation.subject.own import SOURCES
@@ -301,23 +301,30 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
     }
 
 
-PACKAGES = ("ablate-lt", "torch", "torchvision", "mlflow", "optuna", "numpy", "scipy", "pandas")
+PACKAGES = ("torch", "torchvision", "mlflow", "optuna", "numpy", "scipy", "pandas")
 
 
 def provenance() -> dict[str, Any]:
     """Commit, versions, machine and command, for the report.
 
-    `commit` is None outside a git checkout; `dirty` says whether there are uncommitted changes.
+    `commit` and `dirty` (whether there are uncommitted changes) are those of the working directory;
+    None where it is not under git. The tool's own stand under its name, where git has its code. In
+    files without that name, `commit` is the tool's.
     """
-    commit = _git("rev-parse", "HEAD")
-    status = _git("status", "--porcelain", "--untracked-files=no")
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
+    tool: dict[str, Any] = {}
+    with suppress(PackageNotFoundError):
+        tool["version"] = version(TOOL)
+    code = Path(__file__)
+    # A tool that is installed in a project's folder, such as in .venv/, is no file of its.
+    if _git(code.parent, "ls-files", "--error-unmatch", code.name) is not None:
+        tool |= _commit(code.parent)
     return {
-        "commit": commit,
-        "dirty": bool(status) if commit else None,
+        **_commit(Path()),
+        TOOL: tool,
         "versions": versions,
         "platform": f"{platform.system()} {platform.machine()}",
         "command": redacted(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
@@ -325,9 +332,15 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def _git(*arguments: str) -> str | None:
-    """What git says of the code that runs, wherever it was started from."""
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+def _commit(folder: Path) -> dict[str, Any]:
+    commit = _git(folder, "rev-parse", "HEAD")
+    status = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": bool(status) if commit else None}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git says of a folder; None if it cannot."""
+    command = ["git", "-C", str(folder), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

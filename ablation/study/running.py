@@ -26,7 +26,7 @@ from ablation.storage.cache import DEFAULT_SIZE, DiskStore, remove
 from ablation.storage.files import folder_lock
 from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import UNSCORED, Manifest, RunFolder
-from ablation.study.closing import Closing
+from ablation.study.closing import Closing, other_seeds
 from ablation.study.live import Progress, continuation, output, tell, working
 from ablation.study.opening import (
     PlannedStudy,
@@ -142,6 +142,7 @@ def run(planned: PlannedStudy, options: RunOptions) -> RunResult:
         timings.save()
     for line in said:
         console.print(Text(line))
+    tell(console, other_seeds(planned.folder))
     console.print(f"report: {closing.path}", highlight=False, soft_wrap=True)
     for page in (delivery.page for delivery in deliveries):
         if page:

@@ -27,6 +27,7 @@ from ablation.storage.asked import PRUNED, SUFFIX, SearchLog
 from ablation.storage.files import is_being_run
 from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import UNTUNED, RunFolder, TrialSpec
+from ablation.study.closing import other_seeds
 from ablation.study.live import (
     ProgressNote,
     fitting,
@@ -363,6 +364,7 @@ def describe_status(name: str, places: ProjectPaths, console: Console) -> None:
         n_left = len(changed.plan.unfinished(folder).missing(places.store))
     tell(console, _summary(arms, n_left, is_running, note, by_trial))
     tell(console, changed.description)
+    tell(console, other_seeds(folder))
 
 
 def _describe_search(folder: RunFolder, places: ProjectPaths, console: Console) -> None:

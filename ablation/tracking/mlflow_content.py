@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from ablation.formatting import is_percent, over_seeds
 from ablation.storage.files import digest, warn_once
-from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec
+from ablation.storage.runs import TOOL, Manifest, Outcome, RunFolder, TrialSpec
 from ablation.subject.loading import BUILT_IN
 from ablation.subject.protocol import Record
 
@@ -29,6 +29,8 @@ from ablation.subject.protocol import Record
 FORMAT, FORMAT_VERSION = "ablate.format", "2"
 # tag: `no` of trials that have left the grid, `yes` of the others
 IN_GRID = "ablate.in_grid"
+# tag of a study: that of the tool; `commit` is the project's
+TOOL_COMMIT = "ablate.commit"
 # decimals of percentages; significant digits of other metrics
 DECIMALS, DIGITS = 4, 6
 # rows of the table in a study's description, which holds 8,000 characters
@@ -194,9 +196,11 @@ def study_tags(manifest: Manifest, trials: Sequence[TrialContent]) -> dict[str, 
         "metric": manifest.metric["name"],
         "goal": manifest.metric["goal"],
         "seeds": ", ".join(map(str, manifest.seeds)),
-        "commit": _commit(manifest),
+        "commit": _commit(manifest.provenance),
         FORMAT: FORMAT_VERSION,
     }
+    if "commit" in (tool := manifest.provenance.get(TOOL, {})):
+        tags[TOOL_COMMIT] = _commit(tool)
     return fitted_labels("tag", tags, MAX_TAG)
 
 
@@ -330,7 +334,7 @@ def _description(manifest: Manifest, trials: Sequence[TrialContent]) -> str:
         measured |= metrics.keys()
         if metric in metrics:
             values[trial.spec.arm].append(metrics[metric])
-    head = f"{manifest.title}; dataset {manifest.dataset}; commit {_commit(manifest)}"
+    head = f"{manifest.title}; dataset {manifest.dataset}; commit {_commit(manifest.provenance)}"
     lines = [manifest.question, "", head]
     if values:
         rows = [f"| {arm} | {len(found)} | {over_seeds(found)} |" for arm, found in values.items()]
@@ -344,9 +348,10 @@ def _description(manifest: Manifest, trials: Sequence[TrialContent]) -> str:
     return "\n".join(lines)
 
 
-def _commit(manifest: Manifest) -> str:
-    commit = str(manifest.provenance.get("commit") or "unknown")
-    return f"{commit} (with uncommitted changes)" if manifest.provenance.get("dirty") else commit
+def _commit(known: Mapping[str, Any]) -> str:
+    """The commit as a tag; `known` as in a manifest's provenance."""
+    commit = str(known.get("commit", "unknown") or "none (not under git)")
+    return f"{commit} (with uncommitted changes)" if known.get("dirty") else commit
 
 
 def point(name: str, value: float, time: int, step: int) -> Point:

@@ -26,7 +26,7 @@ from ablation.tracking.mlflow_places import (
     has_tables,
     is_server,
 )
-from ablation.tracking.mlflow_views import address_of, links
+from ablation.tracking.mlflow_views import CURVES, NAMES, address_of, links
 
 HOST = "127.0.0.1"
 # MLflow's own; as many after it are tried where it is in use
@@ -102,6 +102,8 @@ def _links(uri: str, address: str) -> list[str]:
         lines.append(f"  {experiment.name}: {first}")
         if len(lines) == 1:
             lines += [f"    {name.lower()}: {link}" for name, link in others]
+            if NAMES[CURVES] in dict(others):
+                lines.append("    (a reload of the curves loses their groups: open the link again)")
     return lines
 
 

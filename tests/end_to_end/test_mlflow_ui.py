@@ -30,7 +30,6 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--window-size=1600,1000",
 ]
 FACTORS = {
     "lr_split": {"off": {"optim.lr.encoder": 1e-3}, "on": {"optim.lr.encoder": 1e-5}},
@@ -43,6 +42,22 @@ ARMS = {
     "lr_split+gradient_decoupling": ({"lr_split": "on", "gradient_decoupling": "on"}, 72.0),
 }
 N_EPOCHS = 8
+LINE_ENDS = """
+const key = arguments[0];
+const charts = [...document.querySelectorAll('.js-plotly-plot')];
+const lines = charts.flatMap(chart => chart.data || []).filter(line => line.metricKey === key);
+return lines.length ? lines.filter(line => line.mode === 'lines+markers').map(line => line.y.at(-1)) : null;
+"""
+"""The last value of each line of a metric that is drawn in bold; null until there are any."""
+COLUMNS = """
+const right = element => element.getBoundingClientRect().right;
+const heads = [...document.querySelectorAll('[role=columnheader][col-id^=metrics]')];
+return [
+  [...document.querySelectorAll('.ag-root')].map(right),
+  Object.fromEntries(heads.map(head => [head.getAttribute('col-id'), right(head)])),
+];
+"""
+"""Where the table ends, and each column of a metric."""
 FAILED = "ce--s1"
 
 
@@ -186,12 +201,18 @@ def without_view(link: str) -> str:
 
 
 @pytest.fixture
-def browser(tmp_path):
+def window(request) -> str:
+    """Width and height in pixels; with a parameter, that."""
+    return getattr(request, "param", "1600,1000")
+
+
+@pytest.fixture
+def browser(tmp_path, window):
     if not (CHROMIUM.exists() and CHROMEDRIVER.exists()):
         pytest.skip("needs /usr/bin/chromium and /usr/bin/chromedriver")
     options = webdriver.ChromeOptions()
     options.binary_location = str(CHROMIUM)
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"]:
+    for flag in [*FLAGS, f"--window-size={window}", f"--user-data-dir={tmp_path / 'profile'}"]:
         options.add_argument(flag)
     driver = webdriver.Chrome(options, webdriver.ChromeService(str(CHROMEDRIVER)))
     yield driver
@@ -269,6 +290,32 @@ def test_learning_curves_have_a_line_for_each_arm(links, browser, tmp_path):
     browser.get(links["curves"])
     page.wait_for("Learning curves", "test/top1", "lr_split (test/top1)", "none (test/top1)")
     page.picture("4-curves")
+
+
+def test_curves_end_at_the_means_of_the_table(links, browser, tmp_path):
+    """Lines that MLflow smooths end far from them."""
+    page = Page(browser, tmp_path)
+    browser.get(links["curves"])
+    page.wait_for("lr_split (test/top1)", "none (test/top1)")
+    ends = WebDriverWait(browser, WAIT_SECONDS).until(
+        lambda driver: driver.execute_script(LINE_ENDS, "test/top1")
+    )
+    # seeds 0 and 1 are half a point above what an arm has learned
+    means = [learned * (1 - 0.5**N_EPOCHS) + 0.5 for _, learned in ARMS.values()]
+    # one trial of the baseline has failed
+    assert sorted(end for end in ends if end is not None) == pytest.approx(sorted(means), abs=0.01)
+
+
+@pytest.mark.parametrize("window", ["1400,800"], indirect=True)
+def test_a_narrow_window_shows_metric_spread_and_seeds_of_an_arm(links, browser, tmp_path):
+    """Beside MLflow's menu and its assistant."""
+    page = Page(browser, tmp_path)
+    browser.get(links["arms"])
+    page.wait_for("arm/seeds", "MLflow Assistant")
+    (right,), heads = browser.execute_script(COLUMNS)
+    page.picture("6-narrow")
+    for name in ("test/top1", "std/test/top1", "arm/seeds"):
+        assert heads[f"metrics.`{name}`"] <= right, name
 
 
 @pytest.mark.parametrize("links", [{"signal": signal.SIGTERM}], indirect=True)

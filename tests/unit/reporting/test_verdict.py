@@ -384,3 +384,37 @@ def test_a_study_with_looks_tells_dependent_effects_by_its_repeated_intervals(tm
         for lines in (plain, looked)
     ]
     assert len(widths[0]) == 2 and all(a < b for a, b in zip(*widths))
+
+
+def test_what_two_seeds_cannot_tell_is_said_to_be_undecided(tmp_path):
+    """A crash has taken a whole arm, and intervals are far wider than all that was seen."""
+    factors = {name: FACTORS[name] for name in ("lr_split", "warmup")}
+
+    def state(spec):
+        return "FAILED" if spec.arm == "lr_split+warmup" else "COMPLETE"
+
+    folder = study(tmp_path, factors, ["ldmlr"], seeds=[0, 1], noise=9.0, state=state)
+    lines = lines_of(folder)
+    assert lines[0].startswith(
+        "From 8 of 10 trials, none of `lr_split+warmup`: there are too few seeds to tell an effect "
+        "of `lr_split` and `warmup` on top-1"
+    )
+    assert lines[1].startswith("`lr_split`: undecided, ")
+    text = " ".join(lines)
+    assert "o effect" not in text and not re.search(r"\de[+-]\d", text)
+
+
+def test_an_interval_within_what_was_seen_finds_no_effect(tmp_path):
+    factors = {name: FACTORS[name] for name in ("lr_split", "gradient_decoupling")}
+    folder = study(tmp_path, factors, ["ldmlr"], seeds=range(5), noise=0.3)
+    text = " ".join(lines_of(folder))
+    assert "`gradient_decoupling`: no effect found, " in text and "undecided" not in text
+
+
+def test_many_undecided_factors_are_merged_into_three_lines(tmp_path):
+    factors = {name: {"off": {}, "on": {name: 1}} for name in [*FACTORS, "cut", "jitter"]}
+    lines = lines_of(
+        study(tmp_path, factors, ["ldmlr"], seeds=[0, 1], noise=6.0, top1=lambda _: 60)
+    )
+    assert "too few seeds to tell an effect of five levels of five factors on top-1" in lines[0]
+    assert [line.count(": undecided, ") for line in lines[1:4]] == [1, 1, 3]

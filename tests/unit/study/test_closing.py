@@ -1,5 +1,6 @@
 """The report is written where anything has changed, and only there."""
 
+import shutil
 import subprocess
 import sys
 
@@ -10,7 +11,9 @@ from ablation.cli.main import main
 from ablation.reporting import figures, report
 from ablation.study import closing, running
 from ablation.study.closing import Closing
+from ablation.study.live import output
 from ablation.study.opening import open_study
+from ablation.study.views import describe_status
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::sqlalchemy.exc.SADeprecationWarning"
@@ -24,10 +27,13 @@ def run(toy, monkeypatch, capsys):
     written, write = [], report.write_judged
     monkeypatch.setattr(report, "write_judged", lambda *args: written.append(1) or write(*args))
 
-    def run():
+    def run(seeds=None):
         written.clear()
         toy.work_here(monkeypatch)
-        running.run(open_study(toy.root / "grid.yaml"), running.RunOptions(jobs=2, offline=True))
+        running.run(
+            open_study(toy.root / "grid.yaml", seeds=seeds),
+            running.RunOptions(jobs=2, offline=True),
+        )
         return capsys.readouterr().out.splitlines(), len(written)
 
     return run
@@ -137,3 +143,23 @@ def test_figures_are_drawn_again_only_for_other_results_or_other_files(toy, run,
     toy.edit("[0, 1]", "[0, 1, 2]")
     run()
     assert len(drawings) == 3
+
+
+def test_results_of_more_seeds_than_are_asked_for_are_said_to_be_there(toy, run, capsys):
+    of_all, _ = run("4")
+    n_arms = len({spec.arm for spec in toy.folder.manifest().trials})
+    told = f"{2 * n_arms} more trials (seeds 2, 3) are there; --seeds 4 includes them"
+    assert told not in of_all
+    said, _ = run()
+    assert said.count(told) == 1 and said.index(told) == len(said) - 3
+    describe_status("toy", toy.places, output())
+    assert told in capsys.readouterr().out.splitlines()
+    assert toy.folder.manifest().seeds == [0, 1]
+
+
+def test_other_seeds_are_named_one_by_one_where_no_number_stands_for_them(toy, run):
+    run("0,1,7")
+    first, *others = (spec for spec in toy.folder.manifest().trials if spec.seed == 7)
+    shutil.rmtree(toy.folder.trial_path(first.trial))
+    told = f"{len(others)} more trials (seed 7) are there; --seeds 0,1,7 includes them"
+    assert told in run()[0]

@@ -91,6 +91,12 @@ def test_charts_begin_with_the_headline_metric(manifest):
     assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == {section["uuid"]}
 
 
+def test_charts_are_not_smoothed_and_follow_the_page_s_own_setting(manifest):
+    state = states(views.view_tags(manifest, MEASURED, 5))[views.CURVES]
+    assert state["globalLineChartConfig"]["lineSmoothness"] == 0
+    assert all(chart["useGlobalLineSmoothing"] for chart in state["compareRunCharts"])
+
+
 def test_a_metric_that_is_minimised_is_sorted_upwards(manifest):
     changed = replace(manifest, metric={"name": "loss", "goal": "minimize"})
     state = states(views.view_tags(changed, ["loss"], 5))[views.ARMS]

@@ -137,6 +137,7 @@ def test_links_lead_to_the_views_that_a_study_has(uri, ended, capsys):
     assert lines[1:] == [
         f"  fixes: {fixes}&viewStateShareKey=ablate-arms",
         f"    learning curves: {fixes}&compareRunsMode=CHART&viewStateShareKey=ablate-curves",
+        "    (a reload of the curves loses their groups: open the link again)",
         f"  plain: {fixes.replace(ids['fixes'] + '/runs', ids['plain'] + '/runs')}",
     ]
 
