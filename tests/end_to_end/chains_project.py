@@ -139,7 +139,9 @@ class Project:
             for trial in optuna.load_study(study_name=self.study, storage=storage).trials
         ]
         client = MlflowClient(f"sqlite:///{self.root}/mlflow.db")
-        runs = client.search_runs([client.get_experiment_by_name(self.study).experiment_id])
+        runs = client.search_runs(
+            [client.get_experiment_by_name(self.study).experiment_id], "tags.kind != 'summary'"
+        )
         return ledger, [run.info.status for run in runs]
 
     def points(self) -> dict[str, dict[str, list[tuple[int, float]]]]:
@@ -147,7 +149,9 @@ class Project:
         client = MlflowClient(
             self.environment.get("MLFLOW_TRACKING_URI", f"sqlite:///{self.root}/mlflow.db")
         )
-        runs = client.search_runs([client.get_experiment_by_name(self.study).experiment_id])
+        runs = client.search_runs(
+            [client.get_experiment_by_name(self.study).experiment_id], "tags.kind != 'summary'"
+        )
         return {
             run.info.run_name: {
                 name: sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, name))

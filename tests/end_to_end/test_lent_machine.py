@@ -91,7 +91,7 @@ def test_a_study_grows_by_seeds_on_machines_without_optuna_and_mlflow(home, tmp_
         )
         assert f"lent how=better--s{n}: COMPLETE, test/top1: {31.0 + n}" in said
         call(home, FILE, "unpack", tmp_path / f"out{n}")
-    assert "4/4 trials done; 0 epochs left to train" in call(home, "-m", "ablation", "status")
+    assert "4/4 trials done; 0 left to train" in call(home, "-m", "ablation", "status")
     told = (
         call(home, "-m", "ablation", "report")
         + (home / "reports" / "lent" / "report.md").read_text()
