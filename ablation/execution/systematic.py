@@ -9,6 +9,8 @@ from ablation.storage.runs import Failure, TrialSpec, cause
 
 # how often work fails by one cause before a study is given up
 ENOUGH = 3
+# beside the names of factors, none of which is empty or begins with a space
+ARMS, SEEDS = "", " seeds"
 # failures that are results of their trial: training ran, and this is what came of it
 RESULTS = (
     "Diverged",
@@ -25,8 +27,8 @@ class Failures:
 
     A study whose own arms fail is a result, and arms that fail are often the first to end. So the
     failures must have one cause, `ENOUGH` times, and nothing in common that other trials lack: of
-    each factor that the study has, they cover two levels. Work that trials share fails once,
-    however many trials fail by it.
+    each factor that the study has, they cover two levels, and they are of two seeds. Work that
+    trials share fails once, however many trials fail by it.
     """
 
     def __init__(self) -> None:
@@ -60,10 +62,11 @@ class Failures:
 
 
 def _levels(specs: Iterable[TrialSpec]) -> dict[str, set[str]]:
-    """Factor -> levels of these trials; "" -> their arms and baselines."""
+    """Factor -> levels of these trials; ARMS and SEEDS -> those of the trials."""
     found = defaultdict[str, set[str]](set)
     for spec in specs:
-        found[""].add(spec.arm)
+        found[ARMS].add(spec.arm)
+        found[SEEDS].add(str(spec.seed))
         for factor, level in spec.levels.items():
             found[factor].add(level)
     return found

@@ -17,7 +17,7 @@ from ablation.storage.project import ProjectPaths, report_files
 from ablation.storage.runs import RunFolder, write_atomically
 
 # whose versions change a report of the same results
-LIBRARIES = ("matplotlib", "pandas", "scipy")
+LIBRARIES = ("jinja2", "markdown-it-py", "matplotlib", "numpy", "pandas", "scipy")
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,16 @@ class Closing:
 
         folder = self.places.runs(self.name)
         # before they are read: a study that is run may add to them
-        results = self._digest(self._results())
+        was_running, results = folder.is_being_run(), self._digest(self._results())
         drawn = self._drawn(results)
         written = write_judged(folder, self.path.parent, as_html, changed, drawn)
         said = conclusion(written.study, written.effects, written.claims)
+        # Of a study that is run, the report tells more than the files; or less, if it went on
+        # while they were read.
+        is_passing = was_running or folder.is_being_run()
+        is_passing = is_passing or self._digest(self._results()) != results
         note = {
-            # of a study that is run, the report tells more than the files
-            "digest": "" if folder.is_being_run() else self._digest(),
+            "digest": "" if is_passing else self._digest(),
             "changed": changed,
             "said": said,
             "results": results,

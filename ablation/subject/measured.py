@@ -6,6 +6,7 @@ A line counts as what it holds of metrics:
     epoch=3 test/top1=71.2 loss=0.5         name=value, anywhere in the line
     Epoch 3/10: loss: 0.5, acc: 71.2%       name: value, with a space; a name has no spaces
     test acc: 62.4%  train acc: 99.0%       a word of DATA before a name: test/acc, train/acc
+    Best val acc: 80.0                      of several epochs: best/val/acc
 
 Those of a line that names a whole epoch are of that epoch; so are those that follow a line which
 holds an epoch alone. All others have a last value only.
@@ -36,7 +37,7 @@ DATA = "train|training|val|valid|validation|dev|eval|evaluation|test|testing"
 PAIR = re.compile(
     # no part of a longer name, or of a path
     r"(?<![\w./@-])"
-    rf"(?:(?P<data>{DATA})\s+)?"
+    rf"(?P<best>(?:best|highest|lowest)\s+)?(?:(?P<data>{DATA})\s+)?"
     r"(?P<quote>[\"']?)(?P<name>[A-Za-z_][\w./@-]*)(?P=quote)"
     rf"\s*(?:=\s*|:\s+)(?P<value>{NUMBER})"
     # no part of 12:30, 12.5s or 3/10
@@ -57,6 +58,8 @@ class Measured:
     _current: int | None = None
     # as printed without a word of DATA -> the names that it may stand for: acc -> test/acc
     _meanings: dict[str, set[str]] = field(default_factory=dict)
+    # names that stood twice in some line with different values: they are no metric any more
+    _unclear: set[str] = field(default_factory=set)
 
     def add(self, values: Mapping[str, float]) -> int | None:
         """Take the values of a line; returns the epoch that they are of, if any."""
@@ -77,15 +80,21 @@ class Measured:
     def add_line(self, line: str) -> int | None:
         """Take the numbers of a printed line; returns the epoch that they are of, if any."""
         told = numbers_in(line)
-        epoch = self.add(told.numbers)
+        self._unclear |= told.unclear
+        for values in (self.last, *self.history.values()) if told.unclear else ():
+            for name in told.unclear:
+                values.pop(name, None)
+        epoch = self.add({n: v for n, v in told.numbers.items() if n not in self._unclear})
         for name in told.numbers:
             short = told.short.get(name, name)
             self._meanings.setdefault(short, set()).add(name)
-        for name in told.unclear:
-            # an earlier value is not the last one
-            self.last.pop(name, None)
-            self.history.get(epoch if epoch is not None else -1, {}).pop(name, None)
         return epoch
+
+    @property
+    def withdrawn(self) -> set[str]:
+        """Names that may have stood for something, and turned out to be ambiguous."""
+        ambiguous = {short for short, names in self._meanings.items() if len(names) > 1}
+        return self._unclear | {name for name in ambiguous if name not in self.last}
 
     def with_short_names(self, values: Mapping[str, float]) -> dict[str, float]:
         """These values, those of test/acc as `acc` too, unless that may stand for another one."""
@@ -93,7 +102,7 @@ class Measured:
             short: values[name]
             for short, names in self._meanings.items()
             for name in names
-            if len(names) == 1 and name in values
+            if len(names) == 1 and name in values and short not in self._unclear
         }
         return {**short, **values}
 
@@ -111,8 +120,8 @@ class Line(NamedTuple):
     numbers: dict[str, float]
     # test/acc -> acc: names that are longer than printed
     short: dict[str, str]
-    # names that stand there twice with different values; they are numbered: acc.1, acc.2
-    unclear: list[str]
+    # names that stand there twice with different values: only acc.1 and acc.2 are numbers
+    unclear: set[str]
 
 
 def numbers_in(line: str) -> Line:
@@ -124,26 +133,31 @@ def numbers_in(line: str) -> Line:
         except ValueError:
             told = None
         if isinstance(told, dict):
-            return Line(dict(_leaves(told)), {}, [])
+            return Line(dict(_leaves(told)), {}, set())
     found: dict[str, list[float]] = {}
     numbers: dict[str, float] = {}
     short: dict[str, str] = {}
-    unclear: list[str] = []
+    unclear: set[str] = set()
     for match in PAIR.finditer(text):
         name = printed = match["name"]
         if match["data"] and name.lower() != EPOCH:
             name = f"{match['data'].lower()}/{printed}"
             short[name] = printed
+        if match["best"] and name.lower() != EPOCH:
+            # of an earlier epoch, perhaps: not the last value of the name
+            name = f"best/{name}"
         found.setdefault(name, []).append(float(match["value"]))
     for name, values in found.items():
         # as text, in which NaN equals NaN
         if len(set(map(str, values))) == 1 or name.lower() == EPOCH:
             numbers[name] = values[-1]
-            continue
-        unclear.append(name)
-        for i, value in enumerate(values, 1):
+        else:
+            unclear.add(name)
+        # also where they agree: in other lines they may not
+        for i, value in enumerate(values, 1) if len(values) > 1 and name.lower() != EPOCH else ():
             numbers[f"{name}.{i}"] = value
-            short[f"{name}.{i}"] = short.get(name, name)
+            if name in unclear:
+                short[f"{name}.{i}"] = short.get(name, name)
     if not any(name.lower() == EPOCH for name in numbers) and (epoch := EPOCH_ALONE.search(text)):
         numbers[EPOCH] = float(epoch[1])
     return Line(numbers, short, unclear)

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -164,8 +164,8 @@ class _Output:
         elif number != ERRORS and self._metrics in ("", "stdout"):
             epoch = self._printed.add_line(text)
             if epoch is not None:
-                known = self._printed.history[epoch]
-                self._tell(epoch, self._printed.with_short_names(known))
+                known = self._printed.with_short_names(self._printed.history[epoch])
+                self._tell(epoch, known, self._printed.withdrawn)
 
     def _look(self) -> None:
         """Tell the study of epochs that are new in the files."""
@@ -188,10 +188,13 @@ class _Output:
         for epoch in sorted(found.history):
             self._tell(epoch, found.history[epoch])
 
-    def _tell(self, epoch: int, metrics: Mapping[str, float]) -> None:
+    def _tell(
+        self, epoch: int, metrics: Mapping[str, float], withdrawn: Collection[str] = ()
+    ) -> None:
         before = self._told.get(epoch, {})
-        if not metrics.items() <= before.items():
-            self._told[epoch] = {**before, **metrics}
+        now = {n: v for n, v in (before | dict(metrics)).items() if n not in withdrawn}
+        if now != before:
+            self._told[epoch] = now
             self._place.on_epoch({"epoch": epoch, "metrics": self._told[epoch]}, False)
 
 

@@ -7,9 +7,10 @@ first hundred: of a study with more trials these would be means of the best seed
 from __future__ import annotations
 
 import hashlib
+import math
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ablation.storage.runs import Manifest, Outcome
@@ -104,7 +105,15 @@ def _values(manifest: Manifest, outcomes: Sequence[Outcome]) -> dict[str, float]
     for outcome in outcomes:
         for name, value in outcome.metrics.items():
             of_metric[name].append(finite(value))
-    values = {name: statistics.fmean(each) for name, each in of_metric.items()}
+    values = {name: _or_nan(statistics.fmean, each) for name, each in of_metric.items()}
     if len(of_metric[metric]) > 1:
-        values[STD + metric] = statistics.stdev(of_metric[metric])
+        values[STD + metric] = _or_nan(statistics.stdev, of_metric[metric])
     return values | {N_SEEDS: n}
+
+
+def _or_nan(of: Callable[[list[float]], float], values: list[float]) -> float:
+    """What a function makes of values; NaN where that is beyond the largest float."""
+    try:
+        return of(values)
+    except OverflowError:
+        return math.nan

@@ -13,7 +13,8 @@ def spec(arm, seed=0, **levels):
 PLANNED = [
     spec(f"{a}{b}", seed, a=a, b=b) for a in ("off", "on") for b in ("off", "on") for seed in (0, 1)
 ]
-OFF, WITH_B, WITH_A, BOTH = PLANNED[::2]
+OFF, WITH_B, _, BOTH = PLANNED[::2]
+WITH_A = PLANNED[5]
 
 
 def verdict(*failed, ran=False):
@@ -38,6 +39,8 @@ def test_three_failures_by_one_cause_under_both_levels_of_every_factor_are_syste
 def test_what_failures_alone_have_in_common_may_be_their_cause():
     # all without a: with it, trials may run
     assert not verdict(*alike(OFF, WITH_B, *PLANNED[1:4:2]))
+    # of one seed, of which a split may be damaged
+    assert not verdict(*alike(*PLANNED[::2]))
     # of one arm
     assert not verdict(*alike(OFF, PLANNED[1], OFF))
 

@@ -163,3 +163,22 @@ def test_other_seeds_are_named_one_by_one_where_no_number_stands_for_them(toy, r
     shutil.rmtree(toy.folder.trial_path(first.trial))
     told = f"{len(others)} more trials (seed 7) are there; --seeds 0,1,7 includes them"
     assert told in run()[0]
+
+
+def test_a_report_is_not_kept_while_whose_writing_results_came(toy, run, monkeypatch):
+    run()
+    written = report.write_judged
+
+    def late(*arguments):
+        found = written(*arguments)
+        path = next(toy.folder.path.glob("*/metrics.jsonl"))
+        path.write_bytes(path.read_bytes() + b"\n")
+        return found
+
+    closing = Closing(toy.places, "toy")
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "write_judged", late)
+        closing.write()
+    assert closing.known() is None
+    closing.write()
+    assert closing.known() is not None

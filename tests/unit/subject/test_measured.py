@@ -22,7 +22,8 @@ LINES = {
     "Epoch: [7][ 20/100] loss=2": {"epoch": 7, "loss": 2},
     "test acc: 62.4%  train acc: 99.0%": {"test/acc": 62.4, "train/acc": 99},
     "Epoch 3: Train loss=0.5, val loss=0.6": {"epoch": 3, "train/loss": 0.5, "val/loss": 0.6},
-    "acc: 62.4%  acc: 99.0%  lr=1 lr=1": {"acc.1": 62.4, "acc.2": 99, "lr": 1},
+    "acc: 62.4%  acc: 99.0%  lr=1 lr=1": {"acc.1": 62.4, "acc.2": 99, "lr": 1, "lr.1": 1, "lr.2": 1},
+    "Best val acc: 80.0": {"best/val/acc": 80},
     "INFO train: loss=0.5 latest acc=2": {"loss": 0.5, "acc": 2},
     "Train Epoch: 1 [640/60000 (1%)]\tLoss: 2.130": {"Epoch": 1, "Loss": 2.13},
     "2026-11-27 17:08:13,120 INFO train: epoch=2 loss=0.5": {"epoch": 2, "loss": 0.5},
@@ -73,6 +74,13 @@ TEST, TRAIN = {"test/acc": 62.4}, {"train/acc": 99}
         # `acc` would be a guess
         (["test acc: 62.4%  train acc: 99.0%"], {**TEST, **TRAIN}),
         (["test acc: 62.4%", "train acc: 99.0%"], {**TEST, **TRAIN}),
+        # where both are the same in the last line, too
+        (["acc: 62.4%  acc: 85.0%", "acc: 99.0% | acc: 99.0%"], {"acc.1": 99, "acc.2": 99}),
+        # the best of all epochs is not the last one
+        (
+            ["val acc: 80%", "val acc: 60%", "Best val acc: 80%"],
+            {"val/acc": 60, "acc": 60, "best/val/acc": 80},
+        ),
         (["acc: 0 acc: 0", "acc: 62.4%  acc: 99.0%"], {"acc.1": 62.4, "acc.2": 99}),
         # it is printed as such
         (["acc: 3", "test acc: 62.4%", "train acc: 99"], {"acc": 3, **TEST, **TRAIN}),
@@ -130,3 +138,12 @@ def test_files_of_mlflow_are_read_with_steps_as_epochs(tmp_path):
     (tmp_path / "0" / "a" / "metrics" / "test" / "acc").unlink()
     assert read_mlflow(tmp_path).history == {}
     assert read_mlflow(tmp_path).last == {"test/acc": 0.75}
+
+
+def test_a_short_name_that_turns_out_to_be_ambiguous_is_withdrawn():
+    found = Measured()
+    epoch = found.add_line("Epoch 1 train acc: 99")
+    assert "acc" in found.with_short_names(found.history[epoch]) and not found.withdrawn
+    found.add_line("Epoch 1 test acc: 60")
+    assert "acc" not in found.with_short_names(found.history[epoch])
+    assert found.withdrawn == {"acc"}

@@ -1,5 +1,6 @@
 """An arm's run in MLflow: means over all seeds, whatever the interface has loaded."""
 
+import math
 import statistics
 from dataclasses import replace
 
@@ -134,3 +135,13 @@ def test_an_arm_of_a_search_has_the_values_of_its_best_trial(uri, tmp_path, goal
     assert metrics["arm/trials"] == 5 and f"std/{METRIC}" not in metrics
     few = values(folder, "ce", "test/few")[found.index(best(found))]
     assert metrics["test/few"] == pytest.approx(few, abs=5e-5)
+
+
+def test_values_whose_sum_is_beyond_the_largest_float_leave_a_gap(uri, tmp_path):
+    folder = study(tmp_path, (0, 1))
+    for trial in ("ce--s0", "ce--s1"):
+        outcome = folder.outcome(trial)
+        folder.write_outcome(trial, replace(outcome, metrics={**outcome.metrics, "loss": 1.2e308}))
+    Tracker().sync(folder)
+    metrics = run_of(uri, "ce").data.metrics
+    assert math.isnan(metrics["loss"]) and metrics["arm/seeds"] == 2
