@@ -61,7 +61,11 @@ MISNAMED = "print(f'acc={rate} loss={size}')\n"
     ("text", "why"),
     [
         (REFUSES, "CommandFailed: exit code 1: error: unrecognized arguments: --learning-rate 1"),
-        (MISNAMED, "MissingMetric: the last record does not hold the metric 'value'; it holds acc"),
+        pytest.param(
+            MISNAMED,
+            "MissingMetric: the last record does not hold the metric 'value'; it holds acc",
+            marks=pytest.mark.long,
+        ),
     ],
     ids=["flag", "metric"],
 )
@@ -112,7 +116,13 @@ def test_what_was_mended_elsewhere_is_run_by_the_same_command_and_the_rest_on_re
 
 @pytest.mark.parametrize(
     "healthy",
-    ["rate == '2'", "size == '2'", "seed != '0'", "(rate, size, seed) == ('1', '1', '0')"],
+    [
+        "seed != '0'",
+        *(
+            pytest.param(one, marks=pytest.mark.long)
+            for one in ("rate == '2'", "size == '2'", "(rate, size, seed) == ('1', '1', '0')")
+        ),
+    ],
 )
 def test_a_study_goes_on_of_which_an_arm_or_one_trial_can_run(healthy):
     script(f"if {healthy}: print('value=1')\nelse: sys.exit('the loss is no number')\n")
