@@ -192,48 +192,23 @@ def load(folder: RunFolder, manifest: Manifest | None = None) -> Results:
     return _tables(manifest, lambda spec: _read(folder, spec, is_running))
 
 
-class Scores:
-    """The results of a study that grows, without its epochs.
+def load_scores(folder: RunFolder, manifest: Manifest) -> Results:
+    """As `load`, without the epochs: `history` and `per_class` are empty, and no hits are known.
 
-    The files of a trial that has ended are read once, and its epochs only where it has to be known
-    whether they agree bit by bit with those of another trial.
+    A trial's epochs are read only where it has to be known whether they agree bit by bit with those
+    of another trial.
     """
-
-    def __init__(self, folder: RunFolder):
-        self.folder = folder
-        # trial and its key -> what was read of it, once it has ended
-        self._ended: dict[tuple[str, str], _Read] = {}
-        self._digests: dict[str, str] = {}
-
-    def results(self, manifest: Manifest) -> Results:
-        """As `load`; the tables `history` and `per_class` are empty, and no hits are known."""
-        found = _tables(manifest, self._read)
-        return replace(found, digests=_Digests(self.folder, list(found.digests), self._digests))
-
-    def _read(self, spec: TrialSpec) -> _Read:
-        name = (spec.trial, spec.key)
-        if name in self._ended:
-            return self._ended[name]
-        found = self.folder.outcome(spec.trial)
-        outcome = _own(found, spec)
-        if outcome is None:
-            return _Read(None, self._state(spec, found), [], {}, "")
-        is_complete = outcome.state == "COMPLETE"
-        last = self.folder.last_record(spec.trial) if is_complete else None
-        own = replace(outcome, vectors={}, hits="")
-        metrics = last["metrics"] if last else {}
-        self._ended[name] = _Read(own, self._state(spec, found), [], metrics, "")
-        return self._ended[name]
-
-    def _state(self, spec: TrialSpec, found: Outcome | None) -> str:
-        return self.folder.state(spec, found, self.folder.is_being_run())
+    is_running = folder.is_being_run()
+    found = _tables(manifest, lambda spec: _read_score(folder, spec, is_running))
+    return replace(found, digests=_Digests(folder, found.digests))
 
 
 class _Digests(Mapping[str, str]):
     """Complete trial -> digest, read from its files when it is asked for, and then known."""
 
-    def __init__(self, folder: RunFolder, trials: Sequence[str], known: dict[str, str]):
-        self._folder, self._trials, self._known = folder, dict.fromkeys(trials), known
+    def __init__(self, folder: RunFolder, trials: Collection[str]):
+        self._folder, self._trials = folder, trials
+        self._known: dict[str, str] = {}
 
     def __getitem__(self, trial: str) -> str:
         if trial not in self._trials:
@@ -281,6 +256,16 @@ def _read(folder: RunFolder, spec: TrialSpec, is_running: bool) -> _Read:
     if outcome is not None and outcome.state == "COMPLETE":
         digest = _digest(records, outcome)
     return _Read(outcome, state, records, last, digest)
+
+
+def _read_score(folder: RunFolder, spec: TrialSpec, is_running: bool) -> _Read:
+    found = folder.outcome(spec.trial)
+    outcome, state = _own(found, spec), folder.state(spec, found, is_running)
+    last = None
+    if outcome is not None:
+        outcome = replace(outcome, vectors={}, hits="")
+        last = folder.last_record(spec.trial) if outcome.state == "COMPLETE" else None
+    return _Read(outcome, state, [], last["metrics"] if last else {}, "")
 
 
 def _tables(manifest: Manifest, read: Callable[[TrialSpec], _Read]) -> Results:

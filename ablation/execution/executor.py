@@ -136,7 +136,9 @@ class Execution:
     @property
     def given_up_for(self) -> list[str]:
         """The trials whose failures show that those which are open would fail, too; [] if none."""
-        if not (self.open and self.failures.are_systematic(self.plan.specs)):
+        # asked in each turn, and there may be 10,000 trials: they are looked at only if need be
+        planned = (trial.spec for trial in self.plan.trials.values())
+        if not (self.open and self.failures.are_systematic(planned)):
             return []
         return [spec.trial for spec in self.failures.specs]
 

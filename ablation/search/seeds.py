@@ -82,9 +82,9 @@ def _replayed(folder: RunFolder, manifest: Manifest) -> LooksSoFar:
     # pandas, which planning a study does without
     from ablation.analysis.claims import claims_replay
     from ablation.analysis.effects import effects_replay
-    from ablation.analysis.results import Scores
+    from ablation.analysis.results import load_scores
 
-    results = Scores(folder).results(manifest)
+    results = load_scores(folder, manifest)
     claims = claims_replay(results)
     due, looks = dict(claims.due), {"claims": claims.looks}
     if manifest.decides_effects:

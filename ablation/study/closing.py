@@ -64,21 +64,21 @@ class Closing:
 
         folder = self.places.runs(self.name)
         # before they are read: a study that is run may add to them
-        was_running, results = folder.is_being_run(), self._digest(self._results())
+        was_running, results = folder.is_being_run(), self._hash(self._results())
         drawn = self._drawn(results)
         written = write_judged(folder, self.path.parent, as_html, changed, drawn)
         said = conclusion(written.study, written.effects, written.claims)
         # Of a study that is run, the report tells more than the files; or less, if it went on
         # while they were read.
         is_passing = was_running or folder.is_being_run()
-        is_passing = is_passing or self._digest(self._results()) != results
+        is_passing = is_passing or self._hash(self._results()) != results
         note = {
-            "digest": "" if is_passing else self._digest(),
+            "digest": "" if is_passing else self._digest(results),
             "changed": changed,
             "said": said,
             "results": results,
             "drawn": written.drawn,
-            "figures": self._digest(self._figures()),
+            "figures": self._hash(self._figures()),
         }
         write_atomically(self._note, json.dumps(note, indent=1) + "\n")
         return said
@@ -89,7 +89,7 @@ class Closing:
             told = json.loads(self._note.read_bytes())
             drawn = [str(name) for name in told["drawn"]]
             is_same = told["results"] == results
-            return drawn if is_same and told["figures"] == self._digest(self._figures()) else None
+            return drawn if is_same and told["figures"] == self._hash(self._figures()) else None
         except (*UNREADABLE, KeyError, TypeError):
             return None
 
@@ -97,9 +97,16 @@ class Closing:
     def _note(self) -> Path:
         return self.places.root / ".ablate" / "reported" / f"{self.name}.json"
 
-    def _digest(self, files: Iterable[Path] | None = None) -> str:
-        """Of files; default: of the results, and the report's own that are made of them."""
-        files = [*self._results(), *report_files(self.path.parent)] if files is None else files
+    def _digest(self, results: str = "") -> str:
+        """Of the results, and of the report's own files that are made of them.
+
+        results: the hash of the former, where it is known
+        """
+        made_of_them = self._hash(report_files(self.path.parent))
+        return f"{results or self._hash(self._results())} {made_of_them}"
+
+    def _hash(self, files: Iterable[Path]) -> str:
+        """Of files, and of what else a report is made of."""
         told = [_version(name) for name in LIBRARIES]
         published = published_now(self.places.runs(self.name).manifest())
         digest = hashlib.sha256(repr((told, published)).encode())

@@ -148,16 +148,18 @@ def numbers_in(line: str) -> Line:
             name = f"best/{name}"
         found.setdefault(name, []).append(float(match["value"]))
     for name, values in found.items():
+        if len(values) == 1 or name.lower() == EPOCH:
+            numbers[name] = values[-1]
+            continue
+        # also where they agree: in other lines they may not
+        numbered = {f"{name}.{i}": value for i, value in enumerate(values, 1)}
+        numbers |= numbered
         # as text, in which NaN equals NaN
-        if len(set(map(str, values))) == 1 or name.lower() == EPOCH:
+        if len(set(map(str, values))) == 1:
             numbers[name] = values[-1]
         else:
             unclear.add(name)
-        # also where they agree: in other lines they may not
-        for i, value in enumerate(values, 1) if len(values) > 1 and name.lower() != EPOCH else ():
-            numbers[f"{name}.{i}"] = value
-            if name in unclear:
-                short[f"{name}.{i}"] = short.get(name, name)
+            short |= dict.fromkeys(numbered, short.get(name, name))
     if not any(name.lower() == EPOCH for name in numbers) and (epoch := EPOCH_ALONE.search(text)):
         numbers[EPOCH] = float(epoch[1])
     return Line(numbers, short, unclear)

@@ -70,9 +70,9 @@ def arm_contents(
     for arm, own in members.items():
         complete = [t for t in own if t.outcome and t.outcome.state == "COMPLETE"]
         outcomes = [t.outcome for t in complete if t.outcome]
-        ends = [t.finished for t in complete if t.finished is not None]
-        if not outcomes or not ends:
+        if not outcomes:
             continue
+        end = max(t.finished or 0 for t in complete)
         levels = own[0].spec.levels
         tags = {"study": manifest.study, "arm": arm, "kind": SUMMARY} | {
             f"factor.{factor}": level for factor, level in levels.items()
@@ -83,7 +83,7 @@ def arm_contents(
                 arm,
                 fitted_labels("setting", {"arm": arm} | levels, MAX_PARAM),
                 fitted_labels("tag", tags, MAX_TAG) | {FORMAT: FORMAT_VERSION, IN_GRID: "yes"},
-                [point(name, value, max(ends), len(outcomes)) for name, value in values.items()],
+                [point(name, value, end, len(outcomes)) for name, value in values.items()],
                 len(outcomes),
                 status_of(own, is_running),
                 min(t.start() for t in complete),

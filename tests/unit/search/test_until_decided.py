@@ -15,7 +15,7 @@ from toy_study import ToyStudy
 from toy_subject import Toy
 
 from ablation.analysis import sequential
-from ablation.analysis.results import Scores, load
+from ablation.analysis.results import load, load_scores
 from ablation.errors import InputError
 from ablation.formatting import MISSING
 from ablation.grid.load import load_study
@@ -364,7 +364,7 @@ def test_a_report_while_main_effects_wait_for_their_first_look(tmp_path, monkeyp
 
 def test_scores_judge_as_all_results_do(toy):
     toy.go()
-    whole, scores = load(toy.folder), Scores(toy.folder).results(toy.folder.manifest())
+    whole, scores = load(toy.folder), load_scores(toy.folder, toy.folder.manifest())
     pd.testing.assert_frame_equal(whole.trials, scores.trials)
     assert dict(scores.digests) == whole.digests and scores.history.empty
     assert whole.digest("reference", 2) == scores.digest("reference", 2)
