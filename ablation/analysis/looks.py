@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from ablation.analysis.results import Results
 from ablation.analysis.sequential import one_look_level, repeated_confidence, repeated_p
@@ -36,7 +36,7 @@ def repeated(
     if not looks or not found.low < found.high:
         return found
     share = repeated_confidence(found.n, looks, confidence)
-    half = float(stats.t.isf((1 - share) / 2, found.n - 1)) * found.sd / np.sqrt(found.n)
+    half = -float(special.stdtrit(found.n - 1, (1 - share) / 2)) * found.sd / np.sqrt(found.n)
     center = (found.low + found.high) / 2
     return found._replace(
         low=center - half, high=center + half, p=repeated_p(found.p, found.n, looks, sides)
@@ -50,7 +50,7 @@ def t_limit(level: float, n: int, looks: tuple[int, ...] = (), sides: int = 2) -
     """
     if looks:
         level = one_look_level(n, looks, level, sides)
-    return float(stats.t.isf(level / sides, n - 1))
+    return -float(special.stdtrit(n - 1, level / sides))
 
 
 def tested_level(p: float, p_holm: float, n_open: int) -> float:

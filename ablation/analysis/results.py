@@ -27,6 +27,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from ablation.errors import InputError, Problem
@@ -171,11 +172,20 @@ class Results:
 
     def cells(self, metric: str) -> pd.DataFrame:
         """(seeds, arms and baselines) of a metric, NaN where there is no finished trial."""
-        finished = self.trials[self.trials["state"] == "COMPLETE"]
-        table = finished.pivot(index="seed", columns="arm", values=metric)
-        return table.reindex(
-            index=self.manifest.seeds, columns=[*self.arms, *self.baselines]
-        ).astype(float)
+        seeds, names, places = self._axes
+        values = np.append(self.trials[metric].to_numpy(dtype=float), np.nan)
+        return pd.DataFrame(values[places], seeds, names)
+
+    @cached_property
+    def _axes(self) -> tuple[pd.Index, pd.Index, np.ndarray]:
+        """Rows and columns of `cells`, and which row of `trials` is in each cell; -1 where none."""
+        seeds = pd.Index(self.manifest.seeds, name="seed")
+        names = pd.Index([*self.arms, *self.baselines], name="arm")
+        row, column = seeds.get_indexer(self.trials["seed"]), names.get_indexer(self.trials["arm"])
+        found = np.flatnonzero((self.trials["state"] == "COMPLETE") & (row >= 0) & (column >= 0))
+        places = np.full((len(seeds), len(names)), -1)
+        places[row[found], column[found]] = found
+        return seeds, names, places
 
 
 def load(folder: RunFolder, manifest: Manifest | None = None) -> Results:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 # Differences that agree to this fraction of the values that they were taken from are equal but for
 # rounding.
@@ -81,12 +81,14 @@ def contrast(cells: ArrayLike, weights: ArrayLike, confidence: float = 0.95) -> 
         return Estimate(
             mean, np.nan, np.nan, np.nan, n, 0.0, _correlation(added, subtracted, resolution)
         )
-    test = stats.ttest_1samp(values, 0.0)
-    low, high = test.confidence_interval(confidence)
+    # as `scipy.stats.ttest_1samp`, which takes ten times as long to look at its arguments
+    sd = float(values.std(ddof=1))
+    error = float(np.sqrt(np.square(values - mean).mean() * (n / (n - 1)) / n))
+    tail = (1 - confidence) / 2
+    low, high = mean + error * special.stdtrit(n - 1, [tail, 1 - tail])
+    p = 2 * float(special.stdtr(n - 1, -abs(mean / error)))
     correlation = _correlation(added, subtracted, resolution)
-    return Estimate(
-        mean, float(low), float(high), float(test.pvalue), n, float(values.std(ddof=1)), correlation
-    )
+    return Estimate(mean, float(low), float(high), p, n, sd, correlation)
 
 
 def paired_difference(treated: ArrayLike, control: ArrayLike, confidence: float = 0.95) -> Estimate:
@@ -161,7 +163,7 @@ def power_of(effect_size: float, n: int, alpha: float = 0.05) -> float:
     The square of t is noncentral F. (statsmodels' solver gives wrong sizes below 5 seeds at a
     corrected alpha: SciPy's noncentral t, on which it stands, fails there.)
     """
-    critical = stats.t.isf(alpha / 2, n - 1)
+    critical = special.stdtrit(n - 1, alpha / 2)
     return float(stats.ncf.sf(critical**2, 1, n - 1, n * effect_size**2))
 
 
@@ -199,7 +201,7 @@ def margin_p(found: Estimate, margin: float) -> float:
         return float("nan")
     # t against the nearer bound
     t = (abs(found.mean) - margin) / (found.sd / np.sqrt(found.n))
-    return float(stats.t.cdf(t, found.n - 1) if t < 0 else 2 * stats.t.sf(t, found.n - 1))
+    return float((1 if t < 0 else 2) * special.stdtr(found.n - 1, -abs(t)))
 
 
 def image_bootstrap(
@@ -283,4 +285,4 @@ def _correlation(a: np.ndarray, b: np.ndarray, resolution: float) -> float:
     """Pearson's correlation; NaN below three points, and where one side is constant."""
     if len(a) < 3 or np.ptp(a) <= resolution or np.ptp(b) <= resolution:
         return float("nan")
-    return float(stats.pearsonr(a, b).statistic)
+    return float(np.corrcoef(a, b)[0, 1])
