@@ -31,6 +31,8 @@ from pathlib import Path
 # where the package is not installed
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+EXPERIMENT = Path(__file__).parent.parent / "experiments" / "cifar10-lt-if100.yaml"
+
 # what is left are whole periods of the pool's refreshing
 N_FIRST = {"warmup": 10, "joint": 5}
 PLANNED = {"warmup": 100, "joint": 300}
@@ -53,6 +55,7 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--experiment", type=Path, default=EXPERIMENT)
     parser.add_argument("--no-graphs", action="store_true")
     parser.add_argument("-S", dest="overrides", nargs="+", default=[], metavar="KEY=VALUE")
     parser.add_argument("--cast-alone", action="store_true")
@@ -91,6 +94,7 @@ def levers(options: argparse.Namespace) -> None:
             flags = [lever] if lever.startswith("--") else []
             settings = [*options.overrides, *([lever] if lever and not flags else [])]
             given = ["--device", options.device, "--epochs", str(options.epochs), *flags]
+            given += ["--experiment", str(options.experiment)]
             given += ["-S", *settings] if settings else []
             found[name] += together(given, "bfloat16", [seed])
     print(f"{'lever':34} {'joint s':>8} {'ratio':>6}  top-1 by seed")
@@ -117,7 +121,6 @@ def together(arguments: list[str], precision: str, seeds: Iterable[int]) -> list
 
 
 def trial(options: argparse.Namespace) -> None:
-    from joint_epoch import EXPERIMENT
     from staged import Memory
 
     from ablation.grid.load import experiment_settings
@@ -131,7 +134,7 @@ def trial(options: argparse.Namespace) -> None:
         forward.CAST_AT_ONCE = ()
     if options.no_graphs:
         learner.cuda_graph = None
-    settings = experiment_settings(EXPERIMENT, options.overrides, SUBJECT)
+    settings = experiment_settings(options.experiment, options.overrides, SUBJECT)
     settings |= {
         "device": options.device,
         "precision": options.precision[0],

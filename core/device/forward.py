@@ -42,6 +42,10 @@ class Forward:
         # not a method of this object's: a cycle would keep its memory on the device
         self.compute: Compute = functools.partial(_latents, encoder, config, list(self.weights))
         if config.compile and has_compiler():
+            from torch._functorch import config as compilation
+
+            # Some steps go backward through one pass twice, once for each loss.
+            compilation.donated_buffer = False
             self.compute = torch.compile(self.compute, dynamic=False)
 
     def begin(self) -> None:

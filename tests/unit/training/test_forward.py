@@ -90,14 +90,29 @@ def test_without_a_compiler_the_encoder_runs_as_it_is_and_a_line_says_so(monkeyp
 
 @pytest.mark.long
 @pytest.mark.skipif(not forward.has_compiler(), reason="no C++ compiler here")
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_compiled_encoder_learns_the_same_but_for_rounding(precision, casts_at_once):
+@pytest.mark.parametrize(
+    ("precision", "devices"), [("float32", ()), ("bfloat16", ()), ("bfloat16", ("cpu",))]
+)
+def test_a_compiled_encoder_learns_the_same_but_for_rounding(precision, devices, monkeypatch):
+    monkeypatch.setattr(forward, "CAST_AT_ONCE", devices)
     settings = JOINT | {"batch_size": 13, "precision": precision}
-    expected = gradients(config_of(settings), 1)
-    found = gradients(config_of(settings | {"compile": True}), 1)
+    expected = gradients(config_of(settings), 1, n_passes=2)
+    found = gradients(config_of(settings | {"compile": True}), 1, n_passes=2)
     near = 1e-4 if precision == "float32" else 0.05
     for a, b in zip(found, expected, strict=True):
         assert (a.float() - b.float()).norm() <= near * b.float().norm() + 1e-6
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not forward.has_compiler(), reason="no C++ compiler here")
+def test_gradients_of_each_loss_are_measured_after_an_epoch_without(monkeypatch):
+    # what an earlier run has compiled may have been compiled for two passes
+    monkeypatch.setattr(torch.compiler.config, "force_disable_caches", True)
+    settings = JOINT | {"precision": "bfloat16", "compile": True, "measure_gradients_every": 4}
+    trial = trial_at(settings, 0, MemoryStore(), 0)
+    found = [trial.run(link).metrics for link in chain(settings)]
+    is_measured = ["grad/conflict_cosine_parameters" in m for m in found if "grad/head" in m]
+    assert False in is_measured and True in is_measured[is_measured.index(False) :]
 
 
 def test_only_joint_epochs_depend_on_compilation():
