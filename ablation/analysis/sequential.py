@@ -137,7 +137,7 @@ def _weight(n: int, sizes: tuple[int, ...]) -> float:
 
 @cache
 def _null_minima(sizes: tuple[int, ...], sides: int) -> np.ndarray:
-    """(N_PATHS,) float, sorted: the smallest p / weight over all looks, without an effect."""
+    """(N_PATHS,) float, sorted: without an effect, the smallest p / weight of those below 1."""
     rng = np.random.default_rng(0)
     weights = _weights(sizes)
     minima = np.full((N_PATHS // CHUNK, CHUNK), np.inf)
@@ -151,6 +151,9 @@ def _null_minima(sizes: tuple[int, ...], sides: int) -> np.ndarray:
             if added > 1:
                 squares += rng.chisquare(added - 1, CHUNK)
             t = mean / np.sqrt(squares / (n - 1) / n)
-            p = 2 * special.stdtr(n - 1, -np.abs(t)) if sides == 2 else special.stdtr(n - 1, t)
-            np.minimum(own, p / weight, out=own)
+            t = -np.abs(t) if sides == 2 else t
+            # A p above the weight, which most are, never rejects.
+            (low,) = np.nonzero(t < special.stdtrit(n - 1, weight / sides))
+            p = sides * special.stdtr(n - 1, t[low])
+            own[low] = np.minimum(own[low], p / weight)
     return np.sort(minima, axis=None)
