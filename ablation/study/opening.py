@@ -98,7 +98,8 @@ class PlannedStudy:
     @property
     def warnings(self) -> list[str]:
         """What makes its results look better than they are. Needs the files that trials read."""
-        of_search = self.tuning.warnings if self.tuning else []
+        tuning = self.tuning
+        of_search = [*tuning.warnings, *tuning.replaced_options] if tuning else []
         found = [*self.manifest.facts.get("warnings", []), *of_search, changed_seeds(self.manifest)]
         return list(dict.fromkeys(filter(None, found)))
 
