@@ -28,7 +28,7 @@ import shutil
 import string
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -49,6 +49,8 @@ SOURCES = ("stdout", "jsonl", "csv", "mlflow")
 # arguments that mean something to a shell alone
 OF_SHELLS = re.compile(r"\|\|?|&&?|;|\d?>>?(&\d)?|<")
 ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
+# a text that gives an option
+FLAG = re.compile(r"--?[A-Za-z].*", re.DOTALL)
 # of a file that is an argument: a larger one counts as data
 MAX_BYTES = 1_000_000
 
@@ -195,6 +197,22 @@ class CommandSubject(OwnCode):
                 remedy = f"write {{{key}}} into the command, or {{settings}}, a file of all"
                 faults.append(Fault(key, f"{what}: {remedy}{hint}"))
         return faults
+
+    def empty_flag(self, key: str, values: Collection[Any]) -> str:
+        """What is wrong with "" for a setting that is an on/off flag by its other values; else "".
+
+        As in `--verbose {flag}` with "" and "--augment"; of an option with a value, "" may be one.
+
+        values: all that the setting has in a study
+        """
+        flags = [one for one in values if isinstance(one, str) and FLAG.fullmatch(one)]
+        is_argument = [Piece("", key)] in self.command.arguments
+        if not (is_argument and flags and "" in values):
+            return ""
+        what = f"{{{key}}} would be an empty argument, and not none"
+        return (
+            f"{what}; write the on/off flag as the lists [] and [{flags[0]}] (['']: if it is meant)"
+        )
 
     def used(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The settings that the command mentions."""
