@@ -43,13 +43,14 @@ from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import TOOL, Manifest, RunFolder, TrialSpec
 from ablation.subject.imported import refused
 from ablation.subject.loading import load_subject
-from ablation.subject.own import SOURCES
+from ablation.subject.own import READER_FACT, SOURCES
 
 REASONS = {
     "source_fingerprint": "code changed",
     "data_fingerprint": "data changed",
     "checkpoint": "checkpoint changed",
     "versions": "versions of libraries changed",
+    READER_FACT: "what a command prints is read in another way",
 }
 """Fact of a manifest -> why trials are stale if it is another one now."""
 

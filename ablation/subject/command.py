@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 
 from ablation.errors import InputError, Problem, nearest
 from ablation.subject.imported import is_library, library_versions, script_sources
+from ablation.subject.measured import READER
 from ablation.subject.own import OwnCode, Place, record_of
 from ablation.subject.protocol import Fault, Record, Store, digest_of
 from ablation.subject.spawned import spawn
@@ -168,6 +169,7 @@ class CommandSubject(OwnCode):
             name: hashlib.sha256(text).hexdigest() for name, text in {**sources, **files}.items()
         }
         self.source_fingerprint = digest_of([command.name, self.sources])
+        self.reader = READER if command.metrics in ("", "stdout") else 0
 
     def check(self, settings: Mapping[str, Any]) -> list[Fault]:
         """Settings that the command does not mention, and placeholders without a setting."""

@@ -18,6 +18,7 @@ from ablation.grid.file import read_experiment
 from ablation.grid.load import load_study
 from ablation.subject.command import Command, CommandSubject
 from ablation.subject.loading import load_subject
+from ablation.subject.measured import READER
 from ablation.subject.own import Place
 from ablation.subject.spawned import CommandFailed
 
@@ -349,6 +350,19 @@ def test_signals_are_the_systems_own_in_it():
         assert ran(subject_of(script(text) + " {seed}"))[0]["metrics"] == {"mine": 1.0}
     finally:
         signal.signal(signal.SIGTERM, handler)
+
+
+def test_keys_hold_the_version_of_the_reader_where_output_is_read(monkeypatch):
+    command = script(ECHO) + " {seed} {folder}"
+    sources = ("", "stdout", "jsonl", "csv", "mlflow")
+    before = [key(subject_of(command, metrics=source)) for source in sources]
+    assert subject_of(command).describe({})["output_reader"] == READER
+    assert "output_reader" not in subject_of(command, metrics="csv").describe({})
+    monkeypatch.setattr("ablation.subject.command.READER", READER + 1)
+    after = [key(subject_of(command, metrics=source)) for source in sources]
+    assert [one != other for one, other in zip(before, after, strict=True)] == [True] * 2 + [
+        False
+    ] * 3
 
 
 FLAGS = """
