@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import NamedTuple
 from ablation.errors import InputError, Problem
 from ablation.grid.load import EXPERIMENTS, yaml_path
 from ablation.grid.strict_yaml import read_yaml
+from ablation.storage.files import warn_once
 
 # of the question or title that is shown beside a name
 MAX_LINE = 90
+# a line that only grids have, also in a file that is no YAML
+STUDY = re.compile(rb"^[\"']?study[\"']?\s*:", re.MULTILINE)
 
 
 class Choice(NamedTuple):
@@ -36,37 +40,54 @@ def experiments() -> list[Choice]:
 
 
 def the_grid(named: Path | None) -> Path:
-    """The file of a grid; where none is named, of the only one.
+    """The file of a grid; where none is named, of the only one that can be read.
 
-    Raises InputError if there are several, with a line about each, or none, with what is wrong with
-    the files that cannot be read.
+    Warns of others, which have a line `study:` and cannot be read. Raises InputError if there are
+    several, with a line about each, or none, with what is wrong with the files that cannot be read.
     """
     if named is not None:
         return yaml_path(named)
-    broken: list[Problem] = []
-    found = [choice for choice, keys in _choices(broken) if "study" in keys]
+    unread: dict[Path, list[Problem]] = {}
+    found = [choice for choice, keys in _choices(unread) if "study" in keys]
+    passed_over = [
+        f"{problems[0]}; this grid is passed over"
+        for path, problems in unread.items()
+        if _may_be_grid(path)
+    ]
     if len(found) == 1:
+        for line in passed_over:
+            warn_once(line)
         return found[0].path
     if found:
         width = max(len(choice.name) for choice in found)
         lines = [f"  {choice.name:{width}}  {choice.about}".rstrip() for choice in found]
-        message = "\n".join(["name one of these grids:", *lines])
+        message = "\n".join(["name one of these grids:", *lines, *passed_over])
         raise InputError([Problem("", "--grid", message)])
-    other = "other grid" if broken else "grid"
+    other = "other grid" if unread else "grid"
     where = f"'{Path.cwd()}' or its {EXPERIMENTS}/"
     message = f"there is no {other} in {where}; `ablate init` writes two"
+    broken = [problem for problems in unread.values() for problem in problems]
     raise InputError([*broken, Problem("", "--grid", message)])
 
 
-def _choices(broken: list[Problem] | None = None) -> Iterator[tuple[Choice, set[str]]]:
-    """Each YAML file, and its keys. Of those that cannot be read, `broken` gets what is wrong."""
+def _may_be_grid(path: Path) -> bool:
+    try:
+        return STUDY.search(path.read_bytes()) is not None
+    except OSError:
+        return False
+
+
+def _choices(
+    unread: dict[Path, list[Problem]] | None = None,
+) -> Iterator[tuple[Choice, set[str]]]:
+    """Each YAML file, and its keys. Of those that cannot be read, `unread` gets what is wrong."""
     for folder in (EXPERIMENTS, Path()):
         for path in sorted(folder.glob("*.yaml")):
             try:
                 values = read_yaml(path)
             except InputError as error:
-                if broken is not None:
-                    broken += error.problems
+                if unread is not None:
+                    unread[path] = error.problems
                 continue
             about = textwrap.shorten(
                 str(values.get("question") or values.get("title") or ""),

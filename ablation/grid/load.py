@@ -27,7 +27,7 @@ from ablation.grid.strict_yaml import (
     overlap,
     read_value,
 )
-from ablation.subject.command import Command
+from ablation.subject.command import Command, CommandSubject
 from ablation.subject.loading import FunctionSubject
 from ablation.subject.measured import numbers_in
 from ablation.subject.protocol import Fault, FaultLike, Subject
@@ -146,6 +146,8 @@ def load_study(
         problems += _unknown_settings(found, grid, options)
         problems += _doubts((experiment_file, path), overrides)
     stacks = [variant.layers for variant in variants]
+    if isinstance(subject, CommandSubject):
+        problems += _empty_flags(subject, stacks)
     problems += [
         problem
         for problem in ignored_settings(subject, stacks, unsound, options)
@@ -318,6 +320,16 @@ def _unknown_settings(experiment: Experiment, grid: Grid, options: Layer) -> Ite
                 what = f"{experiment.file} has no setting '{key}'; {nearest(key, known)}"
                 remedy = "one that the function takes stands in its `settings`, with its default"
                 yield Problem(layer.file, dotted(layer.place, key), f"{what} ({remedy})")
+
+
+def _empty_flags(subject: CommandSubject, stacks: Sequence[Stack]) -> Iterator[Problem]:
+    """Empty texts of settings that are on/off flags elsewhere in the study."""
+    layers = list({layer[:2]: layer for stack in stacks for layer in stack}.values())
+    for layer in layers:
+        for key in [key for key, value in layer.settings.items() if value == ""]:
+            values = [other.settings[key] for other in layers if key in other.settings]
+            if message := subject.empty_flag(key, values):
+                yield Problem(layer.file, dotted(layer.place, key), message)
 
 
 def _doubts(files: Iterable[Path], overrides: Sequence[str]) -> Iterator[Problem]:

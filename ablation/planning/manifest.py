@@ -1,10 +1,16 @@
-"""The manifest of a planned study, as far as it is known without the files that trials read."""
+"""The manifest of a planned study, as far as it is known without the files that trials read.
+
+p-values and intervals hold for the seeds and looks that were planned before any result was seen. So
+a manifest keeps those that a study had then, where it has been given others since.
+"""
 
 from __future__ import annotations
 
+from ablation.formatting import listed
 from ablation.grid.load import Study
+from ablation.grid.seeds import FEWEST
 from ablation.planning.plan import Plan
-from ablation.storage.runs import Manifest
+from ablation.storage.runs import Manifest, RunFolder
 
 
 def manifest_of(study: Study, name: str, plan: Plan) -> Manifest:
@@ -37,3 +43,65 @@ def manifest_of(study: Study, name: str, plan: Plan) -> Manifest:
         looks=list(grid.looks),
         decides_effects=grid.decides_effects,
     )
+
+
+def first_seeds(manifest: Manifest, folder: RunFolder) -> dict[str, list[int]]:
+    """The looks and seeds with which a study's results were first seen; {} if it has these now.
+
+    Results are seen once trials of two seeds are complete: of one, there is no p-value over seeds.
+    If all of them have changed since, by their keys, there are none of this study yet.
+
+    manifest: of the study as it is planned now
+    folder: of the study as it was run before
+    """
+    if manifest.search.get("of") or not folder.exists():
+        return {}
+    before = folder.manifest()
+    first = before.first_seeds or {"looks": before.looks, "seeds": before.seeds}
+    if _are_planned(first, manifest):
+        return {}
+    complete = [
+        spec
+        for spec in before.trials
+        if folder.state(spec, folder.outcome(spec.trial)) == "COMPLETE"
+    ]
+    keys = {spec.trial: spec.key for spec in manifest.trials}
+    kept = [keys[spec.trial] == spec.key for spec in complete if spec.trial in keys]
+    is_another_study = bool(kept) and not any(kept)
+    is_seen = bool(before.first_seeds) or len({spec.seed for spec in complete}) >= FEWEST
+    return first if is_seen and not is_another_study else {}
+
+
+def _are_planned(first: dict[str, list[int]], manifest: Manifest) -> bool:
+    """Whether these looks and seeds are those of the manifest."""
+    looks, seeds = first["looks"], first["seeds"]
+    if looks != manifest.looks:
+        return False
+    if not looks:
+        return set(seeds) == set(manifest.seeds)
+    # of a study with looks, manifests have the seeds that were due by then
+    n = min(len(seeds), len(manifest.seeds))
+    return seeds[:n] == manifest.seeds[:n]
+
+
+def changed_seeds(manifest: Manifest) -> str:
+    """Says that a study was given other seeds or looks after results were seen; "" if not."""
+    if not manifest.first_seeds:
+        return ""
+    each = [manifest.first_seeds, {"looks": manifest.looks, "seeds": manifest.seeds}]
+    first, now = map(_counted, each)
+    if first == now:
+        first, now = (f"seeds {listed([*map(str, one['seeds'])])}" for one in each)
+    return (
+        f"the number of seeds was changed after results were seen (first {first}, now {now}), so "
+        "that false findings are likelier than the 5 % of one plan; with the first again, its "
+        "verdicts hold"
+    )
+
+
+def _counted(planned: dict[str, list[int]]) -> str:
+    """`looks at 3, 5 and 8 seeds`, `3 seeds`."""
+    if planned["looks"]:
+        return f"looks at {listed([*map(str, planned['looks'])])} seeds"
+    n = len(planned["seeds"])
+    return f"{n} seed{'s' * (n != 1)}"

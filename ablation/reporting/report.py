@@ -39,6 +39,7 @@ from ablation.formatting import (
     span,
     two_digits,
 )
+from ablation.planning.manifest import changed_seeds
 from ablation.reporting import figures, search, tables
 from ablation.reporting.curves import MAX_ARMS, MAX_LINES
 from ablation.reporting.verdict import verdict
@@ -154,6 +155,7 @@ def render(
             judged.level_by_level(study, primary), study.primary
         ),
         looks_table=tables.looks_table(study),
+        are_seeds_changed=bool(changed_seeds(manifest)),
         claims=claim_texts(claims),
         untuned_claims=search.untuned_claims(claims),
         search_section=_search_section(study, drawn) if manifest.search else "",

@@ -22,6 +22,7 @@ from ablation.errors import InputError
 from ablation.grid.idle import Layer, merged
 from ablation.grid.load import Study, Variant
 from ablation.grid.search import Scalar, Search, Space, n_cells, own_values, space_of
+from ablation.grid.strict_yaml import show
 from ablation.planning.plan import Plan, PlannedTrial, counted, plan_trial, revise
 from ablation.storage.asked import (
     COMPLETE,
@@ -214,6 +215,20 @@ class Tuning:
         describe = self.study.subject.describe
         found = [describe(arm.settings).get("warnings", []) for arm in self.arms.values()]
         return list(dict.fromkeys(text for texts in found for text in texts))
+
+    @property
+    def replaced_options(self) -> list[str]:
+        """A line for each setting of `-S` that tuned arms will not have: it is looked for."""
+        # all arms and baselines have them
+        layers = tuple(layer for layer in self.study.variants[0].layers if layer.file == "-S")
+        lines = []
+        for key, value in merged(layers).items():
+            arms = [arm for arm in self.arms.values() if key in arm.space]
+            if arms:
+                told = f"-S {key}={show(value)} does not hold for tuned arms: the search sets {key}"
+                begins = any(arm.own is not None for arm in arms)
+                lines.append(f"{told}{', and only begins there' if begins else ''}")
+        return lines
 
     @property
     def is_finished(self) -> bool:

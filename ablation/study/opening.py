@@ -32,7 +32,7 @@ from ablation.grid.load import Study, load_study, study_name, yaml_path
 from ablation.grid.search import MAX_TRIALS
 from ablation.grid.strict_yaml import FILE_NAME, flatten, read_yaml
 from ablation.planning.forecast import Timings
-from ablation.planning.manifest import manifest_of
+from ablation.planning.manifest import changed_seeds, first_seeds, manifest_of
 from ablation.planning.plan import Plan, build_plan, expected
 from ablation.search.seeds import UntilDecided
 from ablation.search.tuning import Tuning, search_begun, search_found
@@ -43,13 +43,14 @@ from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import TOOL, Manifest, RunFolder, TrialSpec
 from ablation.subject.imported import refused
 from ablation.subject.loading import load_subject
-from ablation.subject.own import SOURCES
+from ablation.subject.own import READER_FACT, SOURCES
 
 REASONS = {
     "source_fingerprint": "code changed",
     "data_fingerprint": "data changed",
     "checkpoint": "checkpoint changed",
     "versions": "versions of libraries changed",
+    READER_FACT: "what a command prints is read in another way",
 }
 """Fact of a manifest -> why trials are stale if it is another one now."""
 
@@ -98,21 +99,24 @@ class PlannedStudy:
     @property
     def warnings(self) -> list[str]:
         """What makes its results look better than they are. Needs the files that trials read."""
-        of_search = self.tuning.warnings if self.tuning else []
-        return list(dict.fromkeys([*self.manifest.facts.get("warnings", []), *of_search]))
+        tuning = self.tuning
+        of_search = [*tuning.warnings, *tuning.replaced_options] if tuning else []
+        found = [*self.manifest.facts.get("warnings", []), *of_search, changed_seeds(self.manifest)]
+        return list(dict.fromkeys(filter(None, found)))
 
     @cached_property
     def manifest(self) -> Manifest:
         """The manifest before anything has run. Needs the files that trials read."""
         study, file = self.study, self.published_file
+        planned = replace(manifest_of(study, self.name, self.plan), search=dict(self.search))
         return replace(
-            manifest_of(study, self.name, self.plan),
+            planned,
             published=published(file, study.experiment.dataset) if file.is_file() else [],
             facts=study.subject.describe(study.common),
             provenance=provenance(),
             config=study.subject.resolve(study.common),
             asked=dict(self.asked),
-            search=dict(self.search),
+            first_seeds=first_seeds(planned, self.folder),
         )
 
     def expected(self) -> Plan:

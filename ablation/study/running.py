@@ -179,6 +179,8 @@ def _search(planned: PlannedStudy, options: RunOptions) -> RunResult:
             n_arms = len(tuning.arms)
             metric = tuning.search.metric["name"]
             tell(console, f"search of {n_arms} arms and baselines on {metric}")
+            for line in tuning.replaced_options:
+                tell(console, f"warning: {line}")
             result = _run_held(searched, options, placed, deliveries, console, planner)
     with working(console, UPDATING):
         for delivery in deliveries:

@@ -28,7 +28,7 @@ import shutil
 import string
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 
 from ablation.errors import InputError, Problem, nearest
 from ablation.subject.imported import is_library, library_versions, script_sources
+from ablation.subject.measured import READER
 from ablation.subject.own import OwnCode, Place, record_of
 from ablation.subject.protocol import Fault, Record, Store, digest_of
 from ablation.subject.spawned import spawn
@@ -49,6 +50,8 @@ SOURCES = ("stdout", "jsonl", "csv", "mlflow")
 # arguments that mean something to a shell alone
 OF_SHELLS = re.compile(r"\|\|?|&&?|;|\d?>>?(&\d)?|<")
 ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
+# a text that gives an option
+FLAG = re.compile(r"--?[A-Za-z].*", re.DOTALL)
 # of a file that is an argument: a larger one counts as data
 MAX_BYTES = 1_000_000
 
@@ -166,6 +169,7 @@ class CommandSubject(OwnCode):
             name: hashlib.sha256(text).hexdigest() for name, text in {**sources, **files}.items()
         }
         self.source_fingerprint = digest_of([command.name, self.sources])
+        self.reader = READER if command.metrics in ("", "stdout") else 0
 
     def check(self, settings: Mapping[str, Any]) -> list[Fault]:
         """Settings that the command does not mention, and placeholders without a setting."""
@@ -195,6 +199,22 @@ class CommandSubject(OwnCode):
                 remedy = f"write {{{key}}} into the command, or {{settings}}, a file of all"
                 faults.append(Fault(key, f"{what}: {remedy}{hint}"))
         return faults
+
+    def empty_flag(self, key: str, values: Collection[Any]) -> str:
+        """What is wrong with "" for a setting that is an on/off flag by its other values; else "".
+
+        As in `--verbose {flag}` with "" and "--augment"; of an option with a value, "" may be one.
+
+        values: all that the setting has in a study
+        """
+        flags = [one for one in values if isinstance(one, str) and FLAG.fullmatch(one)]
+        is_argument = [Piece("", key)] in self.command.arguments
+        if not (is_argument and flags and "" in values):
+            return ""
+        what = f"{{{key}}} would be an empty argument, and not none"
+        return (
+            f"{what}; write the on/off flag as the lists [] and [{flags[0]}] (['']: if it is meant)"
+        )
 
     def used(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The settings that the command mentions."""

@@ -25,6 +25,9 @@ from typing import Any, NamedTuple
 
 from ablation.subject.protocol import History
 
+# In the keys of trials whose output is read: to be raised whenever the same output gives other
+# names or numbers. Records keep what an earlier version has read.
+READER = 2
 EPOCH = "epoch"
 # up to which floats, too, tell one whole number from the next
 MAX_EPOCH = 2**53

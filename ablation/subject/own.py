@@ -44,6 +44,8 @@ class Place(NamedTuple):
 NOWHERE = Place()
 # fact of own code: name -> fingerprint of each of its files and modules
 SOURCES = "sources"
+# fact of own code: version of the reading of what it prints
+READER_FACT = "output_reader"
 
 
 class OwnCode(ABC):
@@ -54,6 +56,8 @@ class OwnCode(ABC):
     sources: dict[str, str]
     # of the libraries that it imports
     versions: dict[str, str]
+    # version of the reading of what it prints, see `measured.READER`; 0 where that is not read
+    reader = 0
     # whether a trial that was broken off goes on from a checkpoint, and does not begin anew
     is_resumable = False
 
@@ -73,6 +77,7 @@ class OwnCode(ABC):
     def describe(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Fingerprints of the source, and versions of the libraries that it imports."""
         return {
+            **({READER_FACT: self.reader} if self.reader else {}),
             "source_fingerprint": self.source_fingerprint,
             SOURCES: self.sources,
             "versions": self.versions,
@@ -82,7 +87,8 @@ class OwnCode(ABC):
         self, settings: Mapping[str, Any], seed: int, records: Callable[[str], Record | None]
     ) -> list[Link]:
         """One link, whose key holds source, versions, settings that can change it, and seed."""
-        key = digest_of([self.source_fingerprint, self.versions, self.used(settings), seed])
+        told = [self.source_fingerprint, self.versions, self.used(settings), seed]
+        key = digest_of([*told, self.reader] if self.reader else told)
         return [Link(key, PHASE, 1, 1.0)]
 
     def advance(

@@ -24,6 +24,8 @@ NAMES = {ARMS: "Arms", TRIALS: "Trials", CURVES: "Learning curves"}
 """Key of a view -> its name in MLflow's menu of views."""
 OF_GRID = f'tags.`{IN_GRID}` = "yes"'
 OF_TRIALS = f'tags.kind != "study" AND tags.kind != "{SUMMARY}" AND {OF_GRID}'
+# A failed trial ends with a gap, see `mlflow_content`, which would be one in the mean of its arm.
+OF_CURVES = f'{OF_TRIALS} AND attributes.status != "FAILED"'
 # arms whose trials are folded away
 MAX_FOLDED = 100
 # the columns that stand before all others; their widths in pixels leave room for three metrics in a
@@ -85,7 +87,7 @@ def view_tags(manifest: Manifest, measured: Collection[str], created: int) -> di
         # MLflow draws the first hundred trials: whole seeds, and not the best of each arm.
         by_seed = {"orderByKey": "params.`seed`", "orderByAsc": True}
         curves = _table(manifest, measured) | by_seed | _by_arm(manifest)
-        state = curves | _charts(manifest, measured, n_charts)
+        state = curves | {"searchFilter": OF_CURVES} | _charts(manifest, measured, n_charts)
         texts[CURVES] = _text(NAMES[CURVES], state, created)
         if len(texts[CURVES]) <= MAX_TEXT:
             break

@@ -9,6 +9,7 @@ from ablation.cli.main import main
 from ablation.errors import InputError
 from ablation.grid.choices import experiments, grids, the_grid
 from ablation.grid.load import yaml_path
+from ablation.storage.files import warn_once
 
 GRID = "study: {name}\nquestion: {question}\nexperiment: digits\n"
 
@@ -28,9 +29,14 @@ def write(path: str, question: str = "Does it help?") -> None:
 
 
 @pytest.mark.parametrize("path", ["experiments/only.yaml", "only.yaml"])
-def test_the_only_grid_is_taken_and_experiments_are_none(project, path):
+def test_the_only_grid_that_can_be_read_is_taken_and_experiments_are_none(project, path, caplog):
     write(path)
-    assert the_grid(None) == Path(path)
+    Path("other.yaml").write_text("stages: [\n")
+    warn_once.cache_clear()
+    with caplog.at_level("WARNING", "ablation"):
+        assert the_grid(None) == Path(path)
+    (told,) = caplog.messages
+    assert told.startswith("broken.yaml: line ") and told.endswith("; this grid is passed over")
     assert [one.name for one in experiments()] == ["digits"]
 
 
@@ -43,7 +49,10 @@ def test_of_several_grids_each_is_told_in_a_line_with_its_question(project):
     assert (done.exit_code, done.stdout, head) == (2, "", "--grid: name one of these grids:")
     assert lines[0] == "  fixes      Does it help?" and lines[2] == "  here.yaml  Does it help?"
     assert lines[1].startswith("  warmups    How long and how") and lines[1].endswith(" ...")
-    assert len(lines) == 3 and max(map(len, lines)) < 110
+    assert len(lines) == 4 and max(map(len, lines[:3])) < 110
+    assert lines[3].startswith("broken.yaml: line ") and lines[3].endswith(
+        "this grid is passed over"
+    )
     for choice in grids():
         assert the_grid(Path(choice.name)) == choice.path
 

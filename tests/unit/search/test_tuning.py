@@ -315,3 +315,24 @@ def test_progress_counts_the_trials_that_are_not_asked_for_yet(project):
     progress = Progress(searched, Console(), planned.timings, 1)
     assert progress.summary().startswith("0/16 trials")
     assert len(searched.plan.trials) == 2
+
+
+def test_an_option_that_the_search_replaces_is_told_in_plan_and_run(project, capsys):
+    says = "-S rate=0.01 does not hold for tuned arms: the search sets rate"
+    begins = f"{says}, and only begins there"
+    asked = {"overrides": ["rate=0.01", "noise=0.1"]}
+    assert project.open(**asked).warnings == [begins]
+    outside = project.open(overrides=["rate=2"])
+    assert outside.warnings == [says.replace("0.01", "2")]
+    assert project.open().warnings == []
+    project.run(**asked)
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"on validation/top1 warning: {begins}" in told and "noise" not in told
+
+
+def test_an_option_that_no_arm_looks_for_is_not_told_as_replaced(tmp_path, monkeypatch):
+    grid = GRID.replace("plain: {method", "plain: {rate: 0.1, method").replace(
+        "other: {method", "other: {rate: 0.2, method"
+    )
+    with pytest.raises(InputError, match="rate: would be undone in every arm"):
+        TunedProject(tmp_path / "own", monkeypatch, grid + SEARCH).open(overrides=["rate=0.01"])

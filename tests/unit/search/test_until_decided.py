@@ -4,8 +4,10 @@ import json
 import math
 import os
 import random
+import re
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +22,12 @@ from ablation.errors import InputError
 from ablation.formatting import MISSING
 from ablation.grid.load import load_study
 from ablation.planning.forecast import Listener
+from ablation.planning.manifest import changed_seeds
 from ablation.reporting.tables import looks_table
 from ablation.search import seeds as module
 from ablation.search.seeds import Budget, UntilDecided
 from ablation.study import opening
+from ablation.study.closing import Closing
 from ablation.study.opening import PlannedStudy
 from ablation.study.running import RunOptions, forget_failures, train
 
@@ -369,3 +373,75 @@ def test_scores_judge_as_all_results_do(toy):
     assert dict(scores.digests) == whole.digests and scores.history.empty
     assert whole.digest("reference", 2) == scores.digest("reference", 2)
     assert whole.digest("rate=fast", 7) is None and scores.digest("rate=fast", 7) is None
+
+
+def changed(toy, seeds, budget=None, stop_after=math.inf):
+    """Runs the study with these seeds; returns what its manifest says of changed ones."""
+    path = toy.root / "grid.yaml"
+    path.write_text(re.sub(r"(?m)^seeds: .*$", f"seeds: {seeds}", path.read_text()))
+    if "start" in seeds:
+        toy.go(stop_after, **(budget or {}))
+    else:
+        toy.work_here(toy.monkeypatch)
+        with suppress(Killed):
+            train(toy.planned(), RunOptions(), StopAfter(stop_after), 2)
+    return changed_seeds(toy.folder.manifest())
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "said"),
+    [
+        (SEEDS, "{start: 3, max: 12}", "(first looks at 3, 5 and 8 seeds, now looks at 3, 5, 8 and 12 seeds)"),
+        (SEEDS, "{start: 3, max: 5}", "(first looks at 3, 5 and 8 seeds, now looks at 3 and 5 seeds)"),
+        (SEEDS, "{looks: [3, 4, 8]}", "(first looks at 3, 5 and 8 seeds, now looks at 3, 4 and 8 seeds)"),
+        (SEEDS, "5", "(first looks at 3, 5 and 8 seeds, now 5 seeds)"),
+        ("3", "{start: 3, max: 8}", "(first 3 seeds, now looks at 3, 5 and 8 seeds)"),
+        ("3", "5", "(first 3 seeds, now 5 seeds)"),
+        ("3", "1", "(first 3 seeds, now 1 seed)"),
+        ("2", "[5, 6]", "(first seeds 0 and 1, now seeds 5 and 6)"),
+    ],
+)  # fmt: skip
+def test_seeds_changed_after_results_were_seen_are_told_until_they_are_as_first(
+    toy, first, then, said
+):
+    assert changed(toy, first) == ""
+    assert said in changed(toy, then)
+    toy.planned()
+    assert said in changed(toy, then), "it is forgotten by the next run"
+    if (first, then) == (SEEDS, "5"):
+        assert "(first looks at 3, 5 and 8 seeds, now 6 seeds)" in changed(toy, "6")
+    assert changed(toy, first) == ""
+
+
+def test_the_end_of_a_run_its_plan_and_its_report_tell_of_changed_seeds(toy):
+    changed(toy, SEEDS)
+    places, warning = toy.places, changed(toy, "{start: 3, max: 12}")
+    said = Closing(places, "toy").write()
+    assert said[-1] == f"Warning: {warning}." and "supported" in said[-2]
+    report = places.report("toy").joinpath("report.md").read_text()
+    assert f"- Warning: {warning}." in report.partition("## ")[0]
+    assert "not changed after results were seen, as they were here" in report
+    plan = toy.planner().due()
+    planned = PlannedStudy(toy.study(), "toy", plan, places, toy.root / "published.yaml")
+    assert planned.warnings == [warning]
+    changed(toy, SEEDS)
+    assert "Warning" not in " ".join(Closing(places, "toy").write())
+
+
+def test_seeds_may_be_changed_before_two_seeds_have_results(toy):
+    assert changed(toy, SEEDS, stop_after=1) == ""
+    assert len({path.parent.name[-1] for path in toy.folder.path.glob("*/outcome.json")}) == 1
+    assert changed(toy, "{start: 3, max: 5}") == ""
+
+
+def test_a_budget_and_more_of_it_change_no_plan(toy):
+    assert changed(toy, SEEDS, {"trials": 1}) == "" == changed(toy, SEEDS)
+
+
+def test_seeds_may_be_changed_where_all_trials_have_changed(toy):
+    changed(toy, SEEDS)
+    grid = toy.root / "grid.yaml"
+    grid.write_text(
+        grid.read_text().replace("{rate: 1}", "{rate: 3}").replace("{rate: 2}", "{rate: 4}")
+    )
+    assert changed(toy, "{start: 3, max: 5}") == ""

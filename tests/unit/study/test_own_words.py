@@ -88,3 +88,12 @@ def test_a_file_that_changed_is_named_and_what_the_cache_has_is_not_said_to_be_t
     Path(".ablate/cache").rename("elsewhere")
     plan = said("plan", "--grid", "g.yaml")
     assert stale(plan) == [f"{told}trains them anew"] and "4 trials, 4 left to train" in plan
+
+
+def test_what_an_earlier_version_has_read_of_the_output_is_read_anew_and_said_to_be(monkeypatch):
+    said("run", "--grid", "g.yaml", "--offline")
+    monkeypatch.setattr("ablation.subject.command.READER", 1000)
+    assert stale(said("plan", "--grid", "g.yaml")) == [
+        "4 trials that have ended are stale: what a command prints is read in another way; "
+        "`ablate run` trains them anew"
+    ]

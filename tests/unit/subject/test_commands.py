@@ -15,8 +15,10 @@ from tiny_trials import MemoryStore
 from ablation import interruption
 from ablation.errors import InputError
 from ablation.grid.file import read_experiment
+from ablation.grid.load import load_study
 from ablation.subject.command import Command, CommandSubject
 from ablation.subject.loading import load_subject
+from ablation.subject.measured import READER
 from ablation.subject.own import Place
 from ablation.subject.spawned import CommandFailed
 
@@ -348,3 +350,56 @@ def test_signals_are_the_systems_own_in_it():
         assert ran(subject_of(script(text) + " {seed}"))[0]["metrics"] == {"mine": 1.0}
     finally:
         signal.signal(signal.SIGTERM, handler)
+
+
+def test_keys_hold_the_version_of_the_reader_where_output_is_read(monkeypatch):
+    command = script(ECHO) + " {seed} {folder}"
+    sources = ("", "stdout", "jsonl", "csv", "mlflow")
+    before = [key(subject_of(command, metrics=source)) for source in sources]
+    assert subject_of(command).describe({})["output_reader"] == READER
+    assert "output_reader" not in subject_of(command, metrics="csv").describe({})
+    monkeypatch.setattr("ablation.subject.command.READER", READER + 1)
+    after = [key(subject_of(command, metrics=source)) for source in sources]
+    assert [one != other for one, other in zip(before, after, strict=True)] == [True] * 2 + [
+        False
+    ] * 3
+
+
+FLAGS = """
+study: flags
+experiment: e
+metric: {name: acc, goal: maximize}
+seeds: 2
+factors:
+  augment: {off: {flag: OFF}, on: {flag: ON}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "off", "on", "is_refused"),
+    [
+        ("--verbose {flag}", '""', "--augment", True),
+        ("--verbose {flag}", '""', "-a", True),
+        # the value of an option, also one that begins with a sign
+        ("--tag {flag}", '""', "new", False),
+        ("--shift {flag}", '""', "'-1'", False),
+        ("--tag={flag}", '""', "--augment", False),
+        ("--verbose {flag}", "[]", "[--augment]", False),
+    ],
+)
+def test_an_empty_text_beside_a_flag_after_an_option_is_refused_with_the_lists_to_write(
+    arguments, off, on, is_refused
+):
+    command = f"{script(ECHO)} {arguments} {{seed}}"
+    Path("e.yaml").write_text(f"title: E\nsubject: {{command: {json.dumps(command)}}}\n")
+    Path("g.yaml").write_text(FLAGS.replace("OFF", off).replace("ON", on))
+    problems = []
+    try:
+        load_study("g.yaml", None, [], None, load_subject)
+    except InputError as error:
+        problems = [str(problem) for problem in error.problems]
+    told = (
+        "g.yaml: factors.augment.off.flag: {flag} would be an empty argument, and not none; "
+        f"write the on/off flag as the lists [] and [{on}] (['']: if it is meant)"
+    )
+    assert problems == [told] * is_refused

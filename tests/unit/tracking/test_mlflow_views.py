@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import zlib
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
-from ablation.storage.runs import Manifest, RunFolder
+from ablation.storage.runs import Manifest, Outcome, RunFolder, failure
 from ablation.tracking import mlflow_views as views
 from ablation.tracking.mlflow_sync import Tracker
 
@@ -189,3 +190,21 @@ def test_the_filters_find_what_is_of_the_grid_alone(uri, folder):
         found = client.search_runs([id_], state["searchFilter"])
         names = {spec.arm if key == views.ARMS else spec.trial for spec in kept}
         assert {run.info.run_name for run in found} == names
+
+
+def test_curves_are_means_of_trials_that_have_not_failed(uri, folder):
+    *_, spec = folder.manifest().trials
+    failed = Outcome("FAILED", {}, 1.0, failure("ValueError", "no"), key=spec.key)
+    folder.write_outcome(spec.trial, failed)
+    Tracker().sync(folder)
+    client = MlflowClient(uri)
+    id_ = client.get_experiment_by_name("fixes").experiment_id
+    (run,) = client.search_runs([id_], f"attributes.run_name = '{spec.trial}'")
+    gap = client.get_metric_history(run.info.run_id, "test/top1")[-1]
+    last_epoch = folder.records(spec.trial)[-1]["epoch"]
+    assert (math.isnan(gap.value), gap.step) == (True, last_epoch)
+    shown = {
+        key: {one.info.run_name for one in client.search_runs([id_], state["searchFilter"])}
+        for key, state in states(shared(uri)).items()
+    }
+    assert shown[views.TRIALS] - shown[views.CURVES] == {spec.trial}
