@@ -42,7 +42,9 @@ def power_lines(study: Study, runs: Path) -> list[str]:
     n_tests, n_pairs = family(study)
     lines = told(len(study.grid.seeds), n_tests, n_pairs, spread, name, study.experiment.name)
     if study.grid.looks:
-        lines[0] += "; looking at fewer on the way costs some of that"
+        is_last = len(study.grid.seeds) == study.grid.looks[-1]
+        others = "fewer on the way" if is_last else "more later"
+        lines[0] += f"; looking at {others} costs some of that"
     return lines
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from ablation.errors import InputError, Problem, nearest
 from ablation.grid.design import DESIGNS, Arm, Factor, Level, read_claims
 from ablation.grid.search import Search, read_search
-from ablation.grid.seeds import read_seeds, seeds_option, until_decided
+from ablation.grid.seeds import Seeds, chosen_seeds
 from ablation.grid.strict_yaml import (
     FILE_NAME,
     LEVEL_NAME,
@@ -64,6 +64,8 @@ class Grid:
     metric: Metric
     design: tuple[str, ...]
     seeds: tuple[int, ...]
+    # those of the file, if `seeds` and `looks` are a part of them; else these
+    planned: Seeds
     factors: tuple[Factor, ...]
     # beside those of the design
     arms: tuple[Arm, ...]
@@ -127,8 +129,7 @@ def read_grid(
         "baselines", lambda name: "" if isinstance(name, str) else "is not a baseline's name"
     )
     named = experiment or file.text("experiment", means="an experiment's name or path")
-    chosen = read_seeds(file, "seeds") if seeds is None else seeds_option(seeds, problems)
-    chosen = until_decided(chosen) if is_until_decided else chosen
+    chosen, planned = chosen_seeds(file, seeds, is_until_decided, problems)
     has_factors = bool(file.values.get("factors"))
     if chosen.looks and not (file.values.get("claims") or (chosen.effects and has_factors)):
         remedy = "add claims" + (", or seeds.effects: true to decide main effects" * has_factors)
@@ -141,6 +142,7 @@ def read_grid(
         metric={"name": primary, "goal": goal},
         design=_designs(file),
         seeds=chosen.numbers,
+        planned=planned,
         factors=_factors(file, primary),
         arms=tuple(Arm(name, {}, arms.settings(name)) for name in arms.names(*NAME)),
         baselines=baselines,

@@ -67,6 +67,30 @@ def read_seeds(section: CheckedMapping, key: str) -> Seeds:
     return Seeds()
 
 
+def chosen_seeds(
+    file: CheckedMapping, option: str | None, is_until_decided: bool, problems: list[Problem]
+) -> tuple[Seeds, Seeds]:
+    """The seeds to run, and those that are planned: the file's own, where they hold the former.
+
+    The first seeds of a plan, up to one of its looks, are run as its looks so far.
+
+    option: `--seeds`, in place of the file's; is_until_decided: see `until_decided`
+    """
+    if option is None:
+        own = chosen = read_seeds(file, "seeds")
+    else:
+        # what is wrong with those that are replaced does not matter
+        own = read_seeds(CheckedMapping(file.file, "", file.values, []), "seeds")
+        chosen = seeds_option(option, problems)
+        n = len(chosen.numbers)
+        if n in own.looks and chosen == Seeds(own.numbers[:n]):
+            chosen = own._replace(numbers=own.numbers[:n])
+    if is_until_decided:
+        chosen = until_decided(chosen)
+    is_part = set(chosen.numbers) <= set(own.numbers)
+    return chosen, own if is_part and chosen[1:] == own[1:] else chosen
+
+
 def seeds_option(text: str, problems: list[Problem]) -> Seeds:
     """`5`, `0,3`, `[0, 3]` or `{start: 3, max: 20}`."""
     is_list = "," in text and not {"[", "{"} & set(text)

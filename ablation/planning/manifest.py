@@ -42,11 +42,12 @@ def manifest_of(study: Study, name: str, plan: Plan) -> Manifest:
         subject=experiment.subject,
         looks=list(grid.looks),
         decides_effects=grid.decides_effects,
+        planned_seeds={"looks": list(grid.planned.looks), "seeds": list(grid.planned.numbers)},
     )
 
 
 def first_seeds(manifest: Manifest, folder: RunFolder) -> dict[str, list[int]]:
-    """The looks and seeds with which a study's results were first seen; {} if it has these now.
+    """The looks and seeds that were planned as results were first seen; {} if it has these now.
 
     Results are seen once trials of two seeds are complete: of one, there is no p-value over seeds.
     If all of them have changed since, by their keys, there are none of this study yet.
@@ -57,7 +58,7 @@ def first_seeds(manifest: Manifest, folder: RunFolder) -> dict[str, list[int]]:
     if manifest.search.get("of") or not folder.exists():
         return {}
     before = folder.manifest()
-    first = before.first_seeds or {"looks": before.looks, "seeds": before.seeds}
+    first = before.first_seeds or _planned_seeds(before)
     if _are_planned(first, manifest):
         return {}
     complete = [
@@ -74,21 +75,25 @@ def first_seeds(manifest: Manifest, folder: RunFolder) -> dict[str, list[int]]:
 
 def _are_planned(first: dict[str, list[int]], manifest: Manifest) -> bool:
     """Whether these looks and seeds are those of the manifest."""
-    looks, seeds = first["looks"], first["seeds"]
-    if looks != manifest.looks:
+    (looks, seeds), now = (first["looks"], first["seeds"]), _planned_seeds(manifest)
+    if looks != now["looks"]:
         return False
     if not looks:
-        return set(seeds) == set(manifest.seeds)
-    # of a study with looks, manifests have the seeds that were due by then
-    n = min(len(seeds), len(manifest.seeds))
-    return seeds[:n] == manifest.seeds[:n]
+        return set(seeds) == set(now["seeds"])
+    # a manifest of an earlier version has the seeds that were due by then
+    n = min(len(seeds), len(now["seeds"]))
+    return seeds[:n] == now["seeds"][:n]
+
+
+def _planned_seeds(manifest: Manifest) -> dict[str, list[int]]:
+    return manifest.planned_seeds or {"looks": manifest.looks, "seeds": manifest.seeds}
 
 
 def changed_seeds(manifest: Manifest) -> str:
     """Says that a study was given other seeds or looks after results were seen; "" if not."""
     if not manifest.first_seeds:
         return ""
-    each = [manifest.first_seeds, {"looks": manifest.looks, "seeds": manifest.seeds}]
+    each = [manifest.first_seeds, _planned_seeds(manifest)]
     first, now = map(_counted, each)
     if first == now:
         first, now = (f"seeds {listed([*map(str, one['seeds'])])}" for one in each)

@@ -216,11 +216,14 @@ class UntilDecided:
         said = f"after {n} seeds: {' and '.join(counted)} decided"
         going_on = {arm for look in looks.values() if look.n_seeds == n for arm in look.going_on}
         later = [size for size in self.study.grid.looks if size > n]
+        most = len(self.study.grid.seeds)
         if not going_on:
             return said
         if not later:
             return f"{said}; no more seeds are planned"
         arms = f"{len(going_on)} arm{'s' * (len(going_on) > 1)}"
+        if n >= most:
+            return f"{said}; with --seeds {most}, {arms} do not go on to {later[0]} seeds"
         if is_spent:
             return f"{said}; the budget is spent, so {arms} do not go on to {later[0]} seeds"
         return f"{said}; {arms} go on to {later[0]} seeds"

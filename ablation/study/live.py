@@ -309,10 +309,10 @@ class Progress(Listener):
         if n_busy and not self._has_recorded:
             return f"starting workers: no {'trial' if self.is_own else 'epoch'} has ended yet"
         left = time_left(self.note)
-        looks = self.planned.study.grid.looks
+        grid = self.planned.study.grid
         if left and self.planned.n_expected:
             return f"{left} of the search"
-        if left and looks and len(self.seeds) < looks[-1]:
+        if left and grid.looks and len(self.seeds) < len(grid.seeds):
             return f"{left} until the next look at the results"
         return f"{left}, then the report" if left and self._closing is None else left
 

@@ -102,16 +102,19 @@ def _until_decided(planned: PlannedStudy, known: Mapping[str, float], jobs: int)
 
     planned: with the arms' own settings, if they are to be tuned
     """
-    looks = planned.study.grid.looks
+    grid = planned.study.grid
+    looks = [n for n in grid.looks if n <= len(grid.seeds)]
     planner = UntilDecided(planned.study, planned.store, planned.folder)
     planner.due()
     if planner.is_over:
         return ["no more seeds are to be added"]
+    if len(looks) == 1:
+        return [f"that is all: it ends at the first of its looks, after {looks[0]} seeds"]
     longest = replace(planned, plan=planner.longest(planned.expected()))
     if planned.tuning is not None and not planned.tuning.is_finished:
         study, plan = study_at_most(planned.tuning, longest.plan)
         # those get the seeds of the first look alone
-        first = planned.study.grid.seeds[: looks[0]]
+        first = grid.seeds[: looks[0]]
         trials = {
             name: trial
             for name, trial in plan.trials.items()
@@ -126,7 +129,7 @@ def _until_decided(planned: PlannedStudy, known: Mapping[str, float], jobs: int)
     lines = [
         f"that is the least: the study looks at its results after {listed(list(map(str, looks)))} "
         "seeds, and adds seeds to the arms of what is not decided",
-        f"at most, with {looks[-1]} seeds: {len(most.trials)} trials, "
+        f"at most, with {len(grid.seeds)} seeds: {len(most.trials)} trials, "
         f"{unique}{len(missing)} left to train",
     ]
     if seconds is not None:

@@ -79,15 +79,15 @@ class Study(ToyStudy):
         sequential._null_minima.cache_clear()
         self.monkeypatch, self.said = monkeypatch, []
 
-    def planner(self, **budget):
+    def planner(self, option=None, **budget):
         budget = Budget(**budget)
-        return UntilDecided(self.study(), self.store, self.folder, budget, self.said.append)
+        return UntilDecided(self.study(option), self.store, self.folder, budget, self.said.append)
 
-    def go(self, stop_after=math.inf, retry_failed=False, **budget):
-        """`ablate run --offline`; None if it was killed."""
+    def go(self, stop_after=math.inf, retry_failed=False, option=None, **budget):
+        """`ablate run --offline`; None if it was killed. option: `--seeds`"""
         self.said.clear()
         self.ran.clear()
-        planner = self.planner(**budget)
+        planner = self.planner(option, **budget)
         planned = PlannedStudy(
             planner.study, "toy", planner.due(), self.places, Path("published.yaml")
         )
@@ -411,6 +411,40 @@ def test_seeds_changed_after_results_were_seen_are_told_until_they_are_as_first(
     if (first, then) == (SEEDS, "5"):
         assert "(first looks at 3, 5 and 8 seeds, now 6 seeds)" in changed(toy, "6")
     assert changed(toy, first) == ""
+
+
+@pytest.mark.parametrize("option", ["3", "0,1,2"])
+def test_seeds_of_the_command_line_that_are_a_look_of_the_plan_are_run_as_that_look(toy, option):
+    toy.go(option=option)
+    first = toy.folder.manifest()
+    assert (first.looks, first.seeds) == ([3, 5, 8], [0, 1, 2])
+    seeds = "with --seeds 3, 2 arms do not go on to 5 seeds"
+    assert toy.said == [f"after 3 seeds: 1 of 2 claims decided; {seeds}"]
+    toy.go()
+    assert toy.folder.manifest().seeds == list(range(8))
+    assert changed_seeds(toy.folder.manifest()) == ""
+    ran_again = {trial for trial, _ in toy.ran} & {spec.trial for spec in first.trials}
+    assert not ran_again
+
+
+def with_option(toy, option):
+    """Runs the study with these seeds of the command line; as `changed`."""
+    toy.work_here(toy.monkeypatch)
+    planned = toy.planned(seeds=option)
+    train(planned, RunOptions(), Listener(), 2)
+    return changed_seeds(toy.folder.manifest())
+
+
+def test_fixed_seeds_may_be_run_a_part_at_a_time(toy):
+    assert changed(toy, "5", stop_after=1) == ""
+    assert with_option(toy, "2") == "" == with_option(toy, "1,2,4") == changed(toy, "5")
+    assert "(first 5 seeds, now 7 seeds)" in with_option(toy, "7")
+    assert "(first 5 seeds, now 6 seeds)" in changed(toy, "6")
+
+
+def test_seeds_of_the_command_line_that_are_no_look_of_the_plan_are_another_plan(toy):
+    assert with_option(toy, "2") == ""
+    assert "(first 2 seeds, now looks at 3, 5 and 8 seeds)" in changed(toy, SEEDS)
 
 
 def test_the_end_of_a_run_its_plan_and_its_report_tell_of_changed_seeds(toy):
