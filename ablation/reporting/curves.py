@@ -42,8 +42,9 @@ def learning_curves(results: Results) -> Figure | None:
     Mean and range over seeds, the epoch in which the encoder thaws, the other arms in grey,
     baselines as horizontal lines.
     """
-    curves = {arm: curve(results, arm, results.primary) for arm in results.arms}
-    curves = {arm: table for arm, table in curves.items() if len(table) > 1}
+    curves = {
+        arm: table for arm, table in by_epoch(results, results.primary).items() if len(table) > 1
+    }
     if not curves:
         return None
     colour = colours(list(results.arms))
@@ -52,13 +53,13 @@ def learning_curves(results: Results) -> Figure | None:
         figure, grid = _panels(arms, "epoch", axis_label(results.primary))
         for arm, axes in grid.items():
             for other in curves.values():
-                axes.plot(other.mean(axis=1), color=CONTEXT, lw=1, zorder=1)
+                axes.plot(other["mean"], color=CONTEXT, lw=1, zorder=1)
             table = curves[arm]
-            if table.shape[1] > 1:
-                ends = table.min(axis=1), table.max(axis=1)
+            if (table["count"] > 1).any():
+                ends = table["min"], table["max"]
                 axes.fill_between(table.index, *ends, color=colour[arm], alpha=0.25, lw=0)
             dots = "o-" if len(table) <= MAX_MARKED else "-"
-            axes.plot(table.mean(axis=1), dots, color=colour[arm], lw=2.2, ms=4, zorder=3)
+            axes.plot(table["mean"], dots, color=colour[arm], lw=2.2, ms=4, zorder=3)
             end = warmup_end(results, arm)
             if end is not None:
                 axes.axvline(end, color=GREY, lw=1.2, ls=":", label="encoder thaws")
@@ -86,6 +87,10 @@ def per_class(results: Results) -> Figure | None:
     with style():
         labels = "training images of the class", "accuracy (%)"
         figure, grid = _panels(shown_arms(results, arms), *labels)
+        # of all panels, which share it
+        first = next(iter(grid.values()))
+        first.set_xscale("log")
+        first.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         for arm, axes in grid.items():
             for other in arms:
                 axes.plot(lines[other], color=CONTEXT, lw=1, zorder=1)
@@ -93,8 +98,6 @@ def per_class(results: Results) -> Figure | None:
                 axes.plot(lines[reference], color=INK, lw=1.2, label=reference, zorder=2)
             colour = colours(list(results.arms))[arm]
             axes.plot(lines[arm], "o-", color=colour, lw=2, ms=4, zorder=3)
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         _legend_below(figure, grid)
     return figure
 
@@ -114,13 +117,18 @@ def shown_arms(results: Results, arms: list[str], most: int = MAX_ARMS) -> list[
     return [arm for arm in arms if arm == arms[0] or arm in best]
 
 
-def curve(results: Results, arm: str, metric: str) -> pd.DataFrame:
-    """(epochs, seeds) of a metric, without pre-training, which counts its own epochs."""
+def by_epoch(results: Results, metric: str) -> dict[str, pd.DataFrame]:
+    """Arm -> mean, min, max and count of a metric over seeds, by epoch; arms that have any.
+
+    Without pre-training, which counts its own epochs.
+    """
     history = results.history
-    rows = history[(history["arm"] == arm) & (history["phase"] != "pretrain")]
     if metric not in history:
-        return pd.DataFrame()
-    return rows.dropna(subset=[metric]).pivot_table(index="epoch", columns="seed", values=metric)
+        return {}
+    rows = history.loc[history["phase"] != "pretrain", ["arm", "epoch", metric]].dropna()
+    found = rows.groupby(["arm", "epoch"])[metric].agg(["mean", "min", "max", "count"])
+    known = found.index.unique("arm")
+    return {arm: found.loc[arm] for arm in results.arms if arm in known}
 
 
 def warmup_end(results: Results, arm: str) -> int | None:
@@ -197,12 +205,12 @@ def mechanism(results: Results) -> Figure | None:
     Dotted lines and dots show where encoders thaw.
     """
     arms = list(results.arms)
+    curves = {metric: by_epoch(results, metric) for metric in MECHANISM}
     curves = {
-        metric: {arm: curve(results, arm, metric) for arm in arms}
-        for metric in MECHANISM
-        if metric in results.history
+        metric: own
+        for metric, own in curves.items()
+        if any(len(table) > 1 for table in own.values())
     }
-    curves = {metric: own for metric, own in curves.items() if max(map(len, own.values())) > 1}
     if not curves:
         return None
     shown = shown_arms(results, arms, MAX_LINES)
@@ -214,8 +222,8 @@ def mechanism(results: Results) -> Figure | None:
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             axes.yaxis.set_major_locator(MaxNLocator(4))
-            lines = {arm: table.mean(axis=1) for arm, table in tables.items() if len(table)}
-            _draw(axes, lines, shown, thaws)
+            means = {arm: table["mean"] for arm, table in tables.items()}
+            _draw(axes, means, shown, thaws)
         key = [
             Line2D([], [], **_look(arm, shown), label=f"{index + 1}  {arm}")
             for index, arm in enumerate(shown)
@@ -282,7 +290,10 @@ def _number_ends(axes: Axes, ends: dict[str, tuple[float, float]], arms: Sequenc
         }
         column = 1.06 if end == last else (end - left) / (right - left) + 0.07
         for arm, y in _apart(heights, min(0.13, 1 / len(ends))).items():
-            line = {"arrowstyle": "-", "color": colour[arm], "lw": 0.5, "shrinkA": 0, "shrinkB": 2}
+            # From beside the number to the end itself, as Matplotlib is slow in cutting a
+            # line off at them.
+            whole = {"relpos": (-0.15, 0.5), "patchA": None, "shrinkA": 0, "shrinkB": 0}
+            line = {"arrowstyle": "-", "color": colour[arm], "lw": 0.5, **whole}
             axes.annotate(
                 str(arms.index(arm) + 1),
                 ends[arm],
