@@ -17,7 +17,6 @@ from ablation.reporting.figure_style import (
     CONTEXT,
     GREY,
     INK,
-    PALETTE,
     axis_label,
     colours,
     legend_of,
@@ -25,12 +24,11 @@ from ablation.reporting.figure_style import (
     style,
     wrapped,
 )
+from ablation.reporting.ranges import MAX_ARMS, MAX_LINES
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
-# the most arms that figures with a panel per arm show
-MAX_ARMS = 12
 N_COLUMNS = 4
 # the most points of a curve that are marked one by one
 MAX_MARKED = 15
@@ -195,8 +193,6 @@ TEXT: dict[RcKeyType, object] = {
 N_WIDE_COLUMNS = 3
 # width of a character in its legend, in inches
 CHARACTER = 0.125
-# the most arms that have a line with its own colour
-MAX_LINES = len(PALETTE)
 
 
 def mechanism(results: Results) -> Figure | None:

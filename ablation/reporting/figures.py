@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,8 @@ from ablation.reporting.figure_style import (
     write_beside,
     write_intervals,
 )
-from ablation.reporting.search import search_figure
+from ablation.reporting.ranges import effects_zoom, published_of, zoom
+from ablation.reporting.search_figure import search_figure
 
 
 def draw(results: Results, effects: pd.DataFrame, destination: Path) -> list[str]:
@@ -92,7 +92,7 @@ def accuracy(results: Results) -> Figure | None:
     if cells.empty:
         return None
     zoomed = zoom(results)
-    published = _published(results)
+    published = published_of(results)
     with style():
         height = 1.5 + 0.36 * (cells.shape[1] + len(published))
         figure = Figure(figsize=(10.5 if zoomed else 10, height), layout="constrained")
@@ -120,33 +120,6 @@ def accuracy(results: Results) -> Figure | None:
     return figure
 
 
-def zoom(results: Results) -> tuple[float, float] | None:
-    """The range of the primary metric in which most rows lie, where a few others squeeze them.
-
-    That is where the widest gap between means leaves at least half of the rows on one side, within
-    two fifths of the whole range. None elsewhere.
-    """
-    cells = results.cells(results.primary).dropna(axis="columns", how="all")
-    means = sorted([*cells.mean(), *(entry["top1"] for entry in _published(results))])
-    gaps = [above - below for below, above in pairwise(means)]
-    if not gaps or max(gaps) == 0:
-        return None
-    cut = gaps.index(max(gaps)) + 1
-    low, high = (means[cut], means[-1]) if 2 * cut <= len(means) else (means[0], means[cut - 1])
-    inside = cells.loc[:, cells.mean().between(low, high)]
-    low, high = min(low, inside.min(axis=None)), max(high, inside.max(axis=None))
-    whole = max(means[-1], cells.max(axis=None)) - min(means[0], cells.min(axis=None))
-    if not 0 < high - low < 0.4 * whole:
-        return None
-    margin = 0.06 * (high - low)
-    return low - margin, high + margin
-
-
-def _published(results: Results) -> list[dict[str, Any]]:
-    """The published numbers that are of the primary metric."""
-    return results.manifest.published if results.primary == "test/top1" else []
-
-
 def _places(results: Results, cells: pd.DataFrame) -> dict[str, float]:
     """Arm or baseline -> the height of its row."""
     return {
@@ -162,7 +135,7 @@ def _below(results: Results, cells: pd.DataFrame) -> float:
 def _draw_accuracy(axes: Axes, results: Results, cells: pd.DataFrame) -> Axes:
     """The rows of `accuracy` on some axes. cells: (seeds, arms and baselines that have any)"""
     colour, reference = colours(list(results.arms)), results.manifest.reference
-    places, published = _places(results, cells), _published(results)
+    places, published = _places(results, cells), published_of(results)
     names = {y: name for name, y in places.items()}
     below = _below(results, cells)
     diamond: dict[str, Any] = {
@@ -259,27 +232,6 @@ def _heights(rows: pd.DataFrame) -> list[float]:
 def _triples(rows: pd.DataFrame) -> list[tuple[float, float, float]]:
     """Estimate, low and high of each."""
     return list(zip(rows["estimate"], rows["low"], rows["high"], strict=True))
-
-
-# how many times larger effects are that squeeze the others
-SQUEEZING = 6.0
-
-
-def effects_zoom(rows: pd.DataFrame) -> tuple[float, float] | None:
-    """The range about 0 of the smaller effects, where others are many times larger; else None.
-
-    rows: of `effects_figure`
-    """
-    ends = rows[["low", "high"]].fillna({"low": rows["estimate"], "high": rows["estimate"]})
-    farthest = ends.abs().max(axis=1).sort_values()
-    farthest = farthest[farthest > 0]
-    ratios = farthest / farthest.shift()
-    if not ratios.max() >= SQUEEZING:
-        return None
-    small = ends.loc[farthest.index[: farthest.index.get_loc(ratios.idxmax())]]
-    low, high = min(0.0, small["low"].min()), max(0.0, small["high"].max())
-    margin = 0.1 * (high - low)
-    return low - margin, high + margin
 
 
 def _intervals(rows: pd.DataFrame) -> str:

@@ -40,8 +40,8 @@ from ablation.formatting import (
     two_digits,
 )
 from ablation.planning.manifest import changed_seeds
-from ablation.reporting import figures, search, tables
-from ablation.reporting.curves import MAX_ARMS, MAX_LINES
+from ablation.reporting import search, tables
+from ablation.reporting.ranges import MAX_ARMS, MAX_LINES, effects_zoom, zoom
 from ablation.reporting.verdict import verdict
 from ablation.storage.runs import RunFolder, write_atomically
 from ablation.subject.loading import BUILT_IN, shown_subject
@@ -104,6 +104,9 @@ def write_judged(
     else:
         results.write_csv(claims, destination / "claims.csv")
     if drawn is None:
+        # which loads Matplotlib
+        from ablation.reporting import figures
+
         drawn = figures.draw(study, effects, destination / "figures")
     text = render(study, effects, claims, drawn, changed)
     path, page = destination / "report.md", destination / "report.html"
@@ -177,8 +180,8 @@ def render(
         best_label=label(study.best),
         renamed=study.renamed,
         figures=drawn,
-        is_zoomed="accuracy" in drawn and figures.zoom(study) is not None,
-        effects_are_zoomed="effects" in drawn and figures.effects_zoom(family) is not None,
+        is_zoomed="accuracy" in drawn and zoom(study) is not None,
+        effects_are_zoomed="effects" in drawn and effects_zoom(family) is not None,
         n_arms=len(study.arms),
         max_arms=MAX_ARMS,
         max_lines=MAX_LINES,

@@ -106,3 +106,9 @@ def test_planning_a_study_loads_no_torch(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
     ).stdout.split()
     assert not set(loaded) & {"torch", "mlflow", "matplotlib", "pandas", "optuna", "sklearn"}
+
+
+def test_a_report_loads_matplotlib_only_where_figures_are_drawn():
+    code = "import sys, ablation.reporting.report; print('matplotlib' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -16,16 +16,16 @@ from ablation.analysis.effects import factor_pairs, judge
 from ablation.analysis.factors import judged_intervals
 from ablation.analysis.results import load
 from ablation.reporting.curves import (
-    MAX_ARMS,
-    MAX_LINES,
     MECHANISM,
     _apart,
+    by_epoch,
     learning_curves,
     mechanism,
     shown_arms,
 )
-from ablation.reporting.figure_style import save
-from ablation.reporting.figures import accuracy, draw, effects_figure, interactions, zoom
+from ablation.reporting.figure_style import PALETTE, save
+from ablation.reporting.figures import accuracy, draw, effects_figure, interactions
+from ablation.reporting.ranges import MAX_ARMS, MAX_LINES, zoom
 from ablation.reporting.report import render
 
 TWO = {"lr_split": FACTORS["lr_split"], "warmup": FACTORS["warmup"]}
@@ -137,6 +137,38 @@ def test_only_metrics_that_were_measured_have_a_mechanism_panel(tmp_path):
     assert len(titles) == len(MECHANISM) - 4  # the fabricated study has not measured everything
     results.history["grad/encoder"] = math.nan
     assert MECHANISM["grad/encoder"] not in {axes.get_title() for axes in mechanism(results).axes}
+
+
+def test_a_curve_is_over_the_seeds_that_have_the_epoch_and_without_pretraining(tmp_path):
+    results = load(study(tmp_path, factors=TWO, detail=True))
+    history, metric = results.history, "diag/latent_drift"
+    history.loc[(history["arm"] == "warmup") & (history["seed"] == 1), metric] = math.nan
+    history.loc[history["arm"] == "lr_split", metric] = math.nan
+    first = history["epoch"] == history["epoch"].min()
+    history.loc[first & (history["arm"] == "reference"), "phase"] = "pretrain"
+    found = by_epoch(results, metric)
+    assert list(found) == [arm for arm in results.arms if arm != "lr_split"]
+    for arm, table in found.items():
+        rows = history[(history["arm"] == arm) & history[metric].notna()]
+        rows = rows[rows["phase"] != "pretrain"]
+        assert list(table.index) == sorted(set(rows["epoch"])) and len(table)
+        for epoch, own in table.iterrows():
+            values = rows[rows["epoch"] == epoch][metric]
+            expected = [values.mean(), values.min(), values.max(), len(values)]
+            assert list(own) == pytest.approx(expected)
+    assert set(found["warmup"]["count"]) == {2} and by_epoch(results, "not/measured") == {}
+
+
+def test_as_many_arms_have_a_line_of_their_own_as_there_are_colours():
+    assert len(PALETTE) == MAX_LINES
+
+
+def test_places_without_a_panel_are_left_empty(tmp_path):
+    results = load(study(tmp_path, detail=True))
+    n_arms = len(results.arms)
+    assert n_arms % 3 and len(learning_curves(results).axes) == n_arms
+    inside = mechanism(results)
+    assert len(inside.axes) % 3 and all(axes.get_title() for axes in inside.axes)
 
 
 def test_the_thaw_is_marked_where_it_was(tmp_path):

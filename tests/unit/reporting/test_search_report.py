@@ -16,7 +16,8 @@ from ablation.analysis.tuning import beside_untuned
 from ablation.formatting import effect
 from ablation.reporting import figures
 from ablation.reporting.report import render, write_report
-from ablation.reporting.search import MAX_ARMS, OWN_BEST, search_figure, search_table
+from ablation.reporting.search import OWN_BEST, search_table
+from ablation.reporting.search_figure import MAX_ARMS, search_figure
 from ablation.reporting.tables import study_tables
 from ablation.reporting.verdict import verdict
 
