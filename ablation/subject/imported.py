@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import importlib.metadata
 import linecache
 import os
 import signal
@@ -93,15 +92,22 @@ def library_versions(sources: Mapping[str, bytes]) -> dict[str, str]:
     """Version of each installed distribution that the texts import, by name."""
     names = {name.partition(".")[0] for name in imported_names(sources)}
     names -= {name.partition(".")[0] for name in sources} | sys.stdlib_module_names
-    owners = _distributions(tuple(sys.path)) if names else {}
+    if not names:
+        return {}
+    # loads `email`, which would take a tenth of a worker's start
+    from importlib.metadata import version
+
+    owners = _distributions(tuple(sys.path))
     found = {owner for name in names for owner in owners.get(name, [])}
-    return {name: importlib.metadata.version(name) for name in sorted(found)}
+    return {name: version(name) for name in sorted(found)}
 
 
 @functools.cache
 def _distributions(_path: tuple[str, ...]) -> Mapping[str, list[str]]:
     """Top-level module -> installed distributions that have it; half a second to find out."""
-    return importlib.metadata.packages_distributions()
+    from importlib.metadata import packages_distributions
+
+    return packages_distributions()
 
 
 def is_library(path: Path) -> bool:
