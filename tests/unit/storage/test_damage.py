@@ -147,9 +147,7 @@ def test_nobody_stumbles_over_a_damaged_file_before_it_is_made_again(toy, name, 
 
 
 @pytest.mark.parametrize("name", ["outcome.json", "metrics.jsonl", "config.yaml"])
-@pytest.mark.parametrize(
-    "how", ["torn", pytest.param("something else", marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("how", ["torn", pytest.param("something else", marks=pytest.mark.long)])
 def test_a_damaged_file_takes_nothing_from_mlflow_and_from_optuna_for_as_long_as_it_is_damaged(
     toy, name, how
 ):
