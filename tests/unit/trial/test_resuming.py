@@ -28,6 +28,7 @@ PLATEAU = {
 }
 """Planned as four of five epochs; no loss falls to 0, so it ends after two."""
 
+CE = JOINT | {"method": "ce"}
 TRIALS = {
     "joint": JOINT,
     "joint, sgd, mixup": JOINT
@@ -50,7 +51,7 @@ TRIALS = {
     "staged": STAGED,
     "original": ORIGINAL,
     "control": STAGED | {"staged.generation": False, "staged.batching": "balanced"},
-    "ce": JOINT | {"method": "ce"},
+    "ce": CE,
 }
 
 
@@ -371,10 +372,10 @@ def test_a_process_that_serves_two_seeds_by_turns_gives_the_bits_of_one_for_each
 
 
 def test_a_fixed_split_gives_what_seed_0_draws_and_no_other_seed():
+    # the shortest trial that reads the images
     for seed in (0, 1):
         fixed, drawn = (
-            records(run(settings, seed), chain(settings, seed))
-            for settings in (JOINT, JOINT | PER_SEED)
+            records(run(settings, seed), chain(settings, seed)) for settings in (CE, CE | PER_SEED)
         )
         assert (fixed == drawn) == (seed == 0)
 
