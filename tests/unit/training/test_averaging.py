@@ -74,7 +74,12 @@ def test_a_step_mixes_weights_and_running_statistics_of_both_modules(decay):
 
 
 @pytest.mark.parametrize(
-    "change", [{}, {"batchnorm": "frozen"}, {"mixup": 0.4, "head.name": "linear"}]
+    "change",
+    [
+        {},
+        {"mixup": 0.4, "head.name": "linear"},
+        pytest.param({"batchnorm": "frozen"}, marks=pytest.mark.long),
+    ],
 )
 def test_the_rest_of_the_trial_is_the_same_with_and_without_it(change):
     off, on = JOINT | change, JOINT | change | {"optim.ema": 0.9}
