@@ -37,5 +37,7 @@ def mixing_shares(alpha: float, n: int, seed: int, purpose: str, epoch: int) -> 
 def initialised(build: Callable[[], T], seed: int, purpose: str) -> T:
     """Build a module with initial weights from (seed, purpose); the global generator stays."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(seed, f"initial {purpose}"))
+        # not torch.manual_seed, which seeds the generators of other devices, too, and keeps a
+        # traceback for each that has not been used yet
+        torch.default_generator.manual_seed(seed_of(seed, f"initial {purpose}"))
         return build()

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import selectors
 import signal
 import subprocess
@@ -41,7 +40,7 @@ class WorkerProcess:
         self._replies, reply_end = os.pipe()
         os.set_blocking(self._replies, False)
         self._requests = os.fdopen(requests, "wb", buffering=0)
-        self._mark = secrets.token_hex(8)
+        self._mark = os.urandom(8).hex()
         # -P: a folder `core` or `ablation` where the study is started must not stand in for ours
         command = [
             sys.executable,

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import re
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,7 +53,7 @@ def replace(path: Path, *parts: bytes) -> None:
     way is put aside.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{secrets.token_hex(8)}"
+    temporary = path.parent / f".{os.urandom(8).hex()}"
     try:
         with temporary.open("xb") as file:
             file.writelines(parts)

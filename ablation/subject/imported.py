@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import importlib.metadata
 import linecache
 import os
 import signal
@@ -36,10 +35,14 @@ def project_sources(module: str) -> dict[str, bytes]:
     """Name -> text of the module and of all that it imports but installed libraries."""
     top, left = module.partition(".")[0], [module]
     sources: dict[str, bytes] = {}
+    seen: set[str] = set()
     while left:
         name = left.pop()
+        if name in seen:
+            continue
+        seen.add(name)
         path = _file(name)
-        if name in sources or path is None or (name.partition(".")[0] != top and is_library(path)):
+        if path is None or (name.partition(".")[0] != top and is_library(path)):
             continue
         sources[name] = path.read_bytes()
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
@@ -56,11 +59,15 @@ def script_sources(scripts: Mapping[str, bytes], module: str | None) -> dict[str
     folders = [*(Path(path).resolve().parent for path in scripts), Path.cwd()]
     left = [name for text in scripts.values() for name in _imported(text, "")]
     left += [module, f"{module}.__main__"] if module else []
+    seen = set(sources)
     while left:
         name = left.pop()
+        if name in seen:
+            continue
+        seen.add(name)
         near = (module_file(name, folder) for folder in folders)
         path = next((file for file in near if file), None) or _file(name)
-        if name in sources or path is None or is_library(path.resolve()):
+        if path is None or is_library(path.resolve()):
             continue
         sources[name] = path.read_bytes()
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
@@ -93,15 +100,31 @@ def library_versions(sources: Mapping[str, bytes]) -> dict[str, str]:
     """Version of each installed distribution that the texts import, by name."""
     names = {name.partition(".")[0] for name in imported_names(sources)}
     names -= {name.partition(".")[0] for name in sources} | sys.stdlib_module_names
-    owners = _distributions(tuple(sys.path)) if names else {}
+    if not names:
+        return {}
+    # loads `email`, which would take a tenth of a worker's start
+    from importlib.metadata import version
+
+    owners = _distributions(tuple(filter(_may_hold_distributions, sys.path)))
     found = {owner for name in names for owner in owners.get(name, [])}
-    return {name: importlib.metadata.version(name) for name in sorted(found)}
+    return {name: version(name) for name in sorted(found)}
 
 
 @functools.cache
 def _distributions(_path: tuple[str, ...]) -> Mapping[str, list[str]]:
     """Top-level module -> installed distributions that have it; half a second to find out."""
-    return importlib.metadata.packages_distributions()
+    from importlib.metadata import packages_distributions
+
+    return packages_distributions()
+
+
+def _may_hold_distributions(entry: str) -> bool:
+    """Whether libraries may be installed in an entry of `sys.path`; the project's own has none."""
+    try:
+        names = os.listdir(entry or os.curdir)
+    except OSError:
+        return True
+    return any(name.lower().endswith((".dist-info", "egg-info")) for name in names)
 
 
 def is_library(path: Path) -> bool:
@@ -110,7 +133,8 @@ def is_library(path: Path) -> bool:
     return is_ours or bool(INSTALLED & set(path.parts)) or path.is_relative_to(STANDARD)
 
 
-def _imported(text: bytes, package: str) -> Iterator[str]:
+@functools.lru_cache(maxsize=1024)
+def _imported(text: bytes, package: str) -> tuple[str, ...]:
     """Every name that may be a module's: of `from a.b import c`, a, a.b and a.b.c.
 
     package: where relative imports start.
@@ -119,7 +143,8 @@ def _imported(text: bytes, package: str) -> Iterator[str]:
         nodes = list(ast.walk(ast.parse(text)))
     except (SyntaxError, ValueError):
         # the import fails, and tells
-        return
+        return ()
+    found: dict[str, None] = {}
     for node in nodes:
         names = []
         if isinstance(node, ast.Import):
@@ -130,7 +155,8 @@ def _imported(text: bytes, package: str) -> Iterator[str]:
             names = [".".join(filter(None, [*parents, alias.name])) for alias in node.names]
         for name in names:
             parts = name.split(".")
-            yield from (".".join(parts[:n]) for n in range(1, len(parts) + 1))
+            found |= dict.fromkeys(".".join(parts[:n]) for n in range(1, len(parts) + 1))
+    return tuple(found)
 
 
 def _file(name: str) -> Path | None:

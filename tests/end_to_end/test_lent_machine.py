@@ -118,7 +118,7 @@ def test_a_study_is_stopped_in_order_when_time_is_up(home, monkeypatch):
         "--offline",
     ]
     with open("log", "a") as log:
-        code = on_gpu._ablate(arguments, time.monotonic() + 4, log)
+        code = on_gpu._ablate(arguments, time.monotonic() + 3, log)
     folder = RunFolder(Path("runs/lent"))
     assert code in (130, -15), Path("log").read_text()  # -15: it had not begun to train
     assert not folder.is_being_run() and not list(folder.path.glob("*/outcome.json"))

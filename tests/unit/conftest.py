@@ -3,10 +3,34 @@
 import functools
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_power_cuts() -> Iterator[None]:
+    """Nothing here has to outlast a power cut, and waiting for the disk takes longer than the rest of a toy study."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def minima_of_few_paths() -> Callable:
+    from ablation.analysis import sequential
+
+    return functools.cache(sequential._null_minima.__wrapped__)
+
+
+@pytest.fixture
+def few_paths(minima_of_few_paths, monkeypatch) -> None:
+    """The limits of looks are found by a tenth of the paths, once for all tests."""
+    from ablation.analysis import sequential
+
+    monkeypatch.setattr(sequential, "N_PATHS", 100_000)
+    monkeypatch.setattr(sequential, "_null_minima", minima_of_few_paths)
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,16 @@
 
 import json
 
+import torch
+
 from core.config.parsing import parse
 from core.config.schema import Config
 from core.planning.trajectory import Link, epoch_settings, phase_settings
 from core.subject import SUBJECT
 from core.trial.run import Checkpoints, Trial, last_checkpoints
+
+# as in a trial that is run by its name; several threads in each of two processes wait for each other
+torch.set_num_threads(1)
 
 PRETRAIN_AND_DATA = {
     "data.channels": "gray",

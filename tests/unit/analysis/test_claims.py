@@ -287,8 +287,8 @@ def one_sided(contrast, direction, value, metric="test/top1"):
 
 @pytest.mark.parametrize("contrast, arms", [
     ({"arm": "reference"}, ["reference"]), ({"arm": "ldmlr"}, ["ldmlr"]),
-    ({"factor": "lr_split", "level": "off"}, ["reference", "gradient_decoupling"]),
     ({"factor": "gradient_decoupling", "level": "on"}, ["gradient_decoupling", "lr_split+gradient_decoupling"]),
+    pytest.param({"factor": "lr_split", "level": "off"}, ["reference", "gradient_decoupling"], marks=pytest.mark.long),
 ])  # fmt: skip
 @pytest.mark.parametrize(
     "shift, below, above",

@@ -103,7 +103,18 @@ def calling(primary):
 STATES = {"lr_split--s1": "FAILED", "ldmlr--s0": "WAITING"}
 
 
-@pytest.mark.parametrize("name", ["error", "kind", "epoch", "lr_split", "best/test/top1"])
+# the next test has all of them at once
+@pytest.mark.parametrize(
+    "name",
+    [
+        "error",
+        "lr_split",
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in ("kind", "epoch", "best/test/top1")
+        ),
+    ],
+)
 def test_a_metric_named_like_a_column_has_one_of_its_own_and_all_others_stay(tmp_path, name):
     state = {"state": lambda spec: STATES.get(spec.trial, "COMPLETE")}
     before, after = (
@@ -176,7 +187,16 @@ def test_a_name_that_no_table_can_hold_is_written_with_escapes(tmp_path, name, c
     assert "`lr_split`" in study_tables([tmp_path / "reports"], "fixes")
 
 
-@pytest.mark.parametrize("primary", ["error", "seed", "wall_seconds", "metric/error", "verdict"])
+# a column of results.csv and of what claims say, and the name that such a metric is given
+@pytest.mark.parametrize(
+    "primary",
+    [
+        "error",
+        "metric/error",
+        "verdict",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("seed", "wall_seconds")),
+    ],
+)
 def test_a_study_may_be_about_a_metric_of_any_name(tmp_path, primary):
     for study_name, name in [("plain", "score"), ("other", primary)]:
         expects = [{"metric": metric, "direction": "up"} for metric in (name, f"best/{name}")]

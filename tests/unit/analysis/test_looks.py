@@ -9,7 +9,6 @@ from fabricate import FACTORS, study
 from scipy import stats
 
 from ablation.analysis import looks as module
-from ablation.analysis import sequential
 from ablation.analysis.claims import claims_replay, judge_claims, undecided
 from ablation.analysis.compare import compare
 from ablation.analysis.effects import effects_replay, judge, minus_others
@@ -35,18 +34,12 @@ def claim(name, arm, minus, *expects):
     }
 
 
+pytestmark = pytest.mark.usefixtures("few_paths")
+
 SPLIT = claim("split", "lr_split", "reference")  # 8 points
 WORSE = claim("worse", "ce", "ldmlr")  # -3 points
 CLOSE = claim("close", "balanced-head", "ldmlr")  # 0.5 points
 CLAIMS = [SPLIT, WORSE, CLOSE]
-
-
-@pytest.fixture(autouse=True)
-def _few_paths(monkeypatch):
-    monkeypatch.setattr(sequential, "N_PATHS", 100_000)
-    sequential._null_minima.cache_clear()
-    yield
-    sequential._null_minima.cache_clear()
 
 
 def fabricated(path, claims=CLAIMS, n_seeds=20, n_done=20, noise=0.3, state=None, **manifest):

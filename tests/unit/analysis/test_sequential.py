@@ -106,7 +106,7 @@ def test_family_wise_error_is_at_most_5_percent_and_naive_peeking_has_more(effec
     assert wrong(p) > allowed
 
 
-@pytest.mark.parametrize("sizes", [SIZES, (2, 3, 4), (4, 30)])
+@pytest.mark.parametrize("sizes", [SIZES, pytest.param((2, 3, 4), marks=pytest.mark.long), (4, 30)])
 def test_error_of_one_claim_is_5_percent_over_all_looks(sizes):
     n_studies = 8_000
     values = np.random.default_rng(2).normal(0, 1, (n_studies, sizes[-1]))
@@ -114,7 +114,16 @@ def test_error_of_one_claim_is_5_percent_over_all_looks(sizes):
     assert found.any(axis=1).mean() == pytest.approx(ALPHA, abs=error_of(ALPHA, n_studies))
 
 
-@pytest.mark.parametrize("sizes", [(2, 4, 6, 11, 19), (3, 4, 6, 9, 13), (3, 5, 7, 11, 20)])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (2, 4, 6, 11, 19),
+        *(
+            pytest.param(sizes, marks=pytest.mark.long)
+            for sizes in [(3, 4, 6, 9, 13), (3, 5, 7, 11, 20)]
+        ),
+    ],
+)
 def test_failed_seeds_leave_the_error_at_5_percent(sizes):
     n_studies = 8_000
     values = np.random.default_rng(3).normal(0, 1, (n_studies, SIZES[-1]))

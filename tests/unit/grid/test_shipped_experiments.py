@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parents[3] / "experiments"
 FILES = sorted(FOLDER.glob("*.yaml"))
 GRIDS = [path for path in FILES if "factors" in read_yaml(path)]
 # one of each kind; all the others are planned where the long tests run
-IN_EVERY_RUN = {"fixes.yaml", "fixes-tuned.yaml", "cifar10-frozen.yaml", "cifar100-strong.yaml"}
+IN_EVERY_RUN = {"fixes.yaml", "fixes-tuned.yaml", "cifar10-frozen.yaml"}
 EXPERIMENTS = [path for path in FILES if "settings" in read_yaml(path) and path not in GRIDS]
 
 

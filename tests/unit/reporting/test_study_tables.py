@@ -128,6 +128,14 @@ def test_claims_stand_with_their_verdict_and_numbers(tmp_path):
     )
 
 
+@pytest.fixture(scope="module")
+def two_studies(tmp_path_factory):
+    root = tmp_path_factory.mktemp("two")
+    reported(root, factors={})
+    reported(root, "other", factors={})
+    return root / "reports"
+
+
 @pytest.mark.parametrize(
     "study_name, parts, says",
     [
@@ -141,12 +149,10 @@ def test_claims_stand_with_their_verdict_and_numbers(tmp_path):
         ("fixes", ("claims",), "fixes: the study has no claims"),
     ],
 )
-def test_wrong_names_are_told_with_the_nearest_right_one(tmp_path, study_name, parts, says):
-    reported(tmp_path, factors={})
-    reported(tmp_path, "other", factors={})
+def test_wrong_names_are_told_with_the_nearest_right_one(two_studies, study_name, parts, says):
     with pytest.raises(InputError) as error:
-        study_tables([tmp_path / "reports"], study_name, parts)
-    assert str(error.value) == f"{tmp_path}/reports: {says}"
+        study_tables([two_studies], study_name, parts)
+    assert str(error.value) == f"{two_studies}: {says}"
 
 
 def test_the_command_prints_the_only_study(tmp_path, monkeypatch):

@@ -16,7 +16,6 @@ import pytest
 from toy_study import ToyStudy
 from toy_subject import Toy
 
-from ablation.analysis import sequential
 from ablation.analysis.results import load, load_scores
 from ablation.errors import InputError
 from ablation.formatting import MISSING
@@ -67,6 +66,9 @@ class Noisy(Toy):
         return 9.0 * link.key.endswith("2") + random.Random(link.key).gauss(0, 0.3)
 
 
+pytestmark = pytest.mark.usefixtures("few_paths")
+
+
 class Study(ToyStudy):
     """A toy study that looks at its seeds, and what it has said of its looks."""
 
@@ -75,8 +77,6 @@ class Study(ToyStudy):
         with (root / "grid.yaml").open("a") as file:
             file.write(claims)
         monkeypatch.setattr(opening, "provenance", dict)
-        monkeypatch.setattr(sequential, "N_PATHS", 100_000)
-        sequential._null_minima.cache_clear()
         self.monkeypatch, self.said = monkeypatch, []
 
     def planner(self, option=None, **budget):
@@ -116,8 +116,7 @@ class Study(ToyStudy):
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
-    yield Study(tmp_path, monkeypatch)
-    sequential._null_minima.cache_clear()
+    return Study(tmp_path, monkeypatch)
 
 
 def test_only_the_arms_of_undecided_claims_get_more_seeds(toy):
@@ -253,7 +252,7 @@ def test_to_see_what_is_due_plans_each_trial_once_and_needs_no_heavy_library(toy
 
 
 @pytest.mark.parametrize(
-    "stop_after", [11, 13, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 5, 12, 16))]
+    "stop_after", [11, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 5, 12, 13, 16))]
 )
 def test_a_study_that_is_killed_again_and_again_gets_the_same_trials(
     toy, tmp_path_factory, monkeypatch, stop_after

@@ -8,7 +8,6 @@ import pytest
 from click.testing import CliRunner
 
 import ablation
-from ablation.analysis import sequential
 from ablation.analysis.results import read_claims, read_effects, read_trials
 from ablation.cli.main import main
 from ablation.reporting import figures
@@ -42,17 +41,14 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 @pytest.fixture
-def project(uri, tmp_path, monkeypatch):
+def project(uri, few_paths, tmp_path, monkeypatch):
     """The project in the working directory; figures are not drawn, and limits are found by fewer paths."""
     monkeypatch.setattr(figures, "draw", lambda *_: [])
-    monkeypatch.setattr(sequential, "N_PATHS", 100_000)
-    sequential._null_minima.cache_clear()
     (tmp_path / "planted.py").write_text(FUNCTION)
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "planted.yaml").write_text(EXPERIMENT)
     (tmp_path / "experiments" / "own.yaml").write_text(GRID)
-    yield ProjectPaths()
-    sequential._null_minima.cache_clear()
+    return ProjectPaths()
 
 
 def test_seeds_go_to_what_is_not_decided_until_the_budget_ends_it(project, capsys):

@@ -52,6 +52,14 @@ HOW = {
 }
 
 
+# each unreadable in a way of its own; what becomes of the file is tried in every way
+IN_EVERY_RUN = {"empty", "NUL bytes", "something else", "deep"}
+HOW_MADE_AGAIN = [
+    pytest.param(how, id=name, marks=[] if name in IN_EVERY_RUN else pytest.mark.long)
+    for name, how in HOW.items()
+]
+
+
 def break_(toy: ToyProject, name: str, how) -> Path:
     warn_once.cache_clear()
     path = toy.folder.trial_path(TRIAL) / name
@@ -64,7 +72,7 @@ def assert_as_before(toy: ToyProject, before) -> None:
         pd.testing.assert_frame_equal(table, was, check_exact=True)
 
 
-@pytest.mark.parametrize("how", HOW.values(), ids=HOW.keys())
+@pytest.mark.parametrize("how", HOW_MADE_AGAIN)
 @pytest.mark.parametrize("name", ["outcome.json", "metrics.jsonl", "config.yaml"])
 def test_a_damaged_file_of_a_finished_trial_is_made_again_without_training(toy, name, how, capsys):
     before, content = toy.tables(), (toy.folder.trial_path(TRIAL) / name).read_bytes()
@@ -139,7 +147,7 @@ def test_nobody_stumbles_over_a_damaged_file_before_it_is_made_again(toy, name, 
 
 
 @pytest.mark.parametrize("name", ["outcome.json", "metrics.jsonl", "config.yaml"])
-@pytest.mark.parametrize("how", ["torn", "something else"])
+@pytest.mark.parametrize("how", ["torn", pytest.param("something else", marks=pytest.mark.long)])
 def test_a_damaged_file_takes_nothing_from_mlflow_and_from_optuna_for_as_long_as_it_is_damaged(
     toy, name, how
 ):
@@ -335,7 +343,14 @@ def test_a_finished_study_does_not_need_its_cache(toy, kind, spoil):
 
 @pytest.mark.parametrize("i", range(4))
 @pytest.mark.parametrize("kind", ["record", "state"])
-@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT.keys())
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        # all are removed alike: see above
+        pytest.param(spoil, id=name, marks=[] if name == "torn" else pytest.mark.long)
+        for name, spoil in SPOILT.items()
+    ],
+)
 def test_damaged_entries_of_an_unfinished_chain_are_computed_again(toy, kind, spoil, i):
     before = toy.tables()
     for trial in ("rate=fast--s0", "reference--s1"):

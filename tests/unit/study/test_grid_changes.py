@@ -99,7 +99,7 @@ def test_what_comes_back_is_not_run_again_and_is_the_same_record(toy):
     )
 
 
-@pytest.mark.parametrize("is_running", [True, False])
+@pytest.mark.parametrize("is_running", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_what_is_removed_unfinished_neither_waits_nor_runs_until_it_comes_back(killed, is_running):
     toy = killed
     toy.deliver(is_running)

@@ -108,7 +108,7 @@ def test_a_function_whose_worker_is_killed_ends_as_one_that_was_not_bit_by_bit(p
 
 def test_a_study_that_is_killed_goes_on_from_the_last_checkpoints(project):
     Path("own_function.py").write_text(FUNCTION)
-    experiment("own_function:train", seconds=0.1, killed=[])
+    experiment("own_function:train", seconds=0.04, killed=[])
     line = [sys.executable, "-P", "-m", "ablation", "run", "--grid", "g.yaml", "--offline"]
     environment = {**os.environ, "PYTHONPATH": str(INSTALLED_IN)}
     study = subprocess.Popen([*line, "--jobs", "1"], env=environment, stdout=subprocess.DEVNULL)
@@ -146,9 +146,9 @@ class Watching(Listener):
 def test_epochs_reach_listeners_and_files_while_the_trial_runs(kind):
     Path("own_function.py").write_text(FUNCTION)
     if kind == "function":
-        experiment("own_function:train", seconds=0.05, killed=[])
+        experiment("own_function:train", seconds=0.02, killed=[])
     else:
-        text = "import time\nfor e in range(1, 9):\n    print(f'epoch={e} value={e * 1.5}')\n    time.sleep(0.15)\n"
+        text = "import time\nfor e in range(1, 9):\n    print(f'epoch={e} value={e * 1.5}')\n    time.sleep(0.06)\n"
         experiment(command(text))
     watching = Watching()
     planned, _ = run(watching)
@@ -235,8 +235,9 @@ SLEEPS = "import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', 
 )  # fmt: skip
 def test_a_limit_ends_a_command_with_all_that_it_has_started(text, options, error):
     experiment(command(text))
+    Path("g.yaml").write_text(GRID.replace("seeds: 2", "seeds: 1"))
     _, done = run(**options)
-    assert len(done.failed) == 4 and all(why.startswith(error) for why in done.failed.values())
+    assert len(done.failed) == 2 and all(why.startswith(error) for why in done.failed.values())
     assert processes_left() == []
 
 

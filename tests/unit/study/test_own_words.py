@@ -27,6 +27,7 @@ factors: {rate: {slow: {rate: 1}, fast: {rate: 2}}}
 def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ablation.study.opening.provenance", dict)
+    monkeypatch.setattr("ablation.reporting.figures.draw", lambda *_: [])
     Path("g.yaml").write_text(GRID)
     command = f"{sys.executable} train.py {{rate}} {{seed}}"
     Path("e.yaml").write_text(

@@ -598,7 +598,7 @@ def test_what_mlflow_refuses_is_made_to_fit_and_everything_arrives(
 
 
 @pytest.mark.parametrize("name", ["val//loss", ".", "m" * 300, "a@"])
-@pytest.mark.parametrize("is_new_process", [False, True])
+@pytest.mark.parametrize("is_new_process", [pytest.param(False, marks=pytest.mark.long), True])
 def test_names_of_a_trial_that_is_run_again_are_made_to_fit(uri, folder, name, is_new_process):
     """Though its run in MLflow has ended, and no outcome has the name."""
     finish(folder, NONE, FAILED)

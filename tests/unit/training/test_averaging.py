@@ -27,7 +27,9 @@ def states_of(learner):
 
 
 @pytest.mark.parametrize("batchnorm", ["updating", "frozen"])
-@pytest.mark.parametrize("decay", [0.5, 0.9, 0.999])
+@pytest.mark.parametrize(
+    "decay", [0.9, *(pytest.param(decay, marks=pytest.mark.long) for decay in (0.5, 0.999))]
+)
 def test_it_is_the_average_over_the_steps_since_the_thaw(decay, batchnorm):
     settings = JOINT | {
         "optim.ema": decay,
@@ -72,7 +74,12 @@ def test_a_step_mixes_weights_and_running_statistics_of_both_modules(decay):
 
 
 @pytest.mark.parametrize(
-    "change", [{}, {"batchnorm": "frozen"}, {"mixup": 0.4, "head.name": "linear"}]
+    "change",
+    [
+        {},
+        {"mixup": 0.4, "head.name": "linear"},
+        pytest.param({"batchnorm": "frozen"}, marks=pytest.mark.long),
+    ],
 )
 def test_the_rest_of_the_trial_is_the_same_with_and_without_it(change):
     off, on = JOINT | change, JOINT | change | {"optim.ema": 0.9}
@@ -98,7 +105,10 @@ def test_the_rest_of_the_trial_is_the_same_with_and_without_it(change):
     assert {name.split(".")[0] for name in last[1].keys() - last[0].keys()} == {"average"}
 
 
-@pytest.mark.parametrize(("decay", "seed"), [(0.5, 0), (0.9, 1), (0.99, 2)])
+@pytest.mark.parametrize(
+    ("decay", "seed"),
+    [(0.9, 1), *(pytest.param(*each, marks=pytest.mark.long) for each in [(0.5, 0), (0.99, 2)])],
+)
 def test_its_metrics_are_the_accuracies_of_its_weights(decay, seed):
     settings = JOINT | {"optim.ema": decay, "optim.lr.encoder": 1e-2, "pretraining.epochs": 8}
     store, links = run(settings, seed), chain(settings, seed)

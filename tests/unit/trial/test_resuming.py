@@ -28,6 +28,7 @@ PLATEAU = {
 }
 """Planned as four of five epochs; no loss falls to 0, so it ends after two."""
 
+CE = JOINT | {"method": "ce"}
 TRIALS = {
     "joint": JOINT,
     "joint, sgd, mixup": JOINT
@@ -50,7 +51,7 @@ TRIALS = {
     "staged": STAGED,
     "original": ORIGINAL,
     "control": STAGED | {"staged.generation": False, "staged.batching": "balanced"},
-    "ce": JOINT | {"method": "ce"},
+    "ce": CE,
 }
 
 
@@ -82,13 +83,14 @@ LENGTHS = {
     "joint": 7, "joint, sgd, mixup": 7, "joint, gaussian, views, strong": 7, "plateau": 7, "joint, averaged weights": 7,
     "joint, two views, sharpness-aware": 7, "staged": 6, "original": 6, "control": 4, "ce": 3,
 }  # fmt: skip
-IN_EVERY_RUN = {"joint", "staged"}
+# in the middle of each phase that keeps a checkpoint at its end; below, every trial stops after each
+IN_EVERY_RUN = {("joint", 0), ("joint", 2), ("joint", 5), ("staged", 2), ("staged", 4)}
 STOPS = [
     pytest.param(
         name,
         i,
         id=f"{name}, after link {i + 1}",
-        marks=[] if name in IN_EVERY_RUN else pytest.mark.long,
+        marks=[] if (name, i) in IN_EVERY_RUN else pytest.mark.long,
     )
     for name, n in LENGTHS.items()
     for i in range(n - 1)
@@ -124,10 +126,19 @@ class Killed(BaseException):
     """Not an Exception: nothing may catch it."""
 
 
-@pytest.mark.parametrize("seconds_between_checkpoints", [-1.0, 1e9])
-@pytest.mark.parametrize(
-    ("name", "i"), [("joint", 0), ("joint", 2), ("joint", 5), ("staged", 2), ("staged", 4)]
-)
+DEATHS = [
+    pytest.param(
+        name,
+        i,
+        seconds,
+        marks=[] if (name, i) in {("joint", 2), ("staged", 4)} else pytest.mark.long,
+    )
+    for name, i in [("joint", 0), ("joint", 2), ("joint", 5), ("staged", 2), ("staged", 4)]
+    for seconds in [-1.0, 1e9]
+]
+
+
+@pytest.mark.parametrize(("name", "i", "seconds_between_checkpoints"), DEATHS)
 def test_a_trial_that_dies_and_is_run_again_equals_the_uninterrupted_one(
     name, i, seconds_between_checkpoints, monkeypatch
 ):
@@ -280,7 +291,8 @@ def test_a_damaged_checkpoint_of_a_finished_trial_is_made_again_if_needed(
     assert_same("joint", broken)
 
 
-@pytest.mark.parametrize("form", ["missing", "damaged"])
+# a damaged one is missing once it has been read
+@pytest.mark.parametrize("form", [pytest.param("missing", marks=pytest.mark.long), "damaged"])
 @pytest.mark.parametrize("kind, i, resumes_at", [
     ("latents", 1, 5),  # encoded again
     ("state", 4, 4),  # of the epoch it stopped at: from the end of the warm-up
@@ -300,7 +312,16 @@ def test_a_damaged_checkpoint_of_a_stopped_trial_is_made_again(kind, i, resumes_
     assert_same("joint", broken)
 
 
-@pytest.mark.parametrize(("i", "resumes_at"), [(0, 0), (1, 0), (2, 2), (3, 2), (4, 4), (6, 4)])
+# each phase once; the other epochs of a phase with the long tests
+@pytest.mark.parametrize(
+    ("i", "resumes_at"),
+    [
+        (0, 0),
+        (3, 2),
+        (6, 4),
+        *(pytest.param(*each, marks=pytest.mark.long) for each in [(1, 0), (2, 2), (4, 4)]),
+    ],
+)
 def test_a_missing_record_is_made_again(i, resumes_at):
     store, links = whole("joint")
     broken = MemoryStore(store)
@@ -351,10 +372,10 @@ def test_a_process_that_serves_two_seeds_by_turns_gives_the_bits_of_one_for_each
 
 
 def test_a_fixed_split_gives_what_seed_0_draws_and_no_other_seed():
+    # the shortest trial that reads the images
     for seed in (0, 1):
         fixed, drawn = (
-            records(run(settings, seed), chain(settings, seed))
-            for settings in (JOINT, JOINT | PER_SEED)
+            records(run(settings, seed), chain(settings, seed)) for settings in (CE, CE | PER_SEED)
         )
         assert (fixed == drawn) == (seed == 0)
 
