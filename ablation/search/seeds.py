@@ -128,10 +128,17 @@ class UntilDecided:
         self._begun = time.monotonic()
         # trials that have ended: their files need not be read again
         self._ended: set[str] = set()
+        # those that were planned before, and whose chains hang on no records
+        self._lasting: dict[str, PlannedTrial] = {}
 
-    def due(self) -> Plan:
-        """The trials that are due by what has ended so far; at least those of the first look."""
+    def due(self, before: Plan | None = None) -> Plan:
+        """The trials that are due by what has ended so far; at least those of the first look.
+
+        before: a plan of the study, of which chains are taken that hang on no records
+        """
         tell, self.tell = self.tell, lambda text: None
+        trials = {} if before is None else before.trials
+        self._lasting |= {name: one for name, one in trials.items() if not one.undecided}
         plan = self._planned({})
         while (grown := self.grown(plan)) is not plan:
             plan = grown
@@ -174,7 +181,8 @@ class UntilDecided:
         """The plan of so many seeds; those of the first look where an arm is not named."""
         first = self.study.grid.looks[0]
         counts = {variant.name: due.get(variant.name, first) for variant in self.study.variants}
-        return build_plan(self.study, self.store, self.folder, counts, known)
+        lasting = self._lasting | dict(known or {})
+        return build_plan(self.study, self.store, self.folder, counts, lasting)
 
     def _have_ended(self, plan: Plan) -> bool:
         for name, trial in plan.trials.items():

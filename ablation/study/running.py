@@ -221,7 +221,7 @@ def _run_held(
         _forget_other_scores(planned)
     if planner is None and planned.study.grid.looks:
         planner = until_decided = _until_decided(planned, options, console)
-        planned = replace(planned, plan=until_decided.due())
+        planned = replace(planned, plan=until_decided.due(planned.plan))
     timings = planned.timings
     bound = CacheBound(planned.store, options.cache_bytes)
     with (

@@ -30,9 +30,16 @@ def write(root: Path, files) -> None:
 
 
 def left(root: Path) -> dict[str, bytes | None]:
-    """All that is there and is no folder; of the cache, the trials and what was unpacked the folders too."""
+    """All that is there and is no folder; of the cache, the trials and what was unpacked the folders too.
+
+    Without what Python keeps of the user's own modules that it imports.
+    """
     kept = ("runs/", ".ablate/", "reports/", "unpacked")
-    found = {path.relative_to(root).as_posix(): path for path in root.rglob("*")}
+    found = {
+        path.relative_to(root).as_posix(): path
+        for path in root.rglob("*")
+        if "__pycache__" not in path.parts
+    }
     return {
         name: path.read_bytes() if path.is_file() else None
         for name, path in found.items()

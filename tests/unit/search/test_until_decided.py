@@ -20,6 +20,7 @@ from ablation.analysis.results import load, load_scores
 from ablation.errors import InputError
 from ablation.formatting import MISSING
 from ablation.grid.load import load_study
+from ablation.planning import plan as planning
 from ablation.planning.forecast import Listener
 from ablation.planning.manifest import changed_seeds
 from ablation.reporting.tables import looks_table
@@ -410,6 +411,17 @@ def test_seeds_changed_after_results_were_seen_are_told_until_they_are_as_first(
     if (first, then) == (SEEDS, "5"):
         assert "(first looks at 3, 5 and 8 seeds, now 6 seeds)" in changed(toy, "6")
     assert changed(toy, first) == ""
+
+
+def test_a_plan_is_made_again_only_where_records_tell_how_long_a_trial_is(toy, monkeypatch):
+    toy.go()
+    plan, asked, plan_trial = toy.planner().due(), [], planning.plan_trial
+    monkeypatch.setattr(
+        planning, "plan_trial", lambda *given: asked.append(given[2]) or plan_trial(*given)
+    )
+    assert toy.planner().due(plan) == plan
+    undecided = {name for name, one in plan.trials.items() if one.undecided}
+    assert set(asked) == undecided and 0 < len(undecided) < len(plan.trials)
 
 
 @pytest.mark.parametrize("option", ["3", "0,1,2"])
