@@ -246,7 +246,8 @@ REPORTING = {
 FURTHER = {
     "warm-up to the end", "no generated loss", "no epoch left to generate for", "ldmlr's quota of what is balanced",
     "averaged weights", "averaged weights, never thawed", "averaged weights, staged", "two views, never thawed",
-    "staged without generation", "linear head, diffusion loss alone",
+    "staged without generation", "linear head, diffusion loss alone", "averaged weights, all groups",
+    "nothing to balance", "no warm-up", "sharpness-aware", "ce on validation",
 }  # fmt: skip
 
 

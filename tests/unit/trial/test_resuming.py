@@ -228,7 +228,19 @@ PAIRS = {
 }
 
 
-@pytest.mark.parametrize(("first", "change"), PAIRS.values(), ids=PAIRS.keys())
+FURTHER = {
+    "head", "frozen throughout", "staged heads", "staged starts of one head", "staged encodings", "staged scalings",
+    "the longer trial first",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("first", "change"),
+    [
+        pytest.param(*pair, id=name, marks=pytest.mark.long if name in FURTHER else [])
+        for name, pair in PAIRS.items()
+    ],
+)
 def test_a_trial_that_shares_epochs_equals_one_that_shares_none(first, change):
     second = first | change
     alone, together = finished(second), finished(first)
