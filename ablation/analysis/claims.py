@@ -342,7 +342,7 @@ def undecided(claims: pd.DataFrame) -> str:
         for name, own in left.groupby("claim", sort=False)
     ]
     so_far = span(left.groupby("claim")["n_seeds"].max())
-    return f"To decide the rest: {listed(told)} ({so_far} so far)."
+    return f"To decide the rest by a new plan: {listed(told)} ({so_far} so far)."
 
 
 def _told_of_looks(rows: pd.DataFrame) -> str:

@@ -200,7 +200,7 @@ def test_an_undecided_claim_tells_how_many_seeds_would_decide_it(tmp_path):
     found = difference(results, "balanced-head", "ldmlr", 3)
     # the others are decided: it is alone in its family
     assert row.seeds_needed == needed_seeds(found.mean, found.sd, 0.05)
-    said = f"To decide the rest: about {row.seeds_needed} seeds for `close` (3 so far)."
+    said = f"To decide the rest by a new plan: about {row.seeds_needed} seeds for `close` (3 so far)."
     assert undecided(table.reset_index()) == said
 
 
