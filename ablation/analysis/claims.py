@@ -326,13 +326,13 @@ def claims_counted(claims: pd.DataFrame) -> str:
     return f"Of {len(each)} claim{'s' * (len(each) > 1)}: {', '.join(counted)}." if counted else ""
 
 
-def undecided(claims: pd.DataFrame) -> str:
+def undecided(claims: pd.DataFrame, most: int) -> str:
     """How many seeds would decide each claim that is not decided, in a sentence.
 
     With 80 % probability, and if the estimate and the spread that were seen are true.
     "" where all are decided, and of a study of a fixed number of seeds.
 
-    claims: from `judge_claims`, or claims.csv
+    claims: from `judge_claims`, or claims.csv; most: seeds that are planned
     """
     left = claims[claims["claim_verdict"] == NOT_DECIDED]
     if left.empty or "decided_at" not in left:
@@ -342,7 +342,8 @@ def undecided(claims: pd.DataFrame) -> str:
         for name, own in left.groupby("claim", sort=False)
     ]
     so_far = span(left.groupby("claim")["n_seeds"].max())
-    return f"To decide the rest by a new plan: {listed(told)} ({so_far} so far)."
+    by_plan = "" if left["n_seeds"].max() < most else " by a new plan"
+    return f"To decide the rest{by_plan}: {listed(told)} ({so_far} so far)."
 
 
 def _told_of_looks(rows: pd.DataFrame) -> str:

@@ -110,7 +110,7 @@ def conclusion(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) ->
     two arms or without claims has the first lines of its verdict in their place.
     """
     found = verdict(results, effects, claims)
-    told = " ".join(filter(None, (found.claims, undecided(claims))))
+    told = " ".join(filter(None, (found.claims, undecided(claims, max(results.looks, default=0)))))
     lines = [found.answer, found.best, told]
     lines += [*found.factors, found.baseline, found.limits]
     return [*[line for line in lines if line][:3], *filter(None, [found.seeds])]

@@ -145,7 +145,7 @@ def test_a_run_ends_with_the_answer_the_best_arm_and_the_claims(tmp_path):
     assert lines[:2] == [found.answer, found.best] and "best mean" in found.best
     assert "the baseline with the best mean" in found.lines[4] and "baseline" not in lines[1]
     assert re.fullmatch(
-        r"Of 3 claims: 1 supported \(`lr_split`\), 2 not decided\. To decide the rest by a new plan: about \d+ "
+        r"Of 3 claims: 1 supported \(`lr_split`\), 2 not decided\. To decide the rest: about \d+ "
         r"seeds for `warmup` and about \d+ seeds for `reference` \(3 so far\)\.",
         lines[2],
     )

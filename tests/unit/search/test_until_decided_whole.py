@@ -58,7 +58,7 @@ def test_seeds_go_to_what_is_not_decided_until_the_budget_ends_it(project, capsy
     assert "after 3 seeds: 1 of 2 claims decided; 2 arms go on to 5 seeds" in said
     assert "the budget is spent, so 2 arms do not go on to 12 seeds" in said
     assert re.search(
-        r"1 not decided\. To decide the rest by a new plan: about \d+ seeds for `idle` \(8 so far\)", said
+        r"1 not decided\. To decide the rest: about \d+ seeds for `idle` \(8 so far\)", said
     )
 
     report = project.report("own")
