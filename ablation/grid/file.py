@@ -13,7 +13,7 @@ from typing import Any
 from ablation.errors import InputError, Problem, nearest
 from ablation.grid.design import DESIGNS, Arm, Factor, Level, read_claims
 from ablation.grid.search import Search, read_search
-from ablation.grid.seeds import Seeds, chosen_seeds
+from ablation.grid.seeds import chosen_seeds
 from ablation.grid.strict_yaml import (
     FILE_NAME,
     LEVEL_NAME,
@@ -64,8 +64,8 @@ class Grid:
     metric: Metric
     design: tuple[str, ...]
     seeds: tuple[int, ...]
-    # those of the file, if `seeds` and `looks` are a part of them; else these
-    planned: Seeds
+    # those of the file, if `seeds` are a part of them; else these
+    planned_seeds: tuple[int, ...]
     factors: tuple[Factor, ...]
     # beside those of the design
     arms: tuple[Arm, ...]
@@ -129,7 +129,7 @@ def read_grid(
         "baselines", lambda name: "" if isinstance(name, str) else "is not a baseline's name"
     )
     named = experiment or file.text("experiment", means="an experiment's name or path")
-    chosen, planned = chosen_seeds(file, seeds, is_until_decided, problems)
+    chosen, planned_seeds = chosen_seeds(file, seeds, is_until_decided, problems)
     has_factors = bool(file.values.get("factors"))
     if chosen.looks and not (file.values.get("claims") or (chosen.effects and has_factors)):
         remedy = "add claims" + (", or seeds.effects: true to decide main effects" * has_factors)
@@ -142,7 +142,7 @@ def read_grid(
         metric={"name": primary, "goal": goal},
         design=_designs(file),
         seeds=chosen.numbers,
-        planned=planned,
+        planned_seeds=planned_seeds,
         factors=_factors(file, primary),
         arms=tuple(Arm(name, {}, arms.settings(name)) for name in arms.names(*NAME)),
         baselines=baselines,

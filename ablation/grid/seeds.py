@@ -69,7 +69,7 @@ def read_seeds(section: CheckedMapping, key: str) -> Seeds:
 
 def chosen_seeds(
     file: CheckedMapping, option: str | None, is_until_decided: bool, problems: list[Problem]
-) -> tuple[Seeds, Seeds]:
+) -> tuple[Seeds, tuple[int, ...]]:
     """The seeds to run, and those that are planned: the file's own, where they hold the former.
 
     The first seeds of a plan, up to one of its looks, are run as its looks so far.
@@ -87,8 +87,8 @@ def chosen_seeds(
             chosen = own._replace(numbers=own.numbers[:n])
     if is_until_decided:
         chosen = until_decided(chosen)
-    is_part = set(chosen.numbers) <= set(own.numbers)
-    return chosen, own if is_part and chosen[1:] == own[1:] else chosen
+    is_part = set(chosen.numbers) <= set(own.numbers) and chosen[1:] == own[1:]
+    return chosen, own.numbers if is_part else chosen.numbers
 
 
 def seeds_option(text: str, problems: list[Problem]) -> Seeds:

@@ -42,7 +42,7 @@ def manifest_of(study: Study, name: str, plan: Plan) -> Manifest:
         subject=experiment.subject,
         looks=list(grid.looks),
         decides_effects=grid.decides_effects,
-        planned_seeds={"looks": list(grid.planned.looks), "seeds": list(grid.planned.numbers)},
+        planned_seeds=list(grid.planned_seeds),
     )
 
 
@@ -58,7 +58,7 @@ def first_seeds(manifest: Manifest, folder: RunFolder) -> dict[str, list[int]]:
     if manifest.search.get("of") or not folder.exists():
         return {}
     before = folder.manifest()
-    first = before.first_seeds or _planned_seeds(before)
+    first = before.first_seeds or _plan_of_seeds(before)
     if _are_planned(first, manifest):
         return {}
     complete = [
@@ -75,7 +75,7 @@ def first_seeds(manifest: Manifest, folder: RunFolder) -> dict[str, list[int]]:
 
 def _are_planned(first: dict[str, list[int]], manifest: Manifest) -> bool:
     """Whether these looks and seeds are those of the manifest."""
-    (looks, seeds), now = (first["looks"], first["seeds"]), _planned_seeds(manifest)
+    (looks, seeds), now = (first["looks"], first["seeds"]), _plan_of_seeds(manifest)
     if looks != now["looks"]:
         return False
     if not looks:
@@ -85,15 +85,15 @@ def _are_planned(first: dict[str, list[int]], manifest: Manifest) -> bool:
     return seeds[:n] == now["seeds"][:n]
 
 
-def _planned_seeds(manifest: Manifest) -> dict[str, list[int]]:
-    return manifest.planned_seeds or {"looks": manifest.looks, "seeds": manifest.seeds}
+def _plan_of_seeds(manifest: Manifest) -> dict[str, list[int]]:
+    return {"looks": manifest.looks, "seeds": manifest.planned_seeds or manifest.seeds}
 
 
 def changed_seeds(manifest: Manifest) -> str:
     """Says that a study was given other seeds or looks after results were seen; "" if not."""
     if not manifest.first_seeds:
         return ""
-    each = [manifest.first_seeds, _planned_seeds(manifest)]
+    each = [manifest.first_seeds, _plan_of_seeds(manifest)]
     first, now = map(_counted, each)
     if first == now:
         first, now = (f"seeds {listed([*map(str, one['seeds'])])}" for one in each)

@@ -174,9 +174,10 @@ class Manifest:
     looks: list[int] = field(default_factory=list)
     # whether looks are to decide every main effect, too
     decides_effects: bool = False
-    # {looks, seeds} of its grid: all of them, where those above are the first; {} if not known
-    planned_seeds: dict[str, list[int]] = field(default_factory=dict)
-    # `planned_seeds` as its results were first seen, where it has others since; {} where it has not
+    # all seeds of its grid, where those above are the first; [] if not known
+    planned_seeds: list[int] = field(default_factory=list)
+    # {looks, seeds} that were planned as its results were first seen, where it has others since; {}
+    # where it has not
     first_seeds: dict[str, list[int]] = field(default_factory=dict)
     # How its arms were tuned, see `ablation.search.tuning.search_found`; {} if they were not.
     search: dict[str, Any] = field(default_factory=dict)
@@ -248,9 +249,8 @@ class RunFolder:
             manifest = checked(Manifest, json.loads(path.read_text(encoding="utf-8")))
             if not {"name", "goal"} <= set(manifest.metric):
                 raise ValueError("metric has no name or no goal")
-            for seeds in (manifest.planned_seeds, manifest.first_seeds):
-                if seeds and not {"looks", "seeds"} <= set(seeds):
-                    raise ValueError("planned_seeds or first_seeds has no looks or no seeds")
+            if manifest.first_seeds and not {"looks", "seeds"} <= set(manifest.first_seeds):
+                raise ValueError("first_seeds has no looks or no seeds")
             return replace(manifest, trials=[checked(TrialSpec, raw) for raw in manifest.trials])
         except FileNotFoundError:
             raise

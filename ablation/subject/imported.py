@@ -33,21 +33,14 @@ STANDARD = Path(sysconfig.get_path("stdlib")).resolve()
 
 def project_sources(module: str) -> dict[str, bytes]:
     """Name -> text of the module and of all that it imports but installed libraries."""
-    top, left = module.partition(".")[0], [module]
-    sources: dict[str, bytes] = {}
-    seen: set[str] = set()
-    while left:
-        name = left.pop()
-        if name in seen:
-            continue
-        seen.add(name)
+    top = module.partition(".")[0]
+
+    def find(name: str) -> Path | None:
         path = _file(name)
-        if path is None or (name.partition(".")[0] != top and is_library(path)):
-            continue
-        sources[name] = path.read_bytes()
-        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        left += _imported(sources[name], package)
-    return dict(sorted(sources.items()))
+        is_ours = path is None or name.partition(".")[0] == top or not is_library(path)
+        return path if is_ours else None
+
+    return _with_imports({}, [module], find)
 
 
 def script_sources(scripts: Mapping[str, bytes], module: str | None) -> dict[str, bytes]:
@@ -55,24 +48,38 @@ def script_sources(scripts: Mapping[str, bytes], module: str | None) -> dict[str
 
     scripts: path -> text. module: one that is run by its name, too (`python -m`).
     """
-    sources = dict(scripts)
     folders = [*(Path(path).resolve().parent for path in scripts), Path.cwd()]
     left = [name for text in scripts.values() for name in _imported(text, "")]
     left += [module, f"{module}.__main__"] if module else []
-    seen = set(sources)
+
+    def find(name: str) -> Path | None:
+        near = (module_file(name, folder) for folder in folders)
+        path = next((file for file in near if file), None) or _file(name)
+        return path if path and not is_library(path.resolve()) else None
+
+    return _with_imports(scripts, left, find)
+
+
+def _with_imports(
+    sources: Mapping[str, bytes], left: list[str], find: Callable[[str], Path | None]
+) -> dict[str, bytes]:
+    """These sources, the modules that are left, and all that those import, sorted by name.
+
+    find: returns the file of a module; None if it is not to be followed
+    """
+    found, seen = dict(sources), set(sources)
     while left:
         name = left.pop()
         if name in seen:
             continue
         seen.add(name)
-        near = (module_file(name, folder) for folder in folders)
-        path = next((file for file in near if file), None) or _file(name)
-        if path is None or is_library(path.resolve()):
+        path = find(name)
+        if path is None:
             continue
-        sources[name] = path.read_bytes()
+        found[name] = path.read_bytes()
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        left += _imported(sources[name], package)
-    return dict(sorted(sources.items()))
+        left += _imported(found[name], package)
+    return dict(sorted(found.items()))
 
 
 def imported_names(sources: Mapping[str, bytes]) -> list[str]:
@@ -105,7 +112,7 @@ def library_versions(sources: Mapping[str, bytes]) -> dict[str, str]:
     # loads `email`, which would take a tenth of a worker's start
     from importlib.metadata import version
 
-    owners = _distributions(tuple(filter(_may_hold_distributions, sys.path)))
+    owners = _distributions(tuple(sys.path))
     found = {owner for name in names for owner in owners.get(name, [])}
     return {name: version(name) for name in sorted(found)}
 
@@ -116,15 +123,6 @@ def _distributions(_path: tuple[str, ...]) -> Mapping[str, list[str]]:
     from importlib.metadata import packages_distributions
 
     return packages_distributions()
-
-
-def _may_hold_distributions(entry: str) -> bool:
-    """Whether libraries may be installed in an entry of `sys.path`; the project's own has none."""
-    try:
-        names = os.listdir(entry or os.curdir)
-    except OSError:
-        return True
-    return any(name.lower().endswith((".dist-info", "egg-info")) for name in names)
 
 
 def is_library(path: Path) -> bool:
