@@ -3,6 +3,7 @@
     python benchmarks/gpu.py [--packed 1 2 4 8] [--precision float32 bfloat16] [--epochs 60]
         [-S key=value ...]
     python benchmarks/gpu.py --levers [--epochs 24] [--seeds 3]
+    python benchmarks/gpu.py --profile [--precision bfloat16] [-S key=value ...]
 
 Runs CIFAR-10-LT trials of `--epochs` epochs, a quarter of them warm-up, as many at once as
 `--packed` says, each in a process of its own. Printed are mean seconds of a warm-up and of a joint
@@ -15,6 +16,10 @@ anywhere.
 `--levers` runs one trial at a time in bfloat16, as shipped and with one thing changed (`LEVERS`),
 in turn, for each of `--seeds`: medians of ratios to the trial as shipped under the same seed, and
 top-1 accuracies of the last epoch, which show what a lever does to results.
+
+`--profile` tells what a joint epoch of one trial is spent on: kernels a batch and the time they
+take on the device (of a CPU: operations, and their own time), against the time of the epoch.
+Where the first is far less than the second, the device waits.
 """
 
 from __future__ import annotations
@@ -25,8 +30,10 @@ import math
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 # where the package is not installed
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -36,17 +43,20 @@ EXPERIMENT = Path(__file__).parent.parent / "experiments" / "cifar10-lt-if100.ya
 # what is left are whole periods of the pool's refreshing
 N_FIRST = {"warmup": 10, "joint": 5}
 PLANNED = {"warmup": 100, "joint": 300}
+# of joint epochs, by then the fourth draws no pool and measures no loss's gradients by itself
+PROFILED = 4
 LEVERS = {
     "as shipped": "",
     "steps not recorded": "--no-graphs",
     "each weight cast where it is used": "--cast-alone",
     "encoder compiled": "compile=true",
+    "encoder, head and losses compiled": "compile=true --compile-losses",
     "evaluated every tenth epoch": "evaluate_every=10",
     "images not augmented": "data.augmentation=none",
     "strong augmentation": "data.augmentation=strong",
     "batches of 512": "batch_size=512",
 }
-"""Name -> a flag or a setting of the trial."""
+"""Name -> flags and settings of the trial."""
 
 
 def main() -> None:
@@ -59,11 +69,17 @@ def main() -> None:
     parser.add_argument("--no-graphs", action="store_true")
     parser.add_argument("-S", dest="overrides", nargs="+", default=[], metavar="KEY=VALUE")
     parser.add_argument("--cast-alone", action="store_true")
+    parser.add_argument("--compile-losses", action="store_true")
+    parser.add_argument("--profile", action="store_true")
     parser.add_argument("--levers", action="store_true")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--trial", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.trial is not None:
+        return trial(options)
+    if options.profile:
+        options.trial = 0
+        options.precision, options.epochs = options.precision[-1:], 4 * PROFILED
         return trial(options)
     if options.levers:
         return levers(options)
@@ -91,8 +107,8 @@ def levers(options: argparse.Namespace) -> None:
     found: dict[str, list[dict[str, float]]] = {name: [] for name in LEVERS}
     for seed in range(options.seeds):
         for name, lever in LEVERS.items():
-            flags = [lever] if lever.startswith("--") else []
-            settings = [*options.overrides, *([lever] if lever and not flags else [])]
+            flags = [word for word in lever.split() if word.startswith("--")]
+            settings = options.overrides + [word for word in lever.split() if word not in flags]
             given = ["--device", options.device, "--epochs", str(options.epochs), *flags]
             given += ["--experiment", str(options.experiment)]
             given += ["-S", *settings] if settings else []
@@ -128,12 +144,16 @@ def trial(options: argparse.Namespace) -> None:
     from core.device import forward
     from core.subject import SUBJECT
     from core.training import learner
-    from core.trial.run import advance
+    from core.trial import run
 
     if options.cast_alone:
         forward.CAST_AT_ONCE = ()
     if options.no_graphs:
         learner.cuda_graph = None
+    if options.compile_losses:
+        compile_losses()
+    if options.profile:
+        run.joint_epoch = profiled(run.joint_epoch, options.device)
     settings = experiment_settings(options.experiment, options.overrides, SUBJECT)
     settings |= {
         "device": options.device,
@@ -151,13 +171,71 @@ def trial(options: argparse.Namespace) -> None:
             seconds[record["phase"]].append(record["seconds"])
         last.update(record["metrics"])
 
-    advance(config, options.trial, None, Memory(), report)
+    run.advance(config, options.trial, None, Memory(), report)
+    if options.profile:
+        return
     print(
         json.dumps(
             {phase: mean(taken[N_FIRST[phase] :]) for phase, taken in seconds.items()}
             | {"top1": last["test/top1"]}
         )
     )
+
+
+def compile_losses() -> None:
+    """Compile what else a step computes: the head, the semantic loss, and what is tracked."""
+    import torch
+
+    from core.networks import heads
+    from core.training import learner
+
+    torch._dynamo.config.recompile_limit = 64
+    for module, name in (
+        (heads, "wcdas_logits"),
+        (learner, "semantic_loss"),
+        (learner, "class_means"),
+        (learner, "distances"),
+        (learner, "track"),
+    ):
+        setattr(module, name, torch.compile(getattr(module, name), dynamic=False))
+
+
+def profiled(epoch: Callable[..., Any], device: str) -> Callable[..., Any]:
+    """`epoch`, the first three times as it is, then with a table of what it is spent on."""
+    from torch.profiler import ProfilerActivity, profile
+
+    turn = 0
+    activity = ProfilerActivity.CUDA if device == "cuda" else ProfilerActivity.CPU
+
+    def again(learner: Any, train: Any, *others: Any) -> Any:
+        nonlocal turn
+        turn += 1
+        if turn != PROFILED:
+            return epoch(learner, train, *others)
+        with profile(activities=[activity]) as found:
+            started = time.perf_counter()
+            result = epoch(learner, train, *others)
+            seconds = time.perf_counter() - started
+        n_batches = math.ceil(len(train.labels) / learner.config.batch_size)
+        rows = sorted(
+            (
+                (e.self_device_time_total if device == "cuda" else e.self_cpu_time_total)
+                / 1000
+                / n_batches,
+                e.count / n_batches,
+                e.key,
+            )
+            for e in found.key_averages()
+        )[::-1]
+        print(f"{'ms a batch':>10} {'number':>8}  name")
+        total = sum(ms for ms, _, _ in rows), sum(n for _, n, _ in rows)
+        print(f"{1000 * seconds / n_batches:10.3f} {'':8}  by the clock, profiled")
+        print(f"{total[0]:10.3f} {total[1]:8.1f}  all that follow")
+        for ms, n, name in rows[:40]:
+            print(f"{ms:10.3f} {n:8.1f}  {name[:90]}", flush=True)
+        return result
+
+    return again
 
 
 def mean(values: list[float]) -> float:
