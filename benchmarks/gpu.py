@@ -8,10 +8,9 @@
 Runs CIFAR-10-LT trials of `--epochs` epochs, a quarter of them warm-up, as many at once as
 `--packed` says, each in a process of its own. Printed are mean seconds of a warm-up and of a joint
 epoch, evaluation and diagnostics included (the first ten of a warm-up and five of a joint phase
-aside, in which steps are recorded and the pool appears; `nan` where no more are left), what a
-400-epoch trial takes at that rate, and the throughput against one alone. `--no-graphs` leaves out
-the recording of steps. Needs neither Optuna nor MLflow. `--device cpu` runs the same script
-anywhere.
+aside, in which steps are recorded and the pool appears), what a 400-epoch trial takes at that rate,
+and the throughput against one alone. `--no-graphs` leaves out the recording of steps. Needs neither
+Optuna nor MLflow. `--device cpu` runs the same script anywhere.
 
 `--levers` runs one trial at a time in bfloat16, as shipped and with one thing changed (`LEVERS`),
 in turn, for each of `--seeds`: medians of ratios to the trial as shipped under the same seed, and
@@ -43,6 +42,8 @@ EXPERIMENT = Path(__file__).parent.parent / "experiments" / "cifar10-lt-if100.ya
 # what is left are whole periods of the pool's refreshing
 N_FIRST = {"warmup": 10, "joint": 5}
 PLANNED = {"warmup": 100, "joint": 300}
+# epochs of which a quarter is one more than those
+FEWEST = 4 * (N_FIRST["warmup"] + 1)
 # of joint epochs, by then the fourth draws no pool and measures no loss's gradients by itself
 PROFILED = 4
 LEVERS = {
@@ -83,6 +84,8 @@ def main() -> None:
         return trial(options)
     if options.levers:
         return levers(options)
+    if options.epochs < FEWEST:
+        raise SystemExit(f"--epochs {options.epochs}: of fewer than {FEWEST} no warm-up is left")
     print(
         f"{'precision':10} {'packed':>6} {'warm-up s':>10} {'joint s':>8} {'400 epochs s':>13} "
         f"{'trials/h':>9} {'throughput':>11} {'top-1':>6}"
