@@ -163,8 +163,11 @@ def power_of(effect_size: float, n: int, alpha: float = 0.05) -> float:
     The square of t is noncentral F. (statsmodels' solver gives wrong sizes below 5 seeds at a
     corrected alpha: SciPy's noncentral t, on which it stands, fails there.)
     """
-    critical = special.stdtrit(n - 1, alpha / 2)
-    return float(1 - special.ncfdtr(1, n - 1, n * effect_size**2, critical**2))
+    critical, noncentrality = special.stdtrit(n - 1, alpha / 2) ** 2, n * effect_size**2
+    missed = float(special.ncfdtr(1, n - 1, noncentrality, critical))
+    # It is NaN where it is below the smallest float. `scipy.stats` is right there, and takes half a
+    # second to load.
+    return 1.0 if np.isnan(missed) and noncentrality > critical else 1 - missed
 
 
 def smallest_detectable(sd: float, n: int, power: float = 0.8, alpha: float = 0.05) -> float:
