@@ -80,14 +80,14 @@ def judge(results: Results) -> pd.DataFrame:
     rows = []
     for metric in results.metrics:
         cells = results.cells(metric)
-        n_seeds = seeds_of(cells)
+        n_seeds, values = seeds_of(cells), cells.to_numpy()
         weights = [one.weights(n_seeds) for one in contrasts]
         estimates = over_images(
             results,
             metric,
             names,
             weights,
-            [repeated(contrast(cells, row), results.looks) for row in weights],
+            [repeated(contrast(values, row), results.looks) for row in weights],
         )
         estimates = [
             without_effect(estimate) if is_same else estimate

@@ -97,7 +97,8 @@ class Results:
     # complete trial -> which test images are right, as in ablation.subject.protocol.Record; where
     # known
     hits: dict[str, str]
-    # complete trial -> hash of all it measured, times aside; equal means bit-identical
+    # complete trial -> hash of all it measured, times aside; equal means bit-identical; read from
+    # the trial's files once it is asked for
     digests: Mapping[str, str]
     # metric -> its column, where that has another name, see `column_of`
     renamed: dict[str, str] = field(default_factory=dict)
@@ -198,26 +199,19 @@ def load(folder: RunFolder, manifest: Manifest | None = None) -> Results:
     Raises:
         FileNotFoundError: it holds no study.json
     """
-    manifest, is_running = manifest or folder.manifest(), folder.is_being_run()
-    return _tables(manifest, lambda spec: _read(folder, spec, is_running))
+    return _tables(folder, manifest or folder.manifest(), _read)
 
 
 def load_scores(folder: RunFolder, manifest: Manifest) -> Results:
-    """As `load`, without the epochs: `history` and `per_class` are empty, and no hits are known.
-
-    A trial's epochs are read only where it has to be known whether they agree bit by bit with those
-    of another trial.
-    """
-    is_running = folder.is_being_run()
-    found = _tables(manifest, lambda spec: _read_score(folder, spec, is_running))
-    return replace(found, digests=_Digests(folder, found.digests))
+    """As `load`, without the epochs: `history` and `per_class` are empty, and no hits are known."""
+    return _tables(folder, manifest, _read_score)
 
 
 class _Digests(Mapping[str, str]):
     """Complete trial -> digest, read from its files when it is asked for, and then known."""
 
     def __init__(self, folder: RunFolder, trials: Collection[str]):
-        self._folder, self._trials = folder, trials
+        self._folder, self._trials = folder, dict.fromkeys(trials)
         self._known: dict[str, str] = {}
 
     def __getitem__(self, trial: str) -> str:
@@ -247,8 +241,6 @@ class _Read(NamedTuple):
     records: list[Record]
     # metrics of the last record
     last: Mapping[str, float]
-    # of a complete trial, else ""
-    digest: str
 
 
 def _own(outcome: Outcome | None, spec: TrialSpec) -> Outcome | None:
@@ -262,10 +254,7 @@ def _read(folder: RunFolder, spec: TrialSpec, is_running: bool) -> _Read:
     if outcome is not found:
         records = []
     last = records[-1].get("metrics", {}) if records else {}
-    digest = ""
-    if outcome is not None and outcome.state == "COMPLETE":
-        digest = _digest(records, outcome)
-    return _Read(outcome, state, records, last, digest)
+    return _Read(outcome, state, records, last)
 
 
 def _read_score(folder: RunFolder, spec: TrialSpec, is_running: bool) -> _Read:
@@ -275,12 +264,17 @@ def _read_score(folder: RunFolder, spec: TrialSpec, is_running: bool) -> _Read:
     if outcome is not None:
         outcome = replace(outcome, vectors={}, hits="")
         last = folder.last_record(spec.trial) if outcome.state == "COMPLETE" else None
-    return _Read(outcome, state, [], last["metrics"] if last else {}, "")
+    return _Read(outcome, state, [], last["metrics"] if last else {})
 
 
-def _tables(manifest: Manifest, read: Callable[[TrialSpec], _Read]) -> Results:
-    manifest = replace(manifest, published=published_now(manifest))
-    trials, history, per_class, hits, digests, renamed = [], [], [], {}, {}, {}
+def _tables(
+    folder: RunFolder, manifest: Manifest, read: Callable[[RunFolder, TrialSpec, bool], _Read]
+) -> Results:
+    manifest, is_running = (
+        replace(manifest, published=published_now(manifest)),
+        folder.is_being_run(),
+    )
+    trials, history, per_class, hits, complete, renamed = [], [], [], {}, [], {}
     best = _best(manifest)
     taken = {*manifest.factors, best}
     counts = dict(enumerate(manifest.facts.get("class_counts") or []))
@@ -296,7 +290,7 @@ def _tables(manifest: Manifest, read: Callable[[TrialSpec], _Read]) -> Results:
         return {called[name]: value for name, value in metrics.items()}
 
     for spec in manifest.trials:
-        outcome, state, records, last, digest = read(spec)
+        outcome, state, records, last = read(folder, spec, is_running)
         row = _trial_row(spec, state, outcome)
         identity = {"trial": spec.trial, "arm": spec.arm, "seed": spec.seed}
         if outcome is not None and outcome.state == "COMPLETE":
@@ -305,7 +299,7 @@ def _tables(manifest: Manifest, read: Callable[[TrialSpec], _Read]) -> Results:
                 row[column_of(best, manifest.factors)] = metrics.pop(best)
             # a trial's own metric of that name has no room in the outcome
             row |= columns(metrics | {name: last[name] for name in [best] if name in last})
-            digests[spec.trial] = digest
+            complete.append(spec.trial)
             if outcome.hits:
                 hits[spec.trial] = outcome.hits
             per_class += [
@@ -328,7 +322,7 @@ def _tables(manifest: Manifest, read: Callable[[TrialSpec], _Read]) -> Results:
         history=_frame(history, POSITION, marks, primary).astype(dict.fromkeys(marks, "Int64")),
         per_class=pd.DataFrame(per_class, columns=PER_CLASS_COLUMNS),
         hits=hits,
-        digests=digests,
+        digests=_Digests(folder, complete),
         renamed=dict(sorted(renamed.items())),
     )
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, special, stats
+from scipy import special
 
 # Differences that agree to this fraction of the values that they were taken from are equal but for
 # rounding.
@@ -163,8 +163,11 @@ def power_of(effect_size: float, n: int, alpha: float = 0.05) -> float:
     The square of t is noncentral F. (statsmodels' solver gives wrong sizes below 5 seeds at a
     corrected alpha: SciPy's noncentral t, on which it stands, fails there.)
     """
-    critical = special.stdtrit(n - 1, alpha / 2)
-    return float(stats.ncf.sf(critical**2, 1, n - 1, n * effect_size**2))
+    critical, noncentrality = special.stdtrit(n - 1, alpha / 2) ** 2, n * effect_size**2
+    missed = float(special.ncfdtr(1, n - 1, noncentrality, critical))
+    # It is NaN where it is below the smallest float. `scipy.stats` is right there, and takes half a
+    # second to load.
+    return 1.0 if np.isnan(missed) and noncentrality > critical else 1 - missed
 
 
 def smallest_detectable(sd: float, n: int, power: float = 0.8, alpha: float = 0.05) -> float:
@@ -180,12 +183,16 @@ def smallest_detectable(sd: float, n: int, power: float = 0.8, alpha: float = 0.
     """
     if n < 2 or not sd > 0:
         return float("nan")
-    above = 1.0
+    below, above = 0.0, 1.0
     while power_of(above, n, alpha) < power:
         above *= 2
-    return sd * float(
-        optimize.brentq(lambda effect_size: power_of(effect_size, n, alpha) - power, 0.0, above)
-    )
+    # Bisection to the last bit. To load scipy.optimize takes a thousand times as long.
+    while below < (middle := (below + above) / 2) < above:
+        if power_of(middle, n, alpha) < power:
+            below = middle
+        else:
+            above = middle
+    return sd * above
 
 
 def margin_p(found: Estimate, margin: float) -> float:
@@ -222,6 +229,9 @@ def image_bootstrap(
     Returns:
         (n_contrasts, 2) low and high, as shares
     """
+    # half a second, and only a study of one seed needs it
+    from scipy import stats
+
     # SciPy asks for two observations: one image, twice, is drawn to the same effect
     hits = [
         np.repeat(stratum, 2, axis=0).astype(np.float32)

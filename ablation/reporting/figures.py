@@ -8,14 +8,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ablation.analysis.compare import Comparison
 from ablation.analysis.effects import HIGHER, LOWER, FactorPair, factor_pairs
 from ablation.analysis.factors import judged_intervals
 from ablation.analysis.results import Results
@@ -44,6 +43,9 @@ from ablation.reporting.figure_style import (
 )
 from ablation.reporting.ranges import effects_zoom, published_of, zoom
 from ablation.reporting.search_figure import search_figure
+
+if TYPE_CHECKING:
+    from ablation.analysis.compare import Comparison
 
 
 def draw(results: Results, effects: pd.DataFrame, destination: Path) -> list[str]:

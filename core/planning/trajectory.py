@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from core.config.parsing import to_tree
 from core.config.schema import Config, Encoding, Plateau
-from core.planning.fingerprint import digest, root_key, root_settings
+from core.planning.fingerprint import canonical, digest_of_text, root_key, root_settings
 
 PRETRAIN, WARMUP, JOINT = "pretrain", "warmup", "joint"
 DIFFUSION, HEAD, EVALUATE = "diffusion", "head", "evaluate"
@@ -51,6 +51,7 @@ def chain(config: Config, seed: int, records: Records) -> list[Link]:
     key = root_key(config, seed)
     links: list[Link] = []
     of_phase = functools.cache(lambda phase: phase_settings(config, phase))
+    texts = _texts(repr(config))
     plateau = deciding_plateau(config)
     # the diffusion loss of each warm-up epoch, as far as it is known
     losses: list[float] = []
@@ -60,11 +61,24 @@ def chain(config: Config, seed: int, records: Records) -> list[Link]:
         thawed = thawed or bool(plateau and n_known and has_settled(plateau, losses))
         if phase == WARMUP and thawed:
             phase = JOINT
-        key = digest(key, phase, epoch, of_phase(phase) | epoch_settings(config, phase, epoch))
+        if (phase, epoch) not in texts:
+            settings = of_phase(phase) | epoch_settings(config, phase, epoch)
+            texts[phase, epoch] = canonical(settings)
+        # of the text of [key, phase, epoch, settings]
+        key = digest_of_text(f'["{key}","{phase}",{epoch},{texts[phase, epoch]}]')
         links.append(Link(key, phase, epoch, cost(config, phase)))
         if phase == WARMUP and plateau and n_known and (record := records(key)):
             losses.append(record["metrics"]["train/diffusion_loss"])
     return links
+
+
+@functools.lru_cache(maxsize=32)
+def _texts(told: str) -> dict[tuple[str, int], str]:
+    """Phase and epoch -> the text of its settings, which `chain` adds: an arm's seeds share it.
+
+    told: the configuration as text, as equal numbers (1 and 1.0) have different keys
+    """
+    return {}
 
 
 def cost(config: Config, phase: str) -> float:

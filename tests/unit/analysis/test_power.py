@@ -25,6 +25,13 @@ def test_power_is_that_of_statsmodels(n, effect_size):
     )
 
 
+def test_power_is_that_of_the_noncentral_f_up_to_certainty():
+    cases = [(n, d) for n in (2, 3, 20, 646, 10_000) for d in np.geomspace(1e-3, 1e3, 61)]
+    expected = [stats.ncf.sf(stats.t.ppf(0.995, n - 1) ** 2, 1, n - 1, n * d**2) for n, d in cases]
+    assert [power_of(d, n, 0.01) for n, d in cases] == pytest.approx(expected, abs=1e-9)
+    assert np.isnan([power_of(np.nan, 5), power_of(1.0, 5, np.nan)]).all()
+
+
 @pytest.mark.parametrize("n, alpha", [(2, 0.05), (3, 0.05 / 6), (5, 0.05), (8, 0.05 / 28)])
 def test_the_smallest_detectable_difference_is_found_in_80_percent_of_simulated_studies(n, alpha):
     size = smallest_detectable(2.0, n, alpha=alpha)
