@@ -159,7 +159,9 @@ def why_unusable(path: Path) -> str | None:
     if not path.exists():
         return None
     try:
-        with closing(sqlite3.connect(path, PATIENCE_SECONDS, isolation_level=None)) as database:
+        with closing(
+            sqlite3.connect(path, timeout=PATIENCE_SECONDS, isolation_level=None)
+        ) as database:
             database.execute("BEGIN IMMEDIATE")
             database.execute("SELECT count(*) FROM sqlite_master")
             database.execute("ROLLBACK")
