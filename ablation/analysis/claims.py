@@ -27,7 +27,7 @@ from ablation.analysis.looks import (
     t_limit,
     tested_level,
 )
-from ablation.analysis.results import CLAIM_COLUMNS, Results
+from ablation.analysis.results import CLAIM_COLUMNS, POST_HOC, Results
 from ablation.analysis.sequential import needed_seeds
 from ablation.analysis.statistics import Estimate, contrast, margin_p
 from ablation.formatting import (
@@ -41,6 +41,7 @@ from ablation.formatting import (
     span,
     table,
 )
+from ablation.planning.manifest import post_hoc_claims
 from ablation.storage.runs import Claim
 
 ONE_SIDED = ("above", "below")
@@ -80,7 +81,8 @@ def judge_claims(results: Results, effects: pd.DataFrame) -> pd.DataFrame:
     """A row per expectation of each claim, in the grid's order: `CLAIM_COLUMNS`.
 
     Of a study with looks, the numbers of an expectation are those of the look that decided it, else
-    of the last one, and `LOOK_COLUMNS` are added.
+    of the last one, and `LOOK_COLUMNS` are added. Where claims were changed after results were
+    seen, so is `POST_HOC`.
 
     effects: from `effects.judge`; tells which factors interact.
     """
@@ -99,7 +101,11 @@ def judge_claims(results: Results, effects: pd.DataFrame) -> pd.DataFrame:
         found = [*one.found[:4], p_holm, one.found.n, verdict, worst]
         rows.append([*what, *found, _level_by_level(one, results, effects)])
     table_ = pd.DataFrame(rows, columns=CLAIM_COLUMNS)
-    return _with_looks(table_, replayed, results, effects) if results.looks else table_
+    if results.looks:
+        table_ = _with_looks(table_, replayed, results, effects)
+    if post_hoc := post_hoc_claims(results.manifest):
+        table_[POST_HOC] = ["yes" if name in post_hoc else "no" for name in table_["claim"]]
+    return table_
 
 
 def judged_intervals(claims: pd.DataFrame, looks: tuple[int, ...] = ()) -> pd.DataFrame:
@@ -286,6 +292,7 @@ class ClaimText(NamedTuple):
     expectations: list[str]
     # of a study that looks at its seeds: at which look it was decided, and what else is known
     looks: str = ""
+    is_post_hoc: bool = False
 
 
 def claim_texts(claims: pd.DataFrame) -> list[ClaimText]:
@@ -305,6 +312,7 @@ def claim_texts(claims: pd.DataFrame) -> list[ClaimText]:
                 first["contrast"],
                 lines,
                 _told_of_looks(rows) if "decided_at" in rows else "",
+                _is_post_hoc(first),
             )
         )
     return told
@@ -313,14 +321,18 @@ def claim_texts(claims: pd.DataFrame) -> list[ClaimText]:
 def claims_counted(claims: pd.DataFrame) -> str:
     """How many claims are supported, refuted or not decided, in a sentence; "" of no claims.
 
-    A claim that is decided by a mean over unlike levels is said to be so on average.
+    A claim that is decided by a mean over unlike levels is said to be so on average, and one whose
+    verdict is post hoc is said to be that.
     """
     counted = []
     is_mean = (claims["level_by_level"] != "").groupby(claims["claim"]).transform("any")
     each = claims.assign(is_mean=is_mean).drop_duplicates("claim")
     for verdict in (SUPPORTED, REFUTED, NOT_DECIDED):
         own = each[each["claim_verdict"] == verdict]
-        names = [f"`{row.claim}`{' on average' * row.is_mean}" for row in own.itertuples()]
+        names = [
+            f"`{row['claim']}`{' on average' * row['is_mean']}{' post hoc' * _is_post_hoc(row)}"
+            for _, row in own.iterrows()
+        ]
         listing = f" ({', '.join(names)})" if verdict != NOT_DECIDED else ""
         counted += [f"{len(own)} {verdict}{listing}"] if len(own) else []
     return f"Of {len(each)} claim{'s' * (len(each) > 1)}: {', '.join(counted)}." if counted else ""
@@ -381,9 +393,15 @@ def claims_table(claims: pd.DataFrame) -> str:
         numbers = "; ".join(f"{label(row.metric)} {_found(row)}" for row in own.itertuples())
         verdict = first["claim_verdict"]
         shown = verdict if verdict == NOT_DECIDED else f"**{verdict}**"
+        shown += ", post hoc" * _is_post_hoc(first)
         rows.append([first["says"].strip(), shown, f"`{first['contrast']}`: {numbers}"])
     what = "difference or mean" if any(map(is_of_one_side, claims["direction"])) else "difference"
     return table(["claim", "verdict", f"{what} [interval]"], rows, "lll")
+
+
+def _is_post_hoc(row: pd.Series) -> bool:
+    """Whether a row of `judge_claims` or claims.csv is of a claim whose verdict is post hoc."""
+    return bool(row.get(POST_HOC) == "yes")
 
 
 def is_of_one_side(direction: str) -> bool:
