@@ -22,13 +22,13 @@ from ablation.analysis.looks import (
     ALPHA,
     Question,
     Replay,
+    deciding_seeds,
     repeated,
     replay,
     t_limit,
     tested_level,
 )
 from ablation.analysis.results import CLAIM_COLUMNS, POST_HOC, Results
-from ablation.analysis.sequential import needed_seeds
 from ablation.analysis.statistics import Estimate, contrast, margin_p
 from ablation.formatting import (
     compared_p,
@@ -175,9 +175,12 @@ def _with_looks(
     refuted_at = at.where(is_refuted).groupby(by).transform("min")
     decided_at = refuted_at.fillna(at.groupby(by).transform("max"))
     fixed = judge_claims(results.without_looks(), effects)
+    n_looked = max((look.n_seeds for look in replayed.looks), default=0)
     needed = [
-        np.nan if question.decided_at else _needed(question.tested, ALPHA / replayed.n_tests)
-        for question in replayed.questions
+        np.nan
+        if one.decided_at
+        else _needed(one.tested, ALPHA / replayed.n_tests, results.looks, n_looked)
+        for one in replayed.questions
     ]
     added = {
         "decided_at": at,
@@ -194,19 +197,22 @@ def _with_looks(
     )
 
 
-def _needed(one: _Expectation, alpha: float) -> float:
+def _needed(one: _Expectation, level: float, looks: tuple[int, ...], n_looked: int) -> float:
     """How many seeds would decide it with 80 % probability, were the truth what was estimated.
 
     NaN where that is not known, or where no number of seeds decides it.
+
+    level: of all looks together; n_looked: seeds of the last look
     """
-    distance = one.found.mean - one.value
+    distance, sides = one.found.mean - one.value, 2
     if one.within is not None:
         distance = abs(distance) - one.within
         # inside of the margin, the test is one-sided
-        alpha = 2 * alpha if distance < 0 else alpha
+        sides = 1 if distance < 0 else 2
     elif one.direction == "none":
         return np.nan
-    return needed_seeds(distance, one.found.sd, alpha) or np.nan
+    n = max(n_looked, one.found.n)
+    return deciding_seeds(distance, one.found.sd, level, looks, n, sides) or np.nan
 
 
 def _expectations(claim: Claim, results: Results) -> Iterator[_Expectation]:

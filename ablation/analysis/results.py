@@ -66,10 +66,11 @@ CLAIM_COLUMNS = [
 ]
 # What claims.csv holds, too, of a study that looks at its seeds. `decided_at` is after how many of
 # them an expectation was decided, `claim_decided_at` the claim; both are empty where it was not.
-# `seeds_needed` would decide it with 80 % probability, were the truth what was estimated, and is
-# empty where it is decided or no number would. `*_fixed` is what the same results would have said
-# of a study without looks, and no verdict. `low_holm` and `high_holm` are those of
-# `ablation.analysis.claims.judged_intervals`; files of earlier versions have none.
+# `seeds_needed` would decide it with 80 % probability, were the truth what was estimated: those of
+# a later look, or more than are planned. It is empty where it is decided or no number would.
+# `*_fixed` is what the same results would have said of a study without looks, and no verdict.
+# `low_holm` and `high_holm` are those of `ablation.analysis.claims.judged_intervals`; files of
+# earlier versions have none.
 LOOK_COLUMNS = [
     *("decided_at", "claim_decided_at", "seeds_needed", "p_holm_fixed", "claim_verdict_fixed"),
     *("low_holm", "high_holm"),

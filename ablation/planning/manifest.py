@@ -54,7 +54,8 @@ def first_plan(manifest: Manifest, folder: RunFolder) -> FirstPlan | None:
     """The looks, seeds and claims that were planned as results were first seen; None if as now.
 
     Results are seen once trials of two seeds are complete: of one, there is no p-value over seeds.
-    If all of them have changed since, by their keys, there are none of this study yet.
+    These may be trials that the last run left out. Those that have changed since, by their keys, do
+    not count, and if all of now have, there are no results of this study yet.
 
     manifest: of the study as it is planned now
     folder: of the study as it was run before
@@ -65,15 +66,12 @@ def first_plan(manifest: Manifest, folder: RunFolder) -> FirstPlan | None:
     first = before.first_plan or _plan_of(before)
     if not plan_warnings(replace(manifest, first_plan=first)):
         return None
-    complete = [
-        spec
-        for spec in before.trials
-        if folder.state(spec, folder.outcome(spec.trial)) == "COMPLETE"
-    ]
+    complete = folder.complete()
     keys = {spec.trial: spec.key for spec in manifest.trials}
-    kept = [keys[spec.trial] == spec.key for spec in complete if spec.trial in keys]
-    is_another_study = bool(kept) and not any(kept)
-    is_seen = before.first_plan is not None or len({spec.seed for spec in complete}) >= FEWEST
+    is_same = {name: key in ("", keys[name]) for name, key in complete.items() if name in keys}
+    is_another_study = bool(is_same) and not any(is_same.values())
+    seeds = {name.rpartition("--s")[2] for name in complete if is_same.get(name, True)}
+    is_seen = before.first_plan is not None or len(seeds) >= FEWEST
     return first if is_seen and not is_another_study else None
 
 

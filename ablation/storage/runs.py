@@ -247,6 +247,16 @@ class RunFolder:
         outcomes = map(self.outcome, names)
         return any(outcome is None or outcome.state == "COMPLETE" for outcome in outcomes)
 
+    def complete(self) -> dict[str, str]:
+        """Trial -> its key, of all that are complete, of the manifest or not."""
+        names = sorted(path.parent.name for path in self.path.glob("*/outcome.json"))
+        outcomes = {name: self.outcome(name) for name in names}
+        return {
+            name: outcome.key
+            for name, outcome in outcomes.items()
+            if outcome is not None and outcome.state == "COMPLETE"
+        }
+
     def write_manifest(self, manifest: Manifest) -> None:
         """Replace study.json."""
         write_atomically(self.path / "study.json", json.dumps(asdict(manifest), indent=1) + "\n")

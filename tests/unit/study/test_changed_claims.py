@@ -170,3 +170,10 @@ def test_the_end_of_a_run_its_plan_and_its_report_tell_of_changed_claims(claims,
     assert planned.warnings == [warning]
     claimed(claims, FIRST)
     assert "Warning" not in " ".join(Closing(claims.places, "toy").write())
+
+
+@pytest.mark.parametrize("fewer", ["1", "[7]"])
+def test_a_run_of_other_seeds_in_between_makes_no_results_unseen(claims, fewer):
+    claims.go(seeds=fewer)
+    warning, _ = claimed(claims, [*FIRST, NEW])
+    assert "(added `new`)" in warning
