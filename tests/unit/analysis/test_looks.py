@@ -253,7 +253,7 @@ def test_a_look_that_waits_for_other_trials_is_not_told_as_enough(tmp_path):
     def state(spec):
         return "WAITING" if spec.seed == 2 and spec.arm == "ce" else "COMPLETE"
 
-    rows = claims_of(fabricated(tmp_path, n_seeds=3, state=state))
+    rows = claims_of(fabricated(tmp_path, n_seeds=3, noise=0.01, state=state))
     assert (rows.loc[["split", "close"], "n_seeds"] == 3).all()
     assert (rows["seeds_needed"].dropna() > rows["n_seeds"]).all()
 

@@ -100,12 +100,15 @@ def test_claims_that_are_first_made_after_results_were_seen_are_post_hoc(toy):
     assert post_hoc == {"faster"}
 
 
-def test_claims_may_be_changed_before_two_seeds_have_results(killed):
-    assert not any(killed.folder.path.glob("*--s1/outcome.json"))
-    assert claimed(killed, FIRST) == ("", set())
+def test_claims_may_be_changed_before_two_seeds_have_results(toy):
+    for path in toy.folder.path.glob("*--s1/outcome.json"):
+        path.unlink()
+    assert claimed(toy, FIRST) == ("", set())
 
 
-def test_claims_may_be_changed_where_all_trials_have_changed(claims):
+@pytest.mark.parametrize("between", [FIRST, [NEW]])
+def test_claims_may_be_changed_where_all_trials_have_changed(claims, between):
+    claimed(claims, between)
     claims.edit("{rate: 1}", "{rate: 3}")
     claims.edit("{rate: 2}", "{rate: 4}")
     assert claimed(claims, [FASTER]) == ("", set())
