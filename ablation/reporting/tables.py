@@ -492,7 +492,9 @@ def _arms_table(folder: Path) -> _ArmsTable:
         [name for name in ["test/top1_compensated", best] if name in metrics],
         effects,
     )
-    return _ArmsTable(header, rows, primary, reference, warning_of(effects))
+    # without a reference, it has no interval
+    warning = warning_of(effects) if reference else ""
+    return _ArmsTable(header, rows, primary, reference, warning)
 
 
 class _Block(NamedTuple):

@@ -222,6 +222,14 @@ def test_tables_warn_of_seeds_changed_after_results_were_seen(tmp_path):
         assert study_tables(folders, "fixes", parts).count(f"\n\n**Warning:** {warning}.") == 1
     shown = latex_table(folders, "fixes")
     assert f"; warning: {latex(warning)}.}}" in shown
+    # arms without a difference have nothing to warn of
+    changed = {"claims": CLAIMS, "first_plan": FirstPlan([], [0, 1], CLAIMS)}
+    reported(tmp_path, baselines=["ce"], **changed)
+    assert not any(
+        "seen" in text
+        for text in (study_tables(folders, "fixes", ["arms"]), latex_table(folders, "fixes"))
+    )
+    assert study_tables(folders, "fixes").count(f"**Warning:** {warning}.") == 1
     # of a warning that is gone, nothing stays
     reported(tmp_path, claims=CLAIMS)
     assert [study_tables(folders, "fixes"), latex_table(folders, "fixes")] == before
