@@ -159,9 +159,10 @@ def effects(study: str) -> pd.DataFrame:
         InputError: there is no such study
     """
     from ablation.analysis.effects import judge
-    from ablation.analysis.results import EFFECT_COLUMNS
+    from ablation.analysis.results import EFFECT_COLUMNS, with_warning
 
-    return judge(_results(study))[EFFECT_COLUMNS]
+    results = _results(study)
+    return with_warning(judge(results)[EFFECT_COLUMNS], results.manifest)
 
 
 def _results(study: str) -> Results:

@@ -22,13 +22,13 @@ from ablation.analysis.looks import (
     ALPHA,
     Question,
     Replay,
+    deciding_seeds,
     repeated,
     replay,
     t_limit,
     tested_level,
 )
-from ablation.analysis.results import CLAIM_COLUMNS, Results
-from ablation.analysis.sequential import needed_seeds
+from ablation.analysis.results import CLAIM_COLUMNS, POST_HOC, Results
 from ablation.analysis.statistics import Estimate, contrast, margin_p
 from ablation.formatting import (
     compared_p,
@@ -41,6 +41,7 @@ from ablation.formatting import (
     span,
     table,
 )
+from ablation.planning.manifest import post_hoc_claims
 from ablation.storage.runs import Claim
 
 ONE_SIDED = ("above", "below")
@@ -80,7 +81,8 @@ def judge_claims(results: Results, effects: pd.DataFrame) -> pd.DataFrame:
     """A row per expectation of each claim, in the grid's order: `CLAIM_COLUMNS`.
 
     Of a study with looks, the numbers of an expectation are those of the look that decided it, else
-    of the last one, and `LOOK_COLUMNS` are added.
+    of the last one, and `LOOK_COLUMNS` are added. Where claims were changed after results were
+    seen, so is `POST_HOC`.
 
     effects: from `effects.judge`; tells which factors interact.
     """
@@ -99,7 +101,11 @@ def judge_claims(results: Results, effects: pd.DataFrame) -> pd.DataFrame:
         found = [*one.found[:4], p_holm, one.found.n, verdict, worst]
         rows.append([*what, *found, _level_by_level(one, results, effects)])
     table_ = pd.DataFrame(rows, columns=CLAIM_COLUMNS)
-    return _with_looks(table_, replayed, results, effects) if results.looks else table_
+    if results.looks:
+        table_ = _with_looks(table_, replayed, results, effects)
+    if post_hoc := post_hoc_claims(results.manifest):
+        table_[POST_HOC] = ["yes" if name in post_hoc else "no" for name in table_["claim"]]
+    return table_
 
 
 def judged_intervals(claims: pd.DataFrame, looks: tuple[int, ...] = ()) -> pd.DataFrame:
@@ -169,9 +175,12 @@ def _with_looks(
     refuted_at = at.where(is_refuted).groupby(by).transform("min")
     decided_at = refuted_at.fillna(at.groupby(by).transform("max"))
     fixed = judge_claims(results.without_looks(), effects)
+    n_looked = max((look.n_seeds for look in replayed.looks), default=0)
     needed = [
-        np.nan if question.decided_at else _needed(question.tested, ALPHA / replayed.n_tests)
-        for question in replayed.questions
+        np.nan
+        if one.decided_at
+        else _needed(one.tested, ALPHA / replayed.n_tests, results.looks, n_looked)
+        for one in replayed.questions
     ]
     added = {
         "decided_at": at,
@@ -188,19 +197,22 @@ def _with_looks(
     )
 
 
-def _needed(one: _Expectation, alpha: float) -> float:
+def _needed(one: _Expectation, level: float, looks: tuple[int, ...], n_looked: int) -> float:
     """How many seeds would decide it with 80 % probability, were the truth what was estimated.
 
     NaN where that is not known, or where no number of seeds decides it.
+
+    level: of all looks together; n_looked: seeds of the last look
     """
-    distance = one.found.mean - one.value
+    distance, sides = one.found.mean - one.value, 2
     if one.within is not None:
         distance = abs(distance) - one.within
         # inside of the margin, the test is one-sided
-        alpha = 2 * alpha if distance < 0 else alpha
+        sides = 1 if distance < 0 else 2
     elif one.direction == "none":
         return np.nan
-    return needed_seeds(distance, one.found.sd, alpha) or np.nan
+    n = max(n_looked, one.found.n)
+    return deciding_seeds(distance, one.found.sd, level, looks, n, sides) or np.nan
 
 
 def _expectations(claim: Claim, results: Results) -> Iterator[_Expectation]:
@@ -286,6 +298,7 @@ class ClaimText(NamedTuple):
     expectations: list[str]
     # of a study that looks at its seeds: at which look it was decided, and what else is known
     looks: str = ""
+    is_post_hoc: bool = False
 
 
 def claim_texts(claims: pd.DataFrame) -> list[ClaimText]:
@@ -305,6 +318,7 @@ def claim_texts(claims: pd.DataFrame) -> list[ClaimText]:
                 first["contrast"],
                 lines,
                 _told_of_looks(rows) if "decided_at" in rows else "",
+                _is_post_hoc(first),
             )
         )
     return told
@@ -313,14 +327,18 @@ def claim_texts(claims: pd.DataFrame) -> list[ClaimText]:
 def claims_counted(claims: pd.DataFrame) -> str:
     """How many claims are supported, refuted or not decided, in a sentence; "" of no claims.
 
-    A claim that is decided by a mean over unlike levels is said to be so on average.
+    A claim that is decided by a mean over unlike levels is said to be so on average, and one whose
+    verdict is post hoc is said to be that.
     """
     counted = []
     is_mean = (claims["level_by_level"] != "").groupby(claims["claim"]).transform("any")
     each = claims.assign(is_mean=is_mean).drop_duplicates("claim")
     for verdict in (SUPPORTED, REFUTED, NOT_DECIDED):
         own = each[each["claim_verdict"] == verdict]
-        names = [f"`{row.claim}`{' on average' * row.is_mean}" for row in own.itertuples()]
+        names = [
+            f"`{row['claim']}`{' on average' * row['is_mean']}{' post hoc' * _is_post_hoc(row)}"
+            for _, row in own.iterrows()
+        ]
         listing = f" ({', '.join(names)})" if verdict != NOT_DECIDED else ""
         counted += [f"{len(own)} {verdict}{listing}"] if len(own) else []
     return f"Of {len(each)} claim{'s' * (len(each) > 1)}: {', '.join(counted)}." if counted else ""
@@ -381,9 +399,15 @@ def claims_table(claims: pd.DataFrame) -> str:
         numbers = "; ".join(f"{label(row.metric)} {_found(row)}" for row in own.itertuples())
         verdict = first["claim_verdict"]
         shown = verdict if verdict == NOT_DECIDED else f"**{verdict}**"
+        shown += ", post hoc" * _is_post_hoc(first)
         rows.append([first["says"].strip(), shown, f"`{first['contrast']}`: {numbers}"])
     what = "difference or mean" if any(map(is_of_one_side, claims["direction"])) else "difference"
     return table(["claim", "verdict", f"{what} [interval]"], rows, "lll")
+
+
+def _is_post_hoc(row: pd.Series) -> bool:
+    """Whether a row of `judge_claims` or claims.csv is of a claim whose verdict is post hoc."""
+    return bool(row.get(POST_HOC) == "yes")
 
 
 def is_of_one_side(direction: str) -> bool:

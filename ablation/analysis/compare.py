@@ -133,7 +133,7 @@ def compare(left: str, right: str, study: str | None, places: ProjectPaths) -> C
         sides[1].name,
         rows,
         _differing(*sides),
-        [*warnings, *(text for side in sides for text in _unfinished(side)), *_looked_at(studies)],
+        [*warnings, *(text for side in sides for text in _unfinished(side)), *_of_plans(studies)],
         [note for side in sides for note in _notes(side)],
     )
 
@@ -344,10 +344,14 @@ def _unfinished(side: Side) -> Iterator[str]:
             yield f"{side.study.study} has trials that are not finished: {listed(missing)}"
 
 
-def _looked_at(studies: Iterable[Source]) -> Iterator[str]:
-    for name in dict.fromkeys(study.study for study in studies if study.has_looks):
-        what = "p-values and intervals here are as of a fixed number of them; its report's are not"
-        yield f"{name} added seeds until its claims were decided: {what}"
+def _of_plans(studies: Iterable[Source]) -> Iterator[str]:
+    """What p-values here do not know of: looks, and plans that were changed."""
+    for study in {study.study: study for study in studies}.values():
+        if study.has_looks:
+            what = "p-values and intervals here are as of a fixed number of them"
+            looked = f"{study.study} added seeds until its claims were decided"
+            yield f"{looked}: {what}; its report's are not"
+        yield from (f"{study.study}: {warning}" for warning in study.warnings)
 
 
 def _notes(side: Side) -> Iterator[str]:

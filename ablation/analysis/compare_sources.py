@@ -17,10 +17,17 @@ import pandas as pd
 import yaml
 
 from ablation.analysis import results
-from ablation.analysis.results import known_reports, metric_of, read_effects, read_trials
+from ablation.analysis.results import (
+    known_reports,
+    metric_of,
+    read_effects,
+    read_trials,
+    warning_of,
+)
 from ablation.errors import InputError, Problem, nearest
 from ablation.formatting import leaves
 from ablation.grid.file import published
+from ablation.planning.manifest import plan_warnings
 from ablation.storage.asked import SUFFIX
 from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import UNTUNED, RunFolder, studies
@@ -52,6 +59,8 @@ class Source:
     hits: Mapping[str, str] = field(default_factory=dict)
     # whether it looked at its results to add seeds
     has_looks: bool = False
+    # what of its plan was changed after results were seen
+    warnings: Sequence[str] = ()
 
     @property
     def arms(self) -> list[str]:
@@ -216,11 +225,13 @@ def _from_runs(folder: RunFolder) -> Source:
         manifest.published,
         study.hits,
         bool(study.looks),
+        plan_warnings(manifest),
     )
 
 
 def _from_report(published_file: Path, folder: Path) -> Source:
-    trials, primary, factors, metrics = read_trials(folder, read_effects(folder))
+    effects = read_effects(folder)
+    trials, primary, factors, metrics = read_trials(folder, effects)
     levels = trials.drop_duplicates("arm").set_index("arm")[factors]
     file = folder / "report.md"
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
@@ -236,4 +247,5 @@ def _from_report(published_file: Path, folder: Path) -> Source:
         name,
         published(published_file, name) if published_file.is_file() else [],
         has_looks="\n## Looks\n" in text,
+        warnings=[warning] if (warning := warning_of(effects)) else [],
     )

@@ -17,8 +17,13 @@ import numpy as np
 from scipy import special
 
 from ablation.analysis.results import Results
-from ablation.analysis.sequential import one_look_level, repeated_confidence, repeated_p
-from ablation.analysis.statistics import Estimate, holm
+from ablation.analysis.sequential import (
+    needed_seeds,
+    one_look_level,
+    repeated_confidence,
+    repeated_p,
+)
+from ablation.analysis.statistics import Estimate, holm, power_of
 from ablation.grid.seeds import Look
 
 ALPHA = 0.05
@@ -51,6 +56,30 @@ def t_limit(level: float, n: int, looks: tuple[int, ...] = (), sides: int = 2) -
     if looks:
         level = one_look_level(n, looks, level, sides)
     return -float(special.stdtrit(n - 1, level / sides))
+
+
+def deciding_seeds(
+    difference: float, sd: float, level: float, looks: Sequence[int], n_seeds: int, sides: int = 2
+) -> int | None:
+    """How many seeds would find a true difference with 80 % probability: those of a later look.
+
+    Each look's test has the limits of that look. Where none that is left finds it, the fewest seeds
+    beyond the plan with which a single test does. None where no number is known, see
+    `needed_seeds`.
+
+    difference, sd (of the paired differences): in the same unit; level: of all looks together;
+    n_seeds: those that are there; sides: of the p-value, see `repeated_p`
+    """
+    sizes, power = tuple(looks), 0.8
+    if not (abs(difference) > 0 and sd > 0):
+        return None
+    for n in sizes:
+        if n > n_seeds:
+            alpha = 2 / sides * one_look_level(n, sizes, level, sides)
+            if power_of(difference / sd, n, alpha) >= power:
+                return n
+    beyond = max(n_seeds, sizes[-1]) + 1
+    return needed_seeds(difference, sd, 2 / sides * level, power, least=beyond)
 
 
 def tested_level(p: float, p_holm: float, n_open: int) -> float:

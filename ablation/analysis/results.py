@@ -32,6 +32,7 @@ import pandas as pd
 
 from ablation.errors import InputError, Problem
 from ablation.grid.file import published_now
+from ablation.planning.manifest import plan_warnings
 from ablation.storage.runs import (
     COSTS,
     IDENTITY,
@@ -65,14 +66,20 @@ CLAIM_COLUMNS = [
 ]
 # What claims.csv holds, too, of a study that looks at its seeds. `decided_at` is after how many of
 # them an expectation was decided, `claim_decided_at` the claim; both are empty where it was not.
-# `seeds_needed` would decide it with 80 % probability, were the truth what was estimated, and is
-# empty where it is decided or no number would. `*_fixed` is what the same results would have said
-# of a study without looks, and no verdict. `low_holm` and `high_holm` are those of
-# `ablation.analysis.claims.judged_intervals`; files of earlier versions have none.
+# `seeds_needed` would decide it with 80 % probability, were the truth what was estimated: those of
+# a later look, or more than are planned. It is empty where it is decided or no number would.
+# `*_fixed` is what the same results would have said of a study without looks, and no verdict.
+# `low_holm` and `high_holm` are those of `ablation.analysis.claims.judged_intervals`; files of
+# earlier versions have none.
 LOOK_COLUMNS = [
     *("decided_at", "claim_decided_at", "seeds_needed", "p_holm_fixed", "claim_verdict_fixed"),
     *("low_holm", "high_holm"),
 ]
+# What claims.csv holds, too, where claims were changed after results were seen: "yes" or "no", see
+# `ablation.planning.manifest.post_hoc_claims`.
+POST_HOC = "post_hoc"
+# the last of effects.csv and claims.csv where seeds or claims were changed after results were seen
+WARNING = "warning"
 # the least that results.csv has
 TRIALS = ("trial", "arm", "seed", "state", "error")
 _VERDICTS = ("verdict", "claim_verdict", "claim_verdict_fixed")
@@ -351,6 +358,17 @@ def diverged(trials: pd.DataFrame) -> pd.Series:
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write a table; floats in the shortest form that reads back to the same bits."""
     write_atomically(path, table.to_csv(index=False, lineterminator="\n"))
+
+
+def with_warning(table: pd.DataFrame, manifest: Manifest) -> pd.DataFrame:
+    """A table of p-values; where the plan of its study was changed, each row says so."""
+    warnings = plan_warnings(manifest)
+    return table.assign(**{WARNING: "; ".join(warnings)}) if warnings else table
+
+
+def warning_of(table: pd.DataFrame) -> str:
+    """What effects.csv or claims.csv warns of; "" if of nothing."""
+    return str(table[WARNING].iloc[0]) if WARNING in table and len(table) else ""
 
 
 def _best(manifest: Manifest) -> str:

@@ -107,17 +107,17 @@ def one_look_level(n: int, sizes: tuple[int, ...], level: float, sides: int = 2)
 
 
 def needed_seeds(
-    effect: float, sd: float, alpha: float, power: float = 0.8, most: int = 10_000
+    effect: float, sd: float, alpha: float, power: float = 0.8, most: int = 10_000, least: int = 2
 ) -> int | None:
     """The fewest seeds with which one paired two-sided t-test finds a true difference.
 
     None where `effect` or `sd` is 0 or NaN, or where more than `most` seeds are needed.
 
-    effect, sd (of the paired differences): in the same unit
+    effect, sd (of the paired differences): in the same unit; least: the fewest to be considered
     """
     if not (abs(effect) > 0 and sd > 0):
         return None
-    numbers = range(2, most + 1)
+    numbers = range(least, most + 1)
     found = bisect_left(numbers, True, key=lambda n: power_of(effect / sd, n, alpha) >= power)
     return numbers[found] if found < len(numbers) else None
 

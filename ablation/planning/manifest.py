@@ -1,16 +1,20 @@
 """The manifest of a planned study, as far as it is known without the files that trials read.
 
-p-values and intervals hold for the seeds and looks that were planned before any result was seen. So
-a manifest keeps those that a study had then, where it has been given others since.
+p-values and intervals hold for the seeds, looks and claims that were planned before any result was
+seen. So a manifest keeps those that a study had then, where it has been given others since.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 from ablation.formatting import listed
 from ablation.grid.load import Study
 from ablation.grid.seeds import FEWEST
 from ablation.planning.plan import Plan
-from ablation.storage.runs import Manifest, RunFolder
+from ablation.storage.runs import Claim, FirstPlan, Manifest, RunFolder
 
 
 def manifest_of(study: Study, name: str, plan: Plan) -> Manifest:
@@ -46,67 +50,137 @@ def manifest_of(study: Study, name: str, plan: Plan) -> Manifest:
     )
 
 
-def first_seeds(manifest: Manifest, folder: RunFolder) -> dict[str, list[int]]:
-    """The looks and seeds that were planned as results were first seen; {} if it has these now.
+def first_plan(manifest: Manifest, folder: RunFolder) -> FirstPlan | None:
+    """The looks, seeds and claims that were planned as results were first seen; None if as now.
 
     Results are seen once trials of two seeds are complete: of one, there is no p-value over seeds.
-    If all of them have changed since, by their keys, there are none of this study yet.
+    These may be trials that the last run left out. Those that have changed since, by their keys, do
+    not count, and if all of now have, there are no results of this study yet.
 
     manifest: of the study as it is planned now
     folder: of the study as it was run before
     """
     if manifest.search.get("of") or not folder.exists():
-        return {}
+        return None
     before = folder.manifest()
-    first = before.first_seeds or _plan_of_seeds(before)
-    if _are_planned(first, manifest):
-        return {}
-    complete = [
-        spec
-        for spec in before.trials
-        if folder.state(spec, folder.outcome(spec.trial)) == "COMPLETE"
-    ]
+    first = before.first_plan or _plan_of(before)
+    if not plan_warnings(replace(manifest, first_plan=first)):
+        return None
+    complete = folder.complete()
     keys = {spec.trial: spec.key for spec in manifest.trials}
-    kept = [keys[spec.trial] == spec.key for spec in complete if spec.trial in keys]
-    is_another_study = bool(kept) and not any(kept)
-    is_seen = bool(before.first_seeds) or len({spec.seed for spec in complete}) >= FEWEST
-    return first if is_seen and not is_another_study else {}
+    is_same = {name: key in ("", keys[name]) for name, key in complete.items() if name in keys}
+    is_another_study = bool(is_same) and not any(is_same.values())
+    seeds = {name.rpartition("--s")[2] for name in complete if is_same.get(name, True)}
+    is_seen = before.first_plan is not None or len(seeds) >= FEWEST
+    return first if is_seen and not is_another_study else None
 
 
-def _are_planned(first: dict[str, list[int]], manifest: Manifest) -> bool:
-    """Whether these looks and seeds are those of the manifest."""
-    (looks, seeds), now = (first["looks"], first["seeds"]), _plan_of_seeds(manifest)
-    if looks != now["looks"]:
-        return False
-    if not looks:
-        return set(seeds) == set(now["seeds"])
-    # a manifest of an earlier version has the seeds that were due by then
-    n = min(len(seeds), len(now["seeds"]))
-    return seeds[:n] == now["seeds"][:n]
+def _plan_of(manifest: Manifest) -> FirstPlan:
+    seeds = manifest.planned_seeds or manifest.seeds
+    return FirstPlan(manifest.looks, seeds, manifest.claims)
 
 
-def _plan_of_seeds(manifest: Manifest) -> dict[str, list[int]]:
-    return {"looks": manifest.looks, "seeds": manifest.planned_seeds or manifest.seeds}
+def plan_warnings(manifest: Manifest) -> list[str]:
+    """Says what of a study's plan was changed after results were seen; [] if nothing was.
+
+    It is to be said wherever p-values or verdicts are.
+    """
+    return [text for text in (changed_seeds(manifest), changed_claims(manifest)) if text]
 
 
 def changed_seeds(manifest: Manifest) -> str:
     """Says that a study was given other seeds or looks after results were seen; "" if not."""
-    if not manifest.first_seeds:
+    first, now = manifest.first_plan, _plan_of(manifest)
+    if first is None or _have_same_seeds(first, now):
         return ""
-    each = [manifest.first_seeds, _plan_of_seeds(manifest)]
-    first, now = map(_counted, each)
-    if first == now:
-        first, now = (f"seeds {listed([*map(str, one['seeds'])])}" for one in each)
+    told = [_counted(first), _counted(now)]
+    if told[0] == told[1]:
+        told = [f"seeds {listed([*map(str, plan.seeds)])}" for plan in (first, now)]
     return (
-        f"the number of seeds was changed after results were seen (first {first}, now {now}), so "
-        "that false findings are likelier than the 5 % of one plan; with the first again, its "
-        "verdicts hold"
+        f"the number of seeds was changed after results were seen (first {told[0]}, now "
+        f"{told[1]}), so that false findings are likelier than the 5 % of one plan; with the first "
+        "again, its verdicts hold"
     )
 
 
-def _counted(planned: dict[str, list[int]]) -> str:
+def _have_same_seeds(first: FirstPlan, now: FirstPlan) -> bool:
+    if first.looks != now.looks:
+        return False
+    if not first.looks:
+        return set(first.seeds) == set(now.seeds)
+    # a manifest of an earlier version has the seeds that were due by then
+    n = min(len(first.seeds), len(now.seeds))
+    return first.seeds[:n] == now.seeds[:n]
+
+
+def _counted(plan: FirstPlan) -> str:
     """`looks at 3, 5 and 8 seeds`, `3 seeds`."""
-    if planned["looks"]:
-        return f"looks at {listed([*map(str, planned['looks'])])} seeds"
-    n = len(planned["seeds"])
+    if plan.looks:
+        return f"looks at {listed([*map(str, plan.looks)])} seeds"
+    n = len(plan.seeds)
     return f"{n} seed{'s' * (n != 1)}"
+
+
+def changed_claims(manifest: Manifest) -> str:
+    """Says which claims were added, removed or changed after results were seen; "" if none was."""
+    new, gone = _changes(manifest)
+    changed = [name for name in new if name in gone]
+    told = [
+        f"{what} {listed([f'`{name}`' for name in names])}"
+        for what, names in (
+            ("added", [name for name in new if name not in changed]),
+            ("removed", [name for name in gone if name not in changed]),
+            ("changed", changed),
+        )
+        if names
+    ]
+    if not told:
+        return ""
+    said = f"claims were changed after results were seen ({'; '.join(told)})"
+    if manifest.claims:
+        which = "all claims" if gone else "these"
+        said += f", so that verdicts on {which} are post hoc: confirm them on new seeds (with --as)"
+    return f"{said}; with the first claims again, the verdicts hold"
+
+
+def post_hoc_claims(manifest: Manifest) -> set[str]:
+    """The ids of claims whose verdicts do not hold as those of the first plan do.
+
+    They are those that test anything new. Where a test is gone, they are all: Holm's correction of
+    the others is weaker than it was to be.
+    """
+    new, gone = _changes(manifest)
+    return {claim["id"] for claim in manifest.claims} if gone else set(new)
+
+
+class _Test(NamedTuple):
+    """What a claim tests, whatever it says."""
+
+    contrast: dict[str, str]
+    # metric, direction, within, value; 0 where it has no such number
+    expects: list[tuple[str, str, float, float]]
+
+
+def _changes(manifest: Manifest) -> tuple[list[str], list[str]]:
+    """The ids of claims whose tests are new, and of first ones whose tests are gone."""
+    if manifest.first_plan is None:
+        return [], []
+    first, now = map(_tests, (manifest.first_plan.claims, manifest.claims))
+    return (
+        [name for name, test in now.items() if test not in first.values()],
+        [name for name, test in first.items() if test not in now.values()],
+    )
+
+
+def _tests(claims: Sequence[Claim]) -> dict[str, _Test]:
+    """Id -> what a claim tests."""
+    return {
+        claim["id"]: _Test(
+            claim["contrast"],
+            sorted(
+                (one["metric"], one["direction"], one.get("within", 0.0), one.get("value", 0.0))
+                for one in claim["expects"]
+            ),
+        )
+        for claim in claims
+    }

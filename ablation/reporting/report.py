@@ -25,7 +25,7 @@ from ablation.analysis import results
 from ablation.analysis.claims import claim_texts, is_of_one_side, judge_claims
 from ablation.analysis.effects import detectable, is_conditional
 from ablation.analysis.factors import judged_intervals
-from ablation.analysis.results import Results
+from ablation.analysis.results import Results, with_warning
 from ablation.analysis.statistics import N_RESAMPLES, smallest_permutation_p
 from ablation.analysis.tuning import beside_untuned
 from ablation.formatting import (
@@ -98,11 +98,12 @@ def write_judged(
         claims = beside_untuned(claims, study)
     results.write_csv(study.trials, destination / "results.csv")
     results.write_csv(study.history, destination / "history.csv")
-    results.write_csv(effects[results.EFFECT_COLUMNS], destination / "effects.csv")
+    told = with_warning(effects[results.EFFECT_COLUMNS], study.manifest)
+    results.write_csv(told, destination / "effects.csv")
     if claims.empty:
         (destination / "claims.csv").unlink(missing_ok=True)
     else:
-        results.write_csv(claims, destination / "claims.csv")
+        results.write_csv(with_warning(claims, study.manifest), destination / "claims.csv")
     if drawn is None:
         # which loads Matplotlib
         from ablation.reporting import figures

@@ -32,6 +32,7 @@ from ablation.analysis.results import (
     read_claims,
     read_effects,
     read_trials,
+    warning_of,
 )
 from ablation.errors import InputError, Problem, nearest
 from ablation.formatting import (
@@ -338,6 +339,8 @@ UNCLOSED = "the block is not closed; end it with <!-- /ablate table -->"
 def study_tables(folders: Sequence[Path], study: str | None, parts: Sequence[str] = ()) -> str:
     """The table of arms, and that of claims where there are any. `parts` picks among `PARTS`.
 
+    A warning follows where the study's seeds or claims were changed after results were seen.
+
     Args:
         folders: that hold reports, a folder a study; of two reports of one study, that in the
             first folder is taken
@@ -346,12 +349,16 @@ def study_tables(folders: Sequence[Path], study: str | None, parts: Sequence[str
     Raises:
         InputError: no such study or part, or a table that cannot be read
     """
-    folder, texts = _report_of(folders, study, parts), []
+    folder, texts, warnings = _report_of(folders, study, parts), [], []
     if not parts or "arms" in parts:
         found = _arms_table(folder)
         texts.append(table(found.header, found.rows, "l" + "r" * (len(found.header) - 1)))
+        warnings.append(found.warning)
     if (folder / "claims.csv").is_file() and (not parts or "claims" in parts):
-        texts.append(claims_table(read_claims(folder)))
+        claims = read_claims(folder)
+        texts.append(claims_table(claims))
+        warnings.append(warning_of(claims))
+    texts += [f"**Warning:** {text}." for text in dict.fromkeys(warnings) if text]
     return "\n\n".join(texts)
 
 
@@ -396,6 +403,8 @@ def latex_table(folders: Sequence[Path], study: str | None) -> str:
             f"difference to \\texttt{{{latex(found.reference)}}} with its 95\\,\\% interval, "
             "bold where that excludes 0"
         )
+    if found.warning:
+        caption.append(f"warning: {latex(found.warning)}")
     header, *rows = [
         " & ".join(map(latex, cells)) + r" \\" for cells in [found.header, *found.rows]
     ]
@@ -458,6 +467,8 @@ class _ArmsTable(NamedTuple):
     rows: list[list[str]]
     primary: str
     reference: str | None
+    # see `warning_of`
+    warning: str
 
 
 def _arms_table(folder: Path) -> _ArmsTable:
@@ -481,7 +492,9 @@ def _arms_table(folder: Path) -> _ArmsTable:
         [name for name in ["test/top1_compensated", best] if name in metrics],
         effects,
     )
-    return _ArmsTable(header, rows, primary, reference)
+    # without a reference, it has no interval
+    warning = warning_of(effects) if reference else ""
+    return _ArmsTable(header, rows, primary, reference, warning)
 
 
 class _Block(NamedTuple):

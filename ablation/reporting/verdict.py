@@ -21,7 +21,7 @@ from ablation.analysis.looks import ALPHA
 from ablation.analysis.results import Results, diverged
 from ablation.analysis.statistics import holm
 from ablation.formatting import decimals, effect, label, listed, over_seeds, points, two_digits
-from ablation.planning.manifest import changed_seeds
+from ablation.planning.manifest import plan_warnings
 from ablation.reporting.dependence import (
     MAX_LISTED,
     METRIC,
@@ -56,17 +56,17 @@ class Verdict(NamedTuple):
     limits: str = ""
     # how many are supported, refuted or not decided
     claims: str = ""
-    # that seeds were changed after results were seen
-    seeds: str = ""
+    # that seeds or claims were changed after results were seen
+    warnings: Sequence[str] = ()
 
     @property
     def lines(self) -> list[str]:
-        """The answer, a warning where seeds were changed, then at most six lines."""
+        """The answer, warnings where seeds or claims were changed, then at most six lines."""
         best, limits = (
             " ".join(filter(None, pair))
             for pair in [(self.best, self.strongest), (self.limits, self.claims)]
         )
-        lines = [self.answer, self.seeds, *self.factors, best, self.baseline, limits]
+        lines = [self.answer, *self.warnings, *self.factors, best, self.baseline, limits]
         return [line for line in lines if line]
 
 
@@ -99,21 +99,21 @@ def verdict(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) -> Ve
         _sentence(_baseline_line(results, primary)),
         _limits_line(results, primary),
         claims_counted(claims),
-        _seeds_told(results, primary, claims),
+        _warnings_told(results, primary, claims),
     )
 
 
 def conclusion(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) -> list[str]:
     """What a run ends with: the answer, the best arm, and the claims; at most three lines.
 
-    One more says that seeds were changed after results were seen, where they were. A study without
+    Further ones warn where seeds or claims were changed after results were seen. A study without
     two arms or without claims has the first lines of its verdict in their place.
     """
     found = verdict(results, effects, claims)
     told = " ".join(filter(None, (found.claims, undecided(claims, max(results.looks, default=0)))))
     lines = [found.answer, found.best, told]
     lines += [*found.factors, found.baseline, found.limits]
-    return [*[line for line in lines if line][:3], *filter(None, [found.seeds])]
+    return [*[line for line in lines if line][:3], *found.warnings]
 
 
 # The verdict
@@ -480,11 +480,10 @@ def _limits_line(results: Results, primary: pd.DataFrame) -> str:
     return " ".join(_sentence(text) for text in told)
 
 
-def _seeds_told(results: Results, primary: pd.DataFrame, claims: pd.DataFrame) -> str:
-    """That seeds were changed after results were seen, where anything was tested; else ""."""
-    changed = changed_seeds(results.manifest)
+def _warnings_told(results: Results, primary: pd.DataFrame, claims: pd.DataFrame) -> list[str]:
+    """What was changed after results were seen, where anything was tested."""
     is_tested = bool(primary["p"].notna().any()) or not claims.empty
-    return f"Warning: {changed}." if changed and is_tested else ""
+    return [f"Warning: {text}." for text in plan_warnings(results.manifest) if is_tested]
 
 
 def _power_told(results: Results, primary: pd.DataFrame) -> str:

@@ -136,6 +136,16 @@ class TrialSpec:
 
 
 @dataclass(frozen=True)
+class FirstPlan:
+    """What verdicts rest on, as it was planned when results were first seen; see `Manifest`."""
+
+    looks: list[int]
+    # all that were planned; where these are not known, those that trials had
+    seeds: list[int]
+    claims: list[Claim]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What was asked for: everything that the report says that is not a result."""
 
@@ -176,9 +186,8 @@ class Manifest:
     decides_effects: bool = False
     # all seeds of its grid, where those above are the first; [] if not known
     planned_seeds: list[int] = field(default_factory=list)
-    # {looks, seeds} that were planned as its results were first seen, where it has others since; {}
-    # where it has not
-    first_seeds: dict[str, list[int]] = field(default_factory=dict)
+    # where it has other looks, seeds or claims since; else None
+    first_plan: FirstPlan | None = None
     # How its arms were tuned, see `ablation.search.tuning.search_found`; {} if they were not.
     search: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
@@ -238,6 +247,16 @@ class RunFolder:
         outcomes = map(self.outcome, names)
         return any(outcome is None or outcome.state == "COMPLETE" for outcome in outcomes)
 
+    def complete(self) -> dict[str, str]:
+        """Trial -> its key, of all that are complete, of the manifest or not."""
+        names = sorted(path.parent.name for path in self.path.glob("*/outcome.json"))
+        outcomes = {name: self.outcome(name) for name in names}
+        return {
+            name: outcome.key
+            for name, outcome in outcomes.items()
+            if outcome is not None and outcome.state == "COMPLETE"
+        }
+
     def write_manifest(self, manifest: Manifest) -> None:
         """Replace study.json."""
         write_atomically(self.path / "study.json", json.dumps(asdict(manifest), indent=1) + "\n")
@@ -246,11 +265,12 @@ class RunFolder:
         """Read study.json. Raises FileNotFoundError, or Damaged if it cannot be read."""
         path = self.path / "study.json"
         try:
-            manifest = checked(Manifest, json.loads(path.read_text(encoding="utf-8")))
+            manifest = checked(Manifest, _with_plan(json.loads(path.read_text(encoding="utf-8"))))
             if not {"name", "goal"} <= set(manifest.metric):
                 raise ValueError("metric has no name or no goal")
-            if manifest.first_seeds and not {"looks", "seeds"} <= set(manifest.first_seeds):
-                raise ValueError("first_seeds has no looks or no seeds")
+            first = [] if manifest.first_plan is None else manifest.first_plan.claims
+            if not all(_is_claim(claim) for claim in [*manifest.claims, *first]):
+                raise ValueError("claims has what is no claim")
             return replace(manifest, trials=[checked(TrialSpec, raw) for raw in manifest.trials])
         except FileNotFoundError:
             raise
@@ -399,6 +419,24 @@ class RunFolder:
         except UNREADABLE as error:
             return None, {}, f"is damaged ({error})"
         return outcome, sums, ""
+
+
+def _with_plan(raw: Any) -> Any:
+    """What study.json holds, its `first_plan` checked.
+
+    Earlier versions kept `first_seeds`, of looks and seeds alone: the claims count as the first.
+    """
+    if not isinstance(raw, dict):
+        return raw
+    if isinstance(seeds := raw.get("first_seeds"), dict):
+        del raw["first_seeds"]
+        raw["first_plan"] = {**seeds, "claims": raw.get("claims")} if seeds else None
+    first = raw.get("first_plan")
+    return raw if first is None else {**raw, "first_plan": checked(FirstPlan, first)}
+
+
+def _is_claim(raw: Any) -> bool:
+    return isinstance(raw, dict) and raw.keys() >= {"id", "contrast", "expects"}
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -32,7 +32,7 @@ from ablation.grid.load import Study, load_study, study_name, yaml_path
 from ablation.grid.search import MAX_TRIALS
 from ablation.grid.strict_yaml import FILE_NAME, flatten, read_yaml
 from ablation.planning.forecast import Timings
-from ablation.planning.manifest import changed_seeds, first_seeds, manifest_of
+from ablation.planning.manifest import first_plan, manifest_of, plan_warnings
 from ablation.planning.plan import Plan, build_plan, expected
 from ablation.search.seeds import UntilDecided
 from ablation.search.tuning import Tuning, search_begun, search_found
@@ -101,8 +101,9 @@ class PlannedStudy:
         """What makes its results look better than they are. Needs the files that trials read."""
         tuning = self.tuning
         of_search = [*tuning.warnings, *tuning.replaced_options] if tuning else []
-        found = [*self.manifest.facts.get("warnings", []), *of_search, changed_seeds(self.manifest)]
-        return list(dict.fromkeys(filter(None, found)))
+        manifest = self.manifest
+        found = [*manifest.facts.get("warnings", []), *of_search, *plan_warnings(manifest)]
+        return list(dict.fromkeys(found))
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -116,7 +117,7 @@ class PlannedStudy:
             provenance=provenance(),
             config=study.subject.resolve(study.common),
             asked=dict(self.asked),
-            first_seeds=first_seeds(planned, self.folder),
+            first_plan=first_plan(planned, self.folder),
         )
 
     def expected(self) -> Plan:

@@ -22,7 +22,10 @@ from ablation.analysis.effects import judge
 from ablation.analysis.results import load
 from ablation.analysis.statistics import contrast, holm, margin_p, paired_difference
 from ablation.formatting import effect
-from ablation.reporting.report import render, write_report
+from ablation.planning.manifest import plan_warnings
+from ablation.reporting.report import render, write_judged, write_report
+from ablation.reporting.tables import study_tables
+from ablation.storage.runs import FirstPlan
 
 ONE = {"lr_split": FACTORS["lr_split"]}
 TWO = {**ONE, "gradient_decoupling": FACTORS["gradient_decoupling"]}
@@ -554,3 +557,52 @@ def test_the_file_of_claims_comes_and_goes_with_them(tmp_path):
         report = write_report(study(tmp_path / "runs", factors=ONE), tmp_path / "reports")
     assert not first.exists()
     assert "claims" not in report.read_text().lower()
+
+
+FIRST, OTHER = claim(OFF_ON, "up"), claim(OFF_ON, "test/few: up", id="b")
+
+
+def planned_as(claims, seeds=(0, 1, 2)):
+    """Of a manifest: what was planned as its results were first seen."""
+    return {"first_plan": FirstPlan([], list(seeds), claims)}
+
+
+@pytest.mark.parametrize(
+    ("first", "now", "post_hoc"),
+    [
+        ([FIRST], [FIRST, OTHER], ["no", "yes"]),
+        ([FIRST, claim(OFF_ON, "down", id="c")], [FIRST, OTHER], ["yes", "yes"]),
+    ],
+)
+def test_claims_made_after_results_were_seen_are_marked_wherever_they_are_told(
+    tmp_path, first, now, post_hoc
+):
+    folder = study(tmp_path / "runs", factors=ONE, claims=now, **planned_as(first))
+    with mock.patch("ablation.reporting.figures.draw", return_value=[]):
+        written = write_judged(folder, tmp_path / "reports" / "fixes")
+    reports, (warning,) = written.path.parent, plan_warnings(folder.manifest())
+    rows = pd.read_csv(reports / "claims.csv")
+    assert list(rows.columns) == [*CLAIM_COLUMNS, "post_hoc", "warning"]
+    assert list(rows["post_hoc"]) == post_hoc and set(rows["warning"]) == {warning}
+    assert set(pd.read_csv(reports / "effects.csv")["warning"]) == {warning}
+    text = written.path.read_text()
+    shown = study_tables([tmp_path / "reports"], "fixes")
+    assert shown.endswith(f"\n\n**Warning:** {warning}.") and shown.count("Warning") == 1
+    counted = claims_counted(written.claims)
+    for one, mark in zip(now, post_hoc, strict=True):
+        (row,) = [line for line in shown.splitlines() if line.startswith(f"| {one['says']}")]
+        assert ("**supported**, post hoc" in row) == (mark == "yes")
+        heading = "**Supported, post hoc:**" if mark == "yes" else "**Supported:**"
+        assert f"{heading} {one['says']}" in text
+        assert (f"`{one['id']}` post hoc" in counted) == (mark == "yes")
+    assert counted in text.partition("## ")[0]
+
+
+def test_nothing_is_marked_where_no_plan_was_changed(tmp_path):
+    folder = study(tmp_path / "runs", factors=ONE, claims=[FIRST, OTHER])
+    assert list(judged(folder).columns) == CLAIM_COLUMNS
+    # seeds that were changed make no claim a new one
+    folder = study(
+        tmp_path / "seeds", factors=ONE, claims=[FIRST, OTHER], **planned_as([OTHER, FIRST], [0, 1])
+    )
+    assert plan_warnings(folder.manifest()) and list(judged(folder).columns) == CLAIM_COLUMNS

@@ -26,8 +26,10 @@ from ablation.analysis.effects import judge
 from ablation.analysis.results import load
 from ablation.cli.main import main
 from ablation.errors import InputError
+from ablation.planning.manifest import plan_warnings
 from ablation.reporting.report import write_report
 from ablation.storage.project import ProjectPaths
+from ablation.storage.runs import FirstPlan
 from ablation.study.comparison import show_comparison
 
 SHORTEST = {"lr_split": FACTORS["lr_split"]}
@@ -207,6 +209,34 @@ def test_without_runs_the_report_s_tables_say_the_same(tmp_path):
     assert [
         "by other code" in text for text in compared(tmp_path, "fixes:ce", "later:ce").warnings
     ] == [True]
+
+
+def test_seeds_and_claims_changed_after_results_were_seen_are_told_from_runs_and_reports(tmp_path):
+    claim = {
+        "id": "gone",
+        "says": "It helps.",
+        "contrast": {"arm": "lr_split", "minus": "ldmlr"},
+        "expects": [{"metric": "test/top1", "direction": "up"}],
+    }
+    folder = fabricated(tmp_path, first_plan=FirstPlan([], [0, 1], [claim]))
+    seeds, claims = plan_warnings(folder.manifest())
+    assert "(first 2 seeds, now 3 seeds)" in seeds and "(removed `gone`)" in claims
+    fabricated(tmp_path, "other")
+    for names in [
+        ("fixes:lr_split", "fixes:ldmlr"),
+        ("other:ce", "fixes:ce"),
+        ("fixes", PUBLISHED),
+    ]:
+        told = compared(tmp_path, *names).warnings
+        assert [text for text in told if "results were seen" in text] == [
+            f"fixes: {seeds}", f"fixes: {claims}"
+        ]  # fmt: skip
+    assert compared(tmp_path, "other:ce", "other:ldmlr").warnings == []
+    with mock.patch("ablation.reporting.figures.draw", return_value=[]):
+        write_report(folder, tmp_path / "reports" / "fixes")
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    told = compared(tmp_path, "fixes:lr_split", "fixes:ldmlr").warnings
+    assert told == [f"fixes: {seeds}; {claims}"]
 
 
 @pytest.mark.parametrize(

@@ -197,12 +197,65 @@ def test_an_undecided_claim_tells_how_many_seeds_would_decide_it(tmp_path):
     results = fabricated(tmp_path, n_seeds=3, n_done=3)
     table = claims_of(results)
     row = table.loc["close"]
-    found = difference(results, "balanced-head", "ldmlr", 3)
-    # the others are decided: it is alone in its family
-    assert row.seeds_needed == needed_seeds(found.mean, found.sd, 0.05)
     said = f": about {row.seeds_needed} seeds for `close` (3 so far)."
     assert undecided(table.reset_index(), most=5) == f"To decide the rest{said}"
     assert undecided(table.reset_index(), most=3) == f"To decide the rest by a new plan{said}"
+
+
+def shares_rejected(effect_size, n_studies=4000):
+    """Look -> in how many studies the test of that look alone rejects, by simulation."""
+    values = np.random.default_rng(3).normal(effect_size, 1, (n_studies, LOOKS[-1]))
+    shares = {}
+    for n in LOOKS:
+        p = stats.ttest_1samp(values[:, :n], 0, axis=1).pvalue
+        shares[n] = np.mean([repeated_p(one, n, LOOKS) <= 0.05 for one in p])
+    return shares
+
+
+@pytest.mark.parametrize("effect_size", [4.0, 2.0, 1.4, 0.9])
+def test_the_seeds_that_would_decide_are_those_of_a_later_look_by_its_own_limits(effect_size):
+    shares = shares_rejected(effect_size)
+    expected = next(n for n in LOOKS if shares[n] > 0.8)
+    assert all(abs(share - 0.8) > 0.02 for share in shares.values()), "too close to tell"
+    assert module.deciding_seeds(effect_size, 1.0, 0.05, LOOKS, 0) == expected
+    # a look that has been made decides no more, however likely it was to
+    later = min((n for n in LOOKS if n > expected), default=LOOKS[-1] + 1)
+    assert module.deciding_seeds(effect_size, 1.0, 0.05, LOOKS, expected) == later
+    # one claim of five
+    assert module.deciding_seeds(effect_size, 1.0, 0.01, LOOKS, 0) >= expected
+
+
+@pytest.mark.parametrize(("effect_size", "least"), [(0.7, 21), (0.2, 150), (4.0, 21)])
+def test_where_no_look_is_left_that_would_decide_more_seeds_than_are_planned_are_told(
+    effect_size, least
+):
+    done = LOOKS[-1] if effect_size == 4.0 else 3
+    needed = module.deciding_seeds(effect_size, 1.0, 0.05, LOOKS, done)
+    assert needed == max(least, needed_seeds(effect_size, 1.0, 0.05)) > LOOKS[-1]
+
+
+@pytest.mark.parametrize("n_done", [3, 5, 8, 12, 20])
+def test_an_undecided_claim_is_never_told_to_need_no_more_seeds_than_it_has(tmp_path, n_done):
+    n_undecided = 0
+    for run in range(6):
+        results = fabricated(
+            tmp_path / str(run), n_seeds=n_done, n_done=n_done, noise=0.2 + 0.3 * run
+        )
+        rows = claims_of(results)
+        left = rows[rows["claim_verdict"] == "not decided"]
+        n_undecided += len(left)
+        assert (left["seeds_needed"].dropna() > left["n_seeds"]).all()
+        assert set(left["seeds_needed"].dropna()) <= {*LOOKS, *range(21, 10_001)}
+    assert n_undecided
+
+
+def test_a_look_that_waits_for_other_trials_is_not_told_as_enough(tmp_path):
+    def state(spec):
+        return "WAITING" if spec.seed == 2 and spec.arm == "ce" else "COMPLETE"
+
+    rows = claims_of(fabricated(tmp_path, n_seeds=3, noise=0.01, state=state))
+    assert (rows.loc[["split", "close"], "n_seeds"] == 3).all()
+    assert (rows["seeds_needed"].dropna() > rows["n_seeds"]).all()
 
 
 def test_main_effects_that_are_to_be_decided_keep_the_numbers_of_their_look(tmp_path):

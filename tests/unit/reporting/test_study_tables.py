@@ -18,8 +18,10 @@ from ablation.formatting import (
     over_seeds,
     p_cell,
 )
+from ablation.planning.manifest import plan_warnings
 from ablation.reporting.report import write_report
 from ablation.reporting.tables import latex, latex_table, study_tables
+from ablation.storage.runs import FirstPlan, RunFolder
 
 CLAIMS = [
     {
@@ -206,6 +208,31 @@ def test_p_values_and_times_of_a_column_are_alike():
     assert durations([4.8, 37.0]) == ["4.8 s", "37.0 s"]
     assert durations([58.0, 63.0, float("nan")]) == ["1.0 min", "1.1 min", "–"]
     assert durations([15.0, 37.4]) == ["15 s", "37 s"]
+
+
+def test_tables_warn_of_seeds_changed_after_results_were_seen(tmp_path):
+    folders = [tmp_path / "reports"]
+    reported(tmp_path, claims=CLAIMS)
+    before = [study_tables(folders, "fixes"), latex_table(folders, "fixes")]
+    assert not any("seen" in text for text in before)
+    reported(tmp_path, claims=CLAIMS, first_plan=FirstPlan([], [0, 1], CLAIMS))
+    (warning,) = plan_warnings(RunFolder(tmp_path / "runs" / "fixes").manifest())
+    assert "(first 2 seeds, now 3 seeds)" in warning
+    for parts in [[], ["arms"], ["claims"]]:
+        assert study_tables(folders, "fixes", parts).count(f"\n\n**Warning:** {warning}.") == 1
+    shown = latex_table(folders, "fixes")
+    assert f"; warning: {latex(warning)}.}}" in shown
+    # arms without a difference have nothing to warn of
+    changed = {"claims": CLAIMS, "first_plan": FirstPlan([], [0, 1], CLAIMS)}
+    reported(tmp_path, baselines=["ce"], **changed)
+    assert not any(
+        "seen" in text
+        for text in (study_tables(folders, "fixes", ["arms"]), latex_table(folders, "fixes"))
+    )
+    assert study_tables(folders, "fixes").count(f"**Warning:** {warning}.") == 1
+    # of a warning that is gone, nothing stays
+    reported(tmp_path, claims=CLAIMS)
+    assert [study_tables(folders, "fixes"), latex_table(folders, "fixes")] == before
 
 
 def test_the_latex_table_has_the_rows_of_the_markdown_table(tmp_path):

@@ -328,6 +328,10 @@ def test_an_option_that_the_search_replaces_is_told_in_plan_and_run(project, cap
     project.run(**asked)
     told = " ".join(capsys.readouterr().out.split())
     assert f"on validation/top1 warning: {begins}" in told and "noise" not in told
+    assert told.count(says) == 1
+    # where the search has ended before, its study tells
+    project.run(**asked)
+    assert " ".join(capsys.readouterr().out.split()).count(f"warning: {begins}") == 1
 
 
 def test_an_option_that_no_arm_looks_for_is_not_told_as_replaced(tmp_path, monkeypatch):

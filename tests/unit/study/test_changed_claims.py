@@ -1,0 +1,182 @@
+"""Claims that are changed after results were seen are told and marked until they are as they were first."""
+
+import json
+import re
+
+import pytest
+
+from ablation.planning.manifest import changed_claims, changed_seeds, post_hoc_claims
+from ablation.reporting import figures
+from ablation.storage.runs import Damaged
+from ablation.study.closing import Closing
+from ablation.study.opening import PlannedStudy
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::sqlalchemy.exc.SADeprecationWarning"
+)  # inside MLflow
+
+UP, DOWN = "{metric: top1, direction: up}", "{metric: top1, direction: down}"
+FASTER = f"{{id: faster, says: Fast is better., contrast: {{arm: rate=fast, minus: reference}}, expects: [{UP}]}}"
+SETTLED = f"{{id: settled, says: Settling helps., contrast: {{factor: warmup, from: two, to: settling}}, expects: [{UP}]}}"
+HIGH = "{id: high, says: It is high., contrast: {arm: rate=fast}, expects: [{metric: top1, direction: above, value: 40}]}"
+BOTH = f"{{id: both, says: It rises., contrast: {{arm: rate=fast, minus: reference}}, expects: [{UP}, {{metric: settled, direction: up}}]}}"
+FIRST = [FASTER, SETTLED, HIGH, BOTH]
+
+
+def claimed(toy, claims, stop_after=float("inf")):
+    """Runs the study with these claims; returns what its manifest says of changed ones, and which are post hoc."""
+    path = toy.root / "grid.yaml"
+    lines = [
+        line for line in path.read_text().splitlines() if not line.startswith(("claims", "  - "))
+    ]
+    path.write_text(
+        "\n".join([*lines, *["claims:"][: len(claims)], *(f"  - {one}" for one in claims), ""])
+    )
+    toy.go(stop_after=stop_after)
+    return told(toy)
+
+
+def told(toy):
+    manifest = toy.folder.manifest()
+    return changed_claims(manifest), post_hoc_claims(manifest)
+
+
+@pytest.fixture
+def claims(toy):
+    """A study whose results were first seen with the claims `FIRST`."""
+    for path in toy.folder.path.glob("*/outcome.json"):
+        path.unlink()
+    toy.folder.path.joinpath("study.json").unlink()
+    assert claimed(toy, FIRST) == ("", set())
+    return toy
+
+
+NEW = SETTLED.replace("id: settled", "id: new").replace("direction: up", "direction: down")
+ALL = {"faster", "settled", "high", "both"}
+
+
+@pytest.mark.parametrize(
+    ("now", "said", "post_hoc"),
+    [
+        ([*FIRST, NEW], "(added `new`)", {"new"}),
+        ([NEW, *FIRST[1:]], "(added `new`; removed `faster`)", {"new", *ALL} - {"faster"}),
+        (FIRST[1:], "(removed `faster`)", ALL - {"faster"}),
+        ([], "(removed `faster`, `settled`, `high` and `both`)", set()),
+        ([FASTER.replace(UP, DOWN), *FIRST[1:]], "(changed `faster`)", ALL),
+        ([FASTER.replace("top1", "settled"), *FIRST[1:]], "(changed `faster`)", ALL),
+        ([FASTER.replace("rate=fast", "warmup=settling"), *FIRST[1:]], "(changed `faster`)", ALL),
+        ([*FIRST[:2], HIGH.replace("40", "39"), BOTH], "(changed `high`)", ALL),
+        ([*FIRST[:3], BOTH.replace(f"{UP}, ", "")], "(changed `both`)", ALL),
+    ],
+)  # fmt: skip
+def test_claims_changed_after_results_were_seen_are_told_until_they_are_as_first(
+    claims, now, said, post_hoc
+):
+    warning, found = claimed(claims, now)
+    assert said in warning and found == post_hoc
+    assert claimed(claims, now) == (warning, found), "it is forgotten by the next run"
+    assert claimed(claims, FIRST) == ("", set())
+    assert claims.folder.manifest().first_plan is None
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        [one.replace("says: ", "says: Perhaps ") for one in FIRST],
+        FIRST[::-1],
+        [*FIRST[:3], re.sub(r"\[(.*), (\{.*)\]", r"[\2, \1]", BOTH)],
+        [*FIRST[:2], HIGH.replace("40", "40.0"), BOTH],
+        [FASTER.replace("id: faster", "id: quicker"), *FIRST[1:]],
+    ],
+    ids=["says", "order", "order of expectations", "a number's form", "id"],
+)
+def test_what_tests_the_same_is_no_change(claims, now):
+    assert now != FIRST and claimed(claims, now) == ("", set())
+
+
+def test_claims_that_are_first_made_after_results_were_seen_are_post_hoc(toy):
+    warning, post_hoc = claimed(toy, [FASTER])
+    assert "claims were changed after results were seen (added `faster`)" in warning
+    assert post_hoc == {"faster"}
+
+
+def test_claims_may_be_changed_before_two_seeds_have_results(toy):
+    for path in toy.folder.path.glob("*--s1/outcome.json"):
+        path.unlink()
+    assert claimed(toy, FIRST) == ("", set())
+
+
+@pytest.mark.parametrize("between", [FIRST, [NEW]])
+def test_claims_may_be_changed_where_all_trials_have_changed(claims, between):
+    claimed(claims, between)
+    claims.edit("{rate: 1}", "{rate: 3}")
+    claims.edit("{rate: 2}", "{rate: 4}")
+    assert claimed(claims, [FASTER]) == ("", set())
+
+
+def test_seeds_and_claims_are_of_one_plan_and_each_comes_back_alone(claims):
+    claims.edit("[0, 1]", "[0, 1, 2]")
+    warning, post_hoc = claimed(claims, [*FIRST, NEW])
+    first = claims.folder.manifest().first_plan
+    assert "added `new`" in warning and post_hoc == {"new"}
+    assert "(first 2 seeds, now 3 seeds)" in changed_seeds(claims.folder.manifest())
+    assert claimed(claims, FIRST) == ("", set())
+    assert "(first 2 seeds, now 3 seeds)" in changed_seeds(claims.folder.manifest())
+    assert claims.folder.manifest().first_plan == first
+    claims.edit("[0, 1, 2]", "[0, 1]")
+    assert "added `new`" in claimed(claims, [*FIRST, NEW])[0]
+    assert changed_seeds(claims.folder.manifest()) == ""
+    assert claimed(claims, FIRST) == ("", set())
+    assert claims.folder.manifest().first_plan is None
+
+
+def test_a_manifest_of_an_earlier_version_has_its_first_seeds_and_no_first_claims(claims):
+    path = claims.folder.path / "study.json"
+    raw = json.loads(path.read_text())
+    del raw["first_plan"]
+    path.write_text(json.dumps(raw))
+    assert claims.folder.manifest().first_plan is None
+    for none, given in [({}, ""), ({"looks": [], "seeds": [0]}, "(first 1 seed, now 2 seeds)")]:
+        path.write_text(json.dumps({**raw, "first_seeds": none}))
+        manifest = claims.folder.manifest()
+        assert given in changed_seeds(manifest) and bool(given) == bool(changed_seeds(manifest))
+        assert told(claims) == ("", set())
+    claims.go()
+    assert "first_seeds" not in json.loads(path.read_text())
+    assert "(first 1 seed, now 2 seeds)" in changed_seeds(claims.folder.manifest())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"first_plan": {"looks": [], "seeds": []}},
+        {"first_plan": {"looks": [], "seeds": [], "claims": [3]}},
+        {"first_seeds": {"seeds": []}},
+        {"first_seeds": [3]},
+    ],
+)
+def test_a_first_plan_that_cannot_be_is_damage(toy, damage):
+    path = toy.folder.path / "study.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
+    with pytest.raises(Damaged, match="is damaged"):
+        toy.folder.manifest()
+
+
+def test_the_end_of_a_run_its_plan_and_its_report_tell_of_changed_claims(claims, monkeypatch):
+    monkeypatch.setattr(figures, "draw", lambda *_: [])
+    warning, _ = claimed(claims, [*FIRST, NEW])
+    said = Closing(claims.places, "toy").write()
+    assert said[-1] == f"Warning: {warning}."
+    report = claims.places.report("toy").joinpath("report.md").read_text()
+    assert f"- Warning: {warning}." in report.partition("## ")[0]
+    planned = PlannedStudy(claims.study(), "toy", claims.plan(), claims.places, claims.root / "no")
+    assert planned.warnings == [warning]
+    claimed(claims, FIRST)
+    assert "Warning" not in " ".join(Closing(claims.places, "toy").write())
+
+
+@pytest.mark.parametrize("fewer", ["1", "[7]"])
+def test_a_run_of_other_seeds_in_between_makes_no_results_unseen(claims, fewer):
+    claims.go(seeds=fewer)
+    warning, _ = claimed(claims, [*FIRST, NEW])
+    assert "(added `new`)" in warning
