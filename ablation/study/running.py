@@ -105,15 +105,15 @@ def run(planned: PlannedStudy, options: RunOptions) -> RunResult:
     """Tune the arms if the grid says so, run what is missing, track it, write the report."""
     _refuse_idle_budget(planned, options)
     # warnings: those of the search need not be repeated before the study
-    said = set[str]()
+    warned = set[str]()
     # The files are read again after each search: they may say now that more is to be searched.
     while planned.tuning is not None and not planned.tuning.is_finished:
-        result = _search(planned, options, said)
+        result = _search(planned, options, warned)
         if result.n_open:
             return result
         asked = {**planned.asked, "grid": Path(planned.asked["grid"]), "alias": planned.name}
         planned = open_study(**asked, storage=planned.places.storage)
-    with _held(planned, options, said) as (console, deliveries, placed):
+    with _held(planned, options, warned) as (console, deliveries, placed):
         result = _run_held(planned, options, placed, deliveries, console)
     begun, closing = time.monotonic(), Closing(planned.places, planned.name)
     for line in _summary(planned, result):
@@ -163,7 +163,7 @@ def _look_further(name: str, is_offline: bool) -> list[str]:
     ]
 
 
-def _search(planned: PlannedStudy, options: RunOptions, said: set[str]) -> RunResult:
+def _search(planned: PlannedStudy, options: RunOptions, warned: set[str]) -> RunResult:
     """Run the search of a study's arms; print what it took."""
     # what a search has told Optuna stays as it is
     options = replace(options, retry_failed=False)
@@ -177,11 +177,11 @@ def _search(planned: PlannedStudy, options: RunOptions, said: set[str]) -> RunRe
         refuse_mixture(planned_search(planned, tuning, Plan({})).manifest, folder)
         planner = SearchPlanner(tuning, planned.store)
         searched = planned_search(planned, tuning, planner.grown(planner.begun()))
-        with _held(searched, options, said, lock) as (console, deliveries, placed):
+        with _held(searched, options, warned, lock) as (console, deliveries, placed):
             n_arms = len(tuning.arms)
             metric = tuning.search.metric["name"]
             tell(console, f"search of {n_arms} arms and baselines on {metric}")
-            _warn(console, tuning.replaced_options, said)
+            _warn(console, tuning.replaced_options, warned)
             result = _run_held(searched, options, placed, deliveries, console, planner)
     with working(console, UPDATING):
         for delivery in deliveries:
@@ -390,13 +390,13 @@ class ManifestKeeper(Listener):
 
 @contextmanager
 def _held(
-    planned: PlannedStudy, options: RunOptions, said: set[str], held: ExitStack | None = None
+    planned: PlannedStudy, options: RunOptions, warned: set[str], held: ExitStack | None = None
 ) -> Iterator[tuple[Console, list[Delivery], Placement]]:
     """What a pass over a study needs; while this lasts, no other process may run the study.
 
     If it is broken off, no record stays RUNNING.
 
-    said: warnings that were told before; held: the lock of the study, if this process has it
+    warned: warnings that were told before; held: the lock of the study, if this process has it
     already
     """
     with placement(planned, options) as placed:
@@ -406,7 +406,7 @@ def _held(
         with working(console, "checking the data that trials read"):
             require_usable_inputs(planned)
         tell(console, changes(planned).description)
-        _warn(console, planned.warnings, said)
+        _warn(console, planned.warnings, warned)
         deliveries = [] if options.offline else [Delivery(planned.places, planned.name, console)]
         with ExitStack() as own:
             lock = own if held is None else held
@@ -425,12 +425,12 @@ def _held(
                 raise
 
 
-def _warn(console: Console, warnings: Sequence[str], said: set[str]) -> None:
-    """Print those that were not said, and add them to what was."""
+def _warn(console: Console, warnings: Sequence[str], warned: set[str]) -> None:
+    """Print those that were not told before, and add them to `warned`."""
     for warning in warnings:
-        if warning not in said:
+        if warning not in warned:
             tell(console, f"warning: {warning}")
-            said.add(warning)
+            warned.add(warning)
 
 
 def _until_decided(planned: PlannedStudy, options: RunOptions, console: Console) -> UntilDecided:
