@@ -55,7 +55,7 @@ def first_plan(manifest: Manifest, folder: RunFolder) -> FirstPlan | None:
 
     Results are seen once trials of two seeds are complete: of one, there is no p-value over seeds.
     These may be trials that the last run left out. Those that have changed since, by their keys, do
-    not count, and if all of now have, there are no results of this study yet.
+    not count, and if all that are planned now have, there are no results of this study yet.
 
     manifest: of the study as it is planned now
     folder: of the study as it was run before
