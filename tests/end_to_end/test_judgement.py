@@ -61,7 +61,8 @@ def reported(
     (folder / "grid.yaml").write_text(
         GRID.format(name="planted", seeds=seeds, factors=levels, first=factors[0])
     )
-    ablate(folder, "run", "--grid", "grid.yaml", "--jobs", "2", "--offline", expect=expect)
+    command = ("run", "--grid", "grid.yaml", "--jobs", "2", "--offline")
+    ablate(folder, *command, expect=expect, draws=False)
     report = folder / "reports" / "planted"
     effects = pd.read_csv(report / "effects.csv").query("metric == 'test/top1'").set_index("effect")
     return effects, pd.read_csv(report / "claims.csv"), (report / "report.md").read_text()

@@ -1,5 +1,6 @@
 """Whole studies through the command line: trained, tracked, resumed, grown, and the same whoever computes."""
 
+import itertools
 import os
 import re
 import shutil
@@ -31,7 +32,7 @@ title: Digits in miniature
 settings:
   epochs: 4
   batch_size: 64
-  data: {source: digits, channels: gray, n_max: 60, imbalance_factor: 10, augmentation: crop, padding: 1}
+  data: {source: digits, channels: gray, n_max: 30, imbalance_factor: 10, augmentation: crop, padding: 1}
   encoder.name: small-cnn
   pretraining: {epochs: 2, batch_size: 64}
   denoiser: {width: 16, blocks: 1}
@@ -52,14 +53,19 @@ def train(config, seed, report):
 """
 
 
-def ablate(folder: Path, *arguments: str, expect: int = 0) -> str:
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "ablation",
-        *arguments,
-    ]  # -P: with the import path of the `ablate` script
+WITHOUT_FIGURES = """
+from ablation.reporting import figures
+from ablation.cli.main import main
+
+figures.draw = lambda *_: []
+main()
+"""
+
+
+def ablate(folder: Path, *arguments: str, expect: int = 0, draws: bool = True) -> str:
+    program = ["-m", "ablation"] if draws else ["-c", WITHOUT_FIGURES]
+    # -P: with the import path of the `ablate` script
+    command = [sys.executable, "-P", *program, *arguments]
     environment = {**os.environ, "COLUMNS": "200"}
     environment.pop("MLFLOW_TRACKING_URI", None)
     done = subprocess.run(
@@ -83,9 +89,9 @@ def results(folder: Path, study: str = "tiny") -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """A project whose tiny study has run with two workers."""
+    """A project whose tiny study has run, with one worker: each takes 5 s to import PyTorch and the rest."""
     folder = project(tmp_path_factory.mktemp("study") / "project")
-    ablate(folder, "run", "--grid", "tiny.yaml", "--jobs", "2")
+    ablate(folder, "run", "--grid", "tiny.yaml", "--jobs", "1")
     return folder
 
 
@@ -140,15 +146,15 @@ def test_mlflow_has_one_parent_and_a_finished_child_per_trial(finished):
 
 @pytest.mark.long
 def test_sharing_and_the_number_of_workers_change_no_bit(finished, tmp_path):
-    """Every metric of every epoch of a seed, shared by two workers or computed alone by one."""
-    alone = project(tmp_path / "alone")
-    ablate(
-        *(alone, "run", "--grid", "tiny.yaml", "--seeds", "1"),
-        *("--jobs", "1", "--no-share", "--offline"),
-    )
-    for name in ("results", "history"):
+    """Every metric of every epoch of a seed, shared by two workers, by one, or computed alone by one."""
+    two, alone = project(tmp_path / "two"), project(tmp_path / "alone")
+    one_seed = ("run", "--grid", "tiny.yaml", "--seeds", "1", "--offline")
+    ablate(two, *one_seed, "--jobs", "2")
+    ablate(alone, *one_seed, "--jobs", "1", "--no-share")
+    for folder, name in itertools.product((two, alone), ("results", "history")):
         own, shared = (
-            pd.read_csv(folder / "reports" / "tiny" / f"{name}.csv") for folder in (alone, finished)
+            pd.read_csv(project / "reports" / "tiny" / f"{name}.csv")
+            for project in (folder, finished)
         )
         shared = shared[shared["trial"].str.endswith("--s0")].reset_index(drop=True)
         clocks = [column for column in own if column == "wall_seconds"]

@@ -15,7 +15,7 @@ torch.set_num_threads(1)
 
 PRETRAIN_AND_DATA = {
     "data.channels": "gray",
-    "data.n_max": 24,
+    "data.n_max": 14,
     "data.imbalance_factor": 6,
     "data.n_test": 5,
     "data.augmentation": "crop",

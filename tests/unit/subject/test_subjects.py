@@ -226,7 +226,7 @@ REPORTING = {
     "nothing to balance": JOINT | {"data.imbalance_factor": 1},
     "ldmlr's quota of what is balanced": JOINT
     | {"data.imbalance_factor": 1, "generation.quota": "ldmlr"},
-    "classes of one image": JOINT | {"data.imbalance_factor": 24},
+    "classes of one image": JOINT | {"data.imbalance_factor": 14},
     "all groups, one test image a class": JOINT
     | {"data.n_max": 110, "data.imbalance_factor": 50, "data.n_test": 1},
     "averaged weights": JOINT | {"optim.ema": 0.9},

@@ -111,6 +111,7 @@ def test_the_rest_of_the_trial_is_the_same_with_and_without_it(change):
 )
 def test_its_metrics_are_the_accuracies_of_its_weights(decay, seed):
     settings = JOINT | {"optim.ema": decay, "optim.lr.encoder": 1e-2, "pretraining.epochs": 8}
+    settings |= {"data.n_max": 24}  # classes of two groups
     store, links = run(settings, seed), chain(settings, seed)
     weights = state.from_bytes(store.load("state", links[-1].key))
     encoder, head = build_encoder("small-cnn", 1), build_head("wcdas", 64, 10, 30.0, True)

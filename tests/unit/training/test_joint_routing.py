@@ -222,7 +222,7 @@ def test_the_rules_differ_where_the_losses_conflict(warmed, monkeypatch):
     for a in RULES:
         for b in RULES:
             if a < b and {a, b} != {"pcgrad", "summed"}:
-                assert (found[a] - found[b]).norm() > 0.01 * found[a].norm()
+                assert (found[a] - found[b]).norm() > 0.003 * found[a].norm()
     wanted = terms(trial_at_the_thaw(warmed))
     real, semantic = (
         torch.autograd.grad(loss, wanted.z, retain_graph=True)[0]
@@ -487,7 +487,7 @@ def test_gradients_are_measured_every_so_many_epochs_and_in_the_last(every, meas
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "n_batches", "n_measured"), [(512, 1, 1), (8, 14, 1), (4, 28, 2)]
+    ("batch_size", "n_batches", "n_measured"), [(512, 1, 1), (8, 8, 1), (3, 21, 2)]
 )
 def test_a_tenth_of_the_batches_is_measured(batch_size, n_batches, n_measured, warmed, monkeypatch):
     trial, seen = trial_at_the_thaw(warmed, batch_size=batch_size), []
@@ -551,7 +551,7 @@ def test_tracking_is_blind_to_samples_that_do_not_count(warmed):
 def test_a_batch_without_a_pure_image_has_no_semantic_gradient_and_dilutes_no_mean(
     standardisation, warmed, monkeypatch
 ):
-    changes, draw = mixed([0.5] * 64 + [1.0] * 64, batch_size=32, standardisation=standardisation)
+    changes, draw = mixed([0.5] * 32 + [1.0] * 32, batch_size=16, standardisation=standardisation)
     monkeypatch.setattr(epochs, "mixing_shares", draw)
     trial, each = trial_at_the_thaw(warmed, **changes), []
     taken = epochs.joint_step
