@@ -147,6 +147,6 @@ def test_and_before_a_run(toy, monkeypatch):
     toy.subject.warnings = ("the encoder has seen the images",)
     monkeypatch.setattr(running, "tell", lambda console, text, **_: said.append(text))
     monkeypatch.chdir(toy.root)
-    with running._held(toy.planned(), running.RunOptions(jobs=1, offline=True)):
+    with running._held(toy.planned(), running.RunOptions(jobs=1, offline=True), set()):
         pass
     assert "warning: the encoder has seen the images" in said
