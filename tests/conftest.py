@@ -8,11 +8,16 @@ from pathlib import Path
 import postgresql
 import pytest
 from hypothesis import settings
+from threadpoolctl import threadpool_limits
 
 if os.environ.get("ABLATE_DATA", "").strip():
     os.environ["ABLATE_DATA"] = str(
         Path(os.environ["ABLATE_DATA"]).resolve()
     )  # for tests that work elsewhere
+
+# NumPy's threads wait for each other in a busy loop, beside a second process of tests most of all.
+# pytest's plugins have imported NumPy by now, so that it is too late for OPENBLAS_NUM_THREADS.
+threadpool_limits(1, user_api="blas")
 
 # Python looks for cycles after every 700 objects, which takes a fifth of the time to import torch and MLflow.
 gc.set_threshold(100_000, 50, 100)

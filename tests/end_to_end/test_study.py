@@ -306,9 +306,8 @@ def brittle_project(tmp_path: Path) -> Path:
 def failed(tmp_path_factory) -> tuple[Path, str]:
     """That project once it has run, and what was printed."""
     folder = brittle_project(tmp_path_factory.mktemp("failed"))
-    return folder, ablate(
-        folder, "run", "--grid", "grid.yaml", "--jobs", "2", "--offline", expect=1
-    )
+    command = ("run", "--grid", "grid.yaml", "--jobs", "2", "--offline")
+    return folder, ablate(folder, *command, expect=1, draws=False)
 
 
 def test_failed_trials_are_recorded_with_their_reason_and_the_others_go_on(failed):

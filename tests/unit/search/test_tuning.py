@@ -126,7 +126,8 @@ def test_trials_are_the_same_for_any_number_of_jobs(tmp_path, monkeypatch):
     ],
 )
 def test_a_killed_search_goes_on_with_the_same_trials(sampler, step, tmp_path, monkeypatch):
-    grid = GRID + SEARCH.replace("metric: val", f"sampler: {sampler}\n  metric: val")
+    search = SEARCH.replace("metric: val", f"sampler: {sampler}\n  metric: val")
+    grid = GRID.replace("seeds: 4", "seeds: 2") + search
     if sampler == "grid":
         grid = grid.replace(
             "{low: 1.0e-5, high: 1.0, log: true}", "{low: 0.001, high: 0.101, step: 0.05}"

@@ -57,7 +57,7 @@ def test_the_median_rule_prunes(tmp_path, monkeypatch):
 def test_a_killed_search_prunes_alike_where_not_every_rung_is_measured(
     pruner, tmp_path, monkeypatch
 ):
-    grid = GRID.replace("seeds: 4", "seeds: 4\nsettings: {epochs: 27}") + SEARCH.replace(
+    grid = GRID.replace("seeds: 4", "seeds: 1\nsettings: {epochs: 27}") + SEARCH.replace(
         "hyperband", pruner
     ).replace("trials: 8", "trials: 14")
     undisturbed = project_of(Sparse(), grid, tmp_path / "undisturbed", monkeypatch)
@@ -178,11 +178,12 @@ def test_a_budget_ends_where_nothing_is_left_to_be_tried(tmp_path, monkeypatch):
 )
 def test_trials_of_a_larger_budget_do_not_count(before, after, tmp_path, monkeypatch):
     """Else an arm that was there before is tuned longer than one that is added later."""
+    grid = GRID.replace("seeds: 4", "seeds: 1")
     project = TunedProject(
-        tmp_path / "project", monkeypatch, GRID + SEARCH.replace("trials: 8", before)
+        tmp_path / "project", monkeypatch, grid + SEARCH.replace("trials: 8", before)
     )
     project.run()
-    grid = GRID.replace("other: {method: other}", "other: {method: other}, third: {method: same}")
+    grid = grid.replace("other: {method: other}", "other: {method: other}, third: {method: same}")
     project.grid.write_text(grid + SEARCH.replace("trials: 8", after))
     project.run()
     arms = project.open().folder.manifest().search["arms"]

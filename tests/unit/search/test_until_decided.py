@@ -458,7 +458,8 @@ def test_seeds_of_the_command_line_that_are_no_look_of_the_plan_are_another_plan
     assert "(first 2 seeds, now looks at 3, 5 and 8 seeds)" in changed(toy, SEEDS)
 
 
-def test_the_end_of_a_run_its_plan_and_its_report_tell_of_changed_seeds(toy):
+def test_the_end_of_a_run_its_plan_and_its_report_tell_of_changed_seeds(toy, monkeypatch):
+    monkeypatch.setattr("ablation.reporting.figures.draw", lambda *_: [])
     changed(toy, SEEDS)
     places, warning = toy.places, changed(toy, "{start: 3, max: 12}")
     said = Closing(places, "toy").write()
