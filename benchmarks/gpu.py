@@ -44,7 +44,8 @@ N_FIRST = {"warmup": 10, "joint": 5}
 PLANNED = {"warmup": 100, "joint": 300}
 # epochs of which a quarter is one more than those
 FEWEST = 4 * (N_FIRST["warmup"] + 1)
-# of joint epochs, by then the fourth draws no pool and measures no loss's gradients by itself
+# The joint epoch that is profiled: by then steps are recorded, and this one draws no pool and
+# measures no loss's gradients by itself.
 PROFILED = 4
 LEVERS = {
     "as shipped": "",
@@ -220,7 +221,7 @@ def profiled(epoch: Callable[..., Any], device: str) -> Callable[..., Any]:
             result = epoch(learner, train, *others)
             seconds = time.perf_counter() - started
         n_batches = math.ceil(len(train.labels) / learner.config.batch_size)
-        rows = sorted(
+        rows = [
             (
                 (e.self_device_time_total if device == "cuda" else e.self_cpu_time_total)
                 / 1000
@@ -229,7 +230,8 @@ def profiled(epoch: Callable[..., Any], device: str) -> Callable[..., Any]:
                 e.key,
             )
             for e in found.key_averages()
-        )[::-1]
+        ]
+        rows.sort(reverse=True)
         print(f"{'ms a batch':>10} {'number':>8}  name")
         total = sum(ms for ms, _, _ in rows), sum(n for _, n, _ in rows)
         print(f"{1000 * seconds / n_batches:10.3f} {'':8}  by the clock, profiled")

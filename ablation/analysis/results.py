@@ -277,10 +277,8 @@ def _read_score(folder: RunFolder, spec: TrialSpec, is_running: bool) -> _Read:
 def _tables(
     folder: RunFolder, manifest: Manifest, read: Callable[[RunFolder, TrialSpec, bool], _Read]
 ) -> Results:
-    manifest, is_running = (
-        replace(manifest, published=published_now(manifest)),
-        folder.is_being_run(),
-    )
+    manifest = replace(manifest, published=published_now(manifest))
+    is_running = folder.is_being_run()
     trials, history, per_class, hits, complete, renamed = [], [], [], {}, [], {}
     best = _best(manifest)
     taken = {*manifest.factors, best}

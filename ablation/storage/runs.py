@@ -243,19 +243,20 @@ class RunFolder:
 
     def has_results(self) -> bool:
         """Whether a trial is complete, of the manifest or not; a damaged outcome may be of one."""
-        names = [path.parent.name for path in self.path.glob("*/outcome.json")]
-        outcomes = map(self.outcome, names)
-        return any(outcome is None or outcome.state == "COMPLETE" for outcome in outcomes)
+        return any(found is None or found.state == "COMPLETE" for _, found in self._outcomes())
 
     def complete(self) -> dict[str, str]:
         """Trial -> its key, of all that are complete, of the manifest or not."""
-        names = sorted(path.parent.name for path in self.path.glob("*/outcome.json"))
-        outcomes = {name: self.outcome(name) for name in names}
         return {
-            name: outcome.key
-            for name, outcome in outcomes.items()
-            if outcome is not None and outcome.state == "COMPLETE"
+            name: found.key
+            for name, found in self._outcomes()
+            if found is not None and found.state == "COMPLETE"
         }
+
+    def _outcomes(self) -> Iterator[tuple[str, Outcome | None]]:
+        """Trial and outcome, None if damaged, of all that have ended, of the manifest or not."""
+        for path in sorted(self.path.glob("*/outcome.json")):
+            yield path.parent.name, self.outcome(path.parent.name)
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Replace study.json."""

@@ -215,15 +215,18 @@ def test_summed_routing_is_the_plain_backward_of_the_summed_loss(warmed, monkeyp
     assert_near(step(trial, monkeypatch).encoder, expected, tolerance=1e-6)
 
 
-def test_the_rules_differ_where_the_losses_conflict(warmed, monkeypatch):
+def test_the_rules_differ_where_the_losses_conflict(monkeypatch):
+    settings = SETTINGS | {"data.n_max": 24}
+    warmed = warmed_up(settings)
     found = {
-        rule: step(trial_at_the_thaw(warmed, routing=rule), monkeypatch).encoder for rule in RULES
+        rule: step(at_the_thaw(settings, warmed, EPOCH, routing=rule), monkeypatch).encoder
+        for rule in RULES
     }
     for a in RULES:
         for b in RULES:
             if a < b and {a, b} != {"pcgrad", "summed"}:
-                assert (found[a] - found[b]).norm() > 0.003 * found[a].norm()
-    wanted = terms(trial_at_the_thaw(warmed))
+                assert (found[a] - found[b]).norm() > 0.01 * found[a].norm()
+    wanted = terms(at_the_thaw(settings, warmed, EPOCH))
     real, semantic = (
         torch.autograd.grad(loss, wanted.z, retain_graph=True)[0]
         for loss in (wanted.real, wanted.semantic)
