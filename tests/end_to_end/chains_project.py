@@ -36,6 +36,11 @@ TIMINGS = ["wall_seconds", "seconds", "time"]
 WAIT_SECONDS = 120  # for what must happen; no test depends on how fast it does
 
 
+def recorded(root: Path) -> list[Path]:
+    """The record of every epoch in a project's cache, without what a killed process left unfinished."""
+    return sorted((root / ".ablate" / "cache" / "record").glob("*/[!.]*"))
+
+
 class Project:
     """`root` is the folder in which `ablate` is started."""
 
@@ -104,7 +109,7 @@ class Project:
 
     def n_records(self) -> int:
         """Epochs in the cache."""
-        return sum(1 for _ in (self.root / ".ablate" / "cache" / "record").glob("*/[0-9a-f]*"))
+        return len(recorded(self.root))
 
     def wait_for(self, n_records: int, process: subprocess.Popen) -> None:
         """Until so many epochs are in the cache, or the process has ended."""

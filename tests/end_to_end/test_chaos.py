@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from chains_project import Project, kill, workers_of
+from chains_project import Project, kill, recorded, workers_of
 
 N_KILLS = int(os.environ.get("ABLATE_CHAOS_KILLS", "100"))
 SEED = int(os.environ.get("ABLATE_CHAOS_SEED", "0"))
@@ -37,9 +37,7 @@ def test_a_hundred_kills_change_nothing(tmp_path):
     while n_killed < N_KILLS:
         if (outcomes := list(project.root.glob("runs/*/*/outcome.json"))) and len(outcomes) == 12:
             chance.choice(outcomes).unlink()  # all is done: something is left to do again
-            for record in chance.sample(
-                sorted((project.root / ".ablate/cache/record").glob("*/*")), 20
-            ):
+            for record in chance.sample(recorded(project.root), 20):
                 record.unlink()
         n_rounds += 1
         process = project.start()
@@ -102,7 +100,7 @@ def test_a_search_that_is_killed_asks_for_the_same_trials(tmp_path):
         elif n_killed:
             # all is done: a part of the search is to be done again
             shutil.rmtree(project.root / "runs")
-            for record in list((project.root / ".ablate/cache/record").glob("*/*"))[::3]:
+            for record in recorded(project.root)[::3]:
                 record.unlink()
         process.communicate()
     project.run()

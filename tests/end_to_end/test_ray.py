@@ -23,6 +23,7 @@ pytest.importorskip("ray", reason="needs pip install -e '.[ray]'")
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(Path(__file__).parent))
+from chains_project import recorded  # noqa: E402
 from test_study import EXPERIMENT  # noqa: E402
 
 UNIT = ROOT / "tests" / "unit"
@@ -227,7 +228,7 @@ def test_a_study_on_a_cluster_leaves_what_it_leaves_on_this_machine(nodes, toy, 
     said = finish(start(toy, "--executor", "ray", "--ray-address", nodes.address))
     require_same(toy, at_home)
     assert {segment["node"] for segment in placed(toy)} == {"a", "b"}
-    n_epochs = len(list((toy / ".ablate" / "cache" / "record").glob("*/*")))
+    n_epochs = len(recorded(toy))
     assert f"{n_epochs} epochs trained, 0 reused" in said  # none of them twice
     # but for a line every ten seconds: one per trial, the count of epochs, what the study comes to
     # in three, the report, the commands that show more; Ray says nothing
@@ -319,9 +320,7 @@ def test_a_study_asked_to_stop_keeps_what_it_has_and_goes_on_later(nodes, toy, a
     until(lambda: placed(toy), process)
     process.send_signal(signal.SIGTERM)
     assert "the same command continues" in finish(process, expect=130)
-    assert (
-        0 < len(list((toy / ".ablate" / "cache" / "record").glob("*/*"))) < len(tables(at_home)[1])
-    )
+    assert 0 < len(recorded(toy)) < len(tables(at_home)[1])
     finish(start(toy, *options))
     require_same(toy, at_home)
 
@@ -375,14 +374,15 @@ def test_a_project_folder_that_no_node_sees_does(nodes, toy, at_home):
 
 def test_a_driver_that_is_killed_goes_on_by_the_same_command(nodes, toy, at_home):
     process = start(toy, "--executor", "ray", "--ray-address", nodes.address)
-    records = toy / ".ablate" / "cache" / "record"
-    until(lambda: len(list(records.glob("*/*"))) > 5, process)
+    until(lambda: len(recorded(toy)) > 5, process)
     process.kill()
     process.communicate()
     until(lambda: not any(is_alive(segment["pid"]) for segment in placed(toy)))
-    n_before = len(list(records.glob("*/*")))
+    # what a process leaves that is killed while it writes: no epoch
+    (recorded(toy)[0].parent / ".unfinished").touch()
+    n_before = len(recorded(toy))
     said = finish(start(toy, "--executor", "ray", "--ray-address", nodes.address))
-    n_epochs = len(list(records.glob("*/*")))
+    n_epochs = len(recorded(toy))
     found = re.search(r"(\d+) epochs trained, (\d+) reused", said)
     n_trained, n_reused = int(found[1]), int(found[2])
     assert n_reused == n_before
