@@ -78,7 +78,7 @@ LOOK_COLUMNS = [
 # What claims.csv holds, too, where claims were changed after results were seen: "yes" or "no", see
 # `ablation.planning.manifest.post_hoc_claims`.
 POST_HOC = "post_hoc"
-# the last of effects.csv and claims.csv where seeds or claims were changed after results were seen
+# the last of effects.csv and claims.csv where the plan was changed after results were seen
 WARNING = "warning"
 # the least that results.csv has
 TRIALS = ("trial", "arm", "seed", "state", "error")

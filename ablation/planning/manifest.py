@@ -1,12 +1,12 @@
 """The manifest of a planned study, as far as it is known without the files that trials read.
 
-p-values and intervals hold for the seeds, looks and claims that were planned before any result was
-seen. So a manifest keeps those that a study had then, where it has been given others since.
+p-values and intervals hold for the seeds, looks, claims and levels that were planned before any
+result was seen. So a manifest keeps those that a study had then, where it was given others since.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,7 +14,8 @@ from ablation.formatting import listed
 from ablation.grid.load import Study
 from ablation.grid.seeds import FEWEST
 from ablation.planning.plan import Plan
-from ablation.storage.runs import Claim, FirstPlan, Manifest, RunFolder
+from ablation.storage.cache import DiskStore
+from ablation.storage.runs import Claim, FirstPlan, Levels, Manifest, RunFolder
 
 
 def manifest_of(study: Study, name: str, plan: Plan) -> Manifest:
@@ -51,7 +52,7 @@ def manifest_of(study: Study, name: str, plan: Plan) -> Manifest:
 
 
 def first_plan(manifest: Manifest, folder: RunFolder) -> FirstPlan | None:
-    """The looks, seeds and claims that were planned as results were first seen; None if as now.
+    """What was planned as results were first seen: looks, seeds, claims, levels; None if as now.
 
     Results are seen once trials of two seeds are complete: of one, there is no p-value over seeds.
     These may be trials that the last run left out. Those that have changed since, by their keys, do
@@ -68,6 +69,9 @@ def first_plan(manifest: Manifest, folder: RunFolder) -> FirstPlan | None:
         return None
     complete = folder.complete()
     keys = {spec.trial: spec.key for spec in manifest.trials}
+    first = replace(first, levels=_seen_levels(first, before, manifest, complete))
+    if not plan_warnings(replace(manifest, first_plan=first)):
+        return None
     is_same = {name: key in ("", keys[name]) for name, key in complete.items() if name in keys}
     is_another_study = bool(is_same) and not any(is_same.values())
     seeds = {name.rpartition("--s")[2] for name in complete if is_same.get(name, True)}
@@ -77,7 +81,56 @@ def first_plan(manifest: Manifest, folder: RunFolder) -> FirstPlan | None:
 
 def _plan_of(manifest: Manifest) -> FirstPlan:
     seeds = manifest.planned_seeds or manifest.seeds
-    return FirstPlan(manifest.looks, seeds, manifest.claims)
+    return FirstPlan(manifest.looks, seeds, manifest.claims, manifest.factors)
+
+
+def _seen_levels(
+    first: FirstPlan, before: Manifest, manifest: Manifest, complete: Mapping[str, str]
+) -> Levels:
+    """The levels of the first plan, where one that had no results yet is as it is planned now.
+
+    So is one whose trials are the same, by their keys, as before.
+
+    complete: trial -> its key
+    """
+    keys = {spec.trial: spec.key for spec in manifest.trials}
+
+    def is_replaced(factor: str, level: str) -> bool:
+        seen = [
+            spec
+            for spec in before.trials
+            if spec.levels.get(factor) == level and complete.get(spec.trial) in ("", spec.key)
+        ]
+        is_seen = len({spec.seed for spec in seen}) >= FEWEST
+        return is_seen and any(keys.get(spec.trial) != spec.key for spec in seen)
+
+    found: Levels = {}
+    for factor, levels in first.levels.items():
+        known, now = before.factors.get(factor, {}), manifest.factors.get(factor, {})
+        found[factor] = {}
+        for level, overrides in levels.items():
+            if known.get(level) != overrides or is_replaced(factor, level):
+                found[factor][level] = overrides
+            elif level in now:
+                found[factor][level] = now[level]
+    return found
+
+
+def n_known(plan: Plan, store: DiskStore, folder: RunFolder) -> int:
+    """How many trials were complete before the study was first planned: `Manifest.known_trials`.
+
+    Another study may have left them in the cache, or this one, whose manifest was removed since.
+    """
+    if folder.exists():
+        return folder.manifest().known_trials
+    complete = folder.complete()
+    known = [
+        trial.spec
+        for name, trial in plan.trials.items()
+        if complete.get(name) == trial.spec.key
+        or any(store.holds("record", link.key) for link in trial.links[-1:])
+    ]
+    return len(known) if len({spec.seed for spec in known}) >= FEWEST else 0
 
 
 def plan_warnings(manifest: Manifest) -> list[str]:
@@ -85,7 +138,8 @@ def plan_warnings(manifest: Manifest) -> list[str]:
 
     It is to be said wherever p-values or verdicts are.
     """
-    return [text for text in (changed_seeds(manifest), changed_claims(manifest)) if text]
+    found = [changed_seeds(manifest), changed_claims(manifest), changed_levels(manifest)]
+    return [text for text in found if text]
 
 
 def changed_seeds(manifest: Manifest) -> str:
@@ -143,14 +197,62 @@ def changed_claims(manifest: Manifest) -> str:
     return f"{said}; with the first claims again, the verdicts hold"
 
 
+def changed_levels(manifest: Manifest) -> str:
+    """Says which levels have other settings, or are gone, since results were seen; "" if none."""
+    changed, gone = _level_changes(manifest)
+    told = [
+        f"{what} {listed([f'`{factor}: {level}`' for factor, level in names])}"
+        for what, names in (("other settings of", changed), ("removed", gone))
+        if names
+    ]
+    if not told:
+        return ""
+    return (
+        f"levels were changed after results were seen ({'; '.join(told)}), so that false findings "
+        "are likelier than the 5 % of one plan: confirm what is found on new seeds (with --as); "
+        "with the first levels again, verdicts hold"
+    )
+
+
+def _level_changes(manifest: Manifest) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """(factor, level) of those with other settings than when seen, and of those that are gone."""
+    changed, gone = list[tuple[str, str]](), list[tuple[str, str]]()
+    first = {} if manifest.first_plan is None else manifest.first_plan.levels
+    for factor, levels in first.items():
+        now = manifest.factors.get(factor, {})
+        for level, overrides in levels.items():
+            if level in now and now[level] != overrides:
+                changed.append((factor, level))
+            # not where it has another name alone
+            elif level not in now and overrides not in now.values():
+                gone.append((factor, level))
+    return changed, gone
+
+
 def post_hoc_claims(manifest: Manifest) -> set[str]:
     """The ids of claims whose verdicts do not hold as those of the first plan do.
 
-    They are those that test anything new. Where a test is gone, they are all: Holm's correction of
-    the others is weaker than it was to be.
+    They are those that test anything new, or levels that have other settings since. Where a test is
+    gone, they are all: Holm's correction of the others is weaker than it was to be.
     """
     new, gone = _changes(manifest)
-    return {claim["id"] for claim in manifest.claims} if gone else set(new)
+    if gone:
+        return {claim["id"] for claim in manifest.claims}
+    changed = set(_level_changes(manifest)[0])
+    of_arms = {spec.arm: set(spec.levels.items()) for spec in manifest.trials}
+    retested = [
+        claim["id"] for claim in manifest.claims if changed & _levels_of(claim["contrast"], of_arms)
+    ]
+    return {*new, *retested}
+
+
+def _levels_of(
+    contrast: Mapping[str, str], of_arms: Mapping[str, set[tuple[str, str]]]
+) -> set[tuple[str, str]]:
+    """(factor, level) of what a contrast names."""
+    if factor := contrast.get("factor"):
+        return {(factor, level) for side, level in contrast.items() if side != "factor"}
+    return set[tuple[str, str]]().union(*(of_arms.get(arm, ()) for arm in contrast.values()))
 
 
 class _Test(NamedTuple):

@@ -339,7 +339,7 @@ UNCLOSED = "the block is not closed; end it with <!-- /ablate table -->"
 def study_tables(folders: Sequence[Path], study: str | None, parts: Sequence[str] = ()) -> str:
     """The table of arms, and that of claims where there are any. `parts` picks among `PARTS`.
 
-    A warning follows where the study's seeds or claims were changed after results were seen.
+    A warning follows where the study's plan was changed after results were seen.
 
     Args:
         folders: that hold reports, a folder a study; of two reports of one study, that in the

@@ -56,12 +56,12 @@ class Verdict(NamedTuple):
     limits: str = ""
     # how many are supported, refuted or not decided
     claims: str = ""
-    # that seeds or claims were changed after results were seen
+    # that the plan was changed after results were seen
     warnings: Sequence[str] = ()
 
     @property
     def lines(self) -> list[str]:
-        """The answer, warnings where seeds or claims were changed, then at most six lines."""
+        """The answer, warnings where the plan was changed, then at most six lines."""
         best, limits = (
             " ".join(filter(None, pair))
             for pair in [(self.best, self.strongest), (self.limits, self.claims)]
@@ -106,7 +106,7 @@ def verdict(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) -> Ve
 def conclusion(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) -> list[str]:
     """What a run ends with: the answer, the best arm, and the claims; at most three lines.
 
-    Further ones warn where seeds or claims were changed after results were seen. A study without
+    Further ones warn where the plan was changed after results were seen. A study without
     two arms or without claims has the first lines of its verdict in their place.
     """
     found = verdict(results, effects, claims)
@@ -440,7 +440,7 @@ def _baseline_line(results: Results, primary: pd.DataFrame) -> str:
         return f"{start}: `{rows.index[0]}` {size}, {end}"
     places = decimals(((rows["high"] - rows["low"]) / 2).median())
     lowest, highest = (f"{end:+z.{places}f}" for end in rows["estimate"].agg(["min", "max"]))
-    span = f"{lowest} to {highest}{unit}"
+    span = f"about {lowest}{unit}" if lowest == highest else f"{lowest} to {highest}{unit}"
     if counts[UNKNOWN] == len(rows):
         return f"{start} the {number(len(rows))} arms differ by {span}; no interval can be given"
     each = "" if is_conditional(primary) else ", each by its own 95 % interval"

@@ -59,6 +59,10 @@ IDENTITY = ("trial", "arm", "kind", "seed", "state")
 COSTS = ("epochs_trained", "epochs_shared", "wall_seconds", "error")
 
 
+Levels = dict[str, dict[str, dict[str, Any]]]
+"""Factor -> level -> overrides; the first level is the reference."""
+
+
 def studies(runs: Path) -> list[str]:
     """Names of the studies in the folder `runs`, sorted."""
     return sorted(path.parent.name for path in runs.glob("*/study.json"))
@@ -143,6 +147,8 @@ class FirstPlan:
     # all that were planned; where these are not known, those that trials had
     seeds: list[int]
     claims: list[Claim]
+    # as `Manifest.factors`, but for levels that had no results then; {} if not known
+    levels: Levels = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -158,8 +164,7 @@ class Manifest:
     dataset: str
     design: list[str]
     metric: Metric
-    # Factor -> level -> overrides; the first level is the reference.
-    factors: dict[str, dict[str, dict[str, Any]]]
+    factors: Levels
     seeds: list[int]
     baselines: list[str]
     # the baseline that differences are taken to
@@ -186,8 +191,10 @@ class Manifest:
     decides_effects: bool = False
     # all seeds of its grid, where those above are the first; [] if not known
     planned_seeds: list[int] = field(default_factory=list)
-    # where it has other looks, seeds or claims since; else None
+    # where it has other looks, seeds, claims or levels since; else None
     first_plan: FirstPlan | None = None
+    # how many were complete before it was first planned; 0 where these are of one seed at most
+    known_trials: int = 0
     # How its arms were tuned, see `ablation.search.tuning.search_found`; {} if they were not.
     search: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT

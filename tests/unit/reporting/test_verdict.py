@@ -295,6 +295,14 @@ def test_studies_that_lack_something_have_sentences_that_are_right(tmp_path, wha
         assert line.endswith(".") and "nan" not in line and "  " not in line and ", ." not in line
 
 
+def test_arms_that_differ_alike_from_the_baseline_have_one_number(tmp_path):
+    """Not `-5.8 to -5.8 points`."""
+    factors = {"rate": {f"r{n}": {"rate": n} for n in range(3)}}
+    folder = study(tmp_path, factors=factors, top1=lambda v: 60.0, seeds=[0], noise=0.001)
+    (line,) = (line for line in lines_of(folder) if "Against" in line)
+    assert re.search(r"arms differ by about -\d\.\d points; no interval", line), line
+
+
 def test_baselines_alone_are_ranked(tmp_path):
     folder = study(tmp_path)
     manifest = folder.manifest()

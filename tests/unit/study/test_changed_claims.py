@@ -5,7 +5,12 @@ import re
 
 import pytest
 
-from ablation.planning.manifest import changed_claims, changed_seeds, post_hoc_claims
+from ablation.planning.manifest import (
+    changed_claims,
+    changed_levels,
+    changed_seeds,
+    post_hoc_claims,
+)
 from ablation.reporting import figures
 from ablation.storage.runs import Damaged
 from ablation.study.closing import Closing
@@ -180,3 +185,116 @@ def test_a_run_of_other_seeds_in_between_makes_no_results_unseen(claims, fewer):
     claims.go(seeds=fewer)
     warning, _ = claimed(claims, [*FIRST, NEW])
     assert "(added `new`)" in warning
+
+
+def relevelled(toy, before, after, **how):
+    """Runs the study with another level; returns what its manifest says of changed ones, and which claims are post hoc."""
+    toy.edit(before, after)
+    toy.go(**how)
+    manifest = toy.folder.manifest()
+    assert changed_claims(manifest) == changed_seeds(manifest) == ""
+    return changed_levels(manifest), post_hoc_claims(manifest)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told", "post_hoc"),
+    [
+        ("{rate: 2}", "{rate: 4}", "(other settings of `rate: fast`)", ALL - {"settled"}),
+        ("{rate: 1}", "{rate: 3}", "(other settings of `rate: slow`)", {"faster", "both"}),
+        (
+            "fast: {rate: 2}",
+            "quick: {rate: 3}, fast: {rate: 5}",
+            "(other settings of `rate: fast`)",
+            ALL - {"settled"},
+        ),
+    ],
+)  # fmt: skip
+def test_levels_changed_after_results_were_seen_are_told_until_they_are_as_first(
+    claims, before, after, told, post_hoc
+):
+    warning, found = relevelled(claims, before, after)
+    assert f"levels were changed after results were seen {told}" in warning and found == post_hoc
+    claims.go()
+    assert changed_levels(claims.folder.manifest()) == warning, "it is forgotten by the next run"
+    assert relevelled(claims, after, before) == ("", set())
+    assert claims.folder.manifest().first_plan is None
+
+
+def test_a_level_taken_away_after_results_were_seen_is_told(claims):
+    """Of fewer effects, Holm's correction is weaker."""
+    claims.edit("{rate: 2}", "{rate: 2}, faster: {rate: 4}")
+    claims.go()
+    warning, post_hoc = relevelled(claims, ", faster: {rate: 4}", "")
+    assert "(removed `rate: faster`)" in warning and post_hoc == set()
+    assert relevelled(claims, "{rate: 2}", "{rate: 2}, faster: {rate: 4}") == ("", set())
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("{rate: 2}", "{rate: 2}, faster: {rate: 4}"),
+        ("fast: {rate: 2}", "quick: {rate: 2}"),
+        ("{rate: 2}", "{rate: 2, note: default}"),
+    ],
+    ids=["another", "its name alone", "what sets nothing new"],
+)
+def test_levels_that_train_the_same_are_no_change(toy, before, after, monkeypatch):
+    monkeypatch.setattr(
+        toy.subject, "resolve", lambda settings: {k: v for k, v in settings.items() if k != "note"}
+    )
+    assert relevelled(toy, before, after) == ("", set())
+
+
+@pytest.mark.parametrize("are_claims_changed", [False, True])
+def test_a_level_may_be_changed_before_it_has_results_of_two_seeds(claims, are_claims_changed):
+    for path in claims.folder.path.glob("*rate=fast--s1/outcome.json"):
+        path.unlink()
+    claims.edit("{rate: 2}", "{rate: 4}")
+    claimed(claims, [*FIRST, NEW] if are_claims_changed else FIRST)
+    assert changed_levels(claims.folder.manifest()) == ""
+    # now it has them, with the settings that it was given then
+    claims.edit("{rate: 4}", "{rate: 5}")
+    claimed(claims, FIRST)
+    assert "(other settings of `rate: fast`)" in changed_levels(claims.folder.manifest())
+    assert relevelled(claims, "{rate: 5}", "{rate: 4}") == ("", set())
+
+
+def test_a_level_that_has_results_only_after_claims_were_changed_is_told_too(claims):
+    for path in claims.folder.path.glob("*rate=fast--s1/outcome.json"):
+        path.unlink()
+    claimed(claims, [*FIRST, NEW])
+    claimed(claims, FIRST)
+    warning, _ = relevelled(claims, "{rate: 2}", "{rate: 4}")
+    assert "(other settings of `rate: fast`)" in warning
+
+
+def forgotten(toy, kept):
+    """The study's manifest is removed; of its trials, the outcomes alone or their epochs in the cache stay."""
+    toy.folder.path.joinpath("study.json").unlink()
+    if kept == "outcomes":
+        toy.store.clear()
+    else:
+        for path in toy.folder.path.glob("*/outcome.json"):
+            path.unlink()
+
+
+@pytest.mark.parametrize("kept", ["outcomes", "epochs"])
+def test_claims_on_trials_that_were_complete_before_they_were_made_are_told_so(
+    toy, kept, monkeypatch
+):
+    monkeypatch.setattr(figures, "draw", lambda *_: [])
+    forgotten(toy, kept)
+    toy.edit("seeds: [0, 1]", "seeds: [0, 1, 2]")
+    claimed(toy, FIRST)
+    claimed(toy, FIRST)
+    assert toy.folder.manifest().known_trials == 8
+    Closing(toy.places, "toy").write()
+    report = toy.places.report("toy").joinpath("report.md").read_text()
+    assert "8 of the trials were complete before this study was first planned" in report
+
+
+def test_claims_on_trials_of_one_seed_were_made_before_results(toy):
+    forgotten(toy, "epochs")
+    toy.edit("seeds: [0, 1]", "seeds: [1, 2]")
+    claimed(toy, FIRST)
+    assert toy.folder.manifest().known_trials == 0
