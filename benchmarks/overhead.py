@@ -42,7 +42,7 @@ claims:
   - id: nothing
     says: The levels do the same.
     contrast: {factor: x, from: level0, to: level1}
-    expects: [{metric: test/top1, direction: none, within: 0.1}]
+    expects: [{metric: test/top1, direction: none, within: 0.01}]
 """
 SEARCH = """
 search:
@@ -112,7 +112,11 @@ def project(folder: Path, n: int, mode: str = "fixed", sampler: str = "tpe") -> 
     n_arms = arms_of(n)
     levels = "{" + ", ".join(f"level{i}: {{x: {i}}}" for i in range(n_arms)) + "}"
     n_seeds = n // n_arms
-    seeds = {"fixed": n_seeds, "search": SEEDS_AFTER, "looks": f"{{start: 3, max: {n_seeds}}}"}
+    seeds = {
+        "fixed": n_seeds,
+        "search": SEEDS_AFTER,
+        "looks": f"{{start: 3, max: {n_seeds}, effects: true}}",
+    }
     grid = GRID.format(seeds=seeds[mode], levels=levels)
     if mode == "looks":
         grid += CLAIM

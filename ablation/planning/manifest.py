@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ablation.formatting import listed
 from ablation.grid.load import Study
 from ablation.grid.seeds import FEWEST
-from ablation.planning.plan import Plan
+from ablation.planning.plan import Plan, arm_and_seed
 from ablation.storage.cache import DiskStore
 from ablation.storage.runs import Claim, FirstPlan, Levels, Manifest, RunFolder
 
@@ -74,7 +74,7 @@ def first_plan(manifest: Manifest, folder: RunFolder) -> FirstPlan | None:
         return None
     is_same = {name: key in ("", keys[name]) for name, key in complete.items() if name in keys}
     is_another_study = bool(is_same) and not any(is_same.values())
-    seeds = {name.rpartition("--s")[2] for name in complete if is_same.get(name, True)}
+    seeds = {arm_and_seed(name)[1] for name in complete if is_same.get(name, True)}
     is_seen = before.first_plan is not None or len(seeds) >= FEWEST
     return first if is_seen and not is_another_study else None
 

@@ -97,6 +97,16 @@ def trial_name(arm: str, seed: int) -> str:
     return f"{arm}--s{seed}"
 
 
+def arm_and_seed(trial: str) -> tuple[str, int | None]:
+    """What `trial_name` named, of a trial that no manifest has; without a seed, it was no trial.
+
+    >>> arm_and_seed("warmup--s0"), arm_and_seed("notes")
+    (('warmup', 0), ('', None))
+    """
+    arm, _, seed = trial.rpartition("--s")
+    return (arm, int(seed)) if seed.isdecimal() else ("", None)
+
+
 def plan_trial(
     subject: Subject,
     variant: Variant,

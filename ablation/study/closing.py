@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ablation import PACKAGE
 from ablation.grid.file import published_now
+from ablation.planning.plan import arm_and_seed
 from ablation.storage.asked import SUFFIX
 from ablation.storage.files import UNREADABLE
 from ablation.storage.project import ProjectPaths, report_files
@@ -145,8 +146,7 @@ def other_seeds(folder: RunFolder) -> str:
     arms = {spec.arm for spec in manifest.trials}
     seeds = []
     for path in folder.path.glob("*/outcome.json"):
-        arm, _, number = path.parent.name.rpartition("--s")
-        seed = int(number) if number.isdecimal() else None
+        arm, seed = arm_and_seed(path.parent.name)
         if seed is None or arm not in arms or seed in manifest.seeds:
             continue
         outcome = folder.outcome(path.parent.name)
