@@ -29,11 +29,13 @@ from ablation.grid.idle import Layer, Stack, merged
 from ablation.grid.seeds import MAX_SEED, NO_SEED, is_integer
 from ablation.grid.strict_yaml import METRIC_NAME, CheckedMapping, dotted, overlap, show
 from ablation.storage.runs import Metric
-from ablation.subject.protocol import FaultLike, Subject
+from ablation.subject.protocol import FaultLike, LinkLike, Subject
 
 if TYPE_CHECKING:
     from ablation.grid.load import Variant
 
+# the phase of links that come before a trial's own epochs
+PRETRAIN = "pretrain"
 KEYS = ("space", "trials", "budget", "metric", "sampler", "pruner", "seeds", "settings", "parallel")
 SAMPLERS = ("tpe", "gp", "random", "grid")
 PRUNERS = ("hyperband", "successive-halving", "median", "none")
@@ -241,6 +243,8 @@ def search_problems(
             yield Problem(file, f"search.space.{key}", _why_nowhere(key, subject, search, variants))
     # place of a fault -> its message, the first arm that has it
     found: dict[str, str] = {}
+    # of the trials of each arm whose chain is known
+    n_epochs: list[int] = []
     for key in search.settings:
         for searched in search.space:
             if overlap(key, searched):
@@ -254,7 +258,11 @@ def search_problems(
         if not space:
             continue
         settings = merged((*variant.layers, Layer(file, "search.settings", search.settings)))
-        faults = [fault for fault in subject.check(settings) if not fault.absent]
+        all_faults = list(subject.check(settings))
+        faults = [fault for fault in all_faults if not fault.absent]
+        if not all_faults:
+            links = subject.chain(settings, search.seeds[0], lambda key: None)
+            n_epochs.append(len(links) - n_before(links))
         for fault in faults:
             found.setdefault(f"search.settings.{fault.key}", fault.message)
         for key, domain in space.items() if not faults else ():
@@ -268,8 +276,24 @@ def search_problems(
             if name.startswith("validation/"):
                 said += "; search.settings: {data.validation: 0.2} holds images out"
             found.setdefault("search.metric", said)
+    if search.pruner != "none" and n_epochs and max(n_epochs) <= search.min_epochs:
+        found["search.pruner"] = _why_not_pruned(max(n_epochs), search)
     for key, message in found.items():
         yield Problem(file, key, message)
+
+
+def n_before(links: Sequence[LinkLike]) -> int:
+    """Links of pre-training, which do not count as epochs of a search's trial."""
+    return sum(link.phase == PRETRAIN for link in links)
+
+
+def _why_not_pruned(n_epochs: int, search: Search) -> str:
+    """Why no trial of so many epochs at most is ever pruned."""
+    if n_epochs == 1:
+        why = "a trial is computed in one piece here, whatever it reports meanwhile"
+    else:
+        why = f"no trial has more than {n_epochs} epochs, and min_epochs is {search.min_epochs}"
+    return f"'{search.pruner}' would prune nothing: {why}; write pruner: none"
 
 
 def _refusal(subject: Subject, settings: Mapping[str, Any], key: str, domain: Domain) -> str:

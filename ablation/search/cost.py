@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ablation.grid.load import Study, Variant
+from ablation.grid.search import n_before
 from ablation.planning.plan import Plan, PlannedTrial, trial_name, with_ownership
-from ablation.search.tuning import ArmTuning, Tuning, n_before, untuned_twin
+from ablation.search.tuning import ArmTuning, Tuning, untuned_twin
 from ablation.subject.protocol import Link, LinkLike
 
 Chains = dict[str, Sequence[LinkLike]]

@@ -21,7 +21,15 @@ from typing import Any, NamedTuple
 from ablation.errors import InputError
 from ablation.grid.idle import Layer, merged
 from ablation.grid.load import Study, Variant
-from ablation.grid.search import Scalar, Search, Space, n_cells, own_values, space_of
+from ablation.grid.search import (
+    Scalar,
+    Search,
+    Space,
+    n_before,
+    n_cells,
+    own_values,
+    space_of,
+)
 from ablation.grid.strict_yaml import show
 from ablation.planning.plan import Plan, PlannedTrial, counted, plan_trial, revise
 from ablation.storage.asked import (
@@ -41,7 +49,6 @@ from ablation.subject.protocol import LinkLike, digest_of
 MAX_UNFIT = 100
 # trials in a row without an epoch of their own, before a budget of epochs counts as spent
 MAX_FREE = 100
-PRETRAIN = "pretrain"
 
 
 class ArmTuning:
@@ -167,11 +174,6 @@ class ArmTuning:
 def until(links: Sequence[LinkLike], step: int | None) -> Sequence[LinkLike]:
     """The links of a chain up to a step, which counts its epochs without pre-training."""
     return links if step is None else links[: n_before(links) + step]
-
-
-def n_before(links: Sequence[LinkLike]) -> int:
-    """Links of pre-training."""
-    return sum(link.phase == PRETRAIN for link in links)
 
 
 @dataclass(frozen=True)

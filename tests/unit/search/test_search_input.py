@@ -7,6 +7,7 @@ from tunable import GRID, SEARCH, TunedProject
 
 from ablation.errors import InputError
 from ablation.grid.search import Choices, Range, domain_of
+from ablation.study.opening import open_study
 
 RATE, MODE = "{low: 1.0e-5, high: 1.0, log: true}", "{choices: [soft, hard]}"
 # what is replaced in SEARCH, by what, the messages
@@ -181,6 +182,14 @@ BROKEN = {
         "min_epochs: 0",
         ["search.pruner.min_epochs: 0 is not a whole number from 1 to 10000000"],
     ),
+    "more epochs before pruning than a trial has": (
+        "min_epochs: 2",
+        "min_epochs: 9",
+        [
+            "search.pruner: 'hyperband' would prune nothing: no trial has more than 9 epochs, "
+            "and min_epochs is 9; write pruner: none"
+        ],
+    ),
     "a seed of the study": (
         "trials: 8",
         "trials: 8\n  seeds: [3]",
@@ -224,6 +233,30 @@ def test_a_broken_search_is_refused_with_its_message(old, new, messages, tmp_pat
     assert [str(problem) for problem in refused.value.problems] == [
         f"grid.yaml: {message}" for message in messages
     ]
+
+
+def test_a_pruner_of_what_is_run_in_one_piece_is_refused(tmp_path, monkeypatch):
+    """It would be passed over, and the search cost several times what its pruner promises."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "whole.py").write_text(
+        "def train(config, seed, report):\n    return {'top1': 1.0}\n"
+    )
+    (tmp_path / "whole.yaml").write_text(
+        "title: Whole\nsubject: whole:train\nsettings: {rate: 0.1, x: 0}\n"
+    )
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(
+        "study: whole\nexperiment: whole\nmetric: {name: top1, goal: maximize}\nseeds: 2\n"
+        "factors: {x: {a: {x: 0}, b: {x: 1}}}\nsearch:\n  space: {rate: {low: 0.1, high: 1}}\n"
+        "  trials: 3\n  metric: validation\n  pruner: median\n"
+    )
+    with pytest.raises(InputError) as refused:
+        open_study(grid)
+    assert "search.pruner: 'median' would prune nothing: a trial is computed in one piece" in str(
+        refused.value
+    )
+    grid.write_text(grid.read_text().replace("median", "none"))
+    open_study(grid)
 
 
 def test_a_study_may_not_be_called_like_the_search_of_one(tmp_path, monkeypatch):
