@@ -41,6 +41,7 @@ from ablation.formatting import (
     span,
     table,
 )
+from ablation.grid.seeds import FEWEST
 from ablation.planning.manifest import post_hoc_claims
 from ablation.storage.runs import Claim
 
@@ -243,7 +244,7 @@ def _estimate(compared: Contrast, metric: str, results: Results, value: float = 
 
 def _verdict(one: _Expectation, p_holm: float) -> str:
     """By the corrected p and the estimate's sign, or the side of the margin that it lies on."""
-    if one.is_dead and one.found.n:
+    if one.is_dead and one.found.n >= FEWEST:
         return SUPPORTED if one.direction == "none" else REFUTED
     # also where p is not defined: one seed, no seed, seeds that agree exactly
     if not p_holm < ALPHA:

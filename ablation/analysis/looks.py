@@ -24,7 +24,7 @@ from ablation.analysis.sequential import (
     repeated_p,
 )
 from ablation.analysis.statistics import Estimate, holm, power_of
-from ablation.grid.seeds import Look
+from ablation.grid.seeds import FEWEST, Look
 
 ALPHA = 0.05
 
@@ -173,7 +173,7 @@ def replay(
         for k, p, is_tested in zip(left, corrected, is_open, strict=True):
             if is_tested:
                 one = tested[k]
-                is_decided = p < ALPHA or (one.is_dead and one.found.n > 0)
+                is_decided = p < ALPHA or (one.is_dead and one.found.n >= FEWEST)
                 questions[k] = Question(one, p, n if is_decided else 0)
         members = {
             group: [one for one, of in zip(questions, groups, strict=True) if of == group]

@@ -40,6 +40,7 @@ from ablation.storage.runs import (
     Outcome,
     RunFolder,
     TrialSpec,
+    of_one_link,
     write_atomically,
 )
 from ablation.subject.protocol import Record
@@ -113,6 +114,11 @@ class Results:
     def digest(self, arm: str, seed: int) -> str | None:
         """The digest of an arm's trial; None where it is not complete."""
         return self.digests.get(self._by_cell.get((arm, seed), ""))
+
+    @cached_property
+    def is_of_own_code(self) -> bool:
+        """Whether trials are of a function or command, of which what it returns alone is known."""
+        return of_one_link(self.manifest.trials)
 
     @cached_property
     def _by_cell(self) -> dict[tuple[str, int], str]:

@@ -139,6 +139,11 @@ class TrialSpec:
     epochs_shared: int
 
 
+def of_one_link(specs: Iterable[TrialSpec]) -> bool:
+    """Whether each trial is one link, as those of own code are: they are told, and no epochs."""
+    return all(spec.epochs_planned == 1 for spec in specs)
+
+
 @dataclass(frozen=True)
 class FirstPlan:
     """What verdicts rest on, as it was planned when results were first seen; see `Manifest`."""

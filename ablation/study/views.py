@@ -7,7 +7,7 @@ the files; another process may be running the study.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
@@ -26,7 +26,7 @@ from ablation.storage.asked import FAILED as FAILED_TRIAL
 from ablation.storage.asked import PRUNED, SUFFIX, SearchLog
 from ablation.storage.files import is_being_run
 from ablation.storage.project import ProjectPaths
-from ablation.storage.runs import UNTUNED, RunFolder, TrialSpec
+from ablation.storage.runs import UNTUNED, RunFolder, of_one_link
 from ablation.study.closing import other_seeds
 from ablation.study.live import (
     ProgressNote,
@@ -76,7 +76,7 @@ def show_plan(
     left = plan.unfinished(planned.folder)
     missing = left.missing(planned.store)
     n_naive, n_unique = plan.n_naive(), len(plan.unique())
-    by_trial = counts_trials(plan.specs)
+    by_trial = of_one_link(plan.specs)
     console.print(fitting(_arms(planned, plan, {link.key for link in missing}), console))
     if n_unique < n_naive and not by_trial:
         console.print("", fitting(_phases(plan, missing), console), "", _forest(plan), "", sep="\n")
@@ -125,7 +125,7 @@ def _until_decided(planned: PlannedStudy, known: Mapping[str, float], jobs: int)
     left = most.unfinished(planned.folder)
     missing = left.missing(planned.store)
     seconds = forecast(left.chains, planned.store, known, jobs)
-    unique = "" if counts_trials(most.specs) else f"{len(most.unique())} unique epochs, "
+    unique = "" if of_one_link(most.specs) else f"{len(most.unique())} unique epochs, "
     lines = [
         f"that is the least: the study looks at its results after {listed(list(map(str, looks)))} "
         "seeds, and adds seeds to the arms of what is not decided",
@@ -191,7 +191,7 @@ def _missing(chains: Mapping[str, Sequence[LinkLike]], planned: PlannedStudy) ->
 
 def _arms(planned: PlannedStudy, plan: Plan, missing: set[str]) -> Table:
     factors = [factor.name for factor in planned.study.grid.factors]
-    by_trial = counts_trials(plan.specs)
+    by_trial = of_one_link(plan.specs)
     epochs = [] if by_trial else ["epochs", "of its own"]
     table = plain_table(["arm", *factors], ["trials", *epochs, "left to train"])
     owned: set[str] = set()
@@ -258,11 +258,6 @@ def _cost(
         return f"{cost}; in seconds, once a first epoch of this experiment has been measured"
     with_jobs = f"{duration(seconds)} of training with {jobs} jobs, {duration(alone)} with one"
     return f"forecast: {with_jobs}; {on_top}"
-
-
-def counts_trials(specs: Iterable[TrialSpec]) -> bool:
-    """Whether trials are told and no epochs: each is one link, as of own code."""
-    return all(spec.epochs_planned == 1 for spec in specs)
 
 
 DONE, FAILED, RUNNING, BEGUN, WAITING = "done", "failed", "running", "begun", "waiting"
@@ -348,7 +343,7 @@ def describe_status(name: str, places: ProjectPaths, console: Console) -> None:
     if not is_running:
         del headings[RUNNING]
         headings[BEGUN] = "interrupted"
-    by_trial = counts_trials(changed.plan.specs if changed.plan else folder.manifest().trials)
+    by_trial = of_one_link(changed.plan.specs if changed.plan else folder.manifest().trials)
     is_under_way = any(row.current for row in arms.values())
     numbers = [*headings.values(), *([] if by_trial else ["epochs"]), metric]
     numbers += [f"{metric} so far"] if is_under_way else []

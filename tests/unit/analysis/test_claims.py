@@ -206,12 +206,25 @@ def test_a_dead_toggle_supports_no_effect_and_refutes_any(tmp_path, contrast, se
     )
     kill(folder, "lr_split", by="reference")
     table = judged(folder)
+    if len(seeds) == 1:
+        assert set(table["verdict"]) == {"not decided"}, "one seed decides no claim"
+        return
     assert list(table["verdict"]) == ["supported", "refuted", "refuted", "not decided"]
     assert (
         claim_texts(table)[0]
         .expectations[1]
         .endswith("refuted, no effect by construction (the same bits)")
     )
+
+
+def test_equal_numbers_of_own_code_show_nothing(tmp_path):
+    """An accuracy of 1.0 in both arms does not say that the code never used what was changed."""
+    folder = study(tmp_path, factors=ONE, claims=[claim(OFF_ON, "none", "up")])
+    kill(folder, "lr_split", by="reference")
+    manifest = folder.manifest()
+    specs = [replace(spec, epochs_planned=1) for spec in manifest.trials]
+    folder.write_manifest(replace(manifest, trials=specs))
+    assert verdicts(folder) == ["not decided", "not decided"]
 
 
 def test_equal_results_of_other_histories_do_not_support_no_effect(tmp_path):
