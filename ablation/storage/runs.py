@@ -59,10 +59,6 @@ IDENTITY = ("trial", "arm", "kind", "seed", "state")
 COSTS = ("epochs_trained", "epochs_shared", "wall_seconds", "error")
 
 
-Levels = dict[str, dict[str, dict[str, Any]]]
-"""Factor -> level -> overrides; the first level is the reference."""
-
-
 def studies(runs: Path) -> list[str]:
     """Names of the studies in the folder `runs`, sorted."""
     return sorted(path.parent.name for path in runs.glob("*/study.json"))
@@ -144,6 +140,13 @@ def of_one_link(specs: Iterable[TrialSpec]) -> bool:
     return all(spec.epochs_planned == 1 for spec in specs)
 
 
+class PlannedArm(TypedDict):
+    """An arm or baseline, as `TrialSpec` has it."""
+
+    levels: dict[str, str]
+    settings: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class FirstPlan:
     """What verdicts rest on, as it was planned when results were first seen; see `Manifest`."""
@@ -152,8 +155,10 @@ class FirstPlan:
     # all that were planned; where these are not known, those that trials had
     seeds: list[int]
     claims: list[Claim]
-    # as `Manifest.factors`, but for levels that had no results then; {} if not known
-    levels: Levels = field(default_factory=dict)
+    # factor -> its levels, in order; {} if not known
+    levels: dict[str, list[str]] = field(default_factory=dict)
+    # of arms and baselines that had no results then, as they are now; {} if not known
+    arms: dict[str, PlannedArm] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -169,7 +174,8 @@ class Manifest:
     dataset: str
     design: list[str]
     metric: Metric
-    factors: Levels
+    # Factor -> level -> overrides; the first level is the reference.
+    factors: dict[str, dict[str, dict[str, Any]]]
     seeds: list[int]
     baselines: list[str]
     # the baseline that differences are taken to
@@ -196,7 +202,9 @@ class Manifest:
     decides_effects: bool = False
     # all seeds of its grid, where those above are the first; [] if not known
     planned_seeds: list[int] = field(default_factory=list)
-    # where it has other looks, seeds, claims or levels since; else None
+    # of them, where their number is fixed, those that have results and are not among `seeds`
+    left_out: list[int] = field(default_factory=list)
+    # where it has other looks, seeds, claims or arms since; else None
     first_plan: FirstPlan | None = None
     # how many were complete before it was first planned; 0 where these are of one seed at most
     known_trials: int = 0
@@ -281,9 +289,11 @@ class RunFolder:
             manifest = checked(Manifest, _with_plan(json.loads(path.read_text(encoding="utf-8"))))
             if not {"name", "goal"} <= set(manifest.metric):
                 raise ValueError("metric has no name or no goal")
-            first = [] if manifest.first_plan is None else manifest.first_plan.claims
-            if not all(_is_claim(claim) for claim in [*manifest.claims, *first]):
+            first = manifest.first_plan or FirstPlan([], [], [])
+            if not all(_is_claim(claim) for claim in [*manifest.claims, *first.claims]):
                 raise ValueError("claims has what is no claim")
+            if not all(_is_arm(arm) for arm in first.arms.values()):
+                raise ValueError("arms has what is no arm")
             return replace(manifest, trials=[checked(TrialSpec, raw) for raw in manifest.trials])
         except FileNotFoundError:
             raise
@@ -446,6 +456,10 @@ def _with_plan(raw: Any) -> Any:
         raw["first_plan"] = {**seeds, "claims": raw.get("claims")} if seeds else None
     first = raw.get("first_plan")
     return raw if first is None else {**raw, "first_plan": checked(FirstPlan, first)}
+
+
+def _is_arm(raw: Any) -> bool:
+    return isinstance(raw, dict) and isinstance(raw.get("levels"), dict) and "settings" in raw
 
 
 def _is_claim(raw: Any) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ablation import PACKAGE
 from ablation.grid.file import published_now
+from ablation.planning.manifest import other_trials
 from ablation.planning.plan import arm_and_seed
 from ablation.storage.asked import SUFFIX
 from ablation.storage.files import UNREADABLE
@@ -136,31 +137,26 @@ class Closing:
 
 
 def other_seeds(folder: RunFolder) -> str:
-    """Says that complete trials of more seeds are there than the study has; "" if there are none.
+    """Says that trials of more seeds have ended than the study has; "" if none have.
 
     Of a study that adds seeds by itself, nothing is said.
     """
     manifest = folder.manifest()
     if manifest.looks or manifest.search.get("of"):
         return ""
-    arms = {spec.arm for spec in manifest.trials}
-    seeds = []
-    for path in folder.path.glob("*/outcome.json"):
-        arm, seed = arm_and_seed(path.parent.name)
-        if seed is None or arm not in arms or seed in manifest.seeds:
-            continue
-        outcome = folder.outcome(path.parent.name)
-        if outcome is not None and outcome.state == "COMPLETE":
-            seeds.append(seed)
-    if not seeds:
+    others = other_trials(manifest, folder)
+    if not others:
         return ""
+    seeds = {seed for _, seed in map(arm_and_seed, others) if seed is not None}
     known = sorted({*manifest.seeds, *seeds})
     asked = str(len(known)) if known == [*range(len(known))] else ",".join(map(str, known))
-    names = ", ".join(map(str, sorted(set(seeds))))
-    seeds_named = f"seeds {names}" if len(set(seeds)) > 1 else f"seed {names}"
-    trials = f"{len(seeds)} more trials" if len(seeds) > 1 else "1 more trial"
-    verb, them = ("are", "them") if len(seeds) > 1 else ("is", "it")
-    return f"{trials} ({seeds_named}) {verb} there; --seeds {asked} includes {them}"
+    names = ", ".join(map(str, sorted(seeds)))
+    seeds_named = f"seeds {names}" if len(seeds) > 1 else f"seed {names}"
+    n_failed = sum(outcome.state == "FAILED" for outcome in others.values())
+    failed = f"; {n_failed} failed" if n_failed else ""
+    trials = f"{len(others)} more trials" if len(others) > 1 else "1 more trial"
+    verb, them = ("are", "them") if len(others) > 1 else ("is", "it")
+    return f"{trials} ({seeds_named}{failed}) {verb} there; --seeds {asked} includes {them}"
 
 
 def _version(name: str) -> str:

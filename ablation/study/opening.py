@@ -32,7 +32,13 @@ from ablation.grid.load import Study, load_study, study_name, yaml_path
 from ablation.grid.search import MAX_TRIALS
 from ablation.grid.strict_yaml import FILE_NAME, flatten, read_yaml
 from ablation.planning.forecast import Timings
-from ablation.planning.manifest import first_plan, manifest_of, n_known, plan_warnings
+from ablation.planning.manifest import (
+    first_plan,
+    left_out,
+    manifest_of,
+    n_known,
+    plan_warnings,
+)
 from ablation.planning.plan import Plan, build_plan, expected
 from ablation.search.seeds import UntilDecided
 from ablation.search.tuning import Tuning, search_begun, search_found
@@ -118,6 +124,7 @@ class PlannedStudy:
             config=study.subject.resolve(study.common),
             asked=dict(self.asked),
             first_plan=first_plan(planned, self.folder),
+            left_out=left_out(planned, study, self.store, self.folder),
             known_trials=n_known(self.plan, self.store, self.folder),
         )
 

@@ -2,18 +2,21 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from ablation.planning.manifest import (
     changed_claims,
-    changed_levels,
+    changed_effects,
     changed_seeds,
+    partial_seeds,
+    plan_warnings,
     post_hoc_claims,
 )
 from ablation.reporting import figures
-from ablation.storage.runs import Damaged
-from ablation.study.closing import Closing
+from ablation.storage.runs import Damaged, failure
+from ablation.study.closing import Closing, other_seeds
 from ablation.study.opening import PlannedStudy
 
 pytestmark = pytest.mark.filterwarnings(
@@ -156,6 +159,7 @@ def test_a_manifest_of_an_earlier_version_has_its_first_seeds_and_no_first_claim
     [
         {"first_plan": {"looks": [], "seeds": []}},
         {"first_plan": {"looks": [], "seeds": [], "claims": [3]}},
+        {"first_plan": {"looks": [], "seeds": [], "claims": [], "arms": {"reference": 3}}},
         {"first_seeds": {"seeds": []}},
         {"first_seeds": [3]},
     ],
@@ -187,85 +191,130 @@ def test_a_run_of_other_seeds_in_between_makes_no_results_unseen(claims, fewer):
     assert "(added `new`)" in warning
 
 
-def relevelled(toy, before, after, **how):
-    """Runs the study with another level; returns what its manifest says of changed ones, and which claims are post hoc."""
+def rearmed(toy, before, after):
+    """Runs the study with another grid; returns what its manifest says of effects and claims, and which are post hoc."""
     toy.edit(before, after)
-    toy.go(**how)
+    toy.go()
     manifest = toy.folder.manifest()
-    assert changed_claims(manifest) == changed_seeds(manifest) == ""
-    return changed_levels(manifest), post_hoc_claims(manifest)
+    return changed_effects(manifest), changed_claims(manifest), post_hoc_claims(manifest)
+
+
+NONE = ("", "", set())
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "told", "post_hoc"),
+    ("before", "after", "effects", "of_claims"),
     [
-        ("{rate: 2}", "{rate: 4}", "(other settings of `rate: fast`)", ALL - {"settled"}),
-        ("{rate: 1}", "{rate: 3}", "(other settings of `rate: slow`)", {"faster", "both"}),
-        (
-            "fast: {rate: 2}",
-            "quick: {rate: 3}, fast: {rate: 5}",
-            "(other settings of `rate: fast`)",
-            ALL - {"settled"},
-        ),
+        ("{rate: 2}", "{rate: 4}", "other arms for `warmup: two -> settling` and `rate: slow -> fast`", "`faster`, `settled`, `high` and `both`"),
+        ("fast: {rate: 2}", "quick: {rate: 3}, fast: {rate: 2}", "other arms for `warmup: two -> settling`", "`settled`"),
+        ("two: {warmup: 2}", "two: {warmup: 3}", "other arms for `warmup: two -> settling` and `rate: slow -> fast`", "`faster`, `settled`, `high` and `both`"),
+        ("design: factorial", "design: one-factor", "other arms for `warmup: two -> settling` and `rate: slow -> fast`", "`settled`"),
+        ("design: factorial", "design: factorial\narms: {mine: {warmup: 2, rate: 7}}", "", ""),
     ],
+    ids=["settings", "another level of another factor", "settings of the reference", "design", "another arm"],
 )  # fmt: skip
-def test_levels_changed_after_results_were_seen_are_told_until_they_are_as_first(
-    claims, before, after, told, post_hoc
+def test_arms_changed_after_results_were_seen_are_told_until_they_are_as_first(
+    claims, before, after, effects, of_claims
 ):
-    warning, found = relevelled(claims, before, after)
-    assert f"levels were changed after results were seen {told}" in warning and found == post_hoc
+    told = rearmed(claims, before, after)
+    if not effects:
+        assert told == NONE
+        return
+    assert f"effects were changed after results were seen ({effects})" in told[0]
+    assert f"(other arms for {of_claims})" in told[1]
+    # a test of the first plan is gone
+    assert told[2] == ALL
     claims.go()
-    assert changed_levels(claims.folder.manifest()) == warning, "it is forgotten by the next run"
-    assert relevelled(claims, after, before) == ("", set())
-    assert claims.folder.manifest().first_plan is None
+    manifest = claims.folder.manifest()
+    assert (changed_effects(manifest), changed_claims(manifest)) == told[:2]
+    assert rearmed(claims, after, before) == NONE
+    assert manifest.first_plan is not None and claims.folder.manifest().first_plan is None
 
 
-def test_a_level_taken_away_after_results_were_seen_is_told(claims):
+def test_an_arm_of_no_factor_that_is_changed_after_results_were_seen_is_told(toy):
+    for path in [*toy.folder.path.glob("*/outcome.json"), toy.folder.path / "study.json"]:
+        path.unlink()
+    toy.edit("design: factorial", "design: factorial\narms: {mine: {warmup: 2, rate: 7}}")
+    mine = FASTER.replace("rate=fast", "mine")
+    assert claimed(toy, [mine, SETTLED]) == ("", set())
+    effects, warning, post_hoc = rearmed(toy, "rate: 7}", "rate: 9}")
+    assert (
+        effects == ""
+        and "(other arms for `faster`)" in warning
+        and post_hoc == {"faster", "settled"}
+    )
+    assert rearmed(toy, "rate: 9}", "rate: 7}") == NONE
+
+
+def test_effects_taken_away_or_of_another_reference_are_told(toy):
     """Of fewer effects, Holm's correction is weaker."""
-    claims.edit("{rate: 2}", "{rate: 2}, faster: {rate: 4}")
-    claims.go()
-    warning, post_hoc = relevelled(claims, ", faster: {rate: 4}", "")
-    assert "(removed `rate: faster`)" in warning and post_hoc == set()
-    assert relevelled(claims, "{rate: 2}", "{rate: 2}, faster: {rate: 4}") == ("", set())
+    toy.edit("design: factorial", "design: one-factor")
+    toy.edit("{rate: 2}", "{rate: 2}, faster: {rate: 4}")
+    for path in [*toy.folder.path.glob("*/outcome.json"), toy.folder.path / "study.json"]:
+        path.unlink()
+    toy.go()
+    told = rearmed(toy, ", faster: {rate: 4}", "")
+    assert "(removed `rate: slow -> faster`)" in told[0] and told[1:] == ("", set())
+    assert rearmed(toy, "{rate: 2}", "{rate: 2}, faster: {rate: 4}") == NONE
+    levels = "slow: {rate: 1}, fast: {rate: 2}"
+    told = rearmed(toy, levels, "fast: {rate: 2}, slow: {rate: 1}")
+    assert "removed `rate: slow -> fast` and `rate: slow -> faster`" in told[0]
+    assert "other arms for `warmup: two -> settling`" in told[0]
 
 
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ("{rate: 2}", "{rate: 2}, faster: {rate: 4}"),
         ("fast: {rate: 2}", "quick: {rate: 2}"),
         ("{rate: 2}", "{rate: 2, note: default}"),
     ],
-    ids=["another", "its name alone", "what sets nothing new"],
+    ids=["its name alone", "what sets nothing new"],
 )
-def test_levels_that_train_the_same_are_no_change(toy, before, after, monkeypatch):
+def test_arms_that_train_the_same_are_no_change(toy, before, after, monkeypatch):
     monkeypatch.setattr(
         toy.subject, "resolve", lambda settings: {k: v for k, v in settings.items() if k != "note"}
     )
-    assert relevelled(toy, before, after) == ("", set())
+    assert rearmed(toy, before, after) == NONE
+
+
+def test_a_level_and_its_claims_may_be_given_another_name(claims):
+    claims.edit("fast: {rate: 2}", "quick: {rate: 2}")
+    renamed = [claim.replace("rate=fast", "rate=quick") for claim in FIRST]
+    assert claimed(claims, renamed) == ("", set())
 
 
 @pytest.mark.parametrize("are_claims_changed", [False, True])
-def test_a_level_may_be_changed_before_it_has_results_of_two_seeds(claims, are_claims_changed):
+def test_an_arm_may_be_changed_before_it_has_results_of_two_seeds(claims, are_claims_changed):
     for path in claims.folder.path.glob("*rate=fast--s1/outcome.json"):
         path.unlink()
     claims.edit("{rate: 2}", "{rate: 4}")
-    claimed(claims, [*FIRST, NEW] if are_claims_changed else FIRST)
-    assert changed_levels(claims.folder.manifest()) == ""
+    new = [NEW] if are_claims_changed else []
+    warning, _ = claimed(claims, [*FIRST, *new])
+    assert ("(added `new`)" in warning) == are_claims_changed and "other arms" not in warning
+    assert changed_effects(claims.folder.manifest()) == ""
     # now it has them, with the settings that it was given then
     claims.edit("{rate: 4}", "{rate: 5}")
     claimed(claims, FIRST)
-    assert "(other settings of `rate: fast`)" in changed_levels(claims.folder.manifest())
-    assert relevelled(claims, "{rate: 5}", "{rate: 4}") == ("", set())
+    assert "other arms for" in changed_effects(claims.folder.manifest())
+    assert rearmed(claims, "{rate: 5}", "{rate: 4}") == NONE
 
 
-def test_a_level_that_has_results_only_after_claims_were_changed_is_told_too(claims):
+def test_an_arm_that_has_results_only_after_claims_were_changed_is_told_too(claims):
     for path in claims.folder.path.glob("*rate=fast--s1/outcome.json"):
         path.unlink()
     claimed(claims, [*FIRST, NEW])
     claimed(claims, FIRST)
-    warning, _ = relevelled(claims, "{rate: 2}", "{rate: 4}")
-    assert "(other settings of `rate: fast`)" in warning
+    assert "other arms for" in rearmed(claims, "{rate: 2}", "{rate: 4}")[0]
+
+
+def test_a_first_plan_of_an_earlier_version_has_the_arms_of_now(claims):
+    claimed(claims, [*FIRST, NEW])
+    path = claims.folder.path / "study.json"
+    raw = json.loads(path.read_text())
+    del raw["first_plan"]["arms"], raw["first_plan"]["levels"]
+    path.write_text(json.dumps(raw))
+    manifest = claims.folder.manifest()
+    assert "(added `new`)" in changed_claims(manifest) and changed_effects(manifest) == ""
 
 
 def forgotten(toy, kept):
@@ -298,3 +347,56 @@ def test_claims_on_trials_of_one_seed_were_made_before_results(toy):
     toy.edit("seeds: [0, 1]", "seeds: [1, 2]")
     claimed(toy, FIRST)
     assert toy.folder.manifest().known_trials == 0
+
+
+def of_seeds(toy, chosen):
+    """Runs these seeds; returns what the manifest says of them, and which claims are post hoc."""
+    toy.go(seeds=chosen)
+    manifest = toy.folder.manifest()
+    return partial_seeds(manifest), post_hoc_claims(manifest)
+
+
+def test_verdicts_on_some_of_the_planned_seeds_are_told_and_post_hoc_where_others_are_known(claims):
+    """Of five seeds, there are two that show whatever is liked."""
+    claims.edit("[0, 1]", "5")
+    assert of_seeds(claims, "1") == ("", set()), "of one seed, nothing is tested"
+    warning, post_hoc = of_seeds(claims, "2")
+    assert warning.startswith("2 of 5 planned seeds are counted: p-values") and post_hoc == set()
+    assert of_seeds(claims, None) == ("", set())
+    warning, post_hoc = of_seeds(claims, "[1, 2]")
+    assert "and seeds 0, 3 and 4, whose results are known, are left out" in warning
+    assert post_hoc == ALL and warning in plan_warnings(claims.folder.manifest())
+    assert of_seeds(claims, None) == ("", set())
+
+
+def test_a_seed_that_failed_is_not_left_out_without_a_word(claims, monkeypatch):
+    monkeypatch.setattr(figures, "draw", lambda *_: [])
+    claims.edit("[0, 1]", "3")
+    claims.go()
+    outcome = claims.folder.outcome("rate=fast--s2")
+    failed = replace(outcome, state="FAILED", error=failure("Diverged", "loss is nan"))
+    claims.folder.write_outcome("rate=fast--s2", failed)
+    for path in claims.folder.path.glob("*--s2/outcome.json"):
+        if path.parent.name != "rate=fast--s2":
+            path.unlink()
+    warning, post_hoc = of_seeds(claims, "2")
+    assert "seed 2, whose results are known, is left out" in warning and post_hoc == ALL
+    Closing(claims.places, "toy").write()
+    assert warning in claims.places.report("toy").joinpath("report.md").read_text()
+    assert (
+        other_seeds(claims.folder)
+        == "1 more trial (seed 2; 1 failed) is there; --seeds 3 includes it"
+    )
+
+
+def test_seeds_of_code_that_has_changed_since_are_not_left_out(claims, monkeypatch):
+    claims.edit("[0, 1]", "3")
+    claims.go()
+    chain = claims.subject.chain
+    monkeypatch.setattr(
+        claims.subject,
+        "chain",
+        lambda *asked: [link._replace(key=f"new {link.key}") for link in chain(*asked)],
+    )
+    warning, post_hoc = of_seeds(claims, "2")
+    assert warning.startswith("2 of 3 planned seeds are counted: p-values") and post_hoc == set()
