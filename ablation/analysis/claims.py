@@ -42,7 +42,7 @@ from ablation.formatting import (
     table,
 )
 from ablation.grid.seeds import FEWEST
-from ablation.planning.manifest import post_hoc_claims
+from ablation.planning.first_plan import post_hoc_claims
 from ablation.storage.runs import Claim
 
 ONE_SIDED = ("above", "below")

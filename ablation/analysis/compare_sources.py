@@ -27,7 +27,7 @@ from ablation.analysis.results import (
 from ablation.errors import InputError, Problem, nearest
 from ablation.formatting import leaves
 from ablation.grid.file import published
-from ablation.planning.manifest import plan_warnings
+from ablation.planning.first_plan import plan_warnings
 from ablation.storage.asked import SUFFIX
 from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import UNTUNED, RunFolder, studies

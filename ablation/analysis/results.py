@@ -32,7 +32,7 @@ import pandas as pd
 
 from ablation.errors import InputError, Problem
 from ablation.grid.file import published_now
-from ablation.planning.manifest import plan_warnings
+from ablation.planning.first_plan import plan_warnings
 from ablation.storage.runs import (
     COSTS,
     IDENTITY,
@@ -77,7 +77,7 @@ LOOK_COLUMNS = [
     *("low_holm", "high_holm"),
 ]
 # What claims.csv holds, too, where claims were changed after results were seen: "yes" or "no", see
-# `ablation.planning.manifest.post_hoc_claims`.
+# `ablation.planning.first_plan.post_hoc_claims`.
 POST_HOC = "post_hoc"
 # the last of effects.csv and claims.csv where the plan was changed after results were seen
 WARNING = "warning"

@@ -39,7 +39,7 @@ from ablation.formatting import (
     span,
     two_digits,
 )
-from ablation.planning.manifest import changed_seeds
+from ablation.planning.first_plan import changed_seeds
 from ablation.reporting import search, tables
 from ablation.reporting.ranges import MAX_ARMS, MAX_LINES, effects_zoom, zoom
 from ablation.reporting.verdict import verdict

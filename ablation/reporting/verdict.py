@@ -21,7 +21,7 @@ from ablation.analysis.looks import ALPHA
 from ablation.analysis.results import Results, diverged
 from ablation.analysis.statistics import holm
 from ablation.formatting import decimals, effect, label, listed, over_seeds, points, two_digits
-from ablation.planning.manifest import plan_warnings
+from ablation.planning.first_plan import plan_warnings
 from ablation.reporting.dependence import (
     MAX_LISTED,
     METRIC,

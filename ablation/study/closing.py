@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ablation import PACKAGE
 from ablation.grid.file import published_now
-from ablation.planning.manifest import other_trials
+from ablation.planning.first_plan import other_trials
 from ablation.planning.plan import arm_and_seed
 from ablation.storage.asked import SUFFIX
 from ablation.storage.files import UNREADABLE

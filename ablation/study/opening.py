@@ -31,14 +31,9 @@ from ablation.grid.file import published
 from ablation.grid.load import Study, load_study, study_name, yaml_path
 from ablation.grid.search import MAX_TRIALS
 from ablation.grid.strict_yaml import FILE_NAME, flatten, read_yaml
+from ablation.planning.first_plan import first_plan, left_out, n_known, plan_warnings
 from ablation.planning.forecast import Timings
-from ablation.planning.manifest import (
-    first_plan,
-    left_out,
-    manifest_of,
-    n_known,
-    plan_warnings,
-)
+from ablation.planning.manifest import manifest_of
 from ablation.planning.plan import Plan, build_plan, expected
 from ablation.search.seeds import UntilDecided
 from ablation.search.tuning import Tuning, search_begun, search_found

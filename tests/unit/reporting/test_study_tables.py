@@ -18,7 +18,7 @@ from ablation.formatting import (
     over_seeds,
     p_cell,
 )
-from ablation.planning.manifest import plan_warnings
+from ablation.planning.first_plan import plan_warnings
 from ablation.reporting.report import write_report
 from ablation.reporting.tables import latex, latex_table, study_tables
 from ablation.storage.runs import FirstPlan, RunFolder

@@ -21,8 +21,8 @@ from ablation.errors import InputError
 from ablation.formatting import MISSING
 from ablation.grid.load import load_study
 from ablation.planning import plan as planning
+from ablation.planning.first_plan import changed_seeds
 from ablation.planning.forecast import Listener
-from ablation.planning.manifest import changed_seeds
 from ablation.reporting.tables import looks_table
 from ablation.search import seeds as module
 from ablation.search.seeds import Budget, UntilDecided

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ablation.planning.manifest import (
+from ablation.planning.first_plan import (
     changed_claims,
     changed_effects,
     changed_seeds,
@@ -364,7 +364,7 @@ def test_verdicts_on_some_of_the_planned_seeds_are_told_and_post_hoc_where_other
     assert warning.startswith("2 of 5 planned seeds are counted: p-values") and post_hoc == set()
     assert of_seeds(claims, None) == ("", set())
     warning, post_hoc = of_seeds(claims, "[1, 2]")
-    assert "and seeds 0, 3 and 4, whose results are known, are left out" in warning
+    assert "and results that are known are left out (seeds 0, 3 and 4)" in warning
     assert post_hoc == ALL and warning in plan_warnings(claims.folder.manifest())
     assert of_seeds(claims, None) == ("", set())
 
@@ -380,7 +380,7 @@ def test_a_seed_that_failed_is_not_left_out_without_a_word(claims, monkeypatch):
         if path.parent.name != "rate=fast--s2":
             path.unlink()
     warning, post_hoc = of_seeds(claims, "2")
-    assert "seed 2, whose results are known, is left out" in warning and post_hoc == ALL
+    assert "results that are known are left out (seed 2)" in warning and post_hoc == ALL
     Closing(claims.places, "toy").write()
     assert warning in claims.places.report("toy").joinpath("report.md").read_text()
     assert (
