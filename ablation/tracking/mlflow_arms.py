@@ -30,6 +30,8 @@ from ablation.tracking.mlflow_content import (
 
 # tag `kind` of an arm's run
 SUMMARY = "summary"
+# tag: the key of the arm's first trial, which another code or other settings change
+FIRST_KEY = "ablate.first_key"
 # the metric's standard deviation over seeds; how many trials the arm's values are of
 STD, N_SEEDS, N_TRIALS = "std/", "arm/seeds", "arm/trials"
 
@@ -82,7 +84,8 @@ def arm_contents(
             ArmContent(
                 arm,
                 fitted_labels("setting", {"arm": arm} | levels, MAX_PARAM),
-                fitted_labels("tag", tags, MAX_TAG) | {FORMAT: FORMAT_VERSION, IN_GRID: "yes"},
+                fitted_labels("tag", tags, MAX_TAG)
+                | {FORMAT: FORMAT_VERSION, IN_GRID: "yes", FIRST_KEY: own[0].spec.key},
                 [point(name, value, end, len(outcomes)) for name, value in values.items()],
                 len(outcomes),
                 status_of(own, is_running),

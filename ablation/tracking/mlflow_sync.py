@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ablation.storage.project import report_files
 from ablation.storage.runs import Manifest, RunFolder
-from ablation.tracking.mlflow_arms import SUMMARY, ArmContent, arm_contents
+from ablation.tracking.mlflow_arms import FIRST_KEY, SUMMARY, ArmContent, arm_contents
 from ablation.tracking.mlflow_content import (
     FORMAT,
     FORMAT_VERSION,
@@ -155,9 +155,11 @@ def by_arm(arms: Iterable[ArmContent]) -> dict[str, ArmContent]:
 
 
 def follows(run: StoredRun, arm: ArmContent) -> bool:
-    """Whether an arm's run holds its means, or those of fewer of its seeds."""
+    """Whether an arm's run holds its means, or those of fewer of its seeds, of the same code."""
     is_same = run.tags.get(DIGEST) == arm.digest
     is_of_fewer = int(run.tags.get(N_RECORDS, 0)) < arm.n_complete
+    # an earlier version did not note it
+    is_of_fewer &= run.tags.get(FIRST_KEY, arm.tags[FIRST_KEY]) == arm.tags[FIRST_KEY]
     return (
         run.tags.get(FORMAT) == FORMAT_VERSION
         and all(run.params.get(name, text) == text for name, text in arm.params.items())

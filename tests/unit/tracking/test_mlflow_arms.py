@@ -84,6 +84,25 @@ def test_a_further_seed_is_a_further_step_of_the_same_run(uri, tmp_path, is_new_
     assert after.data.metrics[METRIC] == history[-1].value == pytest.approx(mean, abs=5e-5)
 
 
+def test_more_seeds_of_other_code_are_no_further_step(uri, tmp_path):
+    folder = study(tmp_path, (0, 1, 2))
+    later = folder.outcome("ce--s2")
+    (folder.trial_path("ce--s2") / "outcome.json").unlink()
+    Tracker().sync(folder)
+    before = run_of(uri, "ce")
+    manifest = folder.manifest()
+    specs = [replace(spec, key=f"new {spec.key}") for spec in manifest.trials]
+    folder.write_manifest(replace(manifest, trials=specs))
+    for spec in specs:
+        outcome = later if spec.trial == "ce--s2" else folder.outcome(spec.trial)
+        folder.write_outcome(spec.trial, replace(outcome, key=spec.key))
+    Tracker().sync(folder, is_running=False)
+    after = run_of(uri, "ce")
+    assert after.info.run_id != before.info.run_id
+    history = MlflowClient(uri).get_metric_history(after.info.run_id, METRIC)
+    assert [point.step for point in history] == [3]
+
+
 def test_a_result_that_is_replaced_makes_the_arm_anew_and_keeps_what_people_wrote(uri, tmp_path):
     folder = study(tmp_path, (0, 1))
     Tracker().sync(folder, is_running=False)
