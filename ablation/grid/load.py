@@ -302,7 +302,8 @@ def _read_overrides(texts: Sequence[str], problems: list[Problem]) -> dict[str, 
 
 
 def _unknown_settings(experiment: Experiment, grid: Grid, options: Layer) -> Iterator[Problem]:
-    """Keys of levels, arms and options that neither the experiment nor the grid's settings have.
+    """Keys of levels, arms, options and the search that neither the experiment nor the grid's
+    settings have.
 
     Where the experiment has no settings at all, nothing is known of the names.
     """
@@ -314,6 +315,9 @@ def _unknown_settings(experiment: Experiment, grid: Grid, options: Layer) -> Ite
         for factor in grid.factors
         for level in factor.levels
     ]
+    if grid.search:
+        layers.append(Layer(grid.file, "search.space", dict(grid.search.space)))
+        layers.append(Layer(grid.file, "search.settings", grid.search.settings))
     for layer in layers if experiment.settings else ():
         for key in layer.settings:
             if not any(overlap(key, other) for other in known):
@@ -336,7 +340,7 @@ def _doubts(files: Iterable[Path], overrides: Sequence[str]) -> Iterator[Problem
     """Text in settings that may not be meant as text, see `ablation.grid.strict_yaml`."""
     for path in files:
         for doubt in doubts_in_file(path):
-            if doubt.key.partition(".")[0] in ("settings", "factors", "arms"):
+            if re.match(r"(settings|factors|arms|search\.(space|settings))\.", doubt.key):
                 yield doubt
     for text in overrides:
         key, _, value = text.partition("=")

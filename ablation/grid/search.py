@@ -156,7 +156,9 @@ class Search:
         return asdict(self)
 
 
-def read_search(file: CheckedMapping, study_seeds: Sequence[int], goal: str) -> Search | None:
+def read_search(
+    file: CheckedMapping, study_seeds: Sequence[int], study_metric: Metric
+) -> Search | None:
     """The search; None if the grid has none. It is sound only if it noted no problems."""
     if file.values.get("search") is None:
         return None
@@ -171,7 +173,7 @@ def read_search(file: CheckedMapping, study_seeds: Sequence[int], goal: str) -> 
         section.note("seeds", f"a pruner decides about a trial by one seed; {remedy}")
     return Search(
         space=_space(section, sampler),
-        metric=_metric(section, goal),
+        metric=_metric(section, study_metric),
         trials=trials,
         budget=budget,
         sampler=sampler,
@@ -265,8 +267,11 @@ def search_problems(
             n_epochs.append(len(links) - n_before(links))
         for fault in faults:
             found.setdefault(f"search.settings.{fault.key}", fault.message)
+        own = dict(leaves(subject.resolve(settings))) if not faults else {}
         for key, domain in space.items() if not faults else ():
             message = _refusal(subject, settings, key, domain)
+            if not message and isinstance(domain, Range):
+                message = _why_not_whole(domain, own.get(key), variant.name)
             if message:
                 found.setdefault(f"search.space.{key}", message)
         reported = subject.metrics(settings) if hasattr(subject, "metrics") and not faults else None
@@ -310,6 +315,14 @@ def _refusal(subject: Subject, settings: Mapping[str, Any], key: str, domain: Do
         about = "" if fault.key == key else f" ({fault.key})"
         return f"{shown} is no value for it{about}: {fault.message}"
     return ""
+
+
+def _why_not_whole(domain: Range, own: Any, name: str) -> str:
+    """Why a range of whole numbers is not meant as one, by an arm's own value; else ""."""
+    if not domain.is_whole or not _is_number(own) or float(own).is_integer():
+        return ""
+    what = f"looks for whole numbers alone, as both ends are, and '{name}' has {show(own)}"
+    return f"{what}; write {float(domain.low)} and {float(domain.high)} for any number"
 
 
 def _why_nowhere(key: str, subject: Subject, search: Search, variants: Sequence[Variant]) -> str:
@@ -400,9 +413,11 @@ def _choices(section: CheckedMapping) -> Choices | None:
     return Choices(values)
 
 
-def _metric(section: CheckedMapping, goal: str) -> Metric:
+def _metric(section: CheckedMapping, study: Metric) -> Metric:
     value = section.values.get("metric")
     key = "metric"
+    has_goal = isinstance(value, dict) and value.get("goal") is not None
+    goal = study["goal"]
     if isinstance(value, dict):
         inner = section.section("metric")
         inner.allow("name", "goal")
@@ -416,7 +431,15 @@ def _metric(section: CheckedMapping, goal: str) -> Metric:
         section.note(
             key, f"'{name}' is of the test set, on which nothing is chosen; name {instead}"
         )
+    elif name and study["name"] and not has_goal and _measure(name) != _measure(study["name"]):
+        other = f"'{name}' may have another goal than the study's '{study['name']}', {goal}"
+        section.note(key, f"{other}; write metric: {{name: {name}, goal: maximize or minimize}}")
     return {"name": name, "goal": goal}
+
+
+def _measure(metric: str) -> str:
+    """Of a metric's name, what is measured: without the data that it is of."""
+    return metric.rsplit("/", 1)[-1]
 
 
 def _pruner(section: CheckedMapping) -> tuple[str, int]:

@@ -30,6 +30,7 @@ from ablation.formatting import (
     value,
 )
 from ablation.storage.asked import COMPLETE, FAILED, PRUNED
+from ablation.subject.loading import BUILT_IN
 
 SAMPLERS = {
     "tpe": "Optuna's TPE sampler",
@@ -52,12 +53,19 @@ def told(results: Results) -> dict[str, Any]:
     search = results.manifest.search
     metric = search["metric"]
     complete = [one["counts"][COMPLETE] for one in search["arms"].values()]
-    own = [f"`{name}`" for name in [*results.arms, *results.baselines] if name in search["arms"]]
+    own = [name for name in [*results.arms, *results.baselines] if name in search["arms"]]
     others = [
         f"`{name}`" for name in [*results.arms, *results.baselines] if name not in search["arms"]
     ]
+    outside = [f"`{name}`" for name in own if search["arms"][name]["own"] is None]
+    is_built_in = results.manifest.subject in BUILT_IN
     return {
         "search": search,
+        # arms whose own settings were not tried first
+        "outside": outside,
+        "is_built_in": is_built_in,
+        "is_unseen": is_built_in and metric["name"] != results.primary,
+        "primary": label(results.primary),
         "budget": f"{search['trials']} trials"
         if search["trials"]
         else f"{search['budget']} epochs",

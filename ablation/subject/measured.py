@@ -7,6 +7,9 @@ A line counts as what it holds of metrics:
     Epoch 3/10: loss: 0.5, acc: 71.2%       name: value, with a space; a name has no spaces
     test acc: 62.4%  train acc: 99.0%       a word of DATA before a name: test/acc, train/acc
     Best val acc: 80.0                      of several epochs: best/val/acc
+    class 0 acc: 71.2                       acc, until a line holds the acc of another class
+
+A number with a comma, as 71,2 or 1,234.5, is not read: its comma may mean either.
 
 Those of a line that names a whole epoch are of that epoch; so are those that follow a line which
 holds an epoch alone. All others have a last value only.
@@ -27,7 +30,7 @@ from ablation.subject.protocol import History
 
 # In the keys of trials whose output is read: to be raised whenever the same output gives other
 # names or numbers. Records keep what an earlier version has read.
-READER = 2
+READER = 3
 EPOCH = "epoch"
 # up to which floats, too, tell one whole number from the next
 MAX_EPOCH = 2**53
@@ -35,20 +38,34 @@ JSON_LINES, CSV = "metrics.jsonl", "metrics.csv"
 MLFLOW_FOLDER = "mlruns"
 
 NUMBER = r"[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)"
+# of one epoch of several
+BEST = r"(?P<best>(?:best|highest|lowest)\s+)?"
 # words that say of which data a metric is
 DATA = "train|training|val|valid|validation|dev|eval|evaluation|test|testing"
 PAIR = re.compile(
     # no part of a longer name, or of a path
     r"(?<![\w./@-])"
-    rf"(?P<best>(?:best|highest|lowest)\s+)?(?:(?P<data>{DATA})\s+)?"
+    rf"{BEST}(?:(?P<data>{DATA})\s+)?"
     r"(?P<quote>[\"']?)(?P<name>[A-Za-z_][\w./@-]*)(?P=quote)"
     rf"\s*(?:=\s*|:\s+)(?P<value>{NUMBER})"
-    # no part of 12:30, 12.5s or 3/10
-    r"(?=[%.]?(?:[\s,;|)\]}]|$))",
+    # no part of 12:30, 12.5s, 3/10 or 71,2
+    r"(?![%.]?,\d)(?=[%.]?(?:[\s,;|)\]}]|$))",
     re.IGNORECASE,
 )
 # Epoch 3/10, Epoch: [3][20/100]
-EPOCH_ALONE = re.compile(r"(?<![\w./@-])epoch\s*[:=#]?\s*\[?\s*(\d+)(?![\w.]*\w)", re.IGNORECASE)
+EPOCH_ALONE = re.compile(
+    rf"(?<![\w./@-]){BEST}epoch\s*[:=#]?\s*\[?\s*(?P<epoch>\d+)(?![\w.]*\w|,\d)", re.IGNORECASE
+)
+# a word or number that may stand before a name; none that ends in punctuation
+WORD = re.compile(r"[#\w](?:[\w./:%+-]*[\w%+])?")
+CLOCK = re.compile(r"\S*\d:\d\d\S*")
+# words whose number says how far a script is: step 100
+PROGRESS = re.compile(
+    r"(?:epoch|ep|(?:global_?|time)?step|iter|iteration|it|(?:mini-?)?batch|update|sample|token"
+    r"|frame|episode|round|after|at)s?"
+)
+# words that log lines begin with
+LOG_WORDS = {"debug", "info", "warning", "warn", "error", "critical", "am", "pm"}
 
 
 @dataclass
@@ -61,7 +78,10 @@ class Measured:
     _current: int | None = None
     # as printed without a word of DATA -> the names that it may stand for: acc -> test/acc
     _meanings: dict[str, set[str]] = field(default_factory=dict)
-    # names that stood twice in some line with different values: they are no metric any more
+    # name -> the words that stood before it: "class 0"
+    _prefixes: dict[str, set[str]] = field(default_factory=dict)
+    # names that stood twice in some line with different values, or after different words: they are
+    # no metric any more
     _unclear: set[str] = field(default_factory=set)
 
     def add(self, values: Mapping[str, float]) -> int | None:
@@ -83,9 +103,15 @@ class Measured:
     def add_line(self, line: str) -> int | None:
         """Take the numbers of a printed line; returns the epoch that they are of, if any."""
         told = numbers_in(line)
-        self._unclear |= told.unclear
-        for values in (self.last, *self.history.values()) if told.unclear else ():
-            for name in told.unclear:
+        unclear = set(told.unclear)
+        for name, prefixes in told.prefixes.items():
+            known = self._prefixes.setdefault(name, set())
+            known |= prefixes
+            if len(known) > 1:
+                unclear.add(name)
+        self._unclear |= unclear
+        for values in (self.last, *self.history.values()) if unclear else ():
+            for name in unclear:
                 values.pop(name, None)
         epoch = self.add({n: v for n, v in told.numbers.items() if n not in self._unclear})
         for name in told.numbers:
@@ -96,7 +122,11 @@ class Measured:
     @property
     def withdrawn(self) -> set[str]:
         """Names that may have stood for something, and turned out to be ambiguous."""
-        ambiguous = {short for short, names in self._meanings.items() if len(names) > 1}
+        ambiguous = {
+            short
+            for short, names in self._meanings.items()
+            if len(names) > 1 or names & self._unclear
+        }
         return self._unclear | {name for name in ambiguous if name not in self.last}
 
     def with_short_names(self, values: Mapping[str, float]) -> dict[str, float]:
@@ -125,6 +155,8 @@ class Line(NamedTuple):
     short: dict[str, str]
     # names that stand there twice with different values: only acc.1 and acc.2 are numbers
     unclear: set[str]
+    # name -> the words before it, where there are any: {"acc": {"class 0"}}
+    prefixes: dict[str, set[str]]
 
 
 def numbers_in(line: str) -> Line:
@@ -136,19 +168,25 @@ def numbers_in(line: str) -> Line:
         except ValueError:
             told = None
         if isinstance(told, dict):
-            return Line(dict(_leaves(told)), {}, set())
+            return Line(dict(_leaves(told)), {}, set(), {})
     found: dict[str, list[float]] = {}
     numbers: dict[str, float] = {}
     short: dict[str, str] = {}
     unclear: set[str] = set()
+    prefixes: dict[str, set[str]] = {}
+    end = 0
     for match in PAIR.finditer(text):
         name = printed = match["name"]
         if match["data"] and name.lower() != EPOCH:
             name = f"{match['data'].lower()}/{printed}"
             short[name] = printed
-        if match["best"] and name.lower() != EPOCH:
+        if match["best"]:
             # of an earlier epoch, perhaps: not the last value of the name
             name = f"best/{name}"
+        prefix = _prefix(text[end : match.start()])
+        if prefix and name.lower() != EPOCH:
+            prefixes.setdefault(name, set()).add(prefix)
+        end = match.end()
         found.setdefault(name, []).append(float(match["value"]))
     for name, values in found.items():
         if len(values) == 1 or name.lower() == EPOCH:
@@ -163,9 +201,29 @@ def numbers_in(line: str) -> Line:
         else:
             unclear.add(name)
             short |= dict.fromkeys(numbered, short.get(name, name))
-    if not any(name.lower() == EPOCH for name in numbers) and (epoch := EPOCH_ALONE.search(text)):
-        numbers[EPOCH] = float(epoch[1])
-    return Line(numbers, short, unclear)
+    alone = [match["epoch"] for match in EPOCH_ALONE.finditer(text) if not match["best"]]
+    if alone and not any(name.lower() == EPOCH for name in numbers):
+        numbers[EPOCH] = float(alone[0])
+    return Line(numbers, short, unclear, prefixes)
+
+
+def _prefix(before: str) -> str:
+    """The words directly before a name that may be part of it: "top-5", "class 0"; else "".
+
+    before: the line from the number before on.
+    """
+    tokens = before.lower().split() if before[-1:].isspace() else []
+    words: list[str] = []
+    for i, token in enumerate(tokens):
+        follows = bool(words) and words[-1] == tokens[i - 1]
+        if not WORD.fullmatch(token) or CLOCK.fullmatch(token):
+            words = []
+        elif follows and token[0] in "#0123456789" and PROGRESS.fullmatch(words[-1]):
+            words.pop()
+        elif token[0].isalpha() or (follows and token.isdecimal()):
+            words += [token] if token not in LOG_WORDS else []
+    # the seconds in `took 12 s` are no name's, the number in `class 0` is
+    return " ".join([word for word in words[:-1] if not word.isdecimal()] + words[-1:])
 
 
 def read_json_lines(text: str) -> Measured:

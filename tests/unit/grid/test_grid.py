@@ -353,6 +353,28 @@ def test_keys_that_levels_arms_and_options_set_and_the_experiment_lacks_are_name
     assert load(**subject, grid=grid, tiny="title: Without settings\n").variants
 
 
+def test_settings_that_a_search_looks_for_or_sets_are_checked_as_those_of_levels(load):
+    subject = {"subject_loader": lambda name: function()}
+    search = "search: {space: {SPACE}, trials: 2, metric: m, settings: {SETTINGS}}\n"
+    grid = OPEN_GRID + search
+    tiny = "settings: {optim.lr: 1, mixup: false}"
+    typos = grid.replace("SPACE", "optim: {rl: {low: 1, high: 2}}").replace("SETTINGS", "mixpu: 1")
+    found = refused(load, **subject, grid=typos, tiny=tiny)
+    assert [text.partition(" (")[0] for text in found] == [
+        "grid.yaml: search.space.optim.rl: tiny.yaml has no setting 'optim.rl'; did you mean 'optim.lr'?",
+        "grid.yaml: search.settings.mixpu: tiny.yaml has no setting 'mixpu'; did you mean 'mixup'?",
+    ]
+    tiny = "settings: {optim.lr: 1, mixup: false, a: 1, b: 1}"
+    texts = grid.replace("SPACE", "b: {choices: [None, 1]}").replace("SETTINGS", "a: yes")
+    found = refused(load, **subject, grid=texts, tiny=tiny)
+    assert [text.partition(": line")[0] for text in found] == [
+        "grid.yaml: search.space.b.choices[0]",
+        "grid.yaml: search.settings.a",
+    ]
+    sound = grid.replace("SPACE", "b: {low: 1, high: 2}").replace("SETTINGS", "a: 'yes'")
+    assert load(**subject, grid=sound, tiny=tiny).grid.search
+
+
 def test_a_subject_that_checks_its_settings_is_left_to_tell_what_text_it_takes(load):
     study = load(
         tiny="settings: {epochs: 1, routing: yes}",

@@ -50,7 +50,7 @@ def test_how_it_was_searched_is_told_in_words(tmp_path):
     for words in [
         "(3; not `ce`",
         "12 trials each",
-        "Optuna's TPE sampler",
+        "Optuna's TPE sampler, the arm's own settings first, and ended early by ",
         "hyperband, first after 3 epochs",
         "highest top-1 on validation",
         "under seed 100, which is none of the study's",
@@ -62,6 +62,31 @@ def test_how_it_was_searched_is_told_in_words(tmp_path):
     text = section_of(text_of(tuned(tmp_path / "b", search=other)))
     assert "400 epochs each, asked of a full grid. The best" in text
     assert "averaged over seeds, under seeds 100, 101, which are none" in text
+
+
+def test_own_settings_are_said_to_be_tried_first_only_where_they_were(tmp_path):
+    folder = tuned(tmp_path)
+    manifest = folder.manifest()
+    manifest.search["arms"]["ldmlr"]["own"] = None
+    folder.write_manifest(manifest)
+    text = section_of(text_of(folder))
+    assert "own settings first (but for `ldmlr`, whose own lie outside the space), and" in text
+    for found in manifest.search["arms"].values():
+        found["own"] = None
+    folder.write_manifest(manifest)
+    text = section_of(text_of(folder))
+    assert "settings first" not in text
+    assert "TPE sampler, which began elsewhere than at the arms' own settings, as these lie" in text
+
+
+def test_the_test_set_is_spoken_of_only_where_it_is_known(tmp_path):
+    section = section_of(text_of(tuned(tmp_path / "a", subject="mine:train")))
+    assert "test set" not in section and "on validation and" not in section
+    assert "the difference in top-1 over the study's seeds is not. It" in section
+    assert "Tuning gained in the search and not in the study" in section
+    same = {"metric": {"name": "test/top1", "goal": "maximize"}}
+    section = section_of(text_of(tuned(tmp_path / "b", search=same)))
+    assert "was not looked at" not in section and "on the test set is not. It" in section
 
 
 def test_each_arm_has_a_row_with_what_its_search_took_found_and_gained(tmp_path):

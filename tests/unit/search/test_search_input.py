@@ -126,6 +126,30 @@ BROKEN = {
             "name validation/test/top1"
         ],
     ),
+    "metric whose goal is not known": (
+        "validation/top1",
+        "val_loss",
+        [
+            "search.metric: 'val_loss' may have another goal than the study's 'test/top1', maximize; "
+            "write metric: {name: val_loss, goal: maximize or minimize}"
+        ],
+    ),
+    "metric by name alone": (
+        "validation/top1",
+        "{name: validation/loss}",
+        [
+            "search.metric.name: 'validation/loss' may have another goal than the study's "
+            "'test/top1', maximize; write metric: {name: validation/loss, goal: maximize or minimize}"
+        ],
+    ),
+    "whole ends of a number": (
+        RATE,
+        "{low: 1, high: 10}",
+        [
+            "search.space.rate: looks for whole numbers alone, as both ends are, and 'reference' "
+            "has 0.001; write 1.0 and 10.0 for any number"
+        ],
+    ),
     "no metric": (
         "  metric: validation/top1\n",
         "",
@@ -248,7 +272,7 @@ def test_a_pruner_of_what_is_run_in_one_piece_is_refused(tmp_path, monkeypatch):
     grid.write_text(
         "study: whole\nexperiment: whole\nmetric: {name: top1, goal: maximize}\nseeds: 2\n"
         "factors: {x: {a: {x: 0}, b: {x: 1}}}\nsearch:\n  space: {rate: {low: 0.1, high: 1}}\n"
-        "  trials: 3\n  metric: validation\n  pruner: median\n"
+        "  trials: 3\n  metric: validation/top1\n  pruner: median\n"
     )
     with pytest.raises(InputError) as refused:
         open_study(grid)
@@ -257,6 +281,30 @@ def test_a_pruner_of_what_is_run_in_one_piece_is_refused(tmp_path, monkeypatch):
     )
     grid.write_text(grid.read_text().replace("median", "none"))
     open_study(grid)
+
+
+@pytest.mark.parametrize(
+    ("told", "goal"),
+    [("validation/top1", "maximize"), ("{name: validation/top1, goal: minimize}", "minimize")],
+)
+def test_the_goal_of_a_metric_is_that_of_the_study_unless_it_is_told(
+    told, goal, tmp_path, monkeypatch
+):
+    search = SEARCH.replace("validation/top1", told)
+    project = TunedProject(tmp_path / "project", monkeypatch, GRID + search)
+    assert project.open().study.grid.search.metric["goal"] == goal
+
+
+@pytest.mark.parametrize("own", ["0.5", "2"])
+def test_whole_ends_are_refused_by_the_own_value_of_any_arm(own, tmp_path, monkeypatch):
+    grid = GRID.replace("seeds: 4", f"seeds: 4\nsettings: {{rate: {own}}}")
+    search = SEARCH.replace(RATE, "{low: 1, high: 10}")
+    project = TunedProject(tmp_path / "project", monkeypatch, grid + search)
+    if own == "2":
+        assert project.open()
+    else:
+        with pytest.raises(InputError, match=r"'reference' has 0\.5; write 1\.0 and 10\.0"):
+            project.open()
 
 
 def test_a_study_may_not_be_called_like_the_search_of_one(tmp_path, monkeypatch):

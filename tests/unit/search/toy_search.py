@@ -25,7 +25,7 @@ factors:
 search:
   space: {SPACE}
   BUDGET
-  metric: validation
+  metric: {name: validation, goal: maximize}
   pruner: hyperband
 """
 

@@ -31,6 +31,16 @@ LINES = {
     '{"epoch": 2, "test": {"top1": 70, "ece": 0.1}, "name": "a", "ok": true}': {
         "epoch": 2, "test/top1": 70, "test/ece": 0.1, "ok": 1,
     },
+    "loss=0.5,acc=0.7, f1=1,": {"loss": 0.5, "acc": 0.7, "f1": 1},
+    "epoch=3 loss=0.5 best epoch=1": {"epoch": 3, "loss": 0.5, "best/epoch": 1},
+    "Best epoch: 5, acc: 80": {"best/epoch": 5, "acc": 80},
+    "best epoch 5, acc: 80": {"acc": 80},
+    # a comma may stand for a point or between thousands
+    "acc: 71,2 %": {},
+    "test acc=0,953": {},
+    "perplexity: 1,234.5": {},
+    "n=1,234,567 acc=71.,2 f1: 3%,4 loss: 0.5": {"loss": 0.5},
+    "epoch 1,234 loss: 0.5": {"loss": 0.5},
     # what is no number of its own
     "took 12.5s, eta: 3m, at 12:30, size=3x4": {},
     "Accuracy: 9846/10000 (98%)": {},
@@ -147,3 +157,51 @@ def test_a_short_name_that_turns_out_to_be_ambiguous_is_withdrawn():
     found.add_line("Epoch 1 test acc: 60")
     assert "acc" not in found.with_short_names(found.history[epoch])
     assert found.withdrawn == {"acc"}
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["top-1 acc: 71.2", "top-5 acc: 93.0"],
+        ["class 0 acc: 71.2", "class 9 acc: 3.0"],
+        ["loss=1 class 0 acc: 71.2", "loss=1 class 9 acc: 3.0"],
+        ["class 0 acc: 71.2", "class 9 acc: 3.0", "class 9 acc: 3.0", "acc: 5"],
+        ["Train Epoch 1 acc: 99", "Test Epoch 1 acc: 60"],
+        ["fold 1 step 10 acc=5", "fold 2 step 10 acc=6"],
+        ["clean test acc: 90", "noisy test acc: 50"],
+    ],
+)
+def test_a_name_after_different_words_is_no_metric(lines):
+    first, *others = lines
+    found = Measured()
+    found.add_line("Epoch 1")
+    found.add_line(first)
+    assert "acc" in found.with_short_names(found.last) and not found.withdrawn
+    for line in others:
+        found.add_line(line)
+    for values in (found.last, *found.history.values()):
+        assert not {"acc", "test/acc"} & found.with_short_names(values).keys()
+    assert "acc" in found.withdrawn
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("Epoch 3: acc: 1", "Epoch 4: acc: 2"),
+        ("Epoch 3 acc: 1", "Epoch 4 acc: 2"),
+        ("Epoch 3/10 step 100 acc: 1", "Epoch 4/10 step 200 acc: 2"),
+        ("Epoch #3 acc: 1", "Epoch #4 acc: 2"),
+        ("100 acc: 1", "200 acc: 2"),
+        ("Iter 100 top-1 acc: 1", "Iter 200 top-1 acc: 2"),
+        ("class 0 acc: 1", "Class 0 acc: 2"),
+        ("2026-11-27 17:08:13 INFO acc: 1", "2026-11-28 17:09:14 WARNING acc: 2"),
+        ("Sat Nov 28 08:14:35 acc: 1", "Sun Nov 29 08:14:36 acc: 2"),
+        ("[00:01] acc: 1", "[00:02] acc: 2"),
+        ("took 12 s acc: 1", "took 13 s acc: 2"),
+        ("lr 0.1 loss: 3 acc: 1", "lr 0.05 loss: 2 acc: 2"),
+        ("2ms/step - loss: 3 - acc: 1", "3ms/step - loss: 2 - acc: 2"),
+        ("epoch 1 acc: 1", "Final acc: 2"),
+    ],
+)
+def test_words_that_say_when_and_how_far_are_no_part_of_a_name(first, second):
+    assert measured(first, second).last["acc"] == 2
