@@ -59,10 +59,10 @@ EPOCH_ALONE = re.compile(
 # a word or number that may stand before a name; none that ends in punctuation
 WORD = re.compile(r"[#\w](?:[\w./:%+-]*[\w%+])?")
 CLOCK = re.compile(r"\S*\d:\d\d\S*")
-# words whose number says how far a script is: step 100
+# words whose number says how far a script is, or how it runs, and not of what a metric is: step 100
 PROGRESS = re.compile(
     r"(?:epoch|ep|(?:global_?|time)?step|iter|iteration|it|(?:mini-?)?batch|update|sample|token"
-    r"|frame|episode|round|after|at)s?"
+    r"|frame|episode|round|after|at|time|elapsed|eta|remaining|took|lr|seed|size|patience)s?"
 )
 # words that log lines begin with
 LOG_WORDS = {"debug", "info", "warning", "warn", "error", "critical", "am", "pm"}

@@ -198,6 +198,8 @@ def test_a_name_after_different_words_is_no_metric(lines):
         ("Sat Nov 28 08:14:35 acc: 1", "Sun Nov 29 08:14:36 acc: 2"),
         ("[00:01] acc: 1", "[00:02] acc: 2"),
         ("took 12 s acc: 1", "took 13 s acc: 2"),
+        ("lr 1 acc: 1", "lr 0.5 acc: 2"),
+        ("Time 12 acc: 1", "Time 13 acc: 2"),
         ("lr 0.1 loss: 3 acc: 1", "lr 0.05 loss: 2 acc: 2"),
         ("2ms/step - loss: 3 - acc: 1", "3ms/step - loss: 2 - acc: 2"),
         ("epoch 1 acc: 1", "Final acc: 2"),
