@@ -240,6 +240,12 @@ def _contradictions(config: Config) -> Iterator[Fault]:
         why = f"and data.augmentation is none: nothing would differ; {augments}"
         remedy = "or staged.encoding.augmented: false"
         yield Fault("staged.encoding.augmented", f"true, {why}, {remedy}")
+    thaws = config.end_to_end and (warmup.plateau or config.longest_warmup < config.epochs)
+    is_unit = config.diffusion.scaling == "unit"
+    if config.method == "joint" and thaws and is_unit and config.standardisation == "batch":
+        why = "does not go with diffusion.scaling: unit: latents would be drawn in other coordinates"
+        remedy = "write standardisation: tracked, or diffusion.scaling: standardised"
+        yield Fault("standardisation", f"batch {why} than the denoiser learns in; {remedy}")
     n_steps, n_timesteps = config.generation.steps, config.diffusion.steps
     if config.generation.method == "ddim" and n_steps > n_timesteps:
         message = f"{n_steps} is more than the {n_timesteps} of diffusion.steps"

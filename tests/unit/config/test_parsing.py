@@ -103,6 +103,9 @@ CHECKPOINT -> encoder.channels
 {"head.name": "cosine", "head.start": "pretrained"} -> head.start
     'pretrained' is the linear head of the pre-training, and head.name is cosine; choose
     random, or head.name: linear
+{"standardisation": "batch", "diffusion.scaling": "unit"}
+    batch does not go with diffusion.scaling: unit: latents would be drawn in other coordinates
+    than the denoiser learns in; write standardisation: tracked, or diffusion.scaling: standardised
 {"data.mean": [0.5, 0.5]}
     has 2 values; the images have 3 channels
 {"data.std": [0.5, 0.5, 0.5], "data.channels": "gray"}
@@ -288,6 +291,20 @@ def test_a_plateau_that_nobody_waits_for_is_no_fault():
     assert parse(settings | {"end_to_end": False})[1] == []
     assert parse(settings | {"method": "staged"})[1] == []
     assert parse(settings | {"epochs": 20})[1] == []  # two windows of 5 fit
+
+
+def test_unit_scaling_goes_with_standardisation_by_batches_until_the_encoder_thaws():
+    both = {"diffusion.scaling": "unit", "standardisation": "batch", "epochs": 20}
+    until_a_plateau = {"warmup.plateau.max_fraction": 1}
+    for settings in (both, both | {"warmup.epochs": 19}, both | until_a_plateau):
+        assert [fault.key for fault in parse(settings)[1]] == ["standardisation"]
+    for frozen in (
+        {"end_to_end": False},
+        {"warmup.epochs": 20},
+        {"method": "staged"},
+        until_a_plateau | {"end_to_end": False},
+    ):
+        assert parse(both | frozen)[1] == []
 
 
 def test_only_a_staged_trial_asks_for_the_augmentation_of_its_latents():
