@@ -243,7 +243,9 @@ def _contradictions(config: Config) -> Iterator[Fault]:
     thaws = config.end_to_end and (warmup.plateau or config.longest_warmup < config.epochs)
     is_unit = config.diffusion.scaling == "unit"
     if config.method == "joint" and thaws and is_unit and config.standardisation == "batch":
-        why = "does not go with diffusion.scaling: unit: latents would be drawn in other coordinates"
+        why = (
+            "does not go with diffusion.scaling: unit: latents would be drawn in other coordinates"
+        )
         remedy = "write standardisation: tracked, or diffusion.scaling: standardised"
         yield Fault("standardisation", f"batch {why} than the denoiser learns in; {remedy}")
     n_steps, n_timesteps = config.generation.steps, config.diffusion.steps
