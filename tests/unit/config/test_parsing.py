@@ -106,10 +106,14 @@ CHECKPOINT -> encoder.channels
 {"standardisation": "batch", "diffusion.scaling": "unit"}
     batch does not go with diffusion.scaling: unit: latents would be drawn in other coordinates
     than the denoiser learns in; write standardisation: tracked, or diffusion.scaling: standardised
-{"data.mean": [0.5, 0.5]}
-    has 2 values; the images have 3 channels
+FOLDER | {"data.mean": [0.5, 0.5]} -> data.mean
+    has 2 values; the images have 3 channels: write 1 or 3 values
+{"data.mean": [0.5, 0.5, 0.5]}
+    has 3 values; the images have 1 channel: write one value
+{"data.flip_channels": True}
+    gray images have no red and blue to swap
 {"data.std": [0.5, 0.5, 0.5], "data.channels": "gray"}
-    has 3 values; the images have 1 channel
+    has 3 values; the images have 1 channel: write one value
 {"data.std": 0}
     0 is too small; more than 0
 {"data.mean": []}
@@ -255,7 +259,7 @@ def flat(tree, prefix=""):
     "settings",
     [
         {},
-        {"warmup.epochs": 3, "data.mean": [0.1, 0.2, 0.3], "end_to_end": "off"},
+        FOLDER | {"warmup.epochs": 3, "data.mean": [0.1, 0.2, 0.3], "end_to_end": "off"},
         {"warmup.plateau.window": 2, "head.name": "cosine", "data.n_max": 30},
         *BASELINES.values(),
     ],
