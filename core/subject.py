@@ -226,6 +226,7 @@ def _last_metrics(config: Config, counts: Sequence[int]) -> set[str]:
         "medium": any(FEW_BELOW <= n <= MANY_ABOVE for n in counts),
         "few": min(counts) < FEW_BELOW,
     }
+    has_tail = trains and sum(groups.values()) > 1
     accuracies = ["top1", "balanced_accuracy", *(name for name, holds in groups.items() if holds)]
     part = "validation" if config.data.validation else "test"
     names = {f"{part}/ece", *(f"{part}/{name}" for name in accuracies)}
@@ -241,9 +242,10 @@ def _last_metrics(config: Config, counts: Sequence[int]) -> set[str]:
         (is_biased, f"{part}/top1_compensated"),
         (trains, "train/real_loss grad/head diag/latent_drift diag/cka"),
         (trains, "diag/effective_rank diag/total_variance"),
-        (trains and classes_have_pure and max(counts) > 1, "diag/train_radius_head"),
-        (trains and classes_have_pure and smallest > 1, "diag/train_radius_tail"),
-        (trains and has_test_radii, "diag/radius_head diag/radius_tail diag/radius_spread"),
+        (has_tail and classes_have_pure and max(counts) > 1, "diag/train_radius_head"),
+        (has_tail and classes_have_pure and smallest > 1, "diag/train_radius_tail"),
+        (trains and has_test_radii, "diag/radius_spread"),
+        (has_tail and has_test_radii, "diag/radius_head diag/radius_tail"),
         (trains and config.head.name == "wcdas", "head/concentration"),
         (compares, "gen/radius_ratio gen/prototype_distance gen/one_nn"),
         (is_joint and any(drawn), "train/generated_loss"),

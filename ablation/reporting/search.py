@@ -64,7 +64,9 @@ def told(results: Results) -> dict[str, Any]:
         # arms whose own settings were not tried first
         "outside": outside,
         "is_built_in": is_built_in,
-        "is_unseen": is_built_in and metric["name"] != results.primary,
+        "is_unseen": is_built_in
+        and metric["name"] != results.primary
+        and "test" not in results.manifest.facts.get("drawn_per_seed", []),
         "primary": label(results.primary),
         "budget": f"{search['trials']} trials"
         if search["trials"]

@@ -50,6 +50,12 @@ MAX_UNFIT = 100
 # trials in a row without an epoch of their own, before a budget of epochs counts as spent
 MAX_FREE = 100
 
+TEST_IMAGES_SEEN = (
+    "Every seed draws its own test images: those of the study's seeds are among the images that the"
+    " search trains and validates on, for all arms alike, and results on them can be better than on"
+    " new images"
+)
+
 
 class ArmTuning:
     """One arm's space, and what its search has found so far; nothing of Optuna."""
@@ -213,10 +219,15 @@ class Tuning:
 
     @property
     def warnings(self) -> list[str]:
-        """What the subject warns of in the settings of the search's trials."""
-        describe = self.study.subject.describe
-        found = [describe(arm.settings).get("warnings", []) for arm in self.arms.values()]
-        return list(dict.fromkeys(text for texts in found for text in texts))
+        """What the subject warns of in the settings of the search's trials, and test images seen.
+
+        Held-out images do not overlap the test images of their own seed; those of others, they may.
+        """
+        describe, arms = self.study.subject.describe, self.arms.values()
+        found = [text for arm in arms for text in describe(arm.settings).get("warnings", [])]
+        if any("test" in describe(arm.variant.settings).get("drawn_per_seed", []) for arm in arms):
+            found.append(TEST_IMAGES_SEEN)
+        return list(dict.fromkeys(found))
 
     @property
     def replaced_options(self) -> list[str]:

@@ -196,13 +196,16 @@ def _contradictions(config: Config) -> Iterator[Fault]:
     if data.source.startswith("cifar") and not data.path:
         needs = "the folder that torchvision keeps it in"
         yield Fault("data.path", f"source '{data.source}' needs {needs}")
-    n_channels = 1 if data.channels == "gray" else 3
+    # digits are gray, whatever data.channels says
+    is_gray = data.source == "digits" or data.channels == "gray"
+    n_channels = 1 if is_gray else 3
     for name in ("mean", "std"):
         n_values = len(getattr(data, name))
         if n_values not in (1, n_channels):
             has = f"{n_channels} channel{'s' * (n_channels > 1)}"
-            yield Fault(f"data.{name}", f"has {n_values} values; the images have {has}")
-    if data.flip_channels and data.channels == "gray":
+            needs = "write one value" if is_gray else "write 1 or 3 values"
+            yield Fault(f"data.{name}", f"has {n_values} values; the images have {has}: {needs}")
+    if data.flip_channels and is_gray:
         yield Fault("data.flip_channels", "gray images have no red and blue to swap")
     if data.split == "seed" and not data.drawn:
         why = "and no images are drawn: all that the files hold are used"
@@ -240,6 +243,14 @@ def _contradictions(config: Config) -> Iterator[Fault]:
         why = f"and data.augmentation is none: nothing would differ; {augments}"
         remedy = "or staged.encoding.augmented: false"
         yield Fault("staged.encoding.augmented", f"true, {why}, {remedy}")
+    thaws = config.end_to_end and (warmup.plateau or config.longest_warmup < config.epochs)
+    is_unit = config.diffusion.scaling == "unit"
+    if config.method == "joint" and thaws and is_unit and config.standardisation == "batch":
+        why = (
+            "does not go with diffusion.scaling: unit: latents would be drawn in other coordinates"
+        )
+        remedy = "write standardisation: tracked, or diffusion.scaling: standardised"
+        yield Fault("standardisation", f"batch {why} than the denoiser learns in; {remedy}")
     n_steps, n_timesteps = config.generation.steps, config.diffusion.steps
     if config.generation.method == "ddim" and n_steps > n_timesteps:
         message = f"{n_steps} is more than the {n_timesteps} of diffusion.steps"

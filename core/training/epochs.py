@@ -171,9 +171,9 @@ def joint_batches(
     Each draw has a stream of its own: arms with and without it meet the same batches otherwise.
     """
     config, device = learner.config, learner.device
-    augmentation, noise, pool, second_view, centres = (
+    augmentation, partners, noise, pool, second_view, centres = (
         learner.stream(purpose, epoch)
-        for purpose in ("augmentation", "noise", "pool", "second view", "cutmix")
+        for purpose in ("augmentation", "mixup partners", "noise", "pool", "second view", "cutmix")
     )
     sizes = [len(part) for part in chosen]
     share_of = [None] * len(sizes) if shares is None else shares.to(device).split(sizes)
@@ -184,7 +184,7 @@ def joint_batches(
         if config.losses.consistency:
             second = augmented(images, config, second_view, turn=turn)
         if share is not None:
-            partner = torch.randperm(len(rows), generator=augmentation, device=device)
+            partner = torch.randperm(len(rows), generator=partners, device=device)
             first = torch.lerp(first[partner], first, share[:, None, None, None])
             minor_labels = labels[partner]
             if second is not None:

@@ -107,8 +107,13 @@ def latent_report(learner: Learner, latents: Tensor, labels: Tensor) -> Report:
 
 
 def _head_and_tail(name: str, radii: Tensor, learner: Learner) -> dict[str, float]:
-    """Mean radius (C,) over the classes with the most training images, and with the fewest."""
+    """Mean radius (C,) over the group of the largest classes and that of the smallest.
+
+    Nothing where all classes are in one group.
+    """
     groups = [mask for mask in metrics.group_masks(learner.class_counts).values() if mask.any()]
+    if len(groups) < 2:
+        return {}
     head, tail = (float(radii[mask].nanmean()) for mask in (groups[0], groups[-1]))
     return {f"{name}_head": head, f"{name}_tail": tail}
 

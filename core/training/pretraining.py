@@ -49,9 +49,9 @@ class Pretraining:
         """Pass over the training images once; return mean loss and training accuracy (percent)."""
         config, p, means = self.config, self.config.pretraining, Means(self.config)
         set_rate(self.optimiser, lr)
-        order, augmentation = (
+        order, augmentation, partners = (
             generator(self.seed, f"pretrain {name}", epoch, config.device)
-            for name in ("order", "augmentation")
+            for name in ("order", "augmentation", "mixup partners")
         )
         chosen_batches, shares = batches(len(train.labels), p.batch_size, order), None
         if p.mixup:
@@ -64,7 +64,7 @@ class Pretraining:
             share, y_minor = 1.0, y
             if shares is not None:
                 share = shares[i]
-                partner = torch.randperm(len(y), generator=augmentation, device=y.device)
+                partner = torch.randperm(len(y), generator=partners, device=y.device)
                 images = share * images + (1 - share) * images[partner]
                 y_minor = y[partner]
             losses, hits = [], []

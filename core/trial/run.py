@@ -83,7 +83,7 @@ def advance(
 
     links = trajectory.chain(config, seed, record_of)
     leads_there = any(link.key == until for link in links)
-    if until is not None and not leads_there and config.warmup.plateau is None:
+    if until is not None and not leads_there and trajectory.deciding_plateau(config) is None:
         raise PlanChanged(
             "the data, the checkpoint or the source changed while the study ran: its plan no longer"
             " holds; run it again"
@@ -146,7 +146,7 @@ def advance(
             reported.add(link.key)
         done += 1
         unsaved_seconds += seconds
-        if config.warmup.plateau is not None and link.phase == WARMUP:
+        if trajectory.deciding_plateau(config) is not None and link.phase == WARMUP:
             links = trajectory.chain(config, seed, record_of)
         leads_on = not leads_there or any(later.key == until for later in links[done:])
         last = is_to_stop or done == len(links) or link.key == until or not leads_on

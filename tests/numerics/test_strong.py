@@ -129,7 +129,13 @@ def test_cutout_takes_a_square_of_half_the_side_clipped_at_the_border():
 
 
 def test_what_is_cut_out_is_the_mean_image_for_the_encoder():
-    settings = {"data.augmentation": "strong", "data.channels": "rgb", "data.mean": [0.1, 0.5, 0.9]}
+    settings = {
+        "data.source": "folder",
+        "data.path": "images",
+        "data.augmentation": "strong",
+        "data.channels": "rgb",
+        "data.mean": [0.1, 0.5, 0.9],
+    }
     config, faults = parse(settings)
     assert not faults
     images = torch.full((26, 3, SIDE, SIDE), 255, dtype=torch.uint8)

@@ -103,10 +103,17 @@ CHECKPOINT -> encoder.channels
 {"head.name": "cosine", "head.start": "pretrained"} -> head.start
     'pretrained' is the linear head of the pre-training, and head.name is cosine; choose
     random, or head.name: linear
-{"data.mean": [0.5, 0.5]}
-    has 2 values; the images have 3 channels
+{"standardisation": "batch", "diffusion.scaling": "unit"}
+    batch does not go with diffusion.scaling: unit: latents would be drawn in other coordinates
+    than the denoiser learns in; write standardisation: tracked, or diffusion.scaling: standardised
+FOLDER | {"data.mean": [0.5, 0.5]} -> data.mean
+    has 2 values; the images have 3 channels: write 1 or 3 values
+{"data.mean": [0.5, 0.5, 0.5]}
+    has 3 values; the images have 1 channel: write one value
+{"data.flip_channels": True}
+    gray images have no red and blue to swap
 {"data.std": [0.5, 0.5, 0.5], "data.channels": "gray"}
-    has 3 values; the images have 1 channel
+    has 3 values; the images have 1 channel: write one value
 {"data.std": 0}
     0 is too small; more than 0
 {"data.mean": []}
@@ -252,7 +259,7 @@ def flat(tree, prefix=""):
     "settings",
     [
         {},
-        {"warmup.epochs": 3, "data.mean": [0.1, 0.2, 0.3], "end_to_end": "off"},
+        FOLDER | {"warmup.epochs": 3, "data.mean": [0.1, 0.2, 0.3], "end_to_end": "off"},
         {"warmup.plateau.window": 2, "head.name": "cosine", "data.n_max": 30},
         *BASELINES.values(),
     ],
@@ -288,6 +295,20 @@ def test_a_plateau_that_nobody_waits_for_is_no_fault():
     assert parse(settings | {"end_to_end": False})[1] == []
     assert parse(settings | {"method": "staged"})[1] == []
     assert parse(settings | {"epochs": 20})[1] == []  # two windows of 5 fit
+
+
+def test_unit_scaling_goes_with_standardisation_by_batches_until_the_encoder_thaws():
+    both = {"diffusion.scaling": "unit", "standardisation": "batch", "epochs": 20}
+    until_a_plateau = {"warmup.plateau.max_fraction": 1}
+    for settings in (both, both | {"warmup.epochs": 19}, both | until_a_plateau):
+        assert [fault.key for fault in parse(settings)[1]] == ["standardisation"]
+    for frozen in (
+        {"end_to_end": False},
+        {"warmup.epochs": 20},
+        {"method": "staged"},
+        until_a_plateau | {"end_to_end": False},
+    ):
+        assert parse(both | frozen)[1] == []
 
 
 def test_only_a_staged_trial_asks_for_the_augmentation_of_its_latents():

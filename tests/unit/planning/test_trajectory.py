@@ -386,6 +386,7 @@ def test_the_original_is_the_same_trial_in_every_experiment():
         "diffusion.objective": "v", "optim.name": "adamw", "optim.denoiser_name": "adam", "optim.lr.head": 0.1, "optim.lr.denoiser": 0.1,
         "optim.weight_decay": 0.1, "optim.momentum": 0.5, "optim.schedule": "cosine", "generation.steps": 10, "generation.quota": "balance",
         "staged.batching": "balanced", "staged.generation": False, "staged.head_epochs": 3,
+        "optim.head_name": "sgd", "optim.nesterov": True, "optim.clip": 1.0, "losses.logit_adjustment": 1.0,
     }  # fmt: skip
     original = BASELINES["ldmlr-original"]
     assert keys(BASE | experiment | original) == keys(BASE | original)

@@ -11,6 +11,7 @@ from rich.console import Console
 from toy_search import SearchedStudy
 
 from ablation.cli.main import main
+from ablation.search.tuning import TEST_IMAGES_SEEN, search_found
 from ablation.storage.asked import SearchLog
 from ablation.storage.files import folder_lock
 from ablation.study import running
@@ -140,6 +141,17 @@ def test_what_the_subject_warns_of_is_printed_with_the_plan(toy, capsys):
     toy.subject.warnings = ("the encoder has seen the images",)
     describe_plan(toy.planned(), 1)
     assert capsys.readouterr().out.count("warning: the encoder has seen the images") == 1
+
+
+def test_a_search_on_other_seeds_test_images_is_warned_of(toy, capsys):
+    toy.subject.drawn_per_seed = ("training", "validation")
+    assert toy.planned().warnings == []
+    toy.subject.drawn_per_seed = ("training", "test")
+    assert toy.planned().warnings == toy.planned().tuning.warnings == [TEST_IMAGES_SEEN]
+    describe_plan(toy.planned(), 1)
+    assert " ".join(capsys.readouterr().out.split()).count(f"warning: {TEST_IMAGES_SEEN}") == 1
+    found = search_found(toy.planned().tuning, {})  # what the report reads
+    assert found["warnings"] == [TEST_IMAGES_SEEN]
 
 
 def test_and_before_a_run(toy, monkeypatch):

@@ -34,9 +34,11 @@ class Pretrained(Toy):
     """Pre-training that `scale` changes, a warm-up, and `epochs` in all that `rate` changes."""
 
     warnings: tuple[str, ...] = ()
+    drawn_per_seed: tuple[str, ...] = ()
 
     def describe(self, settings: Any) -> dict[str, Any]:
-        return {"warnings": list(self.warnings)} if self.warnings else {}
+        drawn = {"drawn_per_seed": list(self.drawn_per_seed)} if self.drawn_per_seed else {}
+        return drawn | ({"warnings": list(self.warnings)} if self.warnings else {})
 
     def chain(self, settings: Any, seed: int, records: Any) -> list[Link]:
         key, links = f"seed{seed}", []

@@ -277,6 +277,19 @@ def test_metrics_of_held_out_images_are_not_called_those_of_the_test_set():
     assert "validation/per_class" in last["vectors"]
 
 
+@pytest.mark.parametrize(("n_max", "has_tail"), [(14, False), (30, True)])
+def test_head_and_tail_are_told_apart_where_there_are_two_size_groups(n_max, has_tail):
+    settings = JOINT | {"data.n_max": n_max}
+    store = run(settings)
+    told = store.record(chain(settings, store=store)[-1].key)["metrics"].keys()
+    names = {
+        f"diag/{name}_{part}" for name in ("radius", "train_radius") for part in ("head", "tail")
+    }
+    for found in (SUBJECT.metrics(settings), told):
+        assert names & found == (names if has_tail else set())
+    assert "diag/radius_spread" in told
+
+
 def test_kinds_of_warmup_are_alternatives():
     assert [set(group) for group in SUBJECT.alternatives()] == [
         {"warmup.epochs", "warmup.fraction", "warmup.plateau"}

@@ -90,7 +90,7 @@ def terms(trial, training=True) -> Terms:
     if learner.config.mixup:
         share = mixing_shares(learner.config.mixup, len(y), 0, "mixup", EPOCH)
         share = share.where(share > 0.5, 1 - share)
-        partner = torch.randperm(len(y), generator=generator(0, "augmentation", EPOCH))
+        partner = torch.randperm(len(y), generator=generator(0, "mixup partners", EPOCH))
         z = encoder(
             torch.stack(
                 [s * own + (1 - s) * other for s, own, other in zip(share, x, x[partner])]

@@ -26,6 +26,7 @@ from core.networks.encoders import build_encoder
 from core.subject import SUBJECT
 from core.training import epochs, pretraining, staged, state
 from core.training.divergence import EVERY, Diverged
+from core.training.encoding import augmented
 from core.training.state import part
 from core.trial import run as trial
 from core.trial.run import require_head
@@ -200,6 +201,27 @@ def test_mixup_changes_the_pretraining():
         for alpha in (0.0, 0.4)
     )
     assert moved(plain, mixed)
+
+
+@pytest.mark.parametrize(
+    ("key", "module"), [("mixup", epochs), ("pretraining.mixup", pretraining)], ids=str
+)
+def test_mixup_leaves_crops_as_they_are(key, module, monkeypatch):
+    met = []
+    for alpha in (0.0, 1.0):
+        settings, images = JOINT | {key: alpha, "epochs": 3}, []
+
+        def spy(*arguments, images=images, **named):
+            images.append(augmented(*arguments, **named))
+            return images[-1].clone()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "augmented", spy)
+            run(settings)
+        met.append(images)
+    plain, mixed = met
+    assert len(plain) > 1
+    assert all(torch.equal(one, other) for one, other in zip(plain, mixed, strict=True))
 
 
 # --- divergence

@@ -77,7 +77,7 @@ def views(config, images, labels):
     x = images.float() / 127.5 - 1
     share = mixing_shares(config.mixup, len(x), 0, "mixup", EPOCH)
     share = torch.maximum(share, 1 - share)
-    partner = torch.randperm(len(x), generator=gens[0])
+    partner = torch.randperm(len(x), generator=generator(0, "mixup partners", EPOCH))
     found, kept = boxes(share, torch.rand(len(x), 2, generator=generator(0, "cutmix", EPOCH)), 8, 8)
     second = x.clone()
     for i, (top, bottom, left, right) in enumerate(found.tolist()):

@@ -416,6 +416,17 @@ def test_a_plateau_ends_the_warmup_early():
     assert records(store, links) == records(whole("joint")[0], links)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [JOINT, STAGED | {"warmup.plateau": {}}, JOINT | {"end_to_end": False, "warmup.plateau": {}}],
+)
+def test_a_trial_without_a_plateau_that_counts_refuses_a_key_that_is_not_planned(settings):
+    store = MemoryStore()
+    with pytest.raises(trial.PlanChanged, match="its plan no longer holds"):
+        advance(settings, store, until="no such key")
+    assert not store
+
+
 def test_a_plateau_asked_for_an_epoch_that_never_comes_stops_where_it_turns_off():
     planned, store = chain(TRIALS["plateau"]), MemoryStore()
     ran = advance(TRIALS["plateau"], store, until=planned[5].key)
