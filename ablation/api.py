@@ -33,6 +33,7 @@ def run_study(
     """Run the missing trials of a study, track them, write the report; as `ablate run`.
 
     >>> result = run_study("own-function", seeds=2, jobs=1, offline=True)  # doctest: +ELLIPSIS
+    warning: 2 of 5 planned seeds are counted: p-values and verdicts hold with all planned seeds
     reference--s0...
     report: reports/own-function/report.md
     look further: ...
@@ -79,6 +80,7 @@ class Study:
 
     >>> study = Study("own-function")
     >>> study.run(seeds=2, jobs=1, offline=True).n_trained  # doctest: +ELLIPSIS
+    warning: 2 of 5 planned seeds are counted...
     nothing to train: all 8 trials of own-function are there already...
     0
     >>> len(study.results()), study.effects()["verdict"].nunique() > 0
@@ -153,7 +155,7 @@ def effects(study: str) -> pd.DataFrame:
     >>> found["effect"][:2].to_list()
     ['scaling: off -> on', 'averaging: off -> on']
     >>> found.columns.to_list()
-    ['effect', 'metric', 'estimate', 'low', 'high', 'p', 'p_holm', 'n_seeds', 'verdict']
+    ['effect', 'metric', 'estimate', 'low', 'high', 'p', 'p_holm', 'n_seeds', 'verdict', 'warning']
 
     Raises:
         InputError: there is no such study

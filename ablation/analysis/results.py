@@ -118,7 +118,17 @@ class Results:
     @cached_property
     def is_of_own_code(self) -> bool:
         """Whether trials are of a function or command, of which what it returns alone is known."""
-        return of_one_link(self.manifest.trials)
+        trials = self.manifest.trials
+        return bool(trials) and of_one_link(trials)
+
+    def n_numbers(self, arms: Collection[str]) -> int:
+        """How many different numbers the trials of these arms have measured, in all epochs."""
+        found: set[float] = set()
+        for table in (self.trials, self.history):
+            own = table[table["arm"].isin(arms) & table["seed"].isin(self.manifest.seeds)]
+            measured = own.drop(columns=[*_OWN], errors="ignore").select_dtypes("number")
+            found |= {*measured.to_numpy().ravel()[measured.notna().to_numpy().ravel()].tolist()}
+        return len(found)
 
     @cached_property
     def _by_cell(self) -> dict[tuple[str, int], str]:

@@ -187,7 +187,7 @@ def partial_seeds(manifest: Manifest) -> str:
         many = "s" * (len(manifest.left_out) > 1)
         said += f", and results that are known are left out (seed{many} {seeds})"
         said += ", so that verdicts on all claims are post hoc" if manifest.claims else ""
-    return f"{said}: p-values and verdicts hold with all planned seeds, not with those that suit"
+    return f"{said}: p-values and verdicts hold with all planned seeds"
 
 
 def _have_same_seeds(first: FirstPlan, now: FirstPlan) -> bool:

@@ -142,7 +142,6 @@ def render(
         facts=list(leaves({name: fact for name, fact in facts.items() if name != SOURCES})),
         reference=manifest.reference if _is_measured(study) else None,
         is_built_in=manifest.subject in BUILT_IN,
-        is_of_own_code=study.is_of_own_code,
         subject=shown_subject(manifest.subject),
         verdict=verdict(study, effects, claims).lines,
         brackets=_brackets(study, primary, n_tests),

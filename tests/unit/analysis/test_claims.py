@@ -217,14 +217,20 @@ def test_a_dead_toggle_supports_no_effect_and_refutes_any(tmp_path, contrast, se
     )
 
 
-def test_equal_numbers_of_own_code_show_nothing(tmp_path):
+@pytest.mark.parametrize("n_numbers, said", [(9, "not decided"), (10, "supported")])
+def test_few_equal_numbers_of_own_code_show_nothing(tmp_path, n_numbers, said):
     """An accuracy of 1.0 in both arms does not say that the code never used what was changed."""
-    folder = study(tmp_path, factors=ONE, claims=[claim(OFF_ON, "none", "up")])
-    kill(folder, "lr_split", by="reference")
+    folder = study(tmp_path, factors=ONE, baselines=[], claims=[claim(OFF_ON, "none")])
     manifest = folder.manifest()
     specs = [replace(spec, epochs_planned=1) for spec in manifest.trials]
     folder.write_manifest(replace(manifest, trials=specs))
-    assert verdicts(folder) == ["not decided", "not decided"]
+    for spec in specs:
+        metrics = {"test/top1": 1.0} | {f"m{i}": float(i) for i in range(2, n_numbers + 1)}
+        record = {**folder.records(spec.trial)[-1], "metrics": metrics}
+        folder.write_records(spec.trial, [record])
+        outcome = folder.outcome(spec.trial)
+        folder.write_outcome(spec.trial, replace(outcome, metrics=metrics, vectors={}))
+    assert verdicts(folder) == [said]
 
 
 def test_equal_results_of_other_histories_do_not_support_no_effect(tmp_path):

@@ -355,7 +355,7 @@ def test_keys_that_levels_arms_and_options_set_and_the_experiment_lacks_are_name
 
 def test_settings_that_a_search_looks_for_or_sets_are_checked_as_those_of_levels(load):
     subject = {"subject_loader": lambda name: function()}
-    search = "search: {space: {SPACE}, trials: 2, metric: m, settings: {SETTINGS}}\n"
+    search = "search: {space: {SPACE}, trials: 2, metric: {name: m, goal: maximize}, settings: {SETTINGS}}\n"
     grid = OPEN_GRID + search
     tiny = "settings: {optim.lr: 1, mixup: false}"
     typos = grid.replace("SPACE", "optim: {rl: {low: 1, high: 2}}").replace("SETTINGS", "mixpu: 1")
