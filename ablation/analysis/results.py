@@ -124,7 +124,7 @@ class Results:
     def n_numbers(self, arms: Collection[str]) -> int:
         """How many different numbers the trials of these arms have measured, in all epochs."""
         found: set[float] = set()
-        for table in (self.trials, self.history):
+        for table in (one for one in (self.trials, self.history) if not one.empty):
             own = table[table["arm"].isin(arms) & table["seed"].isin(self.manifest.seeds)]
             measured = own.drop(columns=[*_OWN], errors="ignore").select_dtypes("number")
             found |= {*measured.to_numpy().ravel()[measured.notna().to_numpy().ravel()].tolist()}
