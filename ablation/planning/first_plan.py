@@ -42,12 +42,12 @@ def first_plan(manifest: Manifest, folder: RunFolder) -> FirstPlan | None:
         return None
     before = folder.manifest()
     first = before.first_plan or _plan_of(before)
-    if not plan_warnings(replace(manifest, first_plan=first)):
+    if not _changed(replace(manifest, first_plan=first)):
         return None
     complete = folder.complete()
     keys = {spec.trial: spec.key for spec in manifest.trials}
     first = replace(first, arms=_seen_arms(first, before, manifest, complete))
-    if not plan_warnings(replace(manifest, first_plan=first)):
+    if not _changed(replace(manifest, first_plan=first)):
         return None
     is_same = {name: key in ("", keys[name]) for name, key in complete.items() if name in keys}
     is_another_study = bool(is_same) and not any(is_same.values())
@@ -148,16 +148,15 @@ def left_out(manifest: Manifest, study: Study, store: DiskStore, folder: RunFold
 
 
 def plan_warnings(manifest: Manifest) -> list[str]:
-    """Says what of a study's plan was changed after results were seen; [] if nothing was.
+    """Says what of a study's plan was changed after results were seen, or is left out of it.
 
-    It is to be said wherever p-values or verdicts are.
+    It is to be said wherever p-values or verdicts are; [] if there is nothing to say.
     """
-    found = [
-        changed_seeds(manifest),
-        partial_seeds(manifest),
-        changed_claims(manifest),
-        changed_effects(manifest),
-    ]
+    return [*_changed(manifest), *filter(None, [partial_seeds(manifest)])]
+
+
+def _changed(manifest: Manifest) -> list[str]:
+    found = [changed_seeds(manifest), changed_claims(manifest), changed_effects(manifest)]
     return [text for text in found if text]
 
 

@@ -362,6 +362,7 @@ def test_verdicts_on_some_of_the_planned_seeds_are_told_and_post_hoc_where_other
     assert of_seeds(claims, "1") == ("", set()), "of one seed, nothing is tested"
     warning, post_hoc = of_seeds(claims, "2")
     assert warning.startswith("2 of 5 planned seeds are counted: p-values") and post_hoc == set()
+    assert "first 2 seeds, now 5 seeds" in changed_seeds(claims.folder.manifest())
     assert of_seeds(claims, None) == ("", set())
     warning, post_hoc = of_seeds(claims, "[1, 2]")
     assert "and results that are known are left out (seeds 0, 3 and 4)" in warning
@@ -400,3 +401,12 @@ def test_seeds_of_code_that_has_changed_since_are_not_left_out(claims, monkeypat
     )
     warning, post_hoc = of_seeds(claims, "2")
     assert warning.startswith("2 of 3 planned seeds are counted: p-values") and post_hoc == set()
+
+
+def test_some_of_the_planned_seeds_are_no_change_of_the_plan(toy):
+    """Another two seeds would be, of a plan of two."""
+    toy.folder.path.joinpath("study.json").unlink()
+    toy.edit("[0, 1]", "5")
+    for chosen in ("2", "2", "3"):
+        toy.go(seeds=chosen)
+        assert toy.folder.manifest().first_plan is None
