@@ -371,7 +371,7 @@ def _merge(arrived: RunFolder, folder: RunFolder) -> None:
     refuse_mixture(manifest, folder)
     trials = [s.trial for s in manifest.trials if arrived.trial_path(s.trial).is_dir()]
     with folder_lock(folder.path):
-        known = folder.manifest() if folder.exists() else None
+        known = folder.known_manifest()
         for trial in trials:
             shutil.rmtree(folder.trial_path(trial), ignore_errors=True)
             os.replace(arrived.trial_path(trial), folder.trial_path(trial))

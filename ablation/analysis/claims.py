@@ -18,6 +18,7 @@ import pandas as pd
 
 from ablation.analysis import effects as judged
 from ablation.analysis.contrasts import Contrast, claimed, seeds_of, simple_effects
+from ablation.analysis.first_plan import post_hoc_claims
 from ablation.analysis.looks import (
     ALPHA,
     Question,
@@ -42,7 +43,6 @@ from ablation.formatting import (
     table,
 )
 from ablation.grid.seeds import FEWEST
-from ablation.planning.first_plan import post_hoc_claims
 from ablation.storage.runs import Claim
 
 ONE_SIDED = ("above", "below")

@@ -17,6 +17,7 @@ import pandas as pd
 import yaml
 
 from ablation.analysis import results
+from ablation.analysis.first_plan import plan_warnings
 from ablation.analysis.results import (
     known_reports,
     metric_of,
@@ -27,7 +28,6 @@ from ablation.analysis.results import (
 from ablation.errors import InputError, Problem, nearest
 from ablation.formatting import leaves
 from ablation.grid.file import published
-from ablation.planning.first_plan import plan_warnings
 from ablation.storage.asked import SUFFIX
 from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import UNTUNED, RunFolder, studies

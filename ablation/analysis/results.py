@@ -30,9 +30,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
+from ablation.analysis.first_plan import plan_warnings
 from ablation.errors import InputError, Problem
 from ablation.grid.file import published_now
-from ablation.planning.first_plan import plan_warnings
 from ablation.storage.runs import (
     COSTS,
     IDENTITY,
@@ -77,7 +77,7 @@ LOOK_COLUMNS = [
     *("low_holm", "high_holm"),
 ]
 # What claims.csv holds, too, where claims were changed after results were seen: "yes" or "no", see
-# `ablation.planning.first_plan.post_hoc_claims`.
+# `ablation.analysis.first_plan.post_hoc_claims`.
 POST_HOC = "post_hoc"
 # the last of effects.csv and claims.csv where the plan was changed after results were seen
 WARNING = "warning"
@@ -127,7 +127,7 @@ class Results:
         for table in (one for one in (self.trials, self.history) if not one.empty):
             own = table[table["arm"].isin(arms) & table["seed"].isin(self.manifest.seeds)]
             measured = own.drop(columns=[*_OWN], errors="ignore").select_dtypes("number")
-            found |= {*measured.to_numpy().ravel()[measured.notna().to_numpy().ravel()].tolist()}
+            found.update(*(measured[name].dropna() for name in measured))
         return len(found)
 
     @cached_property

@@ -302,8 +302,7 @@ def _read_overrides(texts: Sequence[str], problems: list[Problem]) -> dict[str, 
 
 
 def _unknown_settings(experiment: Experiment, grid: Grid, options: Layer) -> Iterator[Problem]:
-    """Keys of levels, arms, options and the search that neither the experiment nor the grid's
-    settings have.
+    """Keys of levels, arms, options and search that are no settings of experiment or grid.
 
     Where the experiment has no settings at all, nothing is known of the names.
     """

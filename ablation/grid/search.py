@@ -245,7 +245,7 @@ def search_problems(
             yield Problem(file, f"search.space.{key}", _why_nowhere(key, subject, search, variants))
     # place of a fault -> its message, the first arm that has it
     found: dict[str, str] = {}
-    # of the trials of each arm whose chain is known
+    # of the trials of each arm that a pruner may end
     n_epochs: list[int] = []
     for key in search.settings:
         for searched in search.space:
@@ -262,7 +262,7 @@ def search_problems(
         settings = merged((*variant.layers, Layer(file, "search.settings", search.settings)))
         all_faults = list(subject.check(settings))
         faults = [fault for fault in all_faults if not fault.absent]
-        if not all_faults:
+        if search.pruner != "none" and not all_faults:
             links = subject.chain(settings, search.seeds[0], lambda key: None)
             n_epochs.append(len(links) - n_before(links))
         for fault in faults:
@@ -281,7 +281,7 @@ def search_problems(
             if name.startswith("validation/"):
                 said += "; search.settings: {data.validation: 0.2} holds images out"
             found.setdefault("search.metric", said)
-    if search.pruner != "none" and n_epochs and max(n_epochs) <= search.min_epochs:
+    if n_epochs and max(n_epochs) <= search.min_epochs:
         found["search.pruner"] = _why_not_pruned(max(n_epochs), search)
     for key, message in found.items():
         yield Problem(file, key, message)

@@ -25,6 +25,7 @@ from ablation.analysis import results
 from ablation.analysis.claims import claim_texts, is_of_one_side, judge_claims
 from ablation.analysis.effects import detectable, is_conditional
 from ablation.analysis.factors import judged_intervals
+from ablation.analysis.first_plan import changed_seeds
 from ablation.analysis.results import Results, with_warning
 from ablation.analysis.statistics import N_RESAMPLES, smallest_permutation_p
 from ablation.analysis.tuning import beside_untuned
@@ -39,7 +40,6 @@ from ablation.formatting import (
     span,
     two_digits,
 )
-from ablation.planning.first_plan import changed_seeds
 from ablation.reporting import search, tables
 from ablation.reporting.ranges import MAX_ARMS, MAX_LINES, effects_zoom, zoom
 from ablation.reporting.verdict import verdict

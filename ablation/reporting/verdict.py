@@ -17,11 +17,11 @@ from ablation.analysis.claims import claims_counted, undecided
 from ablation.analysis.contrasts import difference_name
 from ablation.analysis.effects import Detectable, detectable, is_conditional
 from ablation.analysis.factors import LevelEffect, level_effects
+from ablation.analysis.first_plan import plan_warnings
 from ablation.analysis.looks import ALPHA
 from ablation.analysis.results import Results, diverged
 from ablation.analysis.statistics import holm
 from ablation.formatting import decimals, effect, label, listed, over_seeds, points, two_digits
-from ablation.planning.first_plan import plan_warnings
 from ablation.reporting.dependence import (
     MAX_LISTED,
     METRIC,

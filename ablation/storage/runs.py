@@ -248,14 +248,17 @@ class RunFolder:
 
     def exists(self) -> bool:
         """Whether there is a manifest. A damaged one is reported and counts as absent."""
+        return self.known_manifest() is not None
+
+    def known_manifest(self) -> Manifest | None:
+        """The manifest; None if there is none. A damaged one is reported and counts as absent."""
         try:
-            self.manifest()
+            return self.manifest()
         except FileNotFoundError:
-            return False
+            return None
         except Damaged as error:
             warn_once(str(error))
-            return False
-        return True
+            return None
 
     def is_being_run(self) -> bool:
         """Whether a process on this machine is running the study."""

@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ablation import PACKAGE
+from ablation.analysis.first_plan import other_trials
 from ablation.grid.file import published_now
-from ablation.planning.first_plan import other_trials
 from ablation.planning.plan import arm_and_seed
 from ablation.storage.asked import SUFFIX
 from ablation.storage.files import UNREADABLE

@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 from ablation import INSTALLED_IN
+from ablation.analysis.first_plan import first_plan, left_out, n_known, plan_warnings
 from ablation.errors import InputError, Problem
 from ablation.formatting import listed, redacted
 from ablation.grid.file import published
 from ablation.grid.load import Study, load_study, study_name, yaml_path
 from ablation.grid.search import MAX_TRIALS
 from ablation.grid.strict_yaml import FILE_NAME, flatten, read_yaml
-from ablation.planning.first_plan import first_plan, left_out, n_known, plan_warnings
 from ablation.planning.forecast import Timings
 from ablation.planning.manifest import manifest_of
 from ablation.planning.plan import Plan, build_plan, expected
@@ -109,7 +109,7 @@ class PlannedStudy:
     @cached_property
     def manifest(self) -> Manifest:
         """The manifest before anything has run. Needs the files that trials read."""
-        study, file = self.study, self.published_file
+        study, file, before = self.study, self.published_file, self.folder.known_manifest()
         planned = replace(manifest_of(study, self.name, self.plan), search=dict(self.search))
         return replace(
             planned,
@@ -118,9 +118,9 @@ class PlannedStudy:
             provenance=provenance(),
             config=study.subject.resolve(study.common),
             asked=dict(self.asked),
-            first_plan=first_plan(planned, self.folder),
+            first_plan=first_plan(planned, before, self.folder),
             left_out=left_out(planned, study, self.store, self.folder),
-            known_trials=n_known(self.plan, self.store, self.folder),
+            known_trials=n_known(self.plan, before, self.store, self.folder),
         )
 
     def expected(self) -> Plan:
@@ -161,9 +161,8 @@ def open_study(
     tuning = None if study.absent else Tuning.of(study, places.root / "runs", name)
     found: dict[str, Any] = {}
     if tuning is not None and tuning.is_finished:
-        folder = places.runs(name)
-        before = folder.manifest().search if folder.exists() else {}
-        study, found = tuning.tuned(), search_found(tuning, before)
+        before = places.runs(name).known_manifest()
+        study, found = tuning.tuned(), search_found(tuning, before.search if before else {})
     plan = due_plan(study, places.store, places.runs(name))
     asked: dict[str, Any] = {
         "grid": str(grid),
@@ -207,11 +206,10 @@ def refuse_mixture(manifest: Manifest, folder: RunFolder) -> None:
     One without a complete trial has no results, and is replaced; not so a search, whose failures
     count.
     """
-    if not folder.exists():
+    before = folder.known_manifest()
+    if before is None:
         return
-    changed = _differences(
-        *({"metric": each.metric, **each.config} for each in (folder.manifest(), manifest))
-    )
+    changed = _differences(*({"metric": each.metric, **each.config} for each in (before, manifest)))
     if changed and (manifest.search.get("of") or folder.has_results()):
         (key, difference), *others = changed.items()
         more = f" and {len(others)} more" if others else ""
@@ -232,9 +230,9 @@ class Changes(NamedTuple):
 def changes(planned: PlannedStudy) -> Changes:
     """What `ablate run` would find changed in a study that has been run: code, data or settings."""
     folder, plan = planned.folder, planned.plan
-    if not folder.exists():
+    manifest, now = folder.known_manifest(), {spec.trial: spec for spec in plan.specs}
+    if manifest is None:
         return Changes()
-    manifest, now = folder.manifest(), {spec.trial: spec for spec in plan.specs}
     stale = [
         spec
         for spec in manifest.trials

@@ -19,10 +19,10 @@ from ablation.analysis.claims import (
     judged_intervals,
 )
 from ablation.analysis.effects import judge
+from ablation.analysis.first_plan import plan_warnings
 from ablation.analysis.results import load
 from ablation.analysis.statistics import contrast, holm, margin_p, paired_difference
 from ablation.formatting import effect
-from ablation.planning.first_plan import plan_warnings
 from ablation.reporting.report import render, write_judged, write_report
 from ablation.reporting.tables import study_tables
 from ablation.storage.runs import FirstPlan

@@ -23,10 +23,10 @@ from ablation.analysis.compare import (
     difference_to_constant,
 )
 from ablation.analysis.effects import judge
+from ablation.analysis.first_plan import plan_warnings
 from ablation.analysis.results import load
 from ablation.cli.main import main
 from ablation.errors import InputError
-from ablation.planning.first_plan import plan_warnings
 from ablation.reporting.report import write_report
 from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import FirstPlan

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 from fabricate import FACTORS, study
 
+from ablation.analysis.first_plan import plan_warnings
 from ablation.cli.main import main
 from ablation.errors import InputError
 from ablation.formatting import (
@@ -18,7 +19,6 @@ from ablation.formatting import (
     over_seeds,
     p_cell,
 )
-from ablation.planning.first_plan import plan_warnings
 from ablation.reporting.report import write_report
 from ablation.reporting.tables import latex, latex_table, study_tables
 from ablation.storage.runs import FirstPlan, RunFolder

@@ -16,12 +16,12 @@ import pytest
 from toy_study import ToyStudy
 from toy_subject import Toy
 
+from ablation.analysis.first_plan import changed_seeds
 from ablation.analysis.results import load, load_scores
 from ablation.errors import InputError
 from ablation.formatting import MISSING
 from ablation.grid.load import load_study
 from ablation.planning import plan as planning
-from ablation.planning.first_plan import changed_seeds
 from ablation.planning.forecast import Listener
 from ablation.reporting.tables import looks_table
 from ablation.search import seeds as module

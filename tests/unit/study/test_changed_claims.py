@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ablation.planning.first_plan import (
+from ablation.analysis.first_plan import (
     changed_claims,
     changed_effects,
     changed_seeds,

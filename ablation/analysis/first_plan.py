@@ -7,10 +7,11 @@ result was seen. So a manifest keeps those that a study had then, where it was g
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from ablation.analysis.contrasts import Contrast, claimed, main_effects
 from ablation.formatting import listed
 from ablation.grid.load import Study
 from ablation.grid.seeds import FEWEST
@@ -28,7 +29,7 @@ from ablation.storage.runs import (
 )
 
 
-def first_plan(manifest: Manifest, folder: RunFolder) -> FirstPlan | None:
+def first_plan(manifest: Manifest, before: Manifest | None, folder: RunFolder) -> FirstPlan | None:
     """What was planned as results were first seen: looks, seeds, claims, arms; None if as now.
 
     Results are seen once trials of two seeds are complete: of one, there is no p-value over seeds.
@@ -36,11 +37,10 @@ def first_plan(manifest: Manifest, folder: RunFolder) -> FirstPlan | None:
     not count, and if all that are planned now have, there are no results of this study yet.
 
     manifest: of the study as it is planned now
-    folder: of the study as it was run before
+    before: as it was run before, in `folder`; None if it was not
     """
-    if manifest.search.get("of") or not folder.exists():
+    if manifest.search.get("of") or before is None:
         return None
-    before = folder.manifest()
     first = before.first_plan or _plan_of(before)
     if not _changed(replace(manifest, first_plan=first)):
         return None
@@ -97,13 +97,15 @@ def _seen_arms(
     return found
 
 
-def n_known(plan: Plan, store: DiskStore, folder: RunFolder) -> int:
+def n_known(plan: Plan, before: Manifest | None, store: DiskStore, folder: RunFolder) -> int:
     """How many trials were complete before the study was first planned: `Manifest.known_trials`.
 
     Another study may have left them in the cache, or this one, whose manifest was removed since.
+
+    before: as `first_plan` takes it
     """
-    if folder.exists():
-        return folder.manifest().known_trials
+    if before is not None:
+        return before.known_trials
     complete = folder.complete()
     known = [
         trial.spec
@@ -218,19 +220,15 @@ def changed_claims(manifest: Manifest) -> str:
         and _expected(first[name]) == _expected(now[name])
         for name in changed
     }
-    told = [
-        f"{what} {listed([f'`{name}`' for name in names])}"
-        for what, names in (
-            ("added", [name for name in new if name not in changed]),
-            ("removed", [name for name in gone if name not in changed]),
-            ("changed", [name for name in changed if not is_same[name]]),
-            ("other arms for", [name for name in changed if is_same[name]]),
-        )
-        if names
-    ]
+    told = _named(
+        ("added", [name for name in new if name not in changed]),
+        ("removed", [name for name in gone if name not in changed]),
+        ("changed", [name for name in changed if not is_same[name]]),
+        ("other arms for", [name for name in changed if is_same[name]]),
+    )
     if not told:
         return ""
-    said = f"claims were changed after results were seen ({'; '.join(told)})"
+    said = f"claims were changed after results were seen ({told})"
     if manifest.claims:
         which = "all claims" if gone else "these"
         said += f", so that verdicts on {which} are post hoc: confirm them on new seeds (with --as)"
@@ -243,20 +241,23 @@ def changed_effects(manifest: Manifest) -> str:
         return ""
     first, now = map(_effects, _plans(manifest))
     gone = [name for name, arms in first.items() if arms not in now.values()]
-    told = [
-        f"{what} {listed([f'`{name}`' for name in names])}"
-        for what, names in (
-            ("other arms for", [name for name in gone if name in now]),
-            ("removed", [name for name in gone if name not in now]),
-        )
-        if names
-    ]
+    told = _named(
+        ("other arms for", [name for name in gone if name in now]),
+        ("removed", [name for name in gone if name not in now]),
+    )
     if not told:
         return ""
     return (
-        f"effects were changed after results were seen ({'; '.join(told)}), so that false findings "
-        "are likelier than the 5 % of one plan: confirm what is found on new seeds (with --as); "
-        "with the first arms again, verdicts hold"
+        f"effects were changed after results were seen ({told}), so that false findings are "
+        "likelier than the 5 % of one plan: confirm what is found on new seeds (with --as); with "
+        "the first arms again, verdicts hold"
+    )
+
+
+def _named(*groups: tuple[str, Sequence[str]]) -> str:
+    """`added `a`; removed `b` and `c``: of each group that has any names."""
+    return "; ".join(
+        f"{what} {listed([f'`{name}`' for name in names])}" for what, names in groups if names
     )
 
 
@@ -303,7 +304,9 @@ def _changes(manifest: Manifest) -> tuple[list[str], list[str]]:
 def _tests(plan: FirstPlan) -> dict[str, _Test]:
     """Id -> what a claim tests."""
     return {
-        claim["id"]: _Test(_compared(plan.arms, claim["contrast"]), _expected(claim))
+        claim["id"]: _Test(
+            _compared(plan, claimed(_levels(plan), claim["contrast"])), _expected(claim)
+        )
         for claim in plan.claims
     }
 
@@ -317,28 +320,16 @@ def _expected(claim: Claim) -> list[tuple[str, str, float, float]]:
 
 def _effects(plan: FirstPlan) -> dict[str, list[tuple[str, ...]]]:
     """Main effect -> the arms that it compares, of those that the design has."""
-    found = {
-        f"{factor}: {levels[0]} -> {level}": _compared(
-            plan.arms, {"factor": factor, "from": levels[0], "to": level}
-        )
-        for factor, levels in plan.levels.items()
-        for level in levels[1:]
-    }
-    return {name: compared for name, compared in found.items() if compared}
+    found = main_effects(_levels(plan), plan.levels)
+    return {one.name: _compared(plan, one) for one in found if one.replicas}
 
 
-def _compared(arms: Mapping[str, PlannedArm], contrast: Mapping[str, str]) -> list[tuple[str, ...]]:
-    """The arms that a contrast compares: pairs that differ in its factor alone, or those named."""
-    cells: list[list[str]] = []
-    if factor := contrast.get("factor"):
-        sides = [contrast[side] for side in ("from", "to", "level") if side in contrast]
-        by_levels = {frozenset(arm["levels"].items()): name for name, arm in arms.items()}
-        for arm in arms.values():
-            if arm["levels"].get(factor) == sides[0]:
-                at = [frozenset({**arm["levels"], factor: side}.items()) for side in sides]
-                cells += [[by_levels[one] for one in at]] if by_levels.keys() >= set(at) else []
-    else:
-        cells = [[contrast[side] for side in ("arm", "minus") if side in contrast]]
-    texts = {name: json.dumps(arm["settings"], sort_keys=True) for name, arm in arms.items()}
-    # one that is gone is known by its name
-    return sorted(tuple(texts.get(name, name) for name in cell) for cell in cells)
+def _levels(plan: FirstPlan) -> dict[str, dict[str, str]]:
+    return {name: arm["levels"] for name, arm in plan.arms.items()}
+
+
+def _compared(plan: FirstPlan, contrast: Contrast) -> list[tuple[str, ...]]:
+    """The settings of the arms that a contrast takes together, as text."""
+    texts = {name: json.dumps(arm["settings"], sort_keys=True) for name, arm in plan.arms.items()}
+    # an arm that is gone is known by its name
+    return sorted(tuple(texts.get(name, name) for name in cells) for cells in contrast.replicas)
