@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import inspect
@@ -16,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from ablation import interruption
+from ablation import INSTALLED_IN, interruption
 from ablation.errors import InputError, Problem
 from ablation.subject.checkpoint import Checkpoint, content_of, load_checkpoint
 from ablation.subject.command import Command, CommandSubject
@@ -125,14 +124,13 @@ def _fault(found: Any) -> str:
 def _search_here_last() -> None:
     """Put the working directory at the end of the import path, wherever Python has put it.
 
-    A project's own `core/` must not hide ours, in no process of a study.
+    A project's own `core/` must not hide ours, in no process of a study. Ours is the one beside
+    this package, whichever others are installed: one study is of one checkout.
     """
-    here = os.getcwd()
-    sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder) != here]
-    # now: an editable install of ours is searched after all of sys.path
-    with contextlib.suppress(ImportError):
-        # it fails where `here` is a checkout of ours, not installed
-        importlib.import_module("core")
+    here, ours = os.getcwd(), str(INSTALLED_IN)
+    sys.path[:] = [ours, *(folder for folder in sys.path if os.path.abspath(folder) != here)]
+    importlib.import_module("core")
+    del sys.path[0]
     sys.path.append(here)
 
 

@@ -5,12 +5,14 @@ import importlib.metadata
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 from tiny_trials import JOINT, ORIGINAL, STAGED, MemoryStore, chain, run
 
+from ablation import PACKAGE
 from ablation.errors import InputError
 from ablation.subject.imported import project_sources
 from ablation.subject.loading import FunctionSubject, load_subject
@@ -209,6 +211,27 @@ def test_modules_that_are_the_very_ones_that_python_takes_hide_nothing(installed
     monkeypatch.syspath_prepend(installed)
     assert isinstance(load_subject("pack.mine:train"), FunctionSubject)
     assert isinstance(load_subject("installed:train"), FunctionSubject)
+
+
+def test_the_core_of_a_checkout_is_its_own_though_another_is_installed(tmp_path):
+    for place in ("checkout", "installed"):
+        (tmp_path / place / "core").mkdir(parents=True)
+        (tmp_path / place / "core" / "__init__.py").touch()
+        subject = "class Place:\n    check = chain = advance = __file__\nSUBJECT = Place()\n"
+        (tmp_path / place / "core" / "subject.py").write_text(subject)
+    checkout = tmp_path / "checkout"
+    shutil.copytree(PACKAGE, checkout / "ablation", ignore=shutil.ignore_patterns("__pycache__"))
+    code = "from ablation.subject.loading import load_subject; print(load_subject('core').check)"
+    path = os.pathsep.join([str(checkout), str(tmp_path / "installed")])
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=checkout,
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+    assert found.strip() == str(checkout / "core" / "subject.py")
 
 
 # --- the metrics of the built-in subject
