@@ -47,7 +47,9 @@ from ablation.storage.runs import (
     failure_of,
     outcome_of,
     reason,
+    up_to,
 )
+from ablation.subject.own import record_of
 from ablation.subject.protocol import LinkLike, Record
 
 TICK_SECONDS = 0.5
@@ -99,6 +101,8 @@ class Execution:
         # open trial -> the last epoch that own code has reported of a link that goes on; those
         # before it are in its metrics.jsonl
         self._within: dict[str, Record] = {}
+        # open trial of own code that the planner has ended -> its record up to then
+        self._cut: dict[str, Record] = {}
         # whether trials have ended since the planner was last asked for more
         self._have_ended = True
         self._take_up(plan.trials)
@@ -217,6 +221,9 @@ class Execution:
             return
         if message.event == "epoch" and message.record is not None:
             self._record_within(task, message.record, message.is_saved)
+            if self._is_cut(task.segment) and not task.is_to_stop:
+                task.is_to_stop = True
+                worker.stop()
             return
         if message.record is not None:
             self.n_trained += 1
@@ -224,6 +231,9 @@ class Execution:
             self._record(task, message.key, message.record)
             return
         worker.task = None
+        if task.is_to_stop and message.event == "done":
+            # the request may come yet, and another task must not take it for its own
+            worker.end(kill=False)
         self.listener.left(self._specs(task.segment))
         if message.event == "blocked":
             raise DiskFull(message.error["message"])
@@ -340,7 +350,7 @@ class Execution:
         names = [
             name
             for name in task.segment.trials
-            if name in self.open and key not in self._written[name]
+            if name in self.open and name not in self._cut and key not in self._written[name]
         ]
         for name in names:
             self._written[name].add(key)
@@ -357,32 +367,50 @@ class Execution:
 
         It is written to the trials' files once a later epoch has begun: then it is whole.
         """
-        names = [name for name in task.segment.trials if name in self.open]
+        trials = [name for name in task.segment.trials if name in self.open]
+        names = [name for name in trials if name not in self._cut]
         for name in names:
             last = self._within.get(name, record)
             if last["epoch"] < record["epoch"]:
                 self.folder.append_record(name, last)
+                if self.planner.ends_after(name, last):
+                    self._cut[name] = self._reported(name, time.monotonic() - task.begun)
             if last["epoch"] <= record["epoch"]:
                 self._within[name] = record
         self.listener.reported([self.plan.trials[name].spec for name in names], record)
         if is_saved:
             self.supervision.made_progress(task.trial)
 
+    def _is_cut(self, segment: Segment) -> bool:
+        """Whether the planner has ended all trials that a segment is computed for."""
+        trials = [name for name in segment.trials if name in self.open]
+        return bool(trials) and self._cut.keys() >= set(trials)
+
+    def _reported(self, name: str, seconds: float) -> Record:
+        """The record of a trial of own code up to the last epoch in its files."""
+        reported = self.folder.records(name)
+        return record_of({one["epoch"]: one["metrics"] for one in reported}, {}, seconds)
+
+    def _up_to_end(self, name: str, record: Record) -> Record:
+        """The record of a link, up to the epoch with which the planner ends the trial."""
+        if "history" not in record:
+            return record
+        *epochs, _ = expanded([record])
+        for epoch in epochs:
+            if self.planner.ends_after(name, epoch):
+                return up_to(record, epoch["epoch"])
+        return record
+
     def _complete_if_whole(self, name: str) -> bool:
         """Close the trial if all its records are there, and no more are asked for."""
         if name not in self.open:
             return False
-        store = self._store(name)
-        while True:
-            trial = self.plan.trials[name]
-            if not all(store.holds("record", link.key) for link in reversed(trial.links)):
-                return False
-            if not self._replan(self.planner.revised(self.plan, name, store)):
-                break
-        records = _known(store, trial.links)
-        # one was damaged: it is run again
-        if len(records) < len(trial.links):
+        records = [self._cut[name]] if name in self._cut else self._all_records(name)
+        if not records:
             return False
+        trial = self.plan.trials[name]
+        if name in self._cut and not self._store(name).holds("record", trial.links[-1].key):
+            self.n_trained += 1
         self.folder.write_records(name, expanded(records))
         outcome = outcome_of(trial.spec, records, self.study.grid.metric)
         if outcome.error is None:
@@ -392,25 +420,39 @@ class Execution:
         self._close(trial.spec, outcome)
         return True
 
-    def _fail(self, names: Sequence[str], error: Failure) -> None:
+    def _all_records(self, name: str) -> list[Record]:
+        """The records of a trial's chain; [] if one is missing, or more links are asked for."""
+        store = self._store(name)
+        while True:
+            trial = self.plan.trials[name]
+            if not all(store.holds("record", link.key) for link in reversed(trial.links)):
+                return []
+            if not self._replan(self.planner.revised(self.plan, name, store)):
+                break
+        records = [self._up_to_end(name, record) for record in _known(store, trial.links)]
+        # one was damaged: it is run again
+        return records if len(records) == len(trial.links) else []
+
+    def _fail(self, names: Iterable[str], error: Failure) -> None:
         """Close the trials that are open; their folders then have what was recorded of them."""
-        specs = [self.plan.trials[name].spec for name in names if name in self.open]
-        self.failures.failed(specs, error)
+        # one that the planner has ended may fail as it stops
+        names = [name for name in names if name in self.open and name not in self._cut]
+        self.failures.failed([self.plan.trials[name].spec for name in names], error)
         for name in names:
-            if name in self.open:
-                trial = self.plan.trials[name]
-                records = _known(self._store(name), trial.links)
-                if records:
-                    self.folder.write_records(name, expanded(records))
-                elif name in self._within:
-                    self.folder.append_record(name, self._within[name])
-                self._close(trial.spec, failure_of(trial.spec, records, error))
+            trial = self.plan.trials[name]
+            records = _known(self._store(name), trial.links)
+            if records:
+                self.folder.write_records(name, expanded(records))
+            elif name in self._within:
+                self.folder.append_record(name, self._within[name])
+            self._close(trial.spec, failure_of(trial.spec, records, error))
 
     def _close(self, spec: TrialSpec, outcome: Outcome) -> None:
         self.open.discard(spec.trial)
         self._have_ended = True
         self._written.pop(spec.trial, None)
         self._within.pop(spec.trial, None)
+        self._cut.pop(spec.trial, None)
         self.folder.remove_work(spec.trial)
         self.folder.write_outcome(spec.trial, outcome)
         if outcome.state == "FAILED":

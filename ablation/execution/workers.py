@@ -340,6 +340,8 @@ class Task:
     begun: float = field(default_factory=time.monotonic)
     # time of the epochs finished since the task began
     epoch_seconds: float = 0.0
+    # whether the worker has been asked to stop it
+    is_to_stop: bool = False
 
     def __post_init__(self) -> None:
         self._last = self.begun

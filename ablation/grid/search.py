@@ -29,6 +29,7 @@ from ablation.grid.idle import Layer, Stack, merged
 from ablation.grid.seeds import MAX_SEED, NO_SEED, is_integer
 from ablation.grid.strict_yaml import METRIC_NAME, CheckedMapping, dotted, overlap, show
 from ablation.storage.runs import Metric
+from ablation.subject.own import OwnCode
 from ablation.subject.protocol import FaultLike, LinkLike, Subject
 
 if TYPE_CHECKING:
@@ -247,6 +248,7 @@ def search_problems(
     found: dict[str, str] = {}
     # of the trials of each arm that a pruner may end
     n_epochs: list[int] = []
+    is_own = isinstance(subject, OwnCode)
     for key in search.settings:
         for searched in search.space:
             if overlap(key, searched):
@@ -262,7 +264,7 @@ def search_problems(
         settings = merged((*variant.layers, Layer(file, "search.settings", search.settings)))
         all_faults = list(subject.check(settings))
         faults = [fault for fault in all_faults if not fault.absent]
-        if search.pruner != "none" and not all_faults:
+        if search.pruner != "none" and not (is_own or all_faults):
             links = subject.chain(settings, search.seeds[0], lambda key: None)
             n_epochs.append(len(links) - n_before(links))
         for fault in faults:
@@ -282,7 +284,14 @@ def search_problems(
                 said += "; search.settings: {data.validation: 0.2} holds images out"
             found.setdefault("search.metric", said)
     if n_epochs and max(n_epochs) <= search.min_epochs:
-        found["search.pruner"] = _why_not_pruned(max(n_epochs), search)
+        why = (
+            f"no trial has more than {max(n_epochs)} epochs, and min_epochs is {search.min_epochs}"
+        )
+        message = f"'{search.pruner}' would prune nothing: {why}; write pruner: none"
+        found["search.pruner"] = message
+    if search.budget and is_own:
+        message = "counts epochs, and how many a function or command has is not known; write trials"
+        found["search.budget"] = message
     for key, message in found.items():
         yield Problem(file, key, message)
 
@@ -290,15 +299,6 @@ def search_problems(
 def n_before(links: Sequence[LinkLike]) -> int:
     """Links of pre-training, which do not count as epochs of a search's trial."""
     return sum(link.phase == PRETRAIN for link in links)
-
-
-def _why_not_pruned(n_epochs: int, search: Search) -> str:
-    """Why no trial of so many epochs at most is ever pruned."""
-    if n_epochs == 1:
-        why = "a trial is computed in one piece here, whatever it reports meanwhile"
-    else:
-        why = f"no trial has more than {n_epochs} epochs, and min_epochs is {search.min_epochs}"
-    return f"'{search.pruner}' would prune nothing: {why}; write pruner: none"
 
 
 def _refusal(subject: Subject, settings: Mapping[str, Any], key: str, domain: Domain) -> str:

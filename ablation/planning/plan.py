@@ -160,6 +160,12 @@ class Planner(Protocol):
     def revised(self, plan: Plan, name: str, store: DiskStore) -> Plan:
         """The plan once more of a trial's records are there; the same object if nothing changes."""
 
+    def ends_after(self, name: str, epoch: Record) -> bool:
+        """Whether a trial ends with an epoch within a link of own code that goes on.
+
+        Asked of each epoch once, in their order, when a later one has begun.
+        """
+
     def grown(self, plan: Plan) -> Plan:
         """The plan with the trials that are due now that others have ended.
 
@@ -176,6 +182,10 @@ class FixedTrials:
     def revised(self, plan: Plan, name: str, store: DiskStore) -> Plan:
         """See `revise`."""
         return revise(self.study, plan, store, name)
+
+    def ends_after(self, name: str, epoch: Record) -> bool:
+        """None is ended."""
+        return False
 
     def grown(self, plan: Plan) -> Plan:
         """No trials are added."""

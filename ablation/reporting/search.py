@@ -30,6 +30,7 @@ from ablation.formatting import (
     value,
 )
 from ablation.storage.asked import COMPLETE, FAILED, PRUNED
+from ablation.storage.runs import of_one_link
 from ablation.subject.loading import BUILT_IN
 
 SAMPLERS = {
@@ -64,6 +65,7 @@ def told(results: Results) -> dict[str, Any]:
         # arms whose own settings were not tried first
         "outside": outside,
         "is_built_in": is_built_in,
+        "counts_epochs": not of_one_link(results.manifest.trials),
         "is_unseen": is_built_in
         and metric["name"] != results.primary
         and "test" not in results.manifest.facts.get("drawn_per_seed", []),
@@ -82,6 +84,7 @@ def told(results: Results) -> dict[str, Any]:
         "importances_table": importances_table(results),
         "few": span(complete) if min(complete, default=0) < FEW_TRIALS else "",
         "unrewarded": [_gains(one, results) for one in unrewarded(results)],
+        "unpruned": [f"`{one}`" for one in own if search["arms"][one].get("n_measured", 1) == 0],
         "unfinished": [f"`{one.arm}`" for one in tuned_arms(results) if one.found["best"] is None],
     }
 
@@ -90,10 +93,11 @@ def search_table(results: Results) -> str:
     """A row per arm and baseline that was searched: what that took, found and gained."""
     name = results.manifest.search["metric"]["name"]
     primary = label(results.primary)
+    counts_epochs = not of_one_link(results.manifest.trials)
     header = [
         "arm",
         "complete / pruned / failed",
-        "epochs",
+        *(["epochs"] if counts_epochs else []),
         "best settings",
         f"{label(name)}, own -> best",
         f"{primary}, untuned -> tuned",
@@ -106,14 +110,14 @@ def search_table(results: Results) -> str:
             [
                 f"`{one.arm}`",
                 " / ".join(str(counts[state]) for state in (COMPLETE, PRUNED, FAILED)),
-                str(found["epochs"]),
+                *([str(found["epochs"])] if counts_epochs else []),
                 "no trial was completed" if found["best"] is None else _settings(found["best"]),
                 f"{_number(found['own_value'], name)} -> {_number(found['value'], name)}",
                 _on_test(one, results),
                 _difference(one),
             ]
         )
-    return table(header, rows, "lrrlrrr")
+    return table(header, rows, f"lr{'r' * counts_epochs}lrrr")
 
 
 def importances_table(results: Results) -> str:

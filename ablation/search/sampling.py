@@ -43,7 +43,7 @@ class ArmSearch:
 
     Args:
         own: values of the arm without a search; they are tried first. None: outside the space
-        n_epochs: of a whole trial
+        n_epochs: of a whole trial; None: not known, of own code
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ArmSearch:
         space: Space,
         log: SearchLog,
         own: Mapping[str, Scalar] | None,
-        n_epochs: int,
+        n_epochs: int | None,
     ):
         self.search, self.log, self._own = search, log, own
         self._domains = {key: distribution(domain) for key, domain in space.items()}
@@ -73,7 +73,8 @@ class ArmSearch:
                 pruner=_pruner(search, n_epochs),
             )
         self._trials: dict[int, optuna.Trial] = {}
-        self._rungs = set(rungs(search, n_epochs))
+        # of trials that have not ended, the last step that was reported
+        self._steps: dict[int, int] = {}
         for event in log.events:
             self._replay(event)
 
@@ -90,16 +91,25 @@ class ArmSearch:
         self._trials[number] = trial
         return self.log.trials[number]
 
-    def report(self, number: int, values: Mapping[int, float], may_prune: bool) -> bool:
-        """Tell a trial's metric at steps; returns whether it is to end at the last of them."""
-        is_end = False
-        for step, value in values.items():
-            is_last = step == max(values)
-            self._trials[number].report(value, step)
-            # NumPy's bool, of some pruners, is none of JSON's
-            is_end = is_last and may_prune and bool(self._trials[number].should_prune())
-            self.log.append({"step": step, "of": number, "value": value, "prune": is_end})
+    def report(self, number: int, step: int, value: float) -> bool:
+        """Tell a trial's metric at its next step that has one; returns whether it is to end there.
+
+        That is decided at the first step from each rung on.
+        """
+        is_end = self._reported(number, step, value)
+        self.log.append({"step": step, "of": number, "value": value, "prune": is_end})
         return is_end
+
+    def rung_after(self, step: int) -> int:
+        """The first rung after a step: it is decided there whether a trial goes on."""
+        if self.search.pruner == "none":
+            return sys.maxsize
+        rung = self.search.min_epochs
+        if self.search.pruner == "median":
+            return (step // rung + 1) * rung
+        while rung <= step:
+            rung *= FACTOR
+        return rung
 
     def tell(self, number: int, state: str, value: float | None = None) -> None:
         """End a trial. value: of a complete one."""
@@ -116,13 +126,17 @@ class ArmSearch:
             self._study.sampler = optuna.samplers.RandomSampler(seed=0)
             self._trials[event["ask"]] = self._study.ask(dict(self._domains))
         elif "step" in event:
-            trial = self._trials[event["of"]]
-            trial.report(event["value"], event["step"])
-            if event["step"] in self._rungs:
-                # notes the rung that was reached; what was decided stands in the event
-                trial.should_prune()
+            # what was decided stands in the event
+            self._reported(event["of"], event["step"], event["value"])
         else:
             self._end(event)
+
+    def _reported(self, number: int, step: int, value: float) -> bool:
+        trial, before = self._trials[number], self._steps.get(number, 0)
+        self._steps[number] = step
+        trial.report(value, step)
+        # NumPy's bool, of some pruners, is none of JSON's
+        return self.rung_after(before) <= step and bool(trial.should_prune())
 
     def _asked(self, number: int) -> optuna.Trial:
         seed = int.from_bytes(hashlib.sha256(f"search {number}".encode()).digest()[:4], "big")
@@ -134,6 +148,7 @@ class ArmSearch:
     def _end(self, event: Event) -> None:
         state = TrialState.FAIL if event["state"] == "FAILED" else TrialState[event["state"]]
         value = event["value"] if event["state"] == COMPLETE else None
+        self._steps.pop(event["end"], None)
         self._study.tell(self._trials.pop(event["end"]), value, state)
 
 
@@ -146,29 +161,17 @@ def _sampler(search: Search, seed: int) -> BaseSampler:
     return optuna.samplers.RandomSampler(seed=seed)
 
 
-def _pruner(search: Search, n_epochs: int) -> BasePruner:
+def _pruner(search: Search, n_epochs: int | None) -> BasePruner:
     least = search.min_epochs
     if search.pruner == "hyperband":
-        most = max(n_epochs, least)
+        # "auto": by the first trial that is complete; none is pruned before
+        most: int | str = "auto" if n_epochs is None else max(n_epochs, least)
         return optuna.pruners.HyperbandPruner(least, most, FACTOR)
     if search.pruner == "successive-halving":
         return optuna.pruners.SuccessiveHalvingPruner(least, FACTOR)
     if search.pruner == "median":
         return optuna.pruners.MedianPruner(n_warmup_steps=least - 1)
     return optuna.pruners.NopPruner()
-
-
-def rungs(search: Search, n_epochs: int) -> list[int]:
-    """After how many of its epochs it is decided whether a trial goes on, in order."""
-    if search.pruner == "none":
-        return []
-    if search.pruner == "median":
-        return list(range(search.min_epochs, n_epochs, search.min_epochs))
-    found, rung = [], search.min_epochs
-    while rung < n_epochs:
-        found.append(rung)
-        rung *= FACTOR
-    return found
 
 
 def importances(goal: str, space: Space, trials: Sequence[AskedTrial]) -> dict[str, float]:

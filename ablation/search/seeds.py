@@ -25,6 +25,7 @@ from ablation.planning.plan import Plan, PlannedTrial, build_plan, revise
 from ablation.storage.cache import DiskStore
 from ablation.storage.files import UNREADABLE
 from ablation.storage.runs import Manifest, RunFolder, write_atomically
+from ablation.subject.protocol import Record
 
 # of a study's looks, in the file that keeps them
 MAX_NOTES = 50
@@ -148,6 +149,10 @@ class UntilDecided:
     def revised(self, plan: Plan, name: str, store: DiskStore) -> Plan:
         """See `revise`."""
         return revise(self.study, plan, store, name)
+
+    def ends_after(self, name: str, epoch: Record) -> bool:
+        """None is ended."""
+        return False
 
     def grown(self, plan: Plan) -> Plan:
         """The plan with the trials of the next look, once all of this one have ended."""

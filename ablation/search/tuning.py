@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ablation.errors import InputError
+from ablation.formatting import listed
 from ablation.grid.idle import Layer, merged
 from ablation.grid.load import Study, Variant
 from ablation.grid.search import (
@@ -43,7 +44,8 @@ from ablation.storage.asked import (
 )
 from ablation.storage.cache import DiskStore
 from ablation.storage.runs import SEARCH, UNTUNED, RunFolder
-from ablation.subject.protocol import LinkLike, digest_of
+from ablation.subject.own import OwnCode
+from ablation.subject.protocol import LinkLike, Record, digest_of
 
 # trials in a row whose settings contradict each other, before an arm's search is given up
 MAX_UNFIT = 100
@@ -172,6 +174,13 @@ class ArmTuning:
         return sum(self._new_epochs()[: self.n_counted])
 
     @property
+    def n_measured(self) -> int:
+        """How many of these trials measured the metric where the pruner could still end them."""
+        n, least = self.n_counted, self.search.min_epochs
+        ended = (trial for trial in self.log.ended() if trial.number < n)
+        return sum(max(trial.steps, default=0) >= least for trial in ended)
+
+    @property
     def best(self) -> AskedTrial | None:
         """The trial whose settings the arm gets; None if no trial was completed."""
         return self.log.best(self.search.metric["goal"], self.n_counted)
@@ -244,6 +253,16 @@ class Tuning:
         return lines
 
     @property
+    def unpruned(self) -> list[str]:
+        """A line for the arms whose trials the pruner could not end."""
+        arms = [name for name, arm in self.arms.items() if arm.log.ended() and not arm.n_measured]
+        if self.search.pruner == "none" or not arms:
+            return []
+        metric, least = self.search.metric["name"], self.search.min_epochs
+        why = f"no trial measured {metric} at an epoch from {least} on that was not its last"
+        return [f"the pruner could end no trial of {listed(arms)}: {why}"]
+
+    @property
     def is_finished(self) -> bool:
         """Whether the search of every arm is."""
         return all(arm.is_finished for arm in self.arms.values())
@@ -301,7 +320,7 @@ class SearchPlanner:
 
     def __init__(self, tuning: Tuning, store: DiskStore):
         # Optuna is loaded where it is asked.
-        from ablation.search.sampling import ArmSearch, rungs
+        from ablation.search.sampling import ArmSearch
 
         self.tuning, self.store = tuning, store
         self.study = tuning.search_study
@@ -309,10 +328,9 @@ class SearchPlanner:
         # key of a link -> the trial that has it first
         self._owner: dict[str, str] = {}
         self._optuna: dict[str, ArmSearch] = {}
-        self._rungs: dict[str, list[int]] = {}
+        is_own = isinstance(tuning.study.subject, OwnCode)
         for name, arm in tuning.arms.items():
-            n_epochs = len(arm.chain) - n_before(arm.chain)
-            self._rungs[name] = rungs(tuning.search, n_epochs)
+            n_epochs = None if is_own else len(arm.chain) - n_before(arm.chain)
             self._optuna[name] = ArmSearch(tuning.search, arm.space, arm.log, arm.own, n_epochs)
 
     def begun(self) -> Plan:
@@ -338,6 +356,18 @@ class SearchPlanner:
             return plan
         return Plan({**plan.trials, name: self._owned(replace(trial, links=links))})
 
+    def ends_after(self, name: str, epoch: Record) -> bool:
+        """Whether the pruner ends a trial of own code with this epoch."""
+        entry = self._entries[name]
+        asked = self.tuning.arms[entry.arm].log.trials[entry.number]
+        if asked.pruned_at is not None:
+            return epoch["epoch"] >= asked.pruned_at
+        is_new = not asked.state and epoch["epoch"] > max(asked.steps, default=0)
+        value = epoch["metrics"].get(self.tuning.search.metric["name"], math.nan)
+        if self.tuning.search.pruner == "none" or not is_new or not math.isfinite(value):
+            return False
+        return self._optuna[entry.arm].report(entry.number, epoch["epoch"], value)
+
     def grown(self, plan: Plan) -> Plan:
         """The plan with the trials that are due: of each arm whose last ones have ended."""
         added: dict[str, PlannedTrial] = {}
@@ -350,6 +380,9 @@ class SearchPlanner:
     def _asked(self, name: str) -> dict[str, PlannedTrial]:
         """A new trial of an arm. Values that do not go together end theirs at once."""
         arm, optuna = self.tuning.arms[name], self._optuna[name]
+        for seed in self.tuning.search.seeds:
+            # that of another search, in which it may have been pruned
+            self.tuning.folder.forget_outcome(trial_name(name, len(arm.log.trials), seed))
         asked = optuna.ask()
         if arm.is_fit(asked.values):
             return self._planned(name, asked)
@@ -384,39 +417,40 @@ class SearchPlanner:
 
         n_known: as many were sure so far.
         """
-        arm = self.tuning.arms[entry.arm]
+        arm, optuna = self.tuning.arms[entry.arm], self._optuna[entry.arm]
         asked, links = arm.log.trials[entry.number], entry.whole.links
         before = n_before(links)
         if asked.pruned_at is not None:
             return before + asked.pruned_at
         if asked.state:
             return len(links)
-        for rung in self._rungs[entry.arm]:
-            n = before + rung
-            if n >= len(links):
-                break
-            if n < n_known or rung in asked.steps:
-                continue
+        n = max(n_known, before + optuna.rung_after(max(asked.steps, default=0)))
+        while n < len(links):
             if not all(store.holds("record", link.key) for link in reversed(links[:n])):
                 return n
-            if self._is_to_end(entry, links[before:n], store):
-                return n
+            values = self._values(asked, links[before:n], store)
+            # what is not measured at the rung decides later
+            if n - before in values:
+                ends = [optuna.report(entry.number, *one) for one in values.items()]
+                if ends[-1]:
+                    return n
+                n = before + optuna.rung_after(n - before)
+            else:
+                n += 1
         return len(links)
 
-    def _is_to_end(self, entry: _Entry, links: Sequence[LinkLike], store: DiskStore) -> bool:
-        """Report what a trial has measured since the rung before; whether it ends at this one."""
-        metric = self.tuning.search.metric["name"]
-        asked = self.tuning.arms[entry.arm].log.trials[entry.number]
-        values = {}
+    def _values(
+        self, asked: AskedTrial, links: Sequence[LinkLike], store: DiskStore
+    ) -> dict[int, float]:
+        """Step -> metric, of a trial's epochs of which Optuna has not been told."""
+        metric, values = self.tuning.search.metric["name"], {}
         for step, link in enumerate(links, 1):
             if step > max(asked.steps, default=0):
                 record = store.record(link.key)
                 value = record["metrics"].get(metric) if record else None
                 if value is not None and math.isfinite(value):
                     values[step] = value
-        # a trial without a metric at its last epoch would have no outcome
-        may_prune = len(links) in values
-        return self._optuna[entry.arm].report(entry.number, values, may_prune)
+        return values
 
     def _owned(self, trial: PlannedTrial) -> PlannedTrial:
         """The trial, with how many of its links no trial before it has."""
@@ -499,6 +533,7 @@ def search_found(tuning: Tuning, before: Mapping[str, Any]) -> dict[str, Any]:
             "own_value": own.value if own else None,
             "importances": shares,
             "trials": trials,
+            "n_measured": arm.n_measured,
         }
     how = {key: value for key, value in search.to_json().items() if key != "space"}
     warnings = {"warnings": tuning.warnings} if tuning.warnings else {}

@@ -355,6 +355,10 @@ class RunFolder:
         text = json.dumps({**asdict(outcome), SUMS: sums}, indent=1) + "\n"
         write_atomically(self.trial_path(trial) / "outcome.json", text)
 
+    def forget_outcome(self, trial: str) -> None:
+        """Remove a trial's outcome, if it has one: what is not in the cache is run again."""
+        (self.trial_path(trial) / "outcome.json").unlink(missing_ok=True)
+
     def outcome(self, trial: str) -> Outcome | None:
         """Read outcome.json; None if there is none, or a damaged one, which is reported."""
         return self._outcome(trial)[0]
@@ -556,6 +560,12 @@ def expanded(records: Iterable[Record]) -> Iterator[Record]:
         last = record.copy()
         last.pop("history", None)
         yield last
+
+
+def up_to(record: Record, epoch: int) -> Record:
+    """The record of a link that went through several epochs, had it ended with this one."""
+    history = [entry for entry in record["history"] if entry["epoch"] <= epoch]
+    return {**record, "epoch": epoch, "metrics": history[-1]["metrics"], "history": history}
 
 
 def _stamp(seconds: float) -> str:

@@ -12,12 +12,23 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 
 from ablation.planning.plan import trial_key
+from ablation.search.tuning import until
+from ablation.storage.asked import SearchLog, trial_name
 from ablation.storage.cache import DiskStore
 from ablation.storage.files import put_aside
-from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec, expanded, outcome_of
+from ablation.storage.runs import (
+    Manifest,
+    Outcome,
+    RunFolder,
+    TrialSpec,
+    expanded,
+    outcome_of,
+    up_to,
+)
 from ablation.subject.protocol import Record, Subject
 
 TIMES = {"seconds", "time", "wall_seconds", "started", "finished"}
@@ -118,12 +129,28 @@ class TrialFiles:
         records: list[Record] = []
         if self.subject is None or not self._is_known(spec):
             return records, False
-        for link in self.subject.chain(spec.settings, spec.seed, self._peek):
+        step = self._pruned.get(spec.trial)
+        for link in until(self.subject.chain(spec.settings, spec.seed, self._peek), step):
             record = self._peek(link.key)
             if record is None:
                 return records, False
             records.append(record)
+        if step is not None and "history" in records[-1]:
+            # own code has gone further than to where it was ended
+            records[-1] = up_to(records[-1], step)
         return records, True
+
+    @cached_property
+    def _pruned(self) -> dict[str, int]:
+        """Trial of a search that was ended early -> the step with which it was."""
+        searched = self.manifest.search.get("arms", {}) if self.manifest.search.get("of") else {}
+        found: dict[str, int] = {}
+        for arm, told in searched.items():
+            for one in SearchLog(self.folder.path, arm, told["digest"]).trials.values():
+                if one.pruned_at is not None:
+                    names = [trial_name(arm, one.number, seed) for seed in self.manifest.seeds]
+                    found |= dict.fromkeys(names, one.pruned_at)
+        return found
 
     def _is_known(self, spec: TrialSpec) -> bool:
         """Whether the subject, as it is now, makes this very trial of its settings."""

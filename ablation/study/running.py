@@ -188,6 +188,7 @@ def _search(planned: PlannedStudy, options: RunOptions, warned: set[str]) -> Run
             delivery.deliver()
     for line in _summary(searched, result):
         console.print(line, soft_wrap=True)
+    _warn(console, tuning.unpruned, warned)
     return result
 
 
@@ -297,7 +298,7 @@ def forget_failures(planned: PlannedStudy) -> None:
             metric = planned.study.grid.metric["name"]
             for own in (store, store.alone(planned.name, name)):
                 _forget_unscored(own, [link.key for link in trial.links], metric)
-        (folder.trial_path(name) / "outcome.json").unlink()
+        folder.forget_outcome(name)
 
 
 def _forget_other_scores(planned: PlannedStudy) -> None:
@@ -311,7 +312,7 @@ def _forget_other_scores(planned: PlannedStudy) -> None:
     for spec in planned.plan.specs:
         outcome = folder.ending(spec)
         if outcome is not None and outcome.error and outcome.error["type"] in UNSCORED:
-            (folder.trial_path(spec.trial) / "outcome.json").unlink()
+            folder.forget_outcome(spec.trial)
 
 
 def sync(name: str, storage: str | None = None) -> str | None:

@@ -7,7 +7,6 @@ from tunable import GRID, SEARCH, TunedProject
 
 from ablation.errors import InputError
 from ablation.grid.search import Choices, Range, domain_of
-from ablation.study.opening import open_study
 
 RATE, MODE = "{low: 1.0e-5, high: 1.0, log: true}", "{choices: [soft, hard]}"
 # what is replaced in SEARCH, by what, the messages
@@ -257,30 +256,6 @@ def test_a_broken_search_is_refused_with_its_message(old, new, messages, tmp_pat
     assert [str(problem) for problem in refused.value.problems] == [
         f"grid.yaml: {message}" for message in messages
     ]
-
-
-def test_a_pruner_of_what_is_run_in_one_piece_is_refused(tmp_path, monkeypatch):
-    """It would be passed over, and the search cost several times what its pruner promises."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "whole.py").write_text(
-        "def train(config, seed, report):\n    return {'top1': 1.0}\n"
-    )
-    (tmp_path / "whole.yaml").write_text(
-        "title: Whole\nsubject: whole:train\nsettings: {rate: 0.1, x: 0}\n"
-    )
-    grid = tmp_path / "grid.yaml"
-    grid.write_text(
-        "study: whole\nexperiment: whole\nmetric: {name: top1, goal: maximize}\nseeds: 2\n"
-        "factors: {x: {a: {x: 0}, b: {x: 1}}}\nsearch:\n  space: {rate: {low: 0.1, high: 1}}\n"
-        "  trials: 3\n  metric: validation/top1\n  pruner: median\n"
-    )
-    with pytest.raises(InputError) as refused:
-        open_study(grid)
-    assert "search.pruner: 'median' would prune nothing: a trial is computed in one piece" in str(
-        refused.value
-    )
-    grid.write_text(grid.read_text().replace("median", "none"))
-    open_study(grid)
 
 
 @pytest.mark.parametrize(

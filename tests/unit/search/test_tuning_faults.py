@@ -7,7 +7,7 @@ import math
 
 import pytest
 from test_tuning import Killed, kill_after
-from tunable import GRID, SEARCH, Tunable, TunedProject
+from tunable import GRID, N_EPOCHS, SEARCH, Tunable, TunedProject
 
 from ablation.analysis.results import load
 from ablation.analysis.tuning import tuned_arms
@@ -266,3 +266,40 @@ def test_a_tuned_arm_with_more_seeds_is_compared_with_its_untuned_one_on_the_sam
     assert tuned - untuned == pytest.approx(one.on_test.mean, abs=0.11)
     report = (project.root / "reports" / "tune" / "report.md").read_text()
     assert " (3 seeds) |" in report
+
+
+def test_another_pruner_takes_no_pruned_trial_for_a_complete_one(tmp_path, monkeypatch):
+    """Trials of both searches have the same names and keys, and those pruned have an outcome."""
+    grid = GRID.replace("seeds: 4", "seeds: 1")
+    unpruned = grid + SEARCH.replace("pruner: {name: hyperband, min_epochs: 2}", "pruner: none")
+    project = TunedProject(tmp_path / "project", monkeypatch, grid + SEARCH)
+    project.run()
+    pruned = [one for events in project.events().values() for one in events if one.get("prune")]
+    assert pruned
+    project.grid.write_text(unpruned)
+    project.run()
+    fresh = TunedProject(tmp_path / "fresh", monkeypatch, unpruned)
+    fresh.run()
+    assert project.events() == fresh.events()
+
+
+class Sparse(Tunable):
+    """Measures its metric at every other epoch, and at the last."""
+
+    def accuracy(self, settings, seed, epoch):
+        is_measured = epoch % 2 == 0 or epoch == N_EPOCHS
+        return super().accuracy(settings, seed, epoch) if is_measured else math.nan
+
+
+def test_what_is_not_measured_at_a_rung_is_pruned_when_it_is(tmp_path, monkeypatch):
+    """Else a search whose rungs fall between evaluations prunes nothing, and says nothing."""
+    grid = GRID.replace("seeds: 4", "seeds: 1")
+    search = SEARCH.replace("hyperband, min_epochs: 2", "successive-halving, min_epochs: 3")
+    project = TunedProject(tmp_path / "project", monkeypatch, grid + search)
+    project.subject = Sparse()
+    project.workers.subject = project.subject
+    project.run()
+    steps = {
+        one["step"] for events in project.events().values() for one in events if one.get("prune")
+    }
+    assert steps == {4}
