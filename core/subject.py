@@ -183,7 +183,7 @@ def _config(settings: Mapping[str, Any]) -> Config:
 def _data_faults(config: Config) -> list[Fault]:
     """Images that the settings ask for and that are not there, or may not be read."""
     try:
-        _class_counts(config)
+        counts = _class_counts(config)
         fingerprint.data_fingerprint(config)
     except UnfitSelection as error:
         return [Fault(error.key, error.message)]
@@ -194,6 +194,13 @@ def _data_faults(config: Config) -> list[Fault]:
         file = shown(getattr(error, "filename", None) or config.data.path)
         why = getattr(error, "strerror", None) or error
         return [Fault("data.path", f"'{file}' cannot be read: {why}")]
+    are_many = {n > MANY_ABOVE for n in counts}
+    losses = config.losses
+    has_radius = config.method == "joint" and losses.radius > 0
+    if has_radius and losses.radius_from == "many" and len(are_many) == 1:
+        what = f"{'every' if True in are_many else 'no'} class has more than {MANY_ABOVE} images"
+        message = f"'many' changes nothing: {what}; choose images or views"
+        return [Fault("losses.radius_from", message)]
     return []
 
 

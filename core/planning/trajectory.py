@@ -228,12 +228,12 @@ def phase_settings(config: Config, phase: str) -> dict[str, Any]:
         if config.staged.generation:
             settings["generation"] = generation(config)
         if config.diffusion_epochs:
-            settings["diffusion"] = tree["diffusion"]
+            settings["diffusion"] = diffusion(config)
         elif config.staged.generation:
             settings["scaling"] = config.diffusion.scaling
         return settings
     settings["denoiser"] = tree["denoiser"] if config.denoiser.name == "mlp" else "unet1d"
-    settings["diffusion"] = tree["diffusion"]
+    settings["diffusion"] = diffusion(config)
     if phase == DIFFUSION:
         return settings
     settings |= {"losses": effective_losses(config, phase), "batching": config.batching}
@@ -291,6 +291,14 @@ def head(config: Config) -> list[Any]:
     found = config.head
     scale = None if found.name == "linear" else [found.initial_scale, found.trainable_scale]
     return [found.name, found.start, scale]
+
+
+def diffusion(config: Config) -> dict[str, Any]:
+    """Without the weighting under the noise objective, where each weight is 1."""
+    found = to_tree(config.diffusion)
+    if config.diffusion.objective == "noise":
+        del found["weighting"]
+    return found
 
 
 def generation(config: Config) -> dict[str, Any]:
