@@ -15,6 +15,7 @@ from core.config.parsing import Fault, parse, to_tree
 from core.config.schema import ALTERNATIVES, BASELINES, Config, Data
 from core.data.counting import UnfitSelection, class_counts
 from core.data.listing import shown
+from core.device.compiler import has_compiler
 from core.method.groups import FEW_BELOW, MANY_ABOVE
 from core.planning import fingerprint, trajectory
 from core.planning.ignored import counts_with, ignored
@@ -76,6 +77,10 @@ class StrategyA:
     def describe(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Facts for the report's provenance."""
         config = _config(settings)
+        versions = fingerprint.versions()
+        if config.compile:
+            # nodes of a cluster are compared with it: keys depend on it
+            versions = {**versions, "C++ compiler": "found" if has_compiler() else "missing"}
         facts = {
             "class_counts": _class_counts(config),
             "data_fingerprint": fingerprint.data_fingerprint(config),
@@ -92,7 +97,7 @@ class StrategyA:
             "head": config.head.name,
             "between_seeds": _between_seeds(config),
             "drawn_per_seed": _drawn_per_seed(config.data),
-            "versions": fingerprint.versions(),
+            "versions": versions,
         }
         warnings = _warnings(config)
         return {**facts, "warnings": warnings} if warnings else facts

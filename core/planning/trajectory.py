@@ -10,10 +10,12 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from core.config.parsing import to_tree
 from core.config.schema import Config, Encoding, Plateau
+from core.device.compiler import has_compiler
 from core.planning.fingerprint import canonical, digest_of_text, root_key, root_settings
 
 PRETRAIN, WARMUP, JOINT = "pretrain", "warmup", "joint"
@@ -48,6 +50,9 @@ Records = Callable[[str], Mapping[str, Any] | None]
 
 def chain(config: Config, seed: int, records: Records) -> list[Link]:
     """All links of a trial, first to last; see `Subject.chain` for `records`."""
+    # as it would run uncompiled
+    if config.compile and not has_compiler():
+        config = replace(config, compile=False)
     key = root_key(config, seed)
     links: list[Link] = []
     of_phase = functools.cache(lambda phase: phase_settings(config, phase))
