@@ -15,6 +15,7 @@ from core.config.parsing import Fault, parse, to_tree
 from core.config.schema import ALTERNATIVES, BASELINES, Config, Data
 from core.data.counting import UnfitSelection, class_counts
 from core.data.listing import shown
+from core.device.compiler import has_compiler
 from core.method.groups import FEW_BELOW, MANY_ABOVE
 from core.planning import fingerprint, trajectory
 from core.planning.ignored import counts_with, ignored
@@ -76,6 +77,10 @@ class StrategyA:
     def describe(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Facts for the report's provenance."""
         config = _config(settings)
+        versions = fingerprint.versions()
+        if config.compile:
+            # nodes of a cluster are compared with it: keys depend on it
+            versions = {**versions, "C++ compiler": "found" if has_compiler() else "missing"}
         facts = {
             "class_counts": _class_counts(config),
             "data_fingerprint": fingerprint.data_fingerprint(config),
@@ -92,7 +97,7 @@ class StrategyA:
             "head": config.head.name,
             "between_seeds": _between_seeds(config),
             "drawn_per_seed": _drawn_per_seed(config.data),
-            "versions": fingerprint.versions(),
+            "versions": versions,
         }
         warnings = _warnings(config)
         return {**facts, "warnings": warnings} if warnings else facts
@@ -183,7 +188,7 @@ def _config(settings: Mapping[str, Any]) -> Config:
 def _data_faults(config: Config) -> list[Fault]:
     """Images that the settings ask for and that are not there, or may not be read."""
     try:
-        _class_counts(config)
+        counts = _class_counts(config)
         fingerprint.data_fingerprint(config)
     except UnfitSelection as error:
         return [Fault(error.key, error.message)]
@@ -194,6 +199,13 @@ def _data_faults(config: Config) -> list[Fault]:
         file = shown(getattr(error, "filename", None) or config.data.path)
         why = getattr(error, "strerror", None) or error
         return [Fault("data.path", f"'{file}' cannot be read: {why}")]
+    are_many = {n > MANY_ABOVE for n in counts}
+    losses = config.losses
+    has_radius = config.method == "joint" and losses.radius > 0
+    if has_radius and losses.radius_from == "many" and len(are_many) == 1:
+        what = f"{'every' if True in are_many else 'no'} class has more than {MANY_ABOVE} images"
+        message = f"'many' changes nothing: {what}; choose images or views"
+        return [Fault("losses.radius_from", message)]
     return []
 
 

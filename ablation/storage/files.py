@@ -177,6 +177,7 @@ def checked_record(line: bytes) -> Record:
         and isinstance(record.get("epoch"), int)
         and isinstance(record.get("seconds", 0.0), (int, float))
         and isinstance(record.get("vectors", {}), dict)
+        and isinstance(record.get("unread", {}), dict)
     ):
         raise ValueError("it is no record")
     checked_metrics(record.get("metrics"))

@@ -497,6 +497,8 @@ def outcome_of(spec: TrialSpec, records: Sequence[Record], metric: Metric) -> Ou
     if name not in own[-1]["metrics"]:
         held = ", ".join(sorted(own[-1]["metrics"]))
         message = f"the last record does not hold the metric '{name}'; it holds {held or 'none'}"
+        if name in (unread := own[-1].get("unread", {})):
+            message += f"; it was printed as {unread[name]}"
         return failure_of(spec, records, failure("MissingMetric", message))
     if not math.isfinite(values[-1]):
         message = f"the metric '{name}' is {values[-1]}"

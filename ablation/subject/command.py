@@ -235,7 +235,10 @@ class CommandSubject(OwnCode):
         folder.mkdir(parents=True)
         arguments, variables = self._filled(settings, seed, folder, place.trial or key)
         measured = spawn(arguments, variables, self.command.metrics, folder, place)
-        return record_of(measured.history, measured.last, time.perf_counter() - begun)
+        record = record_of(measured.history, measured.last, time.perf_counter() - begun)
+        if measured.unread:
+            record["unread"] = measured.unread
+        return record
 
     def _filled(
         self, settings: Mapping[str, Any], seed: int, folder: Path, trial: str

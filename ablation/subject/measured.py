@@ -42,16 +42,19 @@ NUMBER = r"[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan|inf(?:inity)?)"
 BEST = r"(?P<best>(?:best|highest|lowest)\s+)?"
 # words that say of which data a metric is
 DATA = "train|training|val|valid|validation|dev|eval|evaluation|test|testing"
-PAIR = re.compile(
+NAME = (
     # no part of a longer name, or of a path
     r"(?<![\w./@-])"
     rf"{BEST}(?:(?P<data>{DATA})\s+)?"
     r"(?P<quote>[\"']?)(?P<name>[A-Za-z_][\w./@-]*)(?P=quote)"
-    rf"\s*(?:=\s*|:\s+)(?P<value>{NUMBER})"
+    r"\s*(?:=\s*|:\s+)"
+)
+PAIR = re.compile(
     # no part of 12:30, 12.5s, 3/10 or 71,2
-    r"(?![%.]?,\d)(?=[%.]?(?:[\s,;|)\]}]|$))",
+    rf"{NAME}(?P<value>{NUMBER})(?![%.]?,\d)(?=[%.]?(?:[\s,;|)\]}}]|$))",
     re.IGNORECASE,
 )
+WITH_COMMA = re.compile(rf"{NAME}[-+]?\d[\d.]*(?:,\d+)+(?:\.\d+)?", re.IGNORECASE)
 # Epoch 3/10, Epoch: [3][20/100]
 EPOCH_ALONE = re.compile(
     rf"(?<![\w./@-]){BEST}epoch\s*[:=#]?\s*\[?\s*(?P<epoch>\d+)(?![\w.]*\w|,\d)", re.IGNORECASE
@@ -83,6 +86,8 @@ class Measured:
     # names that stood twice in some line with different values, or after different words: they are
     # no metric any more
     _unclear: set[str] = field(default_factory=set)
+    # name -> the first text in which a number with a comma followed it: "acc: 71,2"
+    _with_comma: dict[str, str] = field(default_factory=dict)
 
     def add(self, values: Mapping[str, float]) -> int | None:
         """Take the values of a line; returns the epoch that they are of, if any."""
@@ -103,6 +108,10 @@ class Measured:
     def add_line(self, line: str) -> int | None:
         """Take the numbers of a printed line; returns the epoch that they are of, if any."""
         told = numbers_in(line)
+        for match in WITH_COMMA.finditer(line):
+            data = f"{match['data'].lower()}/" if match["data"] else ""
+            for name in (f"{data}{match['name']}", match["name"]):
+                self._with_comma.setdefault(name, match[0])
         unclear = set(told.unclear)
         for name, prefixes in told.prefixes.items():
             known = self._prefixes.setdefault(name, set())
@@ -129,6 +138,18 @@ class Measured:
         }
         return self._unclear | {name for name in ambiguous if name not in self.last}
 
+    @property
+    def unread(self) -> dict[str, str]:
+        """Name -> how it was printed, of those that are no metric by it."""
+        remedy = "write a decimal point and no comma"
+        found = {name: f"'{text}': {remedy}" for name, text in self._with_comma.items()}
+        for name in self._unclear:
+            words = sorted(self._prefixes.get(name, ()))
+            if len(words) > 1:
+                printed = " and ".join(f"'{word} {name}'" for word in words[:2])
+                found[name] = f"{printed}: give each a name of its own, without spaces"
+        return {name: text for name, text in found.items() if name not in self.last}
+
     def with_short_names(self, values: Mapping[str, float]) -> dict[str, float]:
         """These values, those of test/acc as `acc` too, unless that may stand for another one."""
         short = {
@@ -144,6 +165,9 @@ class Measured:
         for epoch, values in other.history.items():
             self.history.setdefault(epoch, {}).update(other.with_short_names(values))
         self.last |= other.with_short_names(other.last)
+        self._with_comma |= other._with_comma
+        self._prefixes |= other._prefixes
+        self._unclear |= other._unclear
 
 
 class Line(NamedTuple):

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple, Union
 
-from core.config.schema import ALTERNATIVES, Config
+from core.config.schema import ALTERNATIVES, Config, Data
 
 SWITCH = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
 # whole numbers are below it, as those of files are: larger ones fit into no tensor
@@ -196,8 +196,12 @@ def _contradictions(config: Config) -> Iterator[Fault]:
     if data.source.startswith("cifar") and not data.path:
         needs = "the folder that torchvision keeps it in"
         yield Fault("data.path", f"source '{data.source}' needs {needs}")
-    # digits are gray, whatever data.channels says
-    is_gray = data.source == "digits" or data.channels == "gray"
+    # the default is no fault
+    if data.channels not in (Data.channels, data.held_channels):
+        what = f"the images of source '{data.source}' are {data.held_channels}"
+        message = f"'{data.channels}' changes nothing: {what}; leave it out"
+        yield Fault("data.channels", message)
+    is_gray = data.held_channels == "gray"
     n_channels = 1 if is_gray else 3
     for name in ("mean", "std"):
         n_values = len(getattr(data, name))
@@ -261,17 +265,20 @@ def _channel_order(config: Config) -> Iterator[Fault]:
     """A checkpoint that was trained on another order of channels than the images are loaded in."""
     data, trained_on = config.data, config.encoder.channels
     swapped = {"rgb": "bgr", "bgr": "rgb", "gray": "gray"}
-    loaded = swapped[data.channels] if data.flip_channels else data.channels
+    loaded = swapped[data.held_channels] if data.flip_channels else data.held_channels
     if trained_on is None:
         message = "a checkpoint needs the channel order that it was trained on: rgb, bgr or gray"
         yield Fault("encoder.channels", message)
     elif trained_on != loaded:
-        yield Fault(
-            "encoder.channels",
-            f"the encoder was trained on {trained_on} and the images are loaded as {loaded}; "
+        remedy = (
             f"set data.flip_channels: {str(not data.flip_channels).lower()} "
-            "(a swap of red and blue costs many points of accuracy, silently)",
+            "(a swap of red and blue costs many points of accuracy, silently)"
         )
+        if "gray" in (trained_on, loaded):
+            instead = f", or set data.channels: {trained_on}" if data.source == "folder" else ""
+            remedy = f"take an encoder that was trained on {loaded}{instead}"
+        what = f"the encoder was trained on {trained_on} and the images are loaded as {loaded}"
+        yield Fault("encoder.channels", f"{what}; {remedy}")
 
 
 def _optimisers(config: Config) -> Iterator[Fault]:

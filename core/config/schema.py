@@ -58,7 +58,8 @@ class Data:
     # test images of digits, the validation images): the same for all seeds, or anew for each seed;
     # either way the same for all arms of a seed
     split: Literal["fixed", "seed"] = "fixed"
-    # order in which the files hold their channels
+    # order in which the files of `folder` hold their channels; digits are gray, and cifar10 and
+    # cifar100 rgb
     channels: Literal["rgb", "bgr", "gray"] = "rgb"
     # swap red and blue on loading
     flip_channels: bool = False
@@ -73,6 +74,12 @@ class Data:
     std: tuple[float, ...] = limited((0.5,), above=0)
     # images are resized to size x size pixels on loading; none: they must all have one size
     size: int | None = limited(None, minimum=1)
+
+    @property
+    def held_channels(self) -> str:
+        """The order of the source's channels: of `folder` alone, what `channels` says."""
+        known = {"digits": "gray", "cifar10": "rgb", "cifar100": "rgb"}
+        return known.get(self.source, self.channels)
 
     @property
     def drawn(self) -> tuple[str, ...]:

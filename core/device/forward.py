@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
-import shutil
 from collections.abc import Callable
 
 import torch
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from core.config.schema import Config
+from core.device.compiler import has_compiler
 from core.device.memory import autocast
 
 Compute = Callable[[Tensor, list[Tensor]], Tensor]
@@ -41,7 +40,10 @@ class Forward:
         ]
         # not a method of this object's: a cycle would keep its memory on the device
         self.compute: Compute = functools.partial(_latents, encoder, config, list(self.weights))
-        if config.compile and has_compiler():
+        if config.compile and not has_compiler():
+            missing = "there is no C++ compiler here (g++, clang++, CXX)"
+            logging.getLogger("core").warning(f"compile: {missing}; encoders run uncompiled")
+        elif config.compile:
             from torch._functorch import config as compilation
 
             # Some steps go backward through one pass twice, once for each loss.
@@ -85,13 +87,3 @@ def _latents(
         else:
             latents = functional_call(encoder, dict(zip(names, copies, strict=True)), (images,))
     return latents
-
-
-@functools.cache
-def has_compiler() -> bool:
-    """Whether torch.compile has the C++ compiler that it needs; without one, a line says so."""
-    name = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
-    if name is None:
-        said = "compile: there is no C++ compiler here (g++, clang++, CXX); encoders run uncompiled"
-        logging.getLogger("core").warning(said)
-    return name is not None

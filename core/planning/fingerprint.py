@@ -128,7 +128,7 @@ def _selection(data: Data) -> list[Any]:
         data.n_max,
         data.n_test if data.source == "digits" else Data.n_test,
         data.validation,
-        data.channels,
+        data.held_channels,
         data.flip_channels,
         data.size if data.source == "folder" else Data.size,
         data.mean,

@@ -10,10 +10,12 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from core.config.parsing import to_tree
 from core.config.schema import Config, Encoding, Plateau
+from core.device.compiler import has_compiler
 from core.planning.fingerprint import canonical, digest_of_text, root_key, root_settings
 
 PRETRAIN, WARMUP, JOINT = "pretrain", "warmup", "joint"
@@ -48,6 +50,9 @@ Records = Callable[[str], Mapping[str, Any] | None]
 
 def chain(config: Config, seed: int, records: Records) -> list[Link]:
     """All links of a trial, first to last; see `Subject.chain` for `records`."""
+    # as it would run uncompiled
+    if config.compile and not has_compiler():
+        config = replace(config, compile=False)
     key = root_key(config, seed)
     links: list[Link] = []
     of_phase = functools.cache(lambda phase: phase_settings(config, phase))
@@ -228,12 +233,12 @@ def phase_settings(config: Config, phase: str) -> dict[str, Any]:
         if config.staged.generation:
             settings["generation"] = generation(config)
         if config.diffusion_epochs:
-            settings["diffusion"] = tree["diffusion"]
+            settings["diffusion"] = diffusion(config)
         elif config.staged.generation:
             settings["scaling"] = config.diffusion.scaling
         return settings
     settings["denoiser"] = tree["denoiser"] if config.denoiser.name == "mlp" else "unet1d"
-    settings["diffusion"] = tree["diffusion"]
+    settings["diffusion"] = diffusion(config)
     if phase == DIFFUSION:
         return settings
     settings |= {"losses": effective_losses(config, phase), "batching": config.batching}
@@ -291,6 +296,14 @@ def head(config: Config) -> list[Any]:
     found = config.head
     scale = None if found.name == "linear" else [found.initial_scale, found.trainable_scale]
     return [found.name, found.start, scale]
+
+
+def diffusion(config: Config) -> dict[str, Any]:
+    """Without the weighting under the noise objective, where each weight is 1."""
+    found = to_tree(config.diffusion)
+    if config.diffusion.objective == "noise":
+        del found["weighting"]
+    return found
 
 
 def generation(config: Config) -> dict[str, Any]:

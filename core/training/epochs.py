@@ -71,7 +71,7 @@ class Trained(NamedTuple):
     """What an epoch leaves for the diagnostics."""
 
     metrics: dict[str, float]
-    # (N, D) of the real images, as the epoch met them
+    # (N, D) of the real images, as the epoch met them, each image once
     latents: Tensor
     # (N,)
     labels: Tensor
@@ -156,9 +156,14 @@ def joint_epoch(learner: Learner, train: Split, epoch: int) -> Trained:
         seen.append(latents.clone())
         seen_labels.append(batch.labels)
     latents, labels = torch.cat(seen), torch.cat(seen_labels)
-    if shares is not None:
-        kept = torch.from_numpy(np.flatnonzero(is_pure)).to(learner.device)
-        latents, labels = latents[kept], labels[kept]
+    kept = np.flatnonzero(is_pure)
+    if config.batching == "balanced":
+        # An image drawn again would be its own nearest neighbour, and make its class look tight.
+        images = torch.cat(chosen).cpu().numpy()[kept]
+        kept = kept[np.unique(images, return_index=True)[1]]
+    if len(kept) < len(labels):
+        rows = torch.from_numpy(kept).to(learner.device)
+        latents, labels = latents[rows], labels[rows]
     return Trained(means.read(), latents, labels)
 
 

@@ -85,6 +85,12 @@ FOLDER | {"data.split": "seed"} -> data.split
     data.n_max or data.validation, or data.split: fixed
 CHECKPOINT -> encoder.channels
     a checkpoint needs the channel order that it was trained on: rgb, bgr or gray
+{"encoder.checkpoint": "encoder.safetensors", "encoder.channels": "rgb"} -> encoder.channels
+    the encoder was trained on rgb and the images are loaded as gray; take an encoder that was
+    trained on gray
+CHECKPOINT | {"encoder.channels": "gray"}  -> encoder.channels
+    the encoder was trained on gray and the images are loaded as rgb; take an encoder that was
+    trained on rgb, or set data.channels: gray
 {"pretraining.epochs": 0}
     0 leaves the encoder untrained; name an encoder.checkpoint or train it
 {"warmup.fraction": None} -> warmup
@@ -110,6 +116,10 @@ FOLDER | {"data.mean": [0.5, 0.5]} -> data.mean
     has 2 values; the images have 3 channels: write 1 or 3 values
 {"data.mean": [0.5, 0.5, 0.5]}
     has 3 values; the images have 1 channel: write one value
+{"data.channels": "bgr"}
+    'bgr' changes nothing: the images of source 'digits' are gray; leave it out
+{"data.channels": "gray", "data.source": "cifar10", "data.path": "files", "data.mean": [0.1, 0.2, 0.3]}
+    'gray' changes nothing: the images of source 'cifar10' are rgb; leave it out
 {"data.flip_channels": True}
     gray images have no red and blue to swap
 {"data.std": [0.5, 0.5, 0.5], "data.channels": "gray"}
@@ -136,6 +146,12 @@ def faults():
 @pytest.mark.parametrize(("settings", "key", "message"), [*faults()])
 def test_a_fault_names_the_value_and_what_is_allowed(settings, key, message):
     assert parse(settings)[1] == [Fault(key, message)]
+
+
+@pytest.mark.parametrize("channels", [{}, {"data.channels": "gray"}, {"data.channels": "rgb"}])
+def test_digits_are_gray_whether_or_not_the_settings_say_so(channels):
+    encoder = {"encoder.checkpoint": "encoder.safetensors", "encoder.channels": "gray"}
+    assert parse(channels | encoder)[1] == []
 
 
 @pytest.mark.parametrize(

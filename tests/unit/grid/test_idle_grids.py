@@ -155,7 +155,7 @@ def test_an_override_that_changes_something_somewhere_is_taken(load, overrides):
     ],
 )
 def test_what_an_override_makes_idle_is_no_fault_of_the_grid(load, overrides):
-    settings = "{optim: {name: sgd, momentum: 0.5}, losses.radius_from: many, generation.steps: 5, warmup.epochs: 3}"
+    settings = "{optim: {name: sgd, momentum: 0.5}, losses.radius_from: views, generation.steps: 5, warmup.epochs: 3}"
     if overrides[0].startswith("warmup"):
         with pytest.raises(InputError, match="-S: warmup.epochs"):  # which the next one unsets
             load(settings=settings, overrides=overrides)
@@ -257,7 +257,7 @@ def test_an_override_that_makes_a_factor_dead_is_told_by_the_factor(load):
     "factors",
     [
         "{a: {off: {}, on: {end_to_end: false}}, b: {summed: {routing: summed}, stopgrad: {routing: stopgrad}}}",
-        "{a: {off: {}, on: {losses.radius: 0}}, b: {all: {}, many: {losses.radius_from: many}}}",
+        "{a: {off: {}, on: {losses.radius: 0}}, b: {images: {}, views: {losses.radius_from: views}}}",
         "{a: {off: {}, on: {method: staged}}, b: {off: {}, on: {staged.batching: balanced}}}",
     ],
 )

@@ -209,6 +209,21 @@ def test_a_metric_is_mended_without_training_while_no_trial_is_complete(monkeypa
 
 
 @pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("print('loss=1'), print('value: 71,2')", "loss; it was printed as 'value: 71,2': write a decimal point and no comma"),
+        ("print('top-1 value: 71'), print('top-5 value: 9')", "none; it was printed as 'top-1 value' and 'top-5 value': give each a name of its own, without spaces"),
+    ],
+    ids=["comma", "words"],
+)  # fmt: skip
+def test_a_missing_metric_is_quoted_as_it_was_printed(text, why):
+    experiment(command(text))
+    Path("g.yaml").write_text(GRID.replace("seeds: 2", "seeds: 1"))
+    said = f"MissingMetric: the last record does not hold the metric 'value'; it holds {why}"
+    assert set(run()[1].failed.values()) == {said}
+
+
+@pytest.mark.parametrize(
     ("subject", "then"),
     [
         (CommandSubject(Command(f"{sys.executable} -V {{seed}}")), "begins them anew"),

@@ -102,6 +102,25 @@ def test_a_name_counts_without_its_data_only_while_it_has_one_meaning(lines, las
     assert measured("epoch 1", *[f"epoch 1 {line}" for line in lines]).history == {1: last}
 
 
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        (["acc: 71,2 loss=0.5", "acc: 72,4"], {"acc": "'acc: 71,2': write a decimal point and no comma"}),
+        (["test acc=1,234.5%"], dict.fromkeys(["test/acc", "acc"], "'test acc=1,234.5': write a decimal point and no comma")),
+        (["class 0 acc: 1 loss=1", "class 1 acc: 2 loss=2"], {"acc": "'class 0 acc' and 'class 1 acc': give each a name of its own, without spaces"}),
+        # read from another line, or no metric with a comma in its number
+        (["acc: 71,2", "acc: 71.2"], {}),
+        (["loss=0.5,acc=0.7, f1=1,", "acc: 62.4%  acc: 99.0%"], {}),
+    ],
+)  # fmt: skip
+def test_how_a_name_was_printed_is_known_where_it_is_no_metric_by_it(lines, found):
+    measured, whole = Measured(), Measured()
+    for line in lines:
+        measured.add_line(line)
+    whole.merge(measured)
+    assert measured.unread == whole.unread == found
+
+
 def test_lines_with_an_epoch_are_history_and_the_last_value_of_each_metric_counts():
     found = measured("seed=3", "epoch=1 loss=2 acc=5", "epoch=2 loss=1", "epoch=2 acc=6", "final=7")
     assert found.history == {1: {"loss": 2, "acc": 5}, 2: {"loss": 1, "acc": 6}}

@@ -16,6 +16,7 @@ from ablation import PACKAGE
 from ablation.errors import InputError
 from ablation.subject.imported import project_sources
 from ablation.subject.loading import FunctionSubject, load_subject
+from core.config.parsing import Fault
 from core.subject import SUBJECT
 
 MODULE = '''
@@ -46,6 +47,24 @@ class Subject:
 SUBJECT = Subject()
 LEARNING_RATE = 0.1
 '''
+
+
+@pytest.mark.parametrize(
+    ("n_max", "imbalance", "more", "what"),
+    [
+        (100, 10, {}, "no class has"),
+        (110, 1, {}, "every class has"),
+        (110, 10, {}, None),
+        (100, 10, {"losses.radius": 0}, None),
+        (100, 10, {"method": "staged"}, None),
+        (100, 10, {"losses.radius_from": "images"}, None),
+    ],
+)
+def test_the_radius_of_classes_with_many_images_needs_some_and_others(n_max, imbalance, more, what):
+    profile = {"data.n_max": n_max, "data.imbalance_factor": imbalance, "data.n_test": 10}
+    faults = SUBJECT.check(JOINT | profile | {"losses.radius_from": "many"} | more)
+    message = f"'many' changes nothing: {what} more than 100 images; choose images or views"
+    assert faults == ([Fault("losses.radius_from", message)] if what else [])
 
 
 @pytest.fixture
@@ -320,7 +339,7 @@ def test_kinds_of_warmup_are_alternatives():
 
 
 def test_a_pretrained_encoder_with_held_out_images_is_warned_of_and_nothing_else_is():
-    pretrained = {"encoder.checkpoint": "pretrained/one.safetensors", "encoder.channels": "rgb"}
+    pretrained = {"encoder.checkpoint": "pretrained/one.safetensors", "encoder.channels": "gray"}
     held_out = {"data.validation": 0.2}
     for settings in ({}, pretrained, held_out):
         assert "warnings" not in SUBJECT.describe(settings)

@@ -7,10 +7,13 @@ import torch
 from tiny_trials import JOINT, MemoryStore, chain, config_of, trial_at
 
 from core.config.schema import Config
-from core.device import forward
+from core.device import compiler, forward
 from core.device.chunks import Passes
+from core.device.compiler import has_compiler
 from core.device.forward import Forward
 from core.networks.encoders import build_encoder
+from core.planning import trajectory
+from core.subject import SUBJECT
 
 BFLOAT16 = JOINT | {"precision": "bfloat16", "batch_size": 13}
 
@@ -77,19 +80,16 @@ def test_nothing_is_copied_in_float32(casts_at_once):
 
 
 def test_without_a_compiler_the_encoder_runs_as_it_is_and_a_line_says_so(monkeypatch, caplog):
-    monkeypatch.setattr(forward.shutil, "which", lambda name: None)
+    monkeypatch.setattr(compiler.shutil, "which", lambda name: None)
     monkeypatch.delenv("CXX", raising=False)
-    forward.has_compiler.cache_clear()
-    try:
-        own = Forward(build_encoder("small-cnn", 1), config_of(JOINT | {"compile": True}))
-        assert isinstance(own.compute, functools.partial)
-        assert "there is no C++ compiler here" in caplog.text
-    finally:
-        forward.has_compiler.cache_clear()
+    monkeypatch.setattr(forward, "has_compiler", has_compiler.__wrapped__)
+    own = Forward(build_encoder("small-cnn", 1), config_of(JOINT | {"compile": True}))
+    assert isinstance(own.compute, functools.partial)
+    assert "there is no C++ compiler here" in caplog.text
 
 
 @pytest.mark.long
-@pytest.mark.skipif(not forward.has_compiler(), reason="no C++ compiler here")
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler here")
 @pytest.mark.parametrize(
     ("precision", "devices"), [("float32", ()), ("bfloat16", ()), ("bfloat16", ("cpu",))]
 )
@@ -104,7 +104,7 @@ def test_a_compiled_encoder_learns_the_same_but_for_rounding(precision, devices,
 
 
 @pytest.mark.long
-@pytest.mark.skipif(not forward.has_compiler(), reason="no C++ compiler here")
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler here")
 def test_gradients_of_each_loss_are_measured_after_an_epoch_without(monkeypatch):
     # what an earlier run has compiled may have been compiled for two passes
     monkeypatch.setattr(torch.compiler.config, "force_disable_caches", True)
@@ -115,7 +115,8 @@ def test_gradients_of_each_loss_are_measured_after_an_epoch_without(monkeypatch)
     assert False in is_measured and True in is_measured[is_measured.index(False) :]
 
 
-def test_only_joint_epochs_depend_on_compilation():
+def test_only_joint_epochs_depend_on_compilation(monkeypatch):
+    monkeypatch.setattr(trajectory, "has_compiler", lambda: True)
     keys = {
         compiled: {
             (link.phase, link.epoch): link.key for link in chain(JOINT | {"compile": compiled})
@@ -124,3 +125,14 @@ def test_only_joint_epochs_depend_on_compilation():
     }
     for (phase, epoch), key in keys[False].items():
         assert (keys[True][phase, epoch] == key) is (phase != "joint")
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_epochs_that_no_compiler_could_compile_are_uncompiled_ones(is_there, monkeypatch):
+    monkeypatch.setattr(trajectory, "has_compiler", lambda: is_there)
+    monkeypatch.setattr("core.subject.has_compiler", lambda: is_there)
+    settings = JOINT | {"compile": True}
+    assert (chain(settings) == chain(JOINT)) is not is_there
+    # by which nodes of a cluster are compared, and what a report shows
+    told = {"C++ compiler": "found" if is_there else "missing"}
+    assert SUBJECT.describe(settings)["versions"] == SUBJECT.describe(JOINT)["versions"] | told

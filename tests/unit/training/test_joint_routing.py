@@ -14,6 +14,7 @@ from tiny_trials import JOINT, MemoryStore, advance, at_the_thaw, chain, warmed_
 from core.randomness import generator, mixing_shares
 from core.subject import SUBJECT
 from core.training import epochs
+from core.training.encoding import encode
 from core.training.epochs import joint_epoch
 
 RULES = ("summed", "decoupled", "stopgrad", "pcgrad")
@@ -472,6 +473,30 @@ def test_measuring_changes_no_bit_of_the_training(changes, n_chunks, warmed, mon
         for name in state
         if not torch.equal(state[name], plain_state[name]) and not state[name].isnan().all()
     ] == []
+
+
+@pytest.mark.parametrize(("mixup", "batch_size"), [(0.0, 512), (0.0, 16), (0.2, 16)])
+def test_diagnostics_take_an_image_once_however_often_balanced_batches_draw_it(
+    mixup, batch_size, warmed, monkeypatch
+):
+    changes = {"batching": "balanced", "batchnorm": "frozen"}
+    trial = trial_at_the_thaw(warmed, mixup=mixup, batch_size=batch_size, **changes)
+    learner, train = trial.learner, trial.dataset.train
+    monkeypatch.setattr(epochs, "update", lambda *args: None)
+    drawn = torch.cat(epochs.order(learner, train.labels, EPOCH))
+    if mixup:
+        # two of three are whole images
+        shares = torch.ones(len(drawn)).index_fill(0, torch.arange(0, len(drawn), 3), 0.5)
+        monkeypatch.setattr(epochs, "mixup_shares", lambda *args: shares)
+        drawn = drawn[shares == 1]
+    images = drawn.unique()
+    assert 1 < len(images) < len(drawn)
+    found = joint_epoch(learner, train, EPOCH)
+    assert torch.equal(found.labels.sort()[0], train.labels[images])
+    expected = encode(learner.encoder, train.images[images], learner.config)
+    apart = torch.cdist(found.latents.double(), expected.double())
+    assert sorted(apart.argmin(1).tolist()) == list(range(len(images)))
+    assert apart.min(1)[0].max() < 1e-4 * expected.norm(dim=1).max()
 
 
 @pytest.mark.parametrize(
