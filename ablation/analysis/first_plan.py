@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ablation.analysis.contrasts import Contrast, claimed, main_effects
 from ablation.formatting import listed
@@ -27,6 +27,9 @@ from ablation.storage.runs import (
     RunFolder,
     TrialSpec,
 )
+
+# fact of a manifest: fingerprint of the code
+SOURCE = "source_fingerprint"
 
 
 def first_plan(manifest: Manifest, before: Manifest | None, folder: RunFolder) -> FirstPlan | None:
@@ -114,6 +117,21 @@ def n_known(plan: Plan, before: Manifest | None, store: DiskStore, folder: RunFo
         or any(store.holds("record", link.key) for link in trial.links[-1:])
     ]
     return len(known) if len({spec.seed for spec in known}) >= FEWEST else 0
+
+
+def earlier_code(facts: Mapping[str, Any], before: Manifest | None, folder: RunFolder) -> list[str]:
+    """Other versions of a study's code whose results were seen: `Manifest.earlier_code`.
+
+    facts: of the study as it is planned now
+    before: as `first_plan` takes it
+    """
+    if before is None or before.search.get("of"):
+        return []
+    complete, found = folder.complete(), list(before.earlier_code)
+    seen = {spec.seed for spec in before.trials if complete.get(spec.trial) == spec.key}
+    if len(seen) >= FEWEST:
+        found.append(str(before.facts.get(SOURCE, "")))
+    return [one for one in dict.fromkeys(found) if one not in ("", facts.get(SOURCE))]
 
 
 def other_trials(manifest: Manifest, folder: RunFolder) -> dict[str, Outcome]:

@@ -208,6 +208,8 @@ class Manifest:
     first_plan: FirstPlan | None = None
     # how many were complete before it was first planned; 0 where these are of one seed at most
     known_trials: int = 0
+    # fingerprints of other versions of its code that have given results of two seeds
+    earlier_code: list[str] = field(default_factory=list)
     # How its arms were tuned, see `ablation.search.tuning.search_found`; {} if they were not.
     search: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT

@@ -25,7 +25,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 from ablation import INSTALLED_IN
-from ablation.analysis.first_plan import first_plan, left_out, n_known, plan_warnings
+from ablation.analysis.first_plan import (
+    earlier_code,
+    first_plan,
+    left_out,
+    n_known,
+    plan_warnings,
+)
 from ablation.errors import InputError, Problem
 from ablation.formatting import listed, redacted
 from ablation.grid.file import published
@@ -111,16 +117,18 @@ class PlannedStudy:
         """The manifest before anything has run. Needs the files that trials read."""
         study, file, before = self.study, self.published_file, self.folder.known_manifest()
         planned = replace(manifest_of(study, self.name, self.plan), search=dict(self.search))
+        facts = study.subject.describe(study.common)
         return replace(
             planned,
             published=published(file, study.experiment.dataset) if file.is_file() else [],
-            facts=study.subject.describe(study.common),
+            facts=facts,
             provenance=provenance(),
             config=study.subject.resolve(study.common),
             asked=dict(self.asked),
             first_plan=first_plan(planned, before, self.folder),
             left_out=left_out(planned, study, self.store, self.folder),
             known_trials=n_known(self.plan, before, self.store, self.folder),
+            earlier_code=earlier_code(facts, before, self.folder),
         )
 
     def expected(self) -> Plan:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ablation.analysis.first_plan import (
+    SOURCE,
     changed_claims,
     changed_effects,
     changed_seeds,
@@ -410,3 +411,32 @@ def test_some_of_the_planned_seeds_are_no_change_of_the_plan(toy):
     for chosen in ("2", "2", "3"):
         toy.go(seeds=chosen)
         assert toy.folder.manifest().first_plan is None
+
+
+def test_results_of_other_versions_of_the_code_are_told(claims, monkeypatch):
+    """Code that is changed until a claim holds gives it by chance in the end."""
+    chain = claims.subject.chain
+
+    def of_code(code, settings, seed, records):
+        links = chain(settings, seed, lambda key: records(f"{code} {key}"))
+        return [link._replace(key=f"{code} {link.key}") for link in links]
+
+    def runs_with(code, stop_after=float("inf")):
+        monkeypatch.setattr(claims.subject, "describe", lambda settings: {SOURCE: code})
+        # trials of other code are other trials
+        monkeypatch.setattr(claims.subject, "chain", lambda *asked: of_code(code, *asked))
+        claimed(claims, FIRST, stop_after)
+        return claims.folder.manifest().earlier_code
+
+    assert runs_with("a") == []
+    assert runs_with("b") == ["a"]
+    assert runs_with("b") == ["a"]
+    # one that is mended before there are results of two seeds is none
+    assert runs_with("c", stop_after=1) == ["a", "b"]
+    assert runs_with("d") == ["a", "b"]
+    # as it was
+    assert runs_with("a") == ["b", "d"]
+    monkeypatch.setattr(figures, "draw", lambda *_: [])
+    Closing(claims.places, "toy").write()
+    report = claims.places.report("toy").joinpath("report.md").read_text()
+    assert "Results of 2 other versions of its code were seen before those of this one" in report
