@@ -14,6 +14,7 @@ from ablation.errors import InputError
 from ablation.reporting import figures
 from ablation.storage.runs import RunFolder
 from ablation.study import opening, running
+from ablation.study.closing import Closing
 from ablation.study.repair import TrialFiles
 
 TRAIN = """
@@ -74,7 +75,13 @@ search:
 class Project:
     """Own code in a folder, with a search; its workers are real."""
 
-    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, subject: str = "MODULE:train"):
+    def __init__(
+        self,
+        root: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        subject: str = "MODULE:train",
+        reports: bool = False,
+    ):
         root.mkdir()
         # this process imports it
         self.module = f"pruned_{next(NUMBERS)}"
@@ -82,6 +89,8 @@ class Project:
         monkeypatch.chdir(root)
         monkeypatch.setattr(opening, "provenance", dict)
         monkeypatch.setattr(figures, "draw", lambda *arguments: [])
+        if not reports:
+            monkeypatch.setattr(Closing, "write", lambda closing: [])
         self.root, self.grid = root, root / "grid.yaml"
         (root / f"{self.module}.py").write_text(TRAIN)
         (root / "mine.yaml").write_text(
@@ -144,7 +153,17 @@ def project(tmp_path, monkeypatch):
     return Project(tmp_path / "project", monkeypatch)
 
 
-def test_a_trial_ends_with_the_epoch_that_condemned_it(project, capsys):
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A project whose study has been run."""
+    with pytest.MonkeyPatch.context() as patch:
+        project = Project(tmp_path_factory.mktemp("undisturbed") / "project", patch)
+        project.run()
+        return project
+
+
+def test_a_trial_ends_with_the_epoch_that_condemned_it(tmp_path, monkeypatch, capsys):
+    project = Project(tmp_path / "project", monkeypatch, reports=True)
     project.run()
     assert project.pruned and set(project.pruned.values()) <= {3, 9}
     for trial, reported in project.reported.items():
@@ -162,7 +181,7 @@ def test_a_trial_ends_with_the_epoch_that_condemned_it(project, capsys):
 
 
 def test_a_trial_that_is_ended_does_not_run_on(project):
-    project.rewrite("MODULE.py", "SECONDS, EVERY, BEST = 0.0", "SECONDS, EVERY, BEST = 0.05")
+    project.rewrite("MODULE.py", "SECONDS, EVERY, BEST = 0.0", "SECONDS, EVERY, BEST = 0.02")
     project.rewrite("MODULE.py", "time.sleep(SECONDS)", "time.sleep(SECONDS); print(epoch)")
     project.rewrite("grid.yaml", "trials: 8", "trials: 4")
     project.run()
@@ -182,15 +201,13 @@ def test_a_trial_that_is_ended_does_not_run_on(project):
     ],
 )
 def test_the_same_trials_end_at_the_same_epochs_however_fast_they_are(
-    project, seconds, jobs, tmp_path, monkeypatch
+    project, seconds, jobs, undisturbed
 ):
     """Those that come to their end before they are stopped, too."""
-    project.run()
-    other = Project(tmp_path / "other", monkeypatch)
-    other.rewrite("MODULE.py", "SECONDS, EVERY, BEST = 0.0", f"SECONDS, EVERY, BEST = {seconds}")
-    other.run(jobs)
-    assert other.known == project.known
-    assert other.reported == project.reported
+    project.rewrite("MODULE.py", "SECONDS, EVERY, BEST = 0.0", f"SECONDS, EVERY, BEST = {seconds}")
+    project.run(jobs)
+    assert project.known == undisturbed.known
+    assert project.reported == undisturbed.reported
 
 
 @pytest.mark.parametrize(
@@ -202,16 +219,17 @@ def test_the_same_trials_end_at_the_same_epochs_however_fast_they_are(
     ],
 )
 def test_another_pruner_judges_what_is_in_the_cache_as_if_it_ran(
-    project, before, after, tmp_path, monkeypatch
+    project, before, after, undisturbed, tmp_path, monkeypatch
 ):
-    fresh = Project(tmp_path / "fresh", monkeypatch)
-    for each, pruner in ((project, before), (fresh, after)):
-        monkeypatch.chdir(each.root)
-        each.rewrite("grid.yaml", PRUNER, pruner)
-        each.run()
-    monkeypatch.chdir(project.root)
+    project.rewrite("grid.yaml", PRUNER, before)
+    project.run()
     project.rewrite("grid.yaml", before, after)
     project.run()
+    fresh = undisturbed
+    if after != PRUNER:
+        fresh = Project(tmp_path / "fresh", monkeypatch)
+        fresh.rewrite("grid.yaml", PRUNER, after)
+        fresh.run()
     assert project.known == fresh.known
     assert project.reported == fresh.reported
 
@@ -239,17 +257,15 @@ def test_files_of_a_pruned_trial_that_ran_on_are_as_they_should_be(project):
     "n", [3, 24, *(pytest.param(n, marks=pytest.mark.long) for n in (8, 15, 30, 40, 60))]
 )
 def test_a_killed_search_of_own_code_goes_on_with_the_same_trials(
-    project, n, tmp_path, monkeypatch
+    project, n, undisturbed, monkeypatch
 ):
-    project.run()
-    other = Project(tmp_path / "other", monkeypatch)
     with monkeypatch.context() as patch:
         kill_after(n, patch)
         with pytest.raises(Killed):
-            other.run(jobs=1)
-    other.run(jobs=1)
-    assert other.reported == project.reported
-    assert other.pruned == project.pruned
+            project.run(jobs=1)
+    project.run(jobs=1)
+    assert project.reported == undisturbed.reported
+    assert project.pruned == undisturbed.pruned
 
 
 def test_a_command_is_ended_by_what_it_prints(tmp_path, monkeypatch):
@@ -257,6 +273,7 @@ def test_a_command_is_ended_by_what_it_prints(tmp_path, monkeypatch):
         tmp_path / "project", monkeypatch, '{command: "python MODULE.py {rate} {x} {seed}"}'
     )
     project.rewrite("MODULE.py", "SECONDS, EVERY, BEST = 0.0", "SECONDS, EVERY, BEST = 0.01")
+    project.rewrite("grid.yaml", "trials: 8", "trials: 4")
     project.run()
     assert project.pruned and set(project.pruned.values()) <= {3, 9}
     for trial, reported in project.reported.items():
@@ -270,8 +287,9 @@ def test_a_metric_that_is_measured_now_and_then_decides_at_the_next_time(project
 
 
 def test_a_trial_that_fails_as_it_is_stopped_is_pruned_all_the_same(tmp_path, monkeypatch, capsys):
-    project = Project(tmp_path / "project", monkeypatch, "MODULE:fail_when_stopped")
+    project = Project(tmp_path / "project", monkeypatch, "MODULE:fail_when_stopped", reports=True)
     project.rewrite("MODULE.py", "SECONDS, EVERY, BEST = 0.0", "SECONDS, EVERY, BEST = 0.01")
+    project.rewrite("grid.yaml", "trials: 8", "trials: 4")
     result = project.run()
     assert project.pruned and not result.failed
     assert "FAILED" not in capsys.readouterr().out
@@ -287,7 +305,7 @@ def test_every_pruner_ends_trials_of_own_code(project, pruner):
 
 
 def test_what_reports_no_epochs_is_told_that_nothing_was_pruned(tmp_path, monkeypatch, capsys):
-    project = Project(tmp_path / "project", monkeypatch, "MODULE:quiet")
+    project = Project(tmp_path / "project", monkeypatch, "MODULE:quiet", reports=True)
     project.run()
     why = "acc at an epoch from 3 on that was not its last"
     said = f"warning: the pruner could end no trial of reference and x=b: no trial measured {why}"
