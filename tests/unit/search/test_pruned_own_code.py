@@ -180,8 +180,9 @@ def test_a_trial_ends_with_the_epoch_that_condemned_it(tmp_path, monkeypatch, ca
     )
 
 
+@pytest.mark.long
 def test_a_trial_that_is_ended_does_not_run_on(project):
-    project.rewrite("MODULE.py", "SECONDS, EVERY, BEST = 0.0", "SECONDS, EVERY, BEST = 0.02")
+    project.rewrite("MODULE.py", "SECONDS, EVERY, BEST = 0.0", "SECONDS, EVERY, BEST = 0.1")
     project.rewrite("MODULE.py", "time.sleep(SECONDS)", "time.sleep(SECONDS); print(epoch)")
     project.rewrite("grid.yaml", "trials: 8", "trials: 4")
     project.run()
