@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from test_tuning import Killed, kill_after
 
 from ablation.errors import InputError
@@ -15,6 +17,7 @@ from ablation.reporting import figures
 from ablation.storage.runs import RunFolder
 from ablation.study import opening, running
 from ablation.study.repair import TrialFiles
+from ablation.study.views import show_plan
 
 TRAIN = """
 import math, pathlib, sys, time
@@ -295,6 +298,14 @@ def test_what_reports_no_epochs_is_told_that_nothing_was_pruned(tmp_path, monkey
     assert f"No trial of `reference` and `x=b` could be ended early: none measured {why}." in (
         project.told
     )
+
+
+def test_the_plan_counts_trials_and_no_epochs(project):
+    console = Console(file=io.StringIO(), width=150)
+    show_plan(console, opening.open_study(project.grid), {}, 2)
+    text = console.file.getvalue()
+    left = "at most 16 trials are left to train; pruning ends some of them early"
+    assert left in text and "epochs" not in text
 
 
 def test_a_budget_of_epochs_is_refused_as_own_code_has_an_unknown_number(project):
