@@ -289,6 +289,15 @@ def test_every_pruner_ends_trials_of_own_code(project, pruner):
     assert project.pruned
 
 
+def test_hyperband_waits_for_a_complete_trial_as_long_as_its_first_bracket(project):
+    """One that stops early, as that with an arm's own settings here, gives it no brackets."""
+    project.rewrite("MODULE.py", "range(1, 21)", "range(1, 3 if config['rate'] == 0.1 else 21)")
+    project.rewrite("grid.yaml", "successive-halving, min_epochs: 3", "hyperband, min_epochs: 4")
+    project.rewrite("grid.yaml", "trials: 8", "trials: 14")
+    project.run()
+    assert project.pruned
+
+
 def test_what_reports_no_epochs_is_told_that_nothing_was_pruned(tmp_path, monkeypatch, capsys):
     project = Project(tmp_path / "project", monkeypatch, "MODULE:quiet")
     project.run()
