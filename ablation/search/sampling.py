@@ -54,7 +54,7 @@ class ArmSearch:
         own: Mapping[str, Scalar] | None,
         n_epochs: int | None,
     ):
-        self.search, self.log, self._own = search, log, own
+        self.search, self.log, self._own, self._n_epochs = search, log, own, n_epochs
         self._domains = {key: distribution(domain) for key, domain in space.items()}
         self._cells = None
         if search.sampler == "grid":
@@ -136,7 +136,20 @@ class ArmSearch:
         self._steps[number] = step
         trial.report(value, step)
         # NumPy's bool, of some pruners, is none of JSON's
-        return self.rung_after(before) <= step and bool(trial.should_prune())
+        is_rung = self.rung_after(before) <= step and self._has_brackets
+        return is_rung and bool(trial.should_prune())
+
+    @property
+    def _has_brackets(self) -> bool:
+        """Whether hyperband can have its brackets by now, where they are by complete trials.
+
+        It makes them when it is first asked, for good; trials shorter than a bracket would give it
+        none, and it would end no trial ever.
+        """
+        if self.search.pruner != "hyperband" or self._n_epochs is not None:
+            return True
+        complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return any((one.last_step or 0) + 1 >= self.search.min_epochs for one in complete)
 
     def _asked(self, number: int) -> optuna.Trial:
         seed = int.from_bytes(hashlib.sha256(f"search {number}".encode()).digest()[:4], "big")
@@ -164,7 +177,7 @@ def _sampler(search: Search, seed: int) -> BaseSampler:
 def _pruner(search: Search, n_epochs: int | None) -> BasePruner:
     least = search.min_epochs
     if search.pruner == "hyperband":
-        # "auto": by the first trial that is complete; none is pruned before
+        # "auto": by the first trial that is complete and long enough; none is pruned before
         most: int | str = "auto" if n_epochs is None else max(n_epochs, least)
         return optuna.pruners.HyperbandPruner(least, most, FACTOR)
     if search.pruner == "successive-halving":

@@ -178,7 +178,7 @@ class ArmTuning:
         """How many of these trials measured the metric where the pruner could still end them."""
         n, least = self.n_counted, self.search.min_epochs
         ended = (trial for trial in self.log.ended() if trial.number < n)
-        return sum(max(trial.steps, default=0) >= least for trial in ended)
+        return sum(trial.last_step >= least for trial in ended)
 
     @property
     def best(self) -> AskedTrial | None:
@@ -362,7 +362,7 @@ class SearchPlanner:
         asked = self.tuning.arms[entry.arm].log.trials[entry.number]
         if asked.pruned_at is not None:
             return epoch["epoch"] >= asked.pruned_at
-        is_new = not asked.state and epoch["epoch"] > max(asked.steps, default=0)
+        is_new = not asked.state and epoch["epoch"] > asked.last_step
         value = epoch["metrics"].get(self.tuning.search.metric["name"], math.nan)
         if self.tuning.search.pruner == "none" or not is_new or not math.isfinite(value):
             return False
@@ -424,7 +424,7 @@ class SearchPlanner:
             return before + asked.pruned_at
         if asked.state:
             return len(links)
-        n = max(n_known, before + optuna.rung_after(max(asked.steps, default=0)))
+        n = max(n_known, before + optuna.rung_after(asked.last_step))
         while n < len(links):
             if not all(store.holds("record", link.key) for link in reversed(links[:n])):
                 return n
@@ -445,7 +445,7 @@ class SearchPlanner:
         """Step -> metric, of a trial's epochs of which Optuna has not been told."""
         metric, values = self.tuning.search.metric["name"], {}
         for step, link in enumerate(links, 1):
-            if step > max(asked.steps, default=0):
+            if step > asked.last_step:
                 record = store.record(link.key)
                 value = record["metrics"].get(metric) if record else None
                 if value is not None and math.isfinite(value):
@@ -542,8 +542,7 @@ def search_found(tuning: Tuning, before: Mapping[str, Any]) -> dict[str, Any]:
 
 def _values(trial: AskedTrial) -> tuple[float | None, float | None]:
     """The metric at the end of a complete trial, and as it was reported last, if it was."""
-    last = trial.steps[max(trial.steps)][0] if trial.steps else None
-    return (trial.value, trial.value) if trial.state == COMPLETE else (None, last)
+    return (trial.value, trial.value) if trial.state == COMPLETE else (None, trial.last_value)
 
 
 def _space(arm: ArmTuning) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +40,15 @@ class AskedTrial:
     number: int
     # setting -> value
     values: dict[str, Any]
-    # step -> (metric, whether the trial was to end there)
-    steps: dict[int, tuple[float, bool]] = field(default_factory=dict)
+    # the last step of which the metric was told, and the metric there; 0 and None before the first
+    last_step: int = 0
+    last_value: float | None = None
+    # the step at which it was to end before its time
+    pruned_at: int | None = None
     # COMPLETE, PRUNED or FAILED; "" while it is open
     state: str = ""
     # of a complete trial: the metric at its last epoch, averaged over the search's seeds
     value: float = math.nan
-
-    @property
-    def pruned_at(self) -> int | None:
-        """The step at which it was to end before its time."""
-        return next((step for step, (_, is_end) in self.steps.items() if is_end), None)
 
 
 class SearchLog:
@@ -94,8 +92,10 @@ class SearchLog:
             number = int(event["ask"])
             self.trials[number] = self.open[number] = AskedTrial(number, dict(event["values"]))
         elif "step" in event:
-            step = self.trials[int(event["of"])].steps
-            step[int(event["step"])] = (float(event["value"]), bool(event["prune"]))
+            trial = self.trials[int(event["of"])]
+            trial.last_step, trial.last_value = int(event["step"]), float(event["value"])
+            if event["prune"] and trial.pruned_at is None:
+                trial.pruned_at = trial.last_step
         else:
             trial = self.open.pop(int(event["end"]))
             value = event.get("value")

@@ -153,7 +153,7 @@ def _show_search(
     if tuning.is_finished:
         console.print(f"the search is finished: {n_ended} trials of {len(costs)} arms")
         return planned
-    by_trial = all(len(links) == 1 for cost in costs.values() for links in cost.chains.values())
+    by_trial = of_one_link(planned.plan.specs)
     unit = "trials" if by_trial else "epochs"
     table = plain_table(["arm"], ["settings", "trials", "ended", f"{unit} at most", "left at most"])
     owned: set[str] = set()
@@ -170,7 +170,8 @@ def _show_search(
     console.print(fitting(table, console))
     chains = {name: links for cost in costs.values() for name, links in cost.chains.items()}
     missing = _missing(chains, planned)
-    less = "" if search.pruner == "none" else "; pruning makes it less"
+    pruning = "pruning ends some of them early" if by_trial else "pruning makes it less"
+    less = "" if search.pruner == "none" else f"; {pruning}"
     console.print(
         f"{n_ended} trials of the search have ended, at most {len(missing)} {unit} are left "
         f"to train{less}"

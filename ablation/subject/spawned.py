@@ -122,6 +122,7 @@ class _Output:
                 if interruption.requested():
                     raise interruption.Interrupted
                 if time.monotonic() - self._looked > FILE_SECONDS:
+                    self._looked = time.monotonic()
                     self._look()
         for number, rest in self._unfinished.items():
             self._take(number, rest)
@@ -164,29 +165,36 @@ class _Output:
         elif number != ERRORS and self._metrics in ("", "stdout"):
             epoch = self._printed.add_line(text)
             if epoch is not None:
+                if epoch not in self._told:
+                    # those before it count once it is told
+                    self._look(before=epoch)
                 known = self._printed.with_short_names(self._printed.history[epoch])
                 self._tell(epoch, known, self._printed.withdrawn)
 
-    def _look(self) -> None:
-        """Tell the study of epochs that are new in the files."""
-        self._looked = time.monotonic()
+    def _look(self, before: int | None = None) -> None:
+        """Tell the study of epochs that are new in the files, only of those `before` one if given.
+
+        That is one that was printed: those from it on may be printed yet, with other metrics.
+        """
         for path, read in self._files().items():
             status = path.stat()
             state = (status.st_size, status.st_mtime_ns)
             if self._seen.get(path) == state:
                 continue
-            self._seen[path] = state
+            if before is None:
+                self._seen[path] = state
             # what is wrong with it fails the trial at the end; the last line is being written
             with contextlib.suppress(ValueError):
                 text = path.read_text(encoding="utf-8")
-                self._tell_all(read(text[: text.rfind("\n") + 1]))
+                self._tell_all(read(text[: text.rfind("\n") + 1]), before)
         if self._metrics == "mlflow":
             with contextlib.suppress(ValueError):
                 self._tell_all(read_mlflow(self._folder / MLFLOW_FOLDER))
 
-    def _tell_all(self, found: Measured) -> None:
+    def _tell_all(self, found: Measured, before: int | None = None) -> None:
         for epoch in sorted(found.history):
-            self._tell(epoch, found.history[epoch])
+            if before is None or epoch < before:
+                self._tell(epoch, found.history[epoch])
 
     def _tell(
         self, epoch: int, metrics: Mapping[str, float], withdrawn: Collection[str] = ()

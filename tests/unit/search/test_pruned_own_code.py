@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from test_tuning import Killed, kill_after
 
 from ablation.errors import InputError
@@ -16,6 +18,7 @@ from ablation.storage.runs import RunFolder
 from ablation.study import opening, running
 from ablation.study.closing import Closing
 from ablation.study.repair import TrialFiles
+from ablation.study.views import show_plan
 
 TRAIN = """
 import math, pathlib, sys, time
@@ -305,6 +308,15 @@ def test_every_pruner_ends_trials_of_own_code(project, pruner):
     assert project.pruned
 
 
+def test_hyperband_waits_for_a_complete_trial_as_long_as_its_first_bracket(project):
+    """One that stops early, as that with an arm's own settings here, gives it no brackets."""
+    project.rewrite("MODULE.py", "range(1, 21)", "range(1, 3 if config['rate'] == 0.1 else 21)")
+    project.rewrite("grid.yaml", "successive-halving, min_epochs: 3", "hyperband, min_epochs: 4")
+    project.rewrite("grid.yaml", "trials: 8", "trials: 14")
+    project.run()
+    assert project.pruned
+
+
 def test_what_reports_no_epochs_is_told_that_nothing_was_pruned(tmp_path, monkeypatch, capsys):
     project = Project(tmp_path / "project", monkeypatch, "MODULE:quiet", reports=True)
     project.run()
@@ -314,6 +326,14 @@ def test_what_reports_no_epochs_is_told_that_nothing_was_pruned(tmp_path, monkey
     assert f"No trial of `reference` and `x=b` could be ended early: none measured {why}." in (
         project.told
     )
+
+
+def test_the_plan_counts_trials_and_no_epochs(project):
+    console = Console(file=io.StringIO(), width=150)
+    show_plan(console, opening.open_study(project.grid), {}, 2)
+    text = console.file.getvalue()
+    left = "at most 16 trials are left to train; pruning ends some of them early"
+    assert left in text and "epochs" not in text
 
 
 def test_a_budget_of_epochs_is_refused_as_own_code_has_an_unknown_number(project):

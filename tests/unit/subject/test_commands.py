@@ -281,6 +281,31 @@ with open(sys.argv[1] + "/metrics.csv", "w") as file:
     assert record["history"][-1] == {"epoch": 3, "metrics": {"acc": 4}}
 
 
+@pytest.mark.parametrize("is_printed_first", [True, False])
+def test_an_epoch_is_told_with_what_files_have_of_it_before_a_later_one_is(is_printed_first):
+    """Else it would depend on when the files are looked at which epochs a pruner sees."""
+    text = """
+import sys
+file = open(sys.argv[1] + "/metrics.csv", "w")
+file.write("epoch,acc\\n")
+for epoch in range(1, 6):
+    steps = [lambda: print(f"epoch={epoch} loss={1 / epoch}", flush=True),
+             lambda: (file.write(f"{epoch},{epoch / 10}\\n"), file.flush())]
+    for step in steps if ORDER else reversed(steps):
+        step()
+"""
+    _, told = ran(
+        subject_of(script(text.replace("ORDER", str(is_printed_first))) + " {folder} {seed}")
+    )
+    last_known = {}
+    for one in told:
+        if one["epoch"] >= max(last_known, default=0):
+            last_known[one["epoch"]] = one["metrics"]
+    assert {e: last_known[e] for e in range(1, 5)} == {
+        e: {"acc": e / 10, "loss": 1 / e} for e in range(1, 5)
+    }
+
+
 def test_a_run_of_its_own_in_mlflow_is_read():
     text = "import mlflow\nwith mlflow.start_run():\n    for e in (1, 2):\n        mlflow.log_metric('test/acc', e / 4, step=e)\n"
     record, _ = ran(subject_of(script(text) + " {seed}", metrics="mlflow"))
