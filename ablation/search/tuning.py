@@ -479,7 +479,7 @@ class SearchPlanner:
             failures = [one.error["type"] for one in ended if one.error is not None]
             if failures:
                 # a trial that diverges is as bad as one that is pruned: its settings are to blame
-                diverged = set(failures) == {"Diverged"}
+                diverged = {"Diverged", "NotFinite"}.issuperset(failures)
                 optuna.tell(asked.number, PRUNED if diverged else FAILED)
             elif asked.pruned_at is not None:
                 optuna.tell(asked.number, PRUNED)

@@ -343,3 +343,17 @@ def test_a_budget_of_epochs_is_refused_as_own_code_has_an_unknown_number(project
     assert "search.budget: counts epochs, and how many a function or command has is not known" in (
         str(refused.value)
     )
+
+
+def test_a_trial_that_ends_in_nan_is_known_as_a_bad_one(project):
+    """As one that diverges: the sampler is to learn from it."""
+    project.rewrite("grid.yaml", PRUNER, "pruner: none")
+    end = 'return {"acc": value(config, 20)}'
+    project.rewrite(
+        "MODULE.py", f"    run(config, report)\n    {end}", f"    {end.replace('20', 'math.nan')}"
+    )
+    project.rewrite("grid.yaml", "trials: 8", "trials: 2")
+    project.run()
+    assert [event["state"] for events in project.known for event in events if "end" in event] == [
+        "PRUNED"
+    ] * 4
