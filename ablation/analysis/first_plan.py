@@ -127,11 +127,13 @@ def earlier_code(facts: Mapping[str, Any], before: Manifest | None, folder: RunF
     """
     if before is None or before.search.get("of"):
         return []
-    complete, found = folder.complete(), list(before.earlier_code)
-    seen = {spec.seed for spec in before.trials if complete.get(spec.trial) == spec.key}
-    if len(seen) >= FEWEST:
-        found.append(str(before.facts.get(SOURCE, "")))
-    return [one for one in dict.fromkeys(found) if one not in ("", facts.get(SOURCE))]
+    found, last = list(before.earlier_code), str(before.facts.get(SOURCE, ""))
+    # only then are all outcomes read
+    if last not in ("", facts.get(SOURCE), *found):
+        complete = folder.complete()
+        seen = {spec.seed for spec in before.trials if complete.get(spec.trial) == spec.key}
+        found += [last] if len(seen) >= FEWEST else []
+    return [one for one in found if one != facts.get(SOURCE)]
 
 
 def other_trials(manifest: Manifest, folder: RunFolder) -> dict[str, Outcome]:

@@ -21,7 +21,7 @@ from ablation.study.repair import TrialFiles
 from ablation.study.views import show_plan
 
 TRAIN = """
-import math, pathlib, sys, time
+import math, sys, time
 
 SECONDS, EVERY, BEST = 0.0, 1, {"a": 0.1, "b": 0.01}
 
@@ -107,6 +107,10 @@ class Project:
         assert before in path.read_text()
         path.write_text(path.read_text().replace(before, after))
 
+    def sleep(self, seconds: float) -> None:
+        """Let each epoch take so long."""
+        self.rewrite("MODULE.py", "SECONDS, EVERY, BEST = 0.0", f"SECONDS, EVERY, BEST = {seconds}")
+
     def run(self, jobs: int = 2) -> running.RunResult:
         options = running.RunOptions(jobs=jobs, offline=True)
         return running.run(opening.open_study(self.grid), options)
@@ -185,7 +189,7 @@ def test_a_trial_ends_with_the_epoch_that_condemned_it(tmp_path, monkeypatch, ca
 
 @pytest.mark.long
 def test_a_trial_that_is_ended_does_not_run_on(project):
-    project.rewrite("MODULE.py", "SECONDS, EVERY, BEST = 0.0", "SECONDS, EVERY, BEST = 0.1")
+    project.sleep(0.1)
     project.rewrite("MODULE.py", "time.sleep(SECONDS)", "time.sleep(SECONDS); print(epoch)")
     project.rewrite("grid.yaml", "trials: 8", "trials: 4")
     project.run()
@@ -198,17 +202,17 @@ def test_a_trial_that_is_ended_does_not_run_on(project):
 @pytest.mark.parametrize(
     ("seconds", "jobs"),
     [
-        ("0.0", 1),
-        pytest.param("0.02", 1, marks=pytest.mark.long),
-        pytest.param("0.0", 4, marks=pytest.mark.long),
-        pytest.param("0.02", 4, marks=pytest.mark.long),
+        (0.0, 1),
+        pytest.param(0.02, 1, marks=pytest.mark.long),
+        pytest.param(0.0, 4, marks=pytest.mark.long),
+        pytest.param(0.02, 4, marks=pytest.mark.long),
     ],
 )
 def test_the_same_trials_end_at_the_same_epochs_however_fast_they_are(
     project, seconds, jobs, undisturbed
 ):
     """Those that come to their end before they are stopped, too."""
-    project.rewrite("MODULE.py", "SECONDS, EVERY, BEST = 0.0", f"SECONDS, EVERY, BEST = {seconds}")
+    project.sleep(seconds)
     project.run(jobs)
     assert project.known == undisturbed.known
     assert project.reported == undisturbed.reported
@@ -276,7 +280,7 @@ def test_a_command_is_ended_by_what_it_prints(tmp_path, monkeypatch):
     project = Project(
         tmp_path / "project", monkeypatch, '{command: "python MODULE.py {rate} {x} {seed}"}'
     )
-    project.rewrite("MODULE.py", "SECONDS, EVERY, BEST = 0.0", "SECONDS, EVERY, BEST = 0.01")
+    project.sleep(0.01)
     project.rewrite("grid.yaml", "trials: 8", "trials: 4")
     project.run()
     assert project.pruned and set(project.pruned.values()) <= {3, 9}
@@ -292,7 +296,7 @@ def test_a_metric_that_is_measured_now_and_then_decides_at_the_next_time(project
 
 def test_a_trial_that_fails_as_it_is_stopped_is_pruned_all_the_same(tmp_path, monkeypatch, capsys):
     project = Project(tmp_path / "project", monkeypatch, "MODULE:fail_when_stopped", reports=True)
-    project.rewrite("MODULE.py", "SECONDS, EVERY, BEST = 0.0", "SECONDS, EVERY, BEST = 0.01")
+    project.sleep(0.01)
     project.rewrite("grid.yaml", "trials: 8", "trials: 4")
     result = project.run()
     assert project.pruned and not result.failed
