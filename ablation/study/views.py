@@ -308,7 +308,8 @@ def status_of(
         records = folder.records(spec.trial) if state == "RUNNING" else []
         is_running = bool(records) if in_hand is None else spec.trial in in_hand
         arm.states[RUNNING if is_running else BEGUN if records else WAITING] += 1
-        n = min(len(records), spec.epochs_planned)
+        # of own code, the epochs that it has reported so far are a part of its one link
+        n = min(len(records), spec.epochs_planned) if spec.epochs_planned > 1 else 0
         arm.epochs += n
         arm.left += spec.epochs_trained - min(max(n - spec.epochs_shared, 0), spec.epochs_trained)
         evaluated = [

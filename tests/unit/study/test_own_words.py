@@ -11,6 +11,8 @@ from rich.console import Console
 
 from ablation.cli.main import main
 from ablation.planning.forecast import Timings
+from ablation.storage.files import folder_lock
+from ablation.storage.runs import RunFolder
 from ablation.study.live import Progress
 from ablation.study.opening import open_study
 
@@ -98,3 +100,13 @@ def test_what_an_earlier_version_has_read_of_the_output_is_read_anew_and_said_to
         "4 trials that have ended are stale: what a command prints is read in another way; "
         "`ablate run` trains them anew"
     ]
+
+
+def test_a_trial_that_has_reported_epochs_is_left_to_train_until_it_has_ended():
+    said("run", "--grid", "g.yaml", "--offline")
+    folder = RunFolder(Path("runs/own"))
+    (spec, *_) = folder.manifest().trials
+    folder.forget_outcome(spec.trial)
+    with folder_lock(folder.path):
+        status = said("status", "own")
+    assert "3/4 trials done; 1 left to train" in status
