@@ -13,7 +13,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ablation.storage.runs import Manifest, Outcome
+from ablation.storage.asked import SearchLog, trial_name
+from ablation.storage.runs import Manifest
 from ablation.tracking.mlflow_content import (
     FORMAT,
     FORMAT_VERSION,
@@ -63,7 +64,7 @@ def arm_contents(
 ) -> list[ArmContent]:
     """What MLflow is to hold of each arm that has a complete trial.
 
-    Of a search, an arm's values are those of its best trial.
+    Of a search, an arm's values are those of its best trial, means over the search's seeds.
     """
     members = defaultdict(list)
     for trial in trials:
@@ -71,47 +72,52 @@ def arm_contents(
     found = []
     for arm, own in members.items():
         complete = [t for t in own if t.outcome and t.outcome.state == "COMPLETE"]
-        outcomes = [t.outcome for t in complete if t.outcome]
-        if not outcomes:
+        if not complete:
             continue
         end = max(t.finished or 0 for t in complete)
         levels = own[0].spec.levels
         tags = {"study": manifest.study, "arm": arm, "kind": SUMMARY} | {
             f"factor.{factor}": level for factor, level in levels.items()
         }
-        values = _values(manifest, outcomes)
+        values = _values(manifest, complete)
         found.append(
             ArmContent(
                 arm,
                 fitted_labels("setting", {"arm": arm} | levels, MAX_PARAM),
                 fitted_labels("tag", tags, MAX_TAG)
                 | {FORMAT: FORMAT_VERSION, IN_GRID: "yes", FIRST_KEY: own[0].spec.key},
-                [point(name, value, end, len(outcomes)) for name, value in values.items()],
-                len(outcomes),
+                [point(name, value, end, len(complete)) for name, value in values.items()],
+                len(complete),
                 status_of(own, is_running),
                 min(t.start() for t in complete),
-                round(1000 * sum(each.wall_seconds for each in outcomes)),
+                round(1000 * sum(t.outcome.wall_seconds for t in complete if t.outcome)),
             )
         )
     return found
 
 
-def _values(manifest: Manifest, outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """The metrics of an arm: means over the trials that have them; of a search, the best's."""
-    metric, n = manifest.metric["name"], float(len(outcomes))
-    if manifest.search.get("of"):
-        sign = -1 if manifest.metric["goal"] == "minimize" else 1
-        measured = [each.metrics for each in outcomes if metric in each.metrics]
-        best = max(measured, key=lambda metrics: sign * metrics[metric], default={})
-        return {**best, N_TRIALS: n}
+def _values(manifest: Manifest, trials: Sequence[TrialContent]) -> dict[str, float]:
+    """The metrics of an arm: means over the trials that have them; of a search, over the best's."""
+    metric, is_search = manifest.metric["name"], bool(manifest.search.get("of"))
     of_metric = defaultdict(list)
-    for outcome in outcomes:
-        for name, value in outcome.metrics.items():
+    for trial in _of_best(manifest, trials) if is_search else trials:
+        for name, value in trial.outcome.metrics.items() if trial.outcome else ():
             of_metric[name].append(finite(value))
     values = {name: _or_nan(statistics.fmean, each) for name, each in of_metric.items()}
+    if is_search:
+        return values | {N_TRIALS: float(len(trials))}
     if len(of_metric[metric]) > 1:
         values[STD + metric] = _or_nan(statistics.stdev, of_metric[metric])
-    return values | {N_SEEDS: n}
+    return values | {N_SEEDS: float(len(trials))}
+
+
+def _of_best(manifest: Manifest, trials: Sequence[TrialContent]) -> list[TrialContent]:
+    """Of an arm's trials in a search, the best one's under each seed; no pruned one is best."""
+    arm = trials[0].spec.arm
+    log = SearchLog(trials[0].folder.path, arm, manifest.search["arms"][arm]["digest"])
+    best = log.best(manifest.metric["goal"])
+    names = [trial_name(arm, best.number, seed) for seed in manifest.seeds] if best else []
+    return [trial for trial in trials if trial.name in names]
 
 
 def _or_nan(of: Callable[[list[float]], float], values: list[float]) -> float:

@@ -9,6 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
+from ablation.storage.asked import SearchLog, trial_name
 from ablation.storage.runs import Outcome, RunFolder, failure
 from ablation.tracking.mlflow_sync import Tracker
 
@@ -142,18 +143,36 @@ def test_an_arm_that_leaves_the_grid_is_said_to_have_and_is_back_with_it(uri, tm
         assert run_of(uri, "ce").data.tags["ablate.in_grid"] == said
 
 
-@pytest.mark.parametrize(("goal", "best"), [("maximize", max), ("minimize", min)])
-def test_an_arm_of_a_search_has_the_values_of_its_best_trial(uri, tmp_path, goal, best):
-    arms = {"ce": {"space": {}}}
+def search(path, goal: str, found: dict[int, tuple[str, float, float]]) -> RunFolder:
+    """A search of one arm under two seeds. found: number -> its state, and its metric by seed."""
+    arms = {"ce": {"space": {}, "digest": "d"}}
     metric = {"name": METRIC, "goal": goal}
-    folder = study(tmp_path, range(5), metric=metric, search={"of": "fixes", "arms": arms})
-    Tracker().sync(folder)
+    folder = fabricate.study(path, {}, ["ce"], [0], metric=metric, state=lambda spec: "WAITING")
+    manifest, log = folder.manifest(), SearchLog(path, "ce", "d")
+    first, specs = manifest.trials[-1], []
+    for number, (state, *values) in found.items():
+        log.append({"ask": number, "values": {}})
+        log.append({"end": number, "state": state, "value": statistics.fmean(values)})
+        for seed, value in enumerate(values):
+            name = trial_name("ce", number, seed)
+            specs.append(replace(first, trial=name, key=name, seed=seed))
+            folder.write_outcome(name, Outcome("COMPLETE", {METRIC: value}, 1.0, key=name))
+    told = {"of": "fixes", "arms": arms}
+    folder.write_manifest(replace(manifest, trials=specs, seeds=[0, 1], search=told))
+    return folder
+
+
+@pytest.mark.parametrize(("goal", "sign"), [("maximize", 1), ("minimize", -1)])
+def test_an_arm_of_a_search_has_the_mean_of_its_best_trial(uri, tmp_path, goal, sign):
+    found = {
+        0: ("COMPLETE", 50 + sign, 50 + sign),
+        1: ("COMPLETE", 50 + 9 * sign, 50 - 9 * sign),
+        # metrics that get worse with the epochs are at their best where a trial is ended early
+        2: ("PRUNED", 50 + 9 * sign, 50 + 9 * sign),
+    }
+    Tracker().sync(search(tmp_path / "runs" / "fixes", goal, found))
     metrics = run_of(uri, "ce").data.metrics
-    found = values(folder, "ce")
-    assert metrics[METRIC] == pytest.approx(best(found), abs=5e-5)
-    assert metrics["arm/trials"] == 5 and f"std/{METRIC}" not in metrics
-    few = values(folder, "ce", "test/few")[found.index(best(found))]
-    assert metrics["test/few"] == pytest.approx(few, abs=5e-5)
+    assert metrics == {METRIC: 50 + sign, "arm/trials": 6}
 
 
 def test_values_whose_sum_is_beyond_the_largest_float_leave_a_gap(uri, tmp_path):
