@@ -6,7 +6,8 @@
     {"end": 0, "state": "COMPLETE", "value": 71.5}
 
 The file only grows. From its events the search can be made again as it was: they stand in the order
-in which they happened. A torn last line is ignored, and so is the file of another search.
+in which they happened. A torn last line is ignored, and the file of another search put
+aside.
 """
 
 from __future__ import annotations
@@ -104,10 +105,12 @@ class SearchLog:
 
     def _read(self) -> list[Event]:
         """The events of this search, up to the first that is damaged."""
-        self._is_whole, events, known = False, list[Event](), set[int]()
+        self._is_whole = self._is_of_other = False
+        events, known = list[Event](), set[int]()
         try:
             first, *lines = self.path.read_bytes().split(b"\n")
-            if json.loads(first) != {"search": self.digest}:
+            self._is_of_other = json.loads(first) != {"search": self.digest}
+            if self._is_of_other:
                 return []
             for line in lines[:-1]:
                 events.append(_checked(json.loads(line), known))
@@ -122,7 +125,7 @@ class SearchLog:
     def _write_whole(self) -> None:
         """Write the file anew with the events that are known; another search's is put aside."""
         if self.path.exists() and not self.events:
-            put_aside(self.path)
+            put_aside(self.path, "earlier" if self._is_of_other else "damaged")
         lines = [{"search": self.digest}, *self.events]
         write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in lines))
         self._is_whole = True

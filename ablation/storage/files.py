@@ -70,9 +70,9 @@ def replace(path: Path, *parts: bytes) -> None:
         raise
 
 
-def put_aside(path: Path) -> Path:
-    """Rename something damaged, which may still be of use, to `<name>.damaged<n>`."""
-    asides = (path.with_name(f"{path.name}.damaged{n}") for n in itertools.count(1))
+def put_aside(path: Path, kind: str = "damaged") -> Path:
+    """Rename a file that may still be of use to `<name>.<kind><n>`."""
+    asides = (path.with_name(f"{path.name}.{kind}{n}") for n in itertools.count(1))
     aside = next(aside for aside in asides if not os.path.lexists(aside))
     os.replace(path, aside)
     return aside

@@ -188,6 +188,8 @@ def test_another_space_is_another_search(project):
     project.run()
     for events in project.events().values():
         assert all(event["values"]["rate"] <= 0.5 for event in events if "ask" in event)
+    folder = project.root / "runs" / "tune.search"
+    assert len(list(folder.glob("*.earlier1"))) == 2 and not list(folder.glob("*.damaged*"))
 
 
 def test_a_budget_of_epochs_ends_the_search_of_each_arm(tmp_path, monkeypatch):
