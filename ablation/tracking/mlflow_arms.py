@@ -6,7 +6,6 @@ first hundred: of a study with more trials these would be means of the best seed
 
 from __future__ import annotations
 
-import hashlib
 import math
 import statistics
 from collections import defaultdict
@@ -26,6 +25,7 @@ from ablation.tracking.mlflow_content import (
     finite,
     fitted_labels,
     point,
+    short_digest,
     status_of,
 )
 
@@ -56,7 +56,7 @@ class ArmContent:
     def digest(self) -> str:
         """A hash of the points, times excluded."""
         held = [(each.name, each.value, each.step) for each in self.points]
-        return hashlib.sha256(repr(held).encode()).hexdigest()[:16]
+        return short_digest(repr(held))
 
 
 def arm_contents(

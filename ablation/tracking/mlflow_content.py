@@ -233,7 +233,13 @@ def status_of(trials: Sequence[TrialContent], is_running: bool) -> str:
 def records_digest(records: list[Record]) -> str:
     """A hash of the epochs of records and what was measured, times excluded."""
     held = [(record["phase"], record["epoch"], record["metrics"]) for record in records]
-    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()[:16]
+    return short_digest(json.dumps(held, sort_keys=True))
+
+
+def short_digest(text: str | bytes) -> str:
+    """The first half of a text's SHA-256."""
+    content = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def record_points(records: list[Record], start: int) -> dict[tuple[str, int], Point]:
@@ -377,7 +383,7 @@ def fitted_name(name: str) -> str:
     if is_path and len(name) <= MAX_NAME and not REFUSED.search(name):
         return name
     parts = (part.strip(".") for part in REFUSED.sub("_", name).split("/"))
-    ending = f"-{_digest(name)}"
+    ending = f"-{short_digest(name)[:8]}"
     return "/".join(filter(None, parts))[: MAX_NAME - len(ending)] + ending
 
 
@@ -411,16 +417,12 @@ def fitted_text(text: str, limit: int, what: str) -> str:
     text = _storable(text)
     if len(text) <= limit:
         return text
-    note = f"... ({len(text)} characters, {_digest(text)})"
+    note = f"... ({len(text)} characters, {short_digest(text)[:8]})"
     warn_once(
         f"{what} has more than the {limit} characters that MLflow takes; "
         "it is shortened there, and whole in the study's files"
     )
     return text[: limit - len(note)] + note
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 def _shown(name: str) -> str:

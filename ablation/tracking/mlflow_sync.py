@@ -12,7 +12,6 @@ logged anew.
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from ablation.tracking.mlflow_content import (
     now,
     record_points,
     records_digest,
+    short_digest,
     status_of,
     study_points,
     study_tags,
@@ -348,7 +348,7 @@ class Tracker:
         ends = [trial.finished for trial in trials if trial.finished is not None]
         end = max(ends, default=parent.start)
         points = study_points(trials, end)
-        digest = _digest(repr(points).encode())
+        digest = short_digest(repr(points))
         has_new = parent.tags.get(DIGEST) != digest
         tags = study_tags(manifest, trials) | {DIGEST: digest}
         self._log(parent, points if has_new else [], tags=tags)
@@ -362,7 +362,7 @@ class Tracker:
         """
         parent = self.runs[STUDY]
         tags = view_tags(manifest, measured, parent.start)
-        digest = _digest(repr(sorted(tags.items())).encode())
+        digest = short_digest(repr(sorted(tags.items())))
         if parent.tags.get(VIEWS) == digest:
             return
         try:
@@ -375,7 +375,7 @@ class Tracker:
 
     def _sync_report(self, reports: Path) -> None:
         parent, paths = self.runs[STUDY], report_files(reports)
-        digest = _digest(b"".join(path.name.encode() + path.read_bytes() for path in paths))
+        digest = short_digest(b"".join(path.name.encode() + path.read_bytes() for path in paths))
         if paths and parent.tags.get(REPORT) != digest:
             for path in paths:
                 inside = "/".join(path.relative_to(reports).parts[:-1])
@@ -430,7 +430,3 @@ def _tags_of_others(run: StoredRun) -> dict[str, str]:
         for name, text in run.tags.items()
         if name == NOTE or not (name == "error" or name.startswith(ours))
     }
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
