@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
@@ -71,20 +70,6 @@ ONE_BATCH = 100
 PER_CLASS = "per_class.csv"
 # the study's own run, in place of a trial's name; an arm's
 STUDY, ARM = "the study's own", "means of {}"
-
-
-@dataclass
-class Synced:
-    """What an import changed in MLflow; all zero if it had everything."""
-
-    # runs of trials
-    n_created: int = 0
-    # runs deleted because they held something else than the files
-    n_replaced: int = 0
-    # metric values
-    n_points: int = 0
-    # runs of trials that got their final status
-    n_ended: int = 0
 
 
 class Agreement(Enum):
@@ -181,7 +166,6 @@ class Tracker:
         self.uri = tracking_uri or default_uri()
         # trial, STUDY or ARM -> its run
         self.runs: dict[str, StoredRun] = {}
-        self.synced = Synced()
 
     @property
     def page(self) -> str | None:
@@ -192,9 +176,7 @@ class Tracker:
         (link,) = links(address_of(self.uri), self.experiment_id, tags).values()
         return link
 
-    def sync(
-        self, folder: RunFolder, reports: Path | None = None, is_running: bool = True
-    ) -> Synced:
+    def sync(self, folder: RunFolder, reports: Path | None = None, is_running: bool = True) -> None:
         """Bring MLflow up to the files of a study, and of its report in the folder `reports`.
 
         is_running: whether any process runs the study; if none does, no run stays RUNNING.
@@ -206,7 +188,6 @@ class Tracker:
         """
         manifest = folder.manifest()
         trials = trial_contents(folder, manifest, is_running)
-        self.synced = Synced()
         try:
             with reaching(self.uri):
                 self._sync(manifest, trials, reports, is_running)
@@ -215,7 +196,6 @@ class Tracker:
             # the next call asks MLflow
             self.runs = {}
             raise
-        return self.synced
 
     def _sync(
         self,
@@ -280,7 +260,6 @@ class Tracker:
             kept = _tags_of_others(run) if run.tags.get("key") == trial.spec.key else {}
             self.client.delete_run(run.run_id)
             del self.runs[trial.name]
-            self.synced.n_replaced += 1
             run = None
         if run is None and not trial.has_begun:
             return
@@ -290,14 +269,12 @@ class Tracker:
             tags[DIGEST] = trial.digest
         if run is None:
             run = self.runs[trial.name] = self._create(trial.name, trial.start(), tags)
-            self.synced.n_created += 1
         points: list[Point] = []
         if found is not Agreement.SAME:
             points = trial.points(run.start, int(run.tags.get(N_RECORDS, 0)), columns)
             if not outcome:
                 tags |= {DIGEST: trial.digest, N_RECORDS: str(len(trial.records))}
         self._log(run, points, trial.params, tags)
-        self.synced.n_points += len(points)
         if run.has_ended:
             return
         if outcome:
@@ -306,7 +283,6 @@ class Tracker:
                 self.client.log_text(run.run_id, trial.per_class, PER_CLASS)
             if outcome.error:
                 self.client.log_text(run.run_id, outcome.error["traceback"], "error.txt")
-            self.synced.n_ended += 1
         self._set_status(run, trial.status, trial.end(run.start))
 
     def _sync_arm(self, name: str, arm: ArmContent) -> None:

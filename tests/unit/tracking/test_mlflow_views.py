@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import fabricate
 import pytest
+from counting import Tracker
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from ablation.storage.runs import Manifest, Outcome, RunFolder, failure
 from ablation.tracking import mlflow_views as views
-from ablation.tracking.mlflow_sync import Tracker
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::sqlalchemy.exc.SADeprecationWarning"

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from counting import Synced, Tracker
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
@@ -21,7 +22,6 @@ from ablation.tracking import mlflow_places as tracking_places
 from ablation.tracking import mlflow_store as tracking_store
 from ablation.tracking.mlflow_content import FORMAT
 from ablation.tracking.mlflow_places import TrackingRefused, TrackingUnavailable
-from ablation.tracking.mlflow_sync import Synced, Tracker
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::sqlalchemy.exc.SADeprecationWarning"
