@@ -11,7 +11,6 @@ from rich.console import Console
 
 from ablation.errors import Unavailable
 from ablation.formatting import redacted
-from ablation.planning.forecast import Listener
 from ablation.storage.project import ProjectPaths, report_files, sqlite_file, tracking_uri
 from ablation.storage.runs import write_atomically
 from ablation.tracking.mlflow_content import FORMAT_VERSION
@@ -27,7 +26,7 @@ DELIVERY_SHARE = 0.5
 LONGEST_SECONDS = 1280.0
 
 
-class Delivery(Listener):
+class Delivery:
     """Delivers results to Optuna and MLflow while a study runs; the only writer to both.
 
     Everything is delivered from the files, so what could not be delivered now is delivered later.
@@ -47,11 +46,6 @@ class Delivery(Listener):
     def is_due(self) -> bool:
         """Whether it is time for a delivery while the study runs."""
         return time.monotonic() - self.last > self.interval
-
-    def tick(self) -> None:
-        """Deliver if that is due."""
-        if self.is_due():
-            self.deliver()
 
     def deliver(self) -> bool:
         """Bring both up to date. A store that cannot be reached causes a message, and no error."""

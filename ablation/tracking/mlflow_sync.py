@@ -13,7 +13,8 @@ logged anew.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 
@@ -210,27 +211,19 @@ class Tracker:
             self._find()
         self._sync_parent(manifest, trials)
         columns = {name for trial in trials if trial.outcome for name in trial.outcome.metrics}
-        refused = []
+        refused: list[MlflowException] = []
         for trial in trials:
-            try:
+            with _noting_refusal(refused):
                 if is_known and trial.name not in self.runs and trial.has_begun:
                     # Another process may have delivered it since.
                     self._find(f"tags.key = '{trial.spec.key}'")
                 self._sync_trial(trial, columns)
-            except MlflowException as error:
-                if not is_refusal(error):
-                    raise
-                refused.append(error)
         arms = by_arm(arm_contents(manifest, trials, is_running))
         if is_known and not arms.keys() <= self.runs.keys():
             self._find(f"tags.kind = '{SUMMARY}'")
         for name, arm in arms.items():
-            try:
+            with _noting_refusal(refused):
                 self._sync_arm(name, arm)
-            except MlflowException as error:
-                if not is_refusal(error):
-                    raise
-                refused.append(error)
         known = {STUDY, *arms, *(trial.name for trial in trials)}
         for name in sorted(self.runs.keys() - known):
             run = self.runs[name]
@@ -341,12 +334,9 @@ class Tracker:
         digest = short_digest(repr(sorted(tags.items())))
         if parent.tags.get(VIEWS) == digest:
             return
-        try:
+        with _noting_refusal([]):
             for name, text in tags.items():
                 self.client.set_experiment_tag(self.experiment_id, name, text)
-        except MlflowException as error:
-            if not is_refusal(error):
-                raise
         self._log(parent, tags={VIEWS: digest})
 
     def _sync_report(self, reports: Path) -> None:
@@ -396,6 +386,17 @@ class Tracker:
         else:
             self.client.set_terminated(run.run_id, status, end)
         run.status, run.end = status, end
+
+
+@contextmanager
+def _noting_refusal(refused: list[MlflowException]) -> Iterator[None]:
+    """Go on where MLflow answers and does not take something; adds what it raised."""
+    try:
+        yield
+    except MlflowException as error:
+        if not is_refusal(error):
+            raise
+        refused.append(error)
 
 
 def _tags_of_others(run: StoredRun) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """Optuna and MLflow are asked again only when there may be something new for them."""
 
 import os
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import fabricate
 import pytest
@@ -8,6 +10,7 @@ from rich.console import Console
 
 from ablation.storage.files import folder_lock
 from ablation.storage.project import ProjectPaths
+from ablation.study.running import ShownDelivery
 from ablation.tracking import delivery as module
 from ablation.tracking import ledger
 from ablation.tracking import mlflow_sync as tracking
@@ -186,9 +189,10 @@ def test_what_happens_in_between_is_delivered_when_the_interval_is_over(
 ):
     delivery = Delivery(project, "fixes", Console(quiet=True))
     delivery.interval = interval
+    progress = SimpleNamespace(doing=lambda what: nullcontext())
     begun = now = delivery.last
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
     for now in (begun + interval - 1, begun + interval + 1):
         looked.append(f"{now - delivery.last - interval:+.0f}")
-        delivery.tick()
+        ShownDelivery(delivery, progress).tick()
     assert looked == ["-1", "+1", "fixes"]
