@@ -323,7 +323,7 @@ def ui(port: int | None) -> None:
     """Serve MLflow's user interface for this folder, to this machine only."""
     from ablation.tracking.mlflow_ui import serve
 
-    serve(None, port=port)
+    serve(port)
 
 
 @main.command()

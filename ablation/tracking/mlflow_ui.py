@@ -40,7 +40,7 @@ GRACE_SECONDS = 10
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def serve(tracking_uri: str | None = None, host: str = HOST, port: int | None = None) -> None:
+def serve(port: int | None = None) -> None:
     """Serve MLflow's interface until Ctrl-C or SIGTERM, or until the terminal is closed.
 
     As soon as it answers, its address and the studies' are printed: MLflow opens on its pages for
@@ -52,21 +52,21 @@ def serve(tracking_uri: str | None = None, host: str = HOST, port: int | None = 
         InputError: the port is in use, or there is nothing to serve.
         TrackingUnavailable: the store cannot be read, or the server has ended and said why.
     """
-    uri = tracking_uri or default_uri()
+    uri = default_uri()
     if is_server(uri):
         print(f"MLflow is already served at {redacted(uri)}")
         # Whether it answers is for a person to see.
         with suppress(TrackingUnavailable):
             print(*_links(uri, address_of(uri)), sep="\n")
         return
-    port = _free_port(host, port)
-    address = f"http://{host}:{port}"
+    port = _free_port(port)
+    address = f"http://{HOST}:{port}"
     _require_store(uri)
     _require_usable(uri)
     # one process at a time may make MLflow's tables
     found = [] if has_tables(uri) else _links(uri, address)
-    tunnel = _tunnel(host, port)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
+    tunnel = _tunnel(port)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
     with _ended_by_signals():
         process = subprocess.Popen(
             [*command, "--workers", "1", "--uvicorn-opts", "--log-level warning"],
@@ -107,7 +107,7 @@ def _links(uri: str, address: str) -> list[str]:
     return lines
 
 
-def _tunnel(host: str, port: int) -> list[str]:
+def _tunnel(port: int) -> list[str]:
     """How the links open on the machine from which one is logged in here by SSH, if one is."""
     told = os.environ.get("SSH_CONNECTION", "").split()
     if len(told) != 4:
@@ -118,7 +118,7 @@ def _tunnel(host: str, port: int) -> list[str]:
         server = f"{getpass.getuser()}@{server}"
     return [
         "to open the links on your own machine, run there first:",
-        f"  ssh -N -L {port}:{host}:{port}{other_port} {server}",
+        f"  ssh -N -L {port}:{HOST}:{port}{other_port} {server}",
     ]
 
 
@@ -143,34 +143,34 @@ def _require_usable(uri: str) -> None:
         raise TrackingUnavailable(uri, first_line(error)) from None
 
 
-def _free_port(host: str, port: int | None) -> int:
+def _free_port(port: int | None) -> int:
     """The port if it is free; where none is asked for, the first free one from MLflow's own on.
 
     Raises InputError, naming a free one, if the port that was asked for is in use.
     """
     tried = range(PORT, PORT + MAX_TRIED) if port is None else range(port, port + 1)
     for one in tried:
-        why = _why_taken(host, one)
+        why = _why_taken(one)
         if not why:
             if port is None and one != PORT:
                 print(f"port {PORT} is in use, {one} is free")
             return one
     choice = "choose another port"
     if port is not None:
-        near = (one for one in range(port + 1, port + MAX_TRIED) if not _why_taken(host, one))
+        near = (one for one in range(port + 1, port + MAX_TRIED) if not _why_taken(one))
         free = next(near, None)
         choice = f"{choice}, e.g. {free}" if free else choice
-    message = f"cannot serve at {host}:{tried[-1]}: {why}; {choice}"
+    message = f"cannot serve at {HOST}:{tried[-1]}: {why}; {choice}"
     raise InputError([Problem("--port", "", message)])
 
 
-def _why_taken(host: str, port: int) -> str:
+def _why_taken(port: int) -> str:
     """Why nothing can be served at the port; "" if it is free."""
     with socket.socket() as probe:
         # A port that was closed just now is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            probe.bind((HOST, port))
         except (OSError, OverflowError) as error:
             return getattr(error, "strerror", None) or str(error)
     return ""

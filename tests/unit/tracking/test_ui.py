@@ -68,7 +68,7 @@ def test_port_that_was_asked_for_and_is_taken_is_refused_with_one_that_is_free(t
         match=f"--port: cannot serve at 127.0.0.1:{taken}: Address already in use; "
         r"choose another port, e.g. \d+",
     ) as raised:
-        mlflow_ui.serve("sqlite:///unused.db", port=taken)
+        mlflow_ui.serve(taken)
     free = int(str(raised.value).rpartition(" ")[2])
     with socket.create_server(("127.0.0.1", free)):
         assert not started
@@ -78,7 +78,7 @@ def test_where_no_port_is_asked_for_the_next_free_one_is_taken(
     uri, taken, started, ended, monkeypatch, capsys
 ):
     monkeypatch.setattr(mlflow_ui, "PORT", taken)
-    mlflow_ui.serve(uri)
+    mlflow_ui.serve()
     [command] = started
     port = int(command[command.index("--port") + 1])
     assert taken < port < taken + mlflow_ui.MAX_TRIED
@@ -93,7 +93,7 @@ def test_ctrl_c_a_request_and_a_closed_terminal_end_the_server(uri, ended, monke
     number = getattr(signal, name)
     before = signal.getsignal(number)
     monkeypatch.setattr(Server, "signal", number)
-    mlflow_ui.serve(uri)
+    mlflow_ui.serve()
     assert ended == [(Server.pid, 0)] and signal.getsignal(number) is before
 
 
@@ -103,7 +103,7 @@ def test_a_server_that_is_to_outlive_its_terminal_does(uri, ended, monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with pytest.raises(TrackingUnavailable, match="ended with status 0"):
-            mlflow_ui.serve(uri)
+            mlflow_ui.serve()
     finally:
         signal.signal(signal.SIGHUP, before)
 
@@ -130,7 +130,7 @@ def test_links_lead_to_the_views_that_a_study_has(uri, ended, capsys):
     ids = {name: client.create_experiment(name) for name in ("plain", "fixes")}
     for key in ("ablate-arms", "ablate-curves"):
         client.set_experiment_tag(ids["fixes"], f"mlflow.sharedViewState.{key}", "{}")
-    mlflow_ui.serve(uri)
+    mlflow_ui.serve()
     lines = capsys.readouterr().out.splitlines()
     runs = "runs?workflowType=machine_learning"
     fixes = f"{lines[0].split()[4]}/#/experiments/{ids['fixes']}/{runs}"
@@ -146,15 +146,16 @@ def test_links_lead_to_the_views_that_a_study_has(uri, ended, capsys):
 def test_on_a_server_the_tunnel_to_it_is_printed(uri, ended, monkeypatch, capsys, port, option):
     monkeypatch.setenv("SSH_CONNECTION", f"10.0.0.9 50000 10.0.0.1 {port}")
     monkeypatch.setattr(mlflow_ui.getpass, "getuser", lambda: "ada")
-    mlflow_ui.serve(uri)
+    mlflow_ui.serve()
     said = capsys.readouterr().out
     served = said.split("127.0.0.1:")[1].split()[0]
     assert said.endswith(f"  ssh -N -L {served}:127.0.0.1:{served}{option} ada@10.0.0.1\n")
 
 
-def test_store_that_cannot_be_read_is_said_without_credentials():
+def test_store_that_cannot_be_read_is_said_without_credentials(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlserver://ada:secret@127.0.0.1:9/mlflow")
     with pytest.raises(TrackingUnavailable) as raised:
-        mlflow_ui.serve("sqlserver://ada:secret@127.0.0.1:9/mlflow", port=0)
+        mlflow_ui.serve(port=0)
     assert "secret" not in str(raised.value)
 
 
@@ -166,7 +167,8 @@ def test_server_elsewhere_is_pointed_to_without_credentials(monkeypatch, capsys)
         experiment_id, name, tags = "7", "fixes", {"mlflow.sharedViewState.ablate-arms": ""}
 
     monkeypatch.setattr(mlflow_store, "experiments", lambda uri, n: [Known])
-    mlflow_ui.serve("https://ada:secret@mlflow.example.org")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ada:secret@mlflow.example.org")
+    mlflow_ui.serve()
     assert capsys.readouterr().out == (
         f"{SERVED}  fixes: https://mlflow.example.org/#/experiments/7/"
         "runs?workflowType=machine_learning&viewStateShareKey=ablate-arms\n"
@@ -178,5 +180,6 @@ def test_server_elsewhere_that_does_not_answer_is_pointed_to(monkeypatch, capsys
         raise TrackingUnavailable(uri, "it is down")
 
     monkeypatch.setattr(mlflow_store, "experiments", fail)
-    mlflow_ui.serve("https://ada:secret@mlflow.example.org")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ada:secret@mlflow.example.org")
+    mlflow_ui.serve()
     assert capsys.readouterr().out == SERVED
