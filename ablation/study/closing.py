@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 from ablation import PACKAGE
@@ -109,7 +109,7 @@ class Closing:
 
     def _hash(self, files: Iterable[Path]) -> str:
         """Of files, and of what else a report is made of."""
-        told = [_version(name) for name in LIBRARIES]
+        told = [version(name) for name in LIBRARIES]
         published = published_now(self.places.runs(self.name).manifest())
         digest = hashlib.sha256(repr((told, published)).encode())
         for file in files:
@@ -157,10 +157,3 @@ def other_seeds(folder: RunFolder) -> str:
     trials = f"{len(others)} more trials" if len(others) > 1 else "1 more trial"
     verb, them = ("are", "them") if len(others) > 1 else ("is", "it")
     return f"{trials} ({seeds_named}{failed}) {verb} there; --seeds {asked} includes {them}"
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""

@@ -77,7 +77,7 @@ def test_it_is_written_again_if_a_file_or_a_result_is_another(toy, run, change):
 
 def test_it_is_written_again_by_other_code_and_other_libraries(toy, run, monkeypatch):
     run()
-    monkeypatch.setattr(closing, "_version", lambda name: "another")
+    monkeypatch.setattr(closing, "version", lambda name: "another")
     assert run()[1] == 1
 
 
