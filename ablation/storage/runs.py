@@ -40,6 +40,7 @@ from ablation.storage.files import (
     warn_once,
 )
 from ablation.storage.files import replace as replace_file
+from ablation.subject.own import unfinished
 from ablation.subject.protocol import Record
 
 FORMAT = 1
@@ -554,13 +555,7 @@ def expanded(records: Iterable[Record]) -> Iterator[Record]:
     for record in records:
         for entry in record.get("history", []):
             if entry["epoch"] < record["epoch"]:
-                yield {
-                    "phase": record["phase"],
-                    "seconds": 0.0,
-                    "vectors": {},
-                    "epoch": entry["epoch"],
-                    "metrics": entry["metrics"],
-                }
+                yield unfinished(entry)
         last = record.copy()
         last.pop("history", None)
         yield last
