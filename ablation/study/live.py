@@ -22,7 +22,7 @@ from rich.text import Text
 from ablation import interruption
 from ablation.formatting import duration, listed, over_seeds, value
 from ablation.planning.forecast import CLOSING, START, Listener, Timings, forecast
-from ablation.storage.files import UNREADABLE
+from ablation.storage.files import UNREADABLE, checked
 from ablation.storage.runs import Outcome, TrialSpec, cause, reason, write_atomically
 from ablation.study.phases import PhaseCounts
 from ablation.subject.own import OwnCode
@@ -415,11 +415,8 @@ def _reported(arm: ArmProgress) -> str:
 def read_note(file: Path) -> ProgressNote | None:
     """Read a study's progress note; None if there is none, or it is damaged."""
     try:
-        told = json.loads(file.read_bytes())
-        seconds = None if told["seconds"] is None else float(told["seconds"])
-        in_hand = [str(name) for name in told["in_hand"]]
-        return ProgressNote(seconds, float(told["at"]), int(told["jobs"]), in_hand)
-    except (*UNREADABLE, KeyError, TypeError):
+        return checked(ProgressNote, json.loads(file.read_bytes()))
+    except UNREADABLE:
         return None
 
 
