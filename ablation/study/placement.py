@@ -72,6 +72,7 @@ def n_processors() -> int:
 @contextmanager
 def _on_ray(planned: PlannedStudy, options: RunOptions) -> Iterator[Placement]:
     from ablation.execution.ray_driver import (
+        RayNodes,
         WorkerResources,
         connected,
         fit_nodes,
@@ -89,8 +90,6 @@ def _on_ray(planned: PlannedStudy, options: RunOptions) -> Iterator[Placement]:
     sample = sample_of(name, planned.study.subject, settings, seed, trial.links[0].key)
     needs_code = name not in BUILT_IN
     with connected(options.ray_address, root if needs_code else None):
-        from ablation.execution.ray_driver import RayNodes
-
         site = site_of(root, sample, needs_code)
         fit = fit_nodes(site, share, _say)
         n_there = sum(fit.values())

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -149,18 +150,10 @@ def run(planned: PlannedStudy, options: RunOptions) -> RunResult:
     for page in (delivery.page for delivery in deliveries):
         if page:
             console.print(f"MLflow: {page}", highlight=False, soft_wrap=True, markup=False)
-    for line in _look_further(planned.name, options.offline):
-        tell(console, line)
+    ui = f"`ablate sync {planned.name}`, then `ablate ui`" if options.offline else "`ablate ui`"
+    page = f"`ablate report {planned.name} --html` (the report as one page)"
+    tell(console, f"look further: {ui} (every run, in MLflow); {page}")
     return result
-
-
-def _look_further(name: str, is_offline: bool) -> list[str]:
-    """The commands that show more of a study's results."""
-    ui = f"`ablate sync {name}`, then `ablate ui`" if is_offline else "`ablate ui`"
-    return [
-        f"look further: {ui} (every run, in MLflow); "
-        f"`ablate report {name} --html` (the report as one page)"
-    ]
 
 
 def _search(planned: PlannedStudy, options: RunOptions, warned: set[str]) -> RunResult:
@@ -222,7 +215,11 @@ def _run_held(
     if not is_search:
         _forget_other_scores(planned)
     if planner is None and planned.study.grid.looks:
-        planner = until_decided = _until_decided(planned, options, console)
+        hours = options.max_hours
+        budget = Budget(options.max_trials, None if hours is None else 3600 * hours)
+        planner = until_decided = UntilDecided(
+            planned.study, planned.store, planned.folder, budget, partial(tell, console)
+        )
         planned = replace(planned, plan=until_decided.due(planned.plan))
     timings = planned.timings
     bound = CacheBound(planned.store, options.cache_bytes)
@@ -432,18 +429,6 @@ def _warn(console: Console, warnings: Sequence[str], warned: set[str]) -> None:
         if warning not in warned:
             tell(console, f"warning: {warning}")
             warned.add(warning)
-
-
-def _until_decided(planned: PlannedStudy, options: RunOptions, console: Console) -> UntilDecided:
-    """The planner of a study that looks at its seeds."""
-    seconds = None if options.max_hours is None else 3600 * options.max_hours
-    return UntilDecided(
-        planned.study,
-        planned.store,
-        planned.folder,
-        Budget(options.max_trials, seconds),
-        lambda text: tell(console, text),
-    )
 
 
 def _mended(planned: PlannedStudy, console: Console) -> PlannedStudy:

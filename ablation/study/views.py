@@ -24,7 +24,6 @@ from ablation.search.seeds import UntilDecided
 from ablation.search.tuning import Tuning
 from ablation.storage.asked import FAILED as FAILED_TRIAL
 from ablation.storage.asked import PRUNED, SUFFIX, SearchLog
-from ablation.storage.files import is_being_run
 from ablation.storage.project import ProjectPaths
 from ablation.storage.runs import UNTUNED, RunFolder, of_one_link
 from ablation.study.closing import other_seeds
@@ -335,7 +334,7 @@ def describe_status(name: str, places: ProjectPaths, console: Console) -> None:
         if not folder.exists():
             tell(console, f"study {name} begins once its search is finished")
             return
-    is_running = is_being_run(folder.path)
+    is_running = folder.is_being_run()
     note = read_note(places.progress(name)) if is_running else None
     changed = Changes() if is_running else changes_since(places, name)
     in_hand = (note.in_hand if note else None) if is_running else ()
@@ -369,7 +368,7 @@ def describe_status(name: str, places: ProjectPaths, console: Console) -> None:
 
 def _describe_search(folder: RunFolder, places: ProjectPaths, console: Console) -> None:
     """Print a row per arm that is searched, and below whether the search is under way."""
-    manifest, is_running = folder.manifest(), is_being_run(folder.path)
+    manifest, is_running = folder.manifest(), folder.is_being_run()
     metric, goal = manifest.metric["name"], manifest.metric["goal"]
     numbers = ["ended", "pruned", "failed", "open", f"best {label(metric)}"]
     table = plain_table(["arm"], numbers, title=f"search of study {manifest.search['of']}")
