@@ -250,9 +250,8 @@ def _prefix(before: str) -> str:
     return " ".join([word for word in words[:-1] if not word.isdecimal()] + words[-1:])
 
 
-def read_json_lines(text: str) -> Measured:
-    """The metrics of JSON objects, one a line. Raises ValueError for a line that is none."""
-    measured = Measured()
+def read_json_lines(text: str, into: Measured) -> None:
+    """Take the metrics of JSON objects, one a line. Raises ValueError for a line that is none."""
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -263,17 +262,14 @@ def read_json_lines(text: str) -> Measured:
         if not isinstance(told, dict):
             what = f"line {number} is no JSON object: {line.strip()[:60]!r}"
             raise ValueError(f"{JSON_LINES}, {what}")
-        measured.add(dict(_leaves(told)))
-    return measured
+        into.add(dict(_leaves(told)))
 
 
-def read_csv(text: str) -> Measured:
-    """The metrics of a table whose first row has their names; cells without a number are left
+def read_csv(text: str, into: Measured) -> None:
+    """Take the metrics of a table whose first row has their names; cells without a number are left
     out."""
-    measured = Measured()
     for row in csv.DictReader(text.splitlines()):
-        measured.add(dict(_numbers(row.items())))
-    return measured
+        into.add(dict(_numbers(row.items())))
 
 
 def read_mlflow(folder: Path) -> Measured:

@@ -25,6 +25,7 @@ from ablation.subject.measured import (
     read_mlflow,
 )
 from ablation.subject.own import Place
+from ablation.subject.protocol import History
 
 # Between looks at whether the process lives, and whether the study is to stop.
 LOOK_SECONDS = 0.1
@@ -96,8 +97,10 @@ class _Output:
         self._unfinished = {OUTPUT: b"", ERRORS: b""}
         # epoch -> what the study was told of it
         self._told: dict[int, dict[str, float]] = {}
-        # file -> its size and time when it was read last
-        self._seen: dict[Path, tuple[int, int]] = {}
+        # file -> its text when it was read last, and what that said
+        self._seen: dict[Path, tuple[str, Measured]] = {}
+        # epoch -> what files say of it, of those that the study was not told of
+        self._found: History = {}
         self._looked = time.monotonic()
 
     def follow(self, process: subprocess.Popen[bytes]) -> None:
@@ -133,12 +136,14 @@ class _Output:
         if self._metrics in ("", "stdout"):
             whole.merge(self._printed)
         for path, read in self._files().items():
-            whole.merge(read(path.read_text(encoding="utf-8")))
+            measured = Measured()
+            read(path.read_text(encoding="utf-8"), measured)
+            whole.merge(measured)
         if self._metrics == "mlflow":
             whole.merge(read_mlflow(self._folder / MLFLOW_FOLDER))
         return whole
 
-    def _files(self) -> dict[Path, Callable[[str], Measured]]:
+    def _files(self) -> dict[Path, Callable[[str, Measured], None]]:
         """The files of metrics that are there; the last of them wins."""
         readers = {"csv": (CSV, read_csv), "jsonl": (JSON_LINES, read_json_lines)}
         return {
@@ -177,24 +182,32 @@ class _Output:
         That is one that was printed: those from it on may be printed yet, with other metrics.
         """
         for path, read in self._files().items():
-            status = path.stat()
-            state = (status.st_size, status.st_mtime_ns)
-            if self._seen.get(path) == state:
-                continue
-            if before is None:
-                self._seen[path] = state
-            # what is wrong with it fails the trial at the end; the last line is being written
+            # what is wrong with it fails the trial at the end
             with contextlib.suppress(ValueError):
                 text = path.read_text(encoding="utf-8")
-                self._tell_all(read(text[: text.rfind("\n") + 1]), before)
+                # the last line is being written
+                text = text[: text.rfind("\n") + 1]
+                seen, measured = self._seen.get(path, ("", Measured()))
+                new = text.removeprefix(seen)
+                if new == text:
+                    # it was written anew
+                    measured = Measured()
+                elif read is read_csv:
+                    new = text[: text.find("\n") + 1] + new
+                read(new, measured)
+                self._seen[path] = text, measured
+                self._find(measured.history)
+                measured.history.clear()
         if self._metrics == "mlflow":
             with contextlib.suppress(ValueError):
-                self._tell_all(read_mlflow(self._folder / MLFLOW_FOLDER))
-
-    def _tell_all(self, found: Measured, before: int | None = None) -> None:
-        for epoch in sorted(found.history):
+                self._find(read_mlflow(self._folder / MLFLOW_FOLDER).history)
+        for epoch in sorted(self._found):
             if before is None or epoch < before:
-                self._tell(epoch, found.history[epoch])
+                self._tell(epoch, self._found.pop(epoch))
+
+    def _find(self, history: History) -> None:
+        for epoch, metrics in history.items():
+            self._found.setdefault(epoch, {}).update(metrics)
 
     def _tell(
         self, epoch: int, metrics: Mapping[str, float], withdrawn: Collection[str] = ()

@@ -12,6 +12,8 @@ from ablation.subject.measured import (
     read_json_lines,
     read_mlflow,
 )
+from ablation.subject.own import Place
+from ablation.subject.spawned import _Output
 
 LINES = {
     "epoch=3 test/top1=71.2 loss=0.5": {"epoch": 3, "test/top1": 71.2, "loss": 0.5},
@@ -146,15 +148,61 @@ def test_what_is_no_whole_epoch_has_a_last_value_alone(epoch):
 
 def test_json_lines_are_read_and_a_line_that_is_none_is_named():
     lines = [{"epoch": 1, "loss": 2, "big": 10**400}, {"epoch": 2, "loss": None, "acc": 3}]
-    found = read_json_lines("\n".join(map(json.dumps, lines)) + "\n\n")
+    found = Measured()
+    read_json_lines("\n".join(map(json.dumps, lines)) + "\n\n", found)
     assert found.history == {1: {"loss": 2}, 2: {"acc": 3}}
     with pytest.raises(ValueError, match=r"metrics.jsonl, line 2 is no JSON object: 'loss=1'"):
-        read_json_lines('{"loss": 2}\nloss=1\n')
+        read_json_lines('{"loss": 2}\nloss=1\n', found)
 
 
 def test_cells_of_a_csv_without_a_number_are_left_out():
-    found = read_csv("epoch,loss,acc,note\n0,2.5,,a\n0,,0.5,b\n1,1.5,,\n")
+    found = Measured()
+    read_csv("epoch,loss,acc,note\n0,2.5,,a\n0,,0.5,b\n1,1.5,,\n", found)
     assert found.history == {0: {"loss": 2.5, "acc": 0.5}, 1: {"loss": 1.5}}
+
+
+@pytest.fixture
+def looking(tmp_path, monkeypatch):
+    """What reads a command's files while it runs, the epochs that it tells, and values read."""
+    told, read, add = {}, [], Measured.add
+    place = Place(on_epoch=lambda epoch, _: told.update({epoch["epoch"]: epoch["metrics"]}))
+    monkeypatch.setattr(
+        Measured, "add", lambda self, values: (read.append(values), add(self, values))[1]
+    )
+    return _Output("", tmp_path, place), told, read
+
+
+def test_a_file_that_grows_is_not_read_whole_again_at_each_epoch_that_is_printed(looking, tmp_path):
+    (output, told, read), n = looking, 50
+    with (tmp_path / "metrics.csv").open("w") as file:
+        file.write("epoch,loss\n")
+        for epoch in range(n):
+            file.write(f"{epoch},{epoch / 2}\n")
+            file.flush()
+            output._take(1, f"epoch {epoch} acc: 0.5".encode())
+    output._look()
+    assert told == {epoch: {"loss": epoch / 2, "acc": 0.5} for epoch in range(n)}
+    # a row and a line for each
+    assert len(read) == 2 * n
+
+
+def test_a_file_that_is_written_anew_with_more_columns_is_read_anew(looking, tmp_path):
+    output, told, _ = looking
+    (tmp_path / "metrics.csv").write_text("epoch,loss\n0,2.5\n")
+    output._look()
+    (tmp_path / "metrics.csv").write_text("epoch,loss,acc\n0,2.5,\n1,1.5,0.5\n")
+    output._look()
+    assert told == {0: {"loss": 2.5}, 1: {"loss": 1.5, "acc": 0.5}}
+
+
+def test_what_follows_an_epoch_alone_is_of_it_also_when_it_is_written_later(looking, tmp_path):
+    output, told, _ = looking
+    with (tmp_path / "metrics.jsonl").open("w") as file:
+        for line in ('{"epoch": 3}\n', '{"loss": 2', "}\n"):
+            file.write(line)
+            file.flush()
+            output._look()
+    assert told == {3: {"loss": 2.0}}
 
 
 def test_files_of_mlflow_are_read_with_steps_as_epochs(tmp_path):
