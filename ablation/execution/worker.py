@@ -158,11 +158,9 @@ def serve(requests: TextIO, replies: TextIO) -> None:
 
 
 def _place(request: Request, on_epoch: Callable[[ReportedEpoch, bool], None]) -> Place:
-    folder = request.get("folder")
     # on a Ray node the log's file is one of the node's
     where = {} if request.get("is_remote") else {"log": os.path.relpath(request["log"])}
-    own = Path(folder) if folder else None
-    return Place(request.get("trial", ""), own, on_epoch=on_epoch, **where)
+    return Place(request["trial"], Path(request["folder"]), on_epoch=on_epoch, **where)
 
 
 def _end_forked(error: BaseException) -> NoReturn:

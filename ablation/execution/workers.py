@@ -52,8 +52,8 @@ class Request(TypedDict):
     # file that gets what the training code prints
     log: str
     # the trial's name, and a folder for files of own code's: see `ablation.subject.own.Place`
-    trial: NotRequired[str]
-    folder: NotRequired[str]
+    trial: str
+    folder: str
     # whether the worker is on a Ray node, where the store asks the driver
     is_remote: NotRequired[bool]
 

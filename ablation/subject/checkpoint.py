@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import reprlib
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,11 +30,10 @@ class Checkpoint(NamedTuple):
         content = json.dumps(head).encode() + b"\n" + self.data
         store.save(KIND, _key(key), content, self.seconds)
 
-    def given(self, folder: Path | None) -> bytes | Path:
+    def given(self, folder: Path) -> bytes | Path:
         """What the function gets: its bytes, or the path of a copy of its file in `folder`."""
         if self.suffix is None:
             return self.data
-        folder = folder or Path(tempfile.mkdtemp(prefix="ablate-"))
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"checkpoint{self.suffix}"
         path.write_bytes(self.data)

@@ -26,7 +26,6 @@ import re
 import shlex
 import shutil
 import string
-import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -229,23 +228,23 @@ class CommandSubject(OwnCode):
     ) -> Record:
         """Run the command. Raises Interrupted if asked to stop meanwhile, and CommandFailed."""
         begun = time.perf_counter()
-        folder = place.folder or Path(tempfile.mkdtemp(prefix="ablate-"))
         # what a trial that was broken off has left could be taken for one's own
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        arguments, variables = self._filled(settings, seed, folder, place.trial or key)
-        measured = spawn(arguments, variables, self.command.metrics, folder, place)
+        shutil.rmtree(place.folder, ignore_errors=True)
+        place.folder.mkdir(parents=True)
+        arguments, variables = self._filled(settings, seed, place)
+        measured = spawn(arguments, variables, self.command.metrics, place)
         record = record_of(measured.history, measured.last, time.perf_counter() - begun)
         if measured.unread:
             record["unread"] = measured.unread
         return record
 
     def _filled(
-        self, settings: Mapping[str, Any], seed: int, folder: Path, trial: str
+        self, settings: Mapping[str, Any], seed: int, place: Place
     ) -> tuple[list[str], dict[str, str]]:
         """Arguments and environment variables; writes the file of settings if they name it."""
-        file = folder.with_name("settings.json")
-        values = {**settings, SEED: seed, TRIAL: trial, FOLDER: str(folder), SETTINGS: str(file)}
+        file = place.folder.with_name("settings.json")
+        given = {SEED: seed, TRIAL: place.trial, FOLDER: str(place.folder), SETTINGS: str(file)}
+        values = {**settings, **given}
         if self.uses_all:
             file.write_text(json.dumps(_nested(settings), indent=1) + "\n", encoding="utf-8")
         command = self.command

@@ -31,9 +31,9 @@ PHASE = "train"
 class Place(NamedTuple):
     """The trial in whose name own code runs, and where its epochs go."""
 
-    trial: str = ""
+    trial: str
     # folder for files of the trial; it is removed when the trial has ended
-    folder: Path | None = None
+    folder: Path
     # the file that gets what is printed, as messages name it
     log: str = "the trial's stdout.log"
     # Called with each epoch as it is known so far, again when more is reported of it. True: a
@@ -41,7 +41,6 @@ class Place(NamedTuple):
     on_epoch: Callable[[ReportedEpoch, bool], None] = lambda epoch, is_saved: None
 
 
-NOWHERE = Place()
 # fact of own code: name -> fingerprint of each of its files and modules
 SOURCES = "sources"
 # fact of own code: version of the reading of what it prints
@@ -98,7 +97,7 @@ class OwnCode(ABC):
         until: str | None,
         store: Store,
         report: Report,
-        place: Place = NOWHERE,
+        place: Place,
     ) -> None:
         """Run the code, unless its record is in the store.
 

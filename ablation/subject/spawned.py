@@ -60,7 +60,6 @@ def spawn(
     arguments: Sequence[str],
     variables: Mapping[str, str],
     metrics: str,
-    folder: Path,
     place: Place,
 ) -> Measured:
     """Run a command to its end; returns what it has measured.
@@ -68,10 +67,10 @@ def spawn(
     What it prints goes to the output of this process, too. Raises CommandFailed, and Interrupted if
     this process was asked to stop meanwhile.
     """
-    output = _Output(metrics, folder, place)
+    output = _Output(metrics, place)
     process = subprocess.Popen(
         arguments,
-        env=_environment(variables, folder, metrics),
+        env=_environment(variables, place.folder, metrics),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -90,9 +89,9 @@ def spawn(
 class _Output:
     """What a command prints and writes, read as it comes."""
 
-    def __init__(self, metrics: str, folder: Path, place: Place):
+    def __init__(self, metrics: str, place: Place):
         self.errors: deque[str] = deque(maxlen=MAX_LINES)
-        self._metrics, self._folder, self._place = metrics, folder, place
+        self._metrics, self._folder, self._place = metrics, place.folder, place
         self._printed = Measured()
         self._unfinished = {OUTPUT: b"", ERRORS: b""}
         # epoch -> what the study was told of it

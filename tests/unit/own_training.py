@@ -18,10 +18,8 @@ def write_module(text: str, name: str = "trained") -> None:
 def send(worker: Worker, does: str = "", subject: str = "trained:train") -> None:
     """Have a worker run a trial with these settings in the working directory."""
     request = {"subject": subject, "settings": {"does": does}, "seed": 0, "until": None}
-    worker.send(
-        {**request, "cache": str(Path("cache").resolve()), "log": str(Path("log").resolve())},
-        "task",
-    )
+    paths = {name: str(Path(name).resolve()) for name in ("cache", "log", "folder")}
+    worker.send({**request, **paths, "trial": "a"}, "task")
 
 
 def hear(workers: Workers, worker: Worker) -> list[Message]:

@@ -66,7 +66,14 @@ def sample(name: str, settings=(), **changes) -> dict:
 
 def request(folder: Path, seed: int) -> dict:
     there = {"cache": f"{folder}/cache", "log": f"{folder}/runs/log"}
-    return {"subject": "trained:train", "settings": {}, "seed": seed, "until": None, **there}
+    return {
+        "subject": "trained:train",
+        "settings": {},
+        "seed": seed,
+        "until": None,
+        "trial": "a",
+        **there,
+    }
 
 
 def heard(relay: Relay, store: DiskStore, last: str) -> list[dict]:

@@ -19,6 +19,7 @@ from ablation.study import opening, running
 from ablation.study.closing import Closing
 from ablation.study.repair import TrialFiles
 from ablation.study.views import show_plan
+from ablation.subject.own import Place
 
 TRAIN = """
 import math, sys, time
@@ -252,7 +253,8 @@ def test_files_of_a_pruned_trial_that_ran_on_are_as_they_should_be(project):
     # it came to its end before it was stopped, or could have
     subject = planned.study.subject
     (link,) = subject.chain(spec.settings, spec.seed, lambda key: None)
-    subject.advance(spec.settings, spec.seed, None, planned.store, lambda key, record: None)
+    place = Place(trial, project.root / "work")
+    subject.advance(spec.settings, spec.seed, None, planned.store, lambda *_: None, place)
     assert len(planned.store.record(link.key)["history"]) == 20
     assert files.wrong(spec) == {}
     before = project.reported[trial]

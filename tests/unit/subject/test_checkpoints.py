@@ -21,12 +21,12 @@ class Broken(Exception):
     """As a process that is killed."""
 
 
-def advance(train, store, told=None, folder=None):
+def advance(train, store, told=None, folder=Path("work")):
     """Run a trial of the function; returns its record, None if it was broken off."""
     subject = FunctionSubject(train)
     (link,) = subject.chain({}, 0, lambda key: None)
     told = [] if told is None else told
-    place = Place(folder=folder, on_epoch=lambda *each: told.append(each))
+    place = Place("a", folder, on_epoch=lambda *each: told.append(each))
     try:
         subject.advance({}, 0, link.key, store, lambda key, record: None, place)
     except Broken:

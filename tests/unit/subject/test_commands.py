@@ -318,7 +318,10 @@ def test_a_run_of_its_own_in_mlflow_is_read():
 def test_another_exit_code_fails_the_trial_with_the_last_lines_of_standard_error():
     text = "import sys\nprint('epoch=1 acc=1')\nprint('one', file=sys.stderr)\nsys.exit('no data in nowhere')\n"
     with pytest.raises(CommandFailed) as error:
-        ran(subject_of(script(text) + " {seed}"), place=Place(log="runs/g/a--s0/stdout.log"))
+        ran(
+            subject_of(script(text) + " {seed}"),
+            place=Place("a--s0", Path("work").resolve(), "runs/g/a--s0/stdout.log"),
+        )
     assert str(error.value) == "exit code 1: no data in nowhere; see runs/g/a--s0/stdout.log"
     assert error.value.details == "one\nno data in nowhere"
     with pytest.raises(CommandFailed, match=r"killed by signal 11 \(Segmentation fault\)"):
@@ -364,7 +367,8 @@ def test_a_finished_command_is_not_run_again():
     subject = subject_of(script("print('acc=1'); open('calls', 'a').write('x')") + " {seed}")
     store = MemoryStore()
     for _ in range(2):
-        subject.advance({}, 0, None, store, lambda key, record: None)
+        place = Place("a", Path("work").resolve())
+        subject.advance({}, 0, None, store, lambda key, record: None, place)
     assert Path("calls").read_text() == "x"
 
 

@@ -165,11 +165,13 @@ def test_cells_of_a_csv_without_a_number_are_left_out():
 def looking(tmp_path, monkeypatch):
     """What reads a command's files while it runs, the epochs that it tells, and values read."""
     told, read, add = {}, [], Measured.add
-    place = Place(on_epoch=lambda epoch, _: told.update({epoch["epoch"]: epoch["metrics"]}))
+    place = Place(
+        "a", tmp_path, on_epoch=lambda epoch, _: told.update({epoch["epoch"]: epoch["metrics"]})
+    )
     monkeypatch.setattr(
         Measured, "add", lambda self, values: (read.append(values), add(self, values))[1]
     )
-    return _Output("", tmp_path, place), told, read
+    return _Output("", place), told, read
 
 
 def test_a_file_that_grows_is_not_read_whole_again_at_each_epoch_that_is_printed(looking, tmp_path):

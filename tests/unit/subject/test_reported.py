@@ -5,6 +5,7 @@ import enum
 import fractions
 import math
 from decimal import Decimal
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -17,6 +18,7 @@ from ablation import interruption
 from ablation.errors import InputError
 from ablation.storage.runs import TrialSpec, expanded, outcome_of
 from ablation.subject.loading import FunctionSubject, load_subject, plain_metrics
+from ablation.subject.own import Place
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +32,7 @@ def record_of(train):
     """The record of a trial of the function."""
     subject, store = FunctionSubject(train), MemoryStore()
     (link,) = subject.chain({}, 0, lambda key: None)
-    subject.advance({}, 0, link.key, store, lambda key, record: None)
+    subject.advance({}, 0, link.key, store, lambda key, record: None, Place("a", Path("work")))
     return store.record(link.key)
 
 

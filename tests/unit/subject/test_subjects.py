@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tiny_trials import JOINT, ORIGINAL, STAGED, MemoryStore, chain, run
@@ -16,6 +17,7 @@ from ablation import PACKAGE
 from ablation.errors import InputError
 from ablation.subject.imported import project_sources
 from ablation.subject.loading import FunctionSubject, load_subject
+from ablation.subject.own import Place
 from core.config.parsing import Fault
 from core.subject import SUBJECT
 
@@ -95,9 +97,8 @@ def ran(subject, settings, seed=0):
     """The record of a one-link trial, and what was reported."""
     (link,) = subject.chain(settings, seed, lambda key: None)
     store, reported = MemoryStore(), []
-    subject.advance(
-        settings, seed, link.key, store, lambda key, record: reported.append((key, record))
-    )
+    place = Place("a", Path("work"))
+    subject.advance(settings, seed, link.key, store, lambda *each: reported.append(each), place)
     assert reported == [(link.key, store.record(link.key))]
     return store, link, store.record(link.key)
 
@@ -505,7 +506,7 @@ def test_a_finished_function_is_not_run_again():
 
     subject = FunctionSubject(train)
     store, link, _ = ran(subject, {})
-    subject.advance({}, 0, link.key, store, lambda key, record: pytest.fail("reported again"))
+    subject.advance({}, 0, link.key, store, lambda *_: pytest.fail("reported"), Place("a", Path()))
     assert calls == [0]
 
 
@@ -517,7 +518,9 @@ def test_a_function_that_fails_leaves_no_record():
     subject, store = FunctionSubject(train), MemoryStore()
     (link,) = subject.chain({}, 0, lambda key: None)
     with pytest.raises(RuntimeError, match="out of memory"):
-        subject.advance({}, 0, link.key, store, lambda key, record: pytest.fail("reported"))
+        subject.advance(
+            {}, 0, link.key, store, lambda *_: pytest.fail("reported"), Place("a", Path())
+        )
     assert store == {}
 
 
