@@ -467,26 +467,14 @@ def _open(url: str) -> RDBStorage:
         # another version of Optuna has made the tables
         raise StorageInternalError(str(error)) from None
     if sqlite_file(url):
-        _let_several_write(storage.engine)
+        sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
+        # Optuna's constructor has opened connections without these settings
+        storage.engine.dispose()
     return storage
 
 
-def _let_several_write(engine: sqlalchemy.Engine) -> None:
-    """Let the transactions of several processes on a SQLite file wait for each other."""
-
-    @sqlalchemy.event.listens_for(engine, "connect")
-    def configure(connection: Any, _record: Any) -> None:
-        connection.execute("PRAGMA journal_mode = WAL")
-        # A power cut loses the last commits, never the file.
-        connection.execute("PRAGMA synchronous = NORMAL")
-        # transactions begin explicitly, see below
-        connection.isolation_level = None
-
-    @sqlalchemy.event.listens_for(engine, "begin")
-    def begin(connection: sqlalchemy.Connection) -> None:
-        # SELECT ... FOR UPDATE locks nothing in SQLite, so a transaction locks all from its begin:
-        # else two processes could start one trial.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    # Optuna's constructor has opened connections without these settings
-    engine.dispose()
+def _write_ahead(connection: Any, _record: Any) -> None:
+    """Let others read a SQLite file while it is written, and commits not wait for the disk."""
+    connection.execute("PRAGMA journal_mode = WAL")
+    # A power cut loses the last commits, never the file.
+    connection.execute("PRAGMA synchronous = NORMAL")
