@@ -316,7 +316,10 @@ class RunFolder:
 
     def write_config(self, spec: TrialSpec, config: Mapping[str, Any]) -> None:
         """Replace a trial's config.yaml."""
-        write_atomically(self.trial_path(spec.trial) / "config.yaml", config_text(spec, config))
+        head = {name: getattr(spec, name) for name in ("trial", "arm", "levels", "seed", "key")}
+        told = {**head, "config": dict(config)}
+        text = yaml.safe_dump(told, sort_keys=False, allow_unicode=True)
+        write_atomically(self.trial_path(spec.trial) / "config.yaml", text)
 
     def remove_work(self, trial: str) -> None:
         """Remove the folder that own code had while the trial ran."""
@@ -479,13 +482,6 @@ def _is_claim(raw: Any) -> bool:
 def write_atomically(path: Path, text: str) -> None:
     """Replace `path` by `text`, whole or not at all."""
     replace_file(path, text.encode())
-
-
-def config_text(spec: TrialSpec, config: Mapping[str, Any]) -> str:
-    """The text of a trial's config.yaml."""
-    head = {name: getattr(spec, name) for name in ("trial", "arm", "levels", "seed", "key")}
-    told = {**head, "config": dict(config)}
-    return str(yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
 
 
 # failures of trials of which every epoch is there

@@ -51,7 +51,7 @@ from ablation.grid.search import Choices, Domain, domain_of
 from ablation.storage.asked import COMPLETE, FAILED, SearchLog, trial_name
 from ablation.storage.project import first_line, making, require_usable, sqlite_file
 from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec, reason
-from ablation.tracking.mlflow_content import begun_at, finite, milliseconds
+from ablation.tracking.mlflow_content import begun_at, ended_at, finite
 
 SUFFIXES = {"arm": "", "baseline": "/baselines"}
 """Kind of trials -> what follows the study's name in that of their Optuna study."""
@@ -269,10 +269,7 @@ def _ended(
 
 def _timed(trial: FrozenTrial, folder: RunFolder, outcome: Outcome) -> FrozenTrial:
     """The trial with the times at which it began and ended."""
-    end = milliseconds(outcome.finished)
-    if end is None:
-        path = folder.trial_path(trial.user_attrs["trial"]) / "outcome.json"
-        end = round(1000 * path.stat().st_mtime)
+    end = ended_at(folder, trial.user_attrs["trial"], outcome)
     begun = begun_at(outcome)
     begun = max(0, end - round(1000 * outcome.wall_seconds)) if begun is None else begun
     # In local time without a zone, as Optuna writes its own.

@@ -110,11 +110,7 @@ class TrialContent:
     @property
     def finished(self) -> int | None:
         """When the trial ended; None as long as it has not."""
-        if self.outcome is None:
-            return None
-        path = self.folder.trial_path(self.name) / "outcome.json"
-        told = milliseconds(self.outcome.finished)
-        return round(1000 * path.stat().st_mtime) if told is None else told
+        return None if self.outcome is None else ended_at(self.folder, self.name, self.outcome)
 
     def end(self, start: int) -> int | None:
         """The end of a run that starts at `start`; None as long as the trial has not ended.
@@ -280,6 +276,13 @@ def begun_at(outcome: Outcome) -> int | None:
         return started
     begun = max(0, finished - round(1000 * outcome.wall_seconds))
     return begun if started is None else min(started, begun)
+
+
+def ended_at(folder: RunFolder, trial: str, outcome: Outcome) -> int:
+    """When a trial ended, as MLflow counts; when its outcome was written, if no record tells."""
+    told = milliseconds(outcome.finished)
+    path = folder.trial_path(trial) / "outcome.json"
+    return round(1000 * path.stat().st_mtime) if told is None else told
 
 
 def finite(value: float) -> float:
