@@ -29,7 +29,6 @@ import string
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -316,14 +315,7 @@ def _require_there(literals: Sequence[str | None]) -> None:
 
 def _near_script(script: Path) -> str:
     """A hint towards a script that is there: in the folder named, or the working directory."""
-    name, folders = script.name, dict.fromkeys([script.parent, Path()])
-    near = [
-        (folder / close).as_posix()
-        for folder in folders
-        for close in get_close_matches(name, [path.name for path in folder.glob("*.py")], n=1)
-    ]
-    if near:
-        return f"did you mean '{near[0]}'?"
+    folders = {script.parent, Path()}
     known = [path.as_posix() for folder in folders for path in folder.glob("*.py")]
     return nearest(script, known) if known else "neither its folder nor this one has Python files"
 
