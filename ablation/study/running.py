@@ -119,17 +119,12 @@ def run(planned: PlannedStudy, options: RunOptions) -> RunResult:
     begun, closing = time.monotonic(), Closing(planned.places, planned.name)
     for line in _summary(planned, result):
         console.print(line, soft_wrap=True)
-    if result.n_open:
+    if result.n_open or not result.n_complete:
         with working(console, UPDATING):
             for delivery in deliveries:
                 delivery.deliver()
-        tell(console, closing.outdated())
-        return result
-    if not result.n_complete:
-        with working(console, UPDATING):
-            for delivery in deliveries:
-                delivery.deliver_news()
-        console.print("no trial is complete: there is nothing to report yet")
+        if not result.n_open:
+            console.print("no trial is complete: there is nothing to report yet")
         tell(console, closing.outdated())
         return result
     conclusion = closing.known()
