@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
@@ -118,6 +119,8 @@ class Progress(Listener):
         self._closing = 0.0 if planned.n_expected else timings.known().get(CLOSING)
         self._ended: set[str] = set()
         self._in_hand: Counter[str] = Counter()
+        # trial -> when a worker began it last
+        self._began: dict[str, float] = {}
         self._shown, self._due = time.monotonic(), 0.0
         is_live = console.is_terminal
         self._live = Live(console=console, get_renderable=self.view) if is_live else None
@@ -172,6 +175,7 @@ class Progress(Listener):
     def began(self, specs: Sequence[TrialSpec]) -> None:
         """Note that a worker computes epochs of these trials."""
         self._in_hand.update(spec.trial for spec in specs)
+        self._began |= {spec.trial: time.monotonic() for spec in specs}
 
     def left(self, specs: Sequence[TrialSpec]) -> None:
         """Note that a worker no longer computes epochs of these trials."""
@@ -377,11 +381,11 @@ class Progress(Listener):
 
     def _write_note(self) -> None:
         in_hand = [name for name, n in self._in_hand.items() if n > 0 and name not in self._ended]
-        seconds = self._forecast() if self._is_forecast else None
+        seconds = self._forecast(in_hand) if self._is_forecast else None
         self.note = ProgressNote(seconds, time.time(), self.jobs, in_hand)
         write_atomically(self._file, json.dumps(asdict(self.note)) + "\n")
 
-    def _forecast(self) -> float | None:
+    def _forecast(self, in_hand: Sequence[str]) -> float | None:
         plan = self.plan
         n_unplanned, n_ended = self._n_trials - len(plan.trials), len(self._ended) - self.n_before
         if n_unplanned > 0:
@@ -395,7 +399,13 @@ class Progress(Listener):
         known = {key: seconds for key, seconds in self.timings.known().items() if key != START}
         chains = {name: plan.trials[name].links for name in left}
         seconds = forecast(chains, self.planned.store, known, self.jobs, True) if chains else 0.0
-        return None if seconds is None else seconds + (self._closing or 0.0)
+        if seconds is None:
+            return None
+        if self.is_own and in_hand:
+            # one link is a whole trial: a part of those in hand is done
+            taken = fmean(time.monotonic() - self._began[name] for name in in_hand)
+            seconds = max(0.0, seconds - taken)
+        return seconds + (self._closing or 0.0)
 
 
 def continuation(subject: Subject) -> str:

@@ -13,6 +13,7 @@ from ablation.cli.main import main
 from ablation.planning.forecast import Timings
 from ablation.storage.files import folder_lock
 from ablation.storage.runs import RunFolder
+from ablation.study import live
 from ablation.study.live import Progress
 from ablation.study.opening import open_study
 
@@ -68,6 +69,20 @@ def test_the_live_table_counts_trials_and_tells_the_epoch_that_a_trial_is_in():
     assert "0/4 trials, 4 left".split() == next(line for line in lines if "4" in line)[-4:]
     assert ["arm", "done", "failed", "epoch", "acc", "so", "far"] in lines
     assert ["reference", "0/2", "3", "5.0"] in lines
+
+
+def test_what_a_trial_in_hand_has_taken_is_not_left(monkeypatch):
+    planned, clock = open_study(Path("g.yaml")), [0.0]
+    monkeypatch.setattr(live.time, "monotonic", lambda: clock[0])
+    shown = Progress(planned, Console(file=io.StringIO()), Timings(Path("t"), "e", {}), 4)
+    shown.timings.recorded([], {"phase": "train", "seconds": 3600.0})
+    for spec in planned.plan.specs:
+        shown.began([spec])
+    lefts = []
+    for clock[0] in (1.0, 1801.0, 3601.0, 7201.0):
+        shown.tick()
+        lefts.append(shown.note.seconds)
+    assert lefts == [3599.0, 1799.0, 0.0, 0.0]
 
 
 def stale(text: str) -> list[str]:
