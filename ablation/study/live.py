@@ -316,14 +316,10 @@ class Progress(Listener):
         grid = self.planned.study.grid
         if left and self.planned.n_expected:
             return f"{left} of the search"
-        if left and grid.looks and len(self.seeds) < len(grid.seeds):
+        n_seeds = len({spec.seed for spec in self.plan.specs})
+        if left and grid.looks and n_seeds < len(grid.seeds):
             return f"{left} until the next look at the results"
         return f"{left}, then the report" if left and self._closing is None else left
-
-    @property
-    def seeds(self) -> set[int]:
-        """Those that have trials by now."""
-        return {spec.seed for spec in self.plan.specs}
 
     @property
     def failed_before(self) -> list[str]:

@@ -187,22 +187,20 @@ def contained(name: str) -> Iterator[None]:
     `sys.argv` is `name` alone.
     """
 
-    def raising(code: int | None) -> Callable[..., None]:
-        def instead(*arguments: Any) -> None:
-            raise SystemExit(arguments[0] if code is None else code)
-
-        return instead
-
     arguments, calls = sys.argv, {call: getattr(os, call) for call in ENDING_CALLS}
     sys.argv = [name]
     for call, code in ENDING_CALLS.items():
-        setattr(os, call, _before(raising(code), calls[call]))
+        setattr(os, call, _before(functools.partial(_exit, code), calls[call]))
     try:
         yield
     finally:
         sys.argv = arguments
         for call, own in calls.items():
             setattr(os, call, own)
+
+
+def _exit(code: int | None, *arguments: Any) -> None:
+    raise SystemExit(arguments[0] if code is None else code)
 
 
 @contextmanager
