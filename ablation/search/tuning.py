@@ -333,6 +333,11 @@ class SearchPlanner:
             n_epochs = None if is_own else len(arm.chain) - n_before(arm.chain)
             self._optuna[name] = ArmSearch(tuning.search, arm.space, arm.log, arm.own, n_epochs)
 
+    @property
+    def logs(self) -> dict[str, SearchLog]:
+        """Arm -> its events."""
+        return {name: arm.log for name, arm in self.tuning.arms.items()}
+
     def begun(self) -> Plan:
         """The trials that have been asked for already, as far as is decided."""
         trials: dict[str, PlannedTrial] = {}

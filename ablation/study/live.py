@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from ablation.subject.protocol import LinkLike, Record, Subject
 
 if TYPE_CHECKING:
     from ablation.planning.plan import Plan
+    from ablation.storage.asked import SearchLog
     from ablation.study.opening import PlannedStudy
 
 
@@ -72,8 +73,9 @@ class ArmProgress:
     n_epochs: int = 0
     # trial -> number of its epochs that are done
     epochs: dict[str, int] = field(default_factory=dict)
-    # trial -> primary metric so far
-    metrics: dict[str, float] = field(default_factory=dict)
+    # primary metric of each trial that is complete, and of the others the last one so far
+    results: dict[str, float] = field(default_factory=dict)
+    latest: dict[str, float] = field(default_factory=dict)
     # trial that runs -> the epoch that its own code has reported last
     reported: dict[str, int] = field(default_factory=dict)
 
@@ -85,6 +87,7 @@ class Progress(Listener):
         timings: that measure this pass
         share: whether epochs that trials have in common are trained once; else it does not say how
             long the study still takes
+        logs: arm -> its events, if this is a search
     """
 
     def __init__(
@@ -94,8 +97,10 @@ class Progress(Listener):
         timings: Timings,
         jobs: int,
         share: bool = True,
+        logs: Mapping[str, SearchLog] | None = None,
     ):
         self.planned, self.timings, self.jobs = planned, timings, jobs
+        self.logs = logs or {}
         self.phases = PhaseCounts(share)
         # of own code, one link is a whole trial
         self.is_own = isinstance(planned.study.subject, OwnCode)
@@ -277,16 +282,30 @@ class Progress(Listener):
         return table
 
     def table(self) -> Table:
-        """A row per arm."""
+        """A row per arm, with the mean over its complete trials; of a search, with the best one.
+
+        Until the first is complete, with the mean over those that run.
+        """
         heading = "epoch" if self.is_own else "epochs"
-        table = plain_table(["arm"], ["done", "failed", heading, f"{self.metric} so far"])
+        kind = ["pruned", "failed"] if self.logs else ["failed"]
+        told = f"{'best ' * bool(self.logs)}{self.metric} so far"
+        table = plain_table(["arm"], ["done", *kind, heading, told])
         for name, arm in list(self.arms.items()):
+            found = over_seeds(list((arm.results or arm.latest).values()))
+            n_pruned = ""
+            if name in self.logs:
+                best = self.logs[name].best(self.planned.study.grid.metric["goal"])
+                found = value(best.value, math.nan) if best else ""
+                asked = list(self.logs[name].trials.values())
+                n = sum(one.pruned_at is not None and bool(one.state) for one in asked)
+                n_pruned = str(n * len(self.planned.study.grid.seeds) or "")
             table.add_row(
                 name,
                 f"{arm.n_complete}/{arm.n_trials}",
+                *([n_pruned] if self.logs else []),
                 str(arm.n_failed or ""),
                 _reported(arm) if self.is_own else f"{sum(arm.epochs.values())}/{arm.n_epochs}",
-                over_seeds(list(arm.metrics.values())),
+                found,
             )
         return table
 
@@ -356,7 +375,7 @@ class Progress(Listener):
 
     def _measure(self, spec: TrialSpec, record: Record) -> None:
         if self.metric in record["metrics"]:
-            self.arms[spec.arm].metrics[spec.trial] = record["metrics"][self.metric]
+            self.arms[spec.arm].latest[spec.trial] = record["metrics"][self.metric]
 
     def _count(self, spec: TrialSpec, outcome: Outcome) -> None:
         arm = self.arms[spec.arm]
@@ -366,7 +385,7 @@ class Progress(Listener):
             arm.n_complete += 1
             self.phases.did(spec.trial, self.plan.trials[spec.trial].links)
             arm.epochs[spec.trial] = self._n_epochs(spec)
-            arm.metrics[spec.trial] = outcome.metrics[self.metric]
+            arm.results[spec.trial] = outcome.metrics[self.metric]
         else:
             arm.n_failed += 1
             self.phases.gave_up(spec.trial)

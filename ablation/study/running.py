@@ -198,18 +198,19 @@ def _run_held(
     placed: Placement,
     deliveries: Sequence[Delivery],
     console: Console,
-    planner: Planner | None = None,
+    search: SearchPlanner | None = None,
 ) -> RunResult:
     """The part of `run` in which no other process may run the study."""
-    is_search = planner is not None
+    planner: Planner | None = search
+    logs = search.logs if search else {}
     mended = _mended(planned, console)
     # a planner that is there looks records up by itself
-    planned = mended if planner is None else planned
+    planned = planned if search else mended
     if options.retry_failed:
         forget_failures(planned)
-    if not is_search:
+    if not search:
         _forget_other_scores(planned)
-    if planner is None and planned.study.grid.looks:
+    if not search and planned.study.grid.looks:
         hours = options.max_hours
         budget = Budget(options.max_trials, None if hours is None else 3600 * hours)
         planner = until_decided = UntilDecided(
@@ -220,7 +221,7 @@ def _run_held(
     bound = CacheBound(planned.store, options.cache_bytes)
     with (
         interruption.stop_on_signals(),
-        Progress(planned, console, timings, placed.jobs, options.share) as progress,
+        Progress(planned, console, timings, placed.jobs, options.share, logs) as progress,
     ):
         shown = [ShownDelivery(delivery, progress) for delivery in deliveries]
         listener = Listeners([timings, bound, progress, *shown])
@@ -228,7 +229,7 @@ def _run_held(
     timings.save()
     planned.store.trim(options.cache_bytes)
     # those of this pass were told as they failed
-    for line in () if is_search or result.n_open else progress.failed_before:
+    for line in () if search or result.n_open else progress.failed_before:
         tell(console, line, style="red")
     return result
 

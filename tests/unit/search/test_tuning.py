@@ -320,6 +320,31 @@ def test_progress_counts_the_trials_that_are_not_asked_for_yet(project):
     assert len(searched.plan.trials) == 2
 
 
+def test_the_table_of_a_search_has_each_arms_best_trial_and_how_many_were_pruned(
+    project, monkeypatch
+):
+    tables, leave = [], Progress.__exit__
+    monkeypatch.setattr(
+        Progress,
+        "__exit__",
+        lambda progress, *error: (tables.append(progress.table()), leave(progress, *error))[1],
+    )
+    project.run()
+    # of the search, then of the study
+    search, study = [
+        {str(column.header): list(column.cells) for column in table.columns} for table in tables
+    ]
+    assert search["done"] == ["8/8", "8/8"] and "pruned" not in study
+    arms = project.open().tuning.arms
+    told = zip(search["arm"], search["pruned"], search["best validation/top1 so far"], strict=True)
+    for name, pruned, best in told:
+        asked = arms[name].log.trials.values()
+        assert int(pruned or 0) == sum(one.state == "PRUNED" for one in asked) > 0
+        assert float(best) == pytest.approx(
+            max(one.value for one in asked if one.value == one.value), abs=0.1
+        )
+
+
 def test_an_option_that_the_search_replaces_is_told_in_plan_and_run(project, capsys):
     says = "-S rate=0.01 does not hold for tuned arms: the search sets rate"
     begins = f"{says}, and only begins there"

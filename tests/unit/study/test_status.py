@@ -122,7 +122,7 @@ def test_trials_that_an_earlier_run_finished_are_counted(toy, monkeypatch):
     shown = progress(toy)
     Execution(toy.study(), toy.plan(), toy.store, toy.folder, shown)
     arm = shown.arms["rate=fast"]
-    assert (arm.epochs["rate=fast--s1"], arm.metrics["rate=fast--s1"]) == (3, 31.0)
+    assert (arm.epochs["rate=fast--s1"], arm.latest["rate=fast--s1"]) == (3, 31.0)
     shown = progress(toy)
     toy.run(monkeypatch, listener=shown)
     assert shown.summary().startswith(
@@ -164,6 +164,18 @@ def test_the_table_tells_the_mean_so_far_with_the_decimals_that_its_spread_allow
         rows["rate=fast"] == ["0/2", "0/8"]
         and rows["0/8"][:4] == "trials, 4 epochs trained,".split()
     )
+
+
+def test_the_mean_so_far_is_of_complete_trials_once_there_is_one(toy, monkeypatch):
+    toy.run(monkeypatch)
+    (toy.folder.path / "reference--s1" / "outcome.json").unlink()
+    shown, specs = progress(toy), {spec.trial: spec for spec in toy.plan().specs}
+    shown.recorded([specs["reference--s1"]], {"phase": "joint", "epoch": 3, "metrics": {"top1": 1}})
+    shown.found(specs["reference--s0"], toy.folder.ending(specs["reference--s0"]))
+    cells = {str(column.header): list(column.cells) for column in shown.table().columns}
+    row = cells["arm"].index("reference")
+    assert cells["done"][row] == "1/2"
+    assert float(cells["top1 so far"][row]) == shown.arms["reference"].results["reference--s0"] > 1
 
 
 def bars(shown) -> dict[str, str]:
