@@ -151,8 +151,10 @@ def difference(left: pd.Series, right: pd.Series, may_pair: bool) -> Difference:
         is_defined = math.isfinite(paired.p)
         how = f"paired, {paired.n} seeds" if is_defined else f"{paired.n} seeds that agree exactly"
         return Difference(*paired[:4], how, paired.correlation)
-    mean = float(left.mean() - right.mean())
     if min(len(left), len(right)) < 2:
+        if may_pair and len(shared):
+            left, right = left[shared], right[shared]
+        mean = float(left.mean() - right.mean())
         return Difference(mean, math.nan, math.nan, math.nan, "one seed")
     if _agree(right):
         found = difference_to_constant(left, right.iloc[0])
@@ -161,6 +163,7 @@ def difference(left: pd.Series, right: pd.Series, may_pair: bool) -> Difference:
         return _mirrored(difference(right, left, may_pair))
     test = stats.ttest_ind(left, right, equal_var=False)
     interval = test.confidence_interval(0.95)
+    mean = float(left.mean() - right.mean())
     how = f"unpaired (Welch), {len(left)} and {len(right)} seeds"
     return Difference(mean, float(interval.low), float(interval.high), float(test.pvalue), how)
 

@@ -406,6 +406,23 @@ def test_only_differences_whose_interval_excludes_0_are_bold(tmp_path, noise):
     assert ("not separable from 0" in sentence) == (noise > 1)
 
 
+def test_an_arm_with_one_seed_is_compared_within_that_seed(tmp_path):
+    left, right = pd.Series({0: 60.0, 1: 70.0, 2: 71.0}), pd.Series({1: 69.0})
+    assert difference(left, right, may_pair=True)[::4] == (1.0, "one seed")
+    assert difference(right, left, may_pair=True)[::4] == (-1.0, "one seed")
+    assert difference(left, right, may_pair=False)[::4] == (-2.0, "one seed")
+    assert difference(left, right.rename({1: 5}), may_pair=True)[::4] == (-2.0, "one seed")
+    folder = fabricated(
+        tmp_path, state=lambda one: "FAILED" if one.trial == "lr_split--s0" else "COMPLETE",
+        seeds=(0, 1)
+    )  # fmt: skip
+    effects = judge(load(folder)).set_index(["effect", "metric"])
+    assert (
+        compared(tmp_path, "fixes:lr_split", "fixes:ldmlr").rows[0].found.mean
+        == (effects.loc[("lr_split - ldmlr", "test/top1"), "estimate"])
+    )
+
+
 def test_one_seed_and_seeds_that_agree_have_no_interval():
     one, two, same = (
         pd.Series(values, index=range(len(values)))
