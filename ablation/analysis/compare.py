@@ -367,13 +367,16 @@ def _notes(side: Side) -> Iterator[str]:
 def _differing(left: Side, right: Side) -> list[tuple[str, Any, Any]]:
     """The settings in which two arms differ.
 
-    Of two studies, those in which every arm that both have differs alike.
+    Of two studies, those in which every arm that both have differs alike. None are told where a
+    study is known by its report alone and the other is not.
     """
     if isinstance(left, StudyArm) and isinstance(right, StudyArm):
         pairs = [(left, right)]
     elif isinstance(left, WholeStudy) and isinstance(right, WholeStudy):
         pairs = [(_at(left, arm), _at(right, arm)) for arm in _arms(left, right)]
     else:
+        return []
+    if left.study.knows_settings != right.study.knows_settings:
         return []
     found = []
     for own, other in pairs:
