@@ -440,9 +440,11 @@ def read_trials(folder: Path, effects: pd.DataFrame) -> Reported:
     names = [name for name in after if name not in COSTS]
     if not names:
         raise _unusable(path, "it has no metric")
-    # effects.csv has the primary metric first; without effects, it is the first column that cannot
-    # be a factor's
-    likely = [*effects["metric"][:1], *(name for name in names if "/" in name), names[0]]
+    # effects.csv has the primary metric first; without effects, it is the one whose best epoch is
+    # told, else the first column that cannot be a factor's
+    with_best = [name for name in names if f"best/{name}" in names]
+    slashed = [name for name in names if "/" in name]
+    likely = [*effects["metric"][:1], *with_best, *slashed, names[0]]
     primary = next(name for name in likely if name in names)
     first = names.index(primary)
     costs = [name for name in COSTS if name in after and name != "error"]
