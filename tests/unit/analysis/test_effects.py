@@ -78,6 +78,19 @@ def test_designs_without_interactions_have_no_simple_effects():
     assert list(simple_effects(cells, {"a": ["off", "on"], "b": ["off", "on"]})) == []
 
 
+def test_simple_effects_stand_only_where_the_design_has_their_arms():
+    levels = {"a": OFF_ON, "b": ("off", "plateau", "on")}
+    factors = [Factor(name, tuple(Level(one, {}) for one in own)) for name, own in levels.items()]
+    cells = {arm.name: arm.levels for arm in arms(factors, ["one-factor", "leave-one-out"])}
+    assert {one.name: one.replicas for one in simple_effects(cells, levels)} == {
+        "a: off -> on at b=off": [("a", "reference")],
+        "a: off -> on at b=on": [("a+b", "b")],
+        "b: off -> plateau at a=off": [("b=plateau", "reference")],
+        "b: off -> on at a=off": [("b", "reference")],
+        "b: off -> on at a=on": [("a+b", "a")],
+    }
+
+
 def test_a_factorial_tells_what_a_level_adds_alone_and_last(tmp_path):
     folder = study(tmp_path)
     cells, table = load(folder).cells("test/top1"), primary(folder)
