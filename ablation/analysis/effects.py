@@ -28,14 +28,13 @@ from ablation.analysis.contrasts import (
 )
 from ablation.analysis.looks import ALPHA, Replay, repeated, replay
 from ablation.analysis.results import EFFECT_COLUMNS, Results, identities
-from ablation.analysis.sequential import repeated_confidence
+from ablation.analysis.sequential import one_look_level
 from ablation.analysis.statistics import (
     Estimate,
     adjusted_means,
     contrast,
     holm,
     image_bootstrap,
-    pooled_sd,
     smallest_detectable,
 )
 
@@ -278,14 +277,10 @@ def detectable(rows: pd.DataFrame, n_tests: int = 1, looks: tuple[int, ...] = ()
     sds = rows.loc[rows["sd"] > 0, "sd"]
     if sds.empty:
         return Detectable(0, np.nan, np.nan, np.nan, np.nan)
-    n_seeds, pooled = int(rows.loc[sds.index, "n_seeds"].min()), pooled_sd(sds)
-    alphas = ALPHA, ALPHA / n_tests
+    n_seeds, pooled = int(rows.loc[sds.index, "n_seeds"].min()), float(np.sqrt((sds**2).mean()))
+    alpha, corrected = ALPHA, ALPHA / n_tests
     if looks:
-        alphas = (
-            1 - repeated_confidence(n_seeds, looks, 1 - alphas[0]),
-            1 - repeated_confidence(n_seeds, looks, 1 - alphas[1]),
-        )
-    alpha, corrected = alphas
+        alpha, corrected = (one_look_level(n_seeds, looks, one) for one in (alpha, corrected))
     return Detectable(
         n_seeds,
         pooled=smallest_detectable(pooled, n_seeds, alpha=alpha),

@@ -3,15 +3,16 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from fabricate import FACTORS, study
 from scipy import stats
 
 from ablation.analysis import effects as judged
 from ablation.analysis.contrasts import main_effects, simple_effects, single_effects
-from ablation.analysis.effects import factor_pairs, judge, rank
+from ablation.analysis.effects import detectable, factor_pairs, judge, rank
 from ablation.analysis.results import load
-from ablation.analysis.statistics import holm, paired_difference
+from ablation.analysis.statistics import holm, paired_difference, smallest_detectable
 from ablation.grid.design import Factor, Level, arms
 
 THREE_LEVELS = {
@@ -236,6 +237,14 @@ def test_verdicts_never_contradict_their_interval(tmp_path):
     assert (effects.loc[effects["verdict"] == "higher", "estimate"] > 0).all()
     contains_zero = effects[(effects["low"] <= 0) & (effects["high"] >= 0)]
     assert len(contains_zero) and (contains_zero["verdict"] == "not separable from 0").all()
+
+
+def test_what_could_be_detected_goes_by_the_root_mean_square_of_the_spreads():
+    rows = pd.DataFrame({"sd": [3.0, np.nan, 0.0, 4.0], "n_seeds": [5, 1, 4, 6]})
+    found = detectable(rows, n_tests=2)
+    expected = [smallest_detectable(sd, 5) for sd in (12.5**0.5, 3.0, 4.0)]
+    assert found[:4] == pytest.approx((5, *expected))
+    assert found.corrected == pytest.approx(smallest_detectable(12.5**0.5, 5, 0.025))
 
 
 def test_one_seed_gets_no_interval(tmp_path):
