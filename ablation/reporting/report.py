@@ -61,13 +61,6 @@ class WrittenReport(NamedTuple):
 
 
 def write_report(
-    folder: RunFolder, destination: Path, as_html: bool = False, changed: str = ""
-) -> Path:
-    """As `write_judged`; returns the path alone."""
-    return write_judged(folder, destination, as_html, changed).path
-
-
-def write_judged(
     folder: RunFolder,
     destination: Path,
     as_html: bool = False,
@@ -162,7 +155,9 @@ def render(
         are_seeds_changed=bool(changed_seeds(manifest)),
         claims=claim_texts(claims),
         untuned_claims=search.untuned_claims(claims),
-        search_section=_search_section(study, drawn) if manifest.search else "",
+        search_section=template("search.j2").render(**search.told(study), figures=drawn).strip()
+        if manifest.search
+        else "",
         warnings=[*manifest.facts.get("warnings", []), *manifest.search.get("warnings", [])],
         n_expectations=len(claims),
         has_means=any(map(is_of_one_side, claims["direction"])),
@@ -194,11 +189,6 @@ def render(
         smallest_p=primary["p"].min(),
         permutation_p=smallest_permutation_p(len(manifest.seeds)),
     )
-
-
-def _search_section(study: Results, drawn: list[str]) -> str:
-    """How the arms were tuned, and what that gained. The study was tuned."""
-    return template("search.j2").render(**search.told(study), figures=drawn).strip()
 
 
 def _brackets(study: Results, primary: pd.DataFrame, n_tests: int) -> str:

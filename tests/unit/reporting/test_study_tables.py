@@ -41,7 +41,7 @@ CLAIMS = [
 def reported(root, name="fixes", **what):
     """`reports/<name>/` of a fabricated study, without figures."""
     with mock.patch("ablation.reporting.figures.draw", return_value=[]):
-        return write_report(study(root / "runs" / name, **what), root / "reports" / name)
+        return write_report(study(root / "runs" / name, **what), root / "reports" / name).path
 
 
 def cells(text):
