@@ -14,19 +14,10 @@ from matplotlib.ticker import MaxNLocator
 
 from ablation.analysis.results import Results
 from ablation.analysis.tuning import tuned_arms
-from ablation.reporting.figure_style import (
-    GREY,
-    INK,
-    axis_label,
-    colours,
-    legend_of,
-    panels,
-    style,
-    wrapped,
-)
+from ablation.reporting.curves import arm_panels
+from ablation.reporting.figure_style import GREY, INK, axis_label, colours, legend_of, style
 from ablation.storage.asked import COMPLETE
 
-N_COLUMNS = 4
 # the most arms that the figure shows
 MAX_ARMS = 16
 # times the distance from the median to the best trial
@@ -49,17 +40,15 @@ def search_figure(results: Results) -> Figure | None:
     worst = _worst([search["arms"][arm] for arm in arms], goal)
     with style():
         size = (2.9, 2.3) if len(arms) > 2 else (4.2, 2.8)
-        figure, grid = panels(len(arms), N_COLUMNS, size, 5, 0.8, sharex=True, sharey=True)
-        for position, (arm, axes) in enumerate(zip(arms, grid, strict=True)):
+        figure, grid = arm_panels(arms, "trial", size=size)
+        for arm, axes in grid.items():
             _draw(axes, search["arms"][arm], goal, worst, colour.get(arm, INK))
-            axes.set_title(wrapped(arm), fontweight="bold", size=10)
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            if position + N_COLUMNS >= len(arms):
-                axes.set_xlabel("trial")
-                axes.tick_params(labelbottom=True)
         # of all panels: a long name has no room beside one of them
         figure.supylabel(axis_label(name), size="medium")
-        legend_of(figure, grid, "outside lower center", 4 if figure.get_figwidth() > 8 else 2)
+        legend_of(
+            figure, grid.values(), "outside lower center", 4 if figure.get_figwidth() > 8 else 2
+        )
     return figure
 
 
