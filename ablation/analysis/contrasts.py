@@ -83,10 +83,11 @@ def enough(groups: Sequence[Sequence[str]], n_seeds: Mapping[str, int]) -> list[
 
 
 def main_effects(arms: Arms, factors: Factors) -> Iterator[Contrast]:
-    """Each non-reference level of each factor against the reference."""
+    """Each non-reference level of each factor against the reference, where the design has arms."""
     for factor, (reference, *others) in factors.items():
         for level in others:
-            yield level_effect(arms, factor, reference, level)
+            if (one := level_effect(arms, factor, reference, level)).replicas:
+                yield one
 
 
 def level_effect(arms: Arms, factor: str, start: str, end: str) -> Contrast:

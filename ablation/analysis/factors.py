@@ -46,7 +46,7 @@ class LevelEffect(NamedTuple):
 
 
 def level_effects(results: Results, rows: pd.DataFrame) -> list[LevelEffect]:
-    """Each level of each factor, in the grid's order.
+    """Each level of each factor that the design has arms for, in the grid's order.
 
     rows: of the primary metric, from `effects.judge`
     """
@@ -57,7 +57,10 @@ def level_effects(results: Results, rows: pd.DataFrame) -> list[LevelEffect]:
     for factor, (reference, *levels) in results.factors.items():
         others = [other for pair in pairs if factor in pair for other in pair if other != factor]
         for level in levels:
-            row = named.loc[level_effect(results.arms, factor, reference, level).name]
+            name = level_effect(results.arms, factor, reference, level).name
+            if name not in named.index:
+                continue
+            row = named.loc[name]
             interval = float(row["estimate"]), float(row["low"]), float(row["high"])
             settings = list(_settings(results, factor, reference, level, others)) if others else []
             found.append(

@@ -9,11 +9,14 @@ from fabricate import FACTORS, study
 from scipy import stats
 
 from ablation.analysis import effects as judged
+from ablation.analysis.claims import judge_claims
 from ablation.analysis.contrasts import main_effects, simple_effects, single_effects
 from ablation.analysis.effects import detectable, factor_pairs, judge, rank
+from ablation.analysis.factors import level_effects
 from ablation.analysis.results import load
 from ablation.analysis.statistics import holm, paired_difference, smallest_detectable
 from ablation.grid.design import Factor, Level, arms
+from ablation.reporting.verdict import verdict
 
 THREE_LEVELS = {
     "routing": {"summed": {}, "decoupled": {}, "pcgrad": {}},
@@ -228,6 +231,24 @@ def test_holm_runs_over_main_effects_and_interactions_of_the_primary_metric(tmp_
     assert len(family) == 6
     assert list(family["p_holm"]) == pytest.approx(list(holm(family["p"])))
     assert effects.drop(family.index)["p_holm"].isna().all()
+
+
+def test_a_level_without_arms_in_the_design_is_no_test_of_the_family(tmp_path):
+    levels = {"off": {}, "half": {}, "on": {}}
+    folder = study(tmp_path, factors={"lr_split": levels, "warmup": FACTORS["warmup"]})
+    manifest, names = folder.manifest(), ["lr_split+warmup", "lr_split", "warmup"]
+    trials = [one for one in manifest.trials if one.kind == "baseline" or one.arm in names]
+    folder.write_manifest(replace(manifest, design=["leave-one-out"], trials=trials))
+    effects = judge(load(folder))
+    table = effects[effects["p_holm"].notna()].set_index("effect")
+    assert list(table.index) == ["lr_split: off -> on", "warmup: off -> on"]
+    assert list(table["p_holm"]) == pytest.approx(holm(table["p"]))
+    assert not effects["effect"].str.contains("half").any()
+    results = load(folder)
+    assert [one.level for one in level_effects(results, primary(folder).reset_index())] == 2 * [
+        "on"
+    ]
+    assert "half" not in verdict(results, effects, judge_claims(results, effects)).answer
 
 
 def test_verdicts_never_contradict_their_interval(tmp_path):
