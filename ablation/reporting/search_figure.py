@@ -77,12 +77,12 @@ def _worst(found: Sequence[Mapping[str, Any]], goal: str) -> float:
 def _draw(axes: Axes, found: Mapping[str, Any], goal: str, worst: float, colour: str) -> None:
     """One arm's trials. found: as in `Manifest.search`; worst: from `_worst`"""
     sign = -1 if goal == "minimize" else 1
+    grey: dict[str, Any] = {"mew": 1.3, "color": GREY, "zorder": 1}
     looks: dict[str, dict[str, Any]] = {
         COMPLETE: {"marker": "o", "mew": 0, "alpha": 0.75, "color": colour, "zorder": 3},
-        "early": {"marker": "x", "mew": 1.3, "color": GREY, "zorder": 1},
-        "beyond": {"marker": "^" if goal == "minimize" else "v", "mew": 1.3, "color": GREY},
+        "early": {"marker": "x", **grey},
+        "beyond": {"marker": "v" if sign > 0 else "^", "mfc": "white", **grey},
     }
-    looks["beyond"] |= {"mfc": "white", "zorder": 1}
     points_of: dict[str, list[tuple[int, float]]] = {look: [] for look in looks}
     for number, state, _, last in found["trials"]:
         if last is None:
@@ -91,11 +91,7 @@ def _draw(axes: Axes, found: Mapping[str, Any], goal: str, worst: float, colour:
         is_beyond = sign * last < sign * worst
         points_of["beyond" if is_beyond else look].append((number, worst if is_beyond else last))
     complete = {number: last for number, state, _, last in found["trials"] if state == COMPLETE}
-    best = (
-        pd.Series(complete)
-        .agg("cummin" if goal == "minimize" else "cummax")
-        .clip(**{"upper" if goal == "minimize" else "lower": worst})
-    )
+    best = sign * (sign * pd.Series(complete)).cummax().clip(lower=sign * worst)
     end = max(number for number, *_ in found["trials"])
     steps = [*best.index, end], [*best, best.iloc[-1]]
     axes.step(*steps, where="post", color=colour, lw=1.8, zorder=2)
