@@ -133,7 +133,7 @@ def render(
     return template("report.md.j2").render(
         manifest=manifest,
         facts=list(leaves({name: fact for name, fact in facts.items() if name != SOURCES})),
-        reference=manifest.reference if _is_measured(study) else None,
+        reference=None if study.complete(manifest.reference or "").empty else manifest.reference,
         is_built_in=manifest.subject in BUILT_IN,
         subject=shown_subject(manifest.subject),
         verdict=verdict(study, effects, claims).lines,
@@ -204,12 +204,6 @@ def _brackets(study: Results, primary: pd.DataFrame, n_tests: int) -> str:
         f"{told}. Where a factor has one effect, its interval is at the level at which Holm's "
         f"correction over {n_tests} tests judged it; all others are not corrected"
     )
-
-
-def _is_measured(study: Results) -> bool:
-    """Whether the reference baseline has a finished trial."""
-    reference = study.manifest.reference
-    return reference in study.baselines and not study.complete(reference).empty
 
 
 def to_html(text: str, folder: Path) -> str:

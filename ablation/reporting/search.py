@@ -53,10 +53,9 @@ def told(results: Results) -> dict[str, Any]:
     search = results.manifest.search
     metric = search["metric"]
     complete = [one["counts"][COMPLETE] for one in search["arms"].values()]
-    own = [name for name in [*results.arms, *results.baselines] if name in search["arms"]]
-    others = [
-        f"`{name}`" for name in [*results.arms, *results.baselines] if name not in search["arms"]
-    ]
+    names = [*results.arms, *results.baselines]
+    own = [name for name in names if name in search["arms"]]
+    others = [f"`{name}`" for name in names if name not in search["arms"]]
     outside = [f"`{name}`" for name in own if search["arms"][name]["own"] is None]
     is_built_in = results.manifest.subject in BUILT_IN
     return {
