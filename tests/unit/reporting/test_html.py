@@ -118,7 +118,7 @@ def test_a_page_that_is_there_is_kept_up_and_none_is_made_unasked(tmp_path):
     with mock.patch("ablation.reporting.figures.draw", return_value=[]):
         folder, reports = study(tmp_path / "runs", factors=SHORTEST), tmp_path / "reports"
         assert (
-            write_report(folder, reports).name == "report.md"
+            write_report(folder, reports).path.name == "report.md"
             and not (reports / "report.html").exists()
         )
         (reports / "report.html").write_text("of an earlier state of the study")
