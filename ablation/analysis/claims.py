@@ -308,7 +308,7 @@ def claim_texts(claims: pd.DataFrame) -> list[ClaimText]:
     for name, rows in claims.assign(**judged_intervals(claims)).groupby("claim", sort=False):
         first = rows.iloc[0]
         lines = [
-            f"{label(row.metric)} {_expected(row)}: {row.verdict}, {_found(row)}"
+            f"{label(row.metric)} {_expected(row)}: {row.verdict}, {numbers_told(row)}"
             for row in rows.itertuples()
         ]
         told.append(
@@ -397,7 +397,7 @@ def claims_table(claims: pd.DataFrame) -> str:
     rows = []
     for _, own in claims.assign(**judged_intervals(claims)).groupby("claim", sort=False):
         first = own.iloc[0]
-        numbers = "; ".join(f"{label(row.metric)} {_found(row)}" for row in own.itertuples())
+        numbers = "; ".join(f"{label(row.metric)} {numbers_told(row)}" for row in own.itertuples())
         verdict = first["claim_verdict"]
         shown = verdict if verdict == NOT_DECIDED else f"**{verdict}**"
         shown += ", post hoc" * _is_post_hoc(first)
@@ -434,9 +434,12 @@ def _unit(row: Any) -> str:
 _TESTED = "interval and p"
 
 
-def _found(row: Any) -> str:
-    """The numbers of one expectation, or why there are none. row: with `judged_intervals`"""
-    has_p = row.p == row.p
+def numbers_told(row: Any) -> str:
+    """The numbers of one expectation, or why there are none.
+
+    row: of `judge_claims` or claims.csv, with `judged_intervals`
+    """
+    has_p = row.p_holm == row.p_holm
     if row.n_seeds == 0:
         return "not measured"
     # nothing else decides without a p

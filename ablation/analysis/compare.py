@@ -151,8 +151,10 @@ def difference(left: pd.Series, right: pd.Series, may_pair: bool) -> Difference:
         is_defined = math.isfinite(paired.p)
         how = f"paired, {paired.n} seeds" if is_defined else f"{paired.n} seeds that agree exactly"
         return Difference(*paired[:4], how, paired.correlation)
-    mean = float(left.mean() - right.mean())
     if min(len(left), len(right)) < 2:
+        if may_pair and len(shared):
+            left, right = left[shared], right[shared]
+        mean = float(left.mean() - right.mean())
         return Difference(mean, math.nan, math.nan, math.nan, "one seed")
     if _agree(right):
         found = difference_to_constant(left, right.iloc[0])
@@ -161,6 +163,7 @@ def difference(left: pd.Series, right: pd.Series, may_pair: bool) -> Difference:
         return _mirrored(difference(right, left, may_pair))
     test = stats.ttest_ind(left, right, equal_var=False)
     interval = test.confidence_interval(0.95)
+    mean = float(left.mean() - right.mean())
     how = f"unpaired (Welch), {len(left)} and {len(right)} seeds"
     return Difference(mean, float(interval.low), float(interval.high), float(test.pvalue), how)
 
@@ -364,13 +367,16 @@ def _notes(side: Side) -> Iterator[str]:
 def _differing(left: Side, right: Side) -> list[tuple[str, Any, Any]]:
     """The settings in which two arms differ.
 
-    Of two studies, those in which every arm that both have differs alike.
+    Of two studies, those in which every arm that both have differs alike. None are told where a
+    study is known by its report alone and the other is not.
     """
     if isinstance(left, StudyArm) and isinstance(right, StudyArm):
         pairs = [(left, right)]
     elif isinstance(left, WholeStudy) and isinstance(right, WholeStudy):
         pairs = [(_at(left, arm), _at(right, arm)) for arm in _arms(left, right)]
     else:
+        return []
+    if left.study.knows_settings != right.study.knows_settings:
         return []
     found = []
     for own, other in pairs:

@@ -49,6 +49,8 @@ class Source:
     columns: Mapping[str, str]
     # arm -> dotted key -> value; from reports/ alone, the levels of its factors
     settings: Callable[[str], Mapping[str, Any]]
+    # whether `settings` are not levels alone
+    knows_settings: bool
     # fingerprints and other facts, as far as they are known
     facts: Mapping[str, Any]
     # "" where not known
@@ -133,14 +135,21 @@ def find_sides(names: Sequence[str], study: str | None, places: ProjectPaths) ->
     at_hand = own or known
     load = cache(lambda name: _source(places, name))
 
+    def arms_of(name: str) -> list[str]:
+        """None of a study that cannot be read, for hints do without it."""
+        try:
+            return load(name).arms
+        except InputError:
+            return []
+
     def elsewhere(arm: str) -> str | None:
         """A hint towards the studies that have this arm; None if none has."""
-        whose = [f"'{name}:{arm}'" for name in known if arm in load(name).arms]
+        whose = [f"'{name}:{arm}'" for name in known if arm in arms_of(name)]
         return f"say {' or '.join(whose)}" if whose else None
 
     def meant(text: str) -> str | None:
         """A hint towards the study or the arm that was meant; None if none is like it."""
-        arms = {arm: f"{name}:{arm}" for name in at_hand for arm in load(name).arms}
+        arms = {arm: f"{name}:{arm}" for name in at_hand for arm in arms_of(name)}
         close = difflib.get_close_matches(text, [*known, *arms], n=1)
         return f"did you mean '{arms.get(close[0], close[0])}'?" if close else None
 
@@ -220,6 +229,7 @@ def _from_runs(folder: RunFolder) -> Source:
         study.trials,
         {metric_of(column, manifest.factors): column for column in study.metrics},
         settings,
+        True,
         manifest.facts,
         manifest.dataset,
         manifest.published,
@@ -243,6 +253,7 @@ def _from_report(published_file: Path, folder: Path) -> Source:
         trials,
         {metric_of(column, factors): column for column in metrics},
         lambda arm: {factor: level for factor, level in levels.loc[arm].items() if level},
+        False,
         dict(re.findall(r"^- (\w+_fingerprint|checkpoint): (.*)$", text, re.M)),
         name,
         published(published_file, name) if published_file.is_file() else [],

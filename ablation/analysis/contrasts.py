@@ -83,10 +83,11 @@ def enough(groups: Sequence[Sequence[str]], n_seeds: Mapping[str, int]) -> list[
 
 
 def main_effects(arms: Arms, factors: Factors) -> Iterator[Contrast]:
-    """Each non-reference level of each factor against the reference."""
+    """Each non-reference level of each factor against the reference, where the design has arms."""
     for factor, (reference, *others) in factors.items():
         for level in others:
-            yield level_effect(arms, factor, reference, level)
+            if (one := level_effect(arms, factor, reference, level)).replicas:
+                yield one
 
 
 def level_effect(arms: Arms, factor: str, start: str, end: str) -> Contrast:
@@ -96,15 +97,11 @@ def level_effect(arms: Arms, factor: str, start: str, end: str) -> Contrast:
     )
 
 
-def level_mean(arms: Arms, factor: str, level: str) -> Contrast:
-    """The arms of one level of a factor, compared with nothing."""
-    return Contrast(f"{factor}: {level}", "mean", replicas_of(arms, [{factor: level}]))
-
-
 def claimed(arms: Arms, sides: Mapping[str, str]) -> Contrast:
     """What a claim compares. sides: its `contrast`, see `ablation.grid.design`."""
     if "level" in sides:
-        return level_mean(arms, sides["factor"], sides["level"])
+        of = {sides["factor"]: sides["level"]}
+        return Contrast("{factor}: {level}".format(**sides), "mean", replicas_of(arms, [of]))
     if "factor" in sides:
         return level_effect(arms, sides["factor"], sides["from"], sides["to"])
     if "minus" not in sides:
@@ -126,21 +123,19 @@ def interactions(arms: Arms, factors: Factors) -> Iterator[Contrast]:
 def simple_effects(arms: Arms, factors: Factors) -> Iterator[Contrast]:
     """Each non-reference level of each factor against the reference, at each level of another.
 
-    The others are those that the factor could interact with.
+    The others are those that the factor could interact with; only where the design has the arms.
     """
-    interacting = {
-        frozenset(pair) for pair in combinations(factors, 2) if _can_interact(arms, factors, *pair)
-    }
     for factor, other in permutations(factors, 2):
-        if frozenset((factor, other)) in interacting:
-            reference, *levels = factors[factor]
-            for level, at in product(levels, factors[other]):
-                replicas = replicas_of(
-                    arms, [{factor: level, other: at}, {factor: reference, other: at}]
-                )
-                yield Contrast(
-                    f"{factor}: {reference} -> {level} at {other}={at}", "simple", replicas
-                )
+        if not any(interactions(arms, {name: factors[name] for name in (factor, other)})):
+            continue
+        reference, *levels = factors[factor]
+        for level, at in product(levels, factors[other]):
+            replicas = replicas_of(
+                arms, [{factor: level, other: at}, {factor: reference, other: at}]
+            )
+            if replicas:
+                name = f"{factor}: {reference} -> {level} at {other}={at}"
+                yield Contrast(name, "simple", replicas)
 
 
 def single_effects(arms: Arms, factors: Factors) -> Iterator[Contrast]:
@@ -164,10 +159,6 @@ def single_effects(arms: Arms, factors: Factors) -> Iterator[Contrast]:
             replicas = replicas_of(arms, [{**others, factor: level}, {**others, factor: reference}])
             if replicas and replicas != level_effect(arms, factor, reference, level).replicas:
                 yield Contrast(f"{factor}: {reference} -> {level} ({when})", kind, replicas)
-
-
-def _can_interact(arms: Arms, factors: Factors, *pair: str) -> bool:
-    return any(interactions(arms, {factor: factors[factor] for factor in pair}))
 
 
 def differences(cells: Sequence[str], reference: str | None) -> Iterator[Contrast]:

@@ -28,14 +28,13 @@ from ablation.analysis.contrasts import (
 )
 from ablation.analysis.looks import ALPHA, Replay, repeated, replay
 from ablation.analysis.results import EFFECT_COLUMNS, Results, identities
-from ablation.analysis.sequential import repeated_confidence
+from ablation.analysis.sequential import one_look_level
 from ablation.analysis.statistics import (
     Estimate,
     adjusted_means,
     contrast,
     holm,
     image_bootstrap,
-    pooled_sd,
     smallest_detectable,
 )
 
@@ -81,20 +80,7 @@ def judge(results: Results) -> pd.DataFrame:
     dead = [is_dead(one, results) for one in contrasts]
     rows = []
     for metric in results.metrics:
-        cells = results.cells(metric)
-        n_seeds, values = seeds_of(cells), cells.to_numpy()
-        weights = [one.weights(n_seeds) for one in contrasts]
-        estimates = over_images(
-            results,
-            metric,
-            names,
-            weights,
-            [repeated(contrast(values, row), results.looks) for row in weights],
-        )
-        estimates = [
-            without_effect(estimate) if is_same else estimate
-            for estimate, is_same in zip(estimates, dead, strict=True)
-        ]
+        estimates = estimated(results, metric, contrasts, dead)
         p_holm = np.full(len(contrasts), np.nan)
         if metric == results.primary:
             p_holm[: len(family)] = holm([estimate.p for estimate in estimates[: len(family)]])
@@ -114,6 +100,18 @@ def judge(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*EFFECT_COLUMNS, "kind", "sd", "correlation"])
 
 
+def estimated(
+    results: Results, metric: str, contrasts: Sequence[Contrast], dead: Sequence[bool]
+) -> list[Estimate]:
+    """Each contrast on a metric, by what all looks share. dead: whether each `is_dead`"""
+    cells = results.cells(metric)
+    n_seeds, values = seeds_of(cells), cells.to_numpy()
+    weights = [one.weights(n_seeds) for one in contrasts]
+    found = [repeated(contrast(values, row), results.looks) for row in weights]
+    found = over_images(results, metric, list(cells), weights, found)
+    return [without_effect(one) if same else one for one, same in zip(found, dead, strict=True)]
+
+
 class _Effect(NamedTuple):
     """A main effect or an interaction, on the primary metric."""
 
@@ -127,13 +125,8 @@ def effects_replay(results: Results) -> Replay[_Effect]:
     mains, family = list(main_effects(*design)), [*main_effects(*design), *interactions(*design)]
 
     def test(some: Results) -> list[_Effect]:
-        cells = some.cells(some.primary)
-        n_seeds, tested = seeds_of(cells), []
-        for one in family:
-            found = repeated(contrast(cells, one.weights(n_seeds)), some.looks)
-            is_same = is_dead(one, some)
-            tested.append(_Effect(without_effect(found) if is_same else found, is_same))
-        return tested
+        dead = [is_dead(one, some) for one in family]
+        return list(map(_Effect, estimated(some, some.primary, family, dead), dead))
 
     return replay(
         results,
@@ -284,14 +277,10 @@ def detectable(rows: pd.DataFrame, n_tests: int = 1, looks: tuple[int, ...] = ()
     sds = rows.loc[rows["sd"] > 0, "sd"]
     if sds.empty:
         return Detectable(0, np.nan, np.nan, np.nan, np.nan)
-    n_seeds, pooled = int(rows.loc[sds.index, "n_seeds"].min()), pooled_sd(sds)
-    alphas = ALPHA, ALPHA / n_tests
+    n_seeds, pooled = int(rows.loc[sds.index, "n_seeds"].min()), float(np.sqrt((sds**2).mean()))
+    alpha, corrected = ALPHA, ALPHA / n_tests
     if looks:
-        alphas = (
-            1 - repeated_confidence(n_seeds, looks, 1 - alphas[0]),
-            1 - repeated_confidence(n_seeds, looks, 1 - alphas[1]),
-        )
-    alpha, corrected = alphas
+        alpha, corrected = (one_look_level(n_seeds, looks, one) for one in (alpha, corrected))
     return Detectable(
         n_seeds,
         pooled=smallest_detectable(pooled, n_seeds, alpha=alpha),

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 
 from ablation.analysis import effects as judged
-from ablation.analysis.contrasts import Contrast, level_effect, replicas_of, seeds_of
-from ablation.analysis.looks import ALPHA, repeated, t_limit, tested_level
+from ablation.analysis.contrasts import Contrast, level_effect, replicas_of
+from ablation.analysis.looks import ALPHA, t_limit, tested_level
 from ablation.analysis.results import Results
-from ablation.analysis.statistics import Estimate, contrast
+from ablation.analysis.statistics import Estimate
 
 
 class Setting(NamedTuple):
@@ -46,7 +46,7 @@ class LevelEffect(NamedTuple):
 
 
 def level_effects(results: Results, rows: pd.DataFrame) -> list[LevelEffect]:
-    """Each level of each factor, in the grid's order.
+    """Each level of each factor that the design has arms for, in the grid's order.
 
     rows: of the primary metric, from `effects.judge`
     """
@@ -57,7 +57,10 @@ def level_effects(results: Results, rows: pd.DataFrame) -> list[LevelEffect]:
     for factor, (reference, *levels) in results.factors.items():
         others = [other for pair in pairs if factor in pair for other in pair if other != factor]
         for level in levels:
-            row = named.loc[level_effect(results.arms, factor, reference, level).name]
+            name = level_effect(results.arms, factor, reference, level).name
+            if name not in named.index:
+                continue
+            row = named.loc[name]
             interval = float(row["estimate"]), float(row["low"]), float(row["high"])
             settings = list(_settings(results, factor, reference, level, others)) if others else []
             found.append(
@@ -70,33 +73,19 @@ def _settings(
     results: Results, factor: str, reference: str, level: str, others: Sequence[str]
 ) -> list[Setting]:
     """A level's effect at each combination of the others' levels that has finished arms."""
-    names = [*results.arms, *results.baselines]
-    cells = results.cells(results.primary)
-    n_seeds = seeds_of(cells)
     combinations = [
         dict(zip(others, levels, strict=True))
         for levels in product(*(results.factors[other] for other in others))
     ]
-    contrasts = [
-        Contrast(
-            "",
-            "simple",
-            replicas_of(results.arms, [{**of, factor: level}, {**of, factor: reference}]),
-        )
+    replicas = [
+        replicas_of(results.arms, [{**of, factor: end} for end in (level, reference)])
         for of in combinations
     ]
-    weights = [one.weights(n_seeds) for one in contrasts]
-    estimates = judged.over_images(
-        results,
-        results.primary,
-        names,
-        weights,
-        [repeated(contrast(cells, row), results.looks) for row in weights],
-    )
+    contrasts = [Contrast("", "simple", own) for own in replicas]
+    dead = [judged.is_dead(one, results) for one in contrasts]
+    estimates = judged.estimated(results, results.primary, contrasts, dead)
     return [
-        Setting(of, judged.without_effect(found) if judged.is_dead(one, results) else found)
-        for of, one, found in zip(combinations, contrasts, estimates, strict=True)
-        if found.n
+        Setting(of, found) for of, found in zip(combinations, estimates, strict=True) if found.n
     ]
 
 

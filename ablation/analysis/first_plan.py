@@ -339,9 +339,8 @@ def _expected(claim: Claim) -> list[tuple[str, str, float, float]]:
 
 
 def _effects(plan: FirstPlan) -> dict[str, list[tuple[str, ...]]]:
-    """Main effect -> the arms that it compares, of those that the design has."""
-    found = main_effects(_levels(plan), plan.levels)
-    return {one.name: _compared(plan, one) for one in found if one.replicas}
+    """Main effect -> the arms that it compares."""
+    return {one.name: _compared(plan, one) for one in main_effects(_levels(plan), plan.levels)}
 
 
 def _levels(plan: FirstPlan) -> dict[str, dict[str, str]]:

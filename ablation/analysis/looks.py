@@ -23,7 +23,7 @@ from ablation.analysis.sequential import (
     repeated_confidence,
     repeated_p,
 )
-from ablation.analysis.statistics import Estimate, holm, power_of
+from ablation.analysis.statistics import POWER, Estimate, holm, power_of
 from ablation.grid.seeds import FEWEST, Look
 
 ALPHA = 0.05
@@ -70,16 +70,16 @@ def deciding_seeds(
     difference, sd (of the paired differences): in the same unit; level: of all looks together;
     n_seeds: those that are there; sides: of the p-value, see `repeated_p`
     """
-    sizes, power = tuple(looks), 0.8
+    sizes = tuple(looks)
     if not (abs(difference) > 0 and sd > 0):
         return None
     for n in sizes:
         if n > n_seeds:
             alpha = 2 / sides * one_look_level(n, sizes, level, sides)
-            if power_of(difference / sd, n, alpha) >= power:
+            if power_of(difference / sd, n, alpha) >= POWER:
                 return n
     beyond = max(n_seeds, sizes[-1]) + 1
-    return needed_seeds(difference, sd, 2 / sides * level, power, least=beyond)
+    return needed_seeds(difference, sd, 2 / sides * level, beyond)
 
 
 def tested_level(p: float, p_holm: float, n_open: int) -> float:

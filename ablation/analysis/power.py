@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -10,13 +9,13 @@ from typing import NamedTuple
 import numpy as np
 
 from ablation.analysis.contrasts import interactions, main_effects
-from ablation.analysis.statistics import power_of, smallest_detectable, smallest_permutation_p
+from ablation.analysis.sequential import needed_seeds
+from ablation.analysis.statistics import smallest_detectable, smallest_permutation_p
 from ablation.formatting import is_percent, points, two_digits
 from ablation.grid.load import Study
 from ablation.storage.runs import SEARCH, UNTUNED, RunFolder, studies
 
-ALPHA, POWER = 0.05, 0.8
-MAX_SEEDS = 100_000
+ALPHA = 0.05
 
 
 class Spread(NamedTuple):
@@ -65,13 +64,13 @@ def told(
             "where trials record which were right",
         ]
         return [*lines, _spread(spread, unit, experiment)]
-    found = smallest_detectable(spread.sd, n_seeds, POWER, ALPHA)
+    found = smallest_detectable(spread.sd, n_seeds, ALPHA)
     line = (
         f"power: {n_seeds} seeds find a difference of {two_digits(found)}{unit} between two arms "
         f"with 80 % probability by a paired t-test at {ALPHA}"
     )
     if n_tests > 1:
-        first = smallest_detectable(spread.sd, n_seeds, POWER, ALPHA / n_tests)
+        first = smallest_detectable(spread.sd, n_seeds, ALPHA / n_tests)
         line += (
             f", and of {two_digits(first)}{unit} at the first step of Holm's correction over "
             f"{n_tests} tests"
@@ -108,19 +107,6 @@ def family(study: Study) -> tuple[int, int]:
     mains = list(main_effects(arms, factors))
     return len(mains) + len(list(interactions(arms, factors))), max(
         (len(one.replicas) for one in mains), default=0
-    )
-
-
-def seeds_needed(difference: float, sd: float, alpha: float = ALPHA, power: float = POWER) -> int:
-    """The fewest seeds with which a paired two-sided t-test finds a true difference.
-
-    At most `MAX_SEEDS`, also where more are needed.
-
-    difference, sd (of the paired differences): in the same unit.
-    """
-    numbers = range(2, MAX_SEEDS)
-    return 2 + bisect_left(
-        numbers, True, key=lambda n: power_of(difference / sd, n, alpha) >= power
     )
 
 
@@ -181,8 +167,8 @@ def _differences(a: Mapping[int, float], b: Mapping[int, float]) -> list[float]:
 
 
 def _seeds_for_a_point(sd: float) -> str:
-    n = seeds_needed(1.0, sd)
-    return f"{n} seeds would find 1 point" if n < MAX_SEEDS else ""
+    n = needed_seeds(1.0, sd, ALPHA)
+    return f"{n} seeds would find 1 point" if n else ""
 
 
 def _spread(spread: Spread, unit: str, experiment: str) -> str:

@@ -23,7 +23,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -105,15 +105,15 @@ class Results:
     # complete trial -> which test images are right, as in ablation.subject.protocol.Record; where
     # known
     hits: dict[str, str]
-    # complete trial -> hash of all it measured, times aside; equal means bit-identical; read from
-    # the trial's files once it is asked for
-    digests: Mapping[str, str]
+    # hash of all that a trial measured, times aside; equal means bit-identical; None where it is
+    # not complete; read from the trial's files once it is asked for
+    digest_of: Callable[[str], str | None]
     # metric -> its column, where that has another name, see `column_of`
     renamed: dict[str, str] = field(default_factory=dict)
 
     def digest(self, arm: str, seed: int) -> str | None:
         """The digest of an arm's trial; None where it is not complete."""
-        return self.digests.get(self._by_cell.get((arm, seed), ""))
+        return self.digest_of(self._by_cell.get((arm, seed), ""))
 
     @cached_property
     def is_of_own_code(self) -> bool:
@@ -222,36 +222,12 @@ def load(folder: RunFolder, manifest: Manifest | None = None) -> Results:
     Raises:
         FileNotFoundError: it holds no study.json
     """
-    return _tables(folder, manifest or folder.manifest(), _read)
+    return _tables(folder, manifest or folder.manifest())
 
 
 def load_scores(folder: RunFolder, manifest: Manifest) -> Results:
     """As `load`, without the epochs: `history` and `per_class` are empty, and no hits are known."""
-    return _tables(folder, manifest, _read_score)
-
-
-class _Digests(Mapping[str, str]):
-    """Complete trial -> digest, read from its files when it is asked for, and then known."""
-
-    def __init__(self, folder: RunFolder, trials: Collection[str]):
-        self._folder, self._trials = folder, dict.fromkeys(trials)
-        self._known: dict[str, str] = {}
-
-    def __getitem__(self, trial: str) -> str:
-        if trial not in self._trials:
-            raise KeyError(trial)
-        if trial not in self._known:
-            outcome = self._folder.outcome(trial)
-            if outcome is None:
-                raise KeyError(trial)
-            self._known[trial] = _digest(self._folder.records(trial), outcome)
-        return self._known[trial]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._trials)
-
-    def __len__(self) -> int:
-        return len(self._trials)
+    return _tables(folder, manifest, scores_only=True)
 
 
 class _Read(NamedTuple):
@@ -261,41 +237,31 @@ class _Read(NamedTuple):
     outcome: Outcome | None
     # see `RunFolder.state`
     state: str
+    # [] where scores alone are read
     records: list[Record]
     # metrics of the last record
     last: Mapping[str, float]
 
 
-def _own(outcome: Outcome | None, spec: TrialSpec) -> Outcome | None:
-    """None where it is that of a trial of that name before it changed."""
-    return outcome if outcome is None or outcome.key in ("", spec.key) else None
-
-
-def _read(folder: RunFolder, spec: TrialSpec, is_running: bool) -> _Read:
-    found, records = folder.outcome(spec.trial), folder.records(spec.trial)
-    outcome, state = _own(found, spec), folder.state(spec, found, is_running)
-    if outcome is not found:
-        records = []
-    last = records[-1].get("metrics", {}) if records else {}
-    return _Read(outcome, state, records, last)
-
-
-def _read_score(folder: RunFolder, spec: TrialSpec, is_running: bool) -> _Read:
-    found = folder.outcome(spec.trial)
-    outcome, state = _own(found, spec), folder.state(spec, found, is_running)
-    last = None
+def _read(folder: RunFolder, spec: TrialSpec, is_running: bool, scores_only: bool) -> _Read:
+    outcome = folder.outcome(spec.trial)
+    state = folder.state(spec, outcome, is_running)
+    if outcome is not None and outcome.key not in ("", spec.key):
+        return _Read(None, state, [], {})
+    if not scores_only:
+        records = folder.records(spec.trial)
+        return _Read(outcome, state, records, records[-1].get("metrics", {}) if records else {})
     if outcome is not None:
         outcome = replace(outcome, vectors={}, hits="")
-        last = folder.last_record(spec.trial) if outcome.state == "COMPLETE" else None
+    last = folder.last_record(spec.trial) if state == "COMPLETE" else None
     return _Read(outcome, state, [], last["metrics"] if last else {})
 
 
-def _tables(
-    folder: RunFolder, manifest: Manifest, read: Callable[[RunFolder, TrialSpec, bool], _Read]
-) -> Results:
+def _tables(folder: RunFolder, manifest: Manifest, scores_only: bool = False) -> Results:
     manifest = replace(manifest, published=published_now(manifest))
     is_running = folder.is_being_run()
-    trials, history, per_class, hits, complete, renamed = [], [], [], {}, [], {}
+    trials, history, per_class, hits, renamed = [], [], [], {}, {}
+    complete: set[str] = set()
     best = _best(manifest)
     taken = {*manifest.factors, best}
     counts = dict(enumerate(manifest.facts.get("class_counts") or []))
@@ -311,7 +277,7 @@ def _tables(
         return {called[name]: value for name, value in metrics.items()}
 
     for spec in manifest.trials:
-        outcome, state, records, last = read(folder, spec, is_running)
+        outcome, state, records, last = _read(folder, spec, is_running, scores_only)
         row = _trial_row(spec, state, outcome)
         identity = {"trial": spec.trial, "arm": spec.arm, "seed": spec.seed}
         if outcome is not None and outcome.state == "COMPLETE":
@@ -320,7 +286,7 @@ def _tables(
                 row[column_of(best, manifest.factors)] = metrics.pop(best)
             # a trial's own metric of that name has no room in the outcome
             row |= columns(metrics | {name: last[name] for name in [best] if name in last})
-            complete.append(spec.trial)
+            complete.add(spec.trial)
             if outcome.hits:
                 hits[spec.trial] = outcome.hits
             per_class += [
@@ -333,6 +299,12 @@ def _tables(
             position = {"phase": record["phase"], "epoch": record["epoch"]}
             memory: dict[str, int] = {name: record[name] for name in MARKS if name in record}
             history.append({**identity, **position, **columns(record.get("metrics", {})), **memory})
+
+    @cache
+    def digest_of(trial: str) -> str | None:
+        outcome = folder.outcome(trial) if trial in complete else None
+        return None if outcome is None else _digest(folder.records(trial), outcome)
+
     primary = column_of(manifest.metric["name"], manifest.factors)
     marks = [name for name in MARKS if any(name in row for row in history)]
     lead = [*IDENTITY, *manifest.factors]
@@ -343,7 +315,7 @@ def _tables(
         history=_frame(history, POSITION, marks, primary).astype(dict.fromkeys(marks, "Int64")),
         per_class=pd.DataFrame(per_class, columns=PER_CLASS_COLUMNS),
         hits=hits,
-        digests=_Digests(folder, complete),
+        digest_of=digest_of,
         renamed=dict(sorted(renamed.items())),
     )
 
@@ -440,9 +412,11 @@ def read_trials(folder: Path, effects: pd.DataFrame) -> Reported:
     names = [name for name in after if name not in COSTS]
     if not names:
         raise _unusable(path, "it has no metric")
-    # effects.csv has the primary metric first; without effects, it is the first column that cannot
-    # be a factor's
-    likely = [*effects["metric"][:1], *(name for name in names if "/" in name), names[0]]
+    # effects.csv has the primary metric first; without effects, it is the one whose best epoch is
+    # told, else the first column that cannot be a factor's
+    with_best = [name for name in names if f"best/{name}" in names]
+    slashed = [name for name in names if "/" in name]
+    likely = [*effects["metric"][:1], *with_best, *slashed, names[0]]
     primary = next(name for name in likely if name in names)
     first = names.index(primary)
     costs = [name for name in COSTS if name in after and name != "error"]

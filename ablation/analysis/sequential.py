@@ -43,9 +43,12 @@ from functools import cache
 import numpy as np
 from scipy import special
 
-from ablation.analysis.statistics import power_of
+from ablation.analysis.statistics import POWER, power_of
 
 RHO = 1.0
+
+# the most that `needed_seeds` tells
+MOST_SEEDS = 10_000
 
 # A repeated p-value of 0.05 has a relative standard error of 0.4 %, one of 0.005 of 1.4 %.
 N_PATHS = 1_000_000
@@ -106,19 +109,17 @@ def one_look_level(n: int, sizes: tuple[int, ...], level: float, sides: int = 2)
     return float(c * _weight(n, sizes))
 
 
-def needed_seeds(
-    effect: float, sd: float, alpha: float, power: float = 0.8, most: int = 10_000, least: int = 2
-) -> int | None:
-    """The fewest seeds with which one paired two-sided t-test finds a true difference.
+def needed_seeds(effect: float, sd: float, alpha: float, least: int = 2) -> int | None:
+    """The fewest seeds with which one paired two-sided t-test finds a true difference by `POWER`.
 
-    None where `effect` or `sd` is 0 or NaN, or where more than `most` seeds are needed.
+    None where `effect` or `sd` is 0 or NaN, or where more than `MOST_SEEDS` are needed.
 
     effect, sd (of the paired differences): in the same unit; least: the fewest to be considered
     """
     if not (abs(effect) > 0 and sd > 0):
         return None
-    numbers = range(least, most + 1)
-    found = bisect_left(numbers, True, key=lambda n: power_of(effect / sd, n, alpha) >= power)
+    numbers = range(least, MOST_SEEDS + 1)
+    found = bisect_left(numbers, True, key=lambda n: power_of(effect / sd, n, alpha) >= POWER)
     return numbers[found] if found < len(numbers) else None
 
 

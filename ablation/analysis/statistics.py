@@ -20,6 +20,9 @@ from scipy import special
 # rounding.
 RELATIVE_RESOLUTION = 1e-9
 
+# the probability with which a true difference is to be found
+POWER = 0.8
+
 N_RESAMPLES = 9_999
 # images resampled at a time: 16 MB of counts
 BATCH_IMAGES = 2_000_000
@@ -170,8 +173,8 @@ def power_of(effect_size: float, n: int, alpha: float = 0.05) -> float:
     return 1.0 if np.isnan(missed) and noncentrality > critical else 1 - missed
 
 
-def smallest_detectable(sd: float, n: int, power: float = 0.8, alpha: float = 0.05) -> float:
-    """The smallest true difference that a paired two-sided t-test finds with probability `power`.
+def smallest_detectable(sd: float, n: int, alpha: float = 0.05) -> float:
+    """The smallest true difference that a paired two-sided t-test finds with probability `POWER`.
 
     Args:
         sd: of the paired differences, in their unit
@@ -184,11 +187,11 @@ def smallest_detectable(sd: float, n: int, power: float = 0.8, alpha: float = 0.
     if n < 2 or not sd > 0:
         return float("nan")
     below, above = 0.0, 1.0
-    while power_of(above, n, alpha) < power:
+    while power_of(above, n, alpha) < POWER:
         above *= 2
     # Bisection to the last bit. To load scipy.optimize takes a thousand times as long.
     while below < (middle := (below + above) / 2) < above:
-        if power_of(middle, n, alpha) < power:
+        if power_of(middle, n, alpha) < POWER:
             below = middle
         else:
             above = middle
@@ -279,16 +282,6 @@ def _multiplicities(drawn: np.ndarray) -> np.ndarray:
         .reshape(drawn.shape)
         .astype(np.float32)
     )
-
-
-def pooled_sd(sds: ArrayLike) -> float:
-    """Root mean square of standard deviations; NaN where none is defined.
-
-    Each is over the same number of seeds.
-    """
-    found = np.asarray(sds, dtype=float)
-    found = found[np.isfinite(found)]
-    return float(np.sqrt(np.mean(found**2))) if found.size else float("nan")
 
 
 def _correlation(a: np.ndarray, b: np.ndarray, resolution: float) -> float:

@@ -245,17 +245,15 @@ def table(
 
     if into is None and check:
         raise InputError([Problem("", "--check", "needs --into FILE")])
-    if form == "latex":
-        other = "--into" if into is not None else "claims" if "claims" in parts else ""
-        if other:
-            raise InputError([Problem("", "--format latex", f"does not go with {other}")])
-        print(latex_table(ProjectPaths().report_folders, study))
-        return
+    if form == "latex" and (into is not None or "claims" in parts):
+        other = "claims" if into is None else "--into"
+        raise InputError([Problem("", "--format latex", f"does not go with {other}")])
     folders = ProjectPaths().report_folders
     if into is None:
         own = list(known_reports(folders[:1]))
         study = own[0] if study is None and len(own) == 1 else study
-        print(study_tables(folders, study, parts))
+        is_latex = form == "latex"
+        print(latex_table(folders, study) if is_latex else study_tables(folders, study, parts))
         return
     if study is not None:
         message = f"takes no STUDY: the blocks of {into} name theirs"

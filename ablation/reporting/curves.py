@@ -48,7 +48,7 @@ def learning_curves(results: Results) -> Figure | None:
     colour = colours(list(results.arms))
     with style():
         arms = shown_arms(results, list(curves))
-        figure, grid = _panels(arms, "epoch", axis_label(results.primary))
+        figure, grid = arm_panels(arms, "epoch", axis_label(results.primary))
         for arm, axes in grid.items():
             for other in curves.values():
                 axes.plot(other["mean"], color=CONTEXT, lw=1, zorder=1)
@@ -84,7 +84,7 @@ def per_class(results: Results) -> Figure | None:
     reference = results.manifest.reference
     with style():
         labels = "training images of the class", "accuracy (%)"
-        figure, grid = _panels(shown_arms(results, arms), *labels)
+        figure, grid = arm_panels(shown_arms(results, arms), *labels)
         # of all panels, which share it
         first = next(iter(grid.values()))
         first.set_xscale("log")
@@ -139,9 +139,11 @@ def warmup_end(results: Results, arm: str) -> int | None:
     return int(frozen["epoch"].max()) if len(frozen) and (rows["phase"] == "joint").any() else None
 
 
-def _panels(arms: list[str], x_label: str, y_label: str) -> tuple[Figure, dict[str, Axes]]:
-    """A panel per arm."""
-    figure, grid = panels(len(arms), N_COLUMNS, (2.9, 2.5), 5, 0.8, sharex=True, sharey=True)
+def arm_panels(
+    arms: list[str], x_label: str, y_label: str = "", size: tuple[float, float] = (2.9, 2.5)
+) -> tuple[Figure, dict[str, Axes]]:
+    """A figure with a panel per arm, and its axes. size: of a panel, in inches"""
+    figure, grid = panels(len(arms), N_COLUMNS, size, 5, 0.8, sharex=True, sharey=True)
     for arm, axes in zip(arms, grid, strict=True):
         axes.set_title(wrapped(arm), fontweight="bold", size=10)
     for axes in grid[-N_COLUMNS:]:

@@ -61,13 +61,6 @@ class WrittenReport(NamedTuple):
 
 
 def write_report(
-    folder: RunFolder, destination: Path, as_html: bool = False, changed: str = ""
-) -> Path:
-    """As `write_judged`; returns the path alone."""
-    return write_judged(folder, destination, as_html, changed).path
-
-
-def write_judged(
     folder: RunFolder,
     destination: Path,
     as_html: bool = False,
@@ -140,7 +133,7 @@ def render(
     return template("report.md.j2").render(
         manifest=manifest,
         facts=list(leaves({name: fact for name, fact in facts.items() if name != SOURCES})),
-        reference=manifest.reference if _is_measured(study) else None,
+        reference=None if study.complete(manifest.reference or "").empty else manifest.reference,
         is_built_in=manifest.subject in BUILT_IN,
         subject=shown_subject(manifest.subject),
         verdict=verdict(study, effects, claims).lines,
@@ -162,7 +155,9 @@ def render(
         are_seeds_changed=bool(changed_seeds(manifest)),
         claims=claim_texts(claims),
         untuned_claims=search.untuned_claims(claims),
-        search_section=_search_section(study, drawn) if manifest.search else "",
+        search_section=template("search.j2").render(**search.told(study), figures=drawn).strip()
+        if manifest.search
+        else "",
         warnings=[*manifest.facts.get("warnings", []), *manifest.search.get("warnings", [])],
         n_expectations=len(claims),
         has_means=any(map(is_of_one_side, claims["direction"])),
@@ -196,11 +191,6 @@ def render(
     )
 
 
-def _search_section(study: Results, drawn: list[str]) -> str:
-    """How the arms were tuned, and what that gained. The study was tuned."""
-    return template("search.j2").render(**search.told(study), figures=drawn).strip()
-
-
 def _brackets(study: Results, primary: pd.DataFrame, n_tests: int) -> str:
     """What the intervals of the answer are; "" where it has none."""
     if primary["low"].isna().all():
@@ -214,12 +204,6 @@ def _brackets(study: Results, primary: pd.DataFrame, n_tests: int) -> str:
         f"{told}. Where a factor has one effect, its interval is at the level at which Holm's "
         f"correction over {n_tests} tests judged it; all others are not corrected"
     )
-
-
-def _is_measured(study: Results) -> bool:
-    """Whether the reference baseline has a finished trial."""
-    reference = study.manifest.reference
-    return reference in study.baselines and not study.complete(reference).empty
 
 
 def to_html(text: str, folder: Path) -> str:

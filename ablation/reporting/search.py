@@ -12,16 +12,15 @@ from typing import Any
 
 import pandas as pd
 
+from ablation.analysis.claims import numbers_told
 from ablation.analysis.results import Results
-from ablation.analysis.tuning import Tuned, tuned_arms, twins, unrewarded
+from ablation.analysis.tuning import UNTUNED_COLUMNS, Tuned, tuned_arms, twins, unrewarded
 from ablation.formatting import (
     MISSING,
     column_decimals,
-    compared_p,
     effect,
     is_percent,
     label,
-    mean_of,
     over_seeds,
     points,
     span,
@@ -54,10 +53,9 @@ def told(results: Results) -> dict[str, Any]:
     search = results.manifest.search
     metric = search["metric"]
     complete = [one["counts"][COMPLETE] for one in search["arms"].values()]
-    own = [name for name in [*results.arms, *results.baselines] if name in search["arms"]]
-    others = [
-        f"`{name}`" for name in [*results.arms, *results.baselines] if name not in search["arms"]
-    ]
+    names = [*results.arms, *results.baselines]
+    own = [name for name in names if name in search["arms"]]
+    others = [f"`{name}`" for name in names if name not in search["arms"]]
     outside = [f"`{name}`" for name in own if search["arms"][name]["own"] is None]
     is_built_in = results.manifest.subject in BUILT_IN
     return {
@@ -165,31 +163,18 @@ def untuned_claims(claims: pd.DataFrame) -> dict[str, str]:
     if "untuned_verdict" not in claims:
         return {}
     told = {}
-    for name, rows in claims.groupby("claim", sort=False):
-        verdict = rows.iloc[0]["untuned_claim_verdict"]
-        differs = verdict != rows.iloc[0]["claim_verdict"]
+    # the rows with their numbers of the untuned arms
+    untuned = claims.assign(**{name: claims[own] for own, name in UNTUNED_COLUMNS.items()})
+    untuned["level_by_level"] = ""
+    for name, rows in untuned.groupby("claim", sort=False):
+        verdict = rows.iloc[0]["claim_verdict"]
+        differs = verdict != claims.loc[rows.index[0], "claim_verdict"]
         each = "; ".join(
-            f"{label(row.metric)} {_untuned(row)}" + f": {row.untuned_verdict}" * (len(rows) > 1)
+            f"{label(row.metric)} {numbers_told(row)}" + f": {row.verdict}" * (len(rows) > 1)
             for row in rows.itertuples()
         )
         told[str(name)] = f"{f'**{verdict}**' if differs else verdict}; {each}"
     return told
-
-
-def _untuned(row: Any) -> str:
-    """The numbers of one expectation on the untuned arms."""
-    if not row.untuned_n_seeds:
-        return "not measured"
-    numbers = (row.untuned_estimate, row.untuned_low_holm, row.untuned_high_holm)
-    is_mean = row.direction.startswith(("above", "below"))
-    unit = (" %" if is_percent(row.metric) else "") if is_mean else points(row.metric)
-    size = f"{(mean_of if is_mean else effect)(*numbers)}{unit}"
-    told = []
-    if not math.isnan(row.untuned_p_holm):
-        told.append(f"interval and p {compared_p(row.untuned_p_holm)} after Holm's correction")
-    if row.untuned_n_seeds < row.n_seeds:
-        told.append(f"{int(row.untuned_n_seeds)} seeds")
-    return f"{size} ({', '.join(told)})" if told else size
 
 
 def _on_test(one: Tuned, results: Results) -> str:

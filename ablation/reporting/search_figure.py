@@ -14,19 +14,10 @@ from matplotlib.ticker import MaxNLocator
 
 from ablation.analysis.results import Results
 from ablation.analysis.tuning import tuned_arms
-from ablation.reporting.figure_style import (
-    GREY,
-    INK,
-    axis_label,
-    colours,
-    legend_of,
-    panels,
-    style,
-    wrapped,
-)
+from ablation.reporting.curves import arm_panels
+from ablation.reporting.figure_style import GREY, INK, axis_label, colours, legend_of, style
 from ablation.storage.asked import COMPLETE
 
-N_COLUMNS = 4
 # the most arms that the figure shows
 MAX_ARMS = 16
 # times the distance from the median to the best trial
@@ -49,17 +40,15 @@ def search_figure(results: Results) -> Figure | None:
     worst = _worst([search["arms"][arm] for arm in arms], goal)
     with style():
         size = (2.9, 2.3) if len(arms) > 2 else (4.2, 2.8)
-        figure, grid = panels(len(arms), N_COLUMNS, size, 5, 0.8, sharex=True, sharey=True)
-        for position, (arm, axes) in enumerate(zip(arms, grid, strict=True)):
+        figure, grid = arm_panels(arms, "trial", size=size)
+        for arm, axes in grid.items():
             _draw(axes, search["arms"][arm], goal, worst, colour.get(arm, INK))
-            axes.set_title(wrapped(arm), fontweight="bold", size=10)
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            if position + N_COLUMNS >= len(arms):
-                axes.set_xlabel("trial")
-                axes.tick_params(labelbottom=True)
         # of all panels: a long name has no room beside one of them
         figure.supylabel(axis_label(name), size="medium")
-        legend_of(figure, grid, "outside lower center", 4 if figure.get_figwidth() > 8 else 2)
+        legend_of(
+            figure, grid.values(), "outside lower center", 4 if figure.get_figwidth() > 8 else 2
+        )
     return figure
 
 
@@ -88,12 +77,12 @@ def _worst(found: Sequence[Mapping[str, Any]], goal: str) -> float:
 def _draw(axes: Axes, found: Mapping[str, Any], goal: str, worst: float, colour: str) -> None:
     """One arm's trials. found: as in `Manifest.search`; worst: from `_worst`"""
     sign = -1 if goal == "minimize" else 1
+    grey: dict[str, Any] = {"mew": 1.3, "color": GREY, "zorder": 1}
     looks: dict[str, dict[str, Any]] = {
         COMPLETE: {"marker": "o", "mew": 0, "alpha": 0.75, "color": colour, "zorder": 3},
-        "early": {"marker": "x", "mew": 1.3, "color": GREY, "zorder": 1},
-        "beyond": {"marker": "^" if goal == "minimize" else "v", "mew": 1.3, "color": GREY},
+        "early": {"marker": "x", **grey},
+        "beyond": {"marker": "v" if sign > 0 else "^", "mfc": "white", **grey},
     }
-    looks["beyond"] |= {"mfc": "white", "zorder": 1}
     points_of: dict[str, list[tuple[int, float]]] = {look: [] for look in looks}
     for number, state, _, last in found["trials"]:
         if last is None:
@@ -102,11 +91,7 @@ def _draw(axes: Axes, found: Mapping[str, Any], goal: str, worst: float, colour:
         is_beyond = sign * last < sign * worst
         points_of["beyond" if is_beyond else look].append((number, worst if is_beyond else last))
     complete = {number: last for number, state, _, last in found["trials"] if state == COMPLETE}
-    best = (
-        pd.Series(complete)
-        .agg("cummin" if goal == "minimize" else "cummax")
-        .clip(**{"upper" if goal == "minimize" else "lower": worst})
-    )
+    best = sign * (sign * pd.Series(complete)).cummax().clip(lower=sign * worst)
     end = max(number for number, *_ in found["trials"])
     steps = [*best.index, end], [*best, best.iloc[-1]]
     axes.step(*steps, where="post", color=colour, lw=1.8, zorder=2)

@@ -77,8 +77,9 @@ def accuracy_table(results: Results, effects: pd.DataFrame) -> str:
     if results.manifest.search:
         # after name, seeds and primary metric
         header.insert(3, UNTUNED)
+        untuned = untuned_means(results)
         for name, row in zip(names, rows, strict=True):
-            row.insert(3, untuned_means(results)[name])
+            row.insert(3, untuned[name])
     header = [header[0], " / ".join(results.factors) or "levels", *header[1:], "time per trial"]
     times = durations([results.complete(name)["wall_seconds"].mean() for name in names])
     rows = [

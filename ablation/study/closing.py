@@ -59,16 +59,16 @@ class Closing:
         return f"{self.path} is of before: `ablate report {self.name}` writes it again"
 
     def write(self, as_html: bool = False, changed: str = "") -> list[str]:
-        """Write the report; returns what it comes to. as_html, changed: as of `write_judged`."""
+        """Write the report; returns what it comes to. as_html, changed: as of `write_report`."""
         # Matplotlib and pandas are loaded when they are needed.
-        from ablation.reporting.report import write_judged
+        from ablation.reporting.report import write_report
         from ablation.reporting.verdict import conclusion
 
         folder = self.places.runs(self.name)
         # before they are read: a study that is run may add to them
         was_running, results = folder.is_being_run(), self._hash(self._results())
         drawn = self._drawn(results)
-        written = write_judged(folder, self.path.parent, as_html, changed, drawn)
+        written = write_report(folder, self.path.parent, as_html, changed, drawn)
         said = conclusion(written.study, written.effects, written.claims)
         # Of a study that is run, the report tells more than the files; or less, if it went on
         # while they were read.

@@ -23,7 +23,7 @@ from ablation.analysis.first_plan import plan_warnings
 from ablation.analysis.results import load
 from ablation.analysis.statistics import contrast, holm, margin_p, paired_difference
 from ablation.formatting import effect
-from ablation.reporting.report import render, write_judged, write_report
+from ablation.reporting.report import render, write_report
 from ablation.reporting.tables import study_tables
 from ablation.storage.runs import FirstPlan
 
@@ -569,11 +569,11 @@ def test_the_interval_of_a_claim_agrees_with_its_verdict(tmp_path):
 def test_the_file_of_claims_comes_and_goes_with_them(tmp_path):
     with mock.patch("ablation.reporting.figures.draw", return_value=[]):
         folder = study(tmp_path / "runs", factors=ONE, claims=[claim(OFF_ON, "up")])
-        first = write_report(folder, tmp_path / "reports").parent / "claims.csv"
-        again = write_report(folder, tmp_path / "again").parent / "claims.csv"
+        first = write_report(folder, tmp_path / "reports").path.parent / "claims.csv"
+        again = write_report(folder, tmp_path / "again").path.parent / "claims.csv"
         assert first.read_bytes() == again.read_bytes()
         assert list(pd.read_csv(first).columns) == CLAIM_COLUMNS
-        report = write_report(study(tmp_path / "runs", factors=ONE), tmp_path / "reports")
+        report = write_report(study(tmp_path / "runs", factors=ONE), tmp_path / "reports").path
     assert not first.exists()
     assert "claims" not in report.read_text().lower()
 
@@ -598,7 +598,7 @@ def test_claims_made_after_results_were_seen_are_marked_wherever_they_are_told(
 ):
     folder = study(tmp_path / "runs", factors=ONE, claims=now, **planned_as(first))
     with mock.patch("ablation.reporting.figures.draw", return_value=[]):
-        written = write_judged(folder, tmp_path / "reports" / "fixes")
+        written = write_report(folder, tmp_path / "reports" / "fixes")
     reports, (warning,) = written.path.parent, plan_warnings(folder.manifest())
     rows = pd.read_csv(reports / "claims.csv")
     assert list(rows.columns) == [*CLAIM_COLUMNS, "post_hoc", "warning"]

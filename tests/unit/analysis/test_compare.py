@@ -314,9 +314,31 @@ def test_own_studies_come_before_committed_ones(tmp_path, monkeypatch):
         assert (done.exit_code, done.stderr.strip()) == (2, says)
     with mock.patch("ablation.reporting.figures.draw", return_value=[]):
         write_report(ProjectPaths(tmp_path).runs("mine"), tmp_path / "reports" / "mine")
-    said = CliRunner().invoke(main, ["table"])
-    assert said.exit_code == 0
-    assert said.stdout == CliRunner().invoke(main, ["table", "mine"]).stdout
+    for form in ("markdown", "latex"):
+        said = CliRunner().invoke(main, ["table", "--format", form])
+        assert said.exit_code == 0
+        assert said.stdout == CliRunner().invoke(main, ["table", "mine", "--format", form]).stdout
+
+
+def test_settings_are_not_compared_with_a_report_that_has_levels_alone(tmp_path):
+    with mock.patch("ablation.reporting.figures.draw", return_value=[]):
+        committed(tmp_path, "fixes")
+        committed(tmp_path, "others")
+    fabricated(tmp_path, "mine", config={"optim": {"lr": 1e-3}})
+    assert compared(tmp_path, "mine:lr_split", "fixes:lr_split").settings == []
+    assert compared(tmp_path, "fixes", "mine").settings == []
+    found = compared(tmp_path, "others:lr_split", "fixes:reference")
+    assert found.settings == [("lr_split", "on", "off")]
+
+
+def test_a_name_is_told_to_be_wrong_beside_a_study_that_cannot_be_read(tmp_path):
+    fabricated(tmp_path)
+    fabricated(tmp_path, "later")
+    (tmp_path / "runs" / "fixes" / "study.json").write_text("{")
+    with pytest.raises(InputError, match="no study 'lr_split' .*; say 'later:lr_split'"):
+        compared(tmp_path, "lr_split", "later")
+    with pytest.raises(InputError, match="no study 'lr_splt' .*; did you mean 'later:lr_split'"):
+        compared(tmp_path, "lr_splt", "later")
 
 
 def test_the_nearest_arm_is_named_where_there_are_several_studies(tmp_path):
@@ -404,6 +426,23 @@ def test_only_differences_whose_interval_excludes_0_are_bold(tmp_path, noise):
         compared(tmp_path, "fixes:lr_split", "fixes:gradient_decoupling")
     ).split("\n")[0]
     assert ("not separable from 0" in sentence) == (noise > 1)
+
+
+def test_an_arm_with_one_seed_is_compared_within_that_seed(tmp_path):
+    left, right = pd.Series({0: 60.0, 1: 70.0, 2: 71.0}), pd.Series({1: 69.0})
+    assert difference(left, right, may_pair=True)[::4] == (1.0, "one seed")
+    assert difference(right, left, may_pair=True)[::4] == (-1.0, "one seed")
+    assert difference(left, right, may_pair=False)[::4] == (-2.0, "one seed")
+    assert difference(left, right.rename({1: 5}), may_pair=True)[::4] == (-2.0, "one seed")
+    folder = fabricated(
+        tmp_path, state=lambda one: "FAILED" if one.trial == "lr_split--s0" else "COMPLETE",
+        seeds=(0, 1)
+    )  # fmt: skip
+    effects = judge(load(folder)).set_index(["effect", "metric"])
+    assert (
+        compared(tmp_path, "fixes:lr_split", "fixes:ldmlr").rows[0].found.mean
+        == (effects.loc[("lr_split - ldmlr", "test/top1"), "estimate"])
+    )
 
 
 def test_one_seed_and_seeds_that_agree_have_no_interval():

@@ -3,16 +3,20 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from fabricate import FACTORS, study
 from scipy import stats
 
 from ablation.analysis import effects as judged
+from ablation.analysis.claims import judge_claims
 from ablation.analysis.contrasts import main_effects, simple_effects, single_effects
-from ablation.analysis.effects import factor_pairs, judge, rank
+from ablation.analysis.effects import detectable, factor_pairs, judge, rank
+from ablation.analysis.factors import level_effects
 from ablation.analysis.results import load
-from ablation.analysis.statistics import holm, paired_difference
+from ablation.analysis.statistics import holm, paired_difference, smallest_detectable
 from ablation.grid.design import Factor, Level, arms
+from ablation.reporting.verdict import verdict
 
 THREE_LEVELS = {
     "routing": {"summed": {}, "decoupled": {}, "pcgrad": {}},
@@ -76,6 +80,19 @@ def test_designs_without_interactions_have_no_simple_effects():
         "b": {"a": "off", "b": "on"},
     }
     assert list(simple_effects(cells, {"a": ["off", "on"], "b": ["off", "on"]})) == []
+
+
+def test_simple_effects_stand_only_where_the_design_has_their_arms():
+    levels = {"a": OFF_ON, "b": ("off", "plateau", "on")}
+    factors = [Factor(name, tuple(Level(one, {}) for one in own)) for name, own in levels.items()]
+    cells = {arm.name: arm.levels for arm in arms(factors, ["one-factor", "leave-one-out"])}
+    assert {one.name: one.replicas for one in simple_effects(cells, levels)} == {
+        "a: off -> on at b=off": [("a", "reference")],
+        "a: off -> on at b=on": [("a+b", "b")],
+        "b: off -> plateau at a=off": [("b=plateau", "reference")],
+        "b: off -> on at a=off": [("b", "reference")],
+        "b: off -> on at a=on": [("a+b", "a")],
+    }
 
 
 def test_a_factorial_tells_what_a_level_adds_alone_and_last(tmp_path):
@@ -216,6 +233,24 @@ def test_holm_runs_over_main_effects_and_interactions_of_the_primary_metric(tmp_
     assert effects.drop(family.index)["p_holm"].isna().all()
 
 
+def test_a_level_without_arms_in_the_design_is_no_test_of_the_family(tmp_path):
+    levels = {"off": {}, "half": {}, "on": {}}
+    folder = study(tmp_path, factors={"lr_split": levels, "warmup": FACTORS["warmup"]})
+    manifest, names = folder.manifest(), ["lr_split+warmup", "lr_split", "warmup"]
+    trials = [one for one in manifest.trials if one.kind == "baseline" or one.arm in names]
+    folder.write_manifest(replace(manifest, design=["leave-one-out"], trials=trials))
+    effects = judge(load(folder))
+    table = effects[effects["p_holm"].notna()].set_index("effect")
+    assert list(table.index) == ["lr_split: off -> on", "warmup: off -> on"]
+    assert list(table["p_holm"]) == pytest.approx(holm(table["p"]))
+    assert not effects["effect"].str.contains("half").any()
+    results = load(folder)
+    assert [one.level for one in level_effects(results, primary(folder).reset_index())] == 2 * [
+        "on"
+    ]
+    assert "half" not in verdict(results, effects, judge_claims(results, effects)).answer
+
+
 def test_verdicts_never_contradict_their_interval(tmp_path):
     effects = judge(load(study(tmp_path, noise=3.0, seeds=range(3))))
     clear = effects[effects["verdict"].isin(["higher", "lower"])]
@@ -223,6 +258,14 @@ def test_verdicts_never_contradict_their_interval(tmp_path):
     assert (effects.loc[effects["verdict"] == "higher", "estimate"] > 0).all()
     contains_zero = effects[(effects["low"] <= 0) & (effects["high"] >= 0)]
     assert len(contains_zero) and (contains_zero["verdict"] == "not separable from 0").all()
+
+
+def test_what_could_be_detected_goes_by_the_root_mean_square_of_the_spreads():
+    rows = pd.DataFrame({"sd": [3.0, np.nan, 0.0, 4.0], "n_seeds": [5, 1, 4, 6]})
+    found = detectable(rows, n_tests=2)
+    expected = [smallest_detectable(sd, 5) for sd in (12.5**0.5, 3.0, 4.0)]
+    assert found[:4] == pytest.approx((5, *expected))
+    assert found.corrected == pytest.approx(smallest_detectable(12.5**0.5, 5, 0.025))
 
 
 def test_one_seed_gets_no_interval(tmp_path):

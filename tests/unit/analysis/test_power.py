@@ -8,8 +8,9 @@ from fabricate import FACTORS, study
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from ablation.analysis.power import GUESS, Spread, family, measured_spread, seeds_needed, told
+from ablation.analysis.power import GUESS, Spread, family, measured_spread, told
 from ablation.analysis.results import load
+from ablation.analysis.sequential import needed_seeds
 from ablation.analysis.statistics import paired_difference, power_of, smallest_detectable
 from ablation.grid.design import Factor, Level, arms
 
@@ -61,16 +62,6 @@ def test_it_scales_with_the_deviation_and_shrinks_with_seeds():
     assert smallest_detectable(3.0, 4) == pytest.approx(3 * smallest_detectable(1.0, 4))
     sizes = [smallest_detectable(1.0, n) for n in range(2, 12)]
     assert sizes == sorted(sizes, reverse=True)
-
-
-@pytest.mark.parametrize("difference, sd", [(1.0, 1.0), (1.0, 0.3), (0.5, 2.0)])
-def test_the_seeds_needed_are_the_fewest(difference, sd):
-    n = seeds_needed(difference, sd)
-    assert smallest_detectable(sd, n) <= difference < smallest_detectable(sd, n - 1)
-
-
-def test_two_seeds_are_the_least():
-    assert seeds_needed(1.0, 1e-3) == 2
 
 
 def test_the_spread_is_that_of_the_differences_to_the_reference(tmp_path):
@@ -144,7 +135,7 @@ def test_the_plan_says_what_the_seeds_can_find_and_from_which_study():
         and "as measured in study fixes (differences to ldmlr, 22 degrees of freedom)" in text
     )
     assert "the mean of 4 such differences: 0.5 times" in text
-    assert f"{seeds_needed(1.0, 0.8)} seeds would find 1 point" in text
+    assert f"{needed_seeds(1.0, 0.8, 0.05)} seeds would find 1 point" in text
     assert "test of 3 seeds can reach is 0.25: it is never below 0.05" in text
 
 
@@ -166,7 +157,7 @@ def test_a_guess_is_called_one_and_enough_seeds_are_not_asked_for_more():
 def test_one_seed_is_told_what_it_lacks():
     text = "\n".join(told(1, 6, 4, GUESS, *TEXT))
     assert "one seed gives no interval over seeds" in text and "at least two are needed" in text
-    assert f"{seeds_needed(1.0, 1.0)} seeds would find 1 point" in text
+    assert f"{needed_seeds(1.0, 1.0, 0.05)} seeds would find 1 point" in text
     assert "conditional on that one training run" in text and "nan" not in text
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
+from ablation.analysis import sequential
 from ablation.analysis.sequential import needed_seeds, repeated_confidence, repeated_p
 from ablation.analysis.statistics import (
     Estimate,
@@ -294,13 +295,15 @@ def test_looks_need_two_seeds_and_a_most_above_the_start(start, most):
 
 
 @pytest.mark.parametrize("effect, sd, alpha", [(1.0, 2.0, 0.05), (-3.0, 2.0, 0.01), (9, 1, 0.05)])
-def test_needed_seeds_are_the_fewest(effect, sd, alpha):
+def test_needed_seeds_are_the_fewest(effect, sd, alpha, monkeypatch):
     n = needed_seeds(effect, sd, alpha)
     assert power_of(effect / sd, n, alpha) >= 0.8
     assert n == 2 or power_of(effect / sd, n - 1, alpha) < 0.8
-    assert needed_seeds(effect, sd, alpha, most=n) == n
-    assert needed_seeds(effect, sd, alpha, most=n - 1) is None
-    assert needed_seeds(effect, sd, alpha, power=0.95) > n or n == 3
+    assert needed_seeds(effect, sd, alpha, least=n + 1) == n + 1
+    monkeypatch.setattr(sequential, "MOST_SEEDS", n)
+    assert needed_seeds(effect, sd, alpha) == n
+    monkeypatch.setattr(sequential, "MOST_SEEDS", n - 1)
+    assert needed_seeds(effect, sd, alpha) is None
 
 
 @pytest.mark.parametrize(
@@ -312,4 +315,3 @@ def test_needed_seeds_are_none_where_not_defined_or_too_many(effect, sd):
 
 def test_an_effect_that_dwarfs_the_spread_needs_two_seeds():
     assert needed_seeds(100.0, 1.0, 0.05) == 2
-    assert needed_seeds(100.0, 1.0, 0.05, most=1) is None

@@ -62,7 +62,7 @@ def results_of(cells):
         claims=[], trials=trials, published=[], facts={}, provenance={},
     )  # fmt: skip
     empty = pd.DataFrame()
-    return Results(manifest, pd.DataFrame(rows), empty, empty, {}, {})
+    return Results(manifest, pd.DataFrame(rows), empty, empty, {}, lambda trial: None)
 
 
 def family_of(cells):

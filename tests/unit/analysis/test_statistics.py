@@ -15,7 +15,6 @@ from ablation.analysis.statistics import (
     contrast,
     holm,
     paired_difference,
-    pooled_sd,
     smallest_detectable,
     smallest_permutation_p,
 )
@@ -188,8 +187,3 @@ def test_smallest_detectable_difference_is_undefined_without_spread():
     assert np.isnan(
         [smallest_detectable(2.0, 1), smallest_detectable(0.0, 3), smallest_detectable(np.nan, 3)]
     ).all()
-
-
-def test_pooled_sd_is_the_root_mean_square():
-    assert pooled_sd([3.0, np.nan, 4.0]) == pytest.approx(np.sqrt(12.5))
-    assert np.isnan(pooled_sd([np.nan]))

@@ -75,8 +75,8 @@ def test_the_untuned_view_is_the_study_as_if_nothing_had_been_tuned(tmp_path):
 def test_bits_that_agree_are_compared_with_those_of_the_untuned_arm(tmp_path):
     results = results_of(tmp_path, {"lr_split": 4.0})
     view = as_untuned(results)
-    assert view.digest("lr_split", 0) == results.digests["lr_split.untuned--s0"]
-    assert view.digest("reference", 0) == results.digests["reference--s0"]
+    assert view.digest("lr_split", 0) == results.digest_of("lr_split.untuned--s0")
+    assert view.digest("reference", 0) == results.digest_of("reference--s0")
 
 
 def test_claims_are_judged_on_tuned_arms_and_the_untuned_stand_beside(tmp_path):

@@ -47,7 +47,7 @@ def written(tmp_path_factory):
         question=HOSTILE,
         state=lambda s: "FAILED" if s.trial == "ce--s1" else "COMPLETE",
     )
-    page = write_report(folder, path / "reports", as_html=True)
+    page = write_report(folder, path / "reports", as_html=True).path
     assert page.name == "report.html"
     return page.parent
 
@@ -118,11 +118,11 @@ def test_a_page_that_is_there_is_kept_up_and_none_is_made_unasked(tmp_path):
     with mock.patch("ablation.reporting.figures.draw", return_value=[]):
         folder, reports = study(tmp_path / "runs", factors=SHORTEST), tmp_path / "reports"
         assert (
-            write_report(folder, reports).name == "report.md"
+            write_report(folder, reports).path.name == "report.md"
             and not (reports / "report.html").exists()
         )
         (reports / "report.html").write_text("of an earlier state of the study")
-        assert write_report(folder, reports).name == "report.md"
+        assert write_report(folder, reports).path.name == "report.md"
         assert "Which fixes make joint training work" in (reports / "report.html").read_text()
 
 

@@ -50,7 +50,7 @@ def written(tmp_path_factory):
         state=lambda s: STATES.get(s.trial, "COMPLETE"),
     )
     with folder_lock(folder.path):  # as the process that runs it does
-        return write_report(folder, path / "reports")
+        return write_report(folder, path / "reports").path
 
 
 def test_the_table_is_what_results_csv_says(written):
@@ -303,7 +303,7 @@ def test_figures_survive_a_study_without_results(tmp_path):
     report = write_report(
         study(tmp_path / "runs", state=lambda spec: "WAITING"), tmp_path / "reports"
     )
-    assert "figures/" not in report.read_text()
+    assert "figures/" not in report.path.read_text()
 
 
 def test_numbers_are_rounded_to_what_their_uncertainty_allows():
@@ -348,7 +348,7 @@ def test_effects_come_with_their_figure_and_the_interactions_with_theirs(tmp_pat
     text = write_report(
         study(tmp_path / "runs", factors={name: FACTORS[name] for name in ("lr_split", "warmup")}),
         tmp_path / "reports",
-    ).read_text()
+    ).path.read_text()
     effects = text[text.index("## Effects") :]
     assert (
         effects.index("| effect")

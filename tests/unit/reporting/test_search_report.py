@@ -16,7 +16,7 @@ from ablation.analysis.tuning import beside_untuned
 from ablation.formatting import effect
 from ablation.reporting import figures
 from ablation.reporting.report import render, write_report
-from ablation.reporting.search import OWN_BEST, search_table
+from ablation.reporting.search import OWN_BEST, search_table, untuned_claims
 from ablation.reporting.search_figure import MAX_ARMS, search_figure
 from ablation.reporting.tables import study_tables
 from ablation.reporting.verdict import verdict
@@ -166,6 +166,21 @@ def test_claims_stand_with_what_they_are_without_tuning(tmp_path):
     assert text.index("**Supported:** It rises.") < text.index("- Without tuning")
     assert (tmp_path / "report" / "figures" / "search.png").is_file()
     assert "](figures/search.png)" in text
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ({"seeds": [0]}, "points (one seed: no interval over seeds)"),
+        ({"seeds": [0, 1, 2], "looks": [3, 5]}, "] points (repeated interval and p "),
+        ({"seeds": [0, 1], "looks": [3, 5], "noise": 1e-9}, "points (repeated p < 0.001 after "),
+    ],
+)
+def test_what_is_said_without_tuning_says_of_which_kind_its_numbers_are(tmp_path, options, says):
+    folder = tuned(tmp_path, {"lr_split": 12.0}, claims=[RISES], without_noise=True, **options)
+    results = load(folder)
+    claims = beside_untuned(judge_claims(results, judge(results)), results)
+    assert says in untuned_claims(claims)["rises"]
 
 
 def test_claims_of_other_studies_have_no_more_columns_than_before(tmp_path):

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -40,7 +41,7 @@ CLAIMS = [
 def reported(root, name="fixes", **what):
     """`reports/<name>/` of a fabricated study, without figures."""
     with mock.patch("ablation.reporting.figures.draw", return_value=[]):
-        return write_report(study(root / "runs" / name, **what), root / "reports" / name)
+        return write_report(study(root / "runs" / name, **what), root / "reports" / name).path
 
 
 def cells(text):
@@ -102,6 +103,19 @@ def test_what_is_not_there_is_left_out_or_blank(tmp_path, what):
     text = study_tables([tmp_path / "reports"], "fixes")
     assert ("minus" in text) == ("baselines" not in what)
     assert "`reference`" in text and "nan" not in text
+
+
+def test_without_effects_the_primary_metric_is_the_one_whose_best_epoch_is_told(tmp_path):
+    metric = {"name": "accuracy", "goal": "maximize"}
+    folder = study(tmp_path / "runs" / "fixes", factors={}, baselines=[], metric=metric)
+    for spec in folder.manifest().trials:
+        metrics = {"accuracy": 50.0, "best/accuracy": 60.0, "a/loss": 1.0}
+        folder.write_outcome(spec.trial, replace(folder.outcome(spec.trial), metrics=metrics))
+    with mock.patch("ablation.reporting.figures.draw", return_value=[]):
+        write_report(folder, tmp_path / "reports" / "fixes")
+    shown = cells(study_tables([tmp_path / "reports"], "fixes"))
+    assert shown["arm"] == ["seeds", "accuracy (mean ± std)", "best/accuracy"]
+    assert shown["reference"] == ["3/3", "50.0 ± 0.0", "60.0"]
 
 
 def test_names_that_read_as_nothing_or_as_numbers_stay_names(tmp_path):

@@ -24,8 +24,8 @@ pytestmark = pytest.mark.filterwarnings(
 def run(toy, monkeypatch, capsys):
     """`ablate run --offline`; returns what it printed and how many reports it wrote."""
     monkeypatch.setattr(figures, "draw", lambda *arguments: [])
-    written, write = [], report.write_judged
-    monkeypatch.setattr(report, "write_judged", lambda *args: written.append(1) or write(*args))
+    written, write = [], report.write_report
+    monkeypatch.setattr(report, "write_report", lambda *args: written.append(1) or write(*args))
 
     def run(seeds=None):
         written.clear()
@@ -167,7 +167,7 @@ def test_other_seeds_are_named_one_by_one_where_no_number_stands_for_them(toy, r
 
 def test_a_report_is_not_kept_while_whose_writing_results_came(toy, run, monkeypatch):
     run()
-    written = report.write_judged
+    written = report.write_report
 
     def late(*arguments):
         found = written(*arguments)
@@ -177,7 +177,7 @@ def test_a_report_is_not_kept_while_whose_writing_results_came(toy, run, monkeyp
 
     closing = Closing(toy.places, "toy")
     with monkeypatch.context() as patch:
-        patch.setattr(report, "write_judged", late)
+        patch.setattr(report, "write_report", late)
         closing.write()
     assert closing.known() is None
     closing.write()
