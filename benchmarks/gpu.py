@@ -142,12 +142,10 @@ def together(arguments: list[str], precision: str, seeds: Iterable[int]) -> list
 
 
 def trial(options: argparse.Namespace) -> None:
+    from joint_epoch import config_of
     from staged import Memory
 
-    from ablation.grid.load import experiment_settings
-    from core.config.parsing import parse
     from core.device import forward
-    from core.subject import SUBJECT
     from core.training import learner
     from core.trial import run
 
@@ -159,15 +157,12 @@ def trial(options: argparse.Namespace) -> None:
         compile_losses()
     if options.profile:
         run.joint_epoch = profiled(run.joint_epoch, options.device)
-    settings = experiment_settings(options.experiment, options.overrides, SUBJECT)
-    settings |= {
+    fixed = {
         "device": options.device,
         "precision": options.precision[0],
         "epochs": options.epochs,
     }
-    config, faults = parse(settings)
-    if faults:
-        raise SystemExit("; ".join(f"{fault.key}: {fault.message}" for fault in faults))
+    config = config_of(fixed, options.experiment, options.overrides)
     seconds: dict[str, list[float]] = {phase: [] for phase in PLANNED}
     last: dict[str, float] = {}
 
