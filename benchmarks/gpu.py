@@ -9,12 +9,12 @@ Runs CIFAR-10-LT trials of `--epochs` epochs, a quarter of them warm-up, as many
 `--packed` says, each in a process of its own. Printed are mean seconds of a warm-up and of a joint
 epoch, evaluation and diagnostics included (the first ten of a warm-up and five of a joint phase
 aside, in which steps are recorded and the pool appears), what a 400-epoch trial takes at that rate,
-and the throughput against one alone. `--no-graphs` leaves out the recording of steps. Needs neither
-Optuna nor MLflow. `--device cpu` runs the same script anywhere.
+and the throughput against one alone, where 1 is among `--packed`. `--no-graphs` leaves out the
+recording of steps. Needs neither Optuna nor MLflow. `--device cpu` runs the same script anywhere.
 
 `--levers` runs one trial at a time in bfloat16, as shipped and with one thing changed (`LEVERS`),
-in turn, for each of `--seeds`: medians of ratios to the trial as shipped under the same seed, and
-top-1 accuracies of the last epoch, which show what a lever does to results.
+for each of `--seeds`: as each ends, its seconds of a joint epoch, their ratio to those as shipped
+under the same seed, and its top-1 accuracy of the last epoch. Where a trial fails, the next is run.
 
 `--profile` tells what a joint epoch of one trial is spent on: kernels a batch and the time they
 take on the device (of a CPU: operations, and their own time), against the time of the epoch.
@@ -51,14 +51,14 @@ LEVERS = {
     "as shipped": "",
     "steps not recorded": "--no-graphs",
     "each weight cast where it is used": "--cast-alone",
-    "encoder compiled": "compile=true",
-    "encoder, head and losses compiled": "compile=true --compile-losses",
     "evaluated every tenth epoch": "evaluate_every=10",
     "images not augmented": "data.augmentation=none",
     "strong augmentation": "data.augmentation=strong",
     "batches of 512": "batch_size=512",
+    "encoder compiled": "compile=true",
+    "encoder, head and losses compiled": "compile=true --compile-losses",
 }
-"""Name -> flags and settings of the trial."""
+"""Name -> flags and settings of the trial; what takes minutes to start is last."""
 
 
 def main() -> None:
@@ -92,12 +92,15 @@ def main() -> None:
         f"{'trials/h':>9} {'throughput':>11} {'top-1':>6}"
     )
     for precision in options.precision:
-        alone = None
+        alone = math.nan
         for n in options.packed:
             found = together(sys.argv[1:], precision, range(n))
+            if not found:
+                print(f"{precision:10} {n:6} failed", flush=True)
+                continue
             means = {phase: mean([f[phase] for f in found]) for phase in PLANNED}
             whole = sum(PLANNED[phase] * means[phase] for phase in PLANNED)
-            alone = alone or whole
+            alone = whole if n == 1 else alone
             top1 = statistics.mean(f["top1"] for f in found)
             print(
                 f"{precision:10} {n:6} {means['warmup']:10.3f} {means['joint']:8.3f} {whole:13.1f} "
@@ -108,45 +111,41 @@ def main() -> None:
 
 def levers(options: argparse.Namespace) -> None:
     """What each lever does to the time of an epoch, and to the accuracy."""
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in LEVERS}
+    print(f"{'seed':>4} {'lever':34} {'joint s':>8} {'ratio':>6} {'top-1':>6}", flush=True)
     for seed in range(options.seeds):
+        shipped = math.nan
         for name, lever in LEVERS.items():
             flags = [word for word in lever.split() if word.startswith("--")]
             settings = options.overrides + [word for word in lever.split() if word not in flags]
             given = ["--device", options.device, "--epochs", str(options.epochs), *flags]
             given += ["--experiment", str(options.experiment)]
             given += ["-S", *settings] if settings else []
-            found[name] += together(given, "bfloat16", [seed])
-    print(f"{'lever':34} {'joint s':>8} {'ratio':>6}  top-1 by seed")
-    for name, of_seeds in found.items():
-        ratios = [
-            own["joint"] / shipped["joint"]
-            for own, shipped in zip(of_seeds, found["as shipped"], strict=True)
-        ]
-        seconds = statistics.median(own["joint"] for own in of_seeds)
-        top1 = " ".join(f"{own['top1']:.2f}" for own in of_seeds)
-        print(f"{name:34} {seconds:8.3f} {statistics.median(ratios):6.2f}  {top1}", flush=True)
+            found = together(given, "bfloat16", [seed])
+            if not found:
+                print(f"{seed:4} {name:34} failed", flush=True)
+                continue
+            joint, top1 = found[0]["joint"], found[0]["top1"]
+            shipped = shipped if lever else joint
+            print(f"{seed:4} {name:34} {joint:8.3f} {joint / shipped:6.2f} {top1:6.2f}", flush=True)
 
 
 def together(arguments: list[str], precision: str, seeds: Iterable[int]) -> list[dict[str, float]]:
-    """Trials at once, each under a seed of its own."""
+    """What trials at once measured, each under a seed of its own; nothing where one failed."""
     command = [sys.executable, __file__, *arguments, "--precision", precision, "--trial"]
     processes = [
         subprocess.Popen([*command, str(seed)], stdout=subprocess.PIPE, text=True) for seed in seeds
     ]
     outputs = [process.communicate()[0] for process in processes]
     if any(process.returncode for process in processes):
-        raise SystemExit("a trial failed")
+        return []
     return [json.loads(output.splitlines()[-1]) for output in outputs]
 
 
 def trial(options: argparse.Namespace) -> None:
+    from joint_epoch import config_of
     from staged import Memory
 
-    from ablation.grid.load import experiment_settings
-    from core.config.parsing import parse
     from core.device import forward
-    from core.subject import SUBJECT
     from core.training import learner
     from core.trial import run
 
@@ -158,15 +157,12 @@ def trial(options: argparse.Namespace) -> None:
         compile_losses()
     if options.profile:
         run.joint_epoch = profiled(run.joint_epoch, options.device)
-    settings = experiment_settings(options.experiment, options.overrides, SUBJECT)
-    settings |= {
+    fixed = {
         "device": options.device,
         "precision": options.precision[0],
         "epochs": options.epochs,
     }
-    config, faults = parse(settings)
-    if faults:
-        raise SystemExit("; ".join(f"{fault.key}: {fault.message}" for fault in faults))
+    config = config_of(fixed, options.experiment, options.overrides)
     seconds: dict[str, list[float]] = {phase: [] for phase in PLANNED}
     last: dict[str, float] = {}
 

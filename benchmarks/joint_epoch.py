@@ -16,8 +16,10 @@ import argparse
 import functools
 import statistics
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -48,13 +50,7 @@ def main() -> None:
     parser.add_argument("--precision", default="float32")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    config, _ = parse(
-        {
-            **experiment_settings(EXPERIMENT, [], SUBJECT),
-            "device": options.device,
-            "precision": options.precision,
-        }
-    )
+    config = config_of({"device": options.device, "precision": options.precision})
     train = sample(load(config.data), options.batches * config.batch_size, options.device)
     print(
         f"{len(train.labels)} images, {options.batches} batches of {config.batch_size}, "
@@ -75,6 +71,16 @@ def main() -> None:
             f"{rule:12} {statistics.median(bare):8.3f} {statistics.median(joint):8.3f} "
             f"{ratio:6.3f}   {whole:6.1f}"
         )
+
+
+def config_of(
+    settings: Mapping[str, Any], experiment: Path = EXPERIMENT, overrides: Sequence[str] = ()
+) -> Config:
+    """The experiment's configuration with what `-S` overrides, then with these settings."""
+    config, faults = parse(experiment_settings(experiment, overrides, SUBJECT) | settings)
+    if faults:
+        raise SystemExit("; ".join(f"{fault.key}: {fault.message}" for fault in faults))
+    return config
 
 
 def sample(dataset: Dataset, n: int, device: str) -> Split:

@@ -18,18 +18,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from joint_epoch import EXPERIMENT, encoder_alone
+from joint_epoch import config_of, encoder_alone
 from torch.utils.flop_counter import FlopCounterMode
 
-from ablation.grid.load import experiment_settings
-from core.config.parsing import parse
 from core.config.schema import Config
 from core.data.augment import normalise
 from core.data.batches import batches
 from core.data.sources import Split
 from core.networks.encoders import build_encoder
 from core.randomness import generator
-from core.subject import SUBJECT
 from core.training.encoding import encode
 from core.training.epochs import joint_epoch, warmup_epoch
 from core.training.learner import Learner
@@ -53,14 +50,7 @@ def main() -> None:
     parser.add_argument("--precision", default="float32")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    settings = {
-        **experiment_settings(EXPERIMENT, [], SUBJECT),
-        "device": options.device,
-        "precision": options.precision,
-    }
-    config, faults = parse(settings)
-    if faults:
-        raise SystemExit("; ".join(f"{fault.key}: {fault.message}" for fault in faults))
+    config = config_of({"device": options.device, "precision": options.precision})
     print(
         f"torch {torch.__version__}, {options.device}, {options.precision}, "
         f"{options.threads} threads; median of {options.rounds} rounds"

@@ -6,14 +6,15 @@
 A step is forward, backward and Adam on random images, each encoder with images of its own: what
 trials of one shape would share if they were one process's batched model (`torch.func.vmap`, which
 makes grouped convolutions of them). On a GPU the step is a CUDA graph, as in a trial. Printed is a
-step's time, and its throughput against one encoder alone: to be compared with `benchmarks/gpu.py
---packed`, which packs processes. Before that, the batched encoders' gradients are compared with
-those of each encoder alone.
+step's time, and its throughput against one encoder alone, where 1 is among `--trials`: to be
+compared with `benchmarks/gpu.py --packed`, which packs processes. Before that, the batched
+encoders' gradients are compared with those of each encoder alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
 import time
@@ -42,12 +43,12 @@ def main() -> None:
     side = 8 if options.encoder == "small-cnn" else 32
     print(f"largest difference of gradients, relative: {difference(options.encoder, side):.1e}")
     print(f"{'encoders':>8} {'ms a step':>10} {'throughput':>11}")
-    alone = None
+    alone = math.nan
     for n in options.trials:
         images = torch.randn(n, options.batch, 3, side, side, device=options.device)
         step = training_step(encoders(n, options.encoder, options.device), options.precision)
         taken = seconds(step, images, options.steps)
-        alone = alone or taken / n
+        alone = taken if n == 1 else alone
         print(f"{n:8} {1000 * taken:10.2f} {n * alone / taken:11.2f}", flush=True)
 
 

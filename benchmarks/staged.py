@@ -18,17 +18,14 @@ from collections import defaultdict
 from dataclasses import replace
 
 import torch
-from joint_epoch import EXPERIMENT
+from joint_epoch import config_of
 from rates import CLASS_COUNTS
 
-from ablation.grid.load import experiment_settings
-from core.config.parsing import parse
 from core.config.schema import BASELINES, Config
 from core.method.diffusion import alpha_bars
 from core.networks.denoisers import build_denoiser
 from core.networks.encoders import build_encoder
 from core.randomness import generator
-from core.subject import SUBJECT
 from core.training.learner import Learner
 from core.training.pool import draw
 from core.training.priors import quota
@@ -65,18 +62,16 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    settings = {
-        **experiment_settings(EXPERIMENT, [], SUBJECT),
-        **BASELINES["ldmlr"],
-        "device": options.device,
-        "threads": options.threads,
-    }
-    settings |= {
-        "staged.diffusion_epochs": options.diffusion_epochs,
-        "staged.head_epochs": options.head_epochs,
-        "evaluate_every": 50,
-    }
-    config, _ = parse(settings)
+    config = config_of(
+        {
+            **BASELINES["ldmlr"],
+            "device": options.device,
+            "threads": options.threads,
+            "staged.diffusion_epochs": options.diffusion_epochs,
+            "staged.head_epochs": options.head_epochs,
+            "evaluate_every": 50,
+        }
+    )
     print(f"torch {torch.__version__}, {options.device}, {options.threads} threads")
     ours = staged_baseline(config)
     unet = replace(

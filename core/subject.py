@@ -5,8 +5,6 @@ Only `advance` and `inspect` import torch.
 
 from __future__ import annotations
 
-import lzma
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 from core.config.parsing import Fault, parse, to_tree
 from core.config.schema import ALTERNATIVES, BASELINES, Config, Data
 from core.data.counting import UnfitSelection, class_counts
-from core.data.listing import shown
+from core.data.listing import DAMAGED, shown
 from core.device.compiler import has_compiler
 from core.method.groups import FEW_BELOW, MANY_ABOVE
 from core.planning import fingerprint, trajectory
@@ -22,8 +20,6 @@ from core.planning.ignored import counts_with, ignored
 from core.planning.trajectory import EVALUATE, PRETRAIN, Link
 from core.training.priors import quota, training_prior, uncorrected_prior
 from core.trial.checkpoints import Store
-
-UNREADABLE = (OSError, zlib.error, lzma.LZMAError)
 
 
 class StrategyA:
@@ -195,7 +191,7 @@ def _data_faults(config: Config) -> list[Fault]:
     except ValueError as error:
         # What tarfile says has a line for each kind of compression.
         return [Fault("data.path", " ".join(str(error).split()))]
-    except UNREADABLE as error:
+    except DAMAGED as error:
         file = shown(getattr(error, "filename", None) or config.data.path)
         why = getattr(error, "strerror", None) or error
         return [Fault("data.path", f"'{file}' cannot be read: {why}")]

@@ -189,12 +189,13 @@ def _load(experiment: Path, overrides: Sequence[str]) -> tuple[Any, Any]:
     from ablation.subject.loading import load_subject
     from core.config.parsing import parse
     from core.data.listing import DAMAGED
-    from core.trial.inspection import load
+    from core.data.sources import load
 
     settings = experiment_settings(yaml_path(experiment), overrides, load_subject("core"))
     config, _ = parse(settings)
     try:
-        return config, load(config)
+        # as seed 0 draws them
+        return config, load(config.data)
     except ValueError as error:
         message = _line(error)
     except (RuntimeError, *DAMAGED) as error:

@@ -472,7 +472,11 @@ ALTERNATIVES = {"warmup": ("epochs", "fraction", "plateau")}
 """Sections of which one key is set: setting it unsets the others."""
 
 _STAGED = {"method": "staged", "head.name": "linear", "head.start": "pretrained"}
-_BALANCED_HEAD = _STAGED | {"staged.generation": False, "staged.batching": "balanced"}
+_BALANCED_HEAD = _STAGED | {
+    "staged.generation": False,
+    "staged.batching": "balanced",
+    "losses.logit_adjustment": 0.0,
+}
 _ORIGINAL_ENCODING = {
     "staged.encoding.statistics": "batch",
     "staged.encoding.augmented": True,

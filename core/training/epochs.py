@@ -128,7 +128,7 @@ def warmup_step(
 
 
 def joint_epoch(learner: Learner, train: Split, epoch: int) -> Trained:
-    """Train all three modules on images; one encoder backward per batch, two if alternating."""
+    """Train all modules on images; one encoder backward per batch, two with alternating or SAM."""
     config, means = learner.config, Means(learner.config, encoder_moves=True)
     learner.thaw()
     learner.encoder.train(config.batchnorm == "updating")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from core.config.schema import Config
-from core.data import layout, sources
+from core.data import layout
 from core.data.listing import listed
 from core.data.location import locate
 from core.data.sources import Dataset, Split
@@ -37,11 +37,6 @@ class Finding(NamedTuple):
     # a study on this data would mislead
     is_fault: bool
     text: str
-
-
-def load(config: Config) -> Dataset:
-    """Load the images, as seed 0 draws them."""
-    return sources.load(config.data, 0)
 
 
 def describe(config: Config, dataset: Dataset) -> Description:

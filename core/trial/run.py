@@ -69,8 +69,8 @@ def advance(
     Stops before that where the chain turns out not to lead there, and where `report`, called with
     key and record of each finished link, answers True.
 
-    Saves a record for each link, and a checkpoint at the last one, at the end of pre-training and
-    of warm-up, and every half minute. Where a GPU's memory does not suffice, it goes on from the
+    Saves a record for each link, and a checkpoint at the last one, at the end of each phase, and
+    every half minute. Where a GPU's memory does not suffice, it goes on from the
     last checkpoint with batches that pass through the encoder in chunks. In how many is no setting,
     and no key depends on it: the batch that a step learns from is the same (`core.device.chunks`
     says what is not), and records say it.

@@ -292,6 +292,11 @@ def test_the_defaults_and_the_baselines_have_no_fault():
         assert parse(settings)[1] == []
 
 
+@pytest.mark.parametrize("name", BASELINES)
+def test_arms_that_correct_for_the_prior_go_with_every_baseline(name):
+    assert parse({"losses.logit_adjustment": 1.0} | BASELINES[name])[1] == []
+
+
 def test_a_comment_says_what_each_setting_means():
     lines = Path(core.config.schema.__file__).read_text(encoding="utf-8").splitlines()
     settings = [i for i, line in enumerate(lines) if re.match(r"    \w+: .* = (?!\w+\(\)$)", line)]

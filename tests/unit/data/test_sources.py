@@ -207,7 +207,7 @@ def test_a_split_per_seed_of_a_profile_that_takes_every_image_is_refused(tmp_pat
 
 def test_the_description_of_a_split_per_seed_says_whose_images_they_are():
     config = Config(data=dataclasses.replace(DIGITS, split="seed"))
-    (note,) = inspection.describe(config, inspection.load(config)).notes
+    (note,) = inspection.describe(config, sources.load(config.data)).notes
     assert note == "every seed draws its own training and test images; these are those of seed 0"
 
 
