@@ -375,7 +375,8 @@ class CheckedMapping:
 
     def choice(self, key: str, choices: Collection[str], default: str | None = None) -> str | None:
         """One of the choices."""
-        value = self.values.get(key, default)
+        value = self.values.get(key)
+        value = default if value is None else value
         if isinstance(value, str) and value in choices:
             return value
         if value is None:
