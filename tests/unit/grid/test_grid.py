@@ -123,7 +123,9 @@ def test_a_study_holds_arms_then_baselines_with_merged_settings(load):
 
 
 def test_a_key_that_is_null_takes_its_default(tmp_path):
-    search = "{space: {a: {low: 1, high: 3}}, metric: v/top1, trials: 3, sampler: null, pruner: null}"
+    search = (
+        "{space: {a: {low: 1, high: 3}}, metric: v/top1, trials: 3, sampler: null, pruner: null}"
+    )
     null = f"question: null\ndesign: null\nmetric: {{name: null, goal: null}}\nsearch: {search}\n"
     (tmp_path / "grid.yaml").write_text(GRID + null)
     grid = read_grid(tmp_path / "grid.yaml", problems := [])

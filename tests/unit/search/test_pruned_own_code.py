@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 from test_tuning import Killed, kill_after
 
+from ablation.doctor.files import trial_checks
 from ablation.errors import InputError
 from ablation.reporting import figures
 from ablation.storage.runs import RunFolder
@@ -259,6 +260,20 @@ def test_files_of_a_pruned_trial_that_ran_on_are_as_they_should_be(project):
     (project.folder.trial_path(trial) / "metrics.jsonl").write_bytes(b"lost")
     assert files.restore() and project.reported[trial] == before
     assert files.wrong(spec) == {}
+
+
+def test_lost_trials_of_a_finished_search_are_not_said_to_be_run_again(project):
+    project.run()
+    planned, manifest = opening.open_study(project.grid), project.folder.manifest()
+    files = TrialFiles(project.folder, planned.store, manifest, planned.study.subject)
+    planned.store.clear()
+    lost = project.folder.trial_path(manifest.trials[0].trial)
+    (lost / "metrics.jsonl").write_bytes(b"lost")
+    found = trial_checks(files)[0].look()
+    assert found.remedy.endswith("`ablate run` runs what neither has, unless the search is over")
+    assert found.mend().startswith("1 to be run again by `ablate run`, unless the search is over")
+    project.run()
+    assert not (lost / "outcome.json").exists()
 
 
 @pytest.mark.parametrize(
