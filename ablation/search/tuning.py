@@ -32,7 +32,7 @@ from ablation.grid.search import (
     space_of,
 )
 from ablation.grid.strict_yaml import show
-from ablation.planning.plan import Plan, PlannedTrial, counted, plan_trial, revise
+from ablation.planning.plan import Plan, PlannedTrial, Planner, counted, plan_trial, revise
 from ablation.storage.asked import (
     COMPLETE,
     FAILED,
@@ -315,15 +315,15 @@ class _Entry(NamedTuple):
     whole: PlannedTrial
 
 
-class SearchPlanner:
+class SearchPlanner(Planner):
     """Plans the search's trials: asks for new ones, and decides at the rungs which go on."""
 
     def __init__(self, tuning: Tuning, store: DiskStore):
         # Optuna is loaded where it is asked.
         from ablation.search.sampling import ArmSearch
 
+        super().__init__(tuning.search_study)
         self.tuning, self.store = tuning, store
-        self.study = tuning.search_study
         self._entries: dict[str, _Entry] = {}
         # key of a link -> the trial that has it first
         self._owner: dict[str, str] = {}
