@@ -7,7 +7,7 @@ epochs, trim it, clear it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,13 @@ def get(name: str | None) -> None:
     Files come from their authors' repository. They go below ABLATE_DATA or, where that is not set,
     below this folder: images into data/, encoders into pretrained/.
     """
+    from ablation.grid import sources
+    from core.data.location import data_root
+
     if name is None:
-        click.echo(list_data())
+        click.echo(sources.described(data_root()))
     else:
-        get_data(name, click.echo)
+        sources.get(name, data_root(), click.echo)
 
 
 @data.command()
@@ -90,22 +93,6 @@ def verify(experiment: Path, overrides: tuple[str, ...]) -> None:
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack a .tar.gz of train/<class>/* and test/<class>/* images into a folder."""
     print(unpack_data(archive, folder))
-
-
-def list_data() -> str:
-    """List the data sets that can be downloaded, and which of their files are here."""
-    from ablation.grid.sources import described
-    from core.data.location import data_root
-
-    return described(data_root())
-
-
-def get_data(name: str, say: Callable[[str], object]) -> None:
-    """Download a data set, reporting progress to `say`."""
-    from ablation.grid.sources import get
-    from core.data.location import data_root
-
-    get(name, data_root(), say)
 
 
 def describe_data(experiment: Path, overrides: Sequence[str]) -> str:

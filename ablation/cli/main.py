@@ -72,17 +72,27 @@ class Commands(CommandGroup):
             context.exit(130)
 
 
-def _existing(_context: click.Context, _argument: click.Parameter, study: str | None) -> str:
-    """The study of that name in `runs/`; the only one if none is named."""
+def _existing(
+    _context: click.Context,
+    _argument: click.Parameter,
+    study: str | None,
+    with_searched: bool = False,
+) -> str:
+    """The study of that name in `runs/`; the only one if none is named.
+
+    with_searched: also one of which there is no more than its search so far.
+    """
     from ablation.storage.asked import SUFFIX
     from ablation.storage.runs import studies
 
     known = studies(Path("runs"))
     # a search belongs to its study
     own = [name for name in known if not name.endswith(SUFFIX)]
+    if with_searched:
+        own = list(dict.fromkeys([*own, *(name.removesuffix(SUFFIX) for name in known)]))
     if study is None and len(own) == 1:
         return own[0]
-    if study in known:
+    if study in [*own, *known]:
         return study
     if study is None:
         named = f"name one of the studies in runs/: {', '.join(own or known)}"
@@ -152,24 +162,13 @@ def _first_command(example: Path) -> str:
     return grid.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
 
 
-def _existing_or_searched(
-    context: click.Context, argument: click.Parameter, study: str | None
-) -> str:
-    """As `_existing`; also a study of which there is no more than its search so far."""
-    from ablation.storage.asked import SUFFIX
-    from ablation.storage.runs import studies
-
-    known = studies(Path("runs"))
-    searched = [name.removesuffix(SUFFIX) for name in known if name.endswith(SUFFIX)]
-    own = [name for name in known if not name.endswith(SUFFIX)]
-    names = list(dict.fromkeys([*own, *searched]))
-    if study is None and len(names) == 1:
-        return names[0]
-    return study if study in searched else _existing(context, argument, study)
-
-
 @main.command()
-@click.argument("study", required=False, callback=_existing_or_searched, shell_complete=run_names)
+@click.argument(
+    "study",
+    required=False,
+    callback=partial(_existing, with_searched=True),
+    shell_complete=run_names,
+)
 def status(study: str) -> None:
     """Show a study's progress, arm by arm, and the time left."""
     from ablation.storage.project import ProjectPaths
