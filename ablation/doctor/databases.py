@@ -68,9 +68,12 @@ def database_checks(places: ProjectPaths, running: Collection[str]) -> list[Chec
     return [Check("Optuna's database", ledger), Check("MLflow's database", mlflow)]
 
 
-def ledger_check(places: ProjectPaths, folder: RunFolder, manifest: Manifest) -> Check:
-    """Whether Optuna holds the study's ended trials as the files have them."""
-    return Check("Optuna", lambda: _compare(places.ledger_url, folder, manifest))
+def study_checks(places: ProjectPaths, folder: RunFolder, manifest: Manifest) -> list[Check]:
+    """Whether Optuna and MLflow hold a study's trials as the files have them."""
+    return [
+        Check("Optuna", lambda: _compare(places.ledger_url, folder, manifest)),
+        Check("MLflow", lambda: _look_at_runs(places, folder, manifest)),
+    ]
 
 
 def _look(url: str, reach: Callable[[str], object], running: Collection[str]) -> CheckResult:
@@ -137,11 +140,6 @@ def _compare(url: str, folder: RunFolder, manifest: Manifest) -> CheckResult:
 
 
 MISSING, LACKING = "that are missing", "with fewer points than the files"
-
-
-def tracking_check(places: ProjectPaths, folder: RunFolder, manifest: Manifest) -> Check:
-    """Whether MLflow holds the study's runs as the files have them."""
-    return Check("MLflow", lambda: _look_at_runs(places, folder, manifest))
 
 
 def _look_at_runs(places: ProjectPaths, folder: RunFolder, manifest: Manifest) -> CheckResult:
