@@ -84,7 +84,7 @@ class ArmTuning:
     @property
     def _digest(self) -> str:
         """Of all that the events depend on, but for how many trials there are to be."""
-        told = {**self.search.to_json(), "space": {k: repr(v) for k, v in self.space.items()}}
+        told = {**asdict(self.search), "space": {k: repr(v) for k, v in self.space.items()}}
         del told["trials"], told["budget"]
         return digest_of([told, self.config, self.chain[-1].key])
 
@@ -259,8 +259,8 @@ class Tuning:
         if self.search.pruner == "none" or not arms:
             return []
         metric, least = self.search.metric["name"], self.search.min_epochs
-        why = f"no trial measured {metric} at an epoch from {least} on that was not its last"
-        return [f"the pruner could end no trial of {listed(arms)}: {why}"]
+        why = f"none measured {metric} at an epoch from {least} on that was not its last"
+        return [f"no trial of {listed(arms)} could be ended early: {why}"]
 
     @property
     def is_finished(self) -> bool:
@@ -535,7 +535,7 @@ def search_found(tuning: Tuning, before: Mapping[str, Any]) -> dict[str, Any]:
             "trials": trials,
             "n_measured": arm.n_measured,
         }
-    how = {key: value for key, value in search.to_json().items() if key != "space"}
+    how = {key: value for key, value in asdict(search).items() if key != "space"}
     warnings = {"warnings": tuning.warnings} if tuning.warnings else {}
     return {**how, **warnings, "arms": arms}
 
