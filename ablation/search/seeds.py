@@ -55,8 +55,9 @@ def judged(folder: RunFolder, manifest: Manifest) -> LooksSoFar:
     manifest: of trials that have all ended
     """
     path, digest = folder.path / ".looks.json", _digest(folder, manifest)
+    notes: dict[str, Any] = {}
     try:
-        notes: dict[str, Any] = dict(json.loads(path.read_bytes()))
+        notes = dict(json.loads(path.read_bytes()))
         due, looks = notes[digest]
         return LooksSoFar(
             {str(arm): int(n) for arm, n in due.items()},
@@ -68,10 +69,7 @@ def judged(folder: RunFolder, manifest: Manifest) -> LooksSoFar:
     except (*UNREADABLE, KeyError, TypeError, AttributeError):
         state = _replayed(folder, manifest)
     kept = {what: [*look[:3], sorted(look.going_on)] for what, look in state.looks.items()}
-    try:
-        known = [*json.loads(path.read_bytes()).items()][1 - MAX_NOTES :]
-    except (*UNREADABLE, AttributeError):
-        known = []
+    known = [*notes.items()][1 - MAX_NOTES :]
     # it is only a note: a folder that cannot be written is read all the same
     with suppress(OSError):
         write_atomically(path, json.dumps(dict([*known, (digest, [state.due, kept])])) + "\n")
