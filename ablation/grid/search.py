@@ -106,8 +106,9 @@ class Choices:
     values: tuple[Scalar, ...]
 
     def holds(self, value: Any) -> bool:
-        """Whether a value is one of the choices."""
-        return any(value == one and type(value) is type(one) for one in self.values)
+        """Whether a value is one of the choices: 0.0 is 0, and false is not."""
+        is_bool = isinstance(value, bool)
+        return any(value == one and isinstance(one, bool) == is_bool for one in self.values)
 
     @property
     def n_values(self) -> int:

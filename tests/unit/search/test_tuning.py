@@ -205,6 +205,19 @@ def test_the_arms_own_settings_are_the_first_trial(project):
     assert all(values["rate"] == 1e-3 for values in first)
 
 
+def test_own_settings_are_the_first_trial_where_choices_write_their_numbers_otherwise(
+    tmp_path, monkeypatch
+):
+    search = SEARCH.replace("mode: {choices: [soft, hard]}", "noise: {choices: [0, 1]}")
+    grid = GRID + search + "settings: {noise: 1.0}\n"
+    planned = TunedProject(tmp_path / "project", monkeypatch, grid).open()
+    planner = SearchPlanner(planned.tuning, planned.store)
+    planned.folder.path.with_name("tune.search").mkdir(parents=True)
+    planner.grown(planner.begun())
+    for arm in planned.tuning.arms.values():
+        assert arm.log.trials[0].values == arm.own == {"rate": 1e-3, "noise": 1}
+
+
 def test_an_arm_is_not_tuned_in_what_its_levels_set_or_its_method_ignores(project):
     arms = project.open().tuning.arms
     assert set(arms["reference"].space) == {"rate"}
