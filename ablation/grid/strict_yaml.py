@@ -83,20 +83,16 @@ def read_value(text: str, file: str, key: str = "") -> Any:
     return _built(node, file, key)
 
 
-def doubts_in_file(path: Path) -> list[Problem]:
+def doubts_in_file(path: Path) -> Iterator[Problem]:
     """What is doubtful in a YAML file; nothing if it cannot be read."""
-    try:
-        return list(_doubts(_composed(path), path.name, ""))
-    except InputError:
-        return []
+    with suppress(InputError):
+        yield from _doubts(_composed(path), path.name, "")
 
 
-def doubts_in_value(text: str, file: str, key: str = "") -> list[Problem]:
+def doubts_in_value(text: str, file: str, key: str = "") -> Iterator[Problem]:
     """What is doubtful in a command-line option, see `read_value`; nothing if it cannot be read."""
-    try:
-        return list(_doubts(_compose(text, file, key), file, key))
-    except InputError:
-        return []
+    with suppress(InputError):
+        yield from _doubts(_compose(text, file, key), file, key)
 
 
 def plain(text: str) -> Scalar:
