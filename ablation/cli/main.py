@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ablation import PACKAGE
-from ablation.cli.completion import LINES, completion_line, report_names, run_names, side_names
+from ablation.cli.completion import LINES, report_names, run_names, side_names
 from ablation.cli.data import CommandGroup, cache, data
 from ablation.cli.run import plan, run, storage_option
 from ablation.errors import DiskFull, InputError, Problem, Unavailable, nearest
@@ -348,7 +348,8 @@ def doctor(study: str | None, repair: bool, storage: str | None) -> None:
 @click.argument("shell", type=click.Choice(list(LINES)))
 def completion(shell: str) -> None:
     """Print the line that makes a shell complete commands, options, grids, studies and arms."""
-    print(completion_line(shell))
+    file, line = LINES[shell]
+    print(f"# add this line to {file}, and open a new shell\n{line}")
 
 
 for command in (run, plan, cache, data):
