@@ -80,18 +80,14 @@ def _look(url: str, reach: Callable[[str], object], running: Collection[str]) ->
     path = sqlite_file(url)
     if path is not None and not path.exists():
         return NONE
-    why = (why_unusable(path) or _unsound(path)) if path else None
-    if why and any(cause in why for cause in HOPELESS):
-        mend = None if running or path is None else lambda: _move_aside(path)
-        return CheckResult(
-            f"{place(url)}: {why}", False, "moves it aside, and fills another from runs/", mend
-        )
-    if why:
-        return CheckResult(
-            f"{place(url)}: {why}",
-            False,
-            "end the program that holds it, or let it be written to, and look again",
-        )
+    if path is not None and (why := why_unusable(path) or _unsound(path)):
+        what, move = f"{place(url)}: {why}", "moves it aside, and fills another from runs/"
+        if not any(cause in why for cause in HOPELESS):
+            remedy = "end the program that holds it, or let it be written to, and look again"
+            return CheckResult(what, False, remedy)
+        if running:
+            return CheckResult(what, False, f"once no study is being run, --repair {move}")
+        return CheckResult(what, False, move, lambda: _move_aside(path))
     try:
         reach(url)
     except (LedgerUnavailable, TrackingUnavailable) as error:
