@@ -37,7 +37,6 @@ from ablation.storage.asked import (
     COMPLETE,
     FAILED,
     PRUNED,
-    SUFFIX,
     AskedTrial,
     SearchLog,
     trial_name,
@@ -193,31 +192,21 @@ def until(links: Sequence[LinkLike], step: int | None) -> Sequence[LinkLike]:
 
 @dataclass(frozen=True)
 class Tuning:
-    """The search of all arms of a study."""
+    """The search of all arms of a study whose grid has one."""
 
     study: Study
     # of the search's trials
     folder: RunFolder
 
-    @staticmethod
-    def of(study: Study, runs: Path, name: str) -> Tuning | None:
-        """The search of a study called `name`; None where its grid has none."""
-        if study.grid.search is None:
-            return None
-        return Tuning(study, RunFolder(runs / f"{name}{SUFFIX}"))
-
     @cached_property
     def arms(self) -> dict[str, ArmTuning]:
         """Arm or baseline -> its search, of those with a space."""
-        search = self.search
-        found = {}
-        for variant in self.study.variants:
-            space = space_of(search, self.study.subject, variant.layers)
-            if space:
-                found[variant.name] = ArmTuning(
-                    self.study, search, variant, space, self.folder.path
-                )
-        return found
+        study, search, folder = self.study, self.search, self.folder.path
+        return {
+            variant.name: ArmTuning(study, search, variant, space, folder)
+            for variant in study.variants
+            if (space := space_of(search, study.subject, variant.layers))
+        }
 
     @property
     def search(self) -> Search:
