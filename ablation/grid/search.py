@@ -26,8 +26,15 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from ablation.errors import Problem, nearest
 from ablation.formatting import leaves
 from ablation.grid.idle import Layer, Stack, merged
-from ablation.grid.seeds import MAX_SEED, NO_SEED, is_integer
-from ablation.grid.strict_yaml import METRIC_NAME, CheckedMapping, dotted, overlap, show
+from ablation.grid.seeds import MAX_SEED, NO_SEED
+from ablation.grid.strict_yaml import (
+    METRIC_NAME,
+    CheckedMapping,
+    dotted,
+    is_integer,
+    overlap,
+    show,
+)
 from ablation.storage.runs import Metric
 from ablation.subject.own import OwnCode
 from ablation.subject.protocol import FaultLike, LinkLike, Subject
@@ -178,7 +185,7 @@ def read_search(
         pruner=pruner,
         min_epochs=min_epochs,
         seeds=seeds,
-        parallel=_whole(section, "parallel", 1, 1, MAX_TRIALS),
+        parallel=section.whole("parallel", 1, 1, MAX_TRIALS),
         settings=section.settings("settings"),
     )
 
@@ -465,7 +472,7 @@ def _pruner(section: CheckedMapping) -> tuple[str, int]:
     inner = section.section("pruner")
     inner.allow("name", "min_epochs")
     name = inner.choice("name", PRUNERS) or "none"
-    return name, _whole(inner, "min_epochs", 1, 1, MAX_EPOCHS)
+    return name, inner.whole("min_epochs", 1, 1, MAX_EPOCHS)
 
 
 def _budget(section: CheckedMapping) -> tuple[int, int]:
@@ -475,8 +482,8 @@ def _budget(section: CheckedMapping) -> tuple[int, int]:
     if len(has) == 2:
         section.note("budget", "does not go with trials; one of them is the budget of an arm")
     return (
-        _whole(section, "trials", 0, 1, MAX_TRIALS),
-        _whole(section, "budget", 0, 1, MAX_EPOCHS),
+        section.whole("trials", 0, 1, MAX_TRIALS),
+        section.whole("budget", 0, 1, MAX_EPOCHS),
     )
 
 
@@ -494,16 +501,6 @@ def _seeds(section: CheckedMapping, study_seeds: Sequence[int]) -> tuple[int, ..
     if section.values["seeds"] == []:
         section.note("seeds", "is an empty list; one seed is enough")
     return seeds
-
-
-def _whole(section: CheckedMapping, key: str, default: int, low: int, high: int) -> int:
-    value = section.values.get(key)
-    if value is None:
-        return default
-    if is_integer(value, low, high):
-        return value
-    section.note(key, f"{show(value)} is not a whole number from {low} to {high}")
-    return default
 
 
 def _number(section: CheckedMapping, key: str) -> float | None:

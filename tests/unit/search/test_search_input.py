@@ -173,12 +173,12 @@ BROKEN = {
     "no trials": (
         "trials: 8",
         "trials: 0",
-        ["search.trials: 0 is not a whole number from 1 to 10000"],
+        ["search.trials: 0 is not a whole number from 1 to 10000; the nearest is 1"],
     ),
     "budget below a trial": (
         "trials: 8",
         "budget: 0",
-        ["search.budget: 0 is not a whole number from 1 to 10000000"],
+        ["search.budget: 0 is not a whole number from 1 to 10000000; the nearest is 1"],
     ),
     "both budgets": (
         "trials: 8",
@@ -203,7 +203,7 @@ BROKEN = {
     "no epochs before pruning": (
         "min_epochs: 2",
         "min_epochs: 0",
-        ["search.pruner.min_epochs: 0 is not a whole number from 1 to 10000000"],
+        ["search.pruner.min_epochs: 0 is not a whole number from 1 to 10000000; the nearest is 1"],
     ),
     "more epochs before pruning than a trial has": (
         "min_epochs: 2",
