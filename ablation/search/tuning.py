@@ -257,6 +257,11 @@ class Tuning:
         return all(arm.is_finished for arm in self.arms.values())
 
     @property
+    def is_due(self) -> bool:
+        """Whether it is to be run: it is not finished, or has lost its manifest."""
+        return not (self.is_finished and self.folder.exists())
+
+    @property
     def search_study(self) -> Study:
         """The study of the search's trials; its variants are the arms that are searched."""
         grid = replace(

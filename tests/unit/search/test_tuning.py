@@ -155,6 +155,22 @@ def test_a_finished_search_asks_nothing_and_trains_nothing(project):
     assert len(project.trained) == n_trained
 
 
+@pytest.mark.parametrize("content", ["{", None])
+def test_a_lost_manifest_of_a_finished_search_is_written_again(project, content):
+    project.run()
+    path = project.root / "runs" / "tune.search" / "study.json"
+
+    def trials():
+        told = json.loads(path.read_text())["trials"]
+        return {spec["trial"]: (spec["key"], spec["epochs_planned"]) for spec in told}
+
+    before, results, n_trained = trials(), outcomes(project), len(project.trained)
+    path.write_text(content) if content else path.unlink()
+    project.run()
+    assert trials() == before
+    assert (outcomes(project), len(project.trained)) == (results, n_trained)
+
+
 def test_no_epoch_is_trained_twice_and_pruned_trials_cost_their_epochs_alone(project):
     project.run()
     assert len(set(project.trained)) == len(project.trained)
