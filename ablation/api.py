@@ -8,7 +8,7 @@ Imports stand inside the functions, so that `import ablation` stays light.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +61,8 @@ def run_study(
         from ablation.tracking.ledger import storage_url
 
         storage = storage_url(storage)
-    chosen = seeds if seeds is None or isinstance(seeds, int) else list(seeds)
+    # as text, in which NumPy's integers are Python's
+    chosen = f"[{', '.join(map(str, seeds))}]" if isinstance(seeds, Iterable) else seeds
     text = None if chosen is None else str(chosen)
     planned = open_study(
         Path(grid),

@@ -6,6 +6,7 @@ consoles, logs, reports and databases (`redacted`).
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import statistics
@@ -196,19 +197,23 @@ def mean_of(mean: float, low: float, high: float) -> str:
 
 
 def p_value(p: float) -> str:
-    """Two significant digits; `< 0.001` below that."""
-    if not math.isfinite(p):
-        return MISSING
-    return "< 0.001" if p < 0.001 else two_digits(p)
-
-
-def p_cell(p: float) -> str:
-    """A p-value in a table: three decimals, and a fourth where it would read 0.050 but is below."""
+    """Two significant digits, and more where it would read 0.05 but is below; `< 0.001`."""
     if not math.isfinite(p):
         return MISSING
     if p < 0.001:
         return "< 0.001"
-    return f"{p:.4f}" if p < 0.05 <= round(p, 3) else f"{p:.3f}"
+    digits = next(n for n in itertools.count(2) if not p < 0.05 <= float(f"{p:.{n}g}"))
+    return f"{Decimal(f'{p:.{digits}g}'):f}"
+
+
+def p_cell(p: float) -> str:
+    """A p-value in a table: three decimals, and more where it would read 0.050 but is below."""
+    if not math.isfinite(p):
+        return MISSING
+    if p < 0.001:
+        return "< 0.001"
+    places = next(n for n in itertools.count(3) if not p < 0.05 <= round(p, n))
+    return f"{p:.{places}f}"
 
 
 def correlation(r: float) -> str:

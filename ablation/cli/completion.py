@@ -66,12 +66,6 @@ def side_names(
     return _items(((f"{study}:{arm}", "") for arm in _arms(study)), incomplete)
 
 
-def completion_line(shell: str) -> str:
-    """What to add to which file."""
-    file, line = LINES[shell]
-    return f"# add this line to {file}, and open a new shell\n{line}"
-
-
 def _reported() -> list[str]:
     """Studies with runs or a report: own ones, then committed ones."""
     from ablation.storage.asked import SUFFIX

@@ -7,7 +7,7 @@ epochs, trim it, clear it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,13 @@ def get(name: str | None) -> None:
     Files come from their authors' repository. They go below ABLATE_DATA or, where that is not set,
     below this folder: images into data/, encoders into pretrained/.
     """
+    from ablation.grid import sources
+    from core.data.location import data_root
+
     if name is None:
-        click.echo(list_data())
+        click.echo(sources.described(data_root()))
     else:
-        get_data(name, click.echo)
+        sources.get(name, data_root(), click.echo)
 
 
 @data.command()
@@ -71,49 +74,10 @@ def get(name: str | None) -> None:
 @click.option("-S", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
 def describe(experiment: Path, overrides: tuple[str, ...]) -> None:
     """Print class counts, image shape, channel order and fingerprint of an experiment's data."""
-    print(describe_data(experiment, overrides))
-
-
-@data.command()
-@experiment_argument
-@click.option("-S", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
-def verify(experiment: Path, overrides: tuple[str, ...]) -> None:
-    """Load every image; report leaks into the test set, empty classes and uneven test classes."""
-    text, is_sound = verify_data(experiment, overrides)
-    print(text)
-    sys.exit(0 if is_sound else 1)
-
-
-@data.command()
-@click.argument("archive", type=click.Path(path_type=Path))
-@click.argument("folder", type=click.Path(path_type=Path))
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a .tar.gz of train/<class>/* and test/<class>/* images into a folder."""
-    print(unpack_data(archive, folder))
-
-
-def list_data() -> str:
-    """List the data sets that can be downloaded, and which of their files are here."""
-    from ablation.grid.sources import described
-    from core.data.location import data_root
-
-    return described(data_root())
-
-
-def get_data(name: str, say: Callable[[str], object]) -> None:
-    """Download a data set, reporting progress to `say`."""
-    from ablation.grid.sources import get
-    from core.data.location import data_root
-
-    get(name, data_root(), say)
-
-
-def describe_data(experiment: Path, overrides: Sequence[str]) -> str:
-    """Class counts, shape, channel order and fingerprint, as text."""
-    from core.trial.inspection import describe
+    from core.trial import inspection
 
     config, dataset = _load(experiment, overrides)
-    found = describe(config, dataset)
+    found = inspection.describe(config, dataset)
     width = max(len(name) for name in found.class_names)
     path = f", {config.data.path}" if config.data.path else ""
     sizes = f"{sum(found.train_counts)} / {sum(found.test_counts)}"
@@ -128,19 +92,30 @@ def describe_data(experiment: Path, overrides: Sequence[str]) -> str:
     ]
     for row in zip(found.class_names, found.train_counts, found.test_counts, strict=True):
         lines.append(f"{row[0]:{width}} {row[1]:6} {row[2]:6}")
-    return "\n".join(lines)
+    print("\n".join(lines))
 
 
-def verify_data(experiment: Path, overrides: Sequence[str]) -> tuple[str, bool]:
-    """Findings as text, and whether a study on this data would be sound."""
-    from core.trial.inspection import verify
+@data.command()
+@experiment_argument
+@click.option("-S", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
+def verify(experiment: Path, overrides: tuple[str, ...]) -> None:
+    """Load every image; report leaks into the test set, empty classes and uneven test classes."""
+    from core.trial import inspection
 
     config, dataset = _load(experiment, overrides)
-    findings = verify(config, dataset)
-    lines = [f"{'FAULT' if finding.is_fault else 'note '}  {finding.text}" for finding in findings]
-    n_images = len(dataset.train.labels) + len(dataset.test.labels)
-    is_sound = not any(finding.is_fault for finding in findings)
-    return "\n".join([*lines, f"{n_images} images read"]), is_sound
+    findings = inspection.verify(config, dataset)
+    for finding in findings:
+        print(f"{'FAULT' if finding.is_fault else 'note '}  {finding.text}")
+    print(f"{len(dataset.train.labels) + len(dataset.test.labels)} images read")
+    sys.exit(1 if any(finding.is_fault for finding in findings) else 0)
+
+
+@data.command()
+@click.argument("archive", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a .tar.gz of train/<class>/* and test/<class>/* images into a folder."""
+    print(unpack_data(archive, folder))
 
 
 def unpack_data(archive: Path, folder: Path) -> str:

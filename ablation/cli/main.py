@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ablation import PACKAGE
-from ablation.cli.completion import LINES, completion_line, report_names, run_names, side_names
+from ablation.cli.completion import LINES, report_names, run_names, side_names
 from ablation.cli.data import CommandGroup, cache, data
 from ablation.cli.run import plan, run, storage_option
 from ablation.errors import DiskFull, InputError, Problem, Unavailable, nearest
@@ -72,17 +72,27 @@ class Commands(CommandGroup):
             context.exit(130)
 
 
-def _existing(_context: click.Context, _argument: click.Parameter, study: str | None) -> str:
-    """The study of that name in `runs/`; the only one if none is named."""
+def _existing(
+    _context: click.Context,
+    _argument: click.Parameter,
+    study: str | None,
+    with_searched: bool = False,
+) -> str:
+    """The study of that name in `runs/`; the only one if none is named.
+
+    with_searched: also one of which there is no more than its search so far.
+    """
     from ablation.storage.asked import SUFFIX
     from ablation.storage.runs import studies
 
     known = studies(Path("runs"))
     # a search belongs to its study
     own = [name for name in known if not name.endswith(SUFFIX)]
+    if with_searched:
+        own = list(dict.fromkeys([*own, *(name.removesuffix(SUFFIX) for name in known)]))
     if study is None and len(own) == 1:
         return own[0]
-    if study in known:
+    if study in [*own, *known]:
         return study
     if study is None:
         named = f"name one of the studies in runs/: {', '.join(own or known)}"
@@ -152,24 +162,13 @@ def _first_command(example: Path) -> str:
     return grid.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
 
 
-def _existing_or_searched(
-    context: click.Context, argument: click.Parameter, study: str | None
-) -> str:
-    """As `_existing`; also a study of which there is no more than its search so far."""
-    from ablation.storage.asked import SUFFIX
-    from ablation.storage.runs import studies
-
-    known = studies(Path("runs"))
-    searched = [name.removesuffix(SUFFIX) for name in known if name.endswith(SUFFIX)]
-    own = [name for name in known if not name.endswith(SUFFIX)]
-    names = list(dict.fromkeys([*own, *searched]))
-    if study is None and len(names) == 1:
-        return names[0]
-    return study if study in searched else _existing(context, argument, study)
-
-
 @main.command()
-@click.argument("study", required=False, callback=_existing_or_searched, shell_complete=run_names)
+@click.argument(
+    "study",
+    required=False,
+    callback=partial(_existing, with_searched=True),
+    shell_complete=run_names,
+)
 def status(study: str) -> None:
     """Show a study's progress, arm by arm, and the time left."""
     from ablation.storage.project import ProjectPaths
@@ -347,7 +346,8 @@ def doctor(study: str | None, repair: bool, storage: str | None) -> None:
 @click.argument("shell", type=click.Choice(list(LINES)))
 def completion(shell: str) -> None:
     """Print the line that makes a shell complete commands, options, grids, studies and arms."""
-    print(completion_line(shell))
+    file, line = LINES[shell]
+    print(f"# add this line to {file}, and open a new shell\n{line}")
 
 
 for command in (run, plan, cache, data):

@@ -14,9 +14,8 @@ import click
 from ablation.cli.completion import experiment_names, grid_names
 from ablation.storage.cache import DEFAULT_SIZE
 
-STUDY_ARGUMENTS = (
-    *("grid", "experiment", "overrides", "seeds", "until_decided", "alias", "storage"),
-)
+# of `open_study`
+ARGUMENTS = ("grid", "experiment", "overrides", "seeds", "until_decided", "alias", "storage")
 GRID = "Grid file, or the name of one in experiments/, e.g. fixes; default: the only one there is."
 OVERRIDE = "Override a setting in all arms and baselines."
 UNTIL_DECIDED = "Add seeds, up to 20, to the arms of claims that are not decided yet."
@@ -173,7 +172,7 @@ def run(dry_run: bool, **options: Any) -> None:
     from ablation.study.placement import placement
     from ablation.study.views import describe_plan
 
-    which = {name: options.pop(name) for name in STUDY_ARGUMENTS}
+    which = {name: options.pop(name) for name in ARGUMENTS}
     planned = open_study(**which, may_be_absent=dry_run)
     how = running.RunOptions(**options)
     if dry_run:

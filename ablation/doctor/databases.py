@@ -68,27 +68,26 @@ def database_checks(places: ProjectPaths, running: Collection[str]) -> list[Chec
     return [Check("Optuna's database", ledger), Check("MLflow's database", mlflow)]
 
 
-def ledger_check(places: ProjectPaths, folder: RunFolder, manifest: Manifest) -> Check:
-    """Whether Optuna holds the study's ended trials as the files have them."""
-    return Check("Optuna", lambda: _compare(places.ledger_url, folder, manifest))
+def study_checks(places: ProjectPaths, folder: RunFolder, manifest: Manifest) -> list[Check]:
+    """Whether Optuna and MLflow hold a study's trials as the files have them."""
+    return [
+        Check("Optuna", lambda: _compare(places.ledger_url, folder, manifest)),
+        Check("MLflow", lambda: _look_at_runs(places, folder, manifest)),
+    ]
 
 
 def _look(url: str, reach: Callable[[str], object], running: Collection[str]) -> CheckResult:
     path = sqlite_file(url)
     if path is not None and not path.exists():
         return NONE
-    why = (why_unusable(path) or _unsound(path)) if path else None
-    if why and any(cause in why for cause in HOPELESS):
-        mend = None if running or path is None else lambda: _move_aside(path)
-        return CheckResult(
-            f"{place(url)}: {why}", False, "moves it aside, and fills another from runs/", mend
-        )
-    if why:
-        return CheckResult(
-            f"{place(url)}: {why}",
-            False,
-            "end the program that holds it, or let it be written to, and look again",
-        )
+    if path is not None and (why := why_unusable(path) or _unsound(path)):
+        what, move = f"{place(url)}: {why}", "moves it aside, and fills another from runs/"
+        if not any(cause in why for cause in HOPELESS):
+            remedy = "end the program that holds it, or let it be written to, and look again"
+            return CheckResult(what, False, remedy)
+        if running:
+            return CheckResult(what, False, f"once no study is being run, --repair {move}")
+        return CheckResult(what, False, move, lambda: _move_aside(path))
     try:
         reach(url)
     except (LedgerUnavailable, TrackingUnavailable) as error:
@@ -137,11 +136,6 @@ def _compare(url: str, folder: RunFolder, manifest: Manifest) -> CheckResult:
 
 
 MISSING, LACKING = "that are missing", "with fewer points than the files"
-
-
-def tracking_check(places: ProjectPaths, folder: RunFolder, manifest: Manifest) -> Check:
-    """Whether MLflow holds the study's runs as the files have them."""
-    return Check("MLflow", lambda: _look_at_runs(places, folder, manifest))
 
 
 def _look_at_runs(places: ProjectPaths, folder: RunFolder, manifest: Manifest) -> CheckResult:

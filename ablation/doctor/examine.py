@@ -140,14 +140,10 @@ def _study_checks(places: ProjectPaths, name: str, running: Collection[str]) -> 
         *trial_checks(TrialFiles(folder, places.store, manifest, subject)),
     ]
     try:
-        from ablation.doctor.databases import ledger_check, tracking_check
+        from ablation.doctor.databases import study_checks
     except ImportError:
         return checks
-    return [
-        *checks,
-        ledger_check(places, folder, manifest),
-        tracking_check(places, folder, manifest),
-    ]
+    return [*checks, *study_checks(places, folder, manifest)]
 
 
 def _changes(places: ProjectPaths, name: str) -> CheckResult:

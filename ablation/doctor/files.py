@@ -85,7 +85,7 @@ def _look_at_files(files: TrialFiles) -> CheckResult:
 
     remedy = (
         "closes the trials again, from the cache or from their records; "
-        "`ablate run` runs what neither has"
+        f"`ablate run` runs what neither has{files.unless_over}"
     )
     return CheckResult(what, False, remedy, mend)
 

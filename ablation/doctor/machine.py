@@ -31,6 +31,7 @@ from ablation.errors import InputError
 from ablation.formatting import show_size
 from ablation.storage.cache import DiskStore
 from ablation.storage.project import FOLDERS, ProjectPaths
+from ablation.study.placement import n_processors
 
 PACKAGE, SETUP = "ablate-lt", INSTALLED_IN / "setup.cfg"
 # less free disk or memory than this is reported, in bytes
@@ -127,9 +128,7 @@ def _packages() -> CheckResult:
 
 
 def _processors() -> CheckResult:
-    n_all = os.cpu_count() or 1
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else n_all
-    return CheckResult(f"{usable} of {n_all} to be used")
+    return CheckResult(f"{n_processors()} of {os.cpu_count() or 1} to be used")
 
 
 def _memory() -> CheckResult:
@@ -207,12 +206,12 @@ def _probed() -> dict[str, Any] | str:
     return found
 
 
-def determinism(settings: dict[str, Any] = SETTINGS) -> CheckResult:
+def determinism() -> CheckResult:
     """Check that a short trial gives the same bits twice, each time in a new process and store."""
     with tempfile.TemporaryDirectory() as scratch:
         stores = [DiskStore(Path(scratch, name)) for name in ("first", "second")]
         for store in stores:
-            done = _run_python(TRIAL, json.dumps(settings), str(store.root))
+            done = _run_python(TRIAL, json.dumps(SETTINGS), str(store.root))
             if done.returncode:
                 why = _last_line(done.stderr)
                 remedy = "see `torch` and `packages` above"

@@ -27,7 +27,6 @@ from ablation.execution.workers import (
 from ablation.grid.load import Study
 from ablation.planning.forecast import Listener
 from ablation.planning.plan import (
-    FixedTrials,
     Plan,
     Planner,
     Schedule,
@@ -81,7 +80,7 @@ class Execution:
         planner: Planner | None = None,
         keep_going: bool = False,
     ):
-        self.planner = planner or FixedTrials(study)
+        self.planner = planner or Planner(study)
         self.study, self.plan, self.folder, self.listener = study, plan, folder, listener
         self.shared_store, self.share = store, share
         self.supervision = Supervision(limits)

@@ -307,13 +307,8 @@ def _unknown_settings(experiment: Experiment, grid: Grid, options: Layer) -> Ite
     Where the experiment has no settings at all, nothing is known of the names.
     """
     known = {**experiment.settings, **grid.settings}
-    layers = [options]
-    layers += [Layer(grid.file, f"arms.{arm.name}", arm.overrides) for arm in grid.arms]
-    layers += [
-        Layer(grid.file, f"factors.{factor.name}.{level.name}", level.overrides)
-        for factor in grid.factors
-        for level in factor.levels
-    ]
+    with_every_level = [*grid.arms, *arms(grid.factors, ["one-factor"])]
+    layers = [options, *(layer for arm in with_every_level for layer in _layers(grid, arm))]
     if grid.search:
         layers.append(Layer(grid.file, "search.space", dict(grid.search.space)))
         layers.append(Layer(grid.file, "search.settings", grid.search.settings))

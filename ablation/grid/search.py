@@ -19,15 +19,22 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ablation.errors import Problem, nearest
 from ablation.formatting import leaves
 from ablation.grid.idle import Layer, Stack, merged
-from ablation.grid.seeds import MAX_SEED, NO_SEED, is_integer
-from ablation.grid.strict_yaml import METRIC_NAME, CheckedMapping, dotted, overlap, show
+from ablation.grid.seeds import MAX_SEED, NO_SEED
+from ablation.grid.strict_yaml import (
+    METRIC_NAME,
+    CheckedMapping,
+    dotted,
+    is_integer,
+    overlap,
+    show,
+)
 from ablation.storage.runs import Metric
 from ablation.subject.own import OwnCode
 from ablation.subject.protocol import FaultLike, LinkLike, Subject
@@ -106,8 +113,9 @@ class Choices:
     values: tuple[Scalar, ...]
 
     def holds(self, value: Any) -> bool:
-        """Whether a value is one of the choices."""
-        return any(value == one and type(value) is type(one) for one in self.values)
+        """Whether a value is one of the choices: 0.0 is 0, and false is not."""
+        is_bool = isinstance(value, bool)
+        return any(value == one and isinstance(one, bool) == is_bool for one in self.values)
 
     @property
     def n_values(self) -> int:
@@ -152,10 +160,6 @@ class Search:
     # of the search's trials alone
     settings: dict[str, Any] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
-        """All of it, JSON-able."""
-        return asdict(self)
-
 
 def read_search(
     file: CheckedMapping, study_seeds: Sequence[int], study_metric: Metric
@@ -181,7 +185,7 @@ def read_search(
         pruner=pruner,
         min_epochs=min_epochs,
         seeds=seeds,
-        parallel=_whole(section, "parallel", 1, 1, MAX_TRIALS),
+        parallel=section.whole("parallel", 1, 1, MAX_TRIALS),
         settings=section.settings("settings"),
     )
 
@@ -244,56 +248,73 @@ def search_problems(
     for key in search.space if variants else ():
         if not any(key in space for space in spaces.values()):
             yield Problem(file, f"search.space.{key}", _why_nowhere(key, subject, search, variants))
-    # place of a fault -> its message, the first arm that has it
+    own = Layer(file, "search.settings", search.settings)
+    settings = {one.name: merged((*one.layers, own)) for one in variants if spaces[one.name]}
+    faults = itertools.chain(
+        _misplaced_settings(search, variants),
+        *(_faults_of_one(search, subject, name, settings[name], spaces[name]) for name in settings),
+        _idle_limits(search, subject, settings.values()),
+    )
+    # of each place, what the first arm that has a fault there says
     found: dict[str, str] = {}
-    # of the trials of each arm that a pruner may end
-    n_epochs: list[int] = []
-    is_own = isinstance(subject, OwnCode)
+    for key, message in faults:
+        found.setdefault(key, message)
+    for key, message in found.items():
+        yield Problem(file, f"search.{key}", message)
+
+
+def _misplaced_settings(search: Search, variants: Sequence[Variant]) -> Iterator[tuple[str, str]]:
+    """Settings of the search's trials that are looked for, or that an arm sets itself."""
     for key in search.settings:
         for searched in search.space:
             if overlap(key, searched):
-                found[f"search.settings.{key}"] = f"is looked for (search.space.{searched})"
-    for variant in variants:
-        for key in search.settings:
+                yield f"settings.{key}", f"is looked for (search.space.{searched})"
+        for variant in variants:
             if _sets(variant.layers, key):
-                message = f"'{variant.name}' sets it itself: what is tuned would be another arm"
-                found.setdefault(f"search.settings.{key}", message)
-        space = spaces[variant.name]
-        if not space:
-            continue
-        settings = merged((*variant.layers, Layer(file, "search.settings", search.settings)))
-        all_faults = list(subject.check(settings))
-        faults = [fault for fault in all_faults if not fault.absent]
-        if search.pruner != "none" and not (is_own or all_faults):
-            links = subject.chain(settings, search.seeds[0], lambda key: None)
-            n_epochs.append(len(links) - n_before(links))
-        for fault in faults:
-            found.setdefault(f"search.settings.{fault.key}", fault.message)
-        own = dict(leaves(subject.resolve(settings))) if not faults else {}
-        for key, domain in space.items() if not faults else ():
-            message = _refusal(subject, settings, key, domain)
-            if not message and isinstance(domain, Range):
-                message = _why_not_whole(domain, own.get(key), variant.name)
-            if message:
-                found.setdefault(f"search.space.{key}", message)
-        reported = subject.metrics(settings) if hasattr(subject, "metrics") and not faults else None
-        name = search.metric["name"]
-        if name and reported is not None and name not in reported:
-            said = f"'{name}' is not reported by '{variant.name}'; {nearest(name, reported)}"
-            if name.startswith("validation/"):
-                said += "; search.settings: {data.validation: 0.2} holds images out"
-            found.setdefault("search.metric", said)
-    if n_epochs and max(n_epochs) <= search.min_epochs:
-        why = (
-            f"no trial has more than {max(n_epochs)} epochs, and min_epochs is {search.min_epochs}"
-        )
-        message = f"'{search.pruner}' would prune nothing: {why}; write pruner: none"
-        found["search.pruner"] = message
-    if search.budget and is_own:
-        message = "counts epochs, and how many a function or command has is not known; write trials"
-        found["search.budget"] = message
-    for key, message in found.items():
-        yield Problem(file, key, message)
+                why = f"'{variant.name}' sets it itself: what is tuned would be another arm"
+                yield f"settings.{key}", why
+
+
+def _faults_of_one(
+    search: Search, subject: Subject, name: str, settings: Mapping[str, Any], space: Space
+) -> Iterator[tuple[str, str]]:
+    """What is wrong with the search of one arm or baseline. settings: of its trials."""
+    faults = [fault for fault in subject.check(settings) if not fault.absent]
+    if faults:
+        yield from ((f"settings.{fault.key}", fault.message) for fault in faults)
+        return
+    own = dict(leaves(subject.resolve(settings)))
+    for key, domain in space.items():
+        message = _refusal(subject, settings, key, domain)
+        message = message or _why_not_whole(domain, own.get(key), name)
+        if message:
+            yield f"space.{key}", message
+    reported = subject.metrics(settings) if hasattr(subject, "metrics") else None
+    metric = search.metric["name"]
+    if metric and reported is not None and metric not in reported:
+        said = f"'{metric}' is not reported by '{name}'; {nearest(metric, reported)}"
+        if metric.startswith("validation/"):
+            said += "; search.settings: {data.validation: 0.2} holds images out"
+        yield "metric", said
+
+
+def _idle_limits(
+    search: Search, subject: Subject, searched: Iterable[Mapping[str, Any]]
+) -> Iterator[tuple[str, str]]:
+    """A pruner that could end no trial, and a budget of epochs that are not known."""
+    if isinstance(subject, OwnCode):
+        if search.budget:
+            what = "counts epochs, and how many a function or command has is not known"
+            yield "budget", f"{what}; write trials"
+        return
+    if search.pruner == "none":
+        return
+    sound = (settings for settings in searched if not subject.check(settings))
+    chains = [subject.chain(settings, search.seeds[0], lambda key: None) for settings in sound]
+    n_most = max((len(links) - n_before(links) for links in chains), default=math.inf)
+    if n_most <= search.min_epochs:
+        why = f"no trial has more than {n_most} epochs, and min_epochs is {search.min_epochs}"
+        yield "pruner", f"'{search.pruner}' would prune nothing: {why}; write pruner: none"
 
 
 def n_before(links: Sequence[LinkLike]) -> int:
@@ -317,9 +338,11 @@ def _refusal(subject: Subject, settings: Mapping[str, Any], key: str, domain: Do
     return ""
 
 
-def _why_not_whole(domain: Range, own: Any, name: str) -> str:
+def _why_not_whole(domain: Domain, own: Any, name: str) -> str:
     """Why a range of whole numbers is not meant as one, by an arm's own value; else ""."""
-    if not domain.is_whole or not _is_number(own) or float(own).is_integer():
+    if not isinstance(domain, Range) or not domain.is_whole:
+        return ""
+    if not _is_number(own) or float(own).is_integer():
         return ""
     what = f"looks for whole numbers alone, as both ends are, and '{name}' has {show(own)}"
     return f"{what}; write {float(domain.low)} and {float(domain.high)} for any number"
@@ -449,7 +472,7 @@ def _pruner(section: CheckedMapping) -> tuple[str, int]:
     inner = section.section("pruner")
     inner.allow("name", "min_epochs")
     name = inner.choice("name", PRUNERS) or "none"
-    return name, _whole(inner, "min_epochs", 1, 1, MAX_EPOCHS)
+    return name, inner.whole("min_epochs", 1, 1, MAX_EPOCHS)
 
 
 def _budget(section: CheckedMapping) -> tuple[int, int]:
@@ -459,8 +482,8 @@ def _budget(section: CheckedMapping) -> tuple[int, int]:
     if len(has) == 2:
         section.note("budget", "does not go with trials; one of them is the budget of an arm")
     return (
-        _whole(section, "trials", 0, 1, MAX_TRIALS),
-        _whole(section, "budget", 0, 1, MAX_EPOCHS),
+        section.whole("trials", 0, 1, MAX_TRIALS),
+        section.whole("budget", 0, 1, MAX_EPOCHS),
     )
 
 
@@ -478,16 +501,6 @@ def _seeds(section: CheckedMapping, study_seeds: Sequence[int]) -> tuple[int, ..
     if section.values["seeds"] == []:
         section.note("seeds", "is an empty list; one seed is enough")
     return seeds
-
-
-def _whole(section: CheckedMapping, key: str, default: int, low: int, high: int) -> int:
-    value = section.values.get(key)
-    if value is None:
-        return default
-    if is_integer(value, low, high):
-        return value
-    section.note(key, f"{show(value)} is not a whole number from {low} to {high}")
-    return default
 
 
 def _number(section: CheckedMapping, key: str) -> float | None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple, TypeGuard
+from typing import NamedTuple
 
 from ablation.errors import InputError, Problem
-from ablation.grid.strict_yaml import CheckedMapping, read_value, show
+from ablation.grid.strict_yaml import CheckedMapping, is_integer, read_value, show
 
 MAX_SEEDS = 1000
 MAX_SEED = 2**32 - 1
@@ -131,8 +131,9 @@ def _until_decided(section: CheckedMapping) -> Seeds:
     section.allow(*KEYS)
     n_problems = len(section.problems)
     sizes = _sizes(section)
-    start = _number(section, "start", sizes[0] if sizes else START)
-    most = _number(section, "max", sizes[-1] if sizes else max(MOST, start))
+    bounds = (FEWEST, MAX_SEEDS, _ALLOWED)
+    start = section.whole("start", sizes[0] if sizes else START, *bounds)
+    most = section.whole("max", sizes[-1] if sizes else max(MOST, start), *bounds)
     effects = section.values.get("effects")
     effects = False if effects is None else effects
     if not isinstance(effects, bool):
@@ -166,21 +167,3 @@ def _sizes(section: CheckedMapping) -> tuple[int, ...]:
         section.note("looks", f"{sizes} must increase; did you mean {sorted(set(sizes))}?")
         return ()
     return tuple(sizes)
-
-
-def _number(section: CheckedMapping, key: str, default: int) -> int:
-    value = section.values.get(key)
-    if value is None:
-        return default
-    if is_integer(value, FEWEST, MAX_SEEDS):
-        return value
-    nearest = ""
-    if isinstance(value, int) and not isinstance(value, bool):
-        nearest = f"; the nearest is {FEWEST if value < FEWEST else MAX_SEEDS}"
-    section.note(key, f"{show(value)} is not {_ALLOWED}{nearest}")
-    return default
-
-
-def is_integer(value: Any, low: int, high: int) -> TypeGuard[int]:
-    """Whether a value of a file is a whole number from `low` to `high`; true and false are none."""
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high

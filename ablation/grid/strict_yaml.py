@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
@@ -83,20 +83,16 @@ def read_value(text: str, file: str, key: str = "") -> Any:
     return _built(node, file, key)
 
 
-def doubts_in_file(path: Path) -> list[Problem]:
+def doubts_in_file(path: Path) -> Iterator[Problem]:
     """What is doubtful in a YAML file; nothing if it cannot be read."""
-    try:
-        return list(_doubts(_composed(path), path.name, ""))
-    except InputError:
-        return []
+    with suppress(InputError):
+        yield from _doubts(_composed(path), path.name, "")
 
 
-def doubts_in_value(text: str, file: str, key: str = "") -> list[Problem]:
+def doubts_in_value(text: str, file: str, key: str = "") -> Iterator[Problem]:
     """What is doubtful in a command-line option, see `read_value`; nothing if it cannot be read."""
-    try:
-        return list(_doubts(_compose(text, file, key), file, key))
-    except InputError:
-        return []
+    with suppress(InputError):
+        yield from _doubts(_compose(text, file, key), file, key)
 
 
 def plain(text: str) -> Scalar:
@@ -150,6 +146,11 @@ def dotted(*parts: str) -> str:
 def as_text(value: Any) -> str:
     """A value as text, equal for equal values only: Python takes 1, 1.0 and True for the same."""
     return json.dumps(value, sort_keys=True, default=str)
+
+
+def is_integer(value: Any, low: int, high: int) -> TypeGuard[int]:
+    """Whether a value of a file is a whole number from `low` to `high`; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
 def show(value: Any) -> str:
@@ -375,7 +376,8 @@ class CheckedMapping:
 
     def choice(self, key: str, choices: Collection[str], default: str | None = None) -> str | None:
         """One of the choices."""
-        value = self.values.get(key, default)
+        value = self.values.get(key)
+        value = default if value is None else value
         if isinstance(value, str) and value in choices:
             return value
         if value is None:
@@ -383,6 +385,18 @@ class CheckedMapping:
         else:
             self.note(key, f"{show(value)} is not allowed; {nearest(value, choices)}")
         return None
+
+    def whole(self, key: str, default: int, low: int, high: int, means: str = "") -> int:
+        """A whole number from `low` to `high`, which `means` puts into words."""
+        value = self.values.get(key)
+        if is_integer(value, low, high):
+            return value
+        if value is not None:
+            is_whole = isinstance(value, int) and not isinstance(value, bool)
+            hint = f"; the nearest is {low if value < low else high}" if is_whole else ""
+            means = means or f"a whole number from {low} to {high}"
+            self.note(key, f"{show(value)} is not {means}{hint}")
+        return default
 
     def names(self, pattern: str, means: str) -> list[str]:
         """The keys, where they are names that the user chose."""

@@ -11,7 +11,7 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from ablation.grid.load import Study, Variant
 from ablation.storage.cache import DiskStore
@@ -154,41 +154,31 @@ def revise(study: Study, plan: Plan, store: DiskStore, name: str) -> Plan:
     return with_ownership({**plan.trials, name: replace(trial, links=links)})
 
 
-class Planner(Protocol):
-    """What decides, while a study runs, which epochs and trials come next."""
+class Planner:
+    """Decides, while a study runs, which epochs and trials come next.
+
+    By itself: all trials are known from the start, and undecided chains end where records say.
+    """
+
+    def __init__(self, study: Study):
+        self.study = study
 
     def revised(self, plan: Plan, name: str, store: DiskStore) -> Plan:
         """The plan once more of a trial's records are there; the same object if nothing changes."""
+        return revise(self.study, plan, store, name)
 
     def ends_after(self, name: str, epoch: Record) -> bool:
         """Whether a trial ends with an epoch within a link of own code that goes on.
 
         Asked of each epoch once, in their order, when a later one has begun.
         """
+        return False
 
     def grown(self, plan: Plan) -> Plan:
         """The plan with the trials that are due now that others have ended.
 
         Asked at the start and whenever trials have ended; the same object if none are due.
         """
-
-
-@dataclass(frozen=True)
-class FixedTrials:
-    """The trials are known from the start; chains of undecided length end where records say."""
-
-    study: Study
-
-    def revised(self, plan: Plan, name: str, store: DiskStore) -> Plan:
-        """See `revise`."""
-        return revise(self.study, plan, store, name)
-
-    def ends_after(self, name: str, epoch: Record) -> bool:
-        """None is ended."""
-        return False
-
-    def grown(self, plan: Plan) -> Plan:
-        """No trials are added."""
         return plan
 
 

@@ -21,11 +21,10 @@ from ablation.analysis.contrasts import claimed, main_effects
 from ablation.grid.load import Study
 from ablation.grid.seeds import Look
 from ablation.planning.manifest import manifest_of
-from ablation.planning.plan import Plan, PlannedTrial, build_plan, revise
+from ablation.planning.plan import Plan, PlannedTrial, Planner, build_plan
 from ablation.storage.cache import DiskStore
 from ablation.storage.files import UNREADABLE
 from ablation.storage.runs import Manifest, RunFolder, write_atomically
-from ablation.subject.protocol import Record
 
 # of a study's looks, in the file that keeps them
 MAX_NOTES = 50
@@ -56,8 +55,9 @@ def judged(folder: RunFolder, manifest: Manifest) -> LooksSoFar:
     manifest: of trials that have all ended
     """
     path, digest = folder.path / ".looks.json", _digest(folder, manifest)
+    notes: dict[str, Any] = {}
     try:
-        notes: dict[str, Any] = dict(json.loads(path.read_bytes()))
+        notes = dict(json.loads(path.read_bytes()))
         due, looks = notes[digest]
         return LooksSoFar(
             {str(arm): int(n) for arm, n in due.items()},
@@ -69,10 +69,7 @@ def judged(folder: RunFolder, manifest: Manifest) -> LooksSoFar:
     except (*UNREADABLE, KeyError, TypeError, AttributeError):
         state = _replayed(folder, manifest)
     kept = {what: [*look[:3], sorted(look.going_on)] for what, look in state.looks.items()}
-    try:
-        known = [*json.loads(path.read_bytes()).items()][1 - MAX_NOTES :]
-    except (*UNREADABLE, AttributeError):
-        known = []
+    known = [*notes.items()][1 - MAX_NOTES :]
     # it is only a note: a folder that cannot be written is read all the same
     with suppress(OSError):
         write_atomically(path, json.dumps(dict([*known, (digest, [state.due, kept])])) + "\n")
@@ -107,8 +104,8 @@ def _digest(folder: RunFolder, manifest: Manifest) -> str:
     return digest.hexdigest()
 
 
-class UntilDecided:
-    """Plans the trials of a study that looks at its seeds, see `ablation.planning.plan.Planner`.
+class UntilDecided(Planner):
+    """Plans the trials of a study that looks at its seeds.
 
     Args:
         tell: called with a line about each look that ends
@@ -122,7 +119,8 @@ class UntilDecided:
         budget: Budget | None = None,
         tell: Callable[[str], None] = lambda text: None,
     ):
-        self.study, self.store, self.folder = study, store, folder
+        super().__init__(study)
+        self.store, self.folder = store, folder
         self.budget, self.tell = budget or Budget(), tell
         # whether no seeds are added any more, even without a budget
         self.is_over = False
@@ -145,14 +143,6 @@ class UntilDecided:
             plan = grown
         self.tell = tell
         return plan
-
-    def revised(self, plan: Plan, name: str, store: DiskStore) -> Plan:
-        """See `revise`."""
-        return revise(self.study, plan, store, name)
-
-    def ends_after(self, name: str, epoch: Record) -> bool:
-        """None is ended."""
-        return False
 
     def grown(self, plan: Plan) -> Plan:
         """The plan with the trials of the next look, once all of this one have ended."""

@@ -32,12 +32,11 @@ from ablation.grid.search import (
     space_of,
 )
 from ablation.grid.strict_yaml import show
-from ablation.planning.plan import Plan, PlannedTrial, counted, plan_trial, revise
+from ablation.planning.plan import Plan, PlannedTrial, Planner, counted, plan_trial, revise
 from ablation.storage.asked import (
     COMPLETE,
     FAILED,
     PRUNED,
-    SUFFIX,
     AskedTrial,
     SearchLog,
     trial_name,
@@ -84,7 +83,7 @@ class ArmTuning:
     @property
     def _digest(self) -> str:
         """Of all that the events depend on, but for how many trials there are to be."""
-        told = {**self.search.to_json(), "space": {k: repr(v) for k, v in self.space.items()}}
+        told = {**asdict(self.search), "space": {k: repr(v) for k, v in self.space.items()}}
         del told["trials"], told["budget"]
         return digest_of([told, self.config, self.chain[-1].key])
 
@@ -193,31 +192,21 @@ def until(links: Sequence[LinkLike], step: int | None) -> Sequence[LinkLike]:
 
 @dataclass(frozen=True)
 class Tuning:
-    """The search of all arms of a study."""
+    """The search of all arms of a study whose grid has one."""
 
     study: Study
     # of the search's trials
     folder: RunFolder
 
-    @staticmethod
-    def of(study: Study, runs: Path, name: str) -> Tuning | None:
-        """The search of a study called `name`; None where its grid has none."""
-        if study.grid.search is None:
-            return None
-        return Tuning(study, RunFolder(runs / f"{name}{SUFFIX}"))
-
     @cached_property
     def arms(self) -> dict[str, ArmTuning]:
         """Arm or baseline -> its search, of those with a space."""
-        search = self.search
-        found = {}
-        for variant in self.study.variants:
-            space = space_of(search, self.study.subject, variant.layers)
-            if space:
-                found[variant.name] = ArmTuning(
-                    self.study, search, variant, space, self.folder.path
-                )
-        return found
+        study, search, folder = self.study, self.search, self.folder.path
+        return {
+            variant.name: ArmTuning(study, search, variant, space, folder)
+            for variant in study.variants
+            if (space := space_of(search, study.subject, variant.layers))
+        }
 
     @property
     def search(self) -> Search:
@@ -259,13 +248,18 @@ class Tuning:
         if self.search.pruner == "none" or not arms:
             return []
         metric, least = self.search.metric["name"], self.search.min_epochs
-        why = f"no trial measured {metric} at an epoch from {least} on that was not its last"
-        return [f"the pruner could end no trial of {listed(arms)}: {why}"]
+        why = f"none measured {metric} at an epoch from {least} on that was not its last"
+        return [f"no trial of {listed(arms)} could be ended early: {why}"]
 
     @property
     def is_finished(self) -> bool:
         """Whether the search of every arm is."""
         return all(arm.is_finished for arm in self.arms.values())
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is to be run: it is not finished, or has lost its manifest."""
+        return not (self.is_finished and self.folder.exists())
 
     @property
     def search_study(self) -> Study:
@@ -315,15 +309,15 @@ class _Entry(NamedTuple):
     whole: PlannedTrial
 
 
-class SearchPlanner:
+class SearchPlanner(Planner):
     """Plans the search's trials: asks for new ones, and decides at the rungs which go on."""
 
     def __init__(self, tuning: Tuning, store: DiskStore):
         # Optuna is loaded where it is asked.
         from ablation.search.sampling import ArmSearch
 
+        super().__init__(tuning.search_study)
         self.tuning, self.store = tuning, store
-        self.study = tuning.search_study
         self._entries: dict[str, _Entry] = {}
         # key of a link -> the trial that has it first
         self._owner: dict[str, str] = {}
@@ -540,7 +534,7 @@ def search_found(tuning: Tuning, before: Mapping[str, Any]) -> dict[str, Any]:
             "trials": trials,
             "n_measured": arm.n_measured,
         }
-    how = {key: value for key, value in search.to_json().items() if key != "space"}
+    how = {key: value for key, value in asdict(search).items() if key != "space"}
     warnings = {"warnings": tuning.warnings} if tuning.warnings else {}
     return {**how, **warnings, "arms": arms}
 

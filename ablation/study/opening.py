@@ -166,7 +166,8 @@ def open_study(
         raise InputError(
             [Problem("--as" if alias else grid.name, name, f"ends in {SUFFIX}, {WHY}")]
         )
-    tuning = None if study.absent else Tuning.of(study, places.root / "runs", name)
+    is_searched = study.grid.search is not None and not study.absent
+    tuning = Tuning(study, places.runs(f"{name}{SUFFIX}")) if is_searched else None
     found: dict[str, Any] = {}
     if tuning is not None and tuning.is_finished:
         before = places.runs(name).known_manifest()

@@ -46,6 +46,11 @@ class TrialFiles:
     ):
         self.folder, self.store, self.manifest, self.subject = folder, store, manifest, subject
 
+    @property
+    def unless_over(self) -> str:
+        """What limits that `ablate run` runs a trial again: a search that has ended is left."""
+        return ", unless the search is over" if self.manifest.search.get("of") else ""
+
     def restore(self) -> list[str]:
         """Write damaged files of ended trials again, before a study is run; returns what was done.
 
@@ -106,7 +111,8 @@ class TrialFiles:
             self.folder.write_records(spec.trial, records)
         if outcome is not None:
             self.folder.write_outcome(spec.trial, outcome)
-        done = "made again, without training" if outcome else "to be run again by `ablate run`"
+        again = f"to be run again by `ablate run`{self.unless_over}"
+        done = "made again, without training" if outcome else again
         return f"{done} (what it said is kept in {', '.join(asides)})" if asides else done
 
     def _put_aside(

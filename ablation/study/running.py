@@ -108,7 +108,9 @@ def run(planned: PlannedStudy, options: RunOptions) -> RunResult:
     # warnings: those of the search need not be repeated before the study
     warned = set[str]()
     # The files are read again after each search: they may say now that more is to be searched.
-    while planned.tuning is not None and not planned.tuning.is_finished:
+    while planned.tuning is not None and planned.tuning.is_due:
+        # where its manifest alone is lost, the study has the settings that it found
+        planned = replace(planned, study=planned.tuning.study)
         result = _search(planned, options, warned)
         if result.n_open:
             return result

@@ -4,6 +4,7 @@ import doctest
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import ablation
@@ -37,6 +38,13 @@ def test_a_study_that_is_not_there_is_named(project):
     for read in (ablation.load_results, ablation.effects):
         with pytest.raises(InputError, match="runs: own: no such study; there is none yet"):
             read("own")
+
+
+def test_seeds_may_be_numpy_integers(monkeypatch):
+    monkeypatch.setattr("ablation.study.opening.open_study", lambda *given, **_: given[3])
+    monkeypatch.setattr("ablation.study.running.run", lambda seeds, _: seeds)
+    given = {"[0, 1]": np.arange(2), "3": np.int64(3), "5": 5, "[0, 2]": (0, 2)}
+    assert [ablation.run_study("own", seeds=seeds) for seeds in given.values()] == list(given)
 
 
 def test_importing_the_api_loads_nothing_heavy():

@@ -506,6 +506,13 @@ def test_a_study_that_is_being_run_is_not_touched(toy):
         )
 
 
+def test_a_database_that_is_none_is_not_said_to_be_moved_aside_while_a_study_runs(toy):
+    (toy.root / ".ablate" / "optuna.db").write_bytes(b"no database" * 100)
+    check, _ = database_checks(toy.places, running={"toy"})
+    found = check.look()
+    assert found.mend is None and "once no study is being run, --repair moves" in found.remedy
+
+
 def test_a_database_that_another_program_holds_is_left_and_named(toy, monkeypatch):
     monkeypatch.setattr("ablation.storage.project.PATIENCE_SECONDS", 0.05)
     other = sqlite3.connect(toy.root / "mlflow.db", isolation_level=None)

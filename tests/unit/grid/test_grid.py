@@ -122,6 +122,18 @@ def test_a_study_holds_arms_then_baselines_with_merged_settings(load):
     assert (experiment.name, experiment.title, experiment.dataset) == ("tiny", "Tiny", "tiny")
 
 
+def test_a_key_that_is_null_takes_its_default(tmp_path):
+    search = (
+        "{space: {a: {low: 1, high: 3}}, metric: v/top1, trials: 3, sampler: null, pruner: null}"
+    )
+    null = f"question: null\ndesign: null\nmetric: {{name: null, goal: null}}\nsearch: {search}\n"
+    (tmp_path / "grid.yaml").write_text(GRID + null)
+    grid = read_grid(tmp_path / "grid.yaml", problems := [])
+    assert problems == []
+    assert (grid.design, grid.search.sampler, grid.search.pruner) == (("factorial",), "tpe", "none")
+    assert grid.metric == {"name": "test/top1", "goal": "maximize"}
+
+
 def test_later_layers_win_from_experiment_to_levels(load):
     tiny = "settings: {epochs: 1, warmup.epochs: 1, mixup: 1, optim: {lr: 1, momentum: 1}}"
     grid = GRID + "settings: {warmup: {epochs: 2}, mixup: 2}\n"

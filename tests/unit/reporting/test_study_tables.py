@@ -14,6 +14,7 @@ from ablation.cli.main import main
 from ablation.errors import InputError
 from ablation.formatting import (
     column_decimals,
+    compared_p,
     durations,
     effect,
     effects_decimals,
@@ -218,6 +219,11 @@ def test_a_column_has_the_decimals_that_its_median_uncertainty_allows():
 def test_p_values_and_times_of_a_column_are_alike():
     assert [p_cell(p) for p in (1.0, 0.47, 0.0051, 0.0004, 0.0499, 0.0496)] == [
         *("1.000", "0.470", "0.005", "< 0.001", "0.0499", "0.0496"),
+    ]
+    # no p below 0.05 reads as 0.05, in tables or sentences
+    assert [p_cell(p) for p in (0.05, 0.04996)] == ["0.050", "0.04996"]
+    assert [compared_p(p) for p in (0.05, 0.0497, 0.04996, 0.0004)] == [
+        *("= 0.05", "= 0.0497", "= 0.04996", "< 0.001"),
     ]
     assert durations([4.8, 37.0]) == ["4.8 s", "37.0 s"]
     assert durations([58.0, 63.0, float("nan")]) == ["1.0 min", "1.1 min", "–"]

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 from test_tuning import Killed, kill_after
 
+from ablation.doctor.files import trial_checks
 from ablation.errors import InputError
 from ablation.reporting import figures
 from ablation.storage.runs import RunFolder
@@ -263,6 +264,20 @@ def test_files_of_a_pruned_trial_that_ran_on_are_as_they_should_be(project):
     assert files.wrong(spec) == {}
 
 
+def test_lost_trials_of_a_finished_search_are_not_said_to_be_run_again(project):
+    project.run()
+    planned, manifest = opening.open_study(project.grid), project.folder.manifest()
+    files = TrialFiles(project.folder, planned.store, manifest, planned.study.subject)
+    planned.store.clear()
+    lost = project.folder.trial_path(manifest.trials[0].trial)
+    (lost / "metrics.jsonl").write_bytes(b"lost")
+    found = trial_checks(files)[0].look()
+    assert found.remedy.endswith("`ablate run` runs what neither has, unless the search is over")
+    assert found.mend().startswith("1 to be run again by `ablate run`, unless the search is over")
+    project.run()
+    assert not (lost / "outcome.json").exists()
+
+
 @pytest.mark.parametrize(
     "n", [3, 24, *(pytest.param(n, marks=pytest.mark.long) for n in (8, 15, 30, 40, 60))]
 )
@@ -326,12 +341,9 @@ def test_hyperband_waits_for_a_complete_trial_as_long_as_its_first_bracket(proje
 def test_what_reports_no_epochs_is_told_that_nothing_was_pruned(tmp_path, monkeypatch, capsys):
     project = Project(tmp_path / "project", monkeypatch, "MODULE:quiet", reports=True)
     project.run()
-    why = "acc at an epoch from 3 on that was not its last"
-    said = f"warning: the pruner could end no trial of reference and x=b: no trial measured {why}"
-    assert said in capsys.readouterr().out
-    assert f"No trial of `reference` and `x=b` could be ended early: none measured {why}." in (
-        project.told
-    )
+    why = "could be ended early: none measured acc at an epoch from 3 on that was not its last"
+    assert f"warning: no trial of reference and x=b {why}" in capsys.readouterr().out
+    assert f"No trial of `reference` and `x=b` {why}." in project.told
 
 
 def test_the_plan_counts_trials_and_no_epochs(project):

@@ -173,12 +173,12 @@ BROKEN = {
     "no trials": (
         "trials: 8",
         "trials: 0",
-        ["search.trials: 0 is not a whole number from 1 to 10000"],
+        ["search.trials: 0 is not a whole number from 1 to 10000; the nearest is 1"],
     ),
     "budget below a trial": (
         "trials: 8",
         "budget: 0",
-        ["search.budget: 0 is not a whole number from 1 to 10000000"],
+        ["search.budget: 0 is not a whole number from 1 to 10000000; the nearest is 1"],
     ),
     "both budgets": (
         "trials: 8",
@@ -203,7 +203,7 @@ BROKEN = {
     "no epochs before pruning": (
         "min_epochs: 2",
         "min_epochs: 0",
-        ["search.pruner.min_epochs: 0 is not a whole number from 1 to 10000000"],
+        ["search.pruner.min_epochs: 0 is not a whole number from 1 to 10000000; the nearest is 1"],
     ),
     "more epochs before pruning than a trial has": (
         "min_epochs: 2",
@@ -309,7 +309,8 @@ def test_domains_are_read_back_as_they_were_written():
         (Range(1, 5), [1, 3, 5, 3.0], [0, 6, 2.5, True, "3", None]),
         (Range(0.1, 0.5, step=0.2), [0.1, 0.3, 0.5], [0.2, 0.6]),
         (Range(1e-5, 1.0, log=True), [1e-5, 0.3, 1.0], [0, 2]),
-        (Choices((1, "a", None, True)), [1, "a", None, True], [1.0, "b", False]),
+        (Choices((1, "a", None, True)), [1, 1.0, "a", None, True], [2, "b", False]),
+        (Choices((0, 0.5)), [0, 0.0, 0.5], [False, None, "0"]),
     ],
 )
 def test_what_a_domain_holds(domain, inside, outside):

@@ -155,6 +155,22 @@ def test_a_finished_search_asks_nothing_and_trains_nothing(project):
     assert len(project.trained) == n_trained
 
 
+@pytest.mark.parametrize("content", ["{", None])
+def test_a_lost_manifest_of_a_finished_search_is_written_again(project, content):
+    project.run()
+    path = project.root / "runs" / "tune.search" / "study.json"
+
+    def trials():
+        told = json.loads(path.read_text())["trials"]
+        return {spec["trial"]: (spec["key"], spec["epochs_planned"]) for spec in told}
+
+    before, results, n_trained = trials(), outcomes(project), len(project.trained)
+    path.write_text(content) if content else path.unlink()
+    project.run()
+    assert trials() == before
+    assert (outcomes(project), len(project.trained)) == (results, n_trained)
+
+
 def test_no_epoch_is_trained_twice_and_pruned_trials_cost_their_epochs_alone(project):
     project.run()
     assert len(set(project.trained)) == len(project.trained)
@@ -205,6 +221,19 @@ def test_the_arms_own_settings_are_the_first_trial(project):
     project.run()
     first = [events[1]["values"] for events in project.events().values()]
     assert all(values["rate"] == 1e-3 for values in first)
+
+
+def test_own_settings_are_the_first_trial_where_choices_write_their_numbers_otherwise(
+    tmp_path, monkeypatch
+):
+    search = SEARCH.replace("mode: {choices: [soft, hard]}", "noise: {choices: [0, 1]}")
+    grid = GRID + search + "settings: {noise: 1.0}\n"
+    planned = TunedProject(tmp_path / "project", monkeypatch, grid).open()
+    planner = SearchPlanner(planned.tuning, planned.store)
+    planned.folder.path.with_name("tune.search").mkdir(parents=True)
+    planner.grown(planner.begun())
+    for arm in planned.tuning.arms.values():
+        assert arm.log.trials[0].values == arm.own == {"rate": 1e-3, "noise": 1}
 
 
 def test_an_arm_is_not_tuned_in_what_its_levels_set_or_its_method_ignores(project):

@@ -10,6 +10,7 @@ from toy_subject import Toy
 from ablation.planning.plan import build_plan
 from ablation.search.tuning import Tuning
 from ablation.storage.asked import SUFFIX
+from ablation.storage.runs import RunFolder
 from ablation.study.opening import PlannedStudy
 from ablation.subject.protocol import Link
 
@@ -63,9 +64,7 @@ class SearchedStudy(ToyStudy):
         (root / "runs" / f"toy{SUFFIX}").mkdir(parents=True)
 
     def tuning(self) -> Tuning:
-        found = Tuning.of(self.study(), self.root / "runs", "toy")
-        assert found is not None
-        return found
+        return Tuning(self.study(), RunFolder(self.root / "runs" / f"toy{SUFFIX}"))
 
     def planned(self, seeds: str | None = None) -> PlannedStudy:
         study = self.study(seeds)
