@@ -210,11 +210,24 @@ def yaml_path(name: Path | str) -> Path:
             return folder / file
     if path.is_dir():
         return path
-    known = [found.name for folder in (Path(), EXPERIMENTS) for found in folder.glob("*.yaml")]
-    none = "there is no YAML file in either; `ablate init` writes examples"
-    hint = nearest(file, known) if known else none
+    known = [found for folder in (Path(), EXPERIMENTS) for found in folder.glob("*.yaml")]
+    if of_study := [found for found in known if _names_study(found, str(name))]:
+        hint = f"the study '{name}' is in {of_study[0]}"
+    elif known:
+        hint = nearest(file, [found.name for found in known])
+    else:
+        hint = "there is no YAML file in either; `ablate init` writes examples"
     message = f"no such file in '{Path.cwd()}' or its {EXPERIMENTS}/; {hint}"
     raise InputError([Problem("", str(path), message)])
+
+
+def _names_study(path: Path, name: str) -> bool:
+    """Whether a file looks like the grid of the study of that name."""
+    try:
+        text = path.read_text("utf-8", "replace")
+    except OSError:
+        return False
+    return re.search(rf"""^study: *["']?{re.escape(name)}["']? *(#.*)?$""", text, re.M) is not None
 
 
 def experiment_path(grid_path: Path, name: str, option: str | None) -> Path:

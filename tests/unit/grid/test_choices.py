@@ -80,3 +80,12 @@ def test_a_name_is_looked_for_here_too_and_a_folder_of_that_name_is_no_grid(proj
     Path("fixes").mkdir()
     write("experiments/fixes.yaml")
     assert yaml_path("fixes") == Path("experiments/fixes.yaml")
+
+
+@pytest.mark.parametrize("named", ["study: own", "study: 'own'  # mine"])
+def test_the_name_of_a_study_leads_to_its_grid(named, project):
+    Path("experiments/fixes-2.yaml").write_text(f"{named}\nfactors: {{}}\n")
+    Path("experiments/owner.yaml").write_text("study: owner\nsettings: {study: own}\n")
+    Path("experiments/folder.yaml").mkdir()
+    with pytest.raises(InputError, match="the study 'own' is in experiments/fixes-2.yaml"):
+        yaml_path("own")
