@@ -118,12 +118,16 @@ def shown_arms(results: Results, arms: list[str], most: int = MAX_ARMS) -> list[
 def by_epoch(results: Results, metric: str) -> dict[str, pd.DataFrame]:
     """Arm -> mean, min, max and count of a metric over seeds, by epoch; arms that have any.
 
-    Without pre-training, which counts its own epochs.
+    Of complete trials: one that fails would bend the mean where it ends. Of an arm that has none,
+    of all. Without pre-training, which counts its own epochs.
     """
-    history = results.history
+    history, trials = results.history, results.trials
     if metric not in history:
         return {}
-    rows = history.loc[history["phase"] != "pretrain", ["arm", "epoch", metric]].dropna()
+    complete = trials[trials["state"] == "COMPLETE"]
+    counts = history["trial"].isin(complete["trial"]) | ~history["arm"].isin(complete["arm"])
+    counted = history[counts & (history["phase"] != "pretrain")]
+    rows = counted[["arm", "epoch", metric]].dropna()
     found = rows.groupby(["arm", "epoch"])[metric].agg(["mean", "min", "max", "count"])
     known = found.index.unique("arm")
     return {arm: found.loc[arm] for arm in results.arms if arm in known}

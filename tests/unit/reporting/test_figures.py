@@ -159,6 +159,19 @@ def test_a_curve_is_over_the_seeds_that_have_the_epoch_and_without_pretraining(t
     assert set(found["warmup"]["count"]) == {2} and by_epoch(results, "not/measured") == {}
 
 
+def test_a_curve_has_no_failed_trials_unless_there_are_no_others(tmp_path):
+    results = load(study(tmp_path, factors=TWO, detail=True))
+    trials, metric = results.trials, "diag/latent_drift"
+    before = by_epoch(results, metric)
+    trials.loc[(trials["arm"] == "warmup") & (trials["seed"] == 1), "state"] = "FAILED"
+    trials.loc[trials["arm"] == "lr_split", "state"] = "RUNNING"
+    after = by_epoch(results, metric)
+    (n,), (n_before,) = (set(one["warmup"]["count"]) for one in (after, before))
+    assert n == n_before - 1
+    assert after["lr_split"].equals(before["lr_split"])
+    assert after["reference"].equals(before["reference"])
+
+
 def test_as_many_arms_have_a_line_of_their_own_as_there_are_colours():
     assert len(PALETTE) == MAX_LINES
 
