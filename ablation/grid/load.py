@@ -223,6 +223,9 @@ def yaml_path(name: Path | str) -> Path:
 
 def _names_study(path: Path, name: str) -> bool:
     """Whether a file looks like the grid of the study of that name."""
+    # to read a pipe would wait for a writer
+    if not path.is_file():
+        return False
     try:
         text = path.read_text("utf-8", "replace")
     except OSError:

@@ -6,8 +6,7 @@
     {"end": 0, "state": "COMPLETE", "value": 71.5}
 
 The file only grows. From its events the search can be made again as it was: they stand in the order
-in which they happened. A torn last line is ignored, and the file of another search put
-aside.
+in which they happened. A torn last line is ignored, and the file of another search is put aside.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ import string
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -315,9 +316,17 @@ def _require_there(literals: Sequence[str | None]) -> None:
 
 def _near_script(script: Path) -> str:
     """A hint towards a script that is there: in the folder named, or the working directory."""
-    folders = {script.parent, Path()}
-    known = [path.as_posix() for folder in folders for path in folder.glob("*.py")]
-    return nearest(script, known) if known else "neither its folder nor this one has Python files"
+    # name -> path; those of the folder named come last, and are taken
+    known = {
+        path.name: path.as_posix()
+        for folder in (Path(), script.parent)
+        for path in folder.glob("*.py")
+    }
+    if not known:
+        return "neither its folder nor this one has Python files"
+    # of another folder no more than the name is like it
+    close = get_close_matches(script.name, known, n=1)
+    return nearest(known[close[0]] if close else script, known.values())
 
 
 def _files(literals: Sequence[str | None]) -> dict[str, bytes]:

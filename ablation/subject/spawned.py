@@ -98,8 +98,9 @@ class _Output:
         self._told: dict[int, dict[str, float]] = {}
         # file -> its text when it was read last, and what that said
         self._seen: dict[Path, tuple[str, Measured]] = {}
-        # epoch -> what files say of it, of those that the study was not told of
+        # epoch -> what files say of it, and those of which the study is to be told that
         self._found: History = {}
+        self._due: set[int] = set()
         self._looked = time.monotonic()
 
     def follow(self, process: subprocess.Popen[bytes]) -> None:
@@ -174,6 +175,8 @@ class _Output:
                     self._look(before=epoch)
                 known = self._printed.with_short_names(self._printed.history[epoch])
                 self._tell(epoch, known, self._printed.withdrawn)
+                # what files say of an epoch counts, also where that was told before
+                self._due |= {epoch} & self._found.keys()
 
     def _look(self, before: int | None = None) -> None:
         """Tell the study of epochs that are new in the files, only of those `before` one if given.
@@ -200,13 +203,15 @@ class _Output:
         if self._metrics == "mlflow":
             with contextlib.suppress(ValueError):
                 self._find(read_mlflow(self._folder / MLFLOW_FOLDER).history)
-        for epoch in sorted(self._found):
+        for epoch in sorted(self._due):
             if before is None or epoch < before:
-                self._tell(epoch, self._found.pop(epoch))
+                self._due.remove(epoch)
+                self._tell(epoch, self._found[epoch])
 
     def _find(self, history: History) -> None:
         for epoch, metrics in history.items():
             self._found.setdefault(epoch, {}).update(metrics)
+            self._due.add(epoch)
 
     def _tell(
         self, epoch: int, metrics: Mapping[str, float], withdrawn: Collection[str] = ()

@@ -210,7 +210,13 @@ def _studies_of_search(manifest: Manifest, folder: RunFolder) -> list[OptunaStud
             trial = create_trial(
                 state=TrialState.FAIL if asked.state == FAILED else TrialState[asked.state],
                 value=asked.value if asked.state == COMPLETE else None,
-                params=asked.values,
+                params={
+                    key: distributions[key].to_external_repr(
+                        # Optuna holds 1 of an arm's own 1.0 where the grid has whole numbers
+                        distributions[key].to_internal_repr(value)
+                    )
+                    for key, value in asked.values.items()
+                },
                 distributions=distributions,
                 user_attrs=attributes,
             )

@@ -1,5 +1,6 @@
 """Which grid is meant where none is named, and what there is to choose from."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -83,9 +84,15 @@ def test_a_name_is_looked_for_here_too_and_a_folder_of_that_name_is_no_grid(proj
 
 
 @pytest.mark.parametrize("named", ["study: own", "study: 'own'  # mine"])
-def test_the_name_of_a_study_leads_to_its_grid(named, project):
+def test_the_name_of_a_study_leads_to_its_grid(named, project, monkeypatch):
+    def read(path, *arguments, own=Path.read_text):
+        assert path.is_file(), f"{path} may have no end"
+        return own(path, *arguments)
+
+    monkeypatch.setattr(Path, "read_text", read)
     Path("experiments/fixes-2.yaml").write_text(f"{named}\nfactors: {{}}\n")
     Path("experiments/owner.yaml").write_text("study: owner\nsettings: {study: own}\n")
     Path("experiments/folder.yaml").mkdir()
+    os.mkfifo("pipe.yaml")
     with pytest.raises(InputError, match="the study 'own' is in experiments/fixes-2.yaml"):
         yaml_path("own")

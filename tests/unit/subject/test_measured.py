@@ -197,6 +197,15 @@ def test_a_file_that_is_written_anew_with_more_columns_is_read_anew(looking, tmp
     assert told == {0: {"loss": 2.5}, 1: {"loss": 1.5, "acc": 0.5}}
 
 
+def test_of_what_is_printed_and_written_the_file_counts_whichever_is_read_first(looking, tmp_path):
+    output, told, _ = looking
+    (tmp_path / "metrics.csv").write_text("epoch,acc\n0,71.34\n")
+    output._look()
+    output._take(1, b"epoch 0 acc: 71.3")
+    output._take(1, b"epoch 1 acc: 72.1")
+    assert told == {0: {"acc": 71.34}, 1: {"acc": 72.1}}
+
+
 def test_what_follows_an_epoch_alone_is_of_it_also_when_it_is_written_later(looking, tmp_path):
     output, told, _ = looking
     with (tmp_path / "metrics.jsonl").open("w") as file:

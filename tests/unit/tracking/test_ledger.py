@@ -17,6 +17,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
+from ablation.storage.asked import SearchLog, trial_name
 from ablation.storage.runs import Outcome, RunFolder
 from ablation.tracking import ledger
 from ablation.tracking.ledger import LedgerUnavailable, update_ledger
@@ -232,6 +233,32 @@ def test_bringing_it_up_twice_changes_nothing(url, tmp_path, change):
     before = contents(url)
     update_ledger(url, folder)
     assert contents(url) == before
+
+
+@pytest.mark.parametrize(
+    ("domain", "own", "held"),
+    [
+        ({"values": [0, 0.5]}, 0.0, 0),
+        ({"values": [0.0, "a"]}, 0, 0.0),
+        ({"low": 1, "high": 5, "log": False, "step": None}, 3.0, 3),
+        ({"low": 0.5, "high": 5.0, "log": False, "step": None}, 3, 3.0),
+    ],
+)
+def test_own_settings_that_a_search_begins_with_are_held_as_its_space_writes_them(
+    url, tmp_path, domain, own, held
+):
+    folder = fabricate.study(tmp_path / "runs" / "fixes", {}, ["ce"], [0])
+    manifest, log = folder.manifest(), SearchLog(folder.path, "ce", "d")
+    log.append({"ask": 0, "values": {"mixup": own}})
+    log.append({"end": 0, "state": "COMPLETE", "value": 70.0})
+    spec = replace(manifest.trials[-1], trial=trial_name("ce", 0, 0), key="a")
+    folder.write_outcome(spec.trial, Outcome("COMPLETE", {"test/top1": 70.0}, 1.0, key="a"))
+    told = {"of": "fixes", "arms": {"ce": {"space": {"mixup": domain}, "digest": "d"}}}
+    folder.write_manifest(replace(manifest, trials=[spec], search=told))
+    update_ledger(url, folder)
+    (trial,) = loaded(url, "fixes/ce").trials
+    assert repr(trial.params) == repr({"mixup": held})
+    assert ledger.ledger_differences(url, folder.manifest(), folder) == []
 
 
 def test_what_ends_later_is_added(url, tmp_path):
