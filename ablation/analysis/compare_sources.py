@@ -21,6 +21,7 @@ from ablation.analysis.first_plan import plan_warnings
 from ablation.analysis.results import (
     known_reports,
     metric_of,
+    read_claims,
     read_effects,
     read_trials,
     warning_of,
@@ -239,6 +240,13 @@ def _from_runs(folder: RunFolder) -> Source:
     )
 
 
+def _told_in(folder: Path, effects: pd.DataFrame) -> list[str]:
+    """What a report's plan is warned of; its effects.csv and claims.csv say the same."""
+    has_claims = effects.empty and (folder / "claims.csv").is_file()
+    warning = warning_of(read_claims(folder) if has_claims else effects)
+    return [warning] if warning else []
+
+
 def _from_report(published_file: Path, folder: Path) -> Source:
     effects = read_effects(folder)
     trials, primary, factors, metrics = read_trials(folder, effects)
@@ -258,5 +266,5 @@ def _from_report(published_file: Path, folder: Path) -> Source:
         name,
         published(published_file, name) if published_file.is_file() else [],
         has_looks="\n## Looks\n" in text,
-        warnings=[warning] if (warning := warning_of(effects)) else [],
+        warnings=_told_in(folder, effects),
     )

@@ -239,6 +239,23 @@ def test_seeds_and_claims_changed_after_results_were_seen_are_told_from_runs_and
     assert told == [f"fixes: {seeds}; {claims}"]
 
 
+def test_a_report_without_effects_warns_by_its_claims(tmp_path):
+    claim = {
+        "id": "helps",
+        "says": "It helps.",
+        "contrast": {"arm": "lr_split", "minus": "ldmlr"},
+        "expects": [{"metric": "test/top1", "direction": "up"}],
+    }
+    folder = fabricated(tmp_path, claims=[claim], first_plan=FirstPlan([], [0, 1], [claim]))
+    report = tmp_path / "reports" / "fixes"
+    with mock.patch("ablation.reporting.figures.draw", return_value=[]):
+        write_report(folder, report)
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    before = compared(tmp_path, "fixes:lr_split", "fixes:ldmlr").warnings
+    (report / "effects.csv").unlink()
+    assert before and compared(tmp_path, "fixes:lr_split", "fixes:ldmlr").warnings == before
+
+
 @pytest.mark.parametrize(
     "names, says",
     [
