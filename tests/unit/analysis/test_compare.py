@@ -34,6 +34,12 @@ from ablation.study.comparison import show_comparison
 
 SHORTEST = {"lr_split": FACTORS["lr_split"]}
 PUBLISHED = "published:LDMLR"
+CLAIM = {
+    "id": "helps",
+    "says": "It helps.",
+    "contrast": {"arm": "lr_split", "minus": "ldmlr"},
+    "expects": [{"metric": "test/top1", "direction": "up"}],
+}
 
 
 def fabricated(root, name="fixes", **what):
@@ -212,15 +218,9 @@ def test_without_runs_the_report_s_tables_say_the_same(tmp_path):
 
 
 def test_seeds_and_claims_changed_after_results_were_seen_are_told_from_runs_and_reports(tmp_path):
-    claim = {
-        "id": "gone",
-        "says": "It helps.",
-        "contrast": {"arm": "lr_split", "minus": "ldmlr"},
-        "expects": [{"metric": "test/top1", "direction": "up"}],
-    }
-    folder = fabricated(tmp_path, first_plan=FirstPlan([], [0, 1], [claim]))
+    folder = fabricated(tmp_path, first_plan=FirstPlan([], [0, 1], [CLAIM]))
     seeds, claims = plan_warnings(folder.manifest())
-    assert "(first 2 seeds, now 3 seeds)" in seeds and "(removed `gone`)" in claims
+    assert "(first 2 seeds, now 3 seeds)" in seeds and "(removed `helps`)" in claims
     fabricated(tmp_path, "other")
     for names in [
         ("fixes:lr_split", "fixes:ldmlr"),
@@ -240,13 +240,7 @@ def test_seeds_and_claims_changed_after_results_were_seen_are_told_from_runs_and
 
 
 def test_a_report_without_effects_warns_by_its_claims(tmp_path):
-    claim = {
-        "id": "helps",
-        "says": "It helps.",
-        "contrast": {"arm": "lr_split", "minus": "ldmlr"},
-        "expects": [{"metric": "test/top1", "direction": "up"}],
-    }
-    folder = fabricated(tmp_path, claims=[claim], first_plan=FirstPlan([], [0, 1], [claim]))
+    folder = fabricated(tmp_path, claims=[CLAIM], first_plan=FirstPlan([], [0, 1], [CLAIM]))
     report = tmp_path / "reports" / "fixes"
     with mock.patch("ablation.reporting.figures.draw", return_value=[]):
         write_report(folder, report)
