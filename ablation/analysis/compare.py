@@ -145,15 +145,14 @@ def difference(left: pd.Series, right: pd.Series, may_pair: bool) -> Difference:
         return difference_to_constant(left, right.iloc[0])
     if _is_published(left):
         return _mirrored(difference(right, left, may_pair))
-    shared = left.index.intersection(right.index)
-    if may_pair and len(shared) > 1:
-        paired = paired_difference(left[shared], right[shared])
-        is_defined = math.isfinite(paired.p)
-        how = f"paired, {paired.n} seeds" if is_defined else f"{paired.n} seeds that agree exactly"
-        return Difference(*paired[:4], how, paired.correlation)
+    if may_pair:
+        left, right = _within_shared_seeds(left, right)
+        if len(left) > 1 and left.index.equals(right.index):
+            paired = paired_difference(left, right)
+            seeds = f"{paired.n} seeds"
+            how = f"paired, {seeds}" if math.isfinite(paired.p) else f"{seeds} that agree exactly"
+            return Difference(*paired[:4], how, paired.correlation)
     if min(len(left), len(right)) < 2:
-        if may_pair and len(shared):
-            left, right = left[shared], right[shared]
         mean = float(left.mean() - right.mean())
         return Difference(mean, math.nan, math.nan, math.nan, "one seed")
     if _agree(right):
@@ -166,6 +165,18 @@ def difference(left: pd.Series, right: pd.Series, may_pair: bool) -> Difference:
     mean = float(left.mean() - right.mean())
     how = f"unpaired (Welch), {len(left)} and {len(right)} seeds"
     return Difference(mean, float(interval.low), float(interval.high), float(test.pvalue), how)
+
+
+def _within_shared_seeds(left: pd.Series, right: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """Both within the seeds that they share, if those are two or all that one side has.
+
+    Else both as they are.
+    """
+    known = left.dropna().index, right.dropna().index
+    shared = known[0].intersection(known[1])
+    if len(shared) > 1 or 0 < len(shared) == min(map(len, known)):
+        return left[shared], right[shared]
+    return left, right
 
 
 def difference_to_constant(values: pd.Series, constant: float) -> Difference:
@@ -206,6 +217,8 @@ def _rows(left: Side, right: Side) -> Iterator[Row]:
             and _may_pair(one.study, other.study)
         ):
             found = _over_images(difference(*values, may_pair=True), metric, one, other)
+            # a row shows what its difference is of
+            values = _within_shared_seeds(*values)
         else:
             found = difference(*values, may_pair=False)
         is_known = any(map(math.isfinite, (values[0].mean(), values[1].mean(), found.mean)))

@@ -191,7 +191,10 @@ def test_trials_that_are_missing_are_told_and_the_others_paired(tmp_path):
         tmp_path, state=lambda spec: "FAILED" if spec.trial == "lr_split--s1" else "COMPLETE"
     )
     found = compared(tmp_path, "fixes:lr_split", "fixes:ce")
-    assert found.rows[0].found.how == "paired, 2 seeds"
+    first = found.rows[0]
+    assert first.found.how == "paired, 2 seeds"
+    assert list(first.left.index) == list(first.right.index) == [0, 2]
+    assert first.left.mean() - first.right.mean() == pytest.approx(first.found.mean)
     assert found.warnings == ["fixes has trials that are not finished: `lr_split` 2 of 3"]
 
 
