@@ -15,6 +15,7 @@ from ablation.reporting.verdict import conclusion, verdict
 
 ONE = {"lr_split": FACTORS["lr_split"]}
 TWO = {"lr_split": FACTORS["lr_split"], "precision": {"f32": {}, "bf16": {"precision": "bf16"}}}
+FEWER = {name: FACTORS[name] for name in ("lr_split", "warmup")}
 INTERVAL = re.compile(r"([-+][\d.]+)(?: points)? \[([-\d.]+), ([-\d.]+)\]")
 
 
@@ -99,6 +100,21 @@ def test_interactions_are_told_by_where_a_factor_acts(tmp_path, top1, factors, s
     lines = lines_of(study(tmp_path, top1=top1, factors=factors, seeds=range(6), noise=0.3))
     assert lines[0].startswith(says)
     assert "with" in lines[1] or "at `precision" in lines[1]
+
+
+def test_an_effect_without_an_interval_is_not_taken_for_none(tmp_path):
+    """Seeds that agree exactly on +10 do not make +3 at the other level the only effect."""
+    folder = study(tmp_path, factors=FEWER, seeds=range(5))
+    values = {"reference": 10.0, "lr_split": 20.0, "warmup": 10.0, "lr_split+warmup": 13.0}
+    for spec in folder.manifest().trials:
+        if spec.kind == "arm":
+            noise = spec.seed / 10 if spec.arm == "lr_split+warmup" else 0.0
+            metrics = {"test/top1": values[spec.arm] + noise}
+            outcome = folder.outcome(spec.trial)
+            folder.write_outcome(spec.trial, replace(outcome, metrics=metrics))
+    answer, split, *_ = lines_of(folder)
+    assert answer.startswith("What `lr_split` does to top-1 depends on `warmup`")
+    assert split.startswith("`lr_split`: +10.0 points without `warmup`, +3.20 [")
 
 
 def test_what_no_level_of_another_factor_tells_is_said_to_depend_on_them(tmp_path):
