@@ -117,6 +117,22 @@ def test_an_effect_without_an_interval_is_not_taken_for_none(tmp_path):
     assert split.startswith("`lr_split`: +10.0 points without `warmup`, +3.20 [")
 
 
+def test_a_level_is_told_to_depend_on_those_factors_alone_that_it_interacts_with(tmp_path):
+    factors = {"rate": {"low": {}, "mid": {"rate": 1}, "high": {"rate": 2}}, **ONE}
+
+    def mid_alone_needs_the_split(levels):
+        return 60.0 + 10 * (levels["rate"] == "mid" and levels["lr_split"] == "on")
+
+    folder = study(
+        tmp_path, top1=mid_alone_needs_the_split, factors=factors, seeds=range(6), noise=0.3
+    )
+    answer, rate, split, *_ = lines_of(folder)
+    assert answer.startswith("`rate=mid` raises top-1 only with `lr_split`, ")
+    assert "no effect of `rate=high` on it was found" in answer
+    assert "no effect found of `high`" in rate
+    assert "at `rate=high`" in split
+
+
 def test_what_no_level_of_another_factor_tells_is_said_to_depend_on_them(tmp_path):
     def unlike(levels):
         a, b, c = (level == "on" for level in levels.values())
