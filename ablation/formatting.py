@@ -141,12 +141,19 @@ def over_seeds(values: Iterable[float], show_sd: bool = True, places: int | None
     return value(statistics.fmean(known), spread(known), show_sd, places) if known else ""
 
 
-def effect(mean: float, low: float, high: float, places: int | None = None, unit: str = "") -> str:
+def effect(
+    mean: float,
+    low: float,
+    high: float,
+    places: int | None = None,
+    unit: str = "",
+    numbers: Sequence[float] = (0.0,),
+) -> str:
     """`+3.2 [1.1, 5.3]`; `+3.2` where there is no interval; `+3.2 points [1.1, 5.3]` with a unit.
 
-    More decimals are given where a bound would otherwise round to the 0 that the interval excludes.
+    More decimals are given where a bound would otherwise round to a number that it is judged by.
 
-    places: decimals; default, those that the interval allows
+    places: decimals; default, those that the interval allows; numbers: as of `effect_decimals`
     """
     if not math.isfinite(mean):
         return MISSING
@@ -156,20 +163,25 @@ def effect(mean: float, low: float, high: float, places: int | None = None, unit
         return (
             f"{mean:+.1f}{unit}" if abs(mean) >= 0.05 or mean == 0 else two_digits(mean, "+") + unit
         )
-    places = effect_decimals(low, high, places)
+    places = effect_decimals(low, high, places, numbers)
     # z: no negative zeros
     return f"{mean:+z.{places}f}{unit} [{low:z.{places}f}, {high:z.{places}f}]"
 
 
-def effect_decimals(low: float, high: float, places: int | None = None) -> int:
-    """Decimals with which no bound of an interval rounds to the 0 that it excludes.
+def effect_decimals(
+    low: float, high: float, places: int | None = None, numbers: Sequence[float] = (0.0,)
+) -> int:
+    """Decimals with which no bound of an interval rounds to a number that lies beyond it.
 
-    At least `places`; default, those that the interval allows.
+    At least `places`; default, those that the interval allows. numbers: what it is judged by
     """
+
+    def is_told(places: int) -> bool:
+        below = all(round(low, places) > number for number in numbers if low > number)
+        return below and all(round(high, places) < number for number in numbers if high < number)
+
     places = decimals((high - low) / 2) if places is None else places
-    while low * high > 0 and 0 in (round(low, places), round(high, places)) and places < 12:
-        places += 1
-    return places
+    return next((n for n in range(places, 12) if is_told(n)), max(places, 12))
 
 
 # by how many decimals a column may exceed those of its median, for the sake of one interval
@@ -191,9 +203,9 @@ def effects_decimals(effects: Iterable[tuple[float, float, float]]) -> int | Non
     return min(places + MOST_ADDED, max(effect_decimals(low, high, places) for low, high in known))
 
 
-def mean_of(mean: float, low: float, high: float) -> str:
+def mean_of(mean: float, low: float, high: float, numbers: Sequence[float] = (0.0,)) -> str:
     """`3.2 [1.1, 5.3]`: an effect that is no difference, so without its plus sign."""
-    return effect(mean, low, high).removeprefix("+")
+    return effect(mean, low, high, numbers=numbers).removeprefix("+")
 
 
 def p_value(p: float) -> str:

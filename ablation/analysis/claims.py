@@ -423,6 +423,14 @@ def _expected(row: Any) -> str:
     return f"{_EXPECTED[direction]}{f' by {margin}{points(row.metric)} or more' if margin else ''}"
 
 
+def _numbers(direction: str) -> list[float]:
+    """The numbers that an expectation's interval is judged by: 0, or what it names."""
+    *_, last = direction.split(" ")
+    if last == direction:
+        return [0.0]
+    return [float(last)] if is_of_one_side(direction) else [-float(last), float(last)]
+
+
 def _unit(row: Any) -> str:
     """The unit of the numbers, as a suffix."""
     if is_of_one_side(row.direction):
@@ -447,7 +455,8 @@ def numbers_told(row: Any) -> str:
         return "no effect by construction (the same bits)"
     is_mean = is_of_one_side(row.direction)
     shown = mean_of if is_mean else effect
-    size = f"{shown(row.estimate, row.low_holm, row.high_holm)}{_unit(row)}"
+    size = shown(row.estimate, row.low_holm, row.high_holm, numbers=_numbers(row.direction))
+    size += _unit(row)
     if not has_p:
         why = "one seed" if row.n_seeds == 1 else "seeds agree exactly"
         return f"{size} ({why}: no interval over seeds)"
