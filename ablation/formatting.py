@@ -89,7 +89,7 @@ def column_decimals(uncertainties: Iterable[float]) -> int | None:
 def means_decimals(columns: Sequence[Iterable[float]]) -> int | None:
     """Decimals of a column of means: those of `column_decimals`, by their standard deviations.
 
-    Without any, 1 where a number is 1 or more, else None.
+    Without any, those of the largest number, see `_without_spread`.
 
     columns: the values of each mean
     """
@@ -98,7 +98,9 @@ def means_decimals(columns: Sequence[Iterable[float]]) -> int | None:
 
 
 def _without_spread(numbers: Iterable[float]) -> int | None:
-    return 1 if any(abs(one) >= 1 for one in numbers) else None
+    """Decimals that give the largest number three digits, at least 1; None where it is below 1."""
+    largest = max((abs(one) for one in numbers if math.isfinite(one)), default=0.0)
+    return max(1, 2 - math.floor(math.log10(largest))) if largest >= 1 else None
 
 
 def two_digits(number: float, sign: str = "") -> str:
@@ -111,15 +113,15 @@ def two_digits(number: float, sign: str = "") -> str:
 
 
 def value(mean: float, sd: float, show_sd: bool = True, places: int | None = None) -> str:
-    """`72.35 ± 0.35`; not `show_sd`, `72.35`; without spread, `72.3`, and `0.0123` below 1.
+    """`72.35 ± 0.35`; not `show_sd`, `72.35`; without spread, three digits: `72.3`, `0.0123`.
 
     places: decimals; default, those that the spread allows
     """
     if not math.isfinite(mean):
         return MISSING
-    shape = ".3g" if not sd > 0 and 0 < abs(mean) < 1 else f".{decimals(sd)}f"
-    if places is not None:
-        shape = f".{places}f"
+    if places is None:
+        places = decimals(sd) if sd > 0 or mean == 0 else _without_spread([mean])
+    shape = ".3g" if places is None else f".{places}f"
     if not (show_sd and math.isfinite(sd)):
         return f"{mean:{shape}}"
     return f"{mean:{shape}} ± {sd:{shape}}"
@@ -149,7 +151,7 @@ def effect(
     unit: str = "",
     numbers: Sequence[float] = (0.0,),
 ) -> str:
-    """`+3.2 [1.1, 5.3]`; `+3.2` where there is no interval; `+3.2 points [1.1, 5.3]` with a unit.
+    """`+3.2 [1.1, 5.3]`; without an interval `+3.2`, `+0.32`; with a unit `+3.2 points [1.1, 5.3]`.
 
     More decimals are given where a bound would otherwise round to a number that it is judged by.
 
@@ -158,11 +160,9 @@ def effect(
     if not math.isfinite(mean):
         return MISSING
     if not math.isfinite(low):
-        if places is not None:
-            return f"{mean:+z.{places}f}{unit}"
-        return (
-            f"{mean:+.1f}{unit}" if abs(mean) >= 0.05 or mean == 0 else two_digits(mean, "+") + unit
-        )
+        if places is None and 0 < abs(mean) < 1:
+            return two_digits(mean, "+") + unit
+        return f"{mean:+z.{1 if places is None else places}f}{unit}"
     places = effect_decimals(low, high, places, numbers)
     # z: no negative zeros
     return f"{mean:+z.{places}f}{unit} [{low:z.{places}f}, {high:z.{places}f}]"
@@ -189,9 +189,10 @@ MOST_ADDED = 2
 
 
 def effects_decimals(effects: Iterable[tuple[float, float, float]]) -> int | None:
-    """Decimals of a column of effects: as `means_decimals`, by their intervals.
+    """Decimals of a column of effects: those of `column_decimals`, by their intervals.
 
-    Up to `MOST_ADDED` more are given where a bound needs them.
+    Up to `MOST_ADDED` more are given where a bound needs them. Without any interval, 1 where an
+    effect is 1 or more, else None.
 
     effects: mean, low and high of each row
     """
@@ -199,7 +200,7 @@ def effects_decimals(effects: Iterable[tuple[float, float, float]]) -> int | Non
     known = [(low, high) for _, low, high in rows if math.isfinite(low)]
     places = column_decimals((high - low) / 2 for low, high in known)
     if places is None:
-        return _without_spread(mean for mean, *_ in rows)
+        return 1 if any(abs(mean) >= 1 for mean, *_ in rows) else None
     return min(places + MOST_ADDED, max(effect_decimals(low, high, places) for low, high in known))
 
 

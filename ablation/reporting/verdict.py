@@ -6,6 +6,7 @@ said to be absent that was not found, and no mean over unlike settings is given 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,7 +22,15 @@ from ablation.analysis.first_plan import plan_warnings
 from ablation.analysis.looks import ALPHA
 from ablation.analysis.results import Results, diverged
 from ablation.analysis.statistics import holm
-from ablation.formatting import decimals, effect, label, listed, over_seeds, points, two_digits
+from ablation.formatting import (
+    column_decimals,
+    effect,
+    label,
+    listed,
+    over_seeds,
+    points,
+    two_digits,
+)
 from ablation.reporting.dependence import (
     MAX_LISTED,
     METRIC,
@@ -438,8 +447,9 @@ def _baseline_line(results: Results, primary: pd.DataFrame) -> str:
         size = effect(row["estimate"], row["low"], row["high"], unit=unit)
         end = "no interval can be given" if verdict == UNKNOWN else verdict
         return f"{start}: `{rows.index[0]}` {size}, {end}"
-    places = decimals(((rows["high"] - rows["low"]) / 2).median())
-    lowest, highest = (f"{end:+z.{places}f}" for end in rows["estimate"].agg(["min", "max"]))
+    places = column_decimals((rows["high"] - rows["low"]) / 2)
+    ends = rows["estimate"].agg(["min", "max"])
+    lowest, highest = (effect(end, math.nan, math.nan, places) for end in ends)
     span = f"about {lowest}{unit}" if lowest == highest else f"{lowest} to {highest}{unit}"
     if counts[UNKNOWN] == len(rows):
         return f"{start} the {number(len(rows))} arms differ by {span}; no interval can be given"

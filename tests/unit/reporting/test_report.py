@@ -315,6 +315,9 @@ def test_numbers_are_rounded_to_what_their_uncertainty_allows():
         and value(72.3456, float("nan")) == "72.3"
         and value(0.0, 0.0) == "0.0 ± 0.0"
     )
+    assert value(2.3456, float("nan")) == "2.35" and value(130.4, 0.0) == "130.4 ± 0.0"
+    assert effect(-0.059, *[float("nan")] * 2) == "-0.059"
+    assert effect(0.34, *[float("nan")] * 2) == "+0.34"
     assert effect(-0.01, -0.52, 0.5) == "+0.0 [-0.5, 0.5]"
     assert (
         effect(3.0, 0.04, 5.96) == "+3.00 [0.04, 5.96]"

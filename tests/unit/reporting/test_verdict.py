@@ -102,6 +102,22 @@ def test_interactions_are_told_by_where_a_factor_acts(tmp_path, top1, factors, s
     assert "with" in lines[1] or "at `precision" in lines[1]
 
 
+def test_differences_of_one_seed_are_told_with_two_digits(tmp_path):
+    """Also those of a share from 0 to 1, which one decimal would make 0."""
+    folder = study(tmp_path, factors=ONE, seeds=[0], metric={"name": "acc", "goal": "maximize"})
+    values = {"reference": 0.712, "lr_split": 0.741, "ldmlr": 0.721}
+    for spec in folder.manifest().trials:
+        outcome = folder.outcome(spec.trial)
+        metrics = {"acc": values.get(spec.arm, 0.7)}
+        folder.write_outcome(spec.trial, replace(outcome, metrics=metrics))
+    _, split, best, baseline, *_ = lines_of(folder)
+    assert split == "`lr_split`: +0.029 in one seed."
+    assert best.startswith("One seed can call no arm the best: `lr_split` (0.741) has")
+    assert baseline == (
+        "Against `ldmlr` (0.721) the two arms differ by -0.009 to +0.02; no interval can be given."
+    )
+
+
 def test_an_effect_without_an_interval_is_not_taken_for_none(tmp_path):
     """Seeds that agree exactly on +10 do not make +3 at the other level the only effect."""
     folder = study(tmp_path, factors=FEWER, seeds=range(5))
