@@ -60,7 +60,7 @@ def points(metric: str) -> str:
 
 
 def decimals(uncertainty: float) -> int:
-    """Decimals that an uncertainty allows, 0 to 6; 1 where there is none.
+    """Decimals that an uncertainty allows, 0 to 12; 1 where there is none.
 
     The rule of the Particle Data Group: two significant digits of the uncertainty where they are
     10 to 35, else one.
@@ -71,7 +71,7 @@ def decimals(uncertainty: float) -> int:
     if not (math.isfinite(uncertainty) and uncertainty > 0):
         return 1
     exponent = math.floor(math.log10(uncertainty))
-    return min(max((uncertainty < 3.55 * 10.0**exponent) - exponent, 0), 6)
+    return min(max((uncertainty < 3.55 * 10.0**exponent) - exponent, 0), 12)
 
 
 def column_decimals(uncertainties: Iterable[float]) -> int | None:
@@ -122,16 +122,22 @@ def value(mean: float, sd: float, show_sd: bool = True, places: int | None = Non
     if places is None:
         places = decimals(sd) if sd > 0 or mean == 0 else _without_spread([mean])
     shape = ".3g" if places is None else f".{places}f"
+    # z: no negative zeros
     if not (show_sd and math.isfinite(sd)):
-        return f"{mean:{shape}}"
-    return f"{mean:{shape}} ± {sd:{shape}}"
+        return f"{mean:z{shape}}"
+    return f"{mean:z{shape}} ± {sd:{shape}}"
 
 
 def spread(values: Iterable[float]) -> float:
-    """The standard deviation; NaN of fewer than two values, which may be NaN themselves."""
+    """The standard deviation; NaN of fewer than two values, which may be NaN themselves.
+
+    0 where they are equal but for rounding.
+    """
     known = [one for one in values if one == one]
-    has_sd = len(known) > 1 and all(map(math.isfinite, known))
-    return statistics.stdev(known) if has_sd else math.nan
+    if len(known) < 2 or not all(map(math.isfinite, known)):
+        return math.nan
+    sd = statistics.stdev(known)
+    return sd if sd > 1e-9 * max(map(abs, known)) else 0.0
 
 
 def over_seeds(values: Iterable[float], show_sd: bool = True, places: int | None = None) -> str:
@@ -164,7 +170,6 @@ def effect(
             return two_digits(mean, "+") + unit
         return f"{mean:+z.{1 if places is None else places}f}{unit}"
     places = effect_decimals(low, high, places, numbers)
-    # z: no negative zeros
     return f"{mean:+z.{places}f}{unit} [{low:z.{places}f}, {high:z.{places}f}]"
 
 

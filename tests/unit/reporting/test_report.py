@@ -11,7 +11,7 @@ from ablation.analysis.claims import judge_claims
 from ablation.analysis.effects import judge
 from ablation.analysis.results import load
 from ablation.analysis.statistics import paired_difference
-from ablation.formatting import decimals, effect, table, value
+from ablation.formatting import decimals, effect, over_seeds, table, value
 from ablation.reporting.report import render, write_report
 from ablation.storage.files import folder_lock
 from ablation.subject.command import Command
@@ -315,6 +315,9 @@ def test_numbers_are_rounded_to_what_their_uncertainty_allows():
         and value(72.3456, float("nan")) == "72.3"
         and value(0.0, 0.0) == "0.0 ± 0.0"
     )
+    assert value(-0.02, 1.3) == "0.0 ± 1.3" and value(-0.02, float("nan"), places=1) == "0.0"
+    assert value(2.98e-4, 4.1e-7) == "0.0002980 ± 0.0000004"
+    assert over_seeds([0.1 + 0.2, 0.3]) == "0.3 ± 0"
     assert value(2.3456, float("nan")) == "2.35" and value(130.4, 0.0) == "130.4 ± 0.0"
     assert effect(-0.059, *[float("nan")] * 2) == "-0.059"
     assert effect(0.34, *[float("nan")] * 2) == "+0.34"
