@@ -468,3 +468,13 @@ def test_a_report_on_own_code_says_nothing_that_only_the_built_in_method_can(
     assert said(own) == []
     assert set(said(built_in)) >= {"test set", "nothing is selected", "initialisation", "encoder"}
     assert shown in own and "is not known here" in own
+
+
+def test_a_metric_of_own_code_keeps_the_letters_of_its_name(tmp_path):
+    folder = study(tmp_path, subject="train.py:train", metric={"name": "mIoU", "goal": "maximize"})
+    for spec in folder.manifest().trials:
+        metrics = {"mIoU": 0.5 + spec.seed / 100, "best/mIoU": 0.6}
+        folder.write_outcome(spec.trial, replace(folder.outcome(spec.trial), metrics=metrics))
+    text = text_of(folder)
+    assert "The metric mIoU is what each trial gave for it last" in text
+    assert "best/mIoU: the best epoch" in text
