@@ -166,7 +166,8 @@ def _effects_told(results: Results, found: Sequence[LevelEffect]) -> list[str]:
     n_factors = len({one.factor for one in found})
     verb = "raise" if sign > 0 else "lower"
     if clauses and not gains and len(found) > 1 and not of["chance"]:
-        alone = f"none of the {number(n_factors)} factors is found to {verb} {METRIC} alone"
+        which = "neither factor" if n_factors == 2 else f"none of the {number(n_factors)} factors"
+        alone = f"{which} is found to {verb} {METRIC} alone"
         one_factor = f"no other level of `{found[0].factor}` is found to {verb} {METRIC}"
         clauses = [alone if n_factors > 1 else one_factor, *clauses]
     else:

@@ -102,6 +102,19 @@ def test_interactions_are_told_by_where_a_factor_acts(tmp_path, top1, factors, s
     assert "with" in lines[1] or "at `precision" in lines[1]
 
 
+def test_of_two_factors_that_both_lower_the_metric_neither_is_found_to_raise_it(tmp_path):
+    lowering = {"lr_split": -8.0, "warmup": -6.0}
+    folder = study(
+        tmp_path,
+        factors=FEWER,
+        seeds=range(5),
+        top1=lambda v: 60.0 + sum(lowering[name] * (level == "on") for name, level in v.items()),
+    )
+    assert lines_of(folder)[0].startswith(
+        "Neither factor is found to raise top-1 alone, `lr_split` and `warmup` lower it"
+    )
+
+
 def test_differences_of_one_seed_are_told_with_two_digits(tmp_path):
     """Also those of a share from 0 to 1, which one decimal would make 0."""
     folder = study(tmp_path, factors=ONE, seeds=[0], metric={"name": "acc", "goal": "maximize"})
