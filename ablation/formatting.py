@@ -54,9 +54,9 @@ def is_percent(metric: str) -> bool:
     return metric.rsplit("/", 1)[-1].removesuffix("_ema") in _PERCENT
 
 
-def points(metric: str) -> str:
-    """The unit of a metric's differences, as a suffix."""
-    return " points" if is_percent(metric) else ""
+def points(metric: str, number: str = "") -> str:
+    """The unit of a metric's differences, as a suffix of a number."""
+    return f" point{'s' * (number != '1')}" if is_percent(metric) else ""
 
 
 def decimals(uncertainty: float) -> int:

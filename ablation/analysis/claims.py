@@ -420,7 +420,8 @@ def _expected(row: Any) -> str:
     if is_of_one_side(row.direction):
         return f"should be {row.direction}{_unit(row)}"
     direction, _, margin = row.direction.partition(" within ")
-    return f"{_EXPECTED[direction]}{f' by {margin}{points(row.metric)} or more' if margin else ''}"
+    by_how_much = f" by {margin}{points(row.metric, margin)} or more" if margin else ""
+    return _EXPECTED[direction] + by_how_much
 
 
 def _numbers(direction: str) -> list[float]:

@@ -499,15 +499,15 @@ def _warnings_told(results: Results, primary: pd.DataFrame, claims: pd.DataFrame
 
 def _power_told(results: Results, primary: pd.DataFrame) -> str:
     """The smallest effect that was not likely to be missed, or difference without factors."""
-    unit = points(results.primary)
     found, what = _least_effect(results, primary), "an effect"
     if not found.n_seeds:
         found = detectable(primary[primary["kind"] == "difference"], looks=results.looks)
         what = f"a difference to `{results.manifest.reference}`"
     if not found.n_seeds:
         return ""
-    size = f"{two_digits(found.corrected)}{unit}"
-    return f"{number(found.n_seeds)} seeds: {what} below {size} may well have been missed"
+    size = two_digits(found.corrected)
+    unit = points(results.primary, size)
+    return f"{number(found.n_seeds)} seeds: {what} below {size}{unit} may well have been missed"
 
 
 def _least_effect(results: Results, primary: pd.DataFrame) -> Detectable:

@@ -403,6 +403,11 @@ def test_no_bound_reads_as_the_number_that_it_leaves_out(tmp_path, direction, be
     assert high < number if direction == "below" else low > number
 
 
+def test_a_margin_of_1_is_one_point(tmp_path):
+    (told,) = claim_texts(judged(study(tmp_path, factors=ONE, claims=[within(1.0)])))
+    assert told.expectations[0].startswith("top-1 should not change by 1 point or more: ")
+
+
 def test_no_bound_reads_as_the_margin_that_it_lies_within(tmp_path):
     cells = load(study(tmp_path / "cells", factors=ONE, seeds=range(5))).cells("test/top1")
     differences = cells["lr_split"] - cells["reference"]
