@@ -364,7 +364,7 @@ def _best_line(results: Results) -> str:
     n, n_planned = int(cells[ranking.best].count()), len(cells)
     seeds = f", {n} of {n_planned} seeds" if n < n_planned else ""
     best = f"`{ranking.best}` ({_mean(results, ranking.best)}{seeds})"
-    what = "mean, adjusted for the seeds that arms lack," if ranking.is_adjusted else "mean"
+    what = f"mean, adjusted for the seeds that {kind}s lack," if ranking.is_adjusted else "mean"
     n_others = int(cells[names or results.baselines].notna().any().sum()) - 1
     rivals = listed([f"`{rival}`" for rival in ranking.rivals])
     if len(ranking.rivals) == n_others:

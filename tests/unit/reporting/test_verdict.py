@@ -364,6 +364,16 @@ def test_arms_that_differ_alike_from_the_baseline_have_one_number(tmp_path):
     assert re.search(r"arms differ by about -\d\.\d points; no interval", line), line
 
 
+def test_baselines_that_lack_seeds_are_not_called_arms(tmp_path):
+    folder = study(
+        tmp_path, noise=4.0, state=lambda spec: "FAILED" if spec.trial == "ce--s0" else "COMPLETE"
+    )
+    manifest = folder.manifest()
+    baselines = [spec for spec in manifest.trials if spec.kind == "baseline"]
+    folder.write_manifest(replace(manifest, trials=baselines, factors={}))
+    assert "adjusted for the seeds that baselines lack" in lines_of(folder)[1]
+
+
 def test_baselines_alone_are_ranked(tmp_path):
     folder = study(tmp_path)
     manifest = folder.manifest()
