@@ -54,13 +54,13 @@ def is_percent(metric: str) -> bool:
     return metric.rsplit("/", 1)[-1].removesuffix("_ema") in _PERCENT
 
 
-def points(metric: str) -> str:
-    """The unit of a metric's differences, as a suffix."""
-    return " points" if is_percent(metric) else ""
+def points(metric: str, number: str = "") -> str:
+    """The unit of a metric's differences, as a suffix of a number."""
+    return f" point{'s' * (number != '1')}" if is_percent(metric) else ""
 
 
 def decimals(uncertainty: float) -> int:
-    """Decimals that an uncertainty allows, 0 to 6; 1 where there is none.
+    """Decimals that an uncertainty allows, 0 to 12; 1 where there is none.
 
     The rule of the Particle Data Group: two significant digits of the uncertainty where they are
     10 to 35, else one.
@@ -71,7 +71,7 @@ def decimals(uncertainty: float) -> int:
     if not (math.isfinite(uncertainty) and uncertainty > 0):
         return 1
     exponent = math.floor(math.log10(uncertainty))
-    return min(max((uncertainty < 3.55 * 10.0**exponent) - exponent, 0), 6)
+    return min(max((uncertainty < 3.55 * 10.0**exponent) - exponent, 0), 12)
 
 
 def column_decimals(uncertainties: Iterable[float]) -> int | None:
@@ -89,7 +89,7 @@ def column_decimals(uncertainties: Iterable[float]) -> int | None:
 def means_decimals(columns: Sequence[Iterable[float]]) -> int | None:
     """Decimals of a column of means: those of `column_decimals`, by their standard deviations.
 
-    Without any, 1 where a number is 1 or more, else None.
+    Without any, those of the largest number, see `_without_spread`.
 
     columns: the values of each mean
     """
@@ -98,7 +98,9 @@ def means_decimals(columns: Sequence[Iterable[float]]) -> int | None:
 
 
 def _without_spread(numbers: Iterable[float]) -> int | None:
-    return 1 if any(abs(one) >= 1 for one in numbers) else None
+    """Decimals that give the largest number three digits, at least 1; None where it is below 1."""
+    largest = max((abs(one) for one in numbers if math.isfinite(one)), default=0.0)
+    return max(1, 2 - math.floor(math.log10(largest))) if largest >= 1 else None
 
 
 def two_digits(number: float, sign: str = "") -> str:
@@ -111,25 +113,31 @@ def two_digits(number: float, sign: str = "") -> str:
 
 
 def value(mean: float, sd: float, show_sd: bool = True, places: int | None = None) -> str:
-    """`72.35 ± 0.35`; not `show_sd`, `72.35`; without spread, `72.3`, and `0.0123` below 1.
+    """`72.35 ± 0.35`; not `show_sd`, `72.35`; without spread, three digits: `72.3`, `0.0123`.
 
     places: decimals; default, those that the spread allows
     """
     if not math.isfinite(mean):
         return MISSING
-    shape = ".3g" if not sd > 0 and 0 < abs(mean) < 1 else f".{decimals(sd)}f"
-    if places is not None:
-        shape = f".{places}f"
+    if places is None:
+        places = decimals(sd) if sd > 0 or mean == 0 else _without_spread([mean])
+    shape = ".3g" if places is None else f".{places}f"
+    # z: no negative zeros
     if not (show_sd and math.isfinite(sd)):
-        return f"{mean:{shape}}"
-    return f"{mean:{shape}} ± {sd:{shape}}"
+        return f"{mean:z{shape}}"
+    return f"{mean:z{shape}} ± {sd:{shape}}"
 
 
 def spread(values: Iterable[float]) -> float:
-    """The standard deviation; NaN of fewer than two values, which may be NaN themselves."""
+    """The standard deviation; NaN of fewer than two values, which may be NaN themselves.
+
+    0 where they are equal but for rounding.
+    """
     known = [one for one in values if one == one]
-    has_sd = len(known) > 1 and all(map(math.isfinite, known))
-    return statistics.stdev(known) if has_sd else math.nan
+    if len(known) < 2 or not all(map(math.isfinite, known)):
+        return math.nan
+    sd = statistics.stdev(known)
+    return sd if sd > 1e-9 * max(map(abs, known)) else 0.0
 
 
 def over_seeds(values: Iterable[float], show_sd: bool = True, places: int | None = None) -> str:
@@ -141,35 +149,44 @@ def over_seeds(values: Iterable[float], show_sd: bool = True, places: int | None
     return value(statistics.fmean(known), spread(known), show_sd, places) if known else ""
 
 
-def effect(mean: float, low: float, high: float, places: int | None = None, unit: str = "") -> str:
-    """`+3.2 [1.1, 5.3]`; `+3.2` where there is no interval; `+3.2 points [1.1, 5.3]` with a unit.
+def effect(
+    mean: float,
+    low: float,
+    high: float,
+    places: int | None = None,
+    unit: str = "",
+    numbers: Sequence[float] = (0.0,),
+) -> str:
+    """`+3.2 [1.1, 5.3]`; without an interval `+3.2`, `+0.32`; with a unit `+3.2 points [1.1, 5.3]`.
 
-    More decimals are given where a bound would otherwise round to the 0 that the interval excludes.
+    More decimals are given where a bound would otherwise round to a number that it is judged by.
 
-    places: decimals; default, those that the interval allows
+    places: decimals; default, those that the interval allows; numbers: as of `effect_decimals`
     """
     if not math.isfinite(mean):
         return MISSING
     if not math.isfinite(low):
-        if places is not None:
-            return f"{mean:+z.{places}f}{unit}"
-        return (
-            f"{mean:+.1f}{unit}" if abs(mean) >= 0.05 or mean == 0 else two_digits(mean, "+") + unit
-        )
-    places = effect_decimals(low, high, places)
-    # z: no negative zeros
+        if places is None and 0 < abs(mean) < 1:
+            return two_digits(mean, "+") + unit
+        return f"{mean:+z.{1 if places is None else places}f}{unit}"
+    places = effect_decimals(low, high, places, numbers)
     return f"{mean:+z.{places}f}{unit} [{low:z.{places}f}, {high:z.{places}f}]"
 
 
-def effect_decimals(low: float, high: float, places: int | None = None) -> int:
-    """Decimals with which no bound of an interval rounds to the 0 that it excludes.
+def effect_decimals(
+    low: float, high: float, places: int | None = None, numbers: Sequence[float] = (0.0,)
+) -> int:
+    """Decimals with which no bound of an interval rounds to a number that lies beyond it.
 
-    At least `places`; default, those that the interval allows.
+    At least `places`; default, those that the interval allows. numbers: what it is judged by
     """
+
+    def is_told(places: int) -> bool:
+        below = all(round(low, places) > number for number in numbers if low > number)
+        return below and all(round(high, places) < number for number in numbers if high < number)
+
     places = decimals((high - low) / 2) if places is None else places
-    while low * high > 0 and 0 in (round(low, places), round(high, places)) and places < 12:
-        places += 1
-    return places
+    return next((n for n in range(places, 12) if is_told(n)), max(places, 12))
 
 
 # by how many decimals a column may exceed those of its median, for the sake of one interval
@@ -177,9 +194,10 @@ MOST_ADDED = 2
 
 
 def effects_decimals(effects: Iterable[tuple[float, float, float]]) -> int | None:
-    """Decimals of a column of effects: as `means_decimals`, by their intervals.
+    """Decimals of a column of effects: those of `column_decimals`, by their intervals.
 
-    Up to `MOST_ADDED` more are given where a bound needs them.
+    Up to `MOST_ADDED` more are given where a bound needs them. Without any interval, 1 where an
+    effect is 1 or more, else None.
 
     effects: mean, low and high of each row
     """
@@ -187,13 +205,13 @@ def effects_decimals(effects: Iterable[tuple[float, float, float]]) -> int | Non
     known = [(low, high) for _, low, high in rows if math.isfinite(low)]
     places = column_decimals((high - low) / 2 for low, high in known)
     if places is None:
-        return _without_spread(mean for mean, *_ in rows)
+        return 1 if any(abs(mean) >= 1 for mean, *_ in rows) else None
     return min(places + MOST_ADDED, max(effect_decimals(low, high, places) for low, high in known))
 
 
-def mean_of(mean: float, low: float, high: float) -> str:
+def mean_of(mean: float, low: float, high: float, numbers: Sequence[float] = (0.0,)) -> str:
     """`3.2 [1.1, 5.3]`: an effect that is no difference, so without its plus sign."""
-    return effect(mean, low, high).removeprefix("+")
+    return effect(mean, low, high, numbers=numbers).removeprefix("+")
 
 
 def p_value(p: float) -> str:

@@ -420,7 +420,16 @@ def _expected(row: Any) -> str:
     if is_of_one_side(row.direction):
         return f"should be {row.direction}{_unit(row)}"
     direction, _, margin = row.direction.partition(" within ")
-    return f"{_EXPECTED[direction]}{f' by {margin}{points(row.metric)} or more' if margin else ''}"
+    by_how_much = f" by {margin}{points(row.metric, margin)} or more" if margin else ""
+    return _EXPECTED[direction] + by_how_much
+
+
+def _numbers(direction: str) -> list[float]:
+    """The numbers that an expectation's interval is judged by: 0, or what it names."""
+    *_, last = direction.split(" ")
+    if last == direction:
+        return [0.0]
+    return [float(last)] if is_of_one_side(direction) else [-float(last), float(last)]
 
 
 def _unit(row: Any) -> str:
@@ -447,7 +456,8 @@ def numbers_told(row: Any) -> str:
         return "no effect by construction (the same bits)"
     is_mean = is_of_one_side(row.direction)
     shown = mean_of if is_mean else effect
-    size = f"{shown(row.estimate, row.low_holm, row.high_holm)}{_unit(row)}"
+    size = shown(row.estimate, row.low_holm, row.high_holm, numbers=_numbers(row.direction))
+    size += _unit(row)
     if not has_p:
         why = "one seed" if row.n_seeds == 1 else "seeds agree exactly"
         return f"{size} ({why}: no interval over seeds)"

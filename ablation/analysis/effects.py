@@ -16,7 +16,9 @@ import numpy as np
 import pandas as pd
 
 from ablation.analysis.contrasts import (
+    Arms,
     Contrast,
+    Factors,
     differences,
     enough,
     interactions,
@@ -175,17 +177,21 @@ def is_dead(one: Contrast, results: Results) -> bool:
 
 
 def interacting_pairs(
-    results: Results, rows: pd.DataFrame, verdicts: Sequence[str] = (HIGHER, LOWER)
+    results: Results,
+    rows: pd.DataFrame,
+    verdicts: Sequence[str] = (HIGHER, LOWER),
+    factors: Factors | None = None,
 ) -> list[tuple[str, str]]:
     """The pairs of factors that have an interaction with one of these verdicts.
 
-    rows: those of one metric, from `judge`.
+    rows: those of one metric, from `judge`; factors: with the levels that count, default all
     """
     separable = set(rows.loc[rows["verdict"].isin(verdicts), "effect"])
+    factors = results.factors if factors is None else factors
     return [
         pair
-        for pair in combinations(results.factors, 2)
-        if separable & set(_interactions(results, pair))
+        for pair in combinations(factors, 2)
+        if separable & set(_interactions(results.arms, factors, pair))
     ]
 
 
@@ -227,7 +233,7 @@ def factor_pairs(results: Results, metric: str) -> Iterator[FactorPair]:
         corners = [{first: a, second: b} for a, b in levels]
         groups = enough(replicas_of(results.arms, corners), n_seeds)
         seeds = cells.dropna(subset=[arm for group in groups for arm in group])
-        names = _interactions(results, pair)
+        names = _interactions(results.arms, results.factors, pair)
         if names and groups and len(seeds):
             means = {
                 one: repeated(contrast(seeds, seeds.columns.isin(arms) / len(arms)), results.looks)
@@ -236,10 +242,9 @@ def factor_pairs(results: Results, metric: str) -> Iterator[FactorPair]:
             yield FactorPair(pair, names, means)
 
 
-def _interactions(results: Results, pair: tuple[str, str]) -> list[str]:
+def _interactions(arms: Arms, factors: Factors, pair: tuple[str, str]) -> list[str]:
     """Names of the interactions of two factors."""
-    factors = {factor: results.factors[factor] for factor in pair}
-    return [one.name for one in interactions(results.arms, factors)]
+    return [one.name for one in interactions(arms, {factor: factors[factor] for factor in pair})]
 
 
 def is_conditional(rows: pd.DataFrame) -> bool:

@@ -52,11 +52,13 @@ def level_effects(results: Results, rows: pd.DataFrame) -> list[LevelEffect]:
     """
     named = judged_intervals(results, rows).set_index("effect")
     separable = (judged.HIGHER, judged.LOWER, judged.SEPARABLE_ON_RUN)
-    pairs = judged.interacting_pairs(results, rows, separable)
     found = []
     for factor, (reference, *levels) in results.factors.items():
-        others = [other for pair in pairs if factor in pair for other in pair if other != factor]
         for level in levels:
+            # the other levels of the factor may interact with factors that this one does not
+            own = {**results.factors, factor: [reference, level]}
+            pairs = judged.interacting_pairs(results, rows, separable, own)
+            others = [name for pair in pairs if factor in pair for name in pair if name != factor]
             name = level_effect(results.arms, factor, reference, level).name
             if name not in named.index:
                 continue

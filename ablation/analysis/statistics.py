@@ -76,10 +76,12 @@ def contrast(cells: ArrayLike, weights: ArrayLike, confidence: float = 0.95) -> 
     added, subtracted = table @ np.maximum(signs, 0), table @ np.maximum(-signs, 0)
     # (n_seeds,)
     values = added - subtracted
-    mean = float(values.mean())
+    mean, resolution = float(values.mean()), RELATIVE_RESOLUTION * np.abs(table).max()
+    if np.abs(values).max() <= resolution:
+        # equal but for rounding
+        mean = 0.0
     if n == 1:
         return Estimate(mean, np.nan, np.nan, np.nan, 1, np.nan, np.nan)
-    resolution = RELATIVE_RESOLUTION * np.abs(table).max()
     if np.ptp(values) <= resolution:
         return Estimate(
             mean, np.nan, np.nan, np.nan, n, 0.0, _correlation(added, subtracted, resolution)

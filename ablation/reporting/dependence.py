@@ -38,7 +38,9 @@ def dependent_clauses(found: Sequence[LevelEffect]) -> list[tuple[int, str]]:
     for one in found:
         others = list(one.settings[0].of)
         pair = frozenset((one.factor, *others))
-        if len(one.settings) == 2 and not _side(one.settings[0]) and _side(one.settings[1]):
+        is_known = all(map(_is_known, one.settings))
+        sides = [_side(setting) for setting in one.settings]
+        if len(sides) == 2 and is_known and not sides[0] and sides[1]:
             if others[0] in alone or pair in completed:
                 continue
             completed.add(pair)
@@ -52,6 +54,9 @@ def _clause(one: LevelEffect) -> tuple[int, str]:
     of: dict[int, list[Setting]] = {}
     for setting in one.settings:
         of.setdefault(_side(setting), []).append(setting)
+    others = listed([f"`{other}`" for other in one.settings[0].of])
+    if not all(map(_is_known, one.settings)):
+        return 0, f"what {effect_name(one)} does to {METRIC} depends on {others}"
     sides = [side for side in of if side]
     places = {side: _where(of[side], one.settings) for side in sides}
     if len(of) == 1 and sides:
@@ -70,7 +75,6 @@ def _clause(one: LevelEffect) -> tuple[int, str]:
     if len(sides) == 2 and all(places.values()):
         parts = [f"{_VERBS[side]} {METRIC} {with_levels(places[side])}" for side in sides]
         return 0, f"{effect_name(one)} {' and '.join(parts)}"
-    others = listed([f"`{other}`" for other in one.settings[0].of])
     return 0, f"what {effect_name(one)} does to {METRIC} depends on {others}"
 
 
@@ -135,6 +139,14 @@ def _side(setting: Setting) -> int:
     """1 where the effect there is above 0, -1 where below, 0 where its interval holds 0."""
     low, high = setting.found.low, setting.found.high
     return int(low > 0) - int(high < 0)
+
+
+def _is_known(setting: Setting) -> bool:
+    """Whether the effect there is judged, or exactly 0.
+
+    It is not where it has no interval: by one seed, or by seeds that agree exactly.
+    """
+    return setting.found.low == setting.found.low or setting.found.mean == 0
 
 
 # Words

@@ -6,6 +6,7 @@ said to be absent that was not found, and no mean over unlike settings is given 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,7 +22,15 @@ from ablation.analysis.first_plan import plan_warnings
 from ablation.analysis.looks import ALPHA
 from ablation.analysis.results import Results, diverged
 from ablation.analysis.statistics import holm
-from ablation.formatting import decimals, effect, label, listed, over_seeds, points, two_digits
+from ablation.formatting import (
+    column_decimals,
+    effect,
+    label,
+    listed,
+    over_seeds,
+    points,
+    two_digits,
+)
 from ablation.reporting.dependence import (
     MAX_LISTED,
     METRIC,
@@ -157,7 +166,8 @@ def _effects_told(results: Results, found: Sequence[LevelEffect]) -> list[str]:
     n_factors = len({one.factor for one in found})
     verb = "raise" if sign > 0 else "lower"
     if clauses and not gains and len(found) > 1 and not of["chance"]:
-        alone = f"none of the {number(n_factors)} factors is found to {verb} {METRIC} alone"
+        which = "neither factor" if n_factors == 2 else f"none of the {number(n_factors)} factors"
+        alone = f"{which} is found to {verb} {METRIC} alone"
         one_factor = f"no other level of `{found[0].factor}` is found to {verb} {METRIC}"
         clauses = [alone if n_factors > 1 else one_factor, *clauses]
     else:
@@ -354,7 +364,7 @@ def _best_line(results: Results) -> str:
     n, n_planned = int(cells[ranking.best].count()), len(cells)
     seeds = f", {n} of {n_planned} seeds" if n < n_planned else ""
     best = f"`{ranking.best}` ({_mean(results, ranking.best)}{seeds})"
-    what = "mean, adjusted for the seeds that arms lack," if ranking.is_adjusted else "mean"
+    what = f"mean, adjusted for the seeds that {kind}s lack," if ranking.is_adjusted else "mean"
     n_others = int(cells[names or results.baselines].notna().any().sum()) - 1
     rivals = listed([f"`{rival}`" for rival in ranking.rivals])
     if len(ranking.rivals) == n_others:
@@ -438,8 +448,9 @@ def _baseline_line(results: Results, primary: pd.DataFrame) -> str:
         size = effect(row["estimate"], row["low"], row["high"], unit=unit)
         end = "no interval can be given" if verdict == UNKNOWN else verdict
         return f"{start}: `{rows.index[0]}` {size}, {end}"
-    places = decimals(((rows["high"] - rows["low"]) / 2).median())
-    lowest, highest = (f"{end:+z.{places}f}" for end in rows["estimate"].agg(["min", "max"]))
+    places = column_decimals((rows["high"] - rows["low"]) / 2)
+    ends = rows["estimate"].agg(["min", "max"])
+    lowest, highest = (effect(end, math.nan, math.nan, places) for end in ends)
     span = f"about {lowest}{unit}" if lowest == highest else f"{lowest} to {highest}{unit}"
     if counts[UNKNOWN] == len(rows):
         return f"{start} the {number(len(rows))} arms differ by {span}; no interval can be given"
@@ -488,15 +499,15 @@ def _warnings_told(results: Results, primary: pd.DataFrame, claims: pd.DataFrame
 
 def _power_told(results: Results, primary: pd.DataFrame) -> str:
     """The smallest effect that was not likely to be missed, or difference without factors."""
-    unit = points(results.primary)
     found, what = _least_effect(results, primary), "an effect"
     if not found.n_seeds:
         found = detectable(primary[primary["kind"] == "difference"], looks=results.looks)
         what = f"a difference to `{results.manifest.reference}`"
     if not found.n_seeds:
         return ""
-    size = f"{two_digits(found.corrected)}{unit}"
-    return f"{number(found.n_seeds)} seeds: {what} below {size} may well have been missed"
+    size = two_digits(found.corrected)
+    unit = points(results.primary, size)
+    return f"{number(found.n_seeds)} seeds: {what} below {size}{unit} may well have been missed"
 
 
 def _least_effect(results: Results, primary: pd.DataFrame) -> Detectable:

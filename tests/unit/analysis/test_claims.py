@@ -1,12 +1,13 @@
 """Claims are decided by what the seeds show after correction, and by nothing else."""
 
+import re
 from dataclasses import replace
 from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pytest
-from fabricate import BASELINES, FACTORS, study
+from fabricate import BASELINES, FACTORS, planted, study
 from scipy import stats
 
 from ablation.analysis import claims
@@ -387,6 +388,42 @@ def test_means_and_differences_are_one_family_and_one_table(tmp_path):
         f"- top-1 should be below 20 %: refuted, {mean}" in text and "(`b`, by `reference`)" in text
     )
     assert "a one-sample t-test of its mean against the number named" in text
+
+
+@pytest.mark.parametrize("direction, beyond", [("below", 1e-3), ("above", -1e-3)])
+def test_no_bound_reads_as_the_number_that_it_leaves_out(tmp_path, direction, beyond):
+    """A claim that 64.3 [63.7, 65.0] is below 65 is not supported, as a reader sees it."""
+    results = load(study(tmp_path / "cells", factors=ONE, seeds=range(5)))
+    found = stats.ttest_1samp(results.cells("test/top1")["reference"], 0).confidence_interval()
+    number = (found.high if direction == "below" else found.low) + beyond
+    claims = [one_sided({"arm": "reference"}, direction, number)]
+    (claim,) = claim_texts(judged(study(tmp_path, factors=ONE, seeds=range(5), claims=claims)))
+    low, high = map(float, re.search(r"\[(\S+), (\S+)\]", claim.expectations[0]).groups())
+    assert claim.verdict == "supported"
+    assert high < number if direction == "below" else low > number
+
+
+def test_a_margin_of_1_is_one_point(tmp_path):
+    (told,) = claim_texts(judged(study(tmp_path, factors=ONE, claims=[within(1.0)])))
+    assert told.expectations[0].startswith("top-1 should not change by 1 point or more: ")
+
+
+def test_no_bound_reads_as_the_margin_that_it_lies_within(tmp_path):
+    cells = load(study(tmp_path / "cells", factors=ONE, seeds=range(5))).cells("test/top1")
+    differences = cells["lr_split"] - cells["reference"]
+    # of a test with one side
+    high = differences.mean() + stats.t.ppf(0.95, 4) * differences.std() / np.sqrt(5)
+    margin = float(np.ceil(10 * high) / 10)
+    folder = study(
+        tmp_path,
+        factors=ONE,
+        seeds=range(5),
+        top1=lambda levels: planted(levels) + (margin - high - 1e-3) * (levels["lr_split"] == "on"),
+        claims=[within(margin)],
+    )
+    (told,) = claim_texts(judged(folder))
+    assert told.verdict == "supported"
+    assert float(re.search(r", (\S+)\]", told.expectations[0])[1]) < margin
 
 
 def test_a_level_whose_arms_lie_on_both_sides_of_the_number_is_told_arm_by_arm(tmp_path):

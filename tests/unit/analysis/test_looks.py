@@ -314,6 +314,8 @@ def test_the_report_says_how_looks_are_paid_for_and_at_which_each_claim_was_deci
     text = report_of(results)
     of_looks = text.partition("## Looks")[2].partition("\n## ")[0]
     assert "after 3, 5, 8, 12, 20 seeds" in of_looks
+    # as far as this study has come, all have three
+    assert "So arms may have different numbers of seeds" in of_looks
     assert "Jennison & Turnbull" in of_looks and "Ye, Li, Liu & Yao" in of_looks
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in of_looks.splitlines()]
     assert ["3", "2 of 3", "`ldmlr`, `balanced-head`"] in rows
@@ -344,7 +346,7 @@ def test_claims_of_looks_are_read_back_and_shown_in_a_readme(tmp_path):
     path = places.report("fixes") / "claims.csv"
     pd.read_csv(path).drop(columns=["low_holm", "high_holm"]).to_csv(path, index=False)
     shown = study_tables(places.report_folders, "fixes", ["claims"])
-    assert "(repeated p = " in shown and "top-1 +0.5 points" in shown
+    assert "(repeated p = " in shown and "top-1 +0.49 points" in shown
 
 
 def test_a_comparison_warns_that_its_intervals_know_nothing_of_looks(tmp_path):

@@ -111,6 +111,12 @@ def test_seeds_that_agree_exactly_give_no_false_certainty(control):
     assert np.isnan([found.low, found.high, found.p]).all()
 
 
+@pytest.mark.parametrize("n", [1, 3])
+def test_arms_that_are_equal_but_for_rounding_differ_by_0(n):
+    rounding = 0.1 + 0.2 - 0.3
+    assert contrast(np.array([[0.3 + rounding, 0.3]] * n), [1.0, -1.0]).mean == 0.0
+
+
 def test_a_small_scale_is_not_mistaken_for_no_spread():
     found = paired_difference([1e-6, 2e-6, 4e-6], [0.0, 0.0, 0.0])
     assert found.low < found.mean < found.high

@@ -11,7 +11,7 @@ from ablation.analysis.claims import judge_claims
 from ablation.analysis.effects import judge
 from ablation.analysis.results import load
 from ablation.analysis.statistics import paired_difference
-from ablation.formatting import decimals, effect, table, value
+from ablation.formatting import decimals, effect, over_seeds, table, value
 from ablation.reporting.report import render, write_report
 from ablation.storage.files import folder_lock
 from ablation.subject.command import Command
@@ -315,6 +315,12 @@ def test_numbers_are_rounded_to_what_their_uncertainty_allows():
         and value(72.3456, float("nan")) == "72.3"
         and value(0.0, 0.0) == "0.0 ± 0.0"
     )
+    assert value(-0.02, 1.3) == "0.0 ± 1.3" and value(-0.02, float("nan"), places=1) == "0.0"
+    assert value(2.98e-4, 4.1e-7) == "0.0002980 ± 0.0000004"
+    assert over_seeds([0.1 + 0.2, 0.3]) == "0.3 ± 0"
+    assert value(2.3456, float("nan")) == "2.35" and value(130.4, 0.0) == "130.4 ± 0.0"
+    assert effect(-0.059, *[float("nan")] * 2) == "-0.059"
+    assert effect(0.34, *[float("nan")] * 2) == "+0.34"
     assert effect(-0.01, -0.52, 0.5) == "+0.0 [-0.5, 0.5]"
     assert (
         effect(3.0, 0.04, 5.96) == "+3.00 [0.04, 5.96]"
@@ -462,3 +468,13 @@ def test_a_report_on_own_code_says_nothing_that_only_the_built_in_method_can(
     assert said(own) == []
     assert set(said(built_in)) >= {"test set", "nothing is selected", "initialisation", "encoder"}
     assert shown in own and "is not known here" in own
+
+
+def test_a_metric_of_own_code_keeps_the_letters_of_its_name(tmp_path):
+    folder = study(tmp_path, subject="train.py:train", metric={"name": "mIoU", "goal": "maximize"})
+    for spec in folder.manifest().trials:
+        metrics = {"mIoU": 0.5 + spec.seed / 100, "best/mIoU": 0.6}
+        folder.write_outcome(spec.trial, replace(folder.outcome(spec.trial), metrics=metrics))
+    text = text_of(folder)
+    assert "The metric mIoU is what each trial gave for it last" in text
+    assert "best/mIoU: the best epoch" in text

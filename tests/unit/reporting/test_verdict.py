@@ -15,6 +15,7 @@ from ablation.reporting.verdict import conclusion, verdict
 
 ONE = {"lr_split": FACTORS["lr_split"]}
 TWO = {"lr_split": FACTORS["lr_split"], "precision": {"f32": {}, "bf16": {"precision": "bf16"}}}
+FEWER = {name: FACTORS[name] for name in ("lr_split", "warmup")}
 INTERVAL = re.compile(r"([-+][\d.]+)(?: points)? \[([-\d.]+), ([-\d.]+)\]")
 
 
@@ -99,6 +100,66 @@ def test_interactions_are_told_by_where_a_factor_acts(tmp_path, top1, factors, s
     lines = lines_of(study(tmp_path, top1=top1, factors=factors, seeds=range(6), noise=0.3))
     assert lines[0].startswith(says)
     assert "with" in lines[1] or "at `precision" in lines[1]
+
+
+def test_of_two_factors_that_both_lower_the_metric_neither_is_found_to_raise_it(tmp_path):
+    lowering = {"lr_split": -8.0, "warmup": -6.0}
+    folder = study(
+        tmp_path,
+        factors=FEWER,
+        seeds=range(5),
+        top1=lambda v: 60.0 + sum(lowering[name] * (level == "on") for name, level in v.items()),
+    )
+    assert lines_of(folder)[0].startswith(
+        "Neither factor is found to raise top-1 alone, `lr_split` and `warmup` lower it"
+    )
+
+
+def test_differences_of_one_seed_are_told_with_two_digits(tmp_path):
+    """Also those of a share from 0 to 1, which one decimal would make 0."""
+    folder = study(tmp_path, factors=ONE, seeds=[0], metric={"name": "acc", "goal": "maximize"})
+    values = {"reference": 0.712, "lr_split": 0.741, "ldmlr": 0.721}
+    for spec in folder.manifest().trials:
+        outcome = folder.outcome(spec.trial)
+        metrics = {"acc": values.get(spec.arm, 0.7)}
+        folder.write_outcome(spec.trial, replace(outcome, metrics=metrics))
+    _, split, best, baseline, *_ = lines_of(folder)
+    assert split == "`lr_split`: +0.029 in one seed."
+    assert best.startswith("One seed can call no arm the best: `lr_split` (0.741) has")
+    assert baseline == (
+        "Against `ldmlr` (0.721) the two arms differ by -0.009 to +0.02; no interval can be given."
+    )
+
+
+def test_an_effect_without_an_interval_is_not_taken_for_none(tmp_path):
+    """Seeds that agree exactly on +10 do not make +3 at the other level the only effect."""
+    folder = study(tmp_path, factors=FEWER, seeds=range(5))
+    values = {"reference": 10.0, "lr_split": 20.0, "warmup": 10.0, "lr_split+warmup": 13.0}
+    for spec in folder.manifest().trials:
+        if spec.kind == "arm":
+            noise = spec.seed / 10 if spec.arm == "lr_split+warmup" else 0.0
+            metrics = {"test/top1": values[spec.arm] + noise}
+            outcome = folder.outcome(spec.trial)
+            folder.write_outcome(spec.trial, replace(outcome, metrics=metrics))
+    answer, split, *_ = lines_of(folder)
+    assert answer.startswith("What `lr_split` does to top-1 depends on `warmup`")
+    assert split.startswith("`lr_split`: +10.0 points without `warmup`, +3.20 [")
+
+
+def test_a_level_is_told_to_depend_on_those_factors_alone_that_it_interacts_with(tmp_path):
+    factors = {"rate": {"low": {}, "mid": {"rate": 1}, "high": {"rate": 2}}, **ONE}
+
+    def mid_alone_needs_the_split(levels):
+        return 60.0 + 10 * (levels["rate"] == "mid" and levels["lr_split"] == "on")
+
+    folder = study(
+        tmp_path, top1=mid_alone_needs_the_split, factors=factors, seeds=range(6), noise=0.3
+    )
+    answer, rate, split, *_ = lines_of(folder)
+    assert answer.startswith("`rate=mid` raises top-1 only with `lr_split`, ")
+    assert "no effect of `rate=high` on it was found" in answer
+    assert "no effect found of `high`" in rate
+    assert "at `rate=high`" in split
 
 
 def test_what_no_level_of_another_factor_tells_is_said_to_depend_on_them(tmp_path):
@@ -301,6 +362,16 @@ def test_arms_that_differ_alike_from_the_baseline_have_one_number(tmp_path):
     folder = study(tmp_path, factors=factors, top1=lambda v: 60.0, seeds=[0], noise=0.001)
     (line,) = (line for line in lines_of(folder) if "Against" in line)
     assert re.search(r"arms differ by about -\d\.\d points; no interval", line), line
+
+
+def test_baselines_that_lack_seeds_are_not_called_arms(tmp_path):
+    folder = study(
+        tmp_path, noise=4.0, state=lambda spec: "FAILED" if spec.trial == "ce--s0" else "COMPLETE"
+    )
+    manifest = folder.manifest()
+    baselines = [spec for spec in manifest.trials if spec.kind == "baseline"]
+    folder.write_manifest(replace(manifest, trials=baselines, factors={}))
+    assert "adjusted for the seeds that baselines lack" in lines_of(folder)[1]
 
 
 def test_baselines_alone_are_ranked(tmp_path):
