@@ -252,22 +252,32 @@ def factors_table(results: Results) -> str:
     return table(["factor", "level", "settings"], rows, "lll")
 
 
-def baselines_table(results: Results) -> str:
-    """In which settings each baseline differs from the experiment; "" where none is known."""
+def settings_table(results: Results, kind: str) -> str:
+    """In which settings each arm beside the design, or each baseline, differs from the experiment.
+
+    "" where none is known.
+
+    Args:
+        kind: "arm" or "baseline"
+    """
     common = dict(leaves(results.manifest.config))
-    baselines = {spec.arm: spec for spec in results.manifest.trials if spec.kind == "baseline"}
+    specs = {spec.arm: spec for spec in results.manifest.trials if spec.kind == kind}
     rows = []
     searched = results.manifest.search.get("arms", {})
-    for name, spec in baselines.items():
+    for name, spec in specs.items():
+        # the levels of the others stand in the table of factors
+        if spec.levels:
+            continue
         # what was found for it stands with the search
         found = searched[name]["space"] if name in searched else {}
         own = {
             key: to
             for key, to in spec.settings.items()
-            if common.get(key, to) != to and key not in found
+            if (key not in common or common[key] != to) and key not in found
         }
         rows.append([f"`{name}`", _settings(own)])
-    return table(["baseline", "settings other than the experiment's"], rows if common else [], "ll")
+    is_known = common or any(spec.settings for spec in specs.values())
+    return table([kind, "settings other than the experiment's"], rows if is_known else [], "ll")
 
 
 def divergence_table(results: Results) -> str:

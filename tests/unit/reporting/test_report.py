@@ -294,6 +294,21 @@ def test_what_sets_a_baseline_apart_is_told(tmp_path):
     assert re.search(r"\| `ldmlr` +\| `method: staged`, `head.name: linear` +\|", text_of(folder))
 
 
+@pytest.mark.parametrize("config", [{}, {"model": {"dropout": 0.1}}])
+def test_what_sets_an_arm_beside_the_design_apart_is_told(tmp_path, config):
+    folder = study(tmp_path, factors=SHORTEST, baselines=[], config=config)
+    manifest = folder.manifest()
+    reference = manifest.trials[0]
+    beside = replace(
+        reference, trial="plain--s0", arm="plain", levels={}, settings={"model.dropout": None}
+    )
+    folder.write_manifest(replace(manifest, trials=[*manifest.trials, beside]))
+    text = text_of(folder)
+    assert re.search(r"\| `plain` +\| `model.dropout: None` +\|", text)
+    # the settings of the design's arms stand in the table of factors
+    assert not re.search(r"^\| `reference` +\| (`|defaults)", text, re.M)
+
+
 def test_published_numbers_carry_protocol_and_source(tmp_path):
     text = text_of(study(tmp_path, factors=SHORTEST))
     assert re.search(r"\| LDMLR +\| +68.50 \| best epoch on test \| a paper, table 1 \|", text)
@@ -452,6 +467,9 @@ def test_a_report_on_own_code_says_nothing_that_only_the_built_in_method_can(
     figures = ["accuracy", "effects", "learning_curves", "mechanism"]
     built_in = text_of(study(tmp_path / "core", **told, detail=True), figures)
     own = text_of(study(tmp_path / "own", **told, detail=True, subject=subject), figures)
+
+    # as it is called: capitals of a name of one's own stay as they are
+    assert "\ntop-1: what each trial gave for it last" in own
 
     def said(text):
         # without what the fabricated names of factors, settings and metrics bring with them
