@@ -159,6 +159,7 @@ def render(
         if manifest.search
         else "",
         warnings=[*manifest.facts.get("warnings", []), *manifest.search.get("warnings", [])],
+        without_number=tables.without_number(study, claims["metric"].unique()),
         n_expectations=len(claims),
         has_means=any(map(is_of_one_side, claims["direction"])),
         has_margins=bool(claims["direction"].str.contains(" within ").any()),

@@ -309,6 +309,34 @@ def test_what_sets_an_arm_beside_the_design_apart_is_told(tmp_path, config):
     assert not re.search(r"^\| `reference` +\| (`|defaults)", text, re.M)
 
 
+def test_claims_tell_which_seeds_have_no_finite_number(tmp_path):
+    claim = {
+        "id": "lr",
+        "says": "A small rate is better.",
+        "contrast": {"factor": "lr_split", "from": "off", "to": "on"},
+        "expects": [{"metric": "FID", "direction": "down"}],
+    }
+    folder = study(tmp_path, factors=SHORTEST, seeds=range(4), claims=[claim])
+
+    def text_with(fid):
+        for i, spec in enumerate(folder.manifest().trials):
+            outcome = folder.outcome(spec.trial)
+            found = fid(spec, 10.0 + i % 3)
+            folder.write_outcome(
+                spec.trial, replace(outcome, metrics={**outcome.metrics, "FID": found})
+            )
+        return text_of(folder)
+
+    told = "Complete trials without a finite number"
+    assert told not in text_with(lambda spec, fid: fid)
+    # the baseline does not measure it at all
+    lacking = {"lr_split--s1": float("nan"), "lr_split--s3": float("inf")}
+    text = text_with(
+        lambda spec, fid: float("nan") if spec.kind == "baseline" else lacking.get(spec.trial, fid)
+    )
+    assert re.search(rf"{told}: FID in 2 of \d+ \(seeds 1 and 3\)\.", text)
+
+
 def test_published_numbers_carry_protocol_and_source(tmp_path):
     text = text_of(study(tmp_path, factors=SHORTEST))
     assert re.search(r"\| LDMLR +\| +68.50 \| best epoch on test \| a paper, table 1 \|", text)
