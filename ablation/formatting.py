@@ -153,9 +153,8 @@ def effect(mean: float, low: float, high: float, places: int | None = None, unit
     if not math.isfinite(low):
         if places is not None:
             return f"{mean:+z.{places}f}{unit}"
-        return (
-            f"{mean:+.1f}{unit}" if abs(mean) >= 0.05 or mean == 0 else two_digits(mean, "+") + unit
-        )
+        is_small = 0 < abs(mean) < 1
+        return f"{two_digits(mean, '+') if is_small else f'{mean:+.1f}'}{unit}"
     places = effect_decimals(low, high, places)
     # z: no negative zeros
     return f"{mean:+z.{places}f}{unit} [{low:z.{places}f}, {high:z.{places}f}]"

@@ -353,6 +353,14 @@ def test_numbers_are_rounded_to_what_their_uncertainty_allows():
     assert value(72.3456, 0.6) == "72.3 ± 0.6"
     assert value(72.3456, 0.012) == "72.346 ± 0.012"
     assert effect(3.21, 1.1, 5.32) == "+3.2 [1.1, 5.3]"
+    # without an interval, of one seed: not +0.1 and -0.2
+    nan = float("nan")
+    assert [effect(one, nan, nan) for one in (3.21, 0.054, -0.163, 0)] == [
+        "+3.2",
+        "+0.054",
+        "-0.16",
+        "+0.0",
+    ]
     assert (
         value(0.01234, float("nan")) == "0.0123"
         and value(72.3456, float("nan")) == "72.3"
