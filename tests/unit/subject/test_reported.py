@@ -295,6 +295,7 @@ def test_a_trial_without_the_primary_metric_at_its_end_fails_and_says_what_there
     assert (
         outcome.error["message"]
         == f"the last record does not hold the metric 'acc'; it holds {', '.join(sorted(returns)) or 'none'}"
+        "; epoch 1 does: report it for the last epoch, too, or return it"
     )
 
 
