@@ -13,10 +13,11 @@ A marker stands alone on its line, at its beginning; the rest of the file is kep
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from ablation.analysis import effects as judged
@@ -43,6 +44,7 @@ from ablation.formatting import (
     effects_decimals,
     label,
     leaves,
+    listed,
     means_decimals,
     over_seeds,
     p_cell,
@@ -252,22 +254,53 @@ def factors_table(results: Results) -> str:
     return table(["factor", "level", "settings"], rows, "lll")
 
 
-def baselines_table(results: Results) -> str:
-    """In which settings each baseline differs from the experiment; "" where none is known."""
+def settings_table(results: Results, kind: str) -> str:
+    """In which settings each arm beside the design, or each baseline, differs from the experiment.
+
+    "" where none is known.
+
+    Args:
+        kind: "arm" or "baseline"
+    """
     common = dict(leaves(results.manifest.config))
-    baselines = {spec.arm: spec for spec in results.manifest.trials if spec.kind == "baseline"}
+    specs = {spec.arm: spec for spec in results.manifest.trials if spec.kind == kind}
     rows = []
     searched = results.manifest.search.get("arms", {})
-    for name, spec in baselines.items():
+    for name, spec in specs.items():
+        # the levels of the others stand in the table of factors
+        if spec.levels:
+            continue
         # what was found for it stands with the search
         found = searched[name]["space"] if name in searched else {}
         own = {
             key: to
             for key, to in spec.settings.items()
-            if common.get(key, to) != to and key not in found
+            if (key not in common or common[key] != to) and key not in found
         }
         rows.append([f"`{name}`", _settings(own)])
-    return table(["baseline", "settings other than the experiment's"], rows if common else [], "ll")
+    is_known = common or any(spec.settings for spec in specs.values())
+    return table([kind, "settings other than the experiment's"], rows if is_known else [], "ll")
+
+
+def without_number(results: Results, metrics: Iterable[str]) -> list[str]:
+    """For each metric, which complete trials have no finite number of it.
+
+    Arms that never have one are left out: they do not measure it.
+    """
+    told = []
+    for metric in metrics:
+        if metric not in results.trials:
+            continue
+        is_complete = results.trials["state"] == "COMPLETE"
+        trials = results.trials[is_complete & results.trials["kind"].isin(["arm", "baseline"])]
+        is_finite = np.isfinite(trials[metric].astype(float))
+        is_measured = is_finite.groupby(trials["arm"]).transform("any")
+        lacking = trials[is_measured & ~is_finite]
+        if len(lacking):
+            seeds = sorted(lacking["seed"].unique())
+            of = f"seed{'s' if len(seeds) > 1 else ''} {listed([str(seed) for seed in seeds])}"
+            told.append(f"{label(metric)} in {len(lacking)} of {len(trials)} ({of})")
+    return told
 
 
 def divergence_table(results: Results) -> str:

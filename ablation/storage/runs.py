@@ -498,6 +498,8 @@ def outcome_of(spec: TrialSpec, records: Sequence[Record], metric: Metric) -> Ou
         message = f"the last record does not hold the metric '{name}'; it holds {held or 'none'}"
         if name in (unread := own[-1].get("unread", {})):
             message += f"; it was printed as {unread[name]}"
+        if having := [record["epoch"] for record in own if name in record["metrics"]]:
+            message += f"; epoch {having[-1]} does: report it for the last epoch, too, or return it"
         return failure_of(spec, records, failure("MissingMetric", message))
     if not math.isfinite(values[-1]):
         message = f"the metric '{name}' is {values[-1]}"

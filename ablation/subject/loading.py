@@ -153,7 +153,8 @@ class FunctionSubject(OwnCode):
     config: dict, dotted keys as the experiment and the levels give them. report(epoch, metrics) may
     be called as training goes on, several times for one epoch: of each metric the last value
     counts. The returned metrics are the trial's result, and those of its last epoch that it does
-    not return, too. A function that has a parameter `resume_from` may give a checkpoint, bytes or
+    not return, too; one that has reported may return None.
+    A function that has a parameter `resume_from` may give a checkpoint, bytes or
     the path of a file, with what it reports: `report(epoch, metrics, checkpoint=...)`. If the trial
     is broken off, the function is called again with the last one as `resume_from`, and else with
     None. Nothing is known of its settings, so none is refused. A change in the function's module,
@@ -219,6 +220,9 @@ class FunctionSubject(OwnCode):
         if is_interrupted or interruption.is_known_to_training():
             # it may have returned early
             raise interruption.Interrupted
+        if returned is None and history:
+            # all is reported
+            returned = {}
         metrics = plain_metrics(returned, f"{self.train.__name__} returned")
         return record_of(history, metrics, seconds())
 

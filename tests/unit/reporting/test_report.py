@@ -294,6 +294,49 @@ def test_what_sets_a_baseline_apart_is_told(tmp_path):
     assert re.search(r"\| `ldmlr` +\| `method: staged`, `head.name: linear` +\|", text_of(folder))
 
 
+@pytest.mark.parametrize("config", [{}, {"model": {"dropout": 0.1}}])
+def test_what_sets_an_arm_beside_the_design_apart_is_told(tmp_path, config):
+    folder = study(tmp_path, factors=SHORTEST, baselines=[], config=config)
+    manifest = folder.manifest()
+    reference = manifest.trials[0]
+    beside = replace(
+        reference, trial="plain--s0", arm="plain", levels={}, settings={"model.dropout": None}
+    )
+    folder.write_manifest(replace(manifest, trials=[*manifest.trials, beside]))
+    text = text_of(folder)
+    assert re.search(r"\| `plain` +\| `model.dropout: None` +\|", text)
+    # the settings of the design's arms stand in the table of factors
+    assert not re.search(r"^\| `reference` +\| (`|defaults)", text, re.M)
+
+
+def test_claims_tell_which_seeds_have_no_finite_number(tmp_path):
+    claim = {
+        "id": "lr",
+        "says": "A small rate is better.",
+        "contrast": {"factor": "lr_split", "from": "off", "to": "on"},
+        "expects": [{"metric": "FID", "direction": "down"}],
+    }
+    folder = study(tmp_path, factors=SHORTEST, seeds=range(4), claims=[claim])
+
+    def text_with(fid):
+        for i, spec in enumerate(folder.manifest().trials):
+            outcome = folder.outcome(spec.trial)
+            found = fid(spec, 10.0 + i % 3)
+            folder.write_outcome(
+                spec.trial, replace(outcome, metrics={**outcome.metrics, "FID": found})
+            )
+        return text_of(folder)
+
+    told = "Complete trials without a finite number"
+    assert told not in text_with(lambda spec, fid: fid)
+    # the baseline does not measure it at all
+    lacking = {"lr_split--s1": float("nan"), "lr_split--s3": float("inf")}
+    text = text_with(
+        lambda spec, fid: float("nan") if spec.kind == "baseline" else lacking.get(spec.trial, fid)
+    )
+    assert re.search(rf"{told}: FID in 2 of \d+ \(seeds 1 and 3\)\.", text)
+
+
 def test_published_numbers_carry_protocol_and_source(tmp_path):
     text = text_of(study(tmp_path, factors=SHORTEST))
     assert re.search(r"\| LDMLR +\| +68.50 \| best epoch on test \| a paper, table 1 \|", text)
@@ -310,6 +353,14 @@ def test_numbers_are_rounded_to_what_their_uncertainty_allows():
     assert value(72.3456, 0.6) == "72.3 ± 0.6"
     assert value(72.3456, 0.012) == "72.346 ± 0.012"
     assert effect(3.21, 1.1, 5.32) == "+3.2 [1.1, 5.3]"
+    # without an interval, of one seed: not +0.1 and -0.2
+    nan = float("nan")
+    assert [effect(one, nan, nan) for one in (3.21, 0.054, -0.163, 0)] == [
+        "+3.2",
+        "+0.054",
+        "-0.16",
+        "+0.0",
+    ]
     assert (
         value(0.01234, float("nan")) == "0.0123"
         and value(72.3456, float("nan")) == "72.3"
@@ -458,6 +509,9 @@ def test_a_report_on_own_code_says_nothing_that_only_the_built_in_method_can(
     figures = ["accuracy", "effects", "learning_curves", "mechanism"]
     built_in = text_of(study(tmp_path / "core", **told, detail=True), figures)
     own = text_of(study(tmp_path / "own", **told, detail=True, subject=subject), figures)
+
+    # as it is called: capitals of a name of one's own stay as they are
+    assert "\ntop-1: what each trial gave for it last" in own
 
     def said(text):
         # without what the fabricated names of factors, settings and metrics bring with them

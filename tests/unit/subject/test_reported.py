@@ -141,6 +141,13 @@ def test_what_is_no_dict_of_metrics_is_refused_with_what_it_is(given, said):
         record_of(reporting((1, given)))
 
 
+def test_a_function_that_has_reported_may_return_nothing():
+    calls = (1, {"acc": 1, "loss": 3}), (2, {"acc": 2})
+    record = record_of(reporting(*calls, returns=None))
+    assert record["metrics"] == {"acc": 2}
+    assert points(record) == points(record_of(reporting(*calls, returns={})))
+
+
 @pytest.mark.filterwarnings("error")
 def test_a_coroutine_is_refused_without_a_warning_that_it_was_never_awaited():
     with pytest.raises(
@@ -295,6 +302,7 @@ def test_a_trial_without_the_primary_metric_at_its_end_fails_and_says_what_there
     assert (
         outcome.error["message"]
         == f"the last record does not hold the metric 'acc'; it holds {', '.join(sorted(returns)) or 'none'}"
+        "; epoch 1 does: report it for the last epoch, too, or return it"
     )
 
 
