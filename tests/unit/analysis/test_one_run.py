@@ -10,6 +10,7 @@ from scipy import stats
 from tiny_trials import JOINT, STAGED, chain, run_on_shared_epochs
 
 from ablation.analysis import effects as judged
+from ablation.analysis import statistics
 from ablation.analysis.claims import judge_claims
 from ablation.analysis.effects import is_conditional, judge, unpacked
 from ablation.analysis.results import load
@@ -104,9 +105,11 @@ def test_interactions_take_all_four_arms_of_the_same_images():
     hits, weights = rng.random((400, 4)) < [0.5, 0.6, 0.6, 0.9], np.array([[1.0, -1.0, -1.0, 1.0]])
     values = hits @ weights[0]
     half = stats.norm.ppf(0.975) * values.std() / 20
-    assert image_bootstrap([hits], weights)[0] == pytest.approx(
-        [values.mean() - half, values.mean() + half], abs=0.01
-    )
+    nothing = np.zeros((1, 4))
+    found, none = image_bootstrap([hits], np.concatenate([weights, nothing]))
+    assert found == pytest.approx([values.mean() - half, values.mean() + half], abs=0.01)
+    # each contrast by itself is without width
+    assert np.isnan(none).all()
 
 
 @pytest.mark.parametrize("strata", [[(1, 2)], [(1, 2), (1, 2)], [(5, 2)]])
@@ -121,6 +124,14 @@ def test_a_class_of_one_image_never_varies():
     alone, weights = np.array([[True, False]]), np.array([[1.0, -1.0]])
     low, high = image_bootstrap([many, alone], weights)[0]
     assert [low, high] == pytest.approx(image_bootstrap([many], weights)[0] / 2 + 0.5, abs=0.02)
+
+
+def test_more_images_than_a_batch_holds_are_resampled_one_resample_at_a_time(monkeypatch):
+    hits = np.random.default_rng(0).random((50, 2)) < 0.5
+    monkeypatch.setattr(statistics, "N_RESAMPLES", 99)
+    whole = image_bootstrap([hits], np.array([[1.0, -1.0]]))
+    monkeypatch.setattr(statistics, "BATCH_IMAGES", 1)
+    assert np.array_equal(image_bootstrap([hits], np.array([[1.0, -1.0]])), whole)
 
 
 def test_the_same_hits_give_the_same_bits(tmp_path):
