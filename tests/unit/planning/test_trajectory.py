@@ -273,6 +273,13 @@ def test_every_way_to_encode_has_keys_of_its_own():
     assert len(set(last)) == len(ways) == 8
 
 
+@pytest.mark.parametrize("other", [{}, *ENCODINGS])
+@pytest.mark.parametrize("base", [BASE, STAGED])
+def test_only_staged_trials_encode_otherwise_than_in_eval_mode(base, other):
+    as_usual = trajectory.encoding(config_of(base | other)) is None
+    assert as_usual is (base is BASE or not other)
+
+
 @pytest.mark.parametrize(("augmented", "counts"), [(True, True), (False, False)])
 def test_the_augmentation_counts_for_latents_that_are_augmented(augmented, counts):
     """Seen in the settings of an epoch, since the pre-training depends on it anyway."""
@@ -423,6 +430,8 @@ def recorded(config, losses):
     """Look-up of records of a warm-up whose epochs had these diffusion losses."""
     warmup = [link.key for link in chain(BASE | {"warmup.epochs": 8}) if link.phase == WARMUP]
     found = {key: {"metrics": {"train/diffusion_loss": loss}} for key, loss in zip(warmup, losses)}
+    # epochs of the pre-training have records without it
+    found |= {key: {"metrics": {}} for key in keys(BASE, phase=PRETRAIN)}
     return trajectory.chain(config, 0, found.get)
 
 
