@@ -379,6 +379,12 @@ def test_latents_drawn_from_a_normal_distribution_ask_for_no_diffusion_epochs():
     assert n_shared(gaussian, gaussian | {"diffusion.scaling": "unit"}) == 3
 
 
+@pytest.mark.parametrize("setting", ["optim.name", "optim.head_name", "optim.denoiser_name"])
+def test_decoupled_weight_decay_makes_epochs_of_its_own(setting):
+    decayed = BASE | {"optim.weight_decay": 0.1}
+    assert n_shared(decayed, decayed | {setting: "adamw"}) == 3
+
+
 def test_momentum_counts_for_the_modules_that_sgd_trains():
     denoiser = STAGED | {"optim.denoiser_name": "sgd"}
     assert n_shared(denoiser, denoiser | {"optim.momentum": 0}) == 3
