@@ -110,7 +110,7 @@ def test_a_fraction_and_its_number_of_epochs_are_the_same_trial():
 @pytest.mark.parametrize(
     "other",
     [
-        {"optim.lr.encoder": 1e-3}, {"routing": "summed"}, {"batchnorm": "frozen"}, {"measure_gradients_every": 5}, {"mixup": 1.0}, {"optim.ema": 0.9}, {"losses.consistency": 1.0}, {"optim.sam": 0.05}, {"warmup.epochs": 4, "routing": "pcgrad", "optim.lr.encoder": 0.5},
+        {"optim.lr.encoder": 1e-3}, {"routing": "summed"}, {"batchnorm": "frozen"}, {"measure_gradients_every": 5}, {"mixup": 1.0}, {"optim.ema": 0.9}, {"losses.consistency": 1.0}, {"optim.sam": 0.05}, {"losses.prototype": 0.2}, {"standardisation": "batch"}, {"warmup.epochs": 4, "routing": "pcgrad", "optim.lr.encoder": 0.5},
     ],
 )  # fmt: skip
 def test_what_acts_on_the_thawed_encoder_leaves_the_warmup_shared(other):
@@ -125,6 +125,7 @@ def test_what_acts_on_the_thawed_encoder_leaves_the_warmup_shared(other):
         {"diffusion.objective": "v"}, {"optim.name": "sgd"}, {"optim.weight_decay": 0.1}, {"batch_size": 64}, {"evaluate_every": 2},
         {"optim.schedule": "cosine"}, {"diffusion.scaling": "unit"}, {"optim.denoiser_name": "sgd"}, {"optim.head_weight_decay": 0.1}, {"losses.momentum": 0.5},
         {"losses.radius_from": "many"}, {"losses.prototype": 0}, {"optim.clip": 1.0},
+        {"losses.radius": 0.2}, {"losses.semantic": 2}, {"losses.real": 2}, {"losses.logit_adjustment": 1}, {"denoiser.blocks": 1}, {"diffusion.steps": 100}, {"batching": "balanced"},
     ],
 )  # fmt: skip
 def test_what_acts_in_the_warmup_leaves_the_pretraining_shared(other):
