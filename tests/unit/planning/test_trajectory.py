@@ -600,6 +600,9 @@ class A:
 def f(x):
     """Docstring of a function."""
     return A.factor * x  # another
+
+for name in "ab":
+    print(name)
 '''
 
 
@@ -628,6 +631,7 @@ def test_comments_docstrings_and_layout_do_not_change_the_source_fingerprint(
         ("* x", "+ x"),
         ("def f", "def g"),
         ("return A", 'return "A" and A'),
+        ("print(name)", "print(x)"),
     ],
 )
 def test_code_changes_the_source_fingerprint(tmp_path, before, after):
