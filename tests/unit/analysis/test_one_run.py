@@ -12,7 +12,7 @@ from tiny_trials import JOINT, STAGED, chain, run_on_shared_epochs
 from ablation.analysis import effects as judged
 from ablation.analysis import statistics
 from ablation.analysis.claims import judge_claims
-from ablation.analysis.effects import is_conditional, judge, unpacked
+from ablation.analysis.effects import difference_over_images, is_conditional, judge, unpacked
 from ablation.analysis.results import load
 from ablation.analysis.statistics import image_bootstrap
 from ablation.reporting.report import render
@@ -117,6 +117,15 @@ def test_arms_that_are_right_about_the_same_images_get_no_interval(strata):
     assert np.isnan(
         image_bootstrap([np.ones(shape, bool) for shape in strata], np.array([[1.0, -1.0]]))
     ).all()
+
+
+def test_two_trials_are_compared_over_the_images_that_both_were_tested_on():
+    left, right = "12:fff0 8:f1", "12:f0f0 8:33"
+    hits = [np.concatenate(unpacked(one)) for one in (left, right)]
+    expected = 100 * image_bootstrap([np.stack(hits, axis=1)], np.array([[1.0, -1.0]]))[0]
+    assert difference_over_images("test/top1", left, right) == tuple(expected)
+    for metric, other in [("test/top1", "12:f0f0 9:3300"), ("test/top1", ""), ("loss", right)]:
+        assert np.isnan(difference_over_images(metric, left, other)).all()
 
 
 def test_a_class_of_one_image_never_varies():
