@@ -327,13 +327,14 @@ def test_arms_that_never_finished_leave_the_other_pairs(tmp_path):
     assert table.loc["lr_split: off -> on", "estimate"] == pytest.approx(expected)
 
 
-def test_an_effect_that_no_seed_has_is_listed_all_the_same(tmp_path):
-    table = primary(
-        study(
-            tmp_path,
-            state=lambda spec: "FAILED" if spec.levels.get("warmup") == "on" else "COMPLETE",
-        )
+def test_an_effect_that_no_seed_has_is_listed_all_the_same_on_the_primary_metric(tmp_path):
+    folder = study(
+        tmp_path,
+        state=lambda spec: "FAILED" if spec.levels.get("warmup") == "on" else "COMPLETE",
     )
+    effects, table = judge(load(folder)), primary(folder)
+    assert effects.loc[effects["n_seeds"] == 0, "metric"].unique().tolist() == ["test/top1"]
+    assert effects["metric"].nunique() > 1
     assert table.loc["warmup: off -> on", "verdict"] == judged.NO_SEED
     assert table.loc["lr_split: off -> on", "n_seeds"] == 3
 
@@ -389,12 +390,26 @@ def test_the_means_of_an_interaction_plot_differ_by_the_interaction_also_where_a
         state=lambda spec: "FAILED" if spec.trial in ("warmup--s3", "lr_split--s1") else "COMPLETE",
     )
     results, table = load(folder), primary(folder)
-    for pair in factor_pairs(results, "test/top1"):
+    pairs = list(factor_pairs(results, "test/top1"))
+    assert len(pairs) == 3
+    for pair in pairs:
         m = {levels: found.mean for levels, found in pair.means.items()}
         assert {found.n for found in pair.means.values()} == {2}
         assert m["on", "on"] - m["on", "off"] - m["off", "on"] + m["off", "off"] == pytest.approx(
             table.loc[pair.interactions[0], "estimate"]
         )
+
+
+def test_an_interaction_has_no_plot_where_no_seed_has_all_its_arms(tmp_path):
+    """Those with the warm-up finish under two seeds, the others under the other two."""
+    folder = study(
+        tmp_path,
+        seeds=range(4),
+        state=lambda spec: (
+            "FAILED" if (spec.levels.get("warmup") == "on") == (spec.seed < 2) else "COMPLETE"
+        ),
+    )
+    assert not list(factor_pairs(load(folder), "test/top1"))
 
 
 def cells_study(path, **values):

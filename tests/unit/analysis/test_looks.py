@@ -234,6 +234,13 @@ def test_where_no_look_is_left_that_would_decide_more_seeds_than_are_planned_are
     assert needed == max(least, needed_seeds(effect_size, 1.0, 0.05)) > LOOKS[-1]
 
 
+@pytest.mark.parametrize(
+    ("difference", "sd"), [(0.0, 1.0), (np.nan, 1.0), (1.0, 0.0), (1.0, np.nan)]
+)
+def test_no_number_of_seeds_is_told_without_a_difference_or_a_spread(difference, sd):
+    assert module.deciding_seeds(difference, sd, 0.05, LOOKS, 3) is None
+
+
 @pytest.mark.parametrize("n_done", [3, 5, 8, 12, 20])
 def test_an_undecided_claim_is_never_told_to_need_no_more_seeds_than_it_has(tmp_path, n_done):
     n_undecided = 0

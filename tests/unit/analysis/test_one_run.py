@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from fabricate import FACTORS, N_TEST, better, study, with_hits
 from scipy import stats
@@ -260,6 +261,12 @@ def test_without_hits_the_limits_say_that_there_is_no_interval(tmp_path):
     assert not is_conditional(judge(results))
     assert "No interval or p-value can be given" in limits_of(results)
     assert not is_conditional(judge(load(study(tmp_path / "two", factors=ONE, seeds=[0, 1]))))
+
+
+@pytest.mark.parametrize("n_seeds, said", [([1, 1], True), ([1, 3], False), ([3, 3], False)])
+def test_one_interval_over_images_makes_a_table_conditional(n_seeds, said):
+    rows = pd.DataFrame({"low": [np.nan, 1.0], "n_seeds": n_seeds})
+    assert is_conditional(rows) is said
 
 
 def test_claims_stay_undecided(tmp_path):
