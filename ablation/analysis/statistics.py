@@ -276,7 +276,6 @@ def _multiplicities(drawn: np.ndarray) -> np.ndarray:
 
     drawn: (n_resamples, n_images) int, indices
     """
-    drawn = np.atleast_2d(drawn).astype(np.int64)
     n_resamples, n_images = drawn.shape
     rows = np.arange(n_resamples)[:, None] * n_images
     return (

@@ -259,13 +259,14 @@ def test_generation_depends_on_its_generator_alone(eta):
 
     def sample(seed):
         generator = torch.Generator().manual_seed(seed)
-        before = torch.get_rng_state()
+        before, own = torch.get_rng_state(), generator.get_state()
         latents = generate(lambda z, t: 0.5 * z, "x0", levels, start, 100, eta, generator)
         assert torch.equal(torch.get_rng_state(), before)  # the global generator is left alone
+        assert torch.equal(generator.get_state(), own) == (eta == 0)  # DDIM draws nothing
         return latents
 
     assert torch.equal(sample(0), sample(0))
-    assert torch.equal(sample(0), sample(1)) == (eta == 0)  # DDIM draws nothing
+    assert torch.equal(sample(0), sample(1)) == (eta == 0)
 
 
 def test_unknown_names_are_refused():

@@ -34,6 +34,7 @@ def tracked():
 USED = torch.tensor(
     [1, 0, 1, 1, 0, 0, 0, 1, 1, 1, 0, 1]
 )  # leaves class 1 one sample and class 3 none
+ONE_CLASS = torch.tensor([1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0])
 
 
 def members(values, labels, c, used=None):
@@ -108,8 +109,8 @@ def test_a_class_of_one_borrows_the_mean_corrected_radius_of_the_others():
     )
 
 
-def radius_loss_by_loop(latents, labels, prototypes, tracked, used=None):
-    common, terms = sum(tracked.tolist()) / len(tracked), []
+def radius_loss_by_loop(latents, labels, prototypes, tracked, used=None, common=None):
+    common, terms = common or sum(tracked.tolist()) / len(tracked), []
     for c in range(len(tracked)):
         mine = members(latents, labels, c, used)
         if not mine:
@@ -121,10 +122,13 @@ def radius_loss_by_loop(latents, labels, prototypes, tracked, used=None):
     return sum(terms) / len(terms)
 
 
-@pytest.mark.parametrize("used", [None, USED])
-def test_radius_loss_is_that_of_a_loop_over_the_classes_present(batch, tracked, used):
-    found = float(radius_loss(*batch, tracked, MOMENTUM, used))
-    assert found == pytest.approx(radius_loss_by_loop(*batch, tracked, used), rel=EXACT)
+@pytest.mark.parametrize("common", [None, 0.7])
+@pytest.mark.parametrize("used", [None, USED, ONE_CLASS])
+def test_radius_loss_is_that_of_a_loop_over_the_classes_present(batch, tracked, used, common):
+    given = None if common is None else torch.tensor(common, dtype=torch.float64)
+    found = float(radius_loss(*batch, tracked, MOMENTUM, used, given))
+    expected = radius_loss_by_loop(*batch, tracked, used, common)
+    assert found == pytest.approx(expected, rel=EXACT)
 
 
 def on_spheres(radii):
@@ -200,13 +204,13 @@ def test_no_gradient_reaches_prototypes_or_tracked_radii(batch, tracked):
 def test_tracking_is_an_exponential_moving_average_over_the_classes_present(shape):
     start, batch_means = (
         torch.zeros(shape, dtype=torch.float64),
-        torch.ones(shape, dtype=torch.float64),
+        torch.full(shape, 2.5, dtype=torch.float64),
     )
     counts, tracked = torch.tensor([5.0, 1.0, 0.0]), start
     for n in range(1, 4):
         tracked = track(tracked, batch_means, counts, MOMENTUM)
         assert tracked[:2].flatten().tolist() == pytest.approx(
-            [1 - MOMENTUM**n] * tracked[:2].numel(), rel=EXACT
+            [2.5 * (1 - MOMENTUM**n)] * tracked[:2].numel(), rel=EXACT
         )
     assert torch.equal(tracked[2], start[2])
 
@@ -230,3 +234,7 @@ def test_the_covariance_within_classes_is_that_of_the_classes_in_use():
     assert int(n) == 60
     nothing, none = within_class_covariance(latents[40:70], labels[40:70], prototypes, used)
     assert not nothing.any() and int(none) == 0
+    lone, one = within_class_covariance(latents, labels, prototypes, used, torch.arange(90) == 3)
+    apart = latents[3] - prototypes[0]
+    torch.testing.assert_close(lone, torch.outer(apart, apart))
+    assert int(one) == 1

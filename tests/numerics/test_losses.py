@@ -44,11 +44,13 @@ class Case:
         assert torch.equal(t, self.t) and torch.equal(labels, self.labels)
         return noisy @ self.matrix + self.added
 
-    def loss(self, objective="x0", weighting="uniform", weights=BOTH, denoise=None, latents=None):
+    def loss(
+        self, objective="x0", weighting="uniform", weights=BOTH, denoise=None, latents=None, common=None
+    ):  # fmt: skip
         latents = self.latents if latents is None else latents
         return semantic_loss(
             denoise or self.denoise, objective, weighting, latents, self.labels,
-            self.alpha_bar, self.t, self.noise, self.geometry, weights,
+            self.alpha_bar, self.t, self.noise, self.geometry, weights, common,
         )  # fmt: skip
 
     def estimates(self, objective):
@@ -67,15 +69,20 @@ def test_total_is_the_weighted_sum_of_its_parts(objective):
     assert min(found.diffusion.item(), found.prototype.item(), found.radius.item()) > 0
 
 
+@pytest.mark.parametrize("given", [None, torch.tensor(0.6, dtype=torch.float64)])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_parts_are_those_of_real_latents_and_of_clear_estimates(objective):
+def test_parts_are_those_of_real_latents_and_of_clear_estimates(objective, given):
     case = Case()
-    found, geometry, half = case.loss(objective), case.geometry, slice(0, N // 2)
+    found, geometry, half = case.loss(objective, common=given), case.geometry, slice(0, N // 2)
+    common = geometry.radii.mean() if given is None else given
     x0, y = case.estimates(objective)[half], case.labels[half]
     prototype = prototype_loss(case.latents, case.labels, geometry.prototypes)
-    radius = radius_loss(case.latents, case.labels, geometry.prototypes, geometry.radii, 0.9)
-    radius = radius + radius_loss(
-        x0, y, geometry.prototypes, geometry.estimate_radii, 0.9, common=geometry.radii.mean()
+    radius = sum(
+        radius_loss(z, labels, geometry.prototypes, tracked, 0.9, common=common)
+        for z, labels, tracked in (
+            (case.latents, case.labels, geometry.radii),
+            (x0, y, geometry.estimate_radii),
+        )
     )
     assert found.prototype.item() == pytest.approx(prototype.item(), rel=EXACT)
     assert found.radius.item() == pytest.approx(radius.item(), rel=EXACT)
@@ -218,6 +225,11 @@ def test_latents_standardised_by_their_batch_cannot_be_shrunk():
     )  # of a loss of hundreds: what the small term under the root leaves
 
 
+def test_a_dimension_in_which_a_batch_agrees_is_standardised_to_zero():
+    latents = torch.tensor([[1.0, 2.0], [3.0, 2.0]])
+    assert standardised(latents)[:, 1].tolist() == [0, 0]
+
+
 def test_adjusted_logits_add_the_logarithm_of_the_prior():
     counts = torch.tensor([80, 15, 5])
     torch.testing.assert_close(
@@ -226,6 +238,9 @@ def test_adjusted_logits_add_the_logarithm_of_the_prior():
     assert not logit_adjustment(counts, 0.0).any()
     # equal evidence for all classes, read off as a balanced posterior: the loss of the prior itself
     assert torch.allclose(logit_adjustment(counts, 1.0).softmax(0), counts / 100)
+    # a class without images leaves the logits finite
+    assert logit_adjustment(torch.tensor([3, 0]), 1.0).isfinite().all()
+    assert not logit_adjustment(torch.tensor([3, 0]), 0.0)[1].any()
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

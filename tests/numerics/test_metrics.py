@@ -77,15 +77,20 @@ def test_calibration_error_cancels_within_a_bin_and_not_across_bins():
 
 
 def test_calibration_error_is_that_of_a_loop_over_bins():
+    """Confidences from 1/40 up, and on the edges 1/8, 1/4, 1/2 and 1 of the bins to their left."""
     rng = torch.Generator().manual_seed(0)
-    logits, labels = (
-        2 * torch.randn(300, 5, generator=rng, dtype=torch.float64),
-        torch.randint(5, (300,), generator=rng),
-    )
+    logits = torch.linspace(0, 5, 300)[:, None] * torch.randn(300, 40, generator=rng)
+    logits = logits.double()
+    for row, n in zip(logits, [1, 1, 2, 2, 2, 4, 4, 8, 8, 8] * 3):
+        row[:] = -torch.inf
+        row[:n] = 0
     confidence, predictions = logits.softmax(1).max(1)
+    # all right in one bin and wrong in the next, so that gaps of two bins would cancel
+    is_right = (8 * confidence).ceil() % 2 == 1
+    labels = torch.where(is_right, predictions, (predictions + 1) % 40)
     total = 0.0
-    for b in range(10):
-        mine = (confidence > b / 10) & (confidence <= (b + 1) / 10)
+    for b in range(8):
+        mine = (confidence > b / 8) & (confidence <= (b + 1) / 8)
         if mine.any():
             total += (
                 int(mine.sum())
@@ -94,9 +99,7 @@ def test_calibration_error_is_that_of_a_loop_over_bins():
                     float((predictions == labels)[mine].double().mean() - confidence[mine].mean())
                 )
             )
-    assert float(expected_calibration_error(logits, labels, n_bins=10)) == pytest.approx(
-        100 * total
-    )
+    assert float(expected_calibration_error(logits, labels, n_bins=8)) == pytest.approx(100 * total)
 
 
 def test_calibration_error_of_certainty_is_the_error_rate():

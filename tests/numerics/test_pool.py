@@ -32,12 +32,12 @@ def class_means_denoiser(noisy, t, labels, which):
     return 10.0 * labels[which, None].expand_as(noisy)
 
 
-def drawn(counts, method="ddim", seed=0, denoise=class_means_denoiser):
+def drawn(counts, method="ddim", seed=0, denoise=class_means_denoiser, **diffusion):
     generation, levels = Generation(method=method, steps=5), alpha_bars("cosine", 20)
     rng = torch.Generator().manual_seed(seed)
     return draw(
         denoise,
-        Diffusion(steps=20),
+        Diffusion(steps=20, **diffusion),
         generation,
         levels,
         torch.tensor(counts),
@@ -81,6 +81,22 @@ def test_a_pool_is_its_generators_and_carries_no_gradient(method):
     assert not first.requires_grad
 
 
+@pytest.mark.parametrize(
+    ("objective", "scaling", "largest"),
+    [("noise", "standardised", 10), ("noise", "unit", 1), ("x0", "unit", 1), ("x0", "standardised", 50)],
+)  # fmt: skip
+def test_estimates_are_clamped_to_what_real_latents_reach(objective, scaling, largest):
+    """In units of their range where they are scaled to it; else only of predicted noise."""
+    far = {"noise": -50.0, "x0": 50.0}[objective]
+    pool = drawn(
+        [4],
+        denoise=lambda noisy, *_: torch.full_like(noisy, far),
+        objective=objective,
+        scaling=scaling,
+    )
+    assert torch.equal(pool.latents, torch.full((4, 3), float(largest)))
+
+
 def test_every_condition_is_worked_out_once_a_step():
     shapes = []
 
@@ -114,6 +130,17 @@ def test_a_gaussian_pool_has_the_means_and_the_covariance_that_it_is_given():
     found, n_used = within_class_covariance(pool.latents, pool.labels, prototypes, everybody)
     assert int(n_used) == 2 * n
     torch.testing.assert_close(found, covariance, rtol=0, atol=5 * 4 * (1 / n) ** 0.5)
+
+
+def test_a_gaussian_pool_is_its_generators_and_carries_no_gradient():
+    prototypes = torch.zeros(2, 2, requires_grad=True)
+
+    def latents(seed):
+        generator = torch.Generator().manual_seed(seed)
+        return draw_gaussian(prototypes, torch.eye(2), torch.tensor([3, 3]), generator).latents
+
+    assert torch.equal(latents(0), latents(0)) and not torch.equal(latents(0), latents(1))
+    assert not latents(0).requires_grad
 
 
 def test_a_gaussian_pool_of_collapsed_latents_is_their_prototype():

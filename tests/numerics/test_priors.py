@@ -1,7 +1,5 @@
 """The class prior that a head is trained for, and what of it is left to correct."""
 
-import dataclasses
-
 import pytest
 
 from core.config.schema import Config, Losses, Staged
@@ -76,6 +74,7 @@ def test_the_mean_losses_weighted_by_their_shares_are_the_mean_over_all_samples(
     )
 
 
-def test_a_class_that_nothing_is_drawn_of_has_no_prior_to_divide_by():
-    empty = dataclasses.replace(config(real=0.0))
+@pytest.mark.parametrize("tau", [0.0, 1.0, 1.5])
+def test_a_class_that_nothing_is_drawn_of_has_no_prior_to_divide_by(tau):
+    empty = config(real=0.0, logit_adjustment=tau)
     assert uncorrected_prior(empty, training_prior(empty, COUNTS, POOL)) is None

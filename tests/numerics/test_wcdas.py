@@ -88,14 +88,20 @@ def test_gradients_agree_with_finite_differences(inputs):
 
 
 @pytest.mark.parametrize("concentration_logit", [17.0, 40.0])
-def test_high_concentration_stays_finite_and_peaks_where_it_should(concentration_logit):
-    weight = torch.eye(3)
+@pytest.mark.parametrize(
+    "weight", [torch.eye(3), torch.randn(64, 64, generator=torch.Generator().manual_seed(0))]
+)
+def test_high_concentration_stays_finite_and_peaks_where_it_should(weight, concentration_logit):
+    """Among random weights are some of a length that rounding lifts above 1."""
     latents = weight.clone().requires_grad_()
-    logit = torch.full((3,), concentration_logit, requires_grad=True)
+    logit = torch.full((len(weight),), concentration_logit, requires_grad=True)
     logits = wcdas_logits(latents, weight, logit, 30.0)
     logits.sum().backward()
     assert latents.grad.isfinite().all() and logit.grad.isfinite().all()
-    assert logits.isfinite().all() and (logits.diag() > 1000).all()
+    # gamma ends at 0.9999
+    peak = 30 / (2 * math.pi) * 2 / 1e-4
+    assert logits.max().item() == pytest.approx(peak, rel=1e-5)
+    assert (logits > 0).all() and (logits.diag() > 1000).all()
 
 
 @pytest.mark.data

@@ -10,7 +10,7 @@ from scipy import stats
 
 from ablation.analysis import effects as judged
 from ablation.analysis.claims import judge_claims
-from ablation.analysis.contrasts import main_effects, simple_effects, single_effects
+from ablation.analysis.contrasts import enough, main_effects, simple_effects, single_effects
 from ablation.analysis.effects import detectable, factor_pairs, judge, rank
 from ablation.analysis.factors import level_effects
 from ablation.analysis.results import load
@@ -194,6 +194,19 @@ def test_a_main_effect_takes_each_pair_of_arms_that_differ_in_nothing_else_once(
     }
 
 
+@pytest.mark.parametrize(
+    ("n_seeds", "kept"),
+    [
+        ((3, 2, 1, 0), ["ab"]),
+        ((9, 9, 2, 2), ["ab", "cd", "ac"]),
+        ((1, 0, 1, 1), ["cd", "ac"]),
+        ((0, 0, 0, 0), []),
+    ],
+)
+def test_arms_of_two_seeds_are_enough_and_of_one_where_there_are_no_others(n_seeds, kept):
+    assert enough(["ab", "cd", "ac"], dict(zip("abcd", n_seeds))) == kept
+
+
 def test_leave_one_out_compares_with_the_full_arm(tmp_path):
     folder = study(tmp_path)
     manifest = folder.manifest()
@@ -319,13 +332,14 @@ def test_arms_that_never_finished_leave_the_other_pairs(tmp_path):
     assert table.loc["lr_split: off -> on", "estimate"] == pytest.approx(expected)
 
 
-def test_an_effect_that_no_seed_has_is_listed_all_the_same(tmp_path):
-    table = primary(
-        study(
-            tmp_path,
-            state=lambda spec: "FAILED" if spec.levels.get("warmup") == "on" else "COMPLETE",
-        )
+def test_an_effect_that_no_seed_has_is_listed_all_the_same_on_the_primary_metric(tmp_path):
+    folder = study(
+        tmp_path,
+        state=lambda spec: "FAILED" if spec.levels.get("warmup") == "on" else "COMPLETE",
     )
+    effects, table = judge(load(folder)), primary(folder)
+    assert effects.loc[effects["n_seeds"] == 0, "metric"].unique().tolist() == ["test/top1"]
+    assert effects["metric"].nunique() > 1
     assert table.loc["warmup: off -> on", "verdict"] == judged.NO_SEED
     assert table.loc["lr_split: off -> on", "n_seeds"] == 3
 
@@ -381,12 +395,26 @@ def test_the_means_of_an_interaction_plot_differ_by_the_interaction_also_where_a
         state=lambda spec: "FAILED" if spec.trial in ("warmup--s3", "lr_split--s1") else "COMPLETE",
     )
     results, table = load(folder), primary(folder)
-    for pair in factor_pairs(results, "test/top1"):
+    pairs = list(factor_pairs(results, "test/top1"))
+    assert len(pairs) == 3
+    for pair in pairs:
         m = {levels: found.mean for levels, found in pair.means.items()}
         assert {found.n for found in pair.means.values()} == {2}
         assert m["on", "on"] - m["on", "off"] - m["off", "on"] + m["off", "off"] == pytest.approx(
             table.loc[pair.interactions[0], "estimate"]
         )
+
+
+def test_an_interaction_has_no_plot_where_no_seed_has_all_its_arms(tmp_path):
+    """Those with the warm-up finish under two seeds, the others under the other two."""
+    folder = study(
+        tmp_path,
+        seeds=range(4),
+        state=lambda spec: (
+            "FAILED" if (spec.levels.get("warmup") == "on") == (spec.seed < 2) else "COMPLETE"
+        ),
+    )
+    assert not list(factor_pairs(load(folder), "test/top1"))
 
 
 def cells_study(path, **values):

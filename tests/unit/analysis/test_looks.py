@@ -1,6 +1,7 @@
 """A study that looks at its seeds: each claim is judged at the look that decided it, and the report says so."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ from fabricate import FACTORS, study
 from scipy import stats
 
 from ablation.analysis import looks as module
-from ablation.analysis.claims import claims_replay, judge_claims, undecided
+from ablation.analysis.claims import _needed, claims_replay, judge_claims, undecided
 from ablation.analysis.compare import compare
 from ablation.analysis.effects import effects_replay, judge, minus_others
 from ablation.analysis.results import CLAIM_COLUMNS, LOOK_COLUMNS, load, read_claims
@@ -234,6 +235,13 @@ def test_where_no_look_is_left_that_would_decide_more_seeds_than_are_planned_are
     assert needed == max(least, needed_seeds(effect_size, 1.0, 0.05)) > LOOKS[-1]
 
 
+@pytest.mark.parametrize(
+    ("difference", "sd"), [(0.0, 1.0), (np.nan, 1.0), (1.0, 0.0), (1.0, np.nan)]
+)
+def test_no_number_of_seeds_is_told_without_a_difference_or_a_spread(difference, sd):
+    assert module.deciding_seeds(difference, sd, 0.05, LOOKS, 3) is None
+
+
 @pytest.mark.parametrize("n_done", [3, 5, 8, 12, 20])
 def test_an_undecided_claim_is_never_told_to_need_no_more_seeds_than_it_has(tmp_path, n_done):
     n_undecided = 0
@@ -283,6 +291,38 @@ def test_main_effects_that_are_to_be_decided_keep_the_numbers_of_their_look(tmp_
     other = judge(fabricated(tmp_path / "other", **{**asked, "decides_effects": False}))
     row = other.query("metric == 'test/top1'").set_index("effect").loc["lr_split: off -> on"]
     assert row.n_seeds == 20
+
+
+def test_an_interaction_asks_for_no_seeds_and_is_tested_at_the_looks_all_the_same(tmp_path):
+    factors = {name: FACTORS[name] for name in ("lr_split", "warmup")}
+    results = fabricated(
+        tmp_path,
+        claims=[],
+        n_seeds=5,
+        n_done=5,
+        noise=0.1,
+        factors=factors,
+        baselines=[],
+        decides_effects=True,
+    )
+    assert effects_replay(results).looks[-1].n_seeds == 3
+    rows = judge(results).query("metric == 'test/top1'").set_index("effect")
+    assert rows.loc["lr_split x warmup", "n_seeds"] == 3
+
+
+@pytest.mark.parametrize("apart", [0.3, 1.5])
+def test_beyond_a_margin_as_many_seeds_are_needed_as_for_a_difference_and_within_it_fewer(apart):
+    def needed(mean, direction, within=None):
+        values = [mean - 1, mean, mean + 1]
+        found = paired_difference(values, [0.0] * 3)
+        asked = SimpleNamespace(found=found, value=0.0, within=within, direction=direction)
+        return _needed(asked, 0.05, LOOKS, 3)
+
+    beyond = needed(5 + apart, "none", within=5.0)
+    assert beyond == needed(-5 - apart, "none", within=5.0) == needed(apart, "up")
+    within = needed(5 - apart, "none", within=5.0)
+    assert within == needed(apart - 5, "none", within=5.0) < beyond
+    assert math.isnan(needed(apart, "none"))
 
 
 def test_differences_and_ranks_have_repeated_intervals(tmp_path):

@@ -4,14 +4,16 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from fabricate import FACTORS, N_TEST, better, study, with_hits
 from scipy import stats
 from tiny_trials import JOINT, STAGED, chain, run_on_shared_epochs
 
 from ablation.analysis import effects as judged
+from ablation.analysis import statistics
 from ablation.analysis.claims import judge_claims
-from ablation.analysis.effects import is_conditional, judge, unpacked
+from ablation.analysis.effects import difference_over_images, is_conditional, judge, unpacked
 from ablation.analysis.results import load
 from ablation.analysis.statistics import image_bootstrap
 from ablation.reporting.report import render
@@ -104,9 +106,11 @@ def test_interactions_take_all_four_arms_of_the_same_images():
     hits, weights = rng.random((400, 4)) < [0.5, 0.6, 0.6, 0.9], np.array([[1.0, -1.0, -1.0, 1.0]])
     values = hits @ weights[0]
     half = stats.norm.ppf(0.975) * values.std() / 20
-    assert image_bootstrap([hits], weights)[0] == pytest.approx(
-        [values.mean() - half, values.mean() + half], abs=0.01
-    )
+    nothing = np.zeros((1, 4))
+    found, none = image_bootstrap([hits], np.concatenate([weights, nothing]))
+    assert found == pytest.approx([values.mean() - half, values.mean() + half], abs=0.01)
+    # each contrast by itself is without width
+    assert np.isnan(none).all()
 
 
 @pytest.mark.parametrize("strata", [[(1, 2)], [(1, 2), (1, 2)], [(5, 2)]])
@@ -116,11 +120,28 @@ def test_arms_that_are_right_about_the_same_images_get_no_interval(strata):
     ).all()
 
 
+def test_two_trials_are_compared_over_the_images_that_both_were_tested_on():
+    left, right = "12:fff0 8:f1", "12:f0f0 8:33"
+    hits = [np.concatenate(unpacked(one)) for one in (left, right)]
+    expected = 100 * image_bootstrap([np.stack(hits, axis=1)], np.array([[1.0, -1.0]]))[0]
+    assert difference_over_images("test/top1", left, right) == tuple(expected)
+    for metric, other in [("test/top1", "12:f0f0 9:3300"), ("test/top1", ""), ("loss", right)]:
+        assert np.isnan(difference_over_images(metric, left, other)).all()
+
+
 def test_a_class_of_one_image_never_varies():
     many = np.random.default_rng(0).random((200, 2)) < 0.5
     alone, weights = np.array([[True, False]]), np.array([[1.0, -1.0]])
     low, high = image_bootstrap([many, alone], weights)[0]
     assert [low, high] == pytest.approx(image_bootstrap([many], weights)[0] / 2 + 0.5, abs=0.02)
+
+
+def test_more_images_than_a_batch_holds_are_resampled_one_resample_at_a_time(monkeypatch):
+    hits = np.random.default_rng(0).random((50, 2)) < 0.5
+    monkeypatch.setattr(statistics, "N_RESAMPLES", 99)
+    whole = image_bootstrap([hits], np.array([[1.0, -1.0]]))
+    monkeypatch.setattr(statistics, "BATCH_IMAGES", 1)
+    assert np.array_equal(image_bootstrap([hits], np.array([[1.0, -1.0]])), whole)
 
 
 def test_the_same_hits_give_the_same_bits(tmp_path):
@@ -240,6 +261,12 @@ def test_without_hits_the_limits_say_that_there_is_no_interval(tmp_path):
     assert not is_conditional(judge(results))
     assert "No interval or p-value can be given" in limits_of(results)
     assert not is_conditional(judge(load(study(tmp_path / "two", factors=ONE, seeds=[0, 1]))))
+
+
+@pytest.mark.parametrize("n_seeds, said", [([1, 1], True), ([1, 3], False), ([3, 3], False)])
+def test_one_interval_over_images_makes_a_table_conditional(n_seeds, said):
+    rows = pd.DataFrame({"low": [np.nan, 1.0], "n_seeds": n_seeds})
+    assert is_conditional(rows) is said
 
 
 def test_claims_stay_undecided(tmp_path):

@@ -94,8 +94,12 @@ def test_seeds_that_lack_a_side_and_arms_that_agree_to_the_bit_tell_nothing(tmp_
     assert (found.sd, found.n) == (pytest.approx(np.sqrt(np.mean(variances))), 4)
 
 
-def test_without_a_measured_baseline_the_first_arm_is_the_reference(tmp_path):
-    study(tmp_path / "fixes", baselines=[])
+@pytest.mark.parametrize(
+    "options",
+    [{"baselines": []}, {"state": lambda s: "FAILED" if s.arm == "ldmlr" else "COMPLETE"}],
+)
+def test_without_a_measured_baseline_the_first_arm_is_the_reference(tmp_path, options):
+    study(tmp_path / "fixes", **options)
     assert measured_spread(tmp_path, *reversed(TEXT)).reference == "reference"
 
 
@@ -106,6 +110,7 @@ def test_without_a_measured_baseline_the_first_arm_is_the_reference(tmp_path):
         {"metric": {"name": "test/few", "goal": "maximize"}},
         {"seeds": [0]},
         {"noise": 0.0},
+        {"state": lambda spec: "WAITING"},
     ],
 )
 def test_studies_of_other_experiments_or_without_spread_tell_nothing(tmp_path, what):
@@ -116,6 +121,7 @@ def test_studies_of_other_experiments_or_without_spread_tell_nothing(tmp_path, w
 
 def test_the_study_that_tells_most_is_taken_and_a_broken_one_passed_over(tmp_path):
     study(tmp_path / "small", seeds=range(2), study="small")
+    assert measured_spread(tmp_path, *reversed(TEXT)).study == "small"
     study(tmp_path / "large", seeds=range(3), study="large")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "study.json").write_text('{"study": "of another version"}')
@@ -159,6 +165,7 @@ def test_one_seed_is_told_what_it_lacks():
     assert "one seed gives no interval over seeds" in text and "at least two are needed" in text
     assert f"{needed_seeds(1.0, 1.0, 0.05)} seeds would find 1 point" in text
     assert "conditional on that one training run" in text and "nan" not in text
+    assert told(2, 6, 4, GUESS, *TEXT)[0].startswith("power: 2 seeds find")
 
 
 def test_a_metric_without_points_has_none():

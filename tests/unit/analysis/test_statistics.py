@@ -14,6 +14,7 @@ from ablation.analysis.statistics import (
     adjusted_means,
     contrast,
     holm,
+    margin_p,
     paired_difference,
     smallest_detectable,
     smallest_permutation_p,
@@ -34,6 +35,33 @@ def test_paired_difference_is_scipys_paired_t_test(rng):
     assert (found.mean, found.n) == (pytest.approx((treated - control).mean()), 6)
     assert found.sd == pytest.approx((treated - control).std(ddof=1))
     assert found.correlation == pytest.approx(np.corrcoef(treated, control)[0, 1])
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_a_correlation_needs_three_seeds(rng, n):
+    treated, control = rng.normal(70, 1, (2, n))
+    expected = np.nan if n < 3 else np.corrcoef(treated, control)[0, 1]
+    found = paired_difference(treated, control).correlation
+    assert found == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("apart", [0.0, 0.5, 0.9, 1.1, 1.5, 3.0])
+def test_the_p_of_a_margin_is_of_scipys_t_tests(rng, apart, sign):
+    """Two one-sided tests within a margin of 1, a two-sided one beyond it."""
+    values = rng.normal(0, 1, 5)
+    values += sign * apart - values.mean()
+    if apart < 1:
+        above = stats.ttest_1samp(values, -1, alternative="greater").pvalue
+        expected = max(above, stats.ttest_1samp(values, 1, alternative="less").pvalue)
+    else:
+        expected = stats.ttest_1samp(values, sign).pvalue
+    assert margin_p(contrast(values[:, None], [1]), 1.0) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("values", [[0.2], [0.2, 0.2, 0.2]])
+def test_a_margin_has_no_p_where_there_is_no_interval(values):
+    assert np.isnan(margin_p(contrast(np.array(values)[:, None], [1]), 1.0))
 
 
 def test_adjusted_means_are_those_of_least_squares_at_the_average_seed(rng):

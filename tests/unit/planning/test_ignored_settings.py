@@ -59,6 +59,7 @@ def explicit(given: dict) -> dict:
         (FROZEN | {"losses.radius": 0}, {"losses.momentum": 0.5}),
         (BASE | {"warmup.fraction": 0.5}, {"warmup.epochs": 4}),
         (FROZEN | PLATEAU, {"warmup.plateau.tolerance": 0.2, "warmup.plateau.window": 3}),
+        (STAGES | PLATEAU, {"warmup.plateau.tolerance": 0.2, "warmup.plateau.window": 3}),
         (STAGES, {"losses.semantic": 2, "losses.prototype": 0, "routing": "summed", "end_to_end": False, "generation.every": 2, "warmup.epochs": 3}),
         (STAGES | {"staged.generation": False}, {"denoiser.width": 64, "diffusion.steps": 100, "optim.lr.denoiser": 0.1, "generation.quota": "ldmlr"}),
         (STAGES | {"staged.diffusion_epochs": 2, "staged.head_epochs": 2}, {"epochs": 9}),

@@ -110,7 +110,7 @@ def test_a_fraction_and_its_number_of_epochs_are_the_same_trial():
 @pytest.mark.parametrize(
     "other",
     [
-        {"optim.lr.encoder": 1e-3}, {"routing": "summed"}, {"batchnorm": "frozen"}, {"measure_gradients_every": 5}, {"mixup": 1.0}, {"optim.ema": 0.9}, {"losses.consistency": 1.0}, {"optim.sam": 0.05}, {"warmup.epochs": 4, "routing": "pcgrad", "optim.lr.encoder": 0.5},
+        {"optim.lr.encoder": 1e-3}, {"routing": "summed"}, {"batchnorm": "frozen"}, {"measure_gradients_every": 5}, {"mixup": 1.0}, {"optim.ema": 0.9}, {"losses.consistency": 1.0}, {"optim.sam": 0.05}, {"losses.prototype": 0.2}, {"standardisation": "batch"}, {"warmup.epochs": 4, "routing": "pcgrad", "optim.lr.encoder": 0.5},
     ],
 )  # fmt: skip
 def test_what_acts_on_the_thawed_encoder_leaves_the_warmup_shared(other):
@@ -125,6 +125,7 @@ def test_what_acts_on_the_thawed_encoder_leaves_the_warmup_shared(other):
         {"diffusion.objective": "v"}, {"optim.name": "sgd"}, {"optim.weight_decay": 0.1}, {"batch_size": 64}, {"evaluate_every": 2},
         {"optim.schedule": "cosine"}, {"diffusion.scaling": "unit"}, {"optim.denoiser_name": "sgd"}, {"optim.head_weight_decay": 0.1}, {"losses.momentum": 0.5},
         {"losses.radius_from": "many"}, {"losses.prototype": 0}, {"optim.clip": 1.0},
+        {"losses.radius": 0.2}, {"losses.semantic": 2}, {"losses.real": 2}, {"losses.logit_adjustment": 1}, {"denoiser.blocks": 1}, {"diffusion.steps": 100}, {"batching": "balanced"},
     ],
 )  # fmt: skip
 def test_what_acts_in_the_warmup_leaves_the_pretraining_shared(other):
@@ -273,6 +274,13 @@ def test_every_way_to_encode_has_keys_of_its_own():
     assert len(set(last)) == len(ways) == 8
 
 
+@pytest.mark.parametrize("other", [{}, *ENCODINGS])
+@pytest.mark.parametrize("base", [BASE, STAGED])
+def test_only_staged_trials_encode_otherwise_than_in_eval_mode(base, other):
+    as_usual = trajectory.encoding(config_of(base | other)) is None
+    assert as_usual is (base is BASE or not other)
+
+
 @pytest.mark.parametrize(("augmented", "counts"), [(True, True), (False, False)])
 def test_the_augmentation_counts_for_latents_that_are_augmented(augmented, counts):
     """Seen in the settings of an epoch, since the pre-training depends on it anyway."""
@@ -372,6 +380,12 @@ def test_latents_drawn_from_a_normal_distribution_ask_for_no_diffusion_epochs():
     assert n_shared(gaussian, gaussian | {"diffusion.scaling": "unit"}) == 3
 
 
+@pytest.mark.parametrize("setting", ["optim.name", "optim.head_name", "optim.denoiser_name"])
+def test_decoupled_weight_decay_makes_epochs_of_its_own(setting):
+    decayed = BASE | {"optim.weight_decay": 0.1}
+    assert n_shared(decayed, decayed | {setting: "adamw"}) == 3
+
+
 def test_momentum_counts_for_the_modules_that_sgd_trains():
     denoiser = STAGED | {"optim.denoiser_name": "sgd"}
     assert n_shared(denoiser, denoiser | {"optim.momentum": 0}) == 3
@@ -423,6 +437,8 @@ def recorded(config, losses):
     """Look-up of records of a warm-up whose epochs had these diffusion losses."""
     warmup = [link.key for link in chain(BASE | {"warmup.epochs": 8}) if link.phase == WARMUP]
     found = {key: {"metrics": {"train/diffusion_loss": loss}} for key, loss in zip(warmup, losses)}
+    # epochs of the pre-training have records without it
+    found |= {key: {"metrics": {}} for key in keys(BASE, phase=PRETRAIN)}
     return trajectory.chain(config, 0, found.get)
 
 
@@ -584,6 +600,9 @@ class A:
 def f(x):
     """Docstring of a function."""
     return A.factor * x  # another
+
+for name in "ab":
+    print(name)
 '''
 
 
@@ -612,6 +631,7 @@ def test_comments_docstrings_and_layout_do_not_change_the_source_fingerprint(
         ("* x", "+ x"),
         ("def f", "def g"),
         ("return A", 'return "A" and A'),
+        ("print(name)", "print(x)"),
     ],
 )
 def test_code_changes_the_source_fingerprint(tmp_path, before, after):

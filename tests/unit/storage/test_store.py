@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import ablation
-from ablation.storage.cache import KINDS, DiskStore
+from ablation.storage.cache import KINDS, MAGIC, DiskStore
 
 KEY = "0123456789abcdef" * 2
 DATA = bytes(range(256)) * 40
@@ -240,6 +240,35 @@ def test_entries_may_go_while_they_are_counted(tmp_path):
     next(entries)
     store.clear()
     assert list(entries) == []
+
+
+def test_entries_may_go_while_the_cache_is_trimmed(tmp_path, monkeypatch):
+    store = DiskStore(tmp_path / "cache")
+    store.save("state", KEY, DATA)
+    known = list(store.entries())
+    store.clear()
+    monkeypatch.setattr(store, "entries", lambda: iter(known))
+    assert store.trim(0) == known
+
+
+@pytest.mark.parametrize(
+    "data", [MAGIC, MAGIC + bytes(9), bytes(100)], ids=["magic", "cut", "zeros"]
+)
+def test_a_file_without_a_whole_header_is_no_entry(tmp_path, data):
+    store = DiskStore(tmp_path / "cache")
+    path = store.path("state", KEY)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(data)
+    assert not list(store.entries())
+
+
+def test_nothing_is_held_where_a_file_is_in_the_place_of_a_kind(tmp_path):
+    (tmp_path / "state").write_bytes(b"")
+    store = DiskStore(tmp_path)
+    assert (
+        store.peek("state", KEY) is store.load("state", KEY) is store.sealed("state", KEY) is None
+    )
+    assert not store.holds("state", KEY)
 
 
 def test_files_are_readable_for_whom_the_umask_lets_read(tmp_path):

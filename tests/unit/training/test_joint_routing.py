@@ -576,6 +576,20 @@ def test_tracking_is_blind_to_samples_that_do_not_count(warmed):
 
 
 @pytest.mark.parametrize("standardisation", ["tracked", "batch"])
+def test_only_standardised_by_its_batch_no_gradient_moves_all_latents_alike(
+    standardisation, warmed, monkeypatch
+):
+    semantic = []
+    monkeypatch.setattr(epochs, "combine", lambda rule, real, own: semantic.append(own) or real)
+    trial = trial_at_the_thaw(warmed, standardisation=standardisation)
+    joint_epoch(trial.learner, trial.dataset.train, EPOCH)
+    assert semantic
+    for gradient in semantic:
+        apart = gradient.sum(0).norm() / gradient.abs().sum(0).norm()
+        assert (float(apart) < 1e-3) is (standardisation == "batch")
+
+
+@pytest.mark.parametrize("standardisation", ["tracked", "batch"])
 def test_a_batch_without_a_pure_image_has_no_semantic_gradient_and_dilutes_no_mean(
     standardisation, warmed, monkeypatch
 ):

@@ -27,6 +27,7 @@ from core.subject import SUBJECT
 from core.training import epochs, pretraining, staged, state
 from core.training.divergence import EVERY, Diverged
 from core.training.encoding import augmented
+from core.training.pool import Pool
 from core.training.state import part
 from core.trial import run as trial
 from core.trial.run import require_head
@@ -494,6 +495,31 @@ def test_every_baseline_runs_and_reports_its_accuracy(name):
     for link, values in zip(links, found):
         assert ("test/top1" in values) is (link.phase in ("head", "evaluate", "warmup"))
         assert all(map(math.isfinite, values.values()))
+
+
+@pytest.mark.parametrize("batching", ["natural", "balanced"])
+def test_a_staged_head_meets_images_and_pool_once_each_or_every_class_alike(batching):
+    drawn = []
+
+    def step(latents, labels):
+        assert torch.equal(latents[:, 0], labels.float())
+        drawn.append(labels)
+        return {"train/real_loss": torch.tensor(0.0)}
+
+    labels = torch.tensor([0] * 270 + [1] * 30)
+    learner = SimpleNamespace(
+        config=config_of(STAGED | {"staged.batching": batching}),
+        stream=lambda *_: torch.Generator().manual_seed(0),
+        pool=Pool(torch.full((60, 2), 0.5), torch.full((60,), 1)),
+        destandardise=lambda latents: 2 * latents,
+        n_classes=2,
+        head=torch.nn.Linear(2, 2),
+        repeated=lambda _: step,
+    )
+    staged.head_epoch(learner, labels[:, None].expand(-1, 2).float(), labels, 1)
+    n, ones = sum(map(len, drawn)), int(torch.cat(drawn).sum())
+    assert n == 360
+    assert ones == 90 if batching == "natural" else abs(ones - 180) < 40
 
 
 def test_ce_is_the_accuracy_of_the_pretrained_network():
