@@ -496,8 +496,11 @@ def outcome_of(spec: TrialSpec, records: Sequence[Record], metric: Metric) -> Ou
     if name not in own[-1]["metrics"]:
         held = ", ".join(sorted(own[-1]["metrics"]))
         message = f"the last record does not hold the metric '{name}'; it holds {held or 'none'}"
-        if name in (unread := own[-1].get("unread", {})):
+        unread = own[-1].get("unread")
+        if unread is not None and name in unread:
             message += f"; it was printed as {unread[name]}"
+        elif unread is not None and not held:
+            message += f"; print '{name}=0.5', '{name}: 0.5' or a JSON object"
         if having := [record["epoch"] for record in own if name in record["metrics"]]:
             message += f"; epoch {having[-1]} does: report it for the last epoch, too, or return it"
         return failure_of(spec, records, failure("MissingMetric", message))

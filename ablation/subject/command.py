@@ -234,7 +234,7 @@ class CommandSubject(OwnCode):
         arguments, variables = self._filled(settings, seed, place)
         measured = spawn(arguments, variables, self.command.metrics, place)
         record = record_of(measured.history, measured.last, time.perf_counter() - begun)
-        if measured.unread:
+        if measured.unread or (self.reader and not record["metrics"]):
             record["unread"] = measured.unread
         return record
 

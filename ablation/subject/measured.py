@@ -9,7 +9,8 @@ A line counts as what it holds of metrics:
     Best val acc: 80.0                      of several epochs: best/val/acc
     class 0 acc: 71.2                       acc, until a line holds the acc of another class
 
-A number with a comma, as 71,2 or 1,234.5, is not read: its comma may mean either.
+A number with a comma, as 71,2 or 1,234.5, is not read: its comma may mean either. Nor is one within
+a call, as tensor(0.5). Colours of a terminal are passed over.
 
 Those of a line that names a whole epoch are of that epoch; so are those that follow a line which
 holds an epoch alone. All others have a last value only.
@@ -30,7 +31,7 @@ from ablation.subject.protocol import History
 
 # In the keys of trials whose output is read: to be raised whenever the same output gives other
 # names or numbers. Records keep what an earlier version has read.
-READER = 3
+READER = 4
 EPOCH = "epoch"
 # up to which floats, too, tell one whole number from the next
 MAX_EPOCH = 2**53
@@ -54,7 +55,16 @@ PAIR = re.compile(
     rf"{NAME}(?P<value>{NUMBER})(?![%.]?,\d)(?=[%.]?(?:[\s,;|)\]}}]|$))",
     re.IGNORECASE,
 )
-WITH_COMMA = re.compile(rf"{NAME}[-+]?\d[\d.]*(?:,\d+)+(?:\.\d+)?", re.IGNORECASE)
+# how a number may stand that is not read, and what to do about it
+REMEDIES = {
+    re.compile(rf"{NAME}{printed}", re.IGNORECASE): remedy
+    for printed, remedy in {
+        r"[-+]?\d[\d.]*(?:,\d+)+(?:\.\d+)?": "write a decimal point and no comma",
+        r"[A-Za-z_][\w.]*\([-+]?[\d.][^)]*\)": "write the number alone, as float(x) does",
+    }.items()
+}
+# what a terminal takes for colours, or for where to write
+ESCAPED = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 # Epoch 3/10, Epoch: [3][20/100]
 EPOCH_ALONE = re.compile(
     rf"(?<![\w./@-]){BEST}epoch\s*[:=#]?\s*\[?\s*(?P<epoch>\d+)(?![\w.]*\w|,\d)", re.IGNORECASE
@@ -86,8 +96,9 @@ class Measured:
     # names that stood twice in some line with different values, or after different words: they are
     # no metric any more
     _unclear: set[str] = field(default_factory=set)
-    # name -> the first text in which a number with a comma followed it: "acc: 71,2"
-    _with_comma: dict[str, str] = field(default_factory=dict)
+    # name -> the first text in which a number that is not read followed it, and what to do about
+    # it: "'acc: 71,2': write a decimal point and no comma"
+    _not_read: dict[str, str] = field(default_factory=dict)
 
     def add(self, values: Mapping[str, float]) -> int | None:
         """Take the values of a line; returns the epoch that they are of, if any."""
@@ -107,11 +118,13 @@ class Measured:
 
     def add_line(self, line: str) -> int | None:
         """Take the numbers of a printed line; returns the epoch that they are of, if any."""
+        line = ESCAPED.sub("", line)
         told = numbers_in(line)
-        for match in WITH_COMMA.finditer(line):
-            data = f"{match['data'].lower()}/" if match["data"] else ""
-            for name in (f"{data}{match['name']}", match["name"]):
-                self._with_comma.setdefault(name, match[0])
+        for pattern, remedy in REMEDIES.items():
+            for match in pattern.finditer(line):
+                data = f"{match['data'].lower()}/" if match["data"] else ""
+                for name in (f"{data}{match['name']}", match["name"]):
+                    self._not_read.setdefault(name, f"'{match[0]}': {remedy}")
         unclear = set(told.unclear)
         for name, prefixes in told.prefixes.items():
             known = self._prefixes.setdefault(name, set())
@@ -141,8 +154,7 @@ class Measured:
     @property
     def unread(self) -> dict[str, str]:
         """Name -> how it was printed, of those that are no metric by it."""
-        remedy = "write a decimal point and no comma"
-        found = {name: f"'{text}': {remedy}" for name, text in self._with_comma.items()}
+        found = dict(self._not_read)
         for name in self._unclear:
             words = sorted(self._prefixes.get(name, ()))
             if len(words) > 1:
@@ -165,7 +177,7 @@ class Measured:
         for epoch, values in other.history.items():
             self.history.setdefault(epoch, {}).update(other.with_short_names(values))
         self.last |= other.with_short_names(other.last)
-        self._with_comma |= other._with_comma
+        self._not_read |= other._not_read
         self._prefixes |= other._prefixes
         self._unclear |= other._unclear
 
@@ -267,8 +279,13 @@ def read_json_lines(text: str, into: Measured) -> None:
 
 def read_csv(text: str, into: Measured) -> None:
     """Take the metrics of a table whose first row has their names; cells without a number are left
-    out."""
-    for row in csv.DictReader(text.splitlines()):
+    out.
+
+    Columns end with what the first row has most of: comma, semicolon or tab.
+    """
+    header, *_ = text.splitlines() or [""]
+    delimiter = max(",;\t", key=header.count)
+    for row in csv.DictReader(text.splitlines(), delimiter=delimiter):
         into.add(dict(_numbers(row.items())))
 
 

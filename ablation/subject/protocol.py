@@ -52,7 +52,8 @@ class Record(TypedDict):
     accumulation: NotRequired[int]
     # where a device had too little memory: how many images were encoded at once for evaluation
     encoding_batch: NotRequired[int]
-    # name -> how a command printed it, where that is not read: a text for messages
+    # name -> how a command printed it, where that is not read: a text for messages; {} where
+    # nothing of what it printed is read
     unread: NotRequired[dict[str, str]]
     # in the cache alone: the files of a trial have a record for each of these epochs
     history: NotRequired[list[ReportedEpoch]]

@@ -39,6 +39,8 @@ MAX_LINES = 20
 MAX_LINE = 1 << 20
 # More than a pipe holds, so that one look at it takes all.
 PIPE_BYTES = 1 << 20
+# of files of metrics: some programs put a mark before the text
+ENCODING = "utf-8-sig"
 LINE_END = re.compile(rb"[\r\n]+")
 OUTPUT, ERRORS = 1, 2
 # A run that the command logs is one of its own, in the trial's folder.
@@ -137,7 +139,7 @@ class _Output:
             whole.merge(self._printed)
         for path, read in self._files().items():
             measured = Measured()
-            read(path.read_text(encoding="utf-8"), measured)
+            read(path.read_text(encoding=ENCODING), measured)
             whole.merge(measured)
         if self._metrics == "mlflow":
             whole.merge(read_mlflow(self._folder / MLFLOW_FOLDER))
@@ -186,7 +188,7 @@ class _Output:
         for path, read in self._files().items():
             # what is wrong with it fails the trial at the end
             with contextlib.suppress(ValueError):
-                text = path.read_text(encoding="utf-8")
+                text = path.read_text(encoding=ENCODING)
                 # the last line is being written
                 text = text[: text.rfind("\n") + 1]
                 seen, measured = self._seen.get(path, ("", Measured()))

@@ -213,8 +213,9 @@ def test_a_metric_is_mended_without_training_while_no_trial_is_complete(monkeypa
     [
         ("print('loss=1'), print('value: 71,2')", "loss; it was printed as 'value: 71,2': write a decimal point and no comma"),
         ("print('top-1 value: 71'), print('top-5 value: 9')", "none; it was printed as 'top-1 value' and 'top-5 value': give each a name of its own, without spaces"),
+        ("print('value 71')", "none; print 'value=0.5', 'value: 0.5' or a JSON object"),
     ],
-    ids=["comma", "words"],
+    ids=["comma", "words", "nothing"],
 )  # fmt: skip
 def test_a_missing_metric_is_quoted_as_it_was_printed(text, why):
     experiment(command(text))

@@ -104,12 +104,24 @@ def test_a_name_counts_without_its_data_only_while_it_has_one_meaning(lines, las
     assert measured("epoch 1", *[f"epoch 1 {line}" for line in lines]).history == {1: last}
 
 
+def test_colours_of_a_terminal_are_passed_over():
+    lines = (
+        "\x1b[1mepoch 1\x1b[0m",
+        "\x1b[31mtrain_loss\x1b[0m=\x1b[33;1m1.5\x1b[0m \x1b[Kacc: \x1b[38;5;2m3\x1b[m%",
+    )
+    assert measured(*lines).history == {1: {"train_loss": 1.5, "acc": 3}}
+
+
 @pytest.mark.parametrize(
     ("lines", "found"),
     [
         (["acc: 71,2 loss=0.5", "acc: 72,4"], {"acc": "'acc: 71,2': write a decimal point and no comma"}),
         (["test acc=1,234.5%"], dict.fromkeys(["test/acc", "acc"], "'test acc=1,234.5': write a decimal point and no comma")),
         (["class 0 acc: 1 loss=1", "class 1 acc: 2 loss=2"], {"acc": "'class 0 acc' and 'class 1 acc': give each a name of its own, without spaces"}),
+        (["val acc: tensor(0.5, device='cuda:0')", "f1=np.float64(0.25)"], {
+            **dict.fromkeys(["val/acc", "acc"], "'val acc: tensor(0.5, device='cuda:0')': write the number alone, as float(x) does"),
+            "f1": "'f1=np.float64(0.25)': write the number alone, as float(x) does",
+        }),
         # read from another line, or no metric with a comma in its number
         (["acc: 71,2", "acc: 71.2"], {}),
         (["loss=0.5,acc=0.7, f1=1,", "acc: 62.4%  acc: 99.0%"], {}),
@@ -161,6 +173,13 @@ def test_cells_of_a_csv_without_a_number_are_left_out():
     assert found.history == {0: {"loss": 2.5, "acc": 0.5}, 1: {"loss": 1.5}}
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_columns_of_a_csv_end_with_what_its_first_row_has_most_of(delimiter):
+    found = Measured()
+    read_csv('epoch,"loss,train",acc\n1,2.5,0.5\n'.replace(",", delimiter), found)
+    assert found.history == {1: {f"loss{delimiter}train": 2.5, "acc": 0.5}}
+
+
 @pytest.fixture
 def looking(tmp_path, monkeypatch):
     """What reads a command's files while it runs, the epochs that it tells, and values read."""
@@ -192,8 +211,11 @@ def test_a_file_that_is_written_anew_with_more_columns_is_read_anew(looking, tmp
     output, told, _ = looking
     (tmp_path / "metrics.csv").write_text("epoch,loss\n0,2.5\n")
     output._look()
-    (tmp_path / "metrics.csv").write_text("epoch,loss,acc\n0,2.5,\n1,1.5,0.5\n")
+    # with the mark that some programs put before a text
+    text = "\ufeffepoch,loss,acc\n0,2.5,\n1,1.5,0.5\n"
+    (tmp_path / "metrics.csv").write_text(text, encoding="utf-8")
     output._look()
+    assert output.measured().history == {0: {"loss": 2.5}, 1: {"loss": 1.5, "acc": 0.5}}
     assert told == {0: {"loss": 2.5}, 1: {"loss": 1.5, "acc": 0.5}}
 
 
