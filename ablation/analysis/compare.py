@@ -33,7 +33,7 @@ from ablation.analysis.statistics import (
     contrast,
     paired_difference,
 )
-from ablation.errors import InputError, Problem
+from ablation.errors import InputError, Problem, nearest
 from ablation.formatting import (
     MISSING,
     compared_p,
@@ -114,17 +114,26 @@ class Comparison:
     notes: list[str]
 
 
-def compare(left: str, right: str, study: str | None, places: ProjectPaths) -> Comparison:
+def compare(
+    left: str,
+    right: str,
+    study: str | None,
+    places: ProjectPaths,
+    metrics: Sequence[str] = (),
+) -> Comparison:
     """Compare `left` with `right`.
 
     Each is a STUDY, STUDY:ARM, published:METHOD or, with `study`, an ARM of that study.
+
+    metrics: to compare by, one where arms are compared one by one; default: the primary metric, and
+    of two arms the built-in method's others
 
     Raises:
         InputError: a name is of nothing that is there
     """
     sides = find_sides([left, right], study, places)
     studies = [side.study for side in sides if not isinstance(side, PublishedNumber)]
-    rows = list(_rows(*sides))
+    rows = list(_rows(*sides, metrics))
     if not rows:
         raise _refused(f"{left} {right}", "have no finished trials of one metric in common")
     warnings = [] if studies[0] is studies[-1] else list(_warnings(*studies))
@@ -202,12 +211,12 @@ def _agree(values: pd.Series) -> bool:
     return bool(np.ptp(values) <= RELATIVE_RESOLUTION * values.abs().max())
 
 
-def _rows(left: Side, right: Side) -> Iterator[Row]:
+def _rows(left: Side, right: Side, metrics: Sequence[str]) -> Iterator[Row]:
     """The rows of a comparison.
 
     Those of which one side has no values, or neither has a finite mean, are left out.
     """
-    for what, metric, one, other in _pairs(left, right):
+    for what, metric, one, other in _pairs(left, right, metrics):
         values = one.values(metric), other.values(metric)
         if not min(map(len, values)):
             continue
@@ -230,12 +239,14 @@ def _rows(left: Side, right: Side) -> Iterator[Row]:
 Pair = tuple[str, str, StudyArm | PublishedNumber, StudyArm | PublishedNumber]
 
 
-def _pairs(left: Side, right: Side) -> Iterator[Pair]:
+def _pairs(left: Side, right: Side, metrics: Sequence[str]) -> Iterator[Pair]:
     """What to compare in each row.
 
     Of two arms, a row per metric; of studies, one per arm; beside a published number, one per arm
     and protocol.
     """
+    if metrics and (isinstance(left, PublishedNumber) or isinstance(right, PublishedNumber)):
+        raise _refused("--metric", "a published number is of top-1 alone")
     if isinstance(left, PublishedNumber):
         for what, metric, arm in _by_protocol(right, left):
             yield what, metric, left, arm
@@ -243,10 +254,12 @@ def _pairs(left: Side, right: Side) -> Iterator[Pair]:
         for what, metric, arm in _by_protocol(left, right):
             yield what, metric, arm, right
     elif isinstance(left, StudyArm) and isinstance(right, StudyArm):
-        for metric in _metrics(left.study, right.study):
+        for metric in _metrics(left.study, right.study, metrics):
             yield label(metric), metric, left, right
+    elif len(metrics) > 1:
+        raise _refused("--metric", "is one where arms are compared one by one")
     else:
-        metric = _metrics(left.study, right.study)[0]
+        metric = _metrics(left.study, right.study, metrics)[0]
         for name in _arms(left, right):
             yield f"`{name}`", metric, _at(left, name), _at(right, name)
 
@@ -287,11 +300,17 @@ def _over_images(found: Difference, metric: str, left: StudyArm, right: StudyArm
     return found if math.isnan(low) else found._replace(low=low, high=high, how=ON_RUN)
 
 
-def _metrics(left: Source, right: Source) -> list[str]:
-    """What both have, the primary metric first."""
+def _metrics(left: Source, right: Source, asked: Sequence[str]) -> list[str]:
+    """Those asked for; by default what both have, the primary metric first."""
+    shared = left.columns.keys() & right.columns.keys()
+    for metric in asked:
+        if metric not in shared:
+            raise _refused("--metric", f"'{metric}' is not measured; {nearest(metric, shared)}")
+    if asked:
+        return list(asked)
     primary = left.primary if left.primary in right.columns else right.primary
     wanted = dict.fromkeys([primary, f"best/{primary}", *MORE_METRICS])
-    found = [metric for metric in wanted if metric in left.columns and metric in right.columns]
+    found = [metric for metric in wanted if metric in shared]
     if not found:
         raise _refused(
             left.primary,

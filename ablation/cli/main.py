@@ -273,7 +273,12 @@ def table(
     metavar="FILE",
     help="Draw it too, as .png or .svg.",
 )
-def compare(left: str, right: str, study: str | None, figure: Path | None) -> None:
+@click.option(
+    "--metric", "metrics", multiple=True, metavar="NAME", help="Compare by it; may be repeated."
+)
+def compare(
+    left: str, right: str, study: str | None, figure: Path | None, metrics: tuple[str, ...]
+) -> None:
     """Compare two arms, two studies, or what was measured with what was published.
 
     A and B are each STUDY, STUDY:ARM, published:METHOD, or, with --study or where there is one
@@ -286,7 +291,7 @@ def compare(left: str, right: str, study: str | None, figure: Path | None) -> No
     from ablation.study.comparison import show_comparison
     from ablation.study.live import output
 
-    found = compared(left, right, study, ProjectPaths())
+    found = compared(left, right, study, ProjectPaths(), metrics)
     if figure is not None:
         # Matplotlib is loaded where a figure is asked for.
         from ablation.reporting.figures import draw_comparison

@@ -65,8 +65,8 @@ def top1(root, arm, name="fixes"):
     }
 
 
-def compared(root, left, right, study=None):
-    return compare(left, right, study, ProjectPaths(root))
+def compared(root, left, right, study=None, metrics=()):
+    return compare(left, right, study, ProjectPaths(root), metrics)
 
 
 def test_arms_of_one_study_are_compared_within_each_seed(tmp_path):
@@ -86,6 +86,16 @@ def test_arms_of_one_study_are_compared_within_each_seed(tmp_path):
         "test/few",
     ]
     assert found.warnings == []
+
+
+def test_other_metrics_are_compared_where_they_are_asked_for(tmp_path):
+    fabricated(tmp_path)
+    fabricated(tmp_path, "later")
+    asked = ["test/few", "test/top1"]
+    arms = compared(tmp_path, "fixes:lr_split", "fixes:ldmlr", metrics=asked)
+    assert [row.metric for row in arms.rows] == asked
+    studies = compared(tmp_path, "fixes", "later", metrics=asked[:1])
+    assert {row.metric for row in studies.rows} == {"test/few"} and len(studies.rows) > 1
 
 
 def test_swapped_the_difference_changes_its_sign(tmp_path):
@@ -284,6 +294,18 @@ def test_a_report_without_effects_warns_by_its_claims(tmp_path):
         (
             ("fixes:ce", "fixes:lr_split", "--figure", "x.jpg"),
             ["--figure: x.jpg must end in .png or .svg"],
+        ),
+        (
+            ("fixes:ce", "fixes:lr_split", "--metric", "test/fw"),
+            ["--metric: 'test/fw' is not measured; did you mean 'test/few'?"],
+        ),
+        (
+            ("fixes", "later", "--metric", "test/few", "--metric", "test/many"),
+            ["--metric: is one where arms are compared one by one"],
+        ),
+        (
+            ("fixes:ce", "published:LDMLR", "--metric", "test/few"),
+            ["--metric: a published number is of top-1 alone"],
         ),
     ],
 )
