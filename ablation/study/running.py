@@ -468,6 +468,7 @@ def _summary(planned: PlannedStudy, result: RunResult) -> list[str]:
         n = result.n_trials
         lines = [f"nothing to train: all {n} trials of {planned.name} are there already"]
     if result.n_failed_before:
-        failed = f"{result.n_failed_before} trials that had failed before were not run again"
-        lines.append(f"{failed}; --retry-failed does that")
+        n = result.n_failed_before
+        failed = f"{n} trial{'s' * (n != 1)} that had failed before {'was' if n == 1 else 'were'}"
+        lines.append(f"{failed} not run again; --retry-failed does that")
     return lines

@@ -92,6 +92,8 @@ def _imported(name: str) -> ModuleType:
             what = f"{type(error).__name__}: {what}"
         if missing and f"{name}.".startswith(f"{missing}."):
             what += f"; looked for in {os.getcwd()} and among the installed packages"
+            if missing.partition(".")[0] in {path.stem for path in Path("src").glob("*")}:
+                what += "; it is in src/: run with PYTHONPATH=src"
         raise _refused(f"cannot import '{name}': {what}") from None
 
 

@@ -126,6 +126,9 @@ def test_names_that_cannot_be_found_are_errors_that_say_why(module):
     assert problem("no_such_package.train:run") == (
         f"cannot import 'no_such_package.train': No module named 'no_such_package'; looked for in {os.getcwd()} and among the installed packages"
     )
+    Path("src").mkdir()
+    Path("src/of_src.py").touch()
+    assert problem("of_src:train").endswith("packages; it is in src/: run with PYTHONPATH=src")
     assert problem(f"{name}:trian") == f"module '{name}' has no 'trian'"
     assert problem("__main__:train") == (
         "'__main__:train' is of a notebook or of a script that runs, which workers cannot import; write it to a file, in a notebook by %%writefile training.py"
