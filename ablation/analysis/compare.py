@@ -131,17 +131,17 @@ def compare(
     Raises:
         InputError: a name is of nothing that is there
     """
-    sides = find_sides([left, right], study, places)
+    sides = first, second = find_sides([left, right], study, places)
     studies = [side.study for side in sides if not isinstance(side, PublishedNumber)]
-    rows = list(_rows(*sides, metrics))
+    rows = list(_rows(first, second, metrics))
     if not rows:
         raise _refused(f"{left} {right}", "have no finished trials of one metric in common")
     warnings = [] if studies[0] is studies[-1] else list(_warnings(*studies))
     return Comparison(
-        sides[0].name,
-        sides[1].name,
+        first.name,
+        second.name,
         rows,
-        _differing(*sides),
+        _differing(first, second),
         [*warnings, *(text for side in sides for text in _unfinished(side)), *_of_plans(studies)],
         [note for side in sides for note in _notes(side)],
     )

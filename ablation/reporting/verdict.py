@@ -471,15 +471,14 @@ def _limits_line(results: Results, primary: pd.DataFrame) -> str:
     if n_complete < n_trials:
         told.append(f"{n_complete} of {n_trials} trials finished ({_states(results)})")
     designed = results.trials[results.trials["kind"] != UNTUNED]
-    broken = [
-        f"{own.sum()} of {len(own)} trials of `{arm}`"
-        for arm, own in diverged(designed).groupby(designed["arm"], sort=False)
-        if own.any()
-    ]
+    by_arm = diverged(designed).groupby(designed["arm"], sort=False)
+    broken = {arm: own for arm, own in by_arm if own.any()}
     if broken:
-        told.append(
-            f"training diverged in {listed(broken)}, and means are of the trials that did not"
-        )
+        counts = [f"{own.sum()} of {len(own)} trials of `{arm}`" for arm, own in broken.items()]
+        means = "means are of the trials that did not"
+        if all(own.all() for own in broken.values()):
+            means = f"{'it has' if len(broken) == 1 else 'they have'} no mean"
+        told.append(f"training diverged in {listed(counts)}, and {means}")
     if is_conditional(primary):
         told.append(
             "one seed: every interval is over test images and conditional on this one training "

@@ -170,6 +170,14 @@ def test_diverged_trials_are_counted_per_arm_as_a_result(tmp_path):
     )
 
 
+def test_an_arm_of_which_all_trials_diverged_has_no_mean(tmp_path):
+    failed = [f"warmup--s{seed}" for seed in range(3)]
+    folder = study(tmp_path, state=lambda spec: "FAILED" if spec.trial in failed else "COMPLETE")
+    diverge(folder, *failed)
+    told = "Training diverged in 3 of 3 trials of `warmup`, and it has no mean."
+    assert told in text_of(folder)
+
+
 def test_without_divergence_there_is_no_word_of_it(tmp_path):
     text = text_of(study(tmp_path, state=lambda spec: STATES.get(spec.trial, "COMPLETE")))
     assert "iverge" not in text and "## Failed trials" in text

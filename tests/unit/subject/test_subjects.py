@@ -116,7 +116,8 @@ def test_a_function_becomes_a_subject_and_a_subject_stays_one(module):
     assert type(load_subject(f"{name}:SUBJECT")).__name__ == "Subject"
 
 
-def test_names_that_cannot_be_found_are_errors_that_say_why(module):
+def test_names_that_cannot_be_found_are_errors_that_say_why(module, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     name = module()
     assert problem("mine") == "'mine' is neither 'core' nor of the form package.module:function"
     assert (
