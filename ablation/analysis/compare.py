@@ -342,8 +342,15 @@ def _refused(key: str, message: str) -> InputError:
 
 
 def _may_pair(left: Source, right: Source) -> bool:
-    """Whether a seed means the same in both: the same images, in the same order."""
-    return left is right or _differ(left, right, "data_fingerprint") is False
+    """Whether a seed means the same in both: the same images, in the same order.
+
+    Where data are not known, as of own code, it does by the same code: no more is known within one
+    study. A paired test of what has nothing in common is valid, and finds less.
+    """
+    other_data = _differ(left, right, "data_fingerprint")
+    if other_data is None:
+        return left is right or _differ(left, right, "source_fingerprint") is False
+    return left is right or not other_data
 
 
 def _differ(left: Source, right: Source, fact: str) -> bool | None:

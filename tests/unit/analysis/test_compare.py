@@ -112,9 +112,12 @@ def test_swapped_the_difference_changes_its_sign(tmp_path):
     [
         ({"data_fingerprint": "d1"}, "paired, 3 seeds"),
         ({"data_fingerprint": "d2"}, "unpaired (Welch), 3 and 3 seeds"),
+        # of own code, whose data are not known
+        ({}, "paired, 3 seeds"),
+        ({"source_fingerprint": "s2"}, "unpaired (Welch), 3 and 3 seeds"),
     ],
 )
-def test_seeds_pair_across_studies_where_they_saw_the_same_data(tmp_path, facts, how):
+def test_seeds_pair_across_studies_of_the_same_data_or_by_the_same_code(tmp_path, facts, how):
     fabricated(tmp_path)
     fabricated(tmp_path, "later", facts={"source_fingerprint": "s1", **facts}, noise=2.0)
     found = compared(tmp_path, "fixes:lr_split", "later:lr_split")
@@ -126,7 +129,7 @@ def test_seeds_pair_across_studies_where_they_saw_the_same_data(tmp_path, facts,
         else stats.ttest_ind(left, right, equal_var=False)
     )
     assert found.rows[0].found.p == pytest.approx(test.pvalue)
-    assert bool(found.warnings) == ("Welch" in how)
+    assert bool(found.warnings) == ("data_fingerprint" not in facts or "Welch" in how)
 
 
 def test_other_code_and_other_data_are_warned_of(tmp_path):
