@@ -99,7 +99,7 @@ def test_the_status_of_a_study_names_the_search_that_is_under_way(toy):
     with folder_lock(folder.path):
         text = status(toy.places)
     assert "the search is under way; 4 trials have ended; 1 are open" in text
-    assert cells(text, "a") == ["4", "1", "1", "1", "2.0"]
+    assert cells(text, "a") == ["4", "1", "1", "1", "2.00"]
     assert "study toy begins once its search is finished" in text
     assert "the search was interrupted" in status(toy.places)
 

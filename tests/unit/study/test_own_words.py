@@ -68,7 +68,7 @@ def test_the_live_table_counts_trials_and_tells_the_epoch_that_a_trial_is_in():
     lines = [line.split() for line in console.file.getvalue().splitlines()]
     assert "0/4 trials, 4 left".split() == next(line for line in lines if "4" in line)[-4:]
     assert ["arm", "done", "failed", "epoch", "acc", "so", "far"] in lines
-    assert ["reference", "0/2", "3", "5.0"] in lines
+    assert ["reference", "0/2", "3", "5.00"] in lines
 
 
 def test_what_a_trial_in_hand_has_taken_is_not_left(monkeypatch):
