@@ -21,7 +21,7 @@ from ablation.analysis.factors import LevelEffect, level_effects
 from ablation.analysis.first_plan import plan_warnings
 from ablation.analysis.looks import ALPHA
 from ablation.analysis.results import Results, diverged
-from ablation.analysis.statistics import holm
+from ablation.analysis.statistics import Estimate, holm
 from ablation.formatting import (
     column_decimals,
     effect,
@@ -372,12 +372,18 @@ def _best_line(results: Results) -> str:
     elif len(ranking.rivals) > MAX_LISTED:
         rivals = f"{number(len(ranking.rivals))} of {number(n_others)} others"
     separable = f"not separable from {rivals}"
+    gaps = judged.minus_others(results, ranking.best, ranking.rivals)
     if not ranking.rivals:
         separable = "separable from all others that finished"
     if _n_seeds(results) == 1:
         told = f"one seed can call no {kind} the best: {best} has the best {label(results.primary)}"
         if results.hits:
             told += f"; on this one training run, over test images, it is {separable}"
+    elif ranking.rivals and all(map(_is_exact, gaps)):
+        told = (
+            f"{best} has the best {what}, ahead of {rivals} by the same in every seed: no interval"
+        )
+        told += " can be given"
     elif ranking.rivals:
         told = f"no {kind} can be called the best: {best} has the best {what} but is {separable}"
     else:
@@ -386,6 +392,11 @@ def _best_line(results: Results) -> str:
         means = [f"`{name}` {mean}" for name in results.baselines if (mean := _mean(results, name))]
         told += f"; {label(results.primary)} is {listed(means)}"
     return told
+
+
+def _is_exact(gap: Estimate) -> bool:
+    """Whether a difference is the same in each of several seeds, and not 0."""
+    return gap.n > 1 and math.isnan(gap.low) and gap.mean != 0
 
 
 def _strongest_told(results: Results) -> str:

@@ -162,6 +162,20 @@ def test_a_level_is_told_to_depend_on_those_factors_alone_that_it_interacts_with
     assert "at `rate=high`" in split
 
 
+@pytest.mark.parametrize(
+    "ahead, said", [(4.5, "ahead of the other by the same"), (0, "no arm can be")]
+)
+def test_an_arm_that_is_ahead_by_the_same_in_every_seed_is_not_called_inseparable(
+    tmp_path, ahead, said
+):
+    folder = study(tmp_path, factors=ONE, seeds=range(3), baselines=[])
+    for spec in folder.manifest().trials:
+        top1 = 70 + spec.seed + ahead * (spec.arm == "lr_split")
+        outcome = replace(folder.outcome(spec.trial), metrics={"test/top1": top1})
+        folder.write_outcome(spec.trial, outcome)
+    assert said in "\n".join(lines_of(folder)).replace("No arm", "no arm")
+
+
 def test_what_no_level_of_another_factor_tells_is_said_to_depend_on_them(tmp_path):
     def unlike(levels):
         a, b, c = (level == "on" for level in levels.values())
