@@ -60,7 +60,7 @@ REMEDIES = {
     re.compile(rf"{NAME}{printed}", re.IGNORECASE): remedy
     for printed, remedy in {
         r"[-+]?\d[\d.]*(?:,\d+)+(?:\.\d+)?": "write a decimal point and no comma",
-        r"[A-Za-z_][\w.]*\([-+]?[\d.][^)]*\)": "write the number alone, as float(x) does",
+        r"[A-Za-z_][\w.]*\([-+]?[\d.][^)]{0,80}\)": "write the number alone, as float(x) does",
     }.items()
 }
 # what a terminal takes for colours, or for where to write
