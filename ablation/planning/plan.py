@@ -58,11 +58,21 @@ class Plan:
 
     def unique(self) -> dict[str, LinkLike]:
         """Key -> link, of the links of all trials."""
-        return {link.key: link for links in self.chains.values() for link in links}
+        return unique_links(self.chains)
 
     def missing(self, store: DiskStore) -> list[LinkLike]:
         """Links without a record: what is left to train."""
-        return [link for key, link in self.unique().items() if not store.holds("record", key)]
+        return missing_links(self.chains, store)
+
+
+def unique_links(chains: Mapping[str, Sequence[LinkLike]]) -> dict[str, LinkLike]:
+    """Key -> link, of the links of all chains."""
+    return {link.key: link for links in chains.values() for link in links}
+
+
+def missing_links(chains: Mapping[str, Sequence[LinkLike]], store: DiskStore) -> list[LinkLike]:
+    """The links of chains that have no record, each once."""
+    return [link for key, link in unique_links(chains).items() if not store.holds("record", key)]
 
 
 def build_plan(

@@ -18,7 +18,7 @@ from rich.tree import Tree
 
 from ablation.formatting import duration, label, listed, over_seeds
 from ablation.planning.forecast import forecast
-from ablation.planning.plan import Plan, PlannedTrial, Segment, segments
+from ablation.planning.plan import Plan, PlannedTrial, Segment, missing_links, segments
 from ablation.search.cost import arm_costs, study_at_most
 from ablation.search.seeds import UntilDecided
 from ablation.search.tuning import Tuning
@@ -157,7 +157,7 @@ def _show_search(
     table = plain_table(["arm"], ["settings", "trials", "ended", f"{unit} at most", "left at most"])
     owned: set[str] = set()
     for name, cost in costs.items():
-        own = {link.key for link in _missing(cost.chains, planned)} - owned
+        own = {link.key for link in missing_links(cost.chains, planned.store)} - owned
         owned |= own
         n_trials = "by budget" if cost.n_trials is None else str(cost.n_trials)
         counts = (len(cost.settings), n_trials, cost.n_ended, cost.n_most, len(own))
@@ -168,7 +168,7 @@ def _show_search(
     console.print(f"search of {what}", highlight=False)
     console.print(fitting(table, console))
     chains = {name: links for cost in costs.values() for name, links in cost.chains.items()}
-    missing = _missing(chains, planned)
+    missing = missing_links(chains, planned.store)
     pruning = "pruning ends some of them early" if by_trial else "pruning makes it less"
     less = "" if search.pruner == "none" else f"; {pruning}"
     console.print(
@@ -181,12 +181,6 @@ def _show_search(
     console.print(f"then, at most, each arm that was searched {then}:")
     study, plan = study_at_most(tuning, planned.plan)
     return replace(planned, study=study, plan=plan)
-
-
-def _missing(chains: Mapping[str, Sequence[LinkLike]], planned: PlannedStudy) -> list[LinkLike]:
-    """The links of chains that have no record, each once."""
-    unique = {link.key: link for links in chains.values() for link in links}
-    return [link for key, link in unique.items() if not planned.store.holds("record", key)]
 
 
 def _arms(planned: PlannedStudy, plan: Plan, missing: set[str]) -> Table:
