@@ -130,6 +130,24 @@ class Results:
             found.update(*(measured[name].dropna() for name in measured))
         return len(found)
 
+    def seedless(self) -> list[str]:
+        """Arms and baselines of own code whose primary metric is the same in all of their seeds.
+
+        At their ends, and at each epoch that they reported. Those of one finished seed are left
+        out.
+        """
+        if not self.is_of_own_code:
+            return []
+        ends = self.cells(self.primary)
+        same = [name for name in ends if ends[name].count() > 1 and ends[name].nunique() == 1]
+        if self.history.empty or not same:
+            return same
+        complete = self.trials.loc[self.trials["state"] == "COMPLETE", "trial"]
+        own = self.history[self.history["trial"].isin(complete) & self.history["arm"].isin(same)]
+        values = own.groupby(["arm", "phase", "epoch"])[self.primary].nunique()
+        varying = values[values > 1].index.get_level_values("arm")
+        return [name for name in same if name not in varying]
+
     @cached_property
     def _by_cell(self) -> dict[tuple[str, int], str]:
         """(arm, seed) -> trial."""

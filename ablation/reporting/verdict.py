@@ -24,6 +24,7 @@ from ablation.analysis.results import Results, diverged
 from ablation.analysis.statistics import Estimate, holm
 from ablation.formatting import (
     column_decimals,
+    compared_p,
     effect,
     label,
     listed,
@@ -65,12 +66,12 @@ class Verdict(NamedTuple):
     limits: str = ""
     # how many are supported, refuted or not decided
     claims: str = ""
-    # that the plan was changed after results were seen
+    # that the plan was changed after results were seen, or that the seed changes nothing
     warnings: Sequence[str] = ()
 
     @property
     def lines(self) -> list[str]:
-        """The answer, warnings where the plan was changed, then at most six lines."""
+        """The answer, warnings, then at most six lines."""
         best, limits = (
             " ".join(filter(None, pair))
             for pair in [(self.best, self.strongest), (self.limits, self.claims)]
@@ -107,7 +108,7 @@ def verdict(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) -> Ve
         _sentence(_strongest_told(results)),
         _sentence(_baseline_line(results, primary)),
         _limits_line(results, primary),
-        claims_counted(claims),
+        " ".join(filter(None, (claims_counted(claims), _apart(primary, claims)))),
         _warnings_told(results, primary, claims),
     )
 
@@ -465,7 +466,13 @@ def _baseline_line(results: Results, primary: pd.DataFrame) -> str:
     span = f"about {lowest}{unit}" if lowest == highest else f"{lowest} to {highest}{unit}"
     if counts[UNKNOWN] == len(rows):
         return f"{start} the {number(len(rows))} arms differ by {span}; no interval can be given"
-    each = "" if is_conditional(primary) else ", each by its own 95 % interval"
+    each = ""
+    if not is_conditional(primary):
+        each = ", each by its own 95 % interval"
+        corrected = _compared(results, primary, is_corrected=True)
+        if corrected != counts:
+            left = corrected[BETTER] + corrected[WORSE]
+            each += f"; {number(left) if left else 'none'} by corrected ones"
     if len(counts) == 1:
         both = "both" if len(rows) == 2 else f"all {number(len(rows))}"
         return f"{start}: {both} arms {next(iter(counts))} ({span}{each})"
@@ -502,9 +509,38 @@ def _limits_line(results: Results, primary: pd.DataFrame) -> str:
 
 
 def _warnings_told(results: Results, primary: pd.DataFrame, claims: pd.DataFrame) -> list[str]:
-    """What was changed after results were seen, where anything was tested."""
+    """What was changed after results were seen, where anything was tested; arms without chance."""
     is_tested = bool(primary["p"].notna().any()) or not claims.empty
-    return [f"Warning: {text}." for text in plan_warnings(results.manifest) if is_tested]
+    told = [f"{text}." for text in plan_warnings(results.manifest) if is_tested]
+    if seedless := results.seedless():
+        names = listed([f"`{name}`" for name in seedless])
+        if len(seedless) > MAX_LISTED:
+            names = f"{number(len(seedless))} arms"
+        one = len(seedless) == 1
+        told.append(
+            f"{names} {'has' if one else 'have'} the same {label(results.primary)} in every seed. "
+            f"Does {'its' if one else 'their'} code use the seed?"
+        )
+    return [f"Warning: {text}" for text in told]
+
+
+def _apart(primary: pd.DataFrame, claims: pd.DataFrame) -> str:
+    """Why an effect has another verdict as a claim: each is corrected for its own family."""
+    effects = primary.set_index("effect")["p_holm"].dropna()
+    told = []
+    for row in claims[claims["metric"].isin(primary["metric"])].itertuples():
+        as_effect = effects.get(row.contrast, math.nan)
+        # a claim of a margin is another question
+        is_same = row.direction in ("up", "down") and row.p_holm == row.p_holm
+        if is_same and as_effect == as_effect and (row.p_holm < ALPHA) != (as_effect < ALPHA):
+            told.append(
+                f"`{row.contrast}` {compared_p(row.p_holm)} as a claim and "
+                f"{compared_p(as_effect)} as an effect"
+            )
+    unique = list(dict.fromkeys(told))
+    if not unique:
+        return ""
+    return f"Claims and effects are corrected apart: {listed(unique)}."
 
 
 def _power_told(results: Results, primary: pd.DataFrame) -> str:

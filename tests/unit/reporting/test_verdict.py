@@ -176,6 +176,30 @@ def test_an_arm_that_is_ahead_by_the_same_in_every_seed_is_not_called_inseparabl
     assert said in "\n".join(lines_of(folder)).replace("No arm", "no arm")
 
 
+@pytest.mark.parametrize(
+    "by_seed, in_history, warned",
+    [(0, 0, ["`reference` and `lr_split` have"]), (1, 0, []), (0, 1, [])],
+)
+def test_arms_of_own_code_that_no_seed_changes_are_told(tmp_path, by_seed, in_history, warned):
+    """Neither where the seed changes the last value alone, nor where only an epoch before it."""
+    folder = study(tmp_path, factors=ONE, seeds=range(3), baselines=[])
+    manifest = folder.manifest()
+    specs = [replace(spec, epochs_planned=1) for spec in manifest.trials]
+    folder.write_manifest(replace(manifest, trials=specs))
+    for spec in specs:
+        first = {"test/top1": 60.0 + in_history * spec.seed}
+        last = {"test/top1": 70.0}
+        records = [
+            {"phase": "joint", "epoch": epoch, "seconds": 0.1, "metrics": metrics}
+            for epoch, metrics in enumerate((first, last), 1)
+        ]
+        folder.write_records(spec.trial, records)
+        metrics = {"test/top1": 70.0 + by_seed * spec.seed}
+        folder.write_outcome(spec.trial, replace(folder.outcome(spec.trial), metrics=metrics))
+    told = [line for line in lines_of(folder) if "Does their code use the seed?" in line]
+    assert [line.removeprefix("Warning: ").partition(" the same")[0] for line in told] == warned
+
+
 def test_what_no_level_of_another_factor_tells_is_said_to_depend_on_them(tmp_path):
     def unlike(levels):
         a, b, c = (level == "on" for level in levels.values())
@@ -457,8 +481,32 @@ def test_arms_are_compared_with_the_baseline_after_correction_in_the_sentence(tm
             )
         )
         (counted,) = [line for line in lines if line.startswith("Against")]
-        found.append("better" in counted and "no arm is found to be better" in lines[0])
+        told = "better" in counted and "no arm is found to be better" in lines[0]
+        assert ("; none by corrected ones" in counted) == told
+        found.append(told)
     assert any(found)
+
+
+def test_a_claim_and_an_effect_of_other_verdicts_are_said_to_be_corrected_apart(tmp_path):
+    sides = {"factor": "lr_split", "from": "off", "to": "on"}
+    up = {"metric": "test/top1", "direction": "up"}
+    claims = [{"id": "helps", "says": "It helps.", "contrast": sides, "expects": [up]}]
+    told = []
+    for start in range(0, 60, 3):
+        folder = study(
+            tmp_path / str(start),
+            seeds=range(start, start + 3),
+            noise=1.0,
+            top1=lambda levels: 68.0 + (levels["lr_split"] == "on"),
+            claims=claims,
+        )
+        results = load(folder)
+        (effect,) = headline_of(results).query("effect == 'lr_split: off -> on'").itertuples()
+        (claim,) = judge_claims(results, judge(results)).itertuples()
+        text = "\n".join(lines_of(folder))
+        told.append("Claims and effects are corrected apart: `lr_split: off -> on` " in text)
+        assert told[-1] == ((effect.p_holm < 0.05) != (claim.p_holm < 0.05))
+    assert {*told} == {True, False}
 
 
 def test_names_with_braces_stay_names(tmp_path):
