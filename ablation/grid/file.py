@@ -119,7 +119,9 @@ def read_grid(
         remedy = f"name a grid file and give this one as --experiment {path.stem}"
         file.note("", f"is an experiment, not a grid; {remedy}")
         return None
-    file.allow(*GRID_KEYS)
+    file.allow(
+        *GRID_KEYS, other=EXPERIMENT_KEYS, where="the experiment's file, which `experiment` names"
+    )
     metric = file.section("metric")
     metric.allow("name", "goal")
     primary = metric.text("name", "test/top1", *METRIC_NAME) or ""
@@ -164,7 +166,7 @@ def read_experiment(path: Path, problems: list[Problem]) -> Experiment | None:
         remedy = "name the experiment that the grid varies, e.g. --experiment digits-lt"
         file.note("", f"is a grid, not an experiment; {remedy}")
         return None
-    file.allow(*EXPERIMENT_KEYS)
+    file.allow(*EXPERIMENT_KEYS, other=GRID_KEYS, where="the grid, which names this experiment")
     return Experiment(
         file=path.name,
         name=path.stem,

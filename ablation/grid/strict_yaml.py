@@ -350,11 +350,12 @@ class CheckedMapping:
         """Note a mistake at a key of the mapping."""
         self.problems.append(Problem(self.file, dotted(self.key, key), message))
 
-    def allow(self, *keys: str) -> None:
-        """Note every key that is not one of `keys`."""
+    def allow(self, *keys: str, other: Collection[str] = (), where: str = "") -> None:
+        """Note every key that is not one of `keys`; of those of another file, `where` that is."""
         for key in self.values:
             if key not in keys:
-                self.note(key, f"unknown key '{key}'; {nearest(key, keys)}")
+                remedy = f"it belongs into {where}" if key in other else nearest(key, keys)
+                self.note(key, f"unknown key '{key}'; {remedy}")
 
     def text(
         self,

@@ -28,6 +28,9 @@ BROKEN = [
     ("unknown key far from any", "", "xyzzy: 1\n", [
         "grid.yaml: xyzzy: unknown key 'xyzzy'; choose from arms, baselines, claims, design, experiment, factors, metric, question, reference, search, seeds, settings, study",
     ]),
+    ("key of an experiment", "", "subject: core\n", [
+        "grid.yaml: subject: unknown key 'subject'; it belongs into the experiment's file, which `experiment` names",
+    ]),
     ("duplicate key", "", "seeds: 3\n", [
         "grid.yaml: seeds: line 8: the key 'seeds' is there twice, first in line 3",
     ]),

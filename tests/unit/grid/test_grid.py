@@ -233,6 +233,7 @@ def test_a_broken_grid_is_refused_with_its_message(load, tmp_path, old, new, pro
     ("tiny", "problems"),
     [
         ("titel: A\nsettings: {epochs: 1}", ["tiny.yaml: titel: unknown key 'titel'; did you mean 'title'?"]),
+        ("seeds: 3\nsettings: {epochs: 1}", ["tiny.yaml: seeds: unknown key 'seeds'; it belongs into the grid, which names this experiment"]),
         ("title: 5\nsettings: {epochs: 1}", ["tiny.yaml: title: 5 is not text"]),
         ("dataset: a/b\nsettings: {epochs: 1}", ["tiny.yaml: dataset: 'a/b' is not a name (letters, digits, '.', '_', '-'; at most 100)"]),
         ("subject: os.system\nsettings: {epochs: 1}", ["tiny.yaml: subject: 'os.system' is not 'core' or 'package.module:function'"]),
