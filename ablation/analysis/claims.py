@@ -277,7 +277,10 @@ def _level_by_level(one: _Expectation, results: Results, effects: pd.DataFrame) 
     if "factor" not in sides:
         return ""
     factor, ends = sides["factor"], [sides["from"], sides["to"]]
-    pairs = judged.interacting_pairs(results, effects[effects["metric"] == one.metric])
+    rows = effects[effects["metric"] == one.metric]
+    # interactions are judged from the reference; other levels may have some that these do not
+    own = {**results.factors, factor: list(dict.fromkeys([results.factors[factor][0], *ends]))}
+    pairs = judged.interacting_pairs(results, rows, factors=own)
     told = []
     for (other,) in [set(pair) - {factor} for pair in pairs if factor in pair]:
         levels = {factor: ends, other: results.factors[other]}

@@ -508,6 +508,30 @@ def test_a_mean_over_unlike_effects_is_told_level_by_level(tmp_path):
     )
 
 
+def test_a_claim_about_levels_that_do_not_interact_is_not_told_level_by_level(tmp_path):
+    """One level of the rate needs the split; what is claimed of the others is as it is."""
+
+    def middle_needs_the_split(levels):
+        return 60.0 + 10 * (levels["rate"] == "middle" and levels["lr_split"] == "on")
+
+    ends = [("low", "high"), ("low", "middle"), ("middle", "high")]
+    several = [
+        claim({"factor": "rate", "from": start, "to": end}, "up", id=f"{start}-{end}")
+        for start, end in ends
+    ]
+    table = judged(
+        study(
+            tmp_path,
+            factors={**LEVELS, **ONE},
+            top1=middle_needs_the_split,
+            noise=0.3,
+            seeds=range(6),
+            claims=several,
+        )
+    )
+    assert [bool(told) for told in table["level_by_level"]] == [False, True, True]
+
+
 def test_effects_that_add_up_are_not_told_level_by_level(tmp_path):
     table = judged(study(tmp_path, seeds=range(4), noise=0.3, claims=[claim(OFF_ON, "up")]))
     assert list(table["level_by_level"]) == [""]
