@@ -4,8 +4,8 @@ The worker is in a process group of its own, with two pipes to it. All that it s
 session, inherits a variable of its environment, which Linux shows to others of the same user.
 Elsewhere the worker's process group has to do, and only while the study lives.
 
-Run as `python -m ablation.execution.process <worker's process id> <mark>` beside each worker: it
-stays when the study is killed.
+Run as `python -m ablation.execution.process <worker's process id> <mark> [<scratch>]` beside each
+worker: it stays when the study is killed.
 Sent to the nodes of a Ray cluster by value: see `ablation.execution.ray_node`.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,10 +33,10 @@ class WorkerProcess:
     pipes.
 
     No signal of the terminal reaches it. One thread reads `replies` and then calls `close`; another
-    may send. environment: its variables.
+    may send. environment: its variables; scratch: a folder that is removed when it has ended.
     """
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], scratch: str = "") -> None:
         request_end, requests = os.pipe()
         self._replies, reply_end = os.pipe()
         os.set_blocking(self._replies, False)
@@ -58,7 +59,8 @@ class WorkerProcess:
             start_new_session=True,
         )
         self.pid = self._process.pid
-        self._watcher = watch(self.pid, self._mark, environment)
+        self._scratch = scratch
+        self._watcher = watch(self.pid, self._mark, environment, scratch)
         os.close(request_end)
         os.close(reply_end)
         self._end_by = float("inf")
@@ -122,6 +124,7 @@ class WorkerProcess:
             end_all(self._mark)
             self._watcher.kill()
             self._watcher.wait()
+        remove(self._scratch)
         return code
 
     def resident_bytes(self) -> int:
@@ -145,12 +148,15 @@ def marked(environment: Mapping[str, str], mark: str) -> dict[str, str]:
     return {**environment, VARIABLE: ":".join(filter(None, [environment.get(VARIABLE), mark]))}
 
 
-def watch(pid: int, mark: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
-    """Start a process that kills what a worker leaves behind; None where the system cannot tell."""
+def watch(
+    pid: int, mark: str, environment: Mapping[str, str], scratch: str = ""
+) -> subprocess.Popen[bytes] | None:
+    """Start a process that ends what a worker leaves behind; None where the system cannot tell."""
     if sys.platform != "linux":
         return None
     # -S: it needs nothing of what is installed
     command = [sys.executable, "-S", "-P", "-m", "ablation.execution.process", str(pid), mark]
+    command += [scratch] if scratch else []
     null = subprocess.DEVNULL
     return subprocess.Popen(
         command,
@@ -173,6 +179,12 @@ def end_all(mark: str) -> None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
+
+
+def remove(scratch: str) -> None:
+    """Remove a folder, as far as that can be done; "" is none."""
+    if scratch:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _has(process: Path, mark: str) -> bool:
@@ -227,3 +239,4 @@ if __name__ == "__main__":
     while started and _started(worker) == started:
         time.sleep(POLL_SECONDS)
     end_all(its_mark)
+    remove("".join(sys.argv[3:]))

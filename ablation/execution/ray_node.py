@@ -26,13 +26,14 @@ import os
 import platform
 import queue
 import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypedDict
 
 from ablation import PACKAGE
 from ablation.errors import InputError
@@ -102,7 +103,9 @@ class Relay:
         self._messages: queue.SimpleQueue[Told] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Told] = queue.SimpleQueue()
         # the worker's log on this node, which grows, and that of the trial on the driver's machine
-        self._log = tempfile.NamedTemporaryFile(prefix="ablate-log-"), ""  # noqa: SIM115
+        self._log: tuple[BinaryIO, str] | None = None
+        # of the task in hand, in the worker's scratch
+        self._task: Path | None = None
         # one thread starts the process and waits for it: it dies with the thread that started it
         threading.Thread(target=self._serve, daemon=True).start()
 
@@ -115,15 +118,22 @@ class Relay:
 
     def send(self, request: Request) -> None:
         """Hand a request to a ready and idle worker. Its log goes to the driver's machine."""
-        # both last until the next request replaces them
-        log = tempfile.NamedTemporaryFile(prefix="ablate-log-")  # noqa: SIM115
-        self._log = log, request["log"]
-        self._work = tempfile.TemporaryDirectory(prefix="ablate-work-", ignore_cleanup_errors=True)
+        # the last one's are kept until now
+        if self._task is not None:
+            shutil.rmtree(self._task, ignore_errors=True)
+        try:
+            self._task = Path(tempfile.mkdtemp(dir=self._scratch))
+            log = self._task / "log"
+            log.touch()
+            self._log = log.open("rb"), request["log"]
+        except FileNotFoundError:
+            # the worker has ended, and its scratch was removed
+            return
         here: Request = {
             **request,
             "cache": str(_cache_folder()),
-            "log": log.name,
-            "folder": str(Path(self._work.name, "work")),
+            "log": str(log),
+            "folder": str(self._task / "work"),
             "is_remote": True,
         }
         self._process.send(json.dumps(here))
@@ -145,7 +155,8 @@ class Relay:
         if fault is not None:
             self._say(event="unfit", node=platform.node(), fault=fault)
             return
-        self._process = WorkerProcess(_environment(self._site))
+        self._scratch = tempfile.mkdtemp(prefix="ablate-work-")
+        self._process = WorkerProcess(_environment(self._site), self._scratch)
         self._say(event="ready", node=platform.node())
         for lines in self._process.replies():
             self._send_log()
@@ -170,6 +181,8 @@ class Relay:
         self._process.send(json.dumps(answer))
 
     def _send_log(self) -> None:
+        if self._log is None:
+            return
         log, there = self._log
         if piece := log.read():
             self._messages.put(({"event": "log", "log": there}, piece))

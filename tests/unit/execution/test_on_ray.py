@@ -1,11 +1,13 @@
 """What a node of a Ray cluster does for a study, without Ray."""
 
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -88,7 +90,9 @@ def heard(relay: Relay, store: DiskStore, last: str) -> list[dict]:
     return found
 
 
-def test_a_relay_tells_what_its_worker_says_and_how_it_ends(site, tmp_path):
+def test_a_relay_tells_what_its_worker_says_and_how_it_ends(site, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
     relay, store = Relay(site), DiskStore(tmp_path / "cache")
     assert [message["event"] for message in heard(relay, store, "ready")] == ["ready"]
     relay.send(request(tmp_path, 0))
@@ -102,7 +106,10 @@ def test_a_relay_tells_what_its_worker_says_and_how_it_ends(site, tmp_path):
     )  # where the driver is; the node keeps none
     assert not list((tmp_path / "node").glob("record/*/*"))
     assert relay.resident_bytes() > 2**20
+    (scratch,) = (tmp_path / "tmp").iterdir()
+    (task,) = scratch.iterdir()
     relay.send(request(tmp_path, 1))
+    assert not task.exists()  # the last task's
     *logs, exited = [
         message for message in heard(relay, store, "exited") if message["event"] != "failed"
     ]
@@ -111,6 +118,7 @@ def test_a_relay_tells_what_its_worker_says_and_how_it_ends(site, tmp_path):
         "code": 7,
     }
     relay.send(request(tmp_path, 0))  # nobody is there any more
+    assert not any((tmp_path / "tmp").iterdir())
 
 
 def test_a_worker_does_not_outlive_the_process_that_watches_it(site, tmp_path):
@@ -124,20 +132,25 @@ def test_a_worker_does_not_outlive_the_process_that_watches_it(site, tmp_path):
         [sys.executable, "-c", code, site.sample, site.data, json.dumps(request(tmp_path, 2))],
         stdout=subprocess.PIPE,
         text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
     )
     worker = int(
         watch.stdout.readline()
     )  # in the middle of its task, it would not look at its pipes for minutes
+    assert len(list(tmp_path.glob("ablate-work-*"))) == 1
     watch.send_signal(signal.SIGKILL)
     watch.communicate()
     for _ in range(500):
-        if (
+        is_gone = (
             not Path(f"/proc/{worker}").exists()
             or ") Z " in Path(f"/proc/{worker}/stat").read_text()
-        ):
+        )
+        # nor does its scratch
+        if is_gone and not list(tmp_path.glob("ablate-work-*")):
             return
         time.sleep(0.01)
-    os.kill(worker, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(worker, signal.SIGKILL)
     pytest.fail("it did")
 
 
