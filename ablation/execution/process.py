@@ -122,7 +122,6 @@ class WorkerProcess:
         code = self._process.wait()
         if self._watcher is not None:
             end_all(self._mark)
-            self._watcher.kill()
             self._watcher.wait()
         remove(self._scratch)
         return code
@@ -151,7 +150,10 @@ def marked(environment: Mapping[str, str], mark: str) -> dict[str, str]:
 def watch(
     pid: int, mark: str, environment: Mapping[str, str], scratch: str = ""
 ) -> subprocess.Popen[bytes] | None:
-    """Start a process that ends what a worker leaves behind; None where the system cannot tell."""
+    """Start a process that ends what a worker leaves behind, then itself.
+
+    Returns what has started it, which ends at once; None where the system cannot tell.
+    """
     if sys.platform != "linux":
         return None
     # -S: it needs nothing of what is installed
@@ -234,6 +236,9 @@ def _started(pid: int) -> str:
 
 
 if __name__ == "__main__":
+    # Ray kills the children of an actor that it ends. This process is to stay, so it is none.
+    if os.fork():
+        os._exit(0)
     worker, its_mark = int(sys.argv[1]), sys.argv[2]
     started = _started(worker)
     while started and _started(worker) == started:

@@ -106,9 +106,14 @@ class Nodes:
     def _add(self, name: str, **resources: int):
         """With a folder of its own for all that Ray keeps on a node: of two that share one, the later replaces the code."""
         self.temporary.append(tempfile.TemporaryDirectory(prefix="ray-"))
+        (self.folder / "tmp").mkdir(exist_ok=True)
         own = {
             "temp_dir": self.temporary[-1].name,
-            "env_vars": {"NODE": name, "ABLATE_NODE_CACHE": str(self.folder / name)},
+            "env_vars": {
+                "NODE": name,
+                "ABLATE_NODE_CACHE": str(self.folder / name),
+                "TMPDIR": str(self.folder / "tmp"),
+            },
         }
         return self.cluster.add_node(**own, **NODE, **resources)
 
@@ -224,6 +229,11 @@ def is_alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists() and ") Z " not in Path(f"/proc/{pid}/stat").read_text()
 
 
+def left_on(nodes: Nodes) -> list[Path]:
+    """What workers keep on their nodes while they live."""
+    return list((nodes.folder / "tmp").glob("ablate-*"))
+
+
 def test_a_study_on_a_cluster_leaves_what_it_leaves_on_this_machine(nodes, toy, at_home):
     said = finish(start(toy, "--executor", "ray", "--ray-address", nodes.address))
     require_same(toy, at_home)
@@ -241,12 +251,14 @@ def test_a_study_on_a_cluster_leaves_what_it_leaves_on_this_machine(nodes, toy, 
         placed(toy)
     )  # what trials print is in their logs here
     assert not list(nodes.folder.glob("*/record/*/*"))  # which the driver alone keeps
+    until(lambda: not left_on(nodes))
 
 
 def test_a_node_lost_in_the_middle_fails_no_trial_and_its_segment_is_run_again(nodes, toy, at_home):
     (toy.parent / "seen" / "hang-on-b").touch()
     process = start(toy, "--executor", "ray", "--ray-address", nodes.address)
     until(lambda: any(segment["node"] == "b" for segment in placed(toy)), process)
+    assert left_on(nodes)
     nodes.lose_b(kill=True)
     try:
         said = finish(process)
@@ -378,6 +390,7 @@ def test_a_driver_that_is_killed_goes_on_by_the_same_command(nodes, toy, at_home
     process.kill()
     process.communicate()
     until(lambda: not any(is_alive(segment["pid"]) for segment in placed(toy)))
+    until(lambda: not left_on(nodes))
     # what a process leaves that is killed while it writes: no epoch
     (recorded(toy)[0].parent / ".unfinished").touch()
     n_before = len(recorded(toy))
