@@ -84,7 +84,8 @@ storage_option = click.option(
 jobs_option = click.option(
     "--jobs",
     type=click.IntRange(min=1),
-    help="Number of worker processes; default: the number of processors.",
+    help="Number of worker processes; default: the number of processors, or as many as GPUs or a "
+    "cluster have room for.",
 )
 
 

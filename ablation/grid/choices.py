@@ -36,7 +36,9 @@ def grids() -> list[Choice]:
 
 def experiments() -> list[Choice]:
     """The experiments of the project, those of `experiments/` first."""
-    return [choice for choice, keys in _choices() if "settings" in keys and "study" not in keys]
+    # code of one's own may have no settings
+    own = {"settings", "subject"}
+    return [choice for choice, keys in _choices() if own & keys and "study" not in keys]
 
 
 def the_grid(named: Path | None) -> Path:

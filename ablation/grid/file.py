@@ -1,7 +1,4 @@
-"""The files under `experiments/`: grids, the experiments that they vary, and published results.
-
-See DESIGN.md, section 5.
-"""
+"""The files under `experiments/`: grids, the experiments that they vary, and published results."""
 
 from __future__ import annotations
 

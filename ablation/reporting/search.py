@@ -36,7 +36,7 @@ SAMPLERS = {
     "tpe": "Optuna's TPE sampler",
     "gp": "Optuna's Gaussian-process sampler",
     "random": "random sampling",
-    "grid": "a full grid",
+    "grid": "a grid in random order",
 }
 PRUNERS = {
     "hyperband": "hyperband",

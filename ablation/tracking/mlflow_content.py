@@ -166,7 +166,7 @@ def trial_contents(folder: RunFolder, manifest: Manifest, is_running: bool) -> l
     for spec, texts in zip(manifest.trials, settings, strict=True):
         outcome = folder.outcome(spec.trial)
         identity = {"arm": spec.arm, "seed": str(spec.seed)}
-        own = {key: texts[key] for key in differing if key in texts}
+        own = {param_name(key, manifest): texts[key] for key in differing if key in texts}
         params = own | identity | spec.levels
         place = {"study": manifest.study, "trial": spec.trial, "kind": spec.kind, "key": spec.key}
         levels = {f"factor.{factor}": level for factor, level in spec.levels.items()}
@@ -178,6 +178,14 @@ def trial_contents(folder: RunFolder, manifest: Manifest, is_running: bool) -> l
         tags = fitted_labels("tag", tags, MAX_TAG)
         trials.append(TrialContent(folder, spec, params, tags, outcome, is_running))
     return trials
+
+
+def param_name(setting: str, manifest: Manifest) -> str:
+    """The name of a setting's param: another one where a factor, `arm` or `seed` has the setting's.
+
+    A factor `lr` has the param `lr`, its level; the setting `lr` that it sets is `setting/lr`.
+    """
+    return f"setting/{setting}" if setting in (*manifest.factors, "arm", "seed") else setting
 
 
 def study_tags(manifest: Manifest, trials: Sequence[TrialContent]) -> dict[str, str]:

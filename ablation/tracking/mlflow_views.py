@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from ablation.storage.runs import Manifest
 from ablation.tracking.mlflow_arms import N_SEEDS, N_TRIALS, STD, SUMMARY
-from ablation.tracking.mlflow_content import IN_GRID, fitted_name
+from ablation.tracking.mlflow_content import IN_GRID, fitted_name, param_name
 
 # tag of the experiment: this and the view's key
 SHARED = "mlflow.sharedViewState."
@@ -160,7 +160,7 @@ def _params(manifest: Manifest) -> list[str]:
     """What tells trials apart."""
     arms = manifest.search["arms"].values() if manifest.search.get("of") else ()
     searched = dict.fromkeys(key for arm in arms for key in arm["space"])
-    return [*manifest.factors, *searched, "seed"]
+    return [*manifest.factors, *(param_name(key, manifest) for key in searched), "seed"]
 
 
 def _by_arm(manifest: Manifest) -> State:

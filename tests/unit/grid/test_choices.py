@@ -41,6 +41,11 @@ def test_the_only_grid_that_can_be_read_is_taken_and_experiments_are_none(projec
     assert [one.name for one in experiments()] == ["digits"]
 
 
+def test_an_experiment_of_own_code_without_settings_is_one(project):
+    Path("experiments/mine.yaml").write_text("subject: training:train\n")
+    assert [one.name for one in experiments()] == ["digits", "mine"]
+
+
 def test_of_several_grids_each_is_told_in_a_line_with_its_question(project):
     write("experiments/fixes.yaml")
     write("experiments/warmups.yaml", "How long " + "and how often " * 20 + "?")

@@ -60,7 +60,7 @@ def test_how_it_was_searched_is_told_in_words(tmp_path):
         assert words in text
     other = {"sampler": "grid", "pruner": "none", "trials": 0, "budget": 400, "seeds": [100, 101]}
     text = section_of(text_of(tuned(tmp_path / "b", search=other)))
-    assert "400 epochs each, asked of a full grid. The best" in text
+    assert "400 epochs each, asked of a grid in random order. The best" in text
     assert "averaged over seeds, under seeds 100, 101, which are none" in text
 
 

@@ -114,6 +114,11 @@ def test_a_search_shows_how_many_trials_an_arm_has_and_what_is_searched(manifest
     assert found[views.ARMS]["selectedColumns"] == of_arms
     columns = ["metrics.`v/top1`", "params.`lr`", "params.`depth`", "params.`seed`"]
     assert found[views.TRIALS]["selectedColumns"] == columns
+    # a setting called like a factor
+    of_factor = replace(changed, factors={"depth": {"flat": {}, "deep": {}}})
+    found = states(views.view_tags(of_factor, ["v/top1"], 5))
+    columns[1:3] = ["params.`depth`", "params.`lr`", "params.`setting/depth`"]
+    assert found[views.TRIALS]["selectedColumns"] == columns
 
 
 def test_an_earlier_mlflow_reads_the_same_state_beside_the_name(manifest):

@@ -20,7 +20,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from ablation.storage.runs import Manifest, Outcome, RunFolder, TrialSpec
 from ablation.tracking import mlflow_places as tracking_places
 from ablation.tracking import mlflow_store as tracking_store
-from ablation.tracking.mlflow_content import FORMAT
+from ablation.tracking.mlflow_content import FORMAT, trial_contents
 from ablation.tracking.mlflow_places import TrackingRefused, TrackingUnavailable
 
 pytestmark = pytest.mark.filterwarnings(
@@ -132,6 +132,18 @@ def contents(path: Path) -> dict:
     tables = ["experiments", "runs", "metrics", "latest_metrics", "params", "tags"]
     return {
         table: sorted(map(repr, connection.execute(f"SELECT * FROM {table}"))) for table in tables
+    }
+
+
+def test_a_setting_called_like_a_factor_is_a_param_beside_its_level(folder):
+    specs = [replace(spec, settings={"lr_split": i, "seed": i}) for i, spec in enumerate(SPECS[:2])]
+    _, second = trial_contents(folder, manifest(specs), is_running=False)
+    assert second.params == {
+        "lr_split": "on",
+        "setting/lr_split": "1",
+        "arm": "lr_split",
+        "seed": "0",
+        "setting/seed": "1",
     }
 
 
