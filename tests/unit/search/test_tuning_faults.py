@@ -303,3 +303,14 @@ def test_what_is_not_measured_at_a_rung_is_pruned_when_it_is(tmp_path, monkeypat
         one["step"] for events in project.events().values() for one in events if one.get("prune")
     }
     assert steps == {4}
+
+
+def test_a_setting_that_an_arm_has_come_to_be_about_begins_its_search_anew(tmp_path, monkeypatch):
+    """Its settings are what they were, as the level sets what had been the default."""
+    project = TunedProject(tmp_path / "project", monkeypatch)
+    before = project.open().tuning.arms
+    about = "other: {method: other, rate: 0.001}"
+    project.grid.write_text((GRID + SEARCH).replace("other: {method: other}", about))
+    after = project.open().tuning.arms
+    assert after["method=other"].config == before["method=other"].config
+    assert [before[name].log.digest == after[name].log.digest for name in before] == [True, False]
