@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -269,7 +269,7 @@ def search_problems(
     faults = itertools.chain(
         _misplaced_settings(search, variants),
         *(_faults_of_one(search, subject, name, settings[name], spaces[name]) for name in settings),
-        _idle_limits(search, subject, settings.values()),
+        _idle_limits(search, subject, [(settings[name], spaces[name]) for name in settings]),
     )
     # of each place, what the first arm that has a fault there says
     found: dict[str, str] = {}
@@ -315,9 +315,12 @@ def _faults_of_one(
 
 
 def _idle_limits(
-    search: Search, subject: Subject, searched: Iterable[Mapping[str, Any]]
+    search: Search, subject: Subject, searched: Sequence[tuple[Mapping[str, Any], Space]]
 ) -> Iterator[tuple[str, str]]:
-    """A pruner that could end no trial, and a budget of epochs that are not known."""
+    """A pruner that could end no trial, and a budget of epochs that are not known.
+
+    searched: settings and space of each arm's trials
+    """
     if isinstance(subject, OwnCode):
         if search.budget:
             what = "counts epochs, and how many a function or command has is not known"
@@ -325,10 +328,19 @@ def _idle_limits(
         return
     if search.pruner == "none":
         return
-    sound = (settings for settings in searched if not subject.check(settings))
-    chains = [subject.chain(settings, search.seeds[0], lambda key: None) for settings in sound]
-    n_most = max((len(links) - n_before(links) for links in chains), default=math.inf)
-    if n_most <= search.min_epochs:
+    own = [settings for settings, _ in searched]
+    ends = (
+        {**settings, key: end}
+        for settings, space in searched
+        for key, domain in space.items()
+        for end in domain.ends
+    )
+    n_most = -1
+    for settings in itertools.chain(own, ends):
+        if n_most <= search.min_epochs and not subject.check(settings):
+            links = subject.chain(settings, search.seeds[0], lambda key: None)
+            n_most = max(n_most, len(links) - n_before(links))
+    if 0 <= n_most <= search.min_epochs:
         why = f"no trial has more than {n_most} epochs, and min_epochs is {search.min_epochs}"
         yield "pruner", f"'{search.pruner}' would prune nothing: {why}; write pruner: none"
 

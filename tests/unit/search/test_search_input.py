@@ -321,6 +321,16 @@ def test_the_first_seeds_of_a_plan_are_searched_as_all_of_them_are(own, tmp_path
             project.open(seeds="3")
 
 
+def test_a_pruner_may_end_trials_that_are_longer_than_with_the_arms_own_settings(
+    tmp_path, monkeypatch
+):
+    search = SEARCH.replace(f"rate: {RATE}", "epochs: {low: 2, high: 40}")
+    project = TunedProject(
+        tmp_path / "project", monkeypatch, GRID + search.replace("min_epochs: 2", "min_epochs: 12")
+    )
+    assert project.open()
+
+
 def test_a_study_may_not_be_called_like_the_search_of_one(tmp_path, monkeypatch):
     project = TunedProject(tmp_path / "project", monkeypatch)
     with pytest.raises(InputError, match=r"--as: tune\.search.*choose another name"):
