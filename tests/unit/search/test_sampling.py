@@ -7,7 +7,9 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import optuna
 import pytest
+from optuna.samplers import RandomSampler
 
 from ablation.grid.search import Choices, Range, Search
 from ablation.search.sampling import ArmSearch
@@ -55,6 +57,36 @@ def test_a_gaussian_process_leaves_what_was_not_completed(goal, state, tmp_path)
     log = searched(search_of(goal, sampler="gp"), tmp_path, 13, end)
     late = [tuple(trial.values.values()) for trial in log.ended() if trial.number >= 10]
     assert all(math.dist(*two) > 1e-3 for two in itertools.combinations(late, 2))
+
+
+@pytest.mark.parametrize(("goal", "worst"), [("maximize", 3.0), ("minimize", 5.0)])
+def test_a_gaussian_process_knows_of_open_trials_and_takes_bad_ones_for_the_worst(
+    goal, worst, tmp_path, monkeypatch
+):
+    seen: list[dict] = []
+
+    class Process(RandomSampler):
+        def infer_relative_search_space(self, study, trial):
+            others = study.get_trials()[:-1]
+            seen.append({tuple(one.params.values()): (one.state.name, one.value) for one in others})
+            return {}
+
+    monkeypatch.setattr(optuna.samplers, "GPSampler", Process)
+    search = search_of(goal, sampler="gp", parallel=2)
+    arm = ArmSearch(search, search.space, SearchLog(tmp_path, "arm", "digest"), None, 9)
+    ends = [(PRUNED,), (COMPLETE, 5.0), (FAILED,), (COMPLETE, 3.0)]
+    asked = [tuple(arm.ask().values.values()) for _ in ends]
+    arm.tell(0, *ends[0])
+    open_ = tuple(arm.ask().values.values())
+    # as bad as what?
+    assert set(seen[-1]) == set(asked[1:])
+    for number, end in enumerate(ends[1:], 1):
+        arm.tell(number, *end)
+    arm.ask()
+    values = dict(zip(asked, [worst, 5.0, worst, 3.0], strict=True))
+    assert seen[-1] == {one: ("COMPLETE", value) for one, value in values.items()} | {
+        open_: ("RUNNING", None)
+    }
 
 
 def rough(x: float, y: float) -> tuple:
