@@ -159,6 +159,26 @@ def test_a_pruner_ends_bad_trials_at_its_rungs_and_no_good_one(pruner, goal, end
     assert run(dict.fromkeys(range(1, 10), 20.0)) is None
 
 
+def test_hyperband_has_the_same_brackets_for_each_arm(tmp_path):
+    """They say when the trial of a number may be ended first."""
+    search = search_of(pruner="hyperband", min_epochs=1)
+    told = []
+    for name in ("one", "other"):
+        arm = ArmSearch(search, search.space, SearchLog(tmp_path, name, "digest"), None, 27)
+        steps = []
+        for number in range(16):
+            arm.ask()
+            # each worse than those before
+            values = ((step, -number) for step in range(1, 28))
+            steps.append(
+                next((step for step, value in values if arm.report(number, step, value)), 0)
+            )
+            arm.tell(number, PRUNED if steps[-1] else COMPLETE, None if steps[-1] else -number)
+        told.append(steps)
+    assert told[0] == told[1]
+    assert {1, 3, 9} <= set(told[0])
+
+
 def test_rungs():
     def rungs(pruner: str, n: int) -> list[int]:
         search = search_of(pruner=pruner, min_epochs=2)
