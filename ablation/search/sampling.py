@@ -169,12 +169,13 @@ class ArmSearch:
         worst = (max if direction == StudyDirection.MINIMIZE else min)(complete, default=None)
         study = optuna.create_study(direction=direction, sampler=_sampler(self.search, number))
         for one in trials:
-            params = {"params": one.values, "distributions": self._domains}
-            if not one.state:
-                study.add_trial(create_trial(state=TrialState.RUNNING, **params))
-            elif worst is not None:
-                value = one.value if one.state == COMPLETE else worst
-                study.add_trial(create_trial(value=value, **params))
+            value = one.value if one.state == COMPLETE else worst if one.state else None
+            if value is not None or not one.state:
+                state = TrialState.COMPLETE if one.state else TrialState.RUNNING
+                told = create_trial(
+                    state=state, value=value, params=one.values, distributions=self._domains
+                )
+                study.add_trial(told)
         return study.ask(dict(self._domains)).params
 
     def _end(self, event: Event) -> None:

@@ -7,6 +7,8 @@ import math
 
 import pytest
 from test_tuning import Killed, kill_after
+from toy_search import N_EPOCHS as N_TOY_EPOCHS
+from toy_search import N_PRETRAINING, N_WARMUP, SearchedStudy
 from tunable import GRID, N_EPOCHS, SEARCH, Tunable, TunedProject
 
 from ablation.analysis.results import load
@@ -314,3 +316,15 @@ def test_a_setting_that_an_arm_has_come_to_be_about_begins_its_search_anew(tmp_p
     after = project.open().tuning.arms
     assert after["method=other"].config == before["method=other"].config
     assert [before[name].log.digest == after[name].log.digest for name in before] == [True, False]
+
+
+def test_a_trial_costs_its_epochs_up_to_where_it_was_pruned_and_all_while_it_is_open(tmp_path):
+    arm = SearchedStudy(tmp_path, budget="budget: 30").tuning().arms["reference"]
+    arm.log.append({"ask": 0, "values": {"rate": 1}})
+    assert arm.epochs_spent == N_PRETRAINING + N_TOY_EPOCHS
+    arm.log.append({"step": 3, "of": 0, "value": 50.0, "prune": True})
+    arm.log.append({"end": 0, "state": "PRUNED"})
+    assert arm.epochs_spent == N_PRETRAINING + 3
+    # what it shares with the first one costs nothing
+    arm.log.append({"ask": 1, "values": {"rate": 2}})
+    assert arm.epochs_spent == N_PRETRAINING + 3 + N_TOY_EPOCHS - N_WARMUP
