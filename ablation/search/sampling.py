@@ -179,8 +179,10 @@ class ArmSearch:
         return study.ask(dict(self._domains)).params
 
     def _end(self, event: Event) -> None:
-        state = TrialState.FAIL if event["state"] == "FAILED" else TrialState[event["state"]]
-        value = event["value"] if event["state"] == COMPLETE else None
+        is_complete = event["state"] == COMPLETE
+        # samplers pass over failed trials, and ask for the like again: they are told as bad ones
+        state = TrialState.COMPLETE if is_complete else TrialState.PRUNED
+        value = event["value"] if is_complete else None
         self._steps.pop(event["end"], None)
         self._study.tell(self._trials.pop(event["end"]), value, state)
 

@@ -59,6 +59,17 @@ def test_a_gaussian_process_leaves_what_was_not_completed(goal, state, tmp_path)
     assert all(math.dist(*two) > 1e-3 for two in itertools.combinations(late, 2))
 
 
+def test_a_sampler_leaves_what_fails(tmp_path):
+    """Optuna's hears nothing of failed trials: it took what fails for not tried yet."""
+    space = {"x": Range(1e-5, 1.0, log=True), "y": Choices(("soft", "hard"))}
+
+    def end(x: float, y: str) -> tuple:
+        return (FAILED,) if y == "hard" and x > 0.01 else (COMPLETE, math.log10(x))
+
+    log = searched(search_of(space=space), tmp_path, 40, end)
+    assert sum(trial.state == FAILED for trial in log.ended() if trial.number >= 20) < 10
+
+
 @pytest.mark.parametrize(("goal", "worst"), [("maximize", 3.0), ("minimize", 5.0)])
 def test_a_gaussian_process_knows_of_open_trials_and_takes_bad_ones_for_the_worst(
     goal, worst, tmp_path, monkeypatch

@@ -152,6 +152,8 @@ def test_a_search_that_was_killed_while_it_refused_values_goes_on(tmp_path, monk
         killing.setattr(SearchLog, "append", append)
         with pytest.raises(Killed):
             project.run()
+    # it is given up after so many in a row alone
+    monkeypatch.setattr(tuning, "MAX_UNFIT", 4)
     project.run()
     states = [one.state for one in project.open().tuning.arms["method=other"].log.ended()]
     assert len(states) == 16
@@ -328,3 +330,72 @@ def test_a_trial_costs_its_epochs_up_to_where_it_was_pruned_and_all_while_it_is_
     # what it shares with the first one costs nothing
     arm.log.append({"ask": 1, "values": {"rate": 2}})
     assert arm.epochs_spent == N_PRETRAINING + 3 + N_TOY_EPOCHS - N_WARMUP
+
+
+def noted(arm, *trials):
+    """Note trials of an arm's search: rate, state and value of each."""
+    for number, (rate, state, *value) in enumerate(trials):
+        arm.log.append({"ask": number, "values": {"rate": rate}})
+        arm.log.append({"end": number, "state": state, **({"value": value[0]} if value else {})})
+
+
+def test_what_was_found_is_of_the_trials_that_count_and_of_the_own_settings_if_completed(tmp_path):
+    found = tuning.search_found(noted_study(tmp_path / "a", (1, "PRUNED")), {})["arms"]
+    for arm in found.values():
+        assert arm["counts"] == {"COMPLETE": 1, "PRUNED": 1, "FAILED": 1}
+        assert [trial[0] for trial in arm["trials"]] == [0, 1, 2]
+        assert (arm["number"], arm["value"], arm["best"]) == (1, 5.0, {"rate": 4})
+        assert (arm["own"], arm["own_value"]) == ({"rate": 1}, None)
+    found = tuning.search_found(noted_study(tmp_path / "b", (1, "COMPLETE", 4.0)), {})["arms"]
+    assert {arm["own_value"] for arm in found.values()} == {4.0}
+
+
+def noted_study(path, first):
+    """A study whose arms have three trials that count, and two of a budget that was larger."""
+    path.mkdir()
+    searched = SearchedStudy(path).tuning()
+    others = [(4, "COMPLETE", 5.0), (3, "FAILED"), (5, "COMPLETE", 9.0), (6, "COMPLETE", 8.0)]
+    for arm in searched.arms.values():
+        noted(arm, first, *others)
+    return searched
+
+
+@pytest.mark.parametrize(("own", "has_twin"), [(5.0, False), (4.0, True)])
+def test_an_arm_whose_own_settings_were_best_or_as_good_has_no_untuned_twin(
+    own, has_twin, tmp_path
+):
+    tuned = noted_study(tmp_path / "a", (1, "COMPLETE", own)).tuned()
+    names = ["reference", "warmup=cold"]
+    twins = [f"{name}.untuned" for name in names] if has_twin else []
+    assert [variant.name for variant in tuned.variants] == names + twins
+    rates = [variant.settings["rate"] for variant in tuned.variants]
+    assert rates == ([4, 4, 1, 1] if has_twin else [1, 1])
+
+
+def test_a_search_is_spent_with_its_last_cell_or_epoch_and_not_before(tmp_path):
+    for name, budget in {
+        "cells": "trials: 5\n  sampler: grid",
+        "epochs": f"budget: {N_PRETRAINING + 2 * N_TOY_EPOCHS - N_WARMUP}",
+    }.items():
+        (tmp_path / name).mkdir()
+        study = SearchedStudy(tmp_path / name, "{rate: {choices: [1, 2]}}", budget)
+        arm = study.tuning().arms["reference"]
+        noted(arm, (1, "COMPLETE", 1.0))
+        assert not arm.is_spent
+        arm.log.append({"ask": 1, "values": {"rate": 2}})
+        assert arm.is_spent and not arm.is_finished
+        arm.log.append({"end": 1, "state": "FAILED"})
+        assert arm.is_finished
+
+
+def test_the_search_of_other_code_is_another_search(tmp_path, monkeypatch):
+    toy = SearchedStudy(tmp_path)
+    before = toy.tuning().arms["reference"].log.digest
+    assert toy.tuning().arms["reference"].log.digest == before
+    real = toy.subject.chain
+    monkeypatch.setattr(
+        toy.subject,
+        "chain",
+        lambda *asked: [link._replace(key=f"new {link.key}") for link in real(*asked)],
+    )
+    assert toy.tuning().arms["reference"].log.digest != before
