@@ -18,6 +18,7 @@ from ablation.reporting import search
 from ablation.search import sampling, tuning
 from ablation.storage.asked import SearchLog
 from ablation.storage.files import folder_lock
+from ablation.storage.runs import failure, failure_of
 from ablation.study import running, views
 from ablation.subject.protocol import Fault
 
@@ -399,3 +400,64 @@ def test_the_search_of_other_code_is_another_search(tmp_path, monkeypatch):
         lambda *asked: [link._replace(key=f"new {link.key}") for link in real(*asked)],
     )
     assert toy.tuning().arms["reference"].log.digest != before
+
+
+def test_a_budget_pays_for_the_trials_that_begin_before_it_is_spent(tmp_path):
+    n_two = N_PRETRAINING + 2 * N_TOY_EPOCHS - N_WARMUP
+    for name, budget, n in [("all", n_two, 2), ("more", n_two + 1, 3)]:
+        (tmp_path / name).mkdir()
+        arm = SearchedStudy(tmp_path / name, budget=f"budget: {budget}").tuning().arms["reference"]
+        noted(arm, (1, "COMPLETE", 1.0), (2, "COMPLETE", 2.0))
+        assert arm.n_counted == 2
+        arm.log.append({"ask": 2, "values": {"rate": 3}})
+        assert arm.n_counted == n
+
+
+def test_what_trials_at_a_time_share_is_counted_once_whichever_ends_first(tmp_path):
+    arm = SearchedStudy(tmp_path, budget="budget: 30\n  parallel: 2").tuning().arms["reference"]
+    n = N_PRETRAINING + N_TOY_EPOCHS
+    for number in (0, 1):
+        arm.log.append({"ask": number, "values": {"rate": 1}})
+        assert arm.epochs_spent == n
+    arm.log.append({"end": 1, "state": "COMPLETE", "value": 1.0})
+    assert arm.epochs_spent == n
+    arm.log.append({"step": 3, "of": 0, "value": 0.5, "prune": True})
+    arm.log.append({"end": 0, "state": "PRUNED"})
+    assert arm.epochs_spent == n
+
+
+def test_trials_that_count_and_reached_a_rung_with_the_metric_are_counted(tmp_path):
+    arm = SearchedStudy(tmp_path, budget="trials: 2").tuning().arms["reference"]
+    for number in range(3):
+        arm.log.append({"ask": number, "values": {"rate": 1 + number}})
+        if number:
+            arm.log.append({"step": 1, "of": number, "value": 0.5, "prune": False})
+        arm.log.append({"end": number, "state": "COMPLETE", "value": 0.5})
+    assert arm.n_measured == 1
+
+
+@pytest.mark.parametrize(
+    ("errors", "state"),
+    [
+        (["Diverged"], "PRUNED"),
+        (["NotFinite"], "PRUNED"),
+        (["ValueError"], "FAILED"),
+        (["Diverged", "NotFinite"], "PRUNED"),
+        (["Diverged", "ValueError"], "FAILED"),
+    ],
+)
+def test_a_trial_whose_settings_are_to_blame_is_pruned_and_another_failed(errors, state, tmp_path):
+    seeds = list(range(100, 100 + len(errors)))
+    searched = SearchedStudy(tmp_path, budget=f"trials: 2\n  seeds: {seeds}")
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(grid.read_text().replace("pruner: hyperband", "pruner: none"))
+    found = searched.tuning()
+    planner = tuning.SearchPlanner(found, searched.store)
+    plan = planner.grown(planner.begun())
+    for seed, error in zip(seeds, errors, strict=True):
+        assert not found.arms["reference"].log.ended()
+        spec = plan.trials[f"reference--t000--s{seed}"].spec
+        outcome = failure_of(spec, [], failure(error, "why"))
+        found.folder.write_outcome(spec.trial, outcome)
+        planner.grown(plan)
+    assert [one.state for one in found.arms["reference"].log.ended()] == [state]
