@@ -193,7 +193,7 @@ def _sampler(search: Search, number: int) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         if search.sampler == "tpe":
-            return optuna.samplers.TPESampler(seed=seed, constant_liar=search.parallel > 1)
+            return optuna.samplers.TPESampler(seed=seed)
         if search.sampler == "gp":
             return optuna.samplers.GPSampler(seed=seed)
         return optuna.samplers.RandomSampler(seed=seed)
@@ -208,7 +208,7 @@ def _pruner(search: Search, n_epochs: int | None) -> BasePruner:
     if search.pruner == "successive-halving":
         return optuna.pruners.SuccessiveHalvingPruner(least, FACTOR)
     if search.pruner == "median":
-        return optuna.pruners.MedianPruner(n_warmup_steps=least - 1)
+        return optuna.pruners.MedianPruner()
     return optuna.pruners.NopPruner()
 
 

@@ -83,10 +83,11 @@ def test_a_gaussian_process_knows_of_open_trials_and_takes_bad_ones_for_the_wors
             return {}
 
     monkeypatch.setattr(optuna.samplers, "GPSampler", Process)
-    search = search_of(goal, sampler="gp", parallel=2)
-    arm = ArmSearch(search, search.space, SearchLog(tmp_path, "arm", "digest"), None, 9)
+    search, own = search_of(goal, sampler="gp", parallel=2), {"x": 0.25, "y": 0.5}
+    arm = ArmSearch(search, search.space, SearchLog(tmp_path, "arm", "digest"), own, 9)
     ends = [(PRUNED,), (COMPLETE, 5.0), (FAILED,), (COMPLETE, 3.0)]
     asked = [tuple(arm.ask().values.values()) for _ in ends]
+    assert asked[0] == (0.25, 0.5)
     arm.tell(0, *ends[0])
     open_ = tuple(arm.ask().values.values())
     # as bad as what?
@@ -138,16 +139,16 @@ def test_a_sampler_goes_where_the_metric_is_better(sampler, n, goal, tmp_path):
 
 @pytest.mark.parametrize("goal", ["maximize", "minimize"])
 @pytest.mark.parametrize(
-    ("pruner", "ends"),
+    ("pruner", "level", "ends"),
     [
         # below the median of complete trials, from min_epochs on and at each multiple of it
-        ("median", {3, 6}),
+        ("median", 7.0, {3, 6}),
         # not of the best third that has come so far
-        ("successive-halving", {3, 9}),
-        ("none", set()),
+        ("successive-halving", 8.5, {3, 9}),
+        ("none", 7.0, set()),
     ],
 )
-def test_a_pruner_ends_bad_trials_at_its_rungs_and_no_good_one(pruner, goal, ends, tmp_path):
+def test_a_pruner_ends_bad_trials_at_its_rungs_and_no_good_one(pruner, level, ends, goal, tmp_path):
     sign = 1 if goal == "maximize" else -1
     search = search_of(goal, pruner=pruner, min_epochs=3)
     arm = ArmSearch(search, search.space, SearchLog(tmp_path, "arm", "digest"), None, 27)
@@ -163,9 +164,9 @@ def test_a_pruner_ends_bad_trials_at_its_rungs_and_no_good_one(pruner, goal, end
         return None
 
     # those that have come first are the best so far, and grow
-    for level in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0):
-        assert run({step: level + step for step in range(1, 10)}) is None
-    flat = [dict.fromkeys(range(1, 10), level) for level in (0.5, 8.5)]
+    for start in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0):
+        assert run({step: start + step for step in range(1, 10)}) is None
+    flat = [dict.fromkeys(range(1, 10), value) for value in (0.5, level)]
     assert {run(values) for values in flat} - {None} == ends
     assert run(dict.fromkeys(range(1, 10), 20.0)) is None
 
