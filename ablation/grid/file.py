@@ -150,7 +150,7 @@ def read_grid(
         settings=file.settings("settings"),
         looks=chosen.looks,
         decides_effects=chosen.effects,
-        search=read_search(file, chosen.numbers, {"name": primary, "goal": goal}),
+        search=read_search(file, planned_seeds, {"name": primary, "goal": goal}),
     )
 
 

@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ablation.errors import Problem, nearest
@@ -87,14 +88,25 @@ class Range:
     @property
     def values(self) -> tuple[float, ...] | None:
         """All of them, where they can be counted; else None."""
-        step, n = self._step, self.n_values
-        return None if step is None or n is None else tuple(self.low + i * step for i in range(n))
+        n = self.n_values
+        return None if n is None else tuple(map(self._value, range(n)))
 
     @property
     def n_values(self) -> int | None:
         """How many there are, where they can be counted; else None."""
         step = self._step
-        return None if step is None else int((self.high - self.low) / step + 1e-9) + 1
+        return None if step is None else (_exact(self.high) - _exact(self.low)) // _exact(step) + 1
+
+    @property
+    def highest(self) -> float:
+        """The highest value that can be reached."""
+        n = self.n_values
+        return self.high if n is None else self._value(n - 1)
+
+    def _value(self, index: int) -> float:
+        """The value after so many steps, as it would be written: 0.3, where 3 * 0.1 is more."""
+        exact = _exact(self.low) + index * _exact(self._step or 0)
+        return int(exact) if self.is_whole else float(exact)
 
     @property
     def _step(self) -> float | None:
@@ -103,7 +115,11 @@ class Range:
     @property
     def ends(self) -> tuple[float, ...]:
         """The values whose soundness is checked before anything runs."""
-        return (self.low, self.high)
+        if self.is_whole:
+            return (self.low, self.high)
+        # one that is no whole number, where the ends may be
+        between = self._value(1) if self.step else self.low + (self.high - self.low) / math.pi
+        return (self.low, between, self.high)
 
 
 @dataclass(frozen=True)
@@ -253,7 +269,7 @@ def search_problems(
     faults = itertools.chain(
         _misplaced_settings(search, variants),
         *(_faults_of_one(search, subject, name, settings[name], spaces[name]) for name in settings),
-        _idle_limits(search, subject, settings.values()),
+        _idle_limits(search, subject, [(settings[name], spaces[name]) for name in settings]),
     )
     # of each place, what the first arm that has a fault there says
     found: dict[str, str] = {}
@@ -299,9 +315,12 @@ def _faults_of_one(
 
 
 def _idle_limits(
-    search: Search, subject: Subject, searched: Iterable[Mapping[str, Any]]
+    search: Search, subject: Subject, searched: Sequence[tuple[Mapping[str, Any], Space]]
 ) -> Iterator[tuple[str, str]]:
-    """A pruner that could end no trial, and a budget of epochs that are not known."""
+    """A pruner that could end no trial, and a budget of epochs that are not known.
+
+    searched: settings and space of each arm's trials
+    """
     if isinstance(subject, OwnCode):
         if search.budget:
             what = "counts epochs, and how many a function or command has is not known"
@@ -309,10 +328,19 @@ def _idle_limits(
         return
     if search.pruner == "none":
         return
-    sound = (settings for settings in searched if not subject.check(settings))
-    chains = [subject.chain(settings, search.seeds[0], lambda key: None) for settings in sound]
-    n_most = max((len(links) - n_before(links) for links in chains), default=math.inf)
-    if n_most <= search.min_epochs:
+    own = [settings for settings, _ in searched]
+    ends = (
+        {**settings, key: end}
+        for settings, space in searched
+        for key, domain in space.items()
+        for end in domain.ends
+    )
+    n_most = -1
+    for settings in itertools.chain(own, ends):
+        if n_most <= search.min_epochs and not subject.check(settings):
+            links = subject.chain(settings, search.seeds[0], lambda key: None)
+            n_most = max(n_most, len(links) - n_before(links))
+    if 0 <= n_most <= search.min_epochs:
         why = f"no trial has more than {n_most} epochs, and min_epochs is {search.min_epochs}"
         yield "pruner", f"'{search.pruner}' would prune nothing: {why}; write pruner: none"
 
@@ -510,6 +538,11 @@ def _number(section: CheckedMapping, key: str) -> float | None:
     what = "is missing; it must be" if value is None else f"{show(value)} is not"
     section.note(key, f"{what} a finite number")
     return None
+
+
+def _exact(number: float) -> Fraction:
+    """The number that is written, of which a float is the nearest: 1/10 of 0.1."""
+    return Fraction(str(number))
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

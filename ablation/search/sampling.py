@@ -84,6 +84,8 @@ class ArmSearch:
         fixed: Mapping[str, Scalar] | None = self._own if number == 0 else None
         if self._cells is not None:
             fixed = self._cells[number]
+        elif fixed is None and self.search.sampler == "gp":
+            fixed = self._by_gaussian_process(number)
         if fixed is not None:
             self._study.enqueue_trial(dict(fixed))
         trial = self._asked(number)
@@ -152,26 +154,49 @@ class ArmSearch:
         return any((one.last_step or 0) + 1 >= self.search.min_epochs for one in complete)
 
     def _asked(self, number: int) -> optuna.Trial:
-        seed = int.from_bytes(hashlib.sha256(f"search {number}".encode()).digest()[:4], "big")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            self._study.sampler = _sampler(self.search, seed)
+        self._study.sampler = _sampler(self.search, number)
         return self._study.ask(dict(self._domains))
 
+    def _by_gaussian_process(self, number: int) -> dict[str, Scalar]:
+        """The next values, by a process that takes what was not completed for as bad as the worst.
+
+        Optuna's sees complete trials alone: where the best that it expects diverges, fails or is
+        pruned, it would learn nothing, and ask for the same again until the budget is spent.
+        """
+        trials = self.log.trials.values()
+        complete = [one.value for one in trials if one.state == COMPLETE]
+        direction = self._study.direction
+        worst = (max if direction == StudyDirection.MINIMIZE else min)(complete, default=None)
+        study = optuna.create_study(direction=direction, sampler=_sampler(self.search, number))
+        for one in trials:
+            value = one.value if one.state == COMPLETE else worst if one.state else None
+            if value is not None or not one.state:
+                state = TrialState.COMPLETE if one.state else TrialState.RUNNING
+                told = create_trial(
+                    state=state, value=value, params=one.values, distributions=self._domains
+                )
+                study.add_trial(told)
+        return study.ask(dict(self._domains)).params
+
     def _end(self, event: Event) -> None:
-        state = TrialState.FAIL if event["state"] == "FAILED" else TrialState[event["state"]]
-        value = event["value"] if event["state"] == COMPLETE else None
+        is_complete = event["state"] == COMPLETE
+        # samplers pass over failed trials, and ask for the like again: they are told as bad ones
+        state = TrialState.COMPLETE if is_complete else TrialState.PRUNED
+        value = event["value"] if is_complete else None
         self._steps.pop(event["end"], None)
         self._study.tell(self._trials.pop(event["end"]), value, state)
 
 
-def _sampler(search: Search, seed: int) -> BaseSampler:
-    """Seeded. A grid's cells are counted out, and its sampler is never used."""
-    if search.sampler == "tpe":
-        return optuna.samplers.TPESampler(seed=seed, constant_liar=search.parallel > 1)
-    if search.sampler == "gp":
-        return optuna.samplers.GPSampler(seed=seed)
-    return optuna.samplers.RandomSampler(seed=seed)
+def _sampler(search: Search, number: int) -> BaseSampler:
+    """Seeded by a trial's number. A grid's cells are counted out, and its sampler is never used."""
+    seed = int.from_bytes(hashlib.sha256(f"search {number}".encode()).digest()[:4], "big")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        if search.sampler == "tpe":
+            return optuna.samplers.TPESampler(seed=seed)
+        if search.sampler == "gp":
+            return optuna.samplers.GPSampler(seed=seed)
+        return optuna.samplers.RandomSampler(seed=seed)
 
 
 def _pruner(search: Search, n_epochs: int | None) -> BasePruner:
@@ -183,7 +208,7 @@ def _pruner(search: Search, n_epochs: int | None) -> BasePruner:
     if search.pruner == "successive-halving":
         return optuna.pruners.SuccessiveHalvingPruner(least, FACTOR)
     if search.pruner == "median":
-        return optuna.pruners.MedianPruner(n_warmup_steps=least - 1)
+        return optuna.pruners.MedianPruner()
     return optuna.pruners.NopPruner()
 
 

@@ -231,13 +231,10 @@ def distribution(domain: Domain) -> BaseDistribution:
     """The range of a tuned setting, as an Optuna distribution."""
     if isinstance(domain, Choices):
         return CategoricalDistribution(domain.values)
-    low, high, log = domain.low, domain.high, domain.log
+    # Optuna's highest value is one that can be reached
+    low, high, log = domain.low, domain.highest, domain.log
     if domain.is_whole:
-        step = 1 if domain.step is None else int(domain.step)
-        # Optuna's highest value is one that can be reached
-        return IntDistribution(int(low), int(high) - (int(high) - int(low)) % step, log, step)
-    if domain.step is not None:
-        high = low + domain.step * math.floor((high - low) / domain.step + 1e-9)
+        return IntDistribution(int(low), int(high), log, int(domain.step or 1))
     return FloatDistribution(low, high, log, domain.step)
 
 

@@ -81,7 +81,27 @@ def test_several_trials_at_a_time_and_seeds_cost_as_much_and_take_less_time(tmp_
 
 def test_a_grid_has_as_many_trials_as_cells(tmp_path):
     study = SearchedStudy(tmp_path, "{rate: {choices: [1, 2]}}", "trials: 30\n  sampler: grid")
-    assert arm_costs(study.tuning())["reference"].n_trials == 2
+    cost = arm_costs(study.tuning())["reference"]
+    assert (cost.n_trials, cost.n_most) == (2, N_PRETRAINING + 2 * N_EPOCHS)
+
+
+@pytest.mark.parametrize(
+    ("budget", "n_trials"),
+    # the last trial begins with one epoch left, where the others were pruned
+    [(1, 1), (3, 1), (4, 2), (9, 2), (10, 3)],
+)
+def test_a_budget_of_epochs_costs_as_many_trials_as_may_begin(tmp_path, budget, n_trials):
+    cost = arm_costs(SearchedStudy(tmp_path, budget=f"budget: {budget}").tuning())["reference"]
+    assert (cost.n_trials, cost.n_most) == (None, N_PRETRAINING + n_trials * N_EPOCHS)
+
+
+def test_nothing_is_left_of_a_budget_that_is_spent(tmp_path):
+    study = SearchedStudy(tmp_path, budget=f"budget: {N_PRETRAINING + N_EPOCHS}")
+    log = study.tuning().arms["reference"].log
+    log.append({"ask": 0, "values": {"rate": 1}})
+    log.append({"end": 0, "state": "COMPLETE", "value": 50.0})
+    cost = arm_costs(study.tuning())["reference"]
+    assert (cost.n_most, cost.chains) == (N_PRETRAINING + N_EPOCHS, {})
 
 
 def test_what_has_ended_is_not_left_and_what_is_open_is_as_far_as_it_is_not_recorded(tmp_path):

@@ -7,6 +7,8 @@ from tunable import GRID, SEARCH, TunedProject
 
 from ablation.errors import InputError
 from ablation.grid.search import Choices, Range, domain_of
+from ablation.subject.protocol import Fault
+from ablation.tracking.ledger import distribution
 
 RATE, MODE = "{low: 1.0e-5, high: 1.0, log: true}", "{choices: [soft, hard]}"
 # what is replaced in SEARCH, by what, the messages
@@ -282,6 +284,53 @@ def test_whole_ends_are_refused_by_the_own_value_of_any_arm(own, tmp_path, monke
             project.open()
 
 
+@pytest.mark.parametrize("told", ["{low: 2.0, high: 20.0}", "{low: 2, high: 20, step: 0.5}"])
+def test_a_range_of_fractions_is_refused_where_whole_numbers_alone_are_allowed(
+    told, tmp_path, monkeypatch
+):
+    """Its ends are whole numbers, and all but a few of its other values would fail."""
+    search = SEARCH.replace(f"rate: {RATE}", f"epochs: {told}")
+    project = TunedProject(tmp_path / "project", monkeypatch, GRID + search)
+    monkeypatch.setattr(type(project.subject), "check", whole_epochs(type(project.subject).check))
+    with pytest.raises(
+        InputError, match=r"search\.space\.epochs: \d+\.\d+ is no value for it.*whole"
+    ):
+        project.open()
+
+
+def whole_epochs(real):
+    def check(self, settings):
+        epochs = settings.get("epochs", 9)
+        is_whole = float(epochs).is_integer()
+        return real(self, settings) + [Fault("epochs", "is not a whole number")] * (not is_whole)
+
+    return check
+
+
+@pytest.mark.parametrize("own", [None, 100])
+def test_the_first_seeds_of_a_plan_are_searched_as_all_of_them_are(own, tmp_path, monkeypatch):
+    """Else its search is begun anew when the other seeds are added, or has one of them."""
+    search = SEARCH if own is None else SEARCH.replace("trials: 8", f"trials: 8\n  seeds: [{own}]")
+    project = TunedProject(
+        tmp_path / "project", monkeypatch, GRID.replace("seeds: 4", "seeds: 102") + search
+    )
+    if own is None:
+        assert project.open(seeds="3").study.grid.search.seeds == (102,)
+    else:
+        with pytest.raises(InputError, match="100 is a seed of the study"):
+            project.open(seeds="3")
+
+
+def test_a_pruner_may_end_trials_that_are_longer_than_with_the_arms_own_settings(
+    tmp_path, monkeypatch
+):
+    search = SEARCH.replace(f"rate: {RATE}", "epochs: {low: 2, high: 40}")
+    project = TunedProject(
+        tmp_path / "project", monkeypatch, GRID + search.replace("min_epochs: 2", "min_epochs: 12")
+    )
+    assert project.open()
+
+
 def test_a_study_may_not_be_called_like_the_search_of_one(tmp_path, monkeypatch):
     project = TunedProject(tmp_path / "project", monkeypatch)
     with pytest.raises(InputError, match=r"--as: tune\.search.*choose another name"):
@@ -323,3 +372,25 @@ def test_the_values_of_a_range_are_those_that_optuna_reaches():
     assert Range(1, 3).values == (1, 2, 3)
     assert Range(0.1, 0.5, step=0.2).values == pytest.approx((0.1, 0.3, 0.5))
     assert Range(0.1, 0.5).values is None
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "step", "values"),
+    [
+        # 3 * 0.1 is more than 0.3, and 3 * 0.3 less than 0.9
+        (0.0, 0.3, 0.1, (0.0, 0.1, 0.2, 0.3)),
+        (0.0, 0.9, 0.3, (0.0, 0.3, 0.6, 0.9)),
+        (0.01, 0.07, 0.01, (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07)),
+        (0.0, 1.0, 0.3, (0.0, 0.3, 0.6, 0.9)),
+        (0, 1, 0.25, (0.0, 0.25, 0.5, 0.75, 1.0)),
+        (1, 6, 2, (1, 3, 5)),
+    ],
+)
+def test_a_range_with_a_step_has_the_values_as_they_are_written(low, high, step, values):
+    """Else an arm's own value is no cell of a grid, or the highest one is never tried."""
+    domain = Range(low, high, step=step)
+    assert domain.values == values and domain.n_values == len(values)
+    assert [type(value) for value in domain.values] == [type(value) for value in values]
+    reached = distribution(domain)
+    assert (reached.low, reached.high) == (values[0], values[-1])
+    assert all(reached._contains(value) and domain.holds(value) for value in values)

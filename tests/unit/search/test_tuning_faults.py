@@ -7,6 +7,8 @@ import math
 
 import pytest
 from test_tuning import Killed, kill_after
+from toy_search import N_EPOCHS as N_TOY_EPOCHS
+from toy_search import N_PRETRAINING, N_WARMUP, SearchedStudy
 from tunable import GRID, N_EPOCHS, SEARCH, Tunable, TunedProject
 
 from ablation.analysis.results import load
@@ -16,6 +18,7 @@ from ablation.reporting import search
 from ablation.search import sampling, tuning
 from ablation.storage.asked import SearchLog
 from ablation.storage.files import folder_lock
+from ablation.storage.runs import failure, failure_of
 from ablation.study import running, views
 from ablation.subject.protocol import Fault
 
@@ -150,6 +153,8 @@ def test_a_search_that_was_killed_while_it_refused_values_goes_on(tmp_path, monk
         killing.setattr(SearchLog, "append", append)
         with pytest.raises(Killed):
             project.run()
+    # it is given up after so many in a row alone
+    monkeypatch.setattr(tuning, "MAX_UNFIT", 4)
     project.run()
     states = [one.state for one in project.open().tuning.arms["method=other"].log.ended()]
     assert len(states) == 16
@@ -303,3 +308,156 @@ def test_what_is_not_measured_at_a_rung_is_pruned_when_it_is(tmp_path, monkeypat
         one["step"] for events in project.events().values() for one in events if one.get("prune")
     }
     assert steps == {4}
+
+
+def test_a_setting_that_an_arm_has_come_to_be_about_begins_its_search_anew(tmp_path, monkeypatch):
+    """Its settings are what they were, as the level sets what had been the default."""
+    project = TunedProject(tmp_path / "project", monkeypatch)
+    before = project.open().tuning.arms
+    about = "other: {method: other, rate: 0.001}"
+    project.grid.write_text((GRID + SEARCH).replace("other: {method: other}", about))
+    after = project.open().tuning.arms
+    assert after["method=other"].config == before["method=other"].config
+    assert [before[name].log.digest == after[name].log.digest for name in before] == [True, False]
+
+
+def test_a_trial_costs_its_epochs_up_to_where_it_was_pruned_and_all_while_it_is_open(tmp_path):
+    arm = SearchedStudy(tmp_path, budget="budget: 30").tuning().arms["reference"]
+    arm.log.append({"ask": 0, "values": {"rate": 1}})
+    assert arm.epochs_spent == N_PRETRAINING + N_TOY_EPOCHS
+    arm.log.append({"step": 3, "of": 0, "value": 50.0, "prune": True})
+    arm.log.append({"end": 0, "state": "PRUNED"})
+    assert arm.epochs_spent == N_PRETRAINING + 3
+    # what it shares with the first one costs nothing
+    arm.log.append({"ask": 1, "values": {"rate": 2}})
+    assert arm.epochs_spent == N_PRETRAINING + 3 + N_TOY_EPOCHS - N_WARMUP
+
+
+def noted(arm, *trials):
+    """Note trials of an arm's search: rate, state and value of each."""
+    for number, (rate, state, *value) in enumerate(trials):
+        arm.log.append({"ask": number, "values": {"rate": rate}})
+        arm.log.append({"end": number, "state": state, **({"value": value[0]} if value else {})})
+
+
+def test_what_was_found_is_of_the_trials_that_count_and_of_the_own_settings_if_completed(tmp_path):
+    found = tuning.search_found(noted_study(tmp_path / "a", (1, "PRUNED")), {})["arms"]
+    for arm in found.values():
+        assert arm["counts"] == {"COMPLETE": 1, "PRUNED": 1, "FAILED": 1}
+        assert [trial[0] for trial in arm["trials"]] == [0, 1, 2]
+        assert (arm["number"], arm["value"], arm["best"]) == (1, 5.0, {"rate": 4})
+        assert (arm["own"], arm["own_value"]) == ({"rate": 1}, None)
+    found = tuning.search_found(noted_study(tmp_path / "b", (1, "COMPLETE", 4.0)), {})["arms"]
+    assert {arm["own_value"] for arm in found.values()} == {4.0}
+
+
+def noted_study(path, first):
+    """A study whose arms have three trials that count, and two of a budget that was larger."""
+    path.mkdir()
+    searched = SearchedStudy(path).tuning()
+    others = [(4, "COMPLETE", 5.0), (3, "FAILED"), (5, "COMPLETE", 9.0), (6, "COMPLETE", 8.0)]
+    for arm in searched.arms.values():
+        noted(arm, first, *others)
+    return searched
+
+
+@pytest.mark.parametrize(("own", "has_twin"), [(5.0, False), (4.0, True)])
+def test_an_arm_whose_own_settings_were_best_or_as_good_has_no_untuned_twin(
+    own, has_twin, tmp_path
+):
+    tuned = noted_study(tmp_path / "a", (1, "COMPLETE", own)).tuned()
+    names = ["reference", "warmup=cold"]
+    twins = [f"{name}.untuned" for name in names] if has_twin else []
+    assert [variant.name for variant in tuned.variants] == names + twins
+    rates = [variant.settings["rate"] for variant in tuned.variants]
+    assert rates == ([4, 4, 1, 1] if has_twin else [1, 1])
+
+
+def test_a_search_is_spent_with_its_last_cell_or_epoch_and_not_before(tmp_path):
+    for name, budget in {
+        "cells": "trials: 5\n  sampler: grid",
+        "epochs": f"budget: {N_PRETRAINING + 2 * N_TOY_EPOCHS - N_WARMUP}",
+    }.items():
+        (tmp_path / name).mkdir()
+        study = SearchedStudy(tmp_path / name, "{rate: {choices: [1, 2]}}", budget)
+        arm = study.tuning().arms["reference"]
+        noted(arm, (1, "COMPLETE", 1.0))
+        assert not arm.is_spent
+        arm.log.append({"ask": 1, "values": {"rate": 2}})
+        assert arm.is_spent and not arm.is_finished
+        arm.log.append({"end": 1, "state": "FAILED"})
+        assert arm.is_finished
+
+
+def test_the_search_of_other_code_is_another_search(tmp_path, monkeypatch):
+    toy = SearchedStudy(tmp_path)
+    before = toy.tuning().arms["reference"].log.digest
+    assert toy.tuning().arms["reference"].log.digest == before
+    real = toy.subject.chain
+    monkeypatch.setattr(
+        toy.subject,
+        "chain",
+        lambda *asked: [link._replace(key=f"new {link.key}") for link in real(*asked)],
+    )
+    assert toy.tuning().arms["reference"].log.digest != before
+
+
+def test_a_budget_pays_for_the_trials_that_begin_before_it_is_spent(tmp_path):
+    n_two = N_PRETRAINING + 2 * N_TOY_EPOCHS - N_WARMUP
+    for name, budget, n in [("all", n_two, 2), ("more", n_two + 1, 3)]:
+        (tmp_path / name).mkdir()
+        arm = SearchedStudy(tmp_path / name, budget=f"budget: {budget}").tuning().arms["reference"]
+        noted(arm, (1, "COMPLETE", 1.0), (2, "COMPLETE", 2.0))
+        assert arm.n_counted == 2
+        arm.log.append({"ask": 2, "values": {"rate": 3}})
+        assert arm.n_counted == n
+
+
+def test_what_trials_at_a_time_share_is_counted_once_whichever_ends_first(tmp_path):
+    arm = SearchedStudy(tmp_path, budget="budget: 30\n  parallel: 2").tuning().arms["reference"]
+    n = N_PRETRAINING + N_TOY_EPOCHS
+    for number in (0, 1):
+        arm.log.append({"ask": number, "values": {"rate": 1}})
+        assert arm.epochs_spent == n
+    arm.log.append({"end": 1, "state": "COMPLETE", "value": 1.0})
+    assert arm.epochs_spent == n
+    arm.log.append({"step": 3, "of": 0, "value": 0.5, "prune": True})
+    arm.log.append({"end": 0, "state": "PRUNED"})
+    assert arm.epochs_spent == n
+
+
+def test_trials_that_count_and_reached_a_rung_with_the_metric_are_counted(tmp_path):
+    arm = SearchedStudy(tmp_path, budget="trials: 2").tuning().arms["reference"]
+    for number in range(3):
+        arm.log.append({"ask": number, "values": {"rate": 1 + number}})
+        if number:
+            arm.log.append({"step": 1, "of": number, "value": 0.5, "prune": False})
+        arm.log.append({"end": number, "state": "COMPLETE", "value": 0.5})
+    assert arm.n_measured == 1
+
+
+@pytest.mark.parametrize(
+    ("errors", "state"),
+    [
+        (["Diverged"], "PRUNED"),
+        (["NotFinite"], "PRUNED"),
+        (["ValueError"], "FAILED"),
+        (["Diverged", "NotFinite"], "PRUNED"),
+        (["Diverged", "ValueError"], "FAILED"),
+    ],
+)
+def test_a_trial_whose_settings_are_to_blame_is_pruned_and_another_failed(errors, state, tmp_path):
+    seeds = list(range(100, 100 + len(errors)))
+    searched = SearchedStudy(tmp_path, budget=f"trials: 2\n  seeds: {seeds}")
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(grid.read_text().replace("pruner: hyperband", "pruner: none"))
+    found = searched.tuning()
+    planner = tuning.SearchPlanner(found, searched.store)
+    plan = planner.grown(planner.begun())
+    for seed, error in zip(seeds, errors, strict=True):
+        assert not found.arms["reference"].log.ended()
+        spec = plan.trials[f"reference--t000--s{seed}"].spec
+        outcome = failure_of(spec, [], failure(error, "why"))
+        found.folder.write_outcome(spec.trial, outcome)
+        planner.grown(plan)
+    assert [one.state for one in found.arms["reference"].log.ended()] == [state]
