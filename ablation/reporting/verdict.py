@@ -553,6 +553,11 @@ def _power_told(results: Results, primary: pd.DataFrame) -> str:
         return ""
     size = two_digits(found.corrected)
     unit = points(results.primary, size)
+    if found.most > 2 * found.least:
+        ends = (
+            two_digits(end * found.corrected / found.pooled) for end in (found.least, found.most)
+        )
+        unit += f" ({' to '.join(ends)} by each one's own spread)"
     return f"{number(found.n_seeds)} seeds: {what} below {size}{unit} may well have been missed"
 
 

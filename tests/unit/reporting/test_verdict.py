@@ -509,6 +509,26 @@ def test_a_claim_and_an_effect_of_other_verdicts_are_said_to_be_corrected_apart(
     assert {*told} == {True, False}
 
 
+@pytest.mark.parametrize("spread, n_told", [(0.0, 0), (3.0, 1)])
+def test_effects_of_unlike_spread_have_unlike_limits(tmp_path, spread, n_told):
+    """One unstable arm says little of what could have been seen of the others."""
+    factors = {"a": {"off": {}, "on": {"a": 1}}, "b": {"off": {}, "on": {"b": 1}}}
+    folder = study(tmp_path, factors=factors, seeds=range(8), noise=0.5, baselines=[])
+    for spec in folder.manifest().trials:
+        # cancels in the effect of `b`
+        wave = spread * (-1) ** spec.seed * (spec.levels["a"] == "on")
+        outcome = folder.outcome(spec.trial)
+        metrics = {"test/top1": outcome.metrics["test/top1"] + wave}
+        folder.write_outcome(spec.trial, replace(outcome, metrics=metrics))
+    found = re.findall(
+        r"an effect below ([\d.]+) points \(([\d.]+) to ([\d.]+) by each one's own spread\) may",
+        "\n".join(lines_of(folder)),
+    )
+    assert len(found) == n_told
+    for told, least, most in found:
+        assert 2 * float(least) < float(told) < float(most)
+
+
 def test_names_with_braces_stay_names(tmp_path):
     factors = {"{a}": {"off": {}, "on": {"a": 1}}}
     lines = lines_of(study(tmp_path, factors=factors, top1=lambda v: 60 + 8 * (v["{a}"] == "on")))
