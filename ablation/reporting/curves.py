@@ -277,6 +277,10 @@ def _look(arm: str, shown: Sequence[str]) -> dict[str, Any]:
     return {"color": colours(shown)[arm], "lw": 2.4, "ls": dash}
 
 
+# of a number beside a line, above which it would stand in the title
+HIGHEST = 0.93
+
+
 def _number_ends(axes: Axes, ends: dict[str, tuple[float, float]], arms: Sequence[str]) -> None:
     """Write each arm's number beside the end of its line.
 
@@ -291,7 +295,7 @@ def _number_ends(axes: Axes, ends: dict[str, tuple[float, float]], arms: Sequenc
             if epoch == end
         }
         column = 1.06 if end == last else (end - left) / (right - left) + 0.07
-        for arm, y in _apart(heights, min(0.13, 1 / len(ends))).items():
+        for arm, y in _apart(heights, min(0.13, HIGHEST / len(ends))).items():
             # From beside the number to the end itself, as Matplotlib is slow in cutting a
             # line off at them.
             whole = {"relpos": (-0.15, 0.5), "patchA": None, "shrinkA": 0, "shrinkB": 0}
@@ -309,13 +313,13 @@ def _number_ends(axes: Axes, ends: dict[str, tuple[float, float]], arms: Sequenc
 
 
 def _apart(heights: dict[str, float], gap: float) -> dict[str, float]:
-    """Arm -> height in 0 to 1, in the same order and at least `gap` from each other."""
+    """Arm -> height in 0 to HIGHEST, in the same order and at least `gap` from each other."""
     places: dict[str, float] = {}
     floor = 0.0
     for arm in sorted(heights, key=lambda name: heights[name]):
         places[arm] = floor = max(heights[arm], floor)
         floor += gap
-    ceiling = 1.0
+    ceiling = HIGHEST
     for arm in reversed(places):
         places[arm] = min(places[arm], ceiling)
         ceiling = places[arm] - gap

@@ -16,6 +16,7 @@ from ablation.analysis.effects import factor_pairs, judge
 from ablation.analysis.factors import judged_intervals
 from ablation.analysis.results import load
 from ablation.reporting.curves import (
+    HIGHEST,
     MECHANISM,
     _apart,
     by_epoch,
@@ -230,7 +231,7 @@ def test_of_many_arms_the_first_and_the_best_are_shown_and_the_others_grey(tmp_p
 def test_numbers_beside_lines_keep_their_order_and_their_distance():
     places = _apart({"a": 0.5, "b": 0.5, "c": 0.99, "d": 0.98}, 0.1)
     ordered = sorted(places, key=places.get)
-    assert ordered == ["a", "b", "d", "c"] and max(places.values()) <= 1.0
+    assert ordered == ["a", "b", "d", "c"] and max(places.values()) <= HIGHEST < 1
     assert all(
         places[after] - places[before] >= 0.1 - 1e-9
         for before, after in itertools.pairwise(ordered)
