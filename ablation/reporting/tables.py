@@ -257,13 +257,15 @@ def factors_table(results: Results) -> str:
 def settings_table(results: Results, kind: str) -> str:
     """In which settings each arm beside the design, or each baseline, differs from the experiment.
 
-    "" where none is known.
+    Of an arm also those that it has in common with the experiment alone, and not with the first arm
+    of the design: it is compared with that. "" where none is known.
 
     Args:
         kind: "arm" or "baseline"
     """
     common = dict(leaves(results.manifest.config))
     specs = {spec.arm: spec for spec in results.manifest.trials if spec.kind == kind}
+    first = next((spec for spec in specs.values() if spec.levels and kind == "arm"), None)
     rows = []
     searched = results.manifest.search.get("arms", {})
     for name, spec in specs.items():
@@ -275,11 +277,16 @@ def settings_table(results: Results, kind: str) -> str:
         own = {
             key: to
             for key, to in spec.settings.items()
-            if (key not in common or common[key] != to) and key not in found
+            if key not in found
+            and (
+                (key not in common or common[key] != to)
+                or (first is not None and (key not in first.settings or first.settings[key] != to))
+            )
         }
         rows.append([f"`{name}`", _settings(own)])
     is_known = common or any(spec.settings for spec in specs.values())
-    return table([kind, "settings other than the experiment's"], rows if is_known else [], "ll")
+    others = "the experiment's" + (f" or those of `{first.arm}`" if first is not None else "")
+    return table([kind, f"settings other than {others}"], rows if is_known else [], "ll")
 
 
 def without_number(results: Results, metrics: Iterable[str]) -> list[str]:

@@ -302,6 +302,25 @@ def test_what_sets_a_baseline_apart_is_told(tmp_path):
     assert re.search(r"\| `ldmlr` +\| `method: staged`, `head.name: linear` +\|", text_of(folder))
 
 
+def test_settings_that_an_arm_beside_the_design_shares_with_the_experiment_alone_are_told(tmp_path):
+    """It is compared with the first arm, which has others."""
+    folder = study(
+        tmp_path, factors=SHORTEST, baselines=[], config={"routing": "none", "epochs": 5}
+    )
+    manifest = folder.manifest()
+    trials = [replace(spec, settings={"routing": "summed"}) for spec in manifest.trials]
+    own = {"routing": "none", "warmup": 2, "epochs": 5}
+    beside = replace(trials[0], trial="all--s0", arm="all", levels={}, settings=own)
+    for spec in trials:
+        spec.settings["epochs"] = 5
+    folder.write_manifest(replace(manifest, trials=[*trials, beside]))
+    assert re.search(
+        r"\| arm +\| settings other than the experiment's or those of `reference` \|\n.*\n"
+        r"\| `all` \| `routing: none`, `warmup: 2` +\|\n",
+        text_of(folder),
+    )
+
+
 @pytest.mark.parametrize("config", [{}, {"model": {"dropout": 0.1}}])
 def test_what_sets_an_arm_beside_the_design_apart_is_told(tmp_path, config):
     folder = study(tmp_path, factors=SHORTEST, baselines=[], config=config)
