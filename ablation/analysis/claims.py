@@ -274,7 +274,7 @@ def _level_by_level(one: _Expectation, results: Results, effects: pd.DataFrame) 
         each = [(arm, found) for arm, found in each if found.n]
         is_split = len({found.mean > one.value for _, found in each}) > 1
         return listed([f"{mean_of(*found[:3])} in {arm}" for arm, found in each] * is_split)
-    if "factor" not in sides:
+    if sides.get("factor") not in results.factors:
         return ""
     factor, ends = sides["factor"], [sides["from"], sides["to"]]
     rows = effects[effects["metric"] == one.metric]
