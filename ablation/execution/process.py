@@ -4,8 +4,8 @@ The worker is in a process group of its own, with two pipes to it. All that it s
 session, inherits a variable of its environment, which Linux shows to others of the same user.
 Elsewhere the worker's process group has to do, and only while the study lives.
 
-Run as `python -m ablation.execution.process <worker's process id> <mark> [<scratch>]` beside each
-worker: it stays when the study is killed.
+Run as `python -m ablation.execution.process <worker's process id> <mark> <scratch>` beside each
+worker: it stays when the study is killed. An empty scratch is none.
 Sent to the nodes of a Ray cluster by value: see `ablation.execution.ray_node`.
 """
 
@@ -148,7 +148,7 @@ def marked(environment: Mapping[str, str], mark: str) -> dict[str, str]:
 
 
 def watch(
-    pid: int, mark: str, environment: Mapping[str, str], scratch: str = ""
+    pid: int, mark: str, environment: Mapping[str, str], scratch: str
 ) -> subprocess.Popen[bytes] | None:
     """Start a process that ends what a worker leaves behind, then itself.
 
@@ -157,11 +157,10 @@ def watch(
     if sys.platform != "linux":
         return None
     # -S: it needs nothing of what is installed
-    command = [sys.executable, "-S", "-P", "-m", "ablation.execution.process", str(pid), mark]
-    command += [scratch] if scratch else []
+    code = [sys.executable, "-S", "-P", "-m", "ablation.execution.process"]
     null = subprocess.DEVNULL
     return subprocess.Popen(
-        command,
+        [*code, str(pid), mark, scratch],
         stdin=null,
         stdout=null,
         stderr=null,
@@ -239,9 +238,9 @@ if __name__ == "__main__":
     # Ray kills the children of an actor that it ends. This process is to stay, so it is none.
     if os.fork():
         os._exit(0)
-    worker, its_mark = int(sys.argv[1]), sys.argv[2]
+    worker, (its_mark, its_scratch) = int(sys.argv[1]), sys.argv[2:]
     started = _started(worker)
     while started and _started(worker) == started:
         time.sleep(POLL_SECONDS)
     end_all(its_mark)
-    remove("".join(sys.argv[3:]))
+    remove(its_scratch)

@@ -118,7 +118,7 @@ class Relay:
 
     def send(self, request: Request) -> None:
         """Hand a request to a ready and idle worker. Its log goes to the driver's machine."""
-        # the last one's are kept until now
+        # log and folder of the last task were kept until now
         if self._task is not None:
             shutil.rmtree(self._task, ignore_errors=True)
         try:

@@ -266,6 +266,7 @@ def settings_table(results: Results, kind: str) -> str:
     common = dict(leaves(results.manifest.config))
     specs = {spec.arm: spec for spec in results.manifest.trials if spec.kind == kind}
     first = next((spec for spec in specs.values() if spec.levels and kind == "arm"), None)
+    compared = [common] + ([first.settings] if first is not None else [])
     rows = []
     searched = results.manifest.search.get("arms", {})
     for name, spec in specs.items():
@@ -277,11 +278,7 @@ def settings_table(results: Results, kind: str) -> str:
         own = {
             key: to
             for key, to in spec.settings.items()
-            if key not in found
-            and (
-                (key not in common or common[key] != to)
-                or (first is not None and (key not in first.settings or first.settings[key] != to))
-            )
+            if key not in found and any(key not in one or one[key] != to for one in compared)
         }
         rows.append([f"`{name}`", _settings(own)])
     is_known = common or any(spec.settings for spec in specs.values())

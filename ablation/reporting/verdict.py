@@ -116,8 +116,9 @@ def verdict(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) -> Ve
 def conclusion(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) -> list[str]:
     """What a run ends with: the answer, the best arm, and the claims; at most three lines.
 
-    Further ones warn where the plan was changed after results were seen. A study without
-    two arms or without claims has the first lines of its verdict in their place.
+    Further ones warn of a plan that was changed after results were seen, and of arms that no seed
+    changes. A study without two arms or without claims has the first lines of its verdict in their
+    place.
     """
     found = verdict(results, effects, claims)
     told = " ".join(filter(None, (found.claims, undecided(claims, max(results.looks, default=0)))))

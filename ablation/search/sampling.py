@@ -169,13 +169,17 @@ class ArmSearch:
         worst = (max if direction == StudyDirection.MINIMIZE else min)(complete, default=None)
         study = optuna.create_study(direction=direction, sampler=_sampler(self.search, number))
         for one in trials:
-            value = one.value if one.state == COMPLETE else worst if one.state else None
-            if value is not None or not one.state:
-                state = TrialState.COMPLETE if one.state else TrialState.RUNNING
-                told = create_trial(
-                    state=state, value=value, params=one.values, distributions=self._domains
-                )
-                study.add_trial(told)
+            state, value = TrialState.RUNNING, None
+            if one.state:
+                state = TrialState.COMPLETE
+                value = one.value if one.state == COMPLETE else worst
+                if value is None:
+                    # nothing is known yet that it could be as bad as
+                    continue
+            told = create_trial(
+                state=state, value=value, params=one.values, distributions=self._domains
+            )
+            study.add_trial(told)
         return study.ask(dict(self._domains)).params
 
     def _end(self, event: Event) -> None:
