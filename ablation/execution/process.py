@@ -33,7 +33,8 @@ class WorkerProcess:
     pipes.
 
     No signal of the terminal reaches it. One thread reads `replies` and then calls `close`; another
-    may send. environment: its variables; scratch: a folder that is removed when it has ended.
+    may send. environment: its variables; scratch: a folder that is made, and removed when it has
+    ended. Raises OSError if the process cannot be started or the folder cannot be made.
     """
 
     def __init__(self, environment: Mapping[str, str], scratch: str = "") -> None:
@@ -64,6 +65,11 @@ class WorkerProcess:
         os.close(request_end)
         os.close(reply_end)
         self._end_by = float("inf")
+        if scratch:
+            # not before what removes it is out of reach of all that may end this process
+            if self._watcher is not None and self._watcher.wait():
+                raise ChildProcessError("what removes its folder was killed")
+            os.mkdir(scratch, 0o700)
 
     def send(self, request: str) -> None:
         """Write a line to the process; one that has ended is sent nothing."""

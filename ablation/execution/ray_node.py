@@ -152,11 +152,15 @@ class Relay:
 
     def _serve(self) -> None:
         fault = None if self._is_fit() else fault_of(self._site)
+        self._scratch = os.path.join(tempfile.gettempdir(), f"ablate-work-{secrets.token_hex(8)}")
+        if fault is None:
+            try:
+                self._process = WorkerProcess(_environment(self._site), self._scratch)
+            except OSError as error:
+                fault = f"cannot start a worker: {error}"
         if fault is not None:
             self._say(event="unfit", node=platform.node(), fault=fault)
             return
-        self._scratch = tempfile.mkdtemp(prefix="ablate-work-")
-        self._process = WorkerProcess(_environment(self._site), self._scratch)
         self._say(event="ready", node=platform.node())
         for lines in self._process.replies():
             self._send_log()
@@ -176,8 +180,11 @@ class Relay:
         answer, entry = self._answers.get()
         if entry is not None:
             into = Path(message["into"])
-            into.parent.mkdir(parents=True, exist_ok=True)
-            into.write_bytes(entry)
+            try:
+                into.parent.mkdir(parents=True, exist_ok=True)
+                into.write_bytes(entry)
+            except OSError as error:
+                answer = failed_write(error, into)
         self._process.send(json.dumps(answer))
 
     def _send_log(self) -> None:
@@ -234,7 +241,10 @@ class NodeStore:
         return bool(answer["holds"])
 
     def load(self, kind: str, key: str) -> bytes | None:
-        """Load an entry from the driver; None if it is absent, or was damaged in transfer."""
+        """Load an entry from the driver; None if it is absent, or was damaged in transfer.
+
+        Raises OSError if the node cannot take it.
+        """
         if kind == "record" and key in self._records:
             return self._records[key]
         here = self._here.sealed(kind, key)
@@ -242,6 +252,7 @@ class NodeStore:
         into = self._here.root / ON_THE_WAY / f"{key}-{secrets.token_hex(4)}"
         question = {"op": "load", "kind": kind, "key": key, "have": have, "into": str(into)}
         answer = self._ask(question)
+        _require_done(answer)
         if not answer["holds"]:
             return None
         if not answer["sent"]:
@@ -261,8 +272,7 @@ class NodeStore:
         if kind == "record":
             self._records[key] = data
             path.unlink()
-        if "errno" in answer:
-            raise OSError(answer["errno"], os.strerror(answer["errno"]), answer["file"])
+        _require_done(answer)
 
     def _keep(self, kind: str, key: str, sealed: bytes, content: bytes) -> None:
         if kind == "record":
@@ -273,6 +283,16 @@ class NodeStore:
         except OSError as error:
             if not is_full(error):
                 raise
+
+
+def failed_write(error: OSError, path: Path) -> dict[str, Any]:
+    """The answer to a question of a `NodeStore` where a file could not be written."""
+    return {"errno": error.errno, "file": str(error.filename or path)}
+
+
+def _require_done(answer: Mapping[str, Any]) -> None:
+    if "errno" in answer:
+        raise OSError(answer["errno"], os.strerror(answer["errno"]), answer["file"])
 
 
 class Sample(TypedDict):

@@ -18,7 +18,7 @@ from ablation import INSTALLED_IN
 from ablation.cli.main import main
 from ablation.execution import ray_node
 from ablation.execution.ray_driver import WorkerResources, answer_of, site_of
-from ablation.execution.ray_node import CACHE, Relay, fault_of
+from ablation.execution.ray_node import CACHE, ON_THE_WAY, Relay, fault_of
 from ablation.storage.cache import DiskStore
 from ablation.subject.loading import load_subject
 
@@ -152,6 +152,66 @@ def test_a_worker_does_not_outlive_the_process_that_watches_it(site, tmp_path):
     with contextlib.suppress(ProcessLookupError):
         os.kill(worker, signal.SIGKILL)
     pytest.fail("it did")
+
+
+@pytest.mark.parametrize("moment", ["watch", "mkdir"])
+def test_an_actor_killed_with_its_children_while_it_starts_leaves_no_folder(tmp_path, moment):
+    """As Ray kills them: the children first, and the actor goes on for a while."""
+    code = """
+import os, signal, sys
+from ablation.execution import process
+at = {"watch": process, "mkdir": os}[sys.argv[2]]
+real = getattr(at, sys.argv[2])
+def with_children_killed(*asked):
+    done = real(*asked)
+    for path in process.PROCESSES.glob(f"{os.getpid()}/task/*/children"):
+        for child in path.read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+    return done
+setattr(at, sys.argv[2], with_children_killed)
+process.WorkerProcess(os.environ, sys.argv[1])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    scratch = tmp_path / "scratch"
+    done = subprocess.run(
+        [sys.executable, "-c", code, scratch, moment], capture_output=True, timeout=60, text=True
+    )
+    if moment == "watch":
+        assert "ChildProcessError: what removes its folder was killed" in done.stderr
+    else:
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    for _ in range(500):
+        if not scratch.exists():
+            return
+        time.sleep(0.01)
+    pytest.fail("it did")
+
+
+def test_a_node_on_which_no_worker_can_be_started_says_so(site, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    relay = Relay(site)
+    ((message, _),) = relay.next()
+    assert message["event"] == "unfit"
+    assert re.match(r"cannot start a worker: .*No such file.*/absent/", message["fault"])
+
+
+def test_a_worker_is_told_that_its_node_cannot_take_what_the_driver_sends(site, tmp_path):
+    """It would wait for ever otherwise."""
+    (tmp_path / "node").mkdir()
+    (tmp_path / "node" / ON_THE_WAY).touch()  # no folder can be made there
+    Path("goes_on.py").write_text("def train(config, seed, report, resume_from): return {}")
+    relay, found = Relay(site), []
+    heard(relay, DiskStore(tmp_path / "cache"), "ready")
+    relay.send(request(tmp_path, 0) | {"subject": "goes_on:train"})
+    while not found:
+        for message, _ in relay.next():
+            if message["event"] == "store":
+                is_load = message["op"] == "load"
+                relay.answer({"holds": is_load, "sent": is_load}, b"entry" if is_load else None)
+            elif message["event"] != "log":
+                found.append(message)
+    assert found[0]["event"] == "failed" and "FileExistsError" in str(found[0]["error"])
+    relay.stop()
 
 
 def test_a_node_that_plans_the_same_is_fit(site):
