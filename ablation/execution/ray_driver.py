@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from ablation.errors import InputError, Problem
 from ablation.execution import process as worker_process
 from ablation.execution import ray_node
-from ablation.execution.ray_node import NodeSetup, Relay, Sample, failed_write
+from ablation.execution.ray_node import NodeSetup, Relay, Sample, failed_transfer
 from ablation.execution.workers import Event, Heard, Message, Request, Task, last_message
 from ablation.storage.cache import HEADER, DiskStore
 from ablation.storage.runs import Failure, failure
@@ -359,7 +359,7 @@ def answer_of(
         try:
             store.adopt(kind, key, payload or b"")
         except OSError as error:
-            return failed_write(error, store.path(kind, key)), None
+            return failed_transfer(error, store.path(kind, key)), None
         return {}, None
     sealed = store.sealed(kind, key)
     if sealed is None:

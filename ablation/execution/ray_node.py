@@ -175,17 +175,22 @@ class Relay:
         if message["event"] != "store":
             self._say(**message)
             return
-        entry = Path(message["path"]).read_bytes() if "path" in message else None
-        self._messages.put((message, entry))
+        try:
+            answer = self._answered(message)
+        except OSError as error:
+            answer = failed_transfer(error, message.get("path") or message.get("into"))
+        self._process.send(json.dumps(answer))
+
+    def _answered(self, question: dict[str, Any]) -> dict[str, Any]:
+        """The driver's answer to a question of the worker's store, whose entry is at its place."""
+        entry = Path(question["path"]).read_bytes() if "path" in question else None
+        self._messages.put((question, entry))
         answer, entry = self._answers.get()
         if entry is not None:
-            into = Path(message["into"])
-            try:
-                into.parent.mkdir(parents=True, exist_ok=True)
-                into.write_bytes(entry)
-            except OSError as error:
-                answer = failed_write(error, into)
-        self._process.send(json.dumps(answer))
+            into = Path(question["into"])
+            into.parent.mkdir(parents=True, exist_ok=True)
+            into.write_bytes(entry)
+        return answer
 
     def _send_log(self) -> None:
         if self._log is None:
@@ -285,8 +290,8 @@ class NodeStore:
                 raise
 
 
-def failed_write(error: OSError, path: Path) -> dict[str, Any]:
-    """The answer to a question of a `NodeStore` where a file could not be written."""
+def failed_transfer(error: OSError, path: Path | str | None) -> dict[str, Any]:
+    """The answer to a question of a `NodeStore` where a file could not be read or written."""
     return {"errno": error.errno, "file": str(error.filename or path)}
 
 
