@@ -24,7 +24,7 @@ from ablation.reporting.figure_style import (
     style,
     wrapped,
 )
-from ablation.reporting.ranges import MAX_ARMS, MAX_LINES
+from ablation.reporting.ranges import MAX_ARMS, MAX_LINES, classes_averaged
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
@@ -69,14 +69,21 @@ def learning_curves(results: Results) -> Figure | None:
 def per_class(results: Results) -> Figure | None:
     """Accuracy of each class against its number of training images.
 
-    The reference baseline is in black.
+    The reference baseline is in black. Lines are means over `classes_averaged` neighbours.
     """
     table = results.per_class.dropna(subset=["n_train"])
+    n_averaged = classes_averaged(results)
     means = table.groupby(["arm", "class"])[["n_train", "accuracy"]].mean()
     lines = {
         arm: means.loc[arm].sort_values("n_train", kind="stable").set_index("n_train")["accuracy"]
         for arm in [*results.arms, *results.baselines]
         if arm in means.index
+    }
+    window: dict[str, Any] = {"min_periods": (n_averaged + 1) // 2, "center": True}
+    # one point for classes of one size
+    smooth = {
+        arm: line.rolling(n_averaged, **window).mean().groupby(level=0).mean()
+        for arm, line in lines.items()
     }
     arms = [arm for arm in results.arms if arm in lines]
     if not arms:
@@ -91,11 +98,13 @@ def per_class(results: Results) -> Figure | None:
         first.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         for arm, axes in grid.items():
             for other in arms:
-                axes.plot(lines[other], color=CONTEXT, lw=1, zorder=1)
+                axes.plot(smooth[other], color=CONTEXT, lw=1, zorder=1)
             if reference in lines:
-                axes.plot(lines[reference], color=INK, lw=1.2, label=reference, zorder=2)
+                axes.plot(smooth[reference], color=INK, lw=1.2, label=reference, zorder=2)
             colour = colours(list(results.arms))[arm]
-            axes.plot(lines[arm], "o-", color=colour, lw=2, ms=4, zorder=3)
+            axes.plot(smooth[arm], color=colour, lw=2, zorder=4)
+            dots = {"alpha": 0.4, "mew": 0, "ms": 3.5} if n_averaged > 1 else {"ms": 4}
+            axes.plot(lines[arm], "o", color=colour, zorder=3, **dots)
         _legend_below(figure, grid)
     return figure
 

@@ -16,8 +16,16 @@ from ablation.analysis.results import Results
 MAX_ARMS = 12
 # the most arms that have a line with its own colour, as many as there are colours
 MAX_LINES = 8
+# the most classes whose accuracies a line joins one by one
+MAX_JOINED = 20
 # how many times larger effects are that squeeze the others
 SQUEEZING = 6.0
+
+
+def classes_averaged(results: Results) -> int:
+    """Over how many classes of like size lines of class accuracies are means; 1: over none."""
+    n_classes = results.per_class.dropna(subset=["n_train"])["class"].nunique()
+    return n_classes // 10 if n_classes > MAX_JOINED else 1
 
 
 def zoom(results: Results) -> tuple[float, float] | None:

@@ -41,7 +41,13 @@ from ablation.formatting import (
     two_digits,
 )
 from ablation.reporting import search, tables
-from ablation.reporting.ranges import MAX_ARMS, MAX_LINES, effects_zoom, zoom
+from ablation.reporting.ranges import (
+    MAX_ARMS,
+    MAX_LINES,
+    classes_averaged,
+    effects_zoom,
+    zoom,
+)
 from ablation.reporting.verdict import verdict
 from ablation.storage.runs import RunFolder, write_atomically
 from ablation.subject.loading import BUILT_IN, shown_subject
@@ -183,6 +189,7 @@ def render(
         n_arms=len(study.arms),
         max_arms=MAX_ARMS,
         max_lines=MAX_LINES,
+        n_averaged=classes_averaged(study),
         conditional=is_conditional(primary),
         n_resamples=N_RESAMPLES,
         n_tests=n_tests,

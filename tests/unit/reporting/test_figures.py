@@ -22,11 +22,12 @@ from ablation.reporting.curves import (
     by_epoch,
     learning_curves,
     mechanism,
+    per_class,
     shown_arms,
 )
 from ablation.reporting.figure_style import PALETTE, save
 from ablation.reporting.figures import accuracy, draw, effects_figure, interactions
-from ablation.reporting.ranges import MAX_ARMS, MAX_LINES, zoom
+from ablation.reporting.ranges import MAX_ARMS, MAX_LINES, classes_averaged, zoom
 from ablation.reporting.report import render
 
 TWO = {"lr_split": FACTORS["lr_split"], "warmup": FACTORS["warmup"]}
@@ -226,6 +227,32 @@ def test_of_many_arms_the_first_and_the_best_are_shown_and_the_others_grey(tmp_p
     assert f"Of {len(arms)} arms, the first and the {MAX_LINES - 1} with the best means" in render(
         results, judge(results), judge_claims(results, judge(results)), ["mechanism"]
     )
+
+
+@pytest.mark.parametrize("n_classes, n_averaged", [(10, 1), (20, 1), (60, 6)])
+def test_lines_of_many_classes_are_means_over_classes_of_like_size(tmp_path, n_classes, n_averaged):
+    results = load(study(tmp_path, factors=TWO))
+    sizes = [500 - 5 * n for n in range(n_classes)]
+    rows = [
+        {"trial": f"{arm}--s0", "arm": arm, "seed": 0, "class": f"c{n:02}", "n_train": size}
+        | {"accuracy": float(size % 7 * 10)}
+        for arm in [*results.arms, "ldmlr"]
+        for n, size in enumerate(sizes)
+    ]
+    results = replace(results, per_class=pd.DataFrame(rows))
+    assert classes_averaged(results) == n_averaged
+    *_, reference, line, dots = per_class(results).axes[0].lines
+    by_size = [float(size % 7 * 10) for size in sorted(sizes)]
+    assert dots.get_ydata().tolist() == by_size and dots.get_xdata().tolist() == sorted(sizes)
+    assert reference.get_ydata().tolist() == line.get_ydata().tolist()
+    if n_averaged == 1:
+        assert line.get_ydata().tolist() == by_size
+    else:
+        assert line.get_ydata()[3:-2].tolist() == pytest.approx(
+            [sum(by_size[k : k + 6]) / 6 for k in range(n_classes - 5)]
+        )
+    said = render(results, judge(results), judge_claims(results, judge(results)), ["per_class"])
+    assert ("Lines are means over 6 classes of like size" in said) == (n_averaged == 6)
 
 
 def test_numbers_beside_lines_keep_their_order_and_their_distance():
