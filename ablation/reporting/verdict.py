@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from ablation.analysis import effects as judged
 from ablation.analysis.claims import claims_counted, undecided
-from ablation.analysis.contrasts import difference_name
+from ablation.analysis.contrasts import difference_name, level_effect
 from ablation.analysis.effects import Detectable, detectable, is_conditional
 from ablation.analysis.factors import LevelEffect, level_effects
 from ablation.analysis.first_plan import plan_warnings
@@ -46,6 +47,8 @@ from ablation.storage.runs import UNTUNED
 
 # how many factors have a line of their own
 MAX_FACTORS = 3
+# whose accuracies a trial may measure, by their numbers of training images, the fewest first
+CLASS_GROUPS = ("few", "medium", "many")
 # verdict on an effect that the seeds are too few for, see `_told_effects`
 TOO_FEW = "too few seeds to tell"
 
@@ -56,6 +59,8 @@ class Verdict(NamedTuple):
     answer: str
     # a line per factor, at most `MAX_FACTORS`
     factors: Sequence[str] = ()
+    # effects on some classes that the mean over all does not show
+    hidden: str = ""
     # the best arm, or that none is separable
     best: str = ""
     # its difference to the best baseline
@@ -71,12 +76,13 @@ class Verdict(NamedTuple):
 
     @property
     def lines(self) -> list[str]:
-        """The answer, warnings, then at most six lines."""
+        """The answer, warnings, then at most seven lines."""
         best, limits = (
             " ".join(filter(None, pair))
             for pair in [(self.best, self.strongest), (self.limits, self.claims)]
         )
-        lines = [self.answer, *self.warnings, *self.factors, best, self.baseline, limits]
+        results = [*self.factors, self.hidden, best, self.baseline, limits]
+        lines = [self.answer, *self.warnings, *results]
         return [line for line in lines if line]
 
 
@@ -104,6 +110,7 @@ def verdict(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) -> Ve
     return Verdict(
         _sentence(start + _joined(clauses)),
         [_sentence(line) for line in _factor_lines(results, primary, found)],
+        _sentence(_hidden_line(results, effects, found)),
         _sentence(_best_line(results)),
         _sentence(_strongest_told(results)),
         _sentence(_baseline_line(results, primary)),
@@ -354,6 +361,47 @@ def _level_told(results: Results, one: LevelEffect, n_tests: int, unit: str) -> 
     if status == "separable":
         return size
     return effect_numbers(one, unit)
+
+
+def _hidden_line(results: Results, effects: pd.DataFrame, levels: Sequence[LevelEffect]) -> str:
+    """The main effects on groups of classes that the mean over all classes does not show.
+
+    They are not 0 after a correction of their own, have another sign than the effect on the mean or
+    none was found on that, and the two intervals lie apart. "" where there are none.
+    """
+    split = results.primary.rpartition("/")[0]
+    groups = [f"{split}/{group}".lstrip("/") for group in CLASS_GROUPS]
+    mains = effects[(effects["kind"] == "main") & (effects["n_seeds"] > 1) & effects["p"].notna()]
+    tests = mains[mains["metric"].isin(groups)]
+    if _sign(results) < 0 or results.primary in groups or tests["metric"].nunique() < 2:
+        return ""
+    means = mains[mains["metric"] == results.primary].set_index("effect")
+    found = tests[holm(tests["p"]) < ALPHA].sort_values(
+        "metric", key=lambda of: of.map(groups.index)
+    )
+    mean = means.reindex(found["effect"]).set_axis(found.index)
+    sign = np.sign(mean["estimate"]).where(mean["p_holm"] < ALPHA, 0)
+    is_apart = (found["low"] > mean["high"]) | (found["high"] < mean["low"])
+    is_hidden = (np.sign(found["estimate"]) != sign) & is_apart
+    told: dict[str, float] = {}
+    for level in levels:
+        name = level_effect(results.arms, level.factor, level.reference, level.level).name
+        own = found[found["effect"] == name]
+        if is_hidden[own.index].any():
+            units = [points(results.primary), "", ""]
+            sizes = [
+                f"{label(row.metric)} {effect(row.estimate, row.low, row.high, unit=unit)}"
+                for row, unit in zip(own.itertuples(), units, strict=False)
+            ]
+            told[f"{effect_name(level)} {listed(sizes)}"] = own["estimate"].abs().max()
+    if not told:
+        return ""
+    most = sorted(told, key=lambda text: -told[text])[:MAX_LISTED]
+    listing = "; ".join(text for text in told if text in most)
+    more = f"; and {number(len(told) - len(most))} more" if len(told) > len(most) else ""
+    where = "classes with few, medium or many images"
+    tested = f"found after correction for {number(len(tests))} tests"
+    return f"The mean hides effects on {where}: {listing}{more} ({tested})"
 
 
 def _best_line(results: Results) -> str:

@@ -1,4 +1,4 @@
-"""The verdict says what a study shows, in one sentence and at most six lines, and no more."""
+"""The verdict says what a study shows, in one sentence and at most seven lines, and no more."""
 
 import re
 from dataclasses import replace
@@ -579,3 +579,51 @@ def test_many_undecided_factors_are_merged_into_three_lines(tmp_path):
     )
     assert "too few seeds to tell an effect of five levels of five factors on top-1" in lines[0]
     assert [line.count(": undecided, ") for line in lines[1:4]] == [1, 1, 3]
+
+
+@pytest.mark.parametrize(
+    "of_mean, of_few, of_many, says",
+    [
+        (0, 10, -4, r"few \+10\.\d+ points \[\S+ \S+\] and many -[34]\.\d+ \[\S+ \S+\]"),
+        (0, 10, 0, r"few \+10\.\d+ points \[\S+ \S+\]"),
+        (9, 20, -4, r"few \+20\.\d+ points \[\S+ \S+\] and many -[34]\.\d+ \[\S+ \S+\]"),
+        (9, 20, 2, None),  # as the mean, more or less of it
+        (0, 0, 0, None),
+    ],
+)
+def test_effects_on_some_classes_that_the_mean_hides_are_told(
+    tmp_path, of_mean, of_few, of_many, says
+):
+    top1 = lambda levels: 60.0 + of_mean * (levels["lr_split"] == "on")  # noqa: E731
+    results = load(study(tmp_path, factors=ONE, top1=top1, seeds=range(5), noise=0.2))
+    trials, is_on = results.trials.copy(), results.trials["lr_split"] == "on"
+    # the fabricated groups move with the mean
+    trials.loc[is_on, "test/few"] += of_few - of_mean
+    trials.loc[is_on, "test/many"] += of_many - of_mean
+    changed = replace(results, trials=trials)
+    effects = judge(changed)
+    hidden = verdict(changed, effects, judge_claims(changed, effects)).hidden
+    if says is None:
+        assert hidden == ""
+    else:
+        assert re.fullmatch(
+            f"The mean hides effects on classes with few, medium or many images: `lr_split` {says} "
+            r"\(found after correction for two tests\)\.",
+            hidden,
+        ), hidden
+    goal = replace(results.manifest, metric={"name": "test/top1", "goal": "minimize"})
+    errors = replace(changed, manifest=goal)  # whose groups may be accuracies
+    assert verdict(errors, effects, judge_claims(errors, effects)).hidden == ""
+
+
+def test_an_effect_on_some_classes_that_may_be_the_mean_s_is_not_hidden(tmp_path):
+    """As where seeds disagree on the mean."""
+    results = load(study(tmp_path, factors=ONE, seeds=range(4), noise=9))
+    effects = judge(results)
+    primary, few = (
+        effects[effects["metric"] == name].iloc[0] for name in ("test/top1", "test/few")
+    )
+    assert primary["verdict"] == NOT_SEPARABLE
+    at = effects.index[(effects["metric"] == "test/few") & (effects["kind"] == "main")]
+    effects.loc[at, ["low", "high", "p"]] = [few["estimate"] - 0.1, few["estimate"] + 0.1, 1e-6]
+    assert verdict(results, effects, judge_claims(results, effects)).hidden == ""
