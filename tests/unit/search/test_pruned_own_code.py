@@ -305,12 +305,14 @@ def test_a_command_is_ended_by_what_it_prints(tmp_path, monkeypatch):
         assert [epoch for epoch, _ in reported] == list(range(1, project.pruned.get(trial, 20) + 1))
 
 
+@pytest.mark.long
 def test_a_metric_that_is_measured_now_and_then_decides_at_the_next_time(project):
     project.rewrite("MODULE.py", "EVERY, BEST = 0.0, 1", "EVERY, BEST = 0.0, 2")
     project.run()
     assert project.pruned and set(project.pruned.values()) <= {4, 10}
 
 
+@pytest.mark.long
 def test_a_trial_that_fails_as_it_is_stopped_is_pruned_all_the_same(tmp_path, monkeypatch, capsys):
     project = Project(tmp_path / "project", monkeypatch, "MODULE:fail_when_stopped", reports=True)
     project.sleep(0.01)

@@ -111,6 +111,7 @@ def test_on_request_all_are_run_and_the_failures_are_one_line_and_no_report():
     assert n_calls() == 0 and sum("FAILED" in line for line in said) == 1
 
 
+@pytest.mark.long
 def test_what_was_mended_elsewhere_is_run_by_the_same_command_and_the_rest_on_request():
     Path("g.yaml").write_text(SMALL)
     script("import os\nif os.path.exists('mended'): print(f'value={rate}')\nelse: sys.exit('no')\n")
@@ -150,6 +151,7 @@ else:
 """
 
 
+@pytest.mark.long
 def test_what_is_in_hand_is_waited_for_and_the_study_goes_on_if_it_runs():
     script(HEALTHY_AND_SLOW)
     _, code = run(jobs=2)
@@ -158,6 +160,7 @@ def test_what_is_in_hand_is_waited_for_and_the_study_goes_on_if_it_runs():
     assert code == 1 and n_calls() == 12 and Path("reports/own/report.md").is_file()
 
 
+@pytest.mark.long
 def test_a_report_that_is_of_before_is_said_to_be():
     Path("g.yaml").write_text(SMALL)
     script("print('value=1')\n")
