@@ -66,10 +66,17 @@ class WorkerProcess:
         os.close(reply_end)
         self._end_by = float("inf")
         if scratch:
-            # not before what removes it is out of reach of all that may end this process
-            if self._watcher is not None and self._watcher.wait():
-                raise ChildProcessError("what removes its folder was killed")
-            os.mkdir(scratch, 0o700)
+            try:
+                self._make(scratch)
+            except OSError:
+                self.close()
+                raise
+
+    def _make(self, scratch: str) -> None:
+        # not before what removes it is out of reach of all that may end this process
+        if self._watcher is not None and self._watcher.wait():
+            raise ChildProcessError("what removes its folder was killed")
+        os.mkdir(scratch, 0o700)
 
     def send(self, request: str) -> None:
         """Write a line to the process; one that has ended is sent nothing."""

@@ -187,12 +187,20 @@ os.kill(os.getpid(), signal.SIGKILL)
     pytest.fail("it did")
 
 
+def children() -> set[str]:
+    """Ids of the processes that this one has started."""
+    found = [path.read_text() for path in Path("/proc/self/task").glob("*/children")]
+    return set(" ".join(found).split())
+
+
 def test_a_node_on_which_no_worker_can_be_started_says_so(site, tmp_path, monkeypatch):
+    before = children()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
     relay = Relay(site)
     ((message, _),) = relay.next()
     assert message["event"] == "unfit"
     assert re.match(r"cannot start a worker: .*No such file.*/absent/", message["fault"])
+    assert children() <= before, "the process that it had started is left"
 
 
 def test_a_worker_is_told_that_its_node_cannot_take_what_the_driver_sends(site, tmp_path):
