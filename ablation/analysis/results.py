@@ -46,6 +46,8 @@ from ablation.storage.runs import (
 from ablation.subject.protocol import Record
 
 PER_CLASS = ("test/per_class", "validation/per_class")
+# groups of classes whose accuracies a trial may measure, the fewest training images last
+CLASS_GROUPS = ["many", "medium", "few"]
 PER_CLASS_COLUMNS = ["trial", "arm", "seed", "class", "n_train", "accuracy"]
 # type of the error of a trial whose training diverged: a result of its arm, as no other failure is
 DIVERGED = "Diverged"

@@ -24,6 +24,7 @@ from ablation.analysis import effects as judged
 from ablation.analysis.claims import claims_replay, claims_table
 from ablation.analysis.contrasts import difference_name
 from ablation.analysis.results import (
+    CLASS_GROUPS,
     Results,
     column_of,
     diverged,
@@ -56,7 +57,7 @@ from ablation.storage.files import replace
 from ablation.storage.runs import UNTUNED
 
 # Shown beside the primary metric, where measured, of the images that it is measured on.
-DETAILS = ["many", "medium", "few", "top1_compensated"]
+DETAILS = [*CLASS_GROUPS, "top1_compensated"]
 
 
 def accuracy_table(results: Results, effects: pd.DataFrame) -> str:

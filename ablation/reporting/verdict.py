@@ -21,7 +21,7 @@ from ablation.analysis.effects import Detectable, detectable, is_conditional
 from ablation.analysis.factors import LevelEffect, level_effects
 from ablation.analysis.first_plan import plan_warnings
 from ablation.analysis.looks import ALPHA
-from ablation.analysis.results import Results, diverged
+from ablation.analysis.results import CLASS_GROUPS, Results, diverged
 from ablation.analysis.statistics import Estimate, holm
 from ablation.formatting import (
     column_decimals,
@@ -47,8 +47,6 @@ from ablation.storage.runs import UNTUNED
 
 # how many factors have a line of their own
 MAX_FACTORS = 3
-# whose accuracies a trial may measure, by their numbers of training images, the fewest first
-CLASS_GROUPS = ("few", "medium", "many")
 # verdict on an effect that the seeds are too few for, see `_told_effects`
 TOO_FEW = "too few seeds to tell"
 
@@ -364,25 +362,20 @@ def _level_told(results: Results, one: LevelEffect, n_tests: int, unit: str) -> 
 
 
 def _hidden_line(results: Results, effects: pd.DataFrame, levels: Sequence[LevelEffect]) -> str:
-    """The main effects on groups of classes that the mean over all classes does not show.
+    """The main effects on groups of classes that the mean over all classes hides, in numbers.
 
-    They are not 0 after a correction of their own, have another sign than the effect on the mean or
-    none was found on that, and the two intervals lie apart. "" where there are none.
+    "" where there are none, or a lower metric is better: the groups' may be accuracies.
     """
     split = results.primary.rpartition("/")[0]
-    groups = [f"{split}/{group}".lstrip("/") for group in CLASS_GROUPS]
+    groups = [f"{split}/{group}".lstrip("/") for group in reversed(CLASS_GROUPS)]
     mains = effects[(effects["kind"] == "main") & (effects["n_seeds"] > 1) & effects["p"].notna()]
     tests = mains[mains["metric"].isin(groups)]
     if _sign(results) < 0 or results.primary in groups or tests["metric"].nunique() < 2:
         return ""
-    means = mains[mains["metric"] == results.primary].set_index("effect")
     found = tests[holm(tests["p"]) < ALPHA].sort_values(
         "metric", key=lambda of: of.map(groups.index)
     )
-    mean = means.reindex(found["effect"]).set_axis(found.index)
-    sign = np.sign(mean["estimate"]).where(mean["p_holm"] < ALPHA, 0)
-    is_apart = (found["low"] > mean["high"]) | (found["high"] < mean["low"])
-    is_hidden = (np.sign(found["estimate"]) != sign) & is_apart
+    is_hidden = _is_hidden(found, mains[mains["metric"] == results.primary])
     told: dict[str, float] = {}
     for level in levels:
         name = level_effect(results.arms, level.factor, level.reference, level.level).name
@@ -402,6 +395,20 @@ def _hidden_line(results: Results, effects: pd.DataFrame, levels: Sequence[Level
     where = "classes with few, medium or many images"
     tested = f"found after correction for {number(len(tests))} tests"
     return f"The mean hides effects on {where}: {listing}{more} ({tested})"
+
+
+def _is_hidden(found: pd.DataFrame, primary: pd.DataFrame) -> pd.Series:
+    """Whether an effect on a group of classes is one that the mean over all does not show.
+
+    It has another sign than the effect on the mean, or none was found on that, and the two
+    intervals lie apart.
+
+    found: rows on groups; primary: those of the same effects on the primary metric
+    """
+    mean = primary.set_index("effect").reindex(found["effect"]).set_axis(found.index)
+    sign = np.sign(mean["estimate"]).where(mean["p_holm"] < ALPHA, 0)
+    is_apart = (found["low"] > mean["high"]) | (found["high"] < mean["low"])
+    return (np.sign(found["estimate"]) != sign) & is_apart
 
 
 def _best_line(results: Results) -> str:
