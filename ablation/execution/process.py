@@ -74,8 +74,8 @@ class WorkerProcess:
 
     def _make(self, scratch: str) -> None:
         # not before what removes it is out of reach of all that may end this process
-        if self._watcher is not None and self._watcher.wait():
-            raise ChildProcessError("what removes its folder was killed")
+        if self._watcher is not None and (code := self._watcher.wait()):
+            raise ChildProcessError(f"what removes its folder did not start (exit status {code})")
         os.mkdir(scratch, 0o700)
 
     def send(self, request: str) -> None:
@@ -169,8 +169,7 @@ def watch(
     """
     if sys.platform != "linux":
         return None
-    # -S: it needs nothing of what is installed
-    code = [sys.executable, "-S", "-P", "-m", "ablation.execution.process"]
+    code = [sys.executable, "-P", "-m", "ablation.execution.process"]
     null = subprocess.DEVNULL
     return subprocess.Popen(
         [*code, str(pid), mark, scratch],
