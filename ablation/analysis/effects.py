@@ -103,14 +103,20 @@ def judge(results: Results) -> pd.DataFrame:
 
 
 def estimated(
-    results: Results, metric: str, contrasts: Sequence[Contrast], dead: Sequence[bool]
+    results: Results,
+    metric: str,
+    contrasts: Sequence[Contrast],
+    dead: Sequence[bool],
+    confidence: float = 0.95,
 ) -> list[Estimate]:
     """Each contrast on a metric, by what all looks share. dead: whether each `is_dead`"""
     cells = results.cells(metric)
     n_seeds, values = seeds_of(cells), cells.to_numpy()
     weights = [one.weights(n_seeds) for one in contrasts]
-    found = [repeated(contrast(values, row), results.looks) for row in weights]
-    found = over_images(results, metric, list(cells), weights, found)
+    found = [
+        repeated(contrast(values, row, confidence), results.looks, confidence) for row in weights
+    ]
+    found = over_images(results, metric, list(cells), weights, found, confidence)
     return [without_effect(one) if same else one for one, same in zip(found, dead, strict=True)]
 
 

@@ -25,7 +25,7 @@ class Setting(NamedTuple):
 
     # factor -> level
     of: dict[str, str]
-    # its interval is not corrected
+    # its interval is corrected for the number of settings that the effect is told at
     found: Estimate
 
 
@@ -74,7 +74,11 @@ def level_effects(results: Results, rows: pd.DataFrame) -> list[LevelEffect]:
 def _settings(
     results: Results, factor: str, reference: str, level: str, others: Sequence[str]
 ) -> list[Setting]:
-    """A level's effect at each combination of the others' levels that has finished arms."""
+    """A level's effect at each combination of the others' levels that has finished arms.
+
+    Their intervals hold together with 95 %, by Bonferroni: what is said of an effect, such as that
+    it is above 0 "only with" a level of another factor, is read off all of them.
+    """
     combinations = [
         dict(zip(others, levels, strict=True))
         for levels in product(*(results.factors[other] for other in others))
@@ -85,7 +89,8 @@ def _settings(
     ]
     contrasts = [Contrast("", "simple", own) for own in replicas]
     dead = [judged.is_dead(one, results) for one in contrasts]
-    estimates = judged.estimated(results, results.primary, contrasts, dead)
+    confidence = 1 - ALPHA / max(1, sum(map(bool, replicas)))
+    estimates = judged.estimated(results, results.primary, contrasts, dead, confidence)
     return [
         Setting(of, found) for of, found in zip(combinations, estimates, strict=True) if found.n
     ]

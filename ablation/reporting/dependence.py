@@ -79,8 +79,18 @@ def _clause(one: LevelEffect) -> tuple[int, str]:
 
 
 def effect_numbers(one: LevelEffect, unit: str) -> str:
-    """The effect at each setting of the others, or its range where these are many."""
-    settings = one.settings
+    """The effect at each setting of the others, or its range where these are many.
+
+    It says how many settings its intervals are corrected for.
+    """
+    told = _at_settings(one.settings, unit)
+    # a range has no intervals
+    corrected = f", corrected for {number(len(one.settings))} settings" if "[" in told else ""
+    return told + corrected
+
+
+def _at_settings(settings: Sequence[Setting], unit: str) -> str:
+    """As `effect_numbers`, without what their intervals are corrected for."""
     split = _most(settings)
     if len(settings) > 2 and len(split) == 1:
         ((other, level),) = split.items()

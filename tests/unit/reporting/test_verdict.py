@@ -60,7 +60,7 @@ def test_a_factor_that_breaks_training_without_another_is_told_as_that(tmp_path)
     )
     assert re.fullmatch(
         r"`gradient_decoupling`: -(69|70)\S* points \[\S+ \S+\] without `lr_split`, "
-        r"[-+]0\.\d+ \[\S+ \S+\] with `lr_split`\.",
+        r"[-+]0\.\d+ \[\S+ \S+\] with `lr_split`, corrected for two settings\.",
         decoupling,
     )
     assert re.match(r"`lr_split`: .* without `gradient_decoupling`, \+(69|70)", split)
@@ -273,8 +273,13 @@ def test_a_factor_that_interacts_with_two_others_is_told_at_each_of_their_settin
         ("lr_split+warmup", "lr_split"),
         ("lr_split+warmup+gradient_decoupling", "lr_split+gradient_decoupling"),
     ]
-    expected = [(cells[on] - cells[off]).mean() for on, off in pairs]
+    differences = [cells[on] - cells[off] for on, off in pairs]
+    expected = [one.mean() for one in differences]
     assert [setting.found.mean for setting in warmup.settings] == pytest.approx(expected)
+    # all four are read, to say where there is an effect
+    half = [stats.t.isf(0.025 / 4, 5) * one.std() / 6**0.5 for one in differences]
+    found = [(setting.found.high - setting.found.low) / 2 for setting in warmup.settings]
+    assert found == pytest.approx(half)
 
 
 @pytest.mark.parametrize("noise", [0.3, 1.0, 4.0])
