@@ -100,6 +100,7 @@ def test_a_study_grows_by_seeds_on_machines_without_optuna_and_mlflow(home, tmp_
     assert "whether code, data or settings have changed" not in told
 
 
+@pytest.mark.long
 def test_a_study_is_stopped_in_order_when_time_is_up(home, monkeypatch):
     spec = importlib.util.spec_from_file_location("on_gpu", FILE)
     on_gpu = importlib.util.module_from_spec(spec)

@@ -279,7 +279,7 @@ def test_lost_trials_of_a_finished_search_are_not_said_to_be_run_again(project):
 
 
 @pytest.mark.parametrize(
-    "n", [3, 24, *(pytest.param(n, marks=pytest.mark.long) for n in (8, 15, 30, 40, 60))]
+    "n", [24, *(pytest.param(n, marks=pytest.mark.long) for n in (3, 8, 15, 30, 40, 60))]
 )
 def test_a_killed_search_of_own_code_goes_on_with_the_same_trials(
     project, n, undisturbed, monkeypatch
@@ -323,7 +323,7 @@ def test_a_trial_that_fails_as_it_is_stopped_is_pruned_all_the_same(tmp_path, mo
     assert " / 0 |" in project.told
 
 
-@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+@pytest.mark.parametrize("pruner", ["median", pytest.param("hyperband", marks=pytest.mark.long)])
 def test_every_pruner_ends_trials_of_own_code(project, pruner):
     project.rewrite("grid.yaml", "successive-halving", pruner)
     project.rewrite("grid.yaml", "trials: 8", "trials: 14")
@@ -331,6 +331,7 @@ def test_every_pruner_ends_trials_of_own_code(project, pruner):
     assert project.pruned
 
 
+@pytest.mark.long
 def test_hyperband_waits_for_a_complete_trial_as_long_as_its_first_bracket(project):
     """One that stops early, as that with an arm's own settings here, gives it no brackets."""
     project.rewrite("MODULE.py", "range(1, 21)", "range(1, 3 if config['rate'] == 0.1 else 21)")

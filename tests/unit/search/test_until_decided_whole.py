@@ -51,6 +51,7 @@ def project(uri, few_paths, tmp_path, monkeypatch):
     return ProjectPaths()
 
 
+@pytest.mark.long
 def test_seeds_go_to_what_is_not_decided_until_the_budget_ends_it(project, capsys):
     done = ablation.run_study("own", until_decided=True, jobs=1, max_trials=17)
     said = capsys.readouterr().out
