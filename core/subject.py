@@ -6,6 +6,7 @@ Only `advance` and `inspect` import torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import PurePath
 from typing import Any
 
@@ -17,6 +18,7 @@ from core.device.compiler import has_compiler
 from core.method.groups import FEW_BELOW, MANY_ABOVE
 from core.planning import fingerprint, trajectory
 from core.planning.ignored import counts_with, ignored
+from core.planning.lookups import once, unchanging
 from core.planning.trajectory import EVALUATE, PRETRAIN, Link
 from core.training.priors import quota, training_prior, uncorrected_prior
 from core.trial.checkpoints import Store
@@ -40,6 +42,10 @@ class StrategyA:
     def resolve(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The full nested configuration, defaults filled in."""
         return to_tree(_config(settings))
+
+    def unchanging(self) -> AbstractContextManager[None]:
+        """Within it the files that trials read are taken not to change, and are looked at once."""
+        return unchanging()
 
     def reads_files(self, settings: Mapping[str, Any]) -> bool:
         """Whether a trial reads images or a checkpoint from files."""
@@ -207,7 +213,8 @@ def _data_faults(config: Config) -> list[Fault]:
 
 def _class_counts(config: Config) -> list[int]:
     """Training images per class."""
-    return class_counts(config.data, fingerprint.data_files(config))
+    data = config.data
+    return once(("counts", data), lambda: class_counts(data, fingerprint.data_files(config)))
 
 
 def _last_metrics(config: Config, counts: Sequence[int]) -> set[str]:

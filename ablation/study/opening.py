@@ -15,8 +15,8 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -51,6 +51,7 @@ from ablation.storage.runs import TOOL, Manifest, RunFolder, TrialSpec
 from ablation.subject.imported import refused
 from ablation.subject.loading import load_subject
 from ablation.subject.own import READER_FACT, SOURCES
+from ablation.subject.protocol import Subject
 
 REASONS = {
     "source_fingerprint": "code changed",
@@ -154,35 +155,48 @@ def open_study(
     may_be_absent: files that trials read; a study without them can be planned.
     """
     grid = yaml_path(grid)
-    study = load_study(
-        grid, experiment, overrides, seeds, load_subject, may_be_absent, until_decided
-    )
-    if alias is not None and not re.fullmatch(FILE_NAME[0], alias):
-        raise InputError([Problem("--as", alias, f"must be {FILE_NAME[1]}")])
-    places = ProjectPaths(storage=storage)
-    home = str(read_yaml(grid).get("experiment", study.experiment.name))
-    name = alias or study_name(study, home)
-    if name.endswith(SUFFIX):
-        raise InputError(
-            [Problem("--as" if alias else grid.name, name, f"ends in {SUFFIX}, {WHY}")]
-        )
-    is_searched = study.grid.search is not None and not study.absent
-    tuning = Tuning(study, places.runs(f"{name}{SUFFIX}")) if is_searched else None
-    found: dict[str, Any] = {}
-    if tuning is not None and tuning.is_finished:
-        before = places.runs(name).known_manifest()
-        study, found = tuning.tuned(), search_found(tuning, before.search if before else {})
-    plan = due_plan(study, places.store, places.runs(name))
-    asked: dict[str, Any] = {
-        "grid": str(grid),
-        "experiment": experiment,
-        "overrides": list(overrides),
-        "seeds": seeds,
-    }
-    if until_decided:
-        asked["until_decided"] = True
-    file = grid.parent / "published.yaml"
-    return PlannedStudy(study, name, plan, places, file, asked, tuning, found)
+    with _files_unchanging() as load:
+        study = load_study(grid, experiment, overrides, seeds, load, may_be_absent, until_decided)
+        if alias is not None and not re.fullmatch(FILE_NAME[0], alias):
+            raise InputError([Problem("--as", alias, f"must be {FILE_NAME[1]}")])
+        places = ProjectPaths(storage=storage)
+        home = str(read_yaml(grid).get("experiment", study.experiment.name))
+        name = alias or study_name(study, home)
+        if name.endswith(SUFFIX):
+            raise InputError(
+                [Problem("--as" if alias else grid.name, name, f"ends in {SUFFIX}, {WHY}")]
+            )
+        is_searched = study.grid.search is not None and not study.absent
+        tuning = Tuning(study, places.runs(f"{name}{SUFFIX}")) if is_searched else None
+        found: dict[str, Any] = {}
+        if tuning is not None and tuning.is_finished:
+            before = places.runs(name).known_manifest()
+            study, found = tuning.tuned(), search_found(tuning, before.search if before else {})
+        plan = due_plan(study, places.store, places.runs(name))
+        asked: dict[str, Any] = {
+            "grid": str(grid),
+            "experiment": experiment,
+            "overrides": list(overrides),
+            "seeds": seeds,
+        }
+        if until_decided:
+            asked["until_decided"] = True
+        file = grid.parent / "published.yaml"
+        return PlannedStudy(study, name, plan, places, file, asked, tuning, found)
+
+
+@contextmanager
+def _files_unchanging() -> Iterator[Callable[[str], Subject]]:
+    """Loads subjects as `load_subject`, whose files are taken not to change within the context."""
+    with ExitStack() as contexts:
+
+        def load(name: str) -> Subject:
+            subject = load_subject(name)
+            if hasattr(subject, "unchanging"):
+                contexts.enter_context(subject.unchanging())
+            return subject
+
+        yield load
 
 
 def planned_search(planned: PlannedStudy, tuning: Tuning, plan: Plan) -> PlannedStudy:

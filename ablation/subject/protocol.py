@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict
 
 
@@ -148,11 +149,18 @@ class Subject(Protocol):
     """Code that can be ablated. All but `advance` and `inspect` are cheap and import no torch.
 
     A subject may do without `metrics`, `alternatives`, `effective`, `ignored` with `counts_with`,
-    and `reads_files` with `inspect`; then less can be told before anything runs.
+    and `reads_files` with `inspect`; then less can be told before anything runs. It may do without
+    `unchanging`, too.
     """
 
     def check(self, settings: Mapping[str, Any]) -> Sequence[FaultLike]:
         """All that is wrong with a trial's settings (dotted key -> value); [] if nothing is."""
+
+    def unchanging(self) -> AbstractContextManager[None]:
+        """Within it the files that trials read are taken not to change.
+
+        `check` and `chain`, which are asked once for each trial, need look at a folder only once.
+        """
 
     def reads_files(self, settings: Mapping[str, Any]) -> bool:
         """Whether a trial reads files that `check` has not read whole, such as images.

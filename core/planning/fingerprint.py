@@ -15,6 +15,7 @@ from core.config.parsing import Fault
 from core.config.schema import Config, Data
 from core.data.listing import Member, listed, sha256
 from core.data.location import digits_file, locate, places
+from core.planning.lookups import once
 
 PLANNING = (
     "config/",
@@ -117,7 +118,10 @@ def data_fingerprint(config: Config) -> str:
     is planned before they are there. So does the path of files that are not there, in the plan of a
     study that cannot be run yet.
     """
-    return digest(_selection(config.data), _content(config))
+    place = config.data.source, config.data.path
+    content = once(("content", *place), lambda: canonical(_content(config)))
+    # the text of what `digest` would be given
+    return digest_of_text(f"[{canonical(_selection(config.data))},{content}]")
 
 
 def _selection(data: Data) -> list[Any]:

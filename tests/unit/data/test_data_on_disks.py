@@ -531,3 +531,36 @@ def test_files_that_change_between_two_looks_are_listed_anew(tmp_path):
     assert SUBJECT.check(settings) == []
     (path / "train" / "cow").mkdir()
     assert [fault.key for fault in SUBJECT.check(settings)] == ["data.path"]
+
+
+# --- a folder is looked at once for a whole study
+
+
+def test_a_folder_is_listed_as_often_for_a_study_of_many_trials_as_for_one_of_two(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    experiment(written(Path("d"), images()))
+    walked = []
+    walk = listing._walk
+    monkeypatch.setattr(listing, "_walk", lambda path: walked.append(path) or walk(path))
+    opening.open_study(Path("grid.yaml"))
+    n_two = len(walked)
+    levels = ", ".join(f"r{n}: {{optim.lr.head: {n}.0e-3}}" for n in range(1, 6))
+    Path("grid.yaml").write_text(f"{GRID.rpartition('  rate:')[0]}  rate: {{{levels}}}\n")
+    planned = opening.open_study(Path("grid.yaml"), seeds="4")
+    assert len(planned.plan.trials) == 20
+    assert len(walked) == 2 * n_two
+
+
+def test_images_that_change_between_two_plans_of_one_process_are_seen(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    experiment(written(Path("d"), images()))
+
+    def keys() -> set[str]:
+        return {spec.key for spec in opening.open_study(Path("grid.yaml")).plan.specs}
+
+    before = keys()
+    assert keys() == before
+    Path("d/train/cat/new.png").write_bytes(png())
+    assert not keys() & before
