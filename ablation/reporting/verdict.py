@@ -74,13 +74,10 @@ class Verdict(NamedTuple):
 
     @property
     def lines(self) -> list[str]:
-        """The answer, warnings, then at most seven lines."""
-        best, limits = (
-            " ".join(filter(None, pair))
-            for pair in [(self.best, self.strongest), (self.limits, self.claims)]
-        )
-        results = [*self.factors, self.hidden, best, self.baseline, limits]
-        lines = [self.answer, *self.warnings, *results]
+        """The answer, warnings, what was claimed beforehand, then at most seven lines."""
+        best = " ".join(filter(None, (self.best, self.strongest)))
+        results = [*self.factors, self.hidden, best, self.baseline, self.limits]
+        lines = [self.answer, *self.warnings, self.claims, *results]
         return [line for line in lines if line]
 
 
