@@ -159,7 +159,7 @@ class Subject(Protocol):
     def unchanging(self) -> AbstractContextManager[None]:
         """Within it the files that trials read are taken not to change.
 
-        `check` and `chain`, which are asked once for each trial, need look at a folder only once.
+        `check` and `chain`, asked once for each trial, need to look at a folder only once.
         """
 
     def reads_files(self, settings: Mapping[str, Any]) -> bool:
