@@ -189,7 +189,7 @@ def _build(section: type, given: Mapping[str, Any]) -> Any:
 def _contradictions(config: Config) -> Iterator[Fault]:
     """What no single setting can tell."""
     data, warmup, losses = config.data, config.warmup, config.losses
-    augments = "set data.augmentation: crop, crop-flip or strong"
+    augments = "set data.augmentation: crop, crop-flip, medium or strong"
     if data.source == "folder" and not data.path:
         needs = "the path of a folder or .tar.gz archive with train/ and test/"
         yield Fault("data.path", f"source 'folder' needs {needs}")

@@ -17,7 +17,7 @@ def limited(default: T, **limits: float) -> T:
     return field(default=default, metadata=limits)
 
 
-Augmentation = Literal["none", "crop", "crop-flip", "strong"]
+Augmentation = Literal["none", "crop", "crop-flip", "medium", "strong"]
 
 Encoders = Literal[
     "resnet20",
@@ -63,8 +63,8 @@ class Data:
     channels: Literal["rgb", "bgr", "gray"] = "rgb"
     # swap red and blue on loading
     flip_channels: bool = False
-    # random crop after zero padding, horizontal flip; strong: then one of TrivialAugment's
-    # operations and Cutout
+    # random crop after zero padding, horizontal flip; medium and strong: then one of
+    # TrivialAugment's operations, by its RA or its wide ranges, and Cutout
     augmentation: Augmentation = "crop-flip"
     # pixels of padding of the random crop
     padding: int = limited(4, minimum=0)

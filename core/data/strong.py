@@ -2,8 +2,9 @@
 
 TrivialAugment (Müller & Hutter, ICCV 2021): every image gets one operation of a list, uniformly,
 with a strength that is uniform too; then Cutout (DeVries & Taylor 2017). The ranges are those of
-its "wide" space (table 1 there). Left out is equalise, of its fourteen operations; shears are about
-the image's centre, strengths are not in 31 steps, and pixels are not rounded after the operation.
+two of its spaces (table 1 there). Left out is equalise, of its fourteen operations; shears are
+about the image's centre, strengths are not in 31 steps, and pixels are not rounded after the
+operation.
 
 Operations are dealt out, not drawn: of a batch, as many images get each as any other, one more or
 less, and which get one more goes round from batch to batch. So every shape is known beforehand, and
@@ -14,24 +15,44 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LARGEST_ANGLE = math.radians(135)
-LARGEST_SHEAR = 0.99
-# share of the image's side
-LARGEST_SHIFT = 1.0
-# of brightness, colour, contrast and sharpness, around 1
-LARGEST_CHANGE = 0.99
-FEWEST_BITS = 2
+
+class Ranges(NamedTuple):
+    """How far operations go at full strength; solarise and autocontrast know no less."""
+
+    # radians
+    angle: float
+    shear: float
+    # share of the image's side
+    shift: float
+    # of brightness, colour, contrast and sharpness, around 1
+    change: float
+    bits: int
+
+
+# "Wide" there: an image may be moved out of its frame
+WIDE = Ranges(angle=math.radians(135), shear=0.99, shift=1.0, change=0.99, bits=2)
+# "RA" there, those of RandAugment, with the authors' largest shift, 10 of CIFAR's 32 pixels
+NARROW = Ranges(angle=math.radians(30), shear=0.3, shift=10 / 32, change=0.9, bits=4)
+# by data.augmentation
+RANGES = {"medium": NARROW, "strong": WIDE}
+
 # share of the image's side: 16 of CIFAR's 32 pixels
 CUTOUT = 0.5
 
 
 def strong(
-    images: Tensor, padding: int, grey: tuple[float, ...], generator: torch.Generator, turn: int = 0
+    images: Tensor,
+    padding: int,
+    grey: tuple[float, ...],
+    generator: torch.Generator,
+    turn: int = 0,
+    ranges: Ranges = WIDE,
 ) -> tuple[Tensor, Tensor]:
     """Augmented images, and what Cutout leaves of them.
 
@@ -53,7 +74,7 @@ def strong(
         name: slice(n * i // n_groups, n * (i + 1) // n_groups)
         for i, name in enumerate(OPERATIONS[first:] + OPERATIONS[:first])
     }
-    rows, columns, is_inside = places(groups, strength, height, width)
+    rows, columns, is_inside = places(groups, strength, height, width, ranges)
     columns = torch.where(is_flipped[dealt, None, None], width - 1 - columns, columns)
     rows, columns = rows + down[dealt, None, None], columns + right[dealt, None, None]
     padded = F.pad(images, (padding,) * 4).permute(0, 2, 3, 1)
@@ -62,14 +83,14 @@ def strong(
     pixels = moved.permute(0, 3, 1, 2).float()
     for name, change in CHANGES.items():
         group = groups[name]
-        pixels[group] = change(pixels[group], strength[group, None, None, None], grey)
+        pixels[group] = change(pixels[group], strength[group, None, None, None], grey, ranges)
     augmented = torch.empty_like(pixels)
     augmented[dealt] = pixels
     return augmented, cutout(centre, height, width)
 
 
 def places(
-    groups: dict[str, slice], strength: Tensor, height: int, width: int
+    groups: dict[str, slice], strength: Tensor, height: int, width: int, ranges: Ranges
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Where each pixel of the moved images comes from.
 
@@ -79,13 +100,13 @@ def places(
     """
     matrix = torch.eye(2, device=strength.device).repeat(len(strength), 1, 1)
     shift = torch.zeros(len(strength), 2, device=strength.device)
-    angle = LARGEST_ANGLE * strength[groups["rotate"]]
+    angle = ranges.angle * strength[groups["rotate"]]
     matrix[groups["rotate"], 0, 0] = matrix[groups["rotate"], 1, 1] = angle.cos()
     matrix[groups["rotate"], 0, 1], matrix[groups["rotate"], 1, 0] = -angle.sin(), angle.sin()
-    matrix[groups["shear-x"], 1, 0] = LARGEST_SHEAR * strength[groups["shear-x"]]
-    matrix[groups["shear-y"], 0, 1] = LARGEST_SHEAR * strength[groups["shear-y"]]
-    shift[groups["translate-x"], 1] = LARGEST_SHIFT * width * strength[groups["translate-x"]]
-    shift[groups["translate-y"], 0] = LARGEST_SHIFT * height * strength[groups["translate-y"]]
+    matrix[groups["shear-x"], 1, 0] = ranges.shear * strength[groups["shear-x"]]
+    matrix[groups["shear-y"], 0, 1] = ranges.shear * strength[groups["shear-y"]]
+    shift[groups["translate-x"], 1] = ranges.shift * width * strength[groups["translate-x"]]
+    shift[groups["translate-y"], 0] = ranges.shift * height * strength[groups["translate-y"]]
 
     y = torch.arange(height, device=strength.device) - (height - 1) / 2
     x = torch.arange(width, device=strength.device) - (width - 1) / 2
@@ -113,9 +134,9 @@ def cutout(centre: Tensor, height: int, width: int) -> Tensor:
     return 1.0 - (rows[:, None, :, None] & columns[:, None, None, :]).float()
 
 
-def blend(base: Tensor, pixels: Tensor, strength: Tensor) -> Tensor:
+def blend(base: Tensor, pixels: Tensor, strength: Tensor, change: float) -> Tensor:
     """From `base`, a factor around 1 as far as `pixels` are; Pillow's ImageEnhance."""
-    return (base + (1 + LARGEST_CHANGE * strength) * (pixels - base)).clamp(0, 255)
+    return (base + (1 + change * strength) * (pixels - base)).clamp(0, 255)
 
 
 def grey_of(pixels: Tensor, grey: tuple[float, ...]) -> Tensor:
@@ -124,43 +145,47 @@ def grey_of(pixels: Tensor, grey: tuple[float, ...]) -> Tensor:
     return functools.reduce(torch.add, parts)
 
 
-def brightness(pixels: Tensor, strength: Tensor, grey: tuple[float, ...]) -> Tensor:
+def brightness(pixels: Tensor, strength: Tensor, grey: tuple[float, ...], ranges: Ranges) -> Tensor:
     """Blend with black."""
-    return blend(torch.zeros_like(pixels), pixels, strength)
+    return blend(torch.zeros_like(pixels), pixels, strength, ranges.change)
 
 
-def colour(pixels: Tensor, strength: Tensor, grey: tuple[float, ...]) -> Tensor:
+def colour(pixels: Tensor, strength: Tensor, grey: tuple[float, ...], ranges: Ranges) -> Tensor:
     """Blend with the image's grey."""
-    return blend(grey_of(pixels, grey), pixels, strength)
+    return blend(grey_of(pixels, grey), pixels, strength, ranges.change)
 
 
-def contrast(pixels: Tensor, strength: Tensor, grey: tuple[float, ...]) -> Tensor:
+def contrast(pixels: Tensor, strength: Tensor, grey: tuple[float, ...], ranges: Ranges) -> Tensor:
     """Blend with the mean of the image's grey."""
-    return blend(grey_of(pixels, grey).mean((1, 2, 3), keepdim=True), pixels, strength)
+    return blend(
+        grey_of(pixels, grey).mean((1, 2, 3), keepdim=True), pixels, strength, ranges.change
+    )
 
 
-def sharpness(pixels: Tensor, strength: Tensor, grey: tuple[float, ...]) -> Tensor:
+def sharpness(pixels: Tensor, strength: Tensor, grey: tuple[float, ...], ranges: Ranges) -> Tensor:
     """Against Pillow's SMOOTH: weights of 5 for a pixel and 1 for neighbours; borders stay."""
     inner = pixels[:, :, 1:-1, 1:-1]
     blurred = pixels.clone()
     blurred[:, :, 1:-1, 1:-1] = (
         9 * F.avg_pool2d(pixels, 3, 1, 1)[:, :, 1:-1, 1:-1] + 4 * inner
     ) / 13
-    return blend(blurred, pixels, strength)
+    return blend(blurred, pixels, strength, ranges.change)
 
 
-def posterise(pixels: Tensor, strength: Tensor, grey: tuple[float, ...]) -> Tensor:
+def posterise(pixels: Tensor, strength: Tensor, grey: tuple[float, ...], ranges: Ranges) -> Tensor:
     """Keep the highest bits of each value: all eight, or down to two at full strength."""
-    step = 2 ** ((8 - FEWEST_BITS) * strength.abs()).round()
+    step = 2 ** ((8 - ranges.bits) * strength.abs()).round()
     return (pixels / step).floor() * step
 
 
-def solarise(pixels: Tensor, strength: Tensor, grey: tuple[float, ...]) -> Tensor:
+def solarise(pixels: Tensor, strength: Tensor, grey: tuple[float, ...], ranges: Ranges) -> Tensor:
     """Invert what is above a threshold, which falls with the strength."""
     return torch.where(pixels >= 255 * (1 - strength.abs()), 255 - pixels, pixels)
 
 
-def autocontrast(pixels: Tensor, strength: Tensor, grey: tuple[float, ...]) -> Tensor:
+def autocontrast(
+    pixels: Tensor, strength: Tensor, grey: tuple[float, ...], ranges: Ranges
+) -> Tensor:
     """Stretch each channel of each image to 0 .. 255; the strength is not used."""
     darkest, brightest = pixels.amin((2, 3), keepdim=True), pixels.amax((2, 3), keepdim=True)
     stretched = (pixels - darkest) * (255 / (brightest - darkest))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from core.config.schema import Config, Data
 from core.data.augment import crop_and_flip, normalise
 from core.data.batches import batches
-from core.data.strong import strong
+from core.data.strong import RANGES, strong
 from core.device.memory import autocast, is_out_of_memory, release
 from core.networks.encoders import Encoder, drop_first_relu
 from core.randomness import generator
@@ -118,8 +118,9 @@ def augmented(
     """
     data = config.data
     kind = kind or data.augmentation
-    if kind == "strong":
-        images, kept = strong(images, data.padding, grey(data, images.shape[1]), gen, turn)
+    if kind in RANGES:
+        shares = grey(data, images.shape[1])
+        images, kept = strong(images, data.padding, shares, gen, turn, RANGES[kind])
         return normalise(images, data.mean, data.std).mul_(kept)
     if kind != "none":
         images = crop_and_flip(images, data.padding, kind == "crop-flip", gen)

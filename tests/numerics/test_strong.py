@@ -9,7 +9,8 @@ from torchvision.transforms import functional as reference
 from core.config.parsing import parse
 from core.config.schema import Data
 from core.data import strong as module
-from core.data.strong import CHANGES, OPERATIONS, cutout, places, strong
+from core.data.augment import normalise
+from core.data.strong import CHANGES, NARROW, OPERATIONS, WIDE, cutout, places, strong
 from core.training.encoding import augmented, grey
 
 RGB = (0.299, 0.587, 0.114)
@@ -32,11 +33,12 @@ def some_images(n, side=SIDE, channels=3, seed=5):
     )
 
 
-def changed(name, images, strength):
+def changed(name, images, strength, ranges=WIDE):
     value = torch.full((len(images), 1, 1, 1), strength)
-    return CHANGES[name](images.float(), value, RGB)
+    return CHANGES[name](images.float(), value, RGB, ranges)
 
 
+@pytest.mark.parametrize("ranges, change", [(WIDE, 0.99), (NARROW, 0.9)])
 @pytest.mark.parametrize("strength", STRENGTHS)
 @pytest.mark.parametrize(
     "name, function",
@@ -47,20 +49,30 @@ def changed(name, images, strength):
         ("sharpness", reference.adjust_sharpness),
     ],
 )
-def test_enhancements_are_torchvisions(name, function, strength):
+def test_enhancements_are_torchvisions(name, function, strength, ranges, change):
     images = some_images(6)
-    expected = torch.stack([function(image, 1 + 0.99 * strength) for image in images])
+    expected = torch.stack([function(image, 1 + change * strength) for image in images])
     torch.testing.assert_close(
-        changed(name, images, strength), expected.float(), rtol=0, atol=2 * ROUNDED
+        changed(name, images, strength, ranges), expected.float(), rtol=0, atol=2 * ROUNDED
     )
 
 
-@pytest.mark.parametrize("strength, bits", [(0.0, 8), (0.5, 5), (-0.5, 5), (1.0, 2), (-1.0, 2)])
-def test_posterising_keeps_the_highest_bits(strength, bits):
+@pytest.mark.parametrize(
+    "ranges, strength, bits",
+    [
+        (WIDE, 0.0, 8),
+        (WIDE, 0.5, 5),
+        (WIDE, -0.5, 5),
+        (WIDE, 1.0, 2),
+        (WIDE, -1.0, 2),
+        (NARROW, 0.5, 6),
+        (NARROW, -1.0, 4),
+    ],
+)
+def test_posterising_keeps_the_highest_bits(ranges, strength, bits):
     images = some_images(6)
-    assert torch.equal(
-        changed("posterise", images, strength), reference.posterize(images, bits).float()
-    )
+    found = changed("posterise", images, strength, ranges)
+    assert torch.equal(found, reference.posterize(images, bits).float())
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.4, -0.4, 1.0])
@@ -78,34 +90,38 @@ def test_autocontrast_stretches_every_channel_and_leaves_a_plain_one_alone():
     assert (found[0, 1] == 77).all()
 
 
-def moved(name, images, strength):
+def moved(name, images, strength, ranges=WIDE):
     """The batch with all its images under one geometric operation."""
     n, _, height, width = images.shape
     groups = {other: slice(0, n) if other == name else slice(0, 0) for other in OPERATIONS}
-    rows, columns, is_inside = places(groups, torch.full((n,), strength), height, width)
+    rows, columns, is_inside = places(groups, torch.full((n,), strength), height, width, ranges)
     batch = torch.arange(n)[:, None, None]
     return (images.permute(0, 2, 3, 1)[batch, rows, columns] * is_inside[..., None]).permute(
         0, 3, 1, 2
     )
 
 
+@pytest.mark.parametrize("ranges, angle", [(WIDE, 135), (NARROW, 30)])
 @pytest.mark.parametrize("strength", STRENGTHS)
 @pytest.mark.parametrize("side", [16, 9])
-def test_rotations_are_torchvisions_but_for_pixels_that_lie_between_two(strength, side):
+def test_rotations_are_torchvisions_but_for_pixels_that_lie_between_two(
+    strength, side, ranges, angle
+):
     images = some_images(4, side)
-    expected = reference.rotate(images, -135 * strength)
-    assert (moved("rotate", images, strength) == expected).float().mean() > 0.97
+    expected = reference.rotate(images, -angle * strength)
+    assert (moved("rotate", images, strength, ranges) == expected).float().mean() > 0.97
 
 
+@pytest.mark.parametrize("ranges, shear", [(WIDE, 0.99), (NARROW, 0.3)])
 @pytest.mark.parametrize("axis, name", [(0, "shear-x"), (1, "shear-y")])
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_shears_are_torchvisions(axis, name, strength):
+def test_shears_are_torchvisions(axis, name, strength, ranges, shear):
     images = some_images(4)
     angles = [0.0, 0.0]
-    angles[axis] = math.degrees(math.atan(0.99 * strength))
+    angles[axis] = math.degrees(math.atan(shear * strength))
     expected = reference.affine(images, 0.0, [0, 0], 1.0, angles)
     flipped = reference.affine(images, 0.0, [0, 0], 1.0, [-angle for angle in angles])
-    found = moved(name, images, strength)
+    found = moved(name, images, strength, ranges)
     assert max((found == expected).float().mean(), (found == flipped).float().mean()) > 0.97
 
 
@@ -119,6 +135,13 @@ def test_translations_move_by_whole_pixels_and_bring_in_black(strength, pixels):
     assert torch.equal(moved("translate-y", images.mT, strength), expected.mT)
 
 
+@pytest.mark.parametrize("name", ["translate-x", "translate-y"])
+def test_narrow_ranges_move_by_10_of_32_pixels_at_most(name):
+    images = some_images(2, 32).clamp(min=1)
+    seen = (moved(name, images, 1.0, NARROW) > 0).flatten(1).float().mean(1)
+    assert (seen == 22 / 32).all()
+
+
 def test_cutout_takes_a_square_of_half_the_side_clipped_at_the_border():
     centre = torch.tensor([[0.5, 0.0, 0.99], [0.5, 0.0, 0.5]])
     kept = cutout(centre, 32, 32)
@@ -128,19 +151,22 @@ def test_cutout_takes_a_square_of_half_the_side_clipped_at_the_border():
     assert kept[2].sum() == 32 * 32 - 9 * 16
 
 
-def test_what_is_cut_out_is_the_mean_image_for_the_encoder():
+@pytest.mark.parametrize("kind, ranges", [("strong", WIDE), ("medium", NARROW)])
+def test_the_encoder_meets_operations_of_its_ranges_and_the_mean_where_cut_out(kind, ranges):
     settings = {
         "data.source": "folder",
         "data.path": "images",
-        "data.augmentation": "strong",
+        "data.augmentation": kind,
         "data.channels": "rgb",
         "data.mean": [0.1, 0.5, 0.9],
     }
     config, faults = parse(settings)
     assert not faults
-    images = torch.full((26, 3, SIDE, SIDE), 255, dtype=torch.uint8)
+    images = some_images(26)
     found = augmented(images, config, seeded())
-    _, kept = strong(images, config.data.padding, RGB, seeded())
+    expected, kept = strong(images, config.data.padding, RGB, seeded(), 0, ranges)
+    expected = normalise(expected, config.data.mean, config.data.std) * kept
+    assert torch.equal(found, expected)
     assert (found[(kept == 0).expand_as(found)] == 0).all()
     assert found.is_contiguous(memory_format=torch.channels_last)
 
@@ -162,7 +188,7 @@ def test_every_image_meets_every_operation_alike_often(monkeypatch):
     images = torch.full((n, 3, 8, 8), 255, dtype=torch.uint8)
     marks = {name: float(i + 1) for i, name in enumerate(CHANGES)}
     leave = {
-        name: (lambda pixels, strength, grey, mark=mark: torch.full_like(pixels, mark))
+        name: (lambda pixels, strength, grey, ranges, mark=mark: torch.full_like(pixels, mark))
         for name, mark in marks.items()
     }
     monkeypatch.setattr(module, "CHANGES", leave)
