@@ -284,7 +284,7 @@ def changes_since(places: ProjectPaths, name: str) -> Changes:
     try:
         planned = open_study(**{**manifest.asked, "grid": Path(manifest.asked["grid"])}, alias=name)
     except InputError as error:
-        reason = f"whether code, data or settings have changed is not known: {error.problems[0]}"
+        reason = f"whether code, data or settings have changed is not known ({error.problems[0]})"
         return Changes(reason)
     try:
         refuse_mixture(planned.manifest, folder)

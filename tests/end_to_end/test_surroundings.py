@@ -219,7 +219,7 @@ def test_a_grid_whose_settings_a_run_would_refuse_is_refused_by_plan_and_told_by
         folder, "status"
     )
     (folder / "experiments" / "g.yaml").unlink()
-    assert "have changed is not known: g.yaml: no such file" in ablate(folder, "status")
+    assert "have changed is not known (g.yaml: no such file" in ablate(folder, "status")
 
 
 def test_the_doctor_is_content_after_its_own_repair(finished, tmp_path):
