@@ -9,13 +9,16 @@ import tarfile
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from toy_project import ToyProject
 
 from ablation.errors import InputError
+from ablation.storage.runs import RunFolder
 from ablation.study import opening
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "on_gpu.py"
+COMMITTED = sorted(FILE.parents[1].glob("docs/results/*/*.tar.gz"))
 N_TRIALS = 4  # of a seed
 TRIAL = "rate=fast--s0"
 
@@ -291,3 +294,21 @@ def test_what_travels_is_weighed(
 def test_data_that_cannot_stand_below_the_carried_folder_are_named(on_gpu, path):
     with pytest.raises(SystemExit, match="cannot be carried"):
         on_gpu._carry_inputs({"data": {"path": path}})
+
+
+@pytest.mark.parametrize("archive", COMMITTED, ids=lambda path: path.parent.name)
+def test_trials_that_are_committed_are_those_of_the_report_beside_them(
+    archive, on_gpu, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    on_gpu.unpack(archive.parent)
+    folder = RunFolder(tmp_path / "runs" / archive.parent.name)
+    manifest = folder.manifest()
+    metric = manifest.metric["name"]
+    found = {
+        spec.trial: outcome.metrics[metric]
+        for spec in manifest.trials
+        if (outcome := folder.ending(spec)) is not None
+    }
+    reported = pd.read_csv(archive.parent / "results.csv").set_index("trial")[metric]
+    assert found and found == pytest.approx(reported.to_dict())
