@@ -101,7 +101,7 @@ CHECKPOINT | {"encoder.channels": "gray"}  -> encoder.channels
     21 is more than the 20 of diffusion.steps
 {"staged.encoding.augmented": True, "method": "staged", "data.augmentation": "none"}
     true, and data.augmentation is none: nothing would differ; set data.augmentation: crop,
-    crop-flip or strong, or staged.encoding.augmented: false
+    crop-flip, medium or strong, or staged.encoding.augmented: false
 {"epochs": 20, "warmup.plateau.min_epochs": 21} -> warmup.plateau.min_epochs
     21 is more than the 20 epochs of the trial: the encoder would never thaw
 {"epochs": 20, "warmup.plateau.window": 6} -> warmup.plateau.window
