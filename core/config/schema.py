@@ -64,7 +64,8 @@ class Data:
     # swap red and blue on loading
     flip_channels: bool = False
     # random crop after zero padding, horizontal flip; medium and strong: then one of
-    # TrivialAugment's operations, by its RA or its wide ranges, and Cutout
+    # TrivialAugment's operations, medium by its milder ranges (RA), strong by its wide ones, and
+    # Cutout
     augmentation: Augmentation = "crop-flip"
     # pixels of padding of the random crop
     padding: int = limited(4, minimum=0)

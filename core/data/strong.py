@@ -23,7 +23,7 @@ from torch import Tensor
 
 
 class Ranges(NamedTuple):
-    """How far operations go at full strength; solarise and autocontrast know no less."""
+    """How far operations go at full strength; of solarise and autocontrast there is one range."""
 
     # radians
     angle: float
@@ -58,7 +58,7 @@ def strong(
     """Augmented images, and what Cutout leaves of them.
 
     images: (B, channels, H, W) uint8; padding: of the random crop; grey: share of each channel in
-    an image's grey; turn: the batch's number. Returns (B, channels, H, W) float in [0, 255],
+    an image's grey; turn: the batch's number; ranges: of the operations. Returns (B, channels, H, W) float in [0, 255],
     channels last in memory, and (B, 1, H, W) float, 0 where a square is cut out and 1 elsewhere.
     """
     n, _, height, width = images.shape
@@ -174,7 +174,7 @@ def sharpness(pixels: Tensor, strength: Tensor, grey: tuple[float, ...], ranges:
 
 
 def posterise(pixels: Tensor, strength: Tensor, grey: tuple[float, ...], ranges: Ranges) -> Tensor:
-    """Keep the highest bits of each value: all eight, or down to two at full strength."""
+    """Keep the highest bits of each value: all eight, or the fewest at full strength."""
     step = 2 ** ((8 - ranges.bits) * strength.abs()).round()
     return (pixels / step).floor() * step
 
