@@ -58,8 +58,9 @@ def strong(
     """Augmented images, and what Cutout leaves of them.
 
     images: (B, channels, H, W) uint8; padding: of the random crop; grey: share of each channel in
-    an image's grey; turn: the batch's number; ranges: of the operations. Returns (B, channels, H, W) float in [0, 255],
-    channels last in memory, and (B, 1, H, W) float, 0 where a square is cut out and 1 elsewhere.
+    an image's grey; turn: the batch's number; ranges: of the operations.
+    Returns (B, channels, H, W) float in [0, 255], channels last in memory, and (B, 1, H, W) float,
+    0 where a square is cut out and 1 elsewhere.
     """
     n, _, height, width = images.shape
     device = images.device
