@@ -24,8 +24,6 @@ RELATIVE_RESOLUTION = 1e-9
 POWER = 0.8
 
 N_RESAMPLES = 9_999
-# images resampled at a time: 16 MB of counts
-BATCH_IMAGES = 2_000_000
 
 
 class Estimate(NamedTuple):
@@ -234,55 +232,29 @@ def image_bootstrap(
     Returns:
         (n_contrasts, 2) low and high, as shares
     """
-    # half a second, and only a study of one seed needs it
-    from scipy import stats
-
-    # SciPy asks for two observations: one image, twice, is drawn to the same effect
-    hits = [
-        np.repeat(stratum, 2, axis=0).astype(np.float32)
-        if len(stratum) == 1
-        else stratum.astype(np.float32)
-        for stratum in strata
-    ]
-
-    def contrasts(*drawn: np.ndarray, axis: int) -> np.ndarray:
-        """drawn: per stratum (n_resamples, n_images) indices -> (n_contrasts, n_resamples)"""
-        shares = [
-            _multiplicities(indices) @ own / len(own)
-            for indices, own in zip(drawn, hits, strict=True)
-        ]
-        found: np.ndarray = weights @ np.mean(shares, axis=0).T.astype(float)
-        return found
-
-    batch = max(1, BATCH_IMAGES // sum(map(len, hits)))
-    found = stats.bootstrap(
-        [np.arange(len(own)) for own in hits],
-        contrasts,
-        vectorized=True,
-        n_resamples=N_RESAMPLES,
-        batch=batch,
-        confidence_level=confidence,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    intervals = np.stack([found.low, found.high], axis=1)
-    return np.where(
-        np.ptp(intervals, axis=1, keepdims=True) > RELATIVE_RESOLUTION, intervals, np.nan
-    )
+    intervals = [_image_interval(strata, row, confidence) for row in weights]
+    return np.array(intervals).reshape(-1, 2)
 
 
-def _multiplicities(drawn: np.ndarray) -> np.ndarray:
-    """(n_resamples, n_images) float: how often each image was drawn.
+def _image_interval(
+    strata: Sequence[np.ndarray], weights: np.ndarray, confidence: float
+) -> tuple[float, float]:
+    """The interval of one contrast. weights: (n_cells,)
 
-    drawn: (n_resamples, n_images) int, indices
+    How often images of the same value are drawn together is multinomial, so that the few values
+    that there are need be drawn in place of images.
     """
-    n_resamples, n_images = drawn.shape
-    rows = np.arange(n_resamples)[:, None] * n_images
-    return (
-        np.bincount((drawn + rows).ravel(), minlength=drawn.size)
-        .reshape(drawn.shape)
-        .astype(np.float32)
-    )
+    rng, shares = np.random.default_rng(0), np.zeros(N_RESAMPLES)
+    for hits in strata:
+        values, counts = np.unique(np.round(hits @ weights, 12), return_counts=True)
+        # in an order that a contrast shares with its negative
+        order = np.argsort(counts, kind="stable")
+        values, counts = values[order], counts[order]
+        drawn = rng.multinomial(len(hits), counts / len(hits), size=N_RESAMPLES)
+        shares += drawn @ values / len(hits)
+    outside = (1 - confidence) / 2
+    low, high = np.quantile(shares / len(strata), [outside, 1 - outside])
+    return (low, high) if high - low > RELATIVE_RESOLUTION else (np.nan, np.nan)
 
 
 def _correlation(a: np.ndarray, b: np.ndarray, resolution: float) -> float:

@@ -11,7 +11,6 @@ from scipy import stats
 from tiny_trials import JOINT, STAGED, chain, run_on_shared_epochs
 
 from ablation.analysis import effects as judged
-from ablation.analysis import statistics
 from ablation.analysis.claims import judge_claims
 from ablation.analysis.effects import difference_over_images, is_conditional, judge, unpacked
 from ablation.analysis.results import load
@@ -136,12 +135,10 @@ def test_a_class_of_one_image_never_varies():
     assert [low, high] == pytest.approx(image_bootstrap([many], weights)[0] / 2 + 0.5, abs=0.02)
 
 
-def test_more_images_than_a_batch_holds_are_resampled_one_resample_at_a_time(monkeypatch):
-    hits = np.random.default_rng(0).random((50, 2)) < 0.5
-    monkeypatch.setattr(statistics, "N_RESAMPLES", 99)
-    whole = image_bootstrap([hits], np.array([[1.0, -1.0]]))
-    monkeypatch.setattr(statistics, "BATCH_IMAGES", 1)
-    assert np.array_equal(image_bootstrap([hits], np.array([[1.0, -1.0]])), whole)
+def test_a_contrast_and_its_negative_have_the_same_interval():
+    hits = np.random.default_rng(0).random((50, 2)) < [0.5, 0.8]
+    there, back = image_bootstrap([hits], np.array([[1.0, -1.0], [-1.0, 1.0]]))
+    assert there == pytest.approx(-back[::-1], abs=1e-12)
 
 
 def test_the_same_hits_give_the_same_bits(tmp_path):
