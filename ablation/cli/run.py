@@ -181,8 +181,9 @@ def run(dry_run: bool, **options: Any) -> None:
             describe_plan(planned, placed.jobs)
         sys.exit(2 if planned.study.absent else 0)
     result = running.run(planned, how)
-    is_interrupted = result.n_open and not result.given_up_for
-    sys.exit(130 if is_interrupted else 1 if result.failed else 0)
+    is_given_up = result.is_outdated or result.given_up_for
+    is_interrupted = result.n_open and not is_given_up
+    sys.exit(130 if is_interrupted else 1 if result.failed or is_given_up else 0)
 
 
 @click.command()

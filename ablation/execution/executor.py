@@ -52,10 +52,12 @@ from ablation.subject.own import record_of
 from ablation.subject.protocol import LinkLike, Record
 
 TICK_SECONDS = 0.5
+# name of what a subject raises where it does not compute what was planned
+PLAN_CHANGED = "PlanChanged"
 # for a segment that can run, while other studies write to the cache
 LOOKS = 5
 CHANGED = failure(
-    "PlanChanged",
+    PLAN_CHANGED,
     "the worker ended without the planned records: "
     "data or source changed while the study ran; run it again",
 )
@@ -93,6 +95,8 @@ class Execution:
             self.failures.ran()
         # name of a segment -> the segment, of those that workers compute
         self.running: dict[str, Segment] = {}
+        # whether code or data are no longer what was planned: nothing more is begun
+        self.is_outdated = False
         # links run in this pass
         self.n_trained = 0
         # open trial -> keys of the links in its metrics.jsonl
@@ -120,10 +124,10 @@ class Execution:
         self._grow_and_reschedule()
         is_stopping = False
         with (make_workers or Workers)(jobs) as workers:
-            while self.open and (self.running or not (is_stopping or self.given_up_for)):
+            while self.open and (self.running or not (is_stopping or self._is_given_up)):
                 if not interruption.requested():
                     # those in hand may yet show that trials can run: then the study goes on
-                    if not self.given_up_for:
+                    if not self._is_given_up:
                         self._hand_out(workers)
                 elif not is_stopping:
                     is_stopping = True
@@ -135,6 +139,10 @@ class Execution:
                 self.supervision.enforce(workers.busy())
                 self.listener.tick()
         return self.plan
+
+    @property
+    def _is_given_up(self) -> bool:
+        return self.is_outdated or bool(self.given_up_for)
 
     @property
     def given_up_for(self) -> list[str]:
@@ -240,6 +248,9 @@ class Execution:
         if message.event == "done":
             self.listener.ran(task.is_first, time.monotonic() - task.begun - task.epoch_seconds)
             self._advance(task.segment)
+        elif message.event == "failed" and message.error["type"] == PLAN_CHANGED:
+            # its trials stay open: the next plan has them
+            self.is_outdated = True
         else:
             self._fail(self._to_blame(task, message), message.error)
             # the others try the rest of it again

@@ -94,6 +94,8 @@ class RunResult:
     n_open: int = 0
     # trials that failed alike, for which it was given up
     given_up_for: Sequence[str] = ()
+    # whether it was given up because code or data changed meanwhile
+    is_outdated: bool = False
 
     @property
     def n_complete(self) -> int:
@@ -275,6 +277,7 @@ def train(
         seconds=seconds,
         n_open=len(execution.open),
         given_up_for=execution.given_up_for,
+        is_outdated=execution.is_outdated,
     )
 
 
@@ -448,6 +451,12 @@ def _forget_unscored(store: DiskStore, keys: list[str], metric: str) -> None:
 
 
 def _summary(planned: PlannedStudy, result: RunResult) -> list[str]:
+    if result.is_outdated:
+        return [
+            f"stopped with {result.n_open} trials to go: code, data or libraries have changed since"
+            " the study began",
+            "the same command plans it anew: every arm is of the code as it is then",
+        ]
     if result.given_up_for:
         n, n_open = len(result.given_up_for), result.n_open
         return [

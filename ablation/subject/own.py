@@ -47,6 +47,10 @@ SOURCES = "sources"
 READER_FACT = "output_reader"
 
 
+class PlanChanged(Exception):
+    """The code is not what it was when the study was planned. The harness knows it by its name."""
+
+
 class OwnCode(ABC):
     """A subject of which nothing is known but its text: its settings are its own business."""
 
@@ -101,9 +105,13 @@ class OwnCode(ABC):
     ) -> None:
         """Run the code, unless its record is in the store.
 
-        Raises Interrupted if this process was asked to stop meanwhile, and what the code raises.
+        Raises PlanChanged where that would be another record than `until`, Interrupted if this
+        process was asked to stop meanwhile, and what the code raises.
         """
         key = self.chain(settings, seed, lambda _: None)[0].key
+        if until not in (None, key):
+            # what is imported may be the old code, and what is read the new: neither is kept
+            raise PlanChanged("the code or a library that it imports has changed")
         if store.holds("record", key):
             return
         record = self.run(settings, seed, key, store, place)

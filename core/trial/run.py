@@ -53,7 +53,7 @@ CHECKPOINT_SECONDS = 30.0
 class PlanChanged(RuntimeError):
     """What a trial is to compute is not what was planned.
 
-    The harness takes it, by the class's name, for the machine's fault and not the trial's.
+    The harness knows it by the class's name: it begins no more trials of that plan.
     """
 
 

@@ -176,6 +176,39 @@ def test_what_a_trial_has_reported_before_it_failed_is_kept():
     assert run()[1].n_trained == 0 and planned.folder.damage("reference--s0") == {}
 
 
+# the trial that runs first edits it, as a person does while a study runs
+EDITED = """
+import pathlib, sys
+
+VALUE = 1
+
+def train(config, seed, report):
+    file = pathlib.Path(__file__)
+    file.write_text(file.read_text().replace("VALUE = 1\\n", "VALUE = 500\\n"))
+    return {"value": VALUE * config["rate"]}
+
+if __name__ == "__main__":
+    print("value:", train({"rate": int(sys.argv[-1])}, 0, None)["value"])
+"""
+
+
+@pytest.mark.parametrize("kind", ["function", "command"])
+def test_code_that_is_edited_while_a_study_runs_gives_results_of_one_text_alone(kind):
+    Path("own_function.py").write_text(EDITED)
+    experiment(
+        {"command": f"{sys.executable} own_function.py {{seed}} {{rate}}"}
+        if kind == "command"
+        else "own_function:train"
+    )
+    _, done = run(jobs=1)
+    assert done.is_outdated and done.n_trained == 1 and done.n_open == 3 and done.failed == {}
+    sys.modules.pop("own_function", None)
+    planned, done = run(jobs=1)
+    assert not done.is_outdated and done.n_open == 0
+    last = {trial: curve[-1][1]["value"] for trial, curve in curves(planned).items()}
+    assert sorted(last.values()) == [500, 500, 1000, 1000]
+
+
 def test_arms_and_studies_share_what_is_the_same():
     calls = "import sys; open('calls', 'a').write('x'); print('value=1')"
     experiment(command(calls))
