@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,12 @@ jobs_option = click.option(
     callback=lambda _context, _option, is_given: not is_given,
     help="Train every epoch of every trial (slow): checks that sharing changes nothing.",
 )
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="ARM",
+    help="Run the trials of this arm alone, e.g. reference; again for more arms.",
+)
 @click.option("--retry-failed", is_flag=True, help="Run failed trials again.")
 @click.option(
     "--keep-going", is_flag=True, help="Run all trials, even if the first ones fail alike."
@@ -177,8 +184,9 @@ def run(dry_run: bool, **options: Any) -> None:
     planned = open_study(**which, may_be_absent=dry_run)
     how = running.RunOptions(**options)
     if dry_run:
+        running.refuse_unknown_arms(planned, how.only)
         with placement(planned, how) as placed:
-            describe_plan(planned, placed.jobs)
+            describe_plan(replace(planned, plan=planned.plan.of(how.only)), placed.jobs)
         sys.exit(2 if planned.study.absent else 0)
     result = running.run(planned, how)
     is_given_up = result.is_outdated or result.given_up_for

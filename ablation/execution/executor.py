@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from ablation import interruption
 from ablation.errors import DiskFull
@@ -81,11 +81,14 @@ class Execution:
         limits: Limits = NO_LIMITS,
         planner: Planner | None = None,
         keep_going: bool = False,
+        only: Collection[str] = (),
     ):
         self.planner = planner or Planner(study)
         self.study, self.plan, self.folder, self.listener = study, plan, folder, listener
         self.shared_store, self.share = store, share
         self.supervision = Supervision(limits)
+        # arms whose trials alone are taken up; all, if there are none
+        self.only = only
         self.open: set[str] = set()
         # trial -> reason, in this pass and in earlier ones
         self.failed: dict[str, str] = {}
@@ -108,7 +111,7 @@ class Execution:
         self._cut: dict[str, Record] = {}
         # whether trials have ended since the planner was last asked for more
         self._have_ended = True
-        self._take_up(plan.trials)
+        self._take_up(plan.of(only).trials)
         self._grow()
 
     def run(self, jobs: int, make_workers: Callable[[int], Workers] | None = None) -> Plan:
@@ -180,7 +183,8 @@ class Execution:
             known = self.plan.trials
             self._replan(self.planner.grown(self.plan))
             # some of them may have ended before: then more may be due
-            self._take_up([name for name in self.plan.trials if name not in known])
+            new = self.plan.of(self.only).trials
+            self._take_up([name for name in new if name not in known])
             self._have_ended |= self.plan.trials is not known
         return self.plan is not before
 

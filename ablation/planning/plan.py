@@ -52,6 +52,12 @@ class Plan:
         left = [name for name, trial in self.trials.items() if folder.ending(trial.spec) is None]
         return Plan({name: self.trials[name] for name in left})
 
+    def of(self, arms: Collection[str]) -> Plan:
+        """The plan of the trials of these arms alone; of none, the whole plan."""
+        if not arms:
+            return self
+        return Plan({name: one for name, one in self.trials.items() if one.spec.arm in arms})
+
     def n_naive(self) -> int:
         """Epochs if every trial ran alone."""
         return sum(map(len, self.chains.values()))

@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -88,6 +88,7 @@ class Progress(Listener):
         share: whether epochs that trials have in common are trained once; else it does not say how
             long the study still takes
         logs: arm -> its events, if this is a search
+        only: arms whose trials alone are run; all, if there are none
     """
 
     def __init__(
@@ -98,14 +99,16 @@ class Progress(Listener):
         jobs: int,
         share: bool = True,
         logs: Mapping[str, SearchLog] | None = None,
+        only: Collection[str] = (),
     ):
+        self.only = only
         self.planned, self.timings, self.jobs = planned, timings, jobs
         self.logs = logs or {}
         self.phases = PhaseCounts(share)
         # of own code, one link is a whole trial
         self.is_own = isinstance(planned.study.subject, OwnCode)
         self.metric = planned.study.grid.metric["name"]
-        self.plan, self.arms = planned.plan, dict[str, ArmProgress]()
+        self.plan, self.arms = planned.plan.of(only), dict[str, ArmProgress]()
         # trial -> its links as they were counted last
         self._links: dict[str, Sequence[LinkLike]] = {}
         self.replanned(planned.plan)
@@ -146,7 +149,7 @@ class Progress(Listener):
 
     def replanned(self, plan: Plan) -> None:
         """Count the trials and epochs of the plan as it is now."""
-        self.plan = plan
+        self.plan = plan = plan.of(self.only)
         self.phases.replanned(plan)
         # most trials are as they were, and there may be 10,000
         changed = [

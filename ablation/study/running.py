@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ablation import interruption
-from ablation.errors import InputError, Problem
+from ablation.errors import InputError, Problem, nearest
 from ablation.execution.executor import Execution
 from ablation.execution.workers import Limits, Workers
 from ablation.formatting import duration, parse_size
@@ -66,6 +66,8 @@ class RunOptions:
     # epochs that trials have in common
     share: bool = True
     retry_failed: bool = False
+    # arms whose trials alone are run; all, if there are none
+    only: Sequence[str] = ()
     # also when all trials fail alike
     keep_going: bool = False
     offline: bool = False
@@ -92,6 +94,8 @@ class RunResult:
     seconds: float
     # trials that have not ended: it was interrupted or given up
     n_open: int = 0
+    # trials of arms that were left out, and that have not ended
+    n_left_out: int = 0
     # trials that failed alike, for which it was given up
     given_up_for: Sequence[str] = ()
     # whether it was given up because code or data changed meanwhile
@@ -100,13 +104,14 @@ class RunResult:
     @property
     def n_complete(self) -> int:
         """Trials that have a result."""
-        return self.n_trials - self.n_open - len(self.failed)
+        return self.n_trials - self.n_open - self.n_left_out - len(self.failed)
 
 
 @refused()
 def run(planned: PlannedStudy, options: RunOptions) -> RunResult:
     """Tune the arms if the grid says so, run what is missing, track it, write the report."""
     _refuse_idle_budget(planned, options)
+    refuse_unknown_arms(planned, options.only)
     # warnings: those of the search need not be repeated before the study
     warned = set[str]()
     # The files are read again after each search: they may say now that more is to be searched.
@@ -123,11 +128,11 @@ def run(planned: PlannedStudy, options: RunOptions) -> RunResult:
     begun, closing = time.monotonic(), Closing(planned.places, planned.name)
     for line in _summary(planned, result):
         console.print(line, soft_wrap=True)
-    if result.n_open or not result.n_complete:
+    if result.n_open or result.n_left_out or not result.n_complete:
         with working(console, UPDATING):
             for delivery in deliveries:
                 delivery.deliver()
-        if not result.n_open:
+        if not (result.n_open or result.n_left_out):
             console.print("no trial is complete: there is nothing to report yet")
         tell(console, closing.outdated())
         return result
@@ -184,6 +189,21 @@ def _search(planned: PlannedStudy, options: RunOptions, warned: set[str]) -> Run
     return result
 
 
+def refuse_unknown_arms(planned: PlannedStudy, only: Collection[str]) -> None:
+    """Raise InputError for arms of `--only` that the study lacks, and before its search is over."""
+    arms = {variant.name for variant in planned.study.variants}
+    problems = [
+        Problem("", "--only", f"the study has no arm '{name}'; {nearest(name, arms)}")
+        for name in only
+        if name not in arms
+    ]
+    if only and planned.tuning is not None and planned.tuning.is_due:
+        message = "the arms are to be tuned first, all of them; run the study without it"
+        problems.append(Problem("", "--only", message))
+    if problems:
+        raise InputError(problems)
+
+
 def _refuse_idle_budget(planned: PlannedStudy, options: RunOptions) -> None:
     """Raise InputError if a budget is given to a study of a fixed number of seeds."""
     given = {"--max-hours": options.max_hours, "--max-trials": options.max_trials}
@@ -225,7 +245,9 @@ def _run_held(
     bound = CacheBound(planned.store, options.cache_bytes)
     with (
         interruption.stop_on_signals(),
-        Progress(planned, console, timings, placed.jobs, options.share, logs) as progress,
+        Progress(
+            planned, console, timings, placed.jobs, options.share, logs, options.only
+        ) as progress,
     ):
         shown = [ShownDelivery(delivery, progress) for delivery in deliveries]
         listener = Listeners([timings, bound, progress, *shown])
@@ -257,7 +279,16 @@ def train(
     keeper = ManifestKeeper(manifest, folder)
     listeners = Listeners([keeper, listener])
     execution = Execution(
-        study, plan, store, folder, listeners, options.share, limits, planner, options.keep_going
+        study,
+        plan,
+        store,
+        folder,
+        listeners,
+        options.share,
+        limits,
+        planner,
+        options.keep_going,
+        options.only,
     )
     if not execution.open and folder.exists():
         # The provenance is that of the run that trained.
@@ -276,6 +307,9 @@ def train(
         n_failed_before=execution.n_failed_before,
         seconds=seconds,
         n_open=len(execution.open),
+        n_left_out=len(plan.unfinished(folder).trials.keys() - execution.open)
+        if options.only
+        else 0,
         given_up_for=execution.given_up_for,
         is_outdated=execution.is_outdated,
     )
@@ -474,8 +508,12 @@ def _summary(planned: PlannedStudy, result: RunResult) -> list[str]:
         trained = f"{result.n_trained} {unit} trained, {result.n_reused} reused"
         lines = [f"{trained}, {duration(result.seconds)}"]
     else:
-        n = result.n_trials
-        lines = [f"nothing to train: all {n} trials of {planned.name} are there already"]
+        n = result.n_trials - result.n_left_out
+        of = "these arms" if result.n_left_out else planned.name
+        lines = [f"nothing to train: all {n} trials of {of} are there already"]
+    if result.n_left_out:
+        remedy = "the same command without --only runs them"
+        lines.append(f"{result.n_left_out} trials of other arms are to go; {remedy}")
     if result.n_failed_before:
         n = result.n_failed_before
         failed = f"{n} trial{'s' * (n != 1)} that had failed before {'was' if n == 1 else 'were'}"

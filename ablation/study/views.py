@@ -191,6 +191,8 @@ def _arms(planned: PlannedStudy, plan: Plan, missing: set[str]) -> Table:
     owned: set[str] = set()
     for variant in planned.study.variants:
         chains = [trial.links for trial in plan.trials.values() if trial.spec.arm == variant.name]
+        if not chains:
+            continue
         own = {link.key for links in chains for link in links} - owned
         owned |= own
         n_epochs = [] if by_trial else [sum(map(len, chains)), len(own)]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,30 @@ def test_what_a_trial_has_reported_before_it_failed_is_kept():
     assert log.read_text() == "epoch=1 value=1\nepoch=2 value=2\nlost\n"
     # nothing is run again, and nothing is damaged
     assert run()[1].n_trained == 0 and planned.folder.damage("reference--s0") == {}
+
+
+def test_arms_that_are_named_run_alone_and_the_others_later(capsys):
+    experiment(command("import sys; print('value:', sys.argv[3])", "--rate {rate}"))
+    options = RunOptions(jobs=1, offline=True, only=["rate=fast"])
+    planned = open_study(Path("g.yaml"))
+    done = running.run(planned, options)
+    assert done.n_trained == 2 and done.n_left_out == 2 and done.n_open == 0
+    assert {trial for trial, curve in curves(planned).items() if curve} == {
+        "rate=fast--s0",
+        "rate=fast--s1",
+    }
+    assert "2 trials of other arms are to go" in capsys.readouterr().out
+    running.run(open_study(Path("g.yaml")), options)
+    assert "nothing to train: all 2 trials of these arms" in capsys.readouterr().out
+    done = running.run(planned, replace(options, only=["reference"]))
+    assert done.n_trained == 2 and done.n_left_out == 0
+    assert "report: " in capsys.readouterr().out
+
+
+def test_an_arm_that_is_not_there_is_named_with_the_nearest():
+    experiment(command("print('value: 1')"))
+    with pytest.raises(InputError, match="no arm 'rate=fats'; did you mean 'rate=fast'"):
+        running.run(open_study(Path("g.yaml")), RunOptions(only=["rate=fats"]))
 
 
 # the trial that runs first edits it, as a person does while a study runs
