@@ -7,7 +7,8 @@ code (ynu-yangpeng/GLMC):
 
 - Each view's labels are mixed as its pixels are; there CutMix's are mixed by the share that was
   drawn, although its box is clipped at the image's border.
-- Every image has a share of its own; there one serves the batch.
+- Every image has a share of its own, of at least a half, so that CutMix's box takes half of it at
+  most; there one share serves the batch, drawn evenly from 0 to 1.
 - Partners come from the same batch; there from a second loader, which may resample classes.
 - The encoder takes both views as one batch, so that batch normalisation takes the statistics of
   both together; there one after the other.
