@@ -7,7 +7,6 @@ processes that were killed.
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -16,7 +15,7 @@ from typing import NamedTuple
 
 from ablation.formatting import redacted
 from ablation.storage.cache import ALONE, describe_entries, remove
-from ablation.storage.files import TEMPORARY, UNREADABLE
+from ablation.storage.files import TEMPORARY
 from ablation.storage.project import FOLDERS, ProjectPaths, sqlite_file
 from ablation.study.repair import TrialFiles
 
@@ -110,7 +109,6 @@ def cache_checks(places: ProjectPaths, running: Collection[str]) -> list[Check]:
         Check("cache", lambda: _entries(places)),
         Check("temporary files", lambda: _temporary(places, running)),
         Check("stores of finished trials", lambda: _alone(places, running)),
-        Check("notes", lambda: _notes(places, running)),
     ]
 
 
@@ -153,31 +151,6 @@ def _alone(places: ProjectPaths, running: Collection[str]) -> CheckResult:
                 finished.append(path)
     what_else = "; the trials keep their results"
     return _removable("left behind", finished, what_else) or CheckResult("none left behind")
-
-
-def _notes(places: ProjectPaths, running: Collection[str]) -> CheckResult:
-    """What is remembered for convenience: times of epochs, what is left, what was delivered."""
-    progress, delivered = places.progress("x").parent, places.root / ".ablate" / "delivered"
-    wrong = [path for path in progress.glob("*") if path.stem not in running]
-    wrong += [path for path in delivered.glob("*") if not _is_digest(path)]
-    wrong = [path for path in wrong if not TEMPORARY.fullmatch(path.name)]
-    if places.timings.exists() and not _is_mapping(places.timings):
-        wrong.append(places.timings)
-    return _removable("damaged or left behind", wrong) or CheckResult("as they should be")
-
-
-def _is_mapping(path: Path) -> bool:
-    try:
-        return isinstance(json.loads(path.read_bytes()), dict)
-    except UNREADABLE:
-        return False
-
-
-def _is_digest(path: Path) -> bool:
-    try:
-        return len(path.read_bytes()) == 64 and path.read_bytes().isalnum()
-    except OSError:
-        return False
 
 
 def _removable(

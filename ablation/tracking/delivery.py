@@ -79,7 +79,7 @@ class Delivery:
         What others change in a database that is no file here is not seen; `deliver` mends it.
         """
         digest = self._digest(self.folder.is_being_run())
-        is_known = self.note.is_file() and self.note.read_text(encoding="utf-8") == digest
+        is_known = self.note.is_file() and self.note.read_bytes() == digest.encode()
         return is_known or self.deliver()
 
     def _update_ledger(self, is_running: bool) -> None:

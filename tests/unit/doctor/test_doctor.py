@@ -153,9 +153,6 @@ CORRUPTIONS = {  # what is done -> how, the check that finds it, what is said
     "temporary in runs": (lambda toy: put(path(toy, HIDDEN)), "temporary files", f"left behind, 1: runs/toy/{TRIAL}/{HIDDEN}"),
     "temporary in reports": (lambda toy: put(toy.places.report("toy") / ".probe-a1"), "temporary files", "1: reports/toy/.probe-a1"),
     "a store of its own": (lambda toy: toy.store.alone("toy", TRIAL).save("record", "ab12", b"{}"), "stores of finished trials", f"1: .ablate/cache/alone/toy/{TRIAL}"),
-    "timings": (lambda toy: put(toy.places.timings), "notes", "damaged or left behind, 1: .ablate/timings.json"),
-    "progress": (lambda toy: put(toy.places.progress("toy")), "notes", "damaged or left behind, 1: .ablate/progress/toy.json"),
-    "delivered": (lambda toy: put(toy.root / ".ablate/delivered/toy", b"\xff\xfe"), "notes", "damaged or left behind, 1: .ablate/delivered/toy"),
     "an outcome": (lambda toy: cut(path(toy, "outcome.json")), "files", f"1: runs/toy/{TRIAL}/outcome.json"),
     "an outcome that is a folder": (lambda toy: (path(toy, "outcome.json").unlink(), path(toy, "outcome.json").mkdir()), "files", f"1: runs/toy/{TRIAL}/outcome.json"),
     "records": (lambda toy: put(path(toy, "metrics.jsonl"), b"\0" * 99), "files", f"1: runs/toy/{TRIAL}/metrics.jsonl"),
@@ -240,8 +237,8 @@ def assert_found_and_mended(toy: ToyProject, corrupt, check: str, said: str) -> 
     }  # it was looked at again
 
 
-@named("cache, temporary files, stores of finished trials, notes")
-def test_what_is_damaged_or_left_behind_in_cache_and_notes_is_found_by_name_and_removed(
+@named("cache, temporary files, stores of finished trials")
+def test_what_is_damaged_or_left_behind_in_the_cache_is_found_by_name_and_removed(
     toy, corrupt, check, said
 ):
     before = contents(toy)
@@ -322,7 +319,7 @@ def test_what_is_left_to_the_long_tests_is_there():
 
 
 TOGETHER = [
-    "a cached record", "temporary in reports", "a store of its own", "timings", "a configuration", "an outcome's digit",
+    "a cached record", "temporary in reports", "a store of its own", "a configuration", "an outcome's digit",
     "another value in Optuna", "an arm's run", "a study RUNNING in MLflow", "a run twice",
 ]  # fmt: skip
 
@@ -493,7 +490,6 @@ def test_a_study_that_is_being_run_is_not_touched(toy):
         "a run twice",
         "temporary in the cache",
         "a store of its own",
-        "progress",
     ):
         CORRUPTIONS[corrupt][0](toy)
     with folder_lock(toy.folder.path):

@@ -89,6 +89,10 @@ def lose_ledger(places, monkeypatch):
     (places.root / ".ablate" / "optuna.db").unlink()
 
 
+def damage_note(places, monkeypatch):
+    (places.root / ".ablate" / "delivered" / "fixes").write_bytes(b"\xff\xfe")
+
+
 def name_a_server(places, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
 
@@ -102,6 +106,7 @@ def name_a_server(places, monkeypatch):
         change_mlflow,
         change_mlflow_ahead,
         lose_ledger,
+        damage_note,
         name_a_server,
     ],
 )
