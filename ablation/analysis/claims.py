@@ -238,8 +238,7 @@ def _estimate(compared: Contrast, metric: str, results: Results, value: float = 
     if metric not in results.metrics:
         return Estimate(np.nan, np.nan, np.nan, np.nan, 0, np.nan, np.nan)
     cells = results.cells(metric)
-    found = contrast(cells - value, compared.weights(seeds_of(cells)))
-    return found._replace(mean=found.mean + value, low=found.low + value, high=found.high + value)
+    return contrast(cells, compared.weights(seeds_of(cells)), null=value)
 
 
 def _verdict(one: _Expectation, p_holm: float) -> str:

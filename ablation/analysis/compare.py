@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 from scipy import stats
 
@@ -29,7 +28,7 @@ from ablation.analysis.compare_sources import (
 from ablation.analysis.effects import difference_over_images
 from ablation.analysis.statistics import (
     N_RESAMPLES,
-    RELATIVE_RESOLUTION,
+    agree,
     contrast,
     paired_difference,
 )
@@ -164,10 +163,10 @@ def difference(left: pd.Series, right: pd.Series, may_pair: bool) -> Difference:
     if min(len(left), len(right)) < 2:
         mean = float(left.mean() - right.mean())
         return Difference(mean, math.nan, math.nan, math.nan, "one seed")
-    if _agree(right):
+    if agree(right):
         found = difference_to_constant(left, right.iloc[0])
         return found._replace(how=f"{found.how}; the other side's agree exactly")
-    if _agree(left):
+    if agree(left):
         return _mirrored(difference(right, left, may_pair))
     test = stats.ttest_ind(left, right, equal_var=False)
     interval = test.confidence_interval(0.95)
@@ -204,11 +203,6 @@ def _mirrored(found: Difference) -> Difference:
 
 def _is_published(values: pd.Series) -> bool:
     return PUBLISHED in values.index
-
-
-def _agree(values: pd.Series) -> bool:
-    """Whether values are equal but for rounding, as those of a baseline that trains nothing are."""
-    return bool(np.ptp(values) <= RELATIVE_RESOLUTION * values.abs().max())
 
 
 def _rows(left: Side, right: Side, metrics: Sequence[str]) -> Iterator[Row]:

@@ -31,6 +31,7 @@ import numpy as np
 import pandas as pd
 
 from ablation.analysis.first_plan import plan_warnings
+from ablation.analysis.statistics import agree
 from ablation.errors import InputError, Problem
 from ablation.grid.file import published_now
 from ablation.storage.runs import (
@@ -135,19 +136,19 @@ class Results:
     def seedless(self) -> list[str]:
         """Arms and baselines of own code whose primary metric is the same in all of their seeds.
 
-        At their ends, and at each epoch that they reported. Those of one finished seed are left
-        out.
+        But for rounding, at their ends, and at each epoch that they reported. Those of one finished
+        seed are left out.
         """
         if not self.is_of_own_code:
             return []
         ends = self.cells(self.primary)
-        same = [name for name in ends if ends[name].count() > 1 and ends[name].nunique() == 1]
+        same = [name for name in ends if ends[name].count() > 1 and agree(ends[name])]
         if self.history.empty or not same:
             return same
         complete = self.trials.loc[self.trials["state"] == "COMPLETE", "trial"]
         own = self.history[self.history["trial"].isin(complete) & self.history["arm"].isin(same)]
-        values = own.groupby(["arm", "phase", "epoch"])[self.primary].nunique()
-        varying = values[values > 1].index.get_level_values("arm")
+        values = own.groupby(["arm", "phase", "epoch"])[self.primary].apply(agree)
+        varying = values[~values].index.get_level_values("arm")
         return [name for name in same if name not in varying]
 
     @cached_property

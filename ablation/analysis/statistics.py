@@ -17,8 +17,9 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 # Differences that agree to this fraction of the values that they were taken from are equal but for
-# rounding.
-RELATIVE_RESOLUTION = 1e-9
+# rounding. A float32 is rounded by up to 1.2e-7 of itself, and a mean of a few by several times
+# that; one image of a million moves an accuracy by more.
+RELATIVE_RESOLUTION = 1e-6
 
 # the probability with which a true difference is to be found
 POWER = 0.8
@@ -33,7 +34,8 @@ class Estimate(NamedTuple):
     # low and high: confidence interval; NaN with one seed, or where the seeds agree exactly
     low: float
     high: float
-    # of the two-sided t-test of mean = 0; NaN where the interval is
+    # of the two-sided t-test of mean = 0, or of the number that it is tested against; NaN where the
+    # interval is
     p: float
     # number of seeds that have every cell of the contrast
     n: int
@@ -43,8 +45,10 @@ class Estimate(NamedTuple):
     correlation: float
 
 
-def contrast(cells: ArrayLike, weights: ArrayLike, confidence: float = 0.95) -> Estimate:
-    """Estimate `sum_c weights_c cells_c` across seeds by Student's t.
+def contrast(
+    cells: ArrayLike, weights: ArrayLike, confidence: float = 0.95, null: float = 0.0
+) -> Estimate:
+    """Estimate `sum_c weights_c cells_c` across seeds by Student's t, tested against `null`.
 
     A positive correlation is what pairing by seed gains: var(a - b) = var a + var b - 2 cov(a, b).
     With one seed there is no spread to judge by, and where all seeds agree exactly the t-interval
@@ -55,6 +59,7 @@ def contrast(cells: ArrayLike, weights: ArrayLike, confidence: float = 0.95) -> 
         cells: (n_seeds, n_cells) float, NaN where a trial has no result
         weights: (n_cells,) float; cells of weight 0 play no part
         confidence: of the interval, in (0, 1)
+        null: the number that p is of, in the unit of `cells`
 
     Raises:
         ValueError: `weights` does not fit `cells`
@@ -73,25 +78,32 @@ def contrast(cells: ArrayLike, weights: ArrayLike, confidence: float = 0.95) -> 
         return Estimate(np.nan, np.nan, np.nan, np.nan, 0, np.nan, np.nan)
     added, subtracted = table @ np.maximum(signs, 0), table @ np.maximum(-signs, 0)
     # (n_seeds,)
-    values = added - subtracted
+    values = added - subtracted - null
     mean, resolution = float(values.mean()), RELATIVE_RESOLUTION * np.abs(table).max()
     if np.abs(values).max() <= resolution:
         # equal but for rounding
         mean = 0.0
     if n == 1:
-        return Estimate(mean, np.nan, np.nan, np.nan, 1, np.nan, np.nan)
+        return Estimate(mean + null, np.nan, np.nan, np.nan, 1, np.nan, np.nan)
     if np.ptp(values) <= resolution:
         return Estimate(
-            mean, np.nan, np.nan, np.nan, n, 0.0, _correlation(added, subtracted, resolution)
+            mean + null, np.nan, np.nan, np.nan, n, 0.0, _correlation(added, subtracted, resolution)
         )
     # as `scipy.stats.ttest_1samp`, which takes ten times as long to look at its arguments
     sd = float(values.std(ddof=1))
     error = float(np.sqrt(np.square(values - mean).mean() * (n / (n - 1)) / n))
     tail = (1 - confidence) / 2
-    low, high = mean + error * special.stdtrit(n - 1, [tail, 1 - tail])
+    low, high = mean + null + error * special.stdtrit(n - 1, [tail, 1 - tail])
     p = 2 * float(special.stdtr(n - 1, -abs(mean / error)))
     correlation = _correlation(added, subtracted, resolution)
-    return Estimate(mean, float(low), float(high), p, n, sd, correlation)
+    return Estimate(mean + null, float(low), float(high), p, n, sd, correlation)
+
+
+def agree(values: ArrayLike) -> bool:
+    """Whether numbers are equal but for rounding; NaN plays no part."""
+    found = np.asarray(values, dtype=float)
+    found = found[~np.isnan(found)]
+    return np.allclose(found, found[:1], rtol=RELATIVE_RESOLUTION, atol=0)
 
 
 def paired_difference(treated: ArrayLike, control: ArrayLike, confidence: float = 0.95) -> Estimate:

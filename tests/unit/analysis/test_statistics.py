@@ -145,6 +145,23 @@ def test_arms_that_are_equal_but_for_rounding_differ_by_0(n):
     assert contrast(np.array([[0.3 + rounding, 0.3]] * n), [1.0, -1.0]).mean == 0.0
 
 
+@pytest.mark.parametrize("scale", [1e-3, 0.9, 70.0])
+@pytest.mark.parametrize("weights, null", [([1.0, -1.0], 0.0), ([1.0, 0.0], 0.999)])
+def test_the_rounding_of_float32_is_no_spread(scale, weights, null):
+    """Of code that ignores the seed and sums in another order each time."""
+    end = np.float32(scale)
+    seeds = [end, np.nextafter(end, np.float32(np.inf)), end]
+    found = contrast(np.array([seeds, [end / 2] * 3]).T, weights, null=null * scale)
+    assert (found.n, found.sd) == (3, 0.0) and np.isnan([found.low, found.high, found.p]).all()
+
+
+def test_a_mean_is_tested_against_a_number_as_scipy_does(rng):
+    cells = rng.normal(70, 1, (5, 1))
+    found, expected = contrast(cells, [1.0], null=69.0), stats.ttest_1samp(cells[:, 0], 69.0)
+    assert found.p == pytest.approx(expected.pvalue)
+    assert found[:3] == pytest.approx([cells.mean(), *expected.confidence_interval()])
+
+
 def test_a_small_scale_is_not_mistaken_for_no_spread():
     found = paired_difference([1e-6, 2e-6, 4e-6], [0.0, 0.0, 0.0])
     assert found.low < found.mean < found.high

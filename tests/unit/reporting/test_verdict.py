@@ -178,10 +178,18 @@ def test_an_arm_that_is_ahead_by_the_same_in_every_seed_is_not_called_inseparabl
 
 @pytest.mark.parametrize(
     "by_seed, in_history, warned",
-    [(0, 0, ["`reference` and `lr_split` have"]), (1, 0, []), (0, 1, [])],
+    [
+        (0, 0, ["`reference` and `lr_split` have"]),
+        (1e-6, 1e-6, ["`reference` and `lr_split` have"]),
+        (1, 0, []),
+        (0, 1, []),
+    ],
 )
 def test_arms_of_own_code_that_no_seed_changes_are_told(tmp_path, by_seed, in_history, warned):
-    """Neither where the seed changes the last value alone, nor where only an epoch before it."""
+    """Neither where the seed changes the last value alone, nor where only an epoch before it.
+
+    The rounding of 32 bits is no change.
+    """
     folder = study(tmp_path, factors=ONE, seeds=range(3), baselines=[])
     manifest = folder.manifest()
     specs = [replace(spec, epochs_planned=1) for spec in manifest.trials]
