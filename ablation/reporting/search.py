@@ -168,7 +168,12 @@ def untuned_claims(claims: pd.DataFrame) -> dict[str, str]:
     untuned["level_by_level"] = ""
     for name, rows in untuned.groupby("claim", sort=False):
         verdict = rows.iloc[0]["claim_verdict"]
-        differs = verdict != claims.loc[rows.index[0], "claim_verdict"]
+        own = claims.loc[rows.index]
+        # twins get the seeds of the first look alone, with which less is decided
+        has_same_seeds = (own["n_seeds"] == rows["n_seeds"]).all()
+        differs = verdict != own["claim_verdict"].iloc[0] and has_same_seeds
+        if not has_same_seeds:
+            verdict += f" after {span(rows['n_seeds'])} seeds (tuned: {span(own['n_seeds'])})"
         each = "; ".join(
             f"{label(row.metric)} {numbers_told(row)}" + f": {row.verdict}" * (len(rows) > 1)
             for row in rows.itertuples()

@@ -1,6 +1,7 @@
 """The report of a tuned study tells what the search took, found and gained, on which set."""
 
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -181,6 +182,28 @@ def test_what_is_said_without_tuning_says_of_which_kind_its_numbers_are(tmp_path
     results = load(folder)
     claims = beside_untuned(judge_claims(results, judge(results)), results)
     assert says in untuned_claims(claims)["rises"]
+
+
+@pytest.mark.parametrize(
+    "n_untuned, told",
+    [(8, "**not decided**; top-1 "), (3, "not decided after 3 seeds (tuned: 8); top-1 ")],
+)
+def test_a_verdict_of_fewer_seeds_is_not_shown_as_another_one(tmp_path, n_untuned, told):
+    """Seeds are added to tuned arms alone, so that what is found with them may be missed without."""
+    folder = tuned(tmp_path, {"lr_split": 12.0}, claims=[RISES], seeds=range(8))
+    manifest = folder.manifest()
+    for spec in manifest.trials:
+        if spec.kind == "untuned":
+            # a gain that no number of seeds finds
+            top1 = 60.0 + spec.seed % 2 * (-1) ** (spec.arm != "reference.untuned")
+            folder.write_outcome(
+                spec.trial, replace(folder.outcome(spec.trial), metrics={"test/top1": top1})
+            )
+    kept = [spec for spec in manifest.trials if spec.kind != "untuned" or spec.seed < n_untuned]
+    folder.write_manifest(replace(manifest, trials=kept))
+    results = load(folder)
+    claims = beside_untuned(judge_claims(results, judge(results)), results)
+    assert untuned_claims(claims)["rises"].startswith(told)
 
 
 def test_claims_of_other_studies_have_no_more_columns_than_before(tmp_path):
