@@ -314,11 +314,12 @@ class Ranking(NamedTuple):
 def rank(results: Results, arms: Sequence[str]) -> Ranking | None:
     """Rank arms or baselines by the primary metric; None where fewer than two have finished.
 
-    Each other arm is compared with it at ALPHA / (number of others); the best has to be the better
-    one. That the best was picked after looking is paid for: to miss the truly best arm, that very
-    arm would have to fall behind some other, and those are as many comparisons (Hsu, "Constrained
-    simultaneous confidence intervals for multiple comparisons with the best", Annals of Statistics
-    1984; with Bonferroni in place of Dunnett). Of one seed, that is so for its test images alone.
+    Each other arm is compared with it at ALPHA / (number of others, finished or not); the best has
+    to be the better one. That the best was picked after looking is paid for: to miss the truly best
+    arm, that very arm would have to fall behind some other, and those are as many comparisons (Hsu,
+    "Constrained simultaneous confidence intervals for multiple comparisons with the best", Annals
+    of Statistics 1984; with Bonferroni in place of Dunnett). Of one seed, that is so for its test
+    images alone.
     """
     cells = results.cells(results.primary)[arms].dropna(axis="columns", how="all")
     if cells.shape[1] < 2:
@@ -326,7 +327,7 @@ def rank(results: Results, arms: Sequence[str]) -> Ranking | None:
     sign = -1 if results.manifest.metric["goal"] == "minimize" else 1
     means = pd.Series(sign * adjusted_means(cells), cells.columns)
     best, *others = means.sort_values(ascending=False, kind="stable").index
-    found = minus_others(results, best, others, confidence=1 - ALPHA / len(others))
+    found = minus_others(results, best, others, confidence=1 - ALPHA / (len(arms) - 1))
     rivals = [
         arm
         for arm, one in zip(others, found, strict=True)

@@ -365,14 +365,19 @@ def _hidden_line(results: Results, effects: pd.DataFrame, levels: Sequence[Level
     """
     split = results.primary.rpartition("/")[0]
     groups = [f"{split}/{group}".lstrip("/") for group in reversed(CLASS_GROUPS)]
-    mains = effects[(effects["kind"] == "main") & (effects["n_seeds"] > 1) & effects["p"].notna()]
+    mains = effects[effects["kind"] == "main"]
     tests = mains[mains["metric"].isin(groups)]
-    if _sign(results) < 0 or results.primary in groups or tests["metric"].nunique() < 2:
+    n_groups = tests["metric"].nunique()
+    if _sign(results) < 0 or results.primary in groups or n_groups < 2:
         return ""
-    found = tests[holm(tests["p"]) < ALPHA].sort_values(
+    of_primary = mains[mains["metric"] == results.primary]
+    # an effect that no seed has measured has no row, and keeps its place
+    n_tests = n_groups * len(of_primary)
+    p = np.append(tests["p"], np.full(n_tests - len(tests), np.nan))
+    found = tests[holm(p)[: len(tests)] < ALPHA].sort_values(
         "metric", key=lambda of: of.map(groups.index)
     )
-    is_hidden = _is_hidden(found, mains[mains["metric"] == results.primary])
+    is_hidden = _is_hidden(found, of_primary)
     told: dict[str, float] = {}
     for level in levels:
         name = level_effect(results.arms, level.factor, level.reference, level.level).name
@@ -390,7 +395,7 @@ def _hidden_line(results: Results, effects: pd.DataFrame, levels: Sequence[Level
     listing = "; ".join(text for text in told if text in most)
     more = f"; and {number(len(told) - len(most))} more" if len(told) > len(most) else ""
     where = "classes with few, medium or many images"
-    tested = f"found after correction for {number(len(tests))} tests"
+    tested = f"found after correction for {number(n_tests)} tests"
     return f"The mean hides effects on {where}: {listing}{more} ({tested})"
 
 
@@ -493,17 +498,17 @@ def _compared(results: Results, primary: pd.DataFrame, is_corrected: bool = Fals
 
 
 def _compared_rows(results: Results, primary: pd.DataFrame) -> pd.DataFrame:
-    """arm -> its difference to the reference baseline, where both have a seed in common."""
+    """arm -> its difference to the reference baseline; of those without a seed in common, NaN."""
     reference = results.manifest.reference or ""
     arms = {difference_name(arm, reference): arm for arm in results.arms}
-    rows = primary[primary["effect"].isin(arms) & (primary["verdict"] != judged.NO_SEED)]
+    rows = primary[primary["effect"].isin(arms)]
     return rows.set_index(rows["effect"].map(arms))
 
 
 def _baseline_line(results: Results, primary: pd.DataFrame) -> str:
     """The arms against the reference baseline, counted."""
     rows, counts = _compared_rows(results, primary), _compared(results, primary)
-    if rows.empty:
+    if rows["estimate"].isna().all():
         return ""
     reference, unit = results.manifest.reference or "", points(results.primary)
     start = f"against `{reference}` ({_mean(results, reference)})"
@@ -518,7 +523,9 @@ def _baseline_line(results: Results, primary: pd.DataFrame) -> str:
     lowest, highest = (effect(end, math.nan, math.nan, places) for end in ends)
     span = f"about {lowest}{unit}" if lowest == highest else f"{lowest} to {highest}{unit}"
     if counts[UNKNOWN] == len(rows):
-        return f"{start} the {number(len(rows))} arms differ by {span}; no interval can be given"
+        n = int(rows["estimate"].count())
+        arms = f"the {number(n)} arms differ" if n > 1 else "one arm differs"
+        return f"{start} {arms} by {span}; no interval can be given"
     each = ""
     if not is_conditional(primary):
         each = ", each by its own 95 % interval"

@@ -500,6 +500,50 @@ def test_arms_are_compared_with_the_baseline_after_correction_in_the_sentence(tm
     assert any(found)
 
 
+@pytest.mark.parametrize(
+    "ahead, says", [(2.9, "no arm is found to be"), (9.0, "two of four arms are")]
+)
+def test_arms_that_failed_keep_their_place_among_those_compared_with_the_baseline(
+    tmp_path, ahead, says
+):
+    """p is 0.015 at 2.9 points: below 0.05 after correction for two arms, not for the four."""
+    folder = study(
+        tmp_path,
+        factors=FEWER,
+        seeds=range(5),
+        baselines=["ldmlr"],
+        state=lambda spec: "FAILED" if "warmup" in spec.arm else "COMPLETE",
+    )
+    for spec in folder.manifest().trials:
+        outcome = folder.outcome(spec.trial)
+        if outcome.state == "COMPLETE":
+            top1 = 60.0 if spec.kind == "baseline" else 60.0 + ahead + spec.seed - 2
+            folder.write_outcome(spec.trial, replace(outcome, metrics={"test/top1": top1}))
+    answer, *lines = lines_of(folder)
+    assert f"{says} better than `ldmlr`" in answer
+    (counted,) = [line for line in lines if line.startswith("Against")]
+    assert "of four arms two better, two not known" in counted
+
+
+def test_an_arm_that_failed_makes_no_other_the_best(tmp_path):
+    """p is below 0.05 divided by two others, and not by three."""
+    factors = {"rate": {name: {"rate": n} for n, name in enumerate("abcd")}}
+    folder = study(
+        tmp_path,
+        factors=factors,
+        seeds=range(5),
+        baselines=[],
+        state=lambda spec: "FAILED" if spec.arm == "rate=d" else "COMPLETE",
+    )
+    for spec in folder.manifest().trials:
+        if spec.arm != "rate=d":
+            top1 = 60.0 + (2.7 + spec.seed - 2) * (spec.arm == "rate=a")
+            outcome = replace(folder.outcome(spec.trial), metrics={"test/top1": top1})
+            folder.write_outcome(spec.trial, outcome)
+    assert 0.05 / 3 < stats.ttest_1samp([0.7, 1.7, 2.7, 3.7, 4.7], 0).pvalue < 0.05 / 2
+    assert "No arm can be called the best" in "".join(lines_of(folder))
+
+
 def test_a_claim_and_an_effect_of_other_verdicts_are_said_to_be_corrected_apart(tmp_path):
     sides = {"factor": "lr_split", "from": "off", "to": "on"}
     up = {"metric": "test/top1", "direction": "up"}
@@ -627,6 +671,24 @@ def test_effects_on_some_classes_that_the_mean_hides_are_told(
     goal = replace(results.manifest, metric={"name": "test/top1", "goal": "minimize"})
     errors = replace(changed, manifest=goal)  # whose groups may be accuracies
     assert verdict(errors, effects, judge_claims(errors, effects)).hidden == ""
+
+
+def test_an_effect_that_no_seed_has_measured_keeps_its_place_among_hidden_ones(tmp_path):
+    folder = study(
+        tmp_path,
+        factors=FEWER,
+        seeds=range(5),
+        top1=lambda levels: 60.0,
+        noise=0.2,
+        state=lambda spec: "FAILED" if "warmup" in spec.arm else "COMPLETE",
+    )
+    results = load(folder)
+    trials = results.trials.copy()
+    trials.loc[trials["lr_split"] == "on", "test/few"] += 10.0
+    changed = replace(results, trials=trials)
+    effects = judge(changed)
+    hidden = verdict(changed, effects, judge_claims(changed, effects)).hidden
+    assert "(found after correction for four tests)" in hidden
 
 
 def test_an_effect_on_some_classes_that_may_be_the_mean_s_is_not_hidden(tmp_path):
