@@ -64,7 +64,8 @@ def judge(results: Results) -> pd.DataFrame:
     metric; only these have a `p_holm`, and their verdict goes by it. The other rows are
     descriptive: their verdict goes by their own, uncorrected interval, and they stand only where
     the metric was measured. With exactly one seed the intervals are over test images
-    (`ablation.analysis.statistics`), and so is the verdict.
+    (`ablation.analysis.statistics`), and so is the verdict; those of the family hold together with
+    95 %, by Bonferroni.
 
     Returns:
         a row per comparison and metric, the primary metric first: `EFFECT_COLUMNS`, and `kind` (of
@@ -82,7 +83,13 @@ def judge(results: Results) -> pd.DataFrame:
     dead = [is_dead(one, results) for one in contrasts]
     rows = []
     for metric in results.metrics:
-        estimates = estimated(results, metric, contrasts, dead)
+        n = len(family) if metric == results.primary else 0
+        # over seeds, p is corrected
+        confidence = 1 - ALPHA / max(n, 1) if len(results.manifest.seeds) == 1 else 0.95
+        estimates = [
+            *estimated(results, metric, contrasts[:n], dead[:n], confidence),
+            *estimated(results, metric, contrasts[n:], dead[n:]),
+        ]
         p_holm = np.full(len(contrasts), np.nan)
         if metric == results.primary:
             p_holm[: len(family)] = holm([estimate.p for estimate in estimates[: len(family)]])

@@ -241,7 +241,8 @@ def _intervals(rows: pd.DataFrame) -> str:
     if rows["low"].isna().all():
         return "; no interval can be given"
     if (rows["n_seeds"] == 1).all():
-        return ", 95 % interval over test images, of this one training run"
+        together = " (together)" * (len(rows) > 1)
+        return f", 95 % interval{together} over test images, of this one training run"
     corrected = rows["p_holm"].count() > 1
     interval = "interval at Holm's level" if corrected else "95 % interval"
     return f", {interval}; filled: separable from 0"

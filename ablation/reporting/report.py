@@ -205,7 +205,9 @@ def _brackets(study: Results, primary: pd.DataFrame, n_tests: int) -> str:
     if primary["low"].isna().all():
         return ""
     if is_conditional(primary):
-        return "95 % intervals over test images, of this one training run"
+        told = "95 % intervals over test images, of this one training run"
+        together = f"; those of the {n_tests} main effects and interactions hold together"
+        return told + together * (n_tests > 1)
     told = f"95 % intervals over seeds{', repeated (see Looks)' if study.looks else ''}"
     if n_tests < 2:
         return told

@@ -154,6 +154,8 @@ def effects_table(rows: pd.DataFrame, metric: str) -> str:
     """
     rows = rows[rows["kind"].isin(["main", "interaction"])]
     interval = "at Holm's level" if rows["p_holm"].count() > 1 else "95 %"
+    if judged.is_conditional(rows) and len(rows) > 1:
+        interval += " together"
     header = ["effect", f"on {_in_points(metric)} [{interval}]", "p", "p (Holm)", "seeds"]
     cells = [
         [

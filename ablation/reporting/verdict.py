@@ -300,7 +300,7 @@ def _factor_lines(
     sizes = [effect_names([one], with_size=True) for factor in rest for one in of[factor]]
     # few seeds are too few for all of them
     word = _WORDS[_status(of[rest[0]][0])]
-    merged = f"{word} {listed(sizes)}{_corrected(results, n_tests)}"
+    merged = f"{word} {listed(sizes)}{_corrected(n_tests)}"
     return [*(told[factor] for factor in first), merged]
 
 
@@ -319,7 +319,7 @@ def _factor_line(results: Results, found: Sequence[LevelEffect], n_tests: int) -
             names = [f"`{one.level}`" for one in own]
             if len(own) <= MAX_LISTED and status in ("none", "open", "chance", "agree"):
                 names = [f"`{one.level}` {effect_size(one, unit)}" for one in own]
-            after = _corrected(results, n_tests) if status in ("none", "open") else ""
+            after = _corrected(n_tests) if status in ("none", "open") else ""
             parts.append(f"{_WORDS[status]} {listed(names)}{after}")
         elif own:
             parts.append(
@@ -344,7 +344,7 @@ def _level_told(results: Results, one: LevelEffect, n_tests: int, unit: str) -> 
     size, status = effect_size(one, unit), _status(one)
     if status in ("none", "open"):
         what = "no effect found" if status == "none" else "undecided"
-        return f"{what}, {size}{_corrected(results, n_tests)}"
+        return f"{what}, {size}{_corrected(n_tests)}"
     if status == "chance":
         return f"{size} in one seed"
     if status == "agree":
@@ -466,12 +466,15 @@ def _strongest_told(results: Results) -> str:
     if not ranking or not of_baselines or of_baselines.best == results.manifest.reference:
         return ""
     best = of_baselines.best
-    (gap,) = judged.minus_others(results, ranking.best, [best])
+    # any of these pairs may have been the best arm and the best baseline
+    n_pairs = len(results.arms) * len(results.baselines)
+    (gap,) = judged.minus_others(results, ranking.best, [best], 1 - ALPHA / n_pairs)
     if not gap.n:
         return ""
+    corrected = "" if math.isnan(gap.low) else f", corrected for {number(n_pairs)} such pairs"
     return (
         f"its difference to `{best}` ({_mean(results, best)}), the baseline with the best mean, "
-        f"is {effect_size(gap, points(results.primary))}"
+        f"is {effect_size(gap, points(results.primary))}{corrected}"
     )
 
 
@@ -481,14 +484,20 @@ BETTER, WORSE, ALIKE, UNKNOWN = "better", "worse", "not distinguishable", "not k
 def _compared(results: Results, primary: pd.DataFrame, is_corrected: bool = False) -> Counter[str]:
     """How many arms are better or worse than the reference baseline, or not distinguishable.
 
-    Each by its own interval, or after Holm's correction over the arms. Verdicts on one training
-    run count as those over seeds, and are not corrected.
+    Each by its own interval, or after Holm's correction over the arms. Of one training run, that is
+    Bonferroni's.
     """
     rows, sign = _compared_rows(results, primary), _sign(results)
-    p = holm(rows["p"]) if is_corrected else rows["p"]
+    is_alike = rows["verdict"].isin([judged.NOT_SEPARABLE, judged.NOT_SEPARABLE_ON_RUN])
+    if is_corrected and is_conditional(primary) and len(rows):
+        reference, level = results.manifest.reference or "", 1 - ALPHA / len(rows)
+        gaps = judged.minus_others(results, reference, list(rows.index), level)
+        is_alike |= np.array([one.low <= 0 <= one.high for one in gaps])
+    elif is_corrected:
+        is_alike |= holm(rows["p"]) >= ALPHA
     counts: Counter[str] = Counter()
-    for row, tested in zip(rows.itertuples(), p, strict=True):
-        if row.verdict in (judged.NOT_SEPARABLE, judged.NOT_SEPARABLE_ON_RUN) or tested >= ALPHA:
+    for row, alike in zip(rows.itertuples(), is_alike, strict=True):
+        if alike:
             counts[ALIKE] += 1
         elif row.verdict in (judged.HIGHER, judged.LOWER, judged.SEPARABLE_ON_RUN):
             counts[BETTER if sign * row.estimate > 0 else WORSE] += 1
@@ -526,13 +535,11 @@ def _baseline_line(results: Results, primary: pd.DataFrame) -> str:
         n = int(rows["estimate"].count())
         arms = f"the {number(n)} arms differ" if n > 1 else "one arm differs"
         return f"{start} {arms} by {span}; no interval can be given"
-    each = ""
-    if not is_conditional(primary):
-        each = ", each by its own 95 % interval"
-        corrected = _compared(results, primary, is_corrected=True)
-        if corrected != counts:
-            left = corrected[BETTER] + corrected[WORSE]
-            each += f"; {number(left) if left else 'none'} by corrected ones"
+    each = ", each by its own 95 % interval"
+    corrected = _compared(results, primary, is_corrected=True)
+    if corrected != counts:
+        left = corrected[BETTER] + corrected[WORSE]
+        each += f"; {number(left) if left else 'none'} by corrected ones"
     if len(counts) == 1:
         both = "both" if len(rows) == 2 else f"all {number(len(rows))}"
         return f"{start}: {both} arms {next(iter(counts))} ({span}{each})"
@@ -649,9 +656,9 @@ def _verb(verb: str, found: Sequence[LevelEffect]) -> str:
     return verb if len(found) > 1 else f"{verb}s"
 
 
-def _corrected(results: Results, n_tests: int) -> str:
+def _corrected(n_tests: int) -> str:
     """Says that an interval is corrected; "" where there is nothing to correct."""
-    if n_tests < 2 or _n_seeds(results) == 1:
+    if n_tests < 2:
         return ""
     return f", corrected for {number(n_tests)} tests"
 

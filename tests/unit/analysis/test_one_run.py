@@ -73,6 +73,38 @@ def test_top1_intervals_are_scipys_paired_bootstrap(tmp_path):
     assert row["high"] - row["low"] < 0.9 * (unpaired.high - unpaired.low)
 
 
+def test_intervals_of_effects_that_the_answer_is_made_of_hold_together(tmp_path):
+    two = {**ONE, "warmup": FACTORS["warmup"]}
+    folder = with_hits(study(tmp_path, factors=two, seeds=[0]), better)
+    results = load(folder)
+    rows = rows_of(folder)
+    arms = ["lr_split", "reference", "lr_split+warmup", "warmup"]
+    hits = np.stack([np.concatenate(hits_of(folder, arm)) for arm in arms], axis=1)
+    weights = np.array([[0.5, -0.5, 0.5, -0.5]])
+    told = [100 * image_bootstrap([hits], weights, share)[0] for share in (0.95, 1 - 0.05 / 3)]
+    row = rows.loc["lr_split: off -> on"]
+    assert (row["low"], row["high"]) == pytest.approx(told[1])
+    assert row["low"] < told[0][0] and told[0][1] < row["high"]
+    text = render(results, judge(results), judge_claims(results, judge(results)), [])
+    assert "points [95 % together]" in text
+    assert "those of the 3 main effects and interactions hold together" in text
+
+
+def test_arms_are_compared_with_the_baseline_by_corrected_intervals_in_the_sentence(tmp_path):
+    """Of four arms, one lies as far from the baseline as one comparison finds, and not four."""
+    two = {**ONE, "warmup": FACTORS["warmup"]}
+    folder = study(tmp_path, factors=two, seeds=[0], baselines=["ldmlr"])
+    found = set()
+    for share in np.linspace(0.5, 0.6, 21):
+        with_hits(folder, lambda arm, share=share: share if arm == "lr_split" else 0.5)
+        said = said_of(load(folder))
+        is_own = "one better" in said
+        is_corrected = "one of four arms is better than" in said
+        assert ("none by corrected ones" in said) == (is_own and not is_corrected)
+        found.add((is_own, is_corrected))
+    assert (True, False) in found and (True, True) in found
+
+
 def test_balanced_accuracy_is_resampled_within_classes(tmp_path):
     folder = with_hits(study(tmp_path, factors=ONE, seeds=[0]), better)
     row = rows_of(folder, "test/balanced_accuracy").loc["lr_split: off -> on"]

@@ -453,7 +453,9 @@ def test_one_training_run_is_said_to_be_one(tmp_path):
         "On this one training run, `lr_split` raises top-1, and one of two arms is better than "
         "`ldmlr`."
     )
-    assert "corrected" not in " ".join(lines) and "over test images" in lines[-1]
+    assert (
+        lines[2].endswith(", corrected for eight such pairs.") and "over test images" in lines[-1]
+    )
 
 
 def test_failed_trials_are_told_before_anything_else(tmp_path):
