@@ -1,7 +1,8 @@
 """In words: how what a factor does depends on the factors that it interacts with.
 
-"`warmup` raises top-1 unless `lr_split` is on": where an effect is above 0, where below, and where
-neither was found, put by one level of one other factor where that tells it all.
+"`warmup` raises top-1 without `lr_split`, no effect is found with `lr_split`": where an effect is
+above 0, where below, and where neither was found, put by one level of one other factor where that
+tells it all. "Only" and "unless" are said where there is exactly none elsewhere.
 """
 
 from __future__ import annotations
@@ -64,6 +65,9 @@ def _clause(one: LevelEffect) -> tuple[int, str]:
         return sides[0], f"{effect_name(one)} {_VERBS[sides[0]]} {METRIC}, most {with_levels(most)}"
     if len(sides) == 1 and places[sides[0]]:
         (side,) = sides
+        if not all(map(_is_none, of[0])):
+            where = with_levels(places[side])
+            return side, f"{effect_name(one)} {_VERBS[side]} {METRIC} {where} ({_not_found(of[0])})"
         where = f"only {with_levels(places[side])}"
         if len(places[side]) == 1:
             ((other, level),) = places[side].items()
@@ -149,6 +153,19 @@ def _side(setting: Setting) -> int:
     """1 where the effect there is above 0, -1 where below, 0 where its interval holds 0."""
     low, high = setting.found.low, setting.found.high
     return int(low > 0) - int(high < 0)
+
+
+def _is_none(setting: Setting) -> bool:
+    """Whether the effect there is exactly 0: an interval that holds 0 shows no absence."""
+    return setting.found.low != setting.found.low and setting.found.mean == 0
+
+
+def _not_found(settings: Sequence[Setting]) -> str:
+    """`no effect found without `b`: +1.0 [-0.5, 2.5]`; without numbers where these are many."""
+    if len(settings) > 1:
+        return "no effect found elsewhere"
+    (one,) = settings
+    return f"no effect found {with_levels(one.of)}: {effect_size(one.found)}"
 
 
 def _is_known(setting: Setting) -> bool:

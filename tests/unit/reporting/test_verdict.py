@@ -15,6 +15,7 @@ from ablation.reporting.verdict import conclusion, verdict
 
 ONE = {"lr_split": FACTORS["lr_split"]}
 TWO = {"lr_split": FACTORS["lr_split"], "precision": {"f32": {}, "bf16": {"precision": "bf16"}}}
+PAIR = {name: FACTORS[name] for name in ("lr_split", "gradient_decoupling")}
 FEWER = {name: FACTORS[name] for name in ("lr_split", "warmup")}
 INTERVAL = re.compile(r"([-+][\d.]+)(?: points)? \[([-\d.]+), ([-\d.]+)\]")
 
@@ -54,10 +55,12 @@ def test_a_factor_that_breaks_training_without_another_is_told_as_that(tmp_path)
     verdict, split, warmup, decoupling, *_ = lines_of(
         study(tmp_path, top1=broken_by_decoupling, seeds=range(4), noise=0.3)
     )
-    assert verdict == (
-        "None of the three factors is found to raise top-1 alone, `gradient_decoupling` lowers it "
-        "unless `lr_split` is on, and six of eight arms are better than `ldmlr`."
+    said = (
+        "None of the three factors is found to raise top-1 alone; `gradient_decoupling` lowers it "
+        "without `lr_split` (no effect found with `lr_split`: NUMBERS); and six of eight arms are "
+        "better than `ldmlr`."
     )
+    assert INTERVAL.sub("NUMBERS", verdict) == said
     assert re.fullmatch(
         r"`gradient_decoupling`: -(69|70)\S* points \[\S+ \S+\] without `lr_split`, "
         r"[-+]0\.\d+ \[\S+ \S+\] with `lr_split`, corrected for two settings\.",
@@ -70,7 +73,12 @@ def test_a_factor_that_breaks_training_without_another_is_told_as_that(tmp_path)
 @pytest.mark.parametrize(
     "top1, factors, says",
     [
-        (both_together, FACTORS, "`lr_split` raises top-1 only with `gradient_decoupling`"),
+        (
+            both_together,
+            FACTORS,
+            "`lr_split` raises top-1 with `gradient_decoupling` (no effect found without "
+            "`gradient_decoupling`: NUMBERS); ",
+        ),
         (
             each_needs_the_others,
             FACTORS,
@@ -81,8 +89,9 @@ def test_a_factor_that_breaks_training_without_another_is_told_as_that(tmp_path)
         (
             as_in_the_digits,
             FACTORS,
-            "`lr_split` raises top-1, most with `gradient_decoupling`; `warmup` raises it unless "
-            "`lr_split` is on; `gradient_decoupling` lowers it unless `lr_split` is on; and ",
+            "`lr_split` raises top-1, most with `gradient_decoupling`; `warmup` raises it without "
+            "`lr_split` (no effect found with `lr_split`: NUMBERS); `gradient_decoupling` lowers it "
+            "without `lr_split` (no effect found with `lr_split`: NUMBERS); and ",
         ),
         (
             lambda v: 60.0 + 5 * (v["lr_split"] == "on") * (1 if v["precision"] == "f32" else -1),
@@ -98,8 +107,22 @@ def test_a_factor_that_breaks_training_without_another_is_told_as_that(tmp_path)
 )
 def test_interactions_are_told_by_where_a_factor_acts(tmp_path, top1, factors, says):
     lines = lines_of(study(tmp_path, top1=top1, factors=factors, seeds=range(6), noise=0.3))
-    assert lines[0].startswith(says)
+    assert INTERVAL.sub("NUMBERS", lines[0]).startswith(says)
     assert "with" in lines[1] or "at `precision" in lines[1]
+
+
+def test_only_is_said_of_a_factor_that_changes_no_bit_elsewhere(tmp_path):
+    folder = study(tmp_path, top1=both_together, factors=PAIR, seeds=range(5), noise=0.3)
+    for seed in range(5):
+        outcome, records = (
+            read(f"reference--s{seed}") for read in (folder.outcome, folder.records)
+        )
+        folder.write_records(f"lr_split--s{seed}", records)
+        key = folder.outcome(f"lr_split--s{seed}").key
+        folder.write_outcome(f"lr_split--s{seed}", replace(outcome, key=key))
+    assert lines_of(folder)[0].startswith(
+        "`lr_split` raises top-1 only with `gradient_decoupling`, "
+    )
 
 
 def test_of_two_factors_that_both_lower_the_metric_neither_is_found_to_raise_it(tmp_path):
@@ -156,7 +179,7 @@ def test_a_level_is_told_to_depend_on_those_factors_alone_that_it_interacts_with
         tmp_path, top1=mid_alone_needs_the_split, factors=factors, seeds=range(6), noise=0.3
     )
     answer, rate, split, *_ = lines_of(folder)
-    assert answer.startswith("`rate=mid` raises top-1 only with `lr_split`, ")
+    assert answer.startswith("`rate=mid` raises top-1 with `lr_split` (no effect found without ")
     assert "no effect of `rate=high` on it was found" in answer
     assert "no effect found of `high`" in rate
     assert "at `rate=high`" in split
@@ -598,7 +621,8 @@ def test_a_study_with_looks_tells_dependent_effects_by_its_repeated_intervals(tm
     what = {"top1": broken_by_decoupling, "seeds": range(5), "noise": 0.3}
     plain = lines_of(study(tmp_path / "plain", **what))
     looked = lines_of(study(tmp_path / "looks", **what, looks=[3, 5, 8]))
-    assert looked[0].partition(", and ")[0] == plain[0].partition(", and ")[0]
+    without = [INTERVAL.sub("", lines[0]).partition("; and ")[0] for lines in (looked, plain)]
+    assert without[0] == without[1]
     widths = [
         [float(high) - float(low) for _, low, high in INTERVAL.findall(lines[3])]
         for lines in (plain, looked)
