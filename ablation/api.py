@@ -165,7 +165,7 @@ def effects(study: str) -> pd.DataFrame:
     from ablation.analysis.results import EFFECT_COLUMNS, with_warning
 
     results = _results(study)
-    return with_warning(judge(results)[EFFECT_COLUMNS], results.manifest)
+    return with_warning(judge(results)[EFFECT_COLUMNS], results)
 
 
 def _results(study: str) -> Results:

@@ -104,7 +104,7 @@ def judge_claims(results: Results, effects: pd.DataFrame) -> pd.DataFrame:
     table_ = pd.DataFrame(rows, columns=CLAIM_COLUMNS)
     if results.looks:
         table_ = _with_looks(table_, replayed, results, effects)
-    if post_hoc := post_hoc_claims(results.manifest):
+    if post_hoc := post_hoc_claims(results.manifest) | results.early_claims:
         table_[POST_HOC] = ["yes" if name in post_hoc else "no" for name in table_["claim"]]
     return table_
 

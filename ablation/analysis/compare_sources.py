@@ -17,7 +17,6 @@ import pandas as pd
 import yaml
 
 from ablation.analysis import results
-from ablation.analysis.first_plan import plan_warnings
 from ablation.analysis.results import (
     known_reports,
     metric_of,
@@ -236,7 +235,7 @@ def _from_runs(folder: RunFolder) -> Source:
         manifest.published,
         study.hits,
         bool(study.looks),
-        plan_warnings(manifest),
+        study.plan_warnings,
     )
 
 

@@ -30,10 +30,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
+from ablation.analysis.contrasts import claimed
 from ablation.analysis.first_plan import plan_warnings
 from ablation.analysis.statistics import agree
 from ablation.errors import InputError, Problem
 from ablation.grid.file import published_now
+from ablation.grid.seeds import FEWEST
 from ablation.storage.runs import (
     COSTS,
     IDENTITY,
@@ -160,6 +162,35 @@ class Results:
     def looks(self) -> tuple[int, ...]:
         """How many seeds the study looks at, increasing; () for a fixed number."""
         return tuple(self.manifest.looks)
+
+    @property
+    def plan_warnings(self) -> list[str]:
+        """As `first_plan.plan_warnings`, and that trials which are planned have not ended."""
+        return [*plan_warnings(self.manifest), *filter(None, [self._unfinished()])]
+
+    @property
+    def early_claims(self) -> set[str]:
+        """The ids of all claims, where planned trials of a fixed number of seeds have not ended.
+
+        These are trials that any claim compares: Holm's correction is over all claims. With looks,
+        claims are judged by looks that are complete. Of one seed, nothing is tested.
+        """
+        claims, untried = self.manifest.claims, set(self.trials.loc[~self._have_ended, "arm"])
+        cells = [claimed(self.arms, claim["contrast"]).cells for claim in claims]
+        is_early = len(self.manifest.seeds) >= FEWEST and not self.looks
+        return {claim["id"] for claim in claims if is_early and untried & set().union(*cells)}
+
+    @property
+    def _have_ended(self) -> pd.Series:
+        return self.trials["state"].isin(["COMPLETE", "FAILED"])
+
+    def _unfinished(self) -> str:
+        if self._have_ended.all() or len(self.manifest.seeds) < FEWEST:
+            return ""
+        said = f"{self._have_ended.sum()} of {len(self.trials)} planned trials have ended"
+        said += ", so that verdicts on all claims are post hoc" * bool(self.early_claims)
+        what = "verdicts on effects" if self.looks else "verdicts"
+        return f"{said}: p-values and {what} hold once all have"
 
     def first(self, n_seeds: int) -> Results:
         """The results of the first seeds alone."""
@@ -367,9 +398,9 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
     write_atomically(path, table.to_csv(index=False, lineterminator="\n"))
 
 
-def with_warning(table: pd.DataFrame, manifest: Manifest) -> pd.DataFrame:
-    """A table of p-values; where the plan of its study was changed, each row says so."""
-    warnings = plan_warnings(manifest)
+def with_warning(table: pd.DataFrame, results: Results) -> pd.DataFrame:
+    """A table of p-values; what `Results.plan_warnings` warns of, each row says."""
+    warnings = results.plan_warnings
     return table.assign(**{WARNING: "; ".join(warnings)}) if warnings else table
 
 

@@ -97,12 +97,12 @@ def write_report(
         claims = beside_untuned(claims, study)
     results.write_csv(study.trials, destination / "results.csv")
     results.write_csv(study.history, destination / "history.csv")
-    told = with_warning(effects[results.EFFECT_COLUMNS], study.manifest)
+    told = with_warning(effects[results.EFFECT_COLUMNS], study)
     results.write_csv(told, destination / "effects.csv")
     if claims.empty:
         (destination / "claims.csv").unlink(missing_ok=True)
     else:
-        results.write_csv(with_warning(claims, study.manifest), destination / "claims.csv")
+        results.write_csv(with_warning(claims, study), destination / "claims.csv")
     if drawn is None:
         # which loads Matplotlib
         from ablation.reporting import figures

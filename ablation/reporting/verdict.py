@@ -19,7 +19,6 @@ from ablation.analysis.claims import claims_counted, undecided
 from ablation.analysis.contrasts import difference_name, level_effect
 from ablation.analysis.effects import Detectable, detectable, is_conditional
 from ablation.analysis.factors import LevelEffect, level_effects
-from ablation.analysis.first_plan import plan_warnings
 from ablation.analysis.looks import ALPHA
 from ablation.analysis.results import CLASS_GROUPS, Results, diverged
 from ablation.analysis.statistics import Estimate, holm
@@ -578,7 +577,7 @@ def _limits_line(results: Results, primary: pd.DataFrame) -> str:
 def _warnings_told(results: Results, primary: pd.DataFrame, claims: pd.DataFrame) -> list[str]:
     """What was changed after results were seen, where anything was tested; arms without chance."""
     is_tested = bool(primary["p"].notna().any()) or not claims.empty
-    told = [f"{text}." for text in plan_warnings(results.manifest) if is_tested]
+    told = [f"{text}." for text in results.plan_warnings if is_tested]
     if seedless := results.seedless():
         names = listed([f"`{name}`" for name in seedless])
         if len(seedless) > MAX_LISTED:

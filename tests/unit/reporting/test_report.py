@@ -89,7 +89,7 @@ def test_everything_that_the_report_names_stands_beside_it(written):
 
 def test_effects_csv_has_the_columns_of_the_contract(written):
     columns = pd.read_csv(written.parent / "effects.csv").columns
-    assert ",".join(columns) == "effect,metric,estimate,low,high,p,p_holm,n_seeds,verdict"
+    assert ",".join(columns) == "effect,metric,estimate,low,high,p,p_holm,n_seeds,verdict,warning"
 
 
 def test_the_same_folder_gives_the_same_bytes_and_stale_figures_go(written, tmp_path):
@@ -280,6 +280,62 @@ def test_partial_studies_say_what_they_lack(tmp_path, what, says):
     assert says in text
     assert "nan" not in text.replace("NaN", "").lower().replace("provenance", "")
     assert "\n\n\n" not in text
+
+
+def unfinished(path, waiting, **options):
+    """A study of a claim on `lr_split`, of which these trials wait; its effects.csv and claims.csv."""
+    claim = {
+        "id": "rises",
+        "says": "It rises.",
+        "contrast": {"factor": "lr_split", "from": "off", "to": "on"},
+        "expects": [{"metric": "test/top1", "direction": "up"}],
+    }
+    folder = study(
+        path / "runs",
+        factors={"lr_split": FACTORS["lr_split"]},
+        baselines=["ldmlr"],
+        claims=[claim],
+        state=lambda spec: "WAITING" if waiting(spec) else "COMPLETE",
+        **options,
+    )
+    write_report(folder, path / "report", drawn=[])
+    tables = [pd.read_csv(path / "report" / f"{name}.csv") for name in ("effects", "claims")]
+    return (path / "report" / "report.md").read_text(), *tables
+
+
+def test_verdicts_of_an_unfinished_study_are_warned_of_and_its_claims_post_hoc(tmp_path):
+    """An interrupted run of five seeds is no study of two."""
+    text, effects, claims = unfinished(tmp_path, lambda spec: spec.seed > 1, seeds=range(5))
+    said = "6 of 15 planned trials have ended, so that verdicts on all claims are post hoc: "
+    assert f"Warning: {said}p-values and verdicts hold once all have." in text
+    assert effects["warning"].str.startswith(said).all() and list(claims["post_hoc"]) == ["yes"]
+    assert re.search(r"\*\*\w[^*]*, post hoc:\*\* It rises", text)
+
+
+def test_trials_that_no_claim_compares_leave_claims_as_they_are(tmp_path):
+    _, effects, claims = unfinished(
+        tmp_path, lambda spec: spec.trial == "ldmlr--s4", seeds=range(5)
+    )
+    said = "14 of 15 planned trials have ended: p-values and verdicts hold once all have"
+    assert set(effects["warning"]) == {said} and "post_hoc" not in claims
+
+
+def test_effects_between_looks_are_warned_of_and_claims_are_those_of_a_look(tmp_path):
+    options = {"seeds": range(5), "looks": [3, 5]}
+    _, effects, claims = unfinished(tmp_path, lambda spec: spec.trial == "ldmlr--s4", **options)
+    said = "14 of 15 planned trials have ended: p-values and verdicts on effects hold once all have"
+    assert set(effects["warning"]) == {said} and "post_hoc" not in claims
+
+
+@pytest.mark.parametrize(
+    "waiting, options",
+    [(lambda spec: False, {}), (lambda spec: spec.arm == "ldmlr", {"seeds": [0]})],
+)
+def test_nothing_is_warned_of_where_all_trials_have_ended_or_nothing_is_tested(
+    tmp_path, waiting, options
+):
+    text, effects, claims = unfinished(tmp_path, waiting, **options)
+    assert "warning" not in effects and "post_hoc" not in claims and "Warning" not in text
 
 
 def test_what_sets_a_baseline_apart_is_told(tmp_path):

@@ -396,7 +396,11 @@ def test_many_factors_are_merged_into_three_lines(tmp_path):
         ({"factors": {}, "baselines": []}, ["`reference` reaches 60."]),
         (
             {"state": lambda s: "COMPLETE" if s.kind == "baseline" else "WAITING"},
-            ["From 12 of 36 trials: no effect of `lr_split`, `warmup` and", "`lr_split`: no seed"],
+            [
+                "From 12 of 36 trials: no effect of `lr_split`, `warmup` and",
+                "Warning: 12 of 36 planned trials have ended: p-values and verdicts hold once ",
+                "`lr_split`: no seed",
+            ],
         ),
         (
             {
