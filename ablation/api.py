@@ -162,10 +162,10 @@ def effects(study: str) -> pd.DataFrame:
         InputError: there is no such study
     """
     from ablation.analysis.effects import judge
-    from ablation.analysis.results import EFFECT_COLUMNS, with_warning
+    from ablation.analysis.results import EFFECT_COLUMNS, OVER, with_warning
 
     results = _results(study)
-    return with_warning(judge(results)[EFFECT_COLUMNS], results)
+    return with_warning(judge(results)[[*EFFECT_COLUMNS, OVER]], results)
 
 
 def _results(study: str) -> Results:

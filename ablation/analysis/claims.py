@@ -29,7 +29,7 @@ from ablation.analysis.looks import (
     t_limit,
     tested_level,
 )
-from ablation.analysis.results import CLAIM_COLUMNS, POST_HOC, Results
+from ablation.analysis.results import CLAIM_COLUMNS, OVER, POST_HOC, Results
 from ablation.analysis.statistics import Estimate, contrast, margin_p
 from ablation.formatting import (
     compared_p,
@@ -67,6 +67,8 @@ class _Expectation(NamedTuple):
     found: Estimate
     # whether the trials compared agree bit by bit
     is_dead: bool
+    # the arms that it does without, see `effects.missing_arms`: then it is not tested
+    over: str = ""
 
     @property
     def expected(self) -> str:
@@ -83,7 +85,7 @@ def judge_claims(results: Results, effects: pd.DataFrame) -> pd.DataFrame:
 
     Of a study with looks, the numbers of an expectation are those of the look that decided it, else
     of the last one, and `LOOK_COLUMNS` are added. Where claims were changed after results were
-    seen, so is `POST_HOC`.
+    seen, so is `POST_HOC`, and so is `OVER` where a claim does without some of its arms.
 
     effects: from `effects.judge`; tells which factors interact.
     """
@@ -102,6 +104,9 @@ def judge_claims(results: Results, effects: pd.DataFrame) -> pd.DataFrame:
         found = [*one.found[:4], p_holm, one.found.n, verdict, worst]
         rows.append([*what, *found, _level_by_level(one, results, effects)])
     table_ = pd.DataFrame(rows, columns=CLAIM_COLUMNS)
+    over = [question.tested.over for question in questions]
+    if any(over):
+        table_[OVER] = over
     if results.looks:
         table_ = _with_looks(table_, replayed, results, effects)
     if post_hoc := post_hoc_claims(results.manifest) | results.early_claims:
@@ -205,6 +210,8 @@ def _needed(one: _Expectation, level: float, looks: tuple[int, ...], n_looked: i
 
     level: of all looks together; n_looked: seeds of the last look
     """
+    if one.over:
+        return np.nan
     distance, sides = one.found.mean - one.value, 2
     if one.within is not None:
         distance = abs(distance) - one.within
@@ -218,19 +225,25 @@ def _needed(one: _Expectation, level: float, looks: tuple[int, ...], n_looked: i
 
 def _expectations(claim: Claim, results: Results) -> Iterator[_Expectation]:
     compared = claimed(results.arms, claim["contrast"])
-    is_dead = compared.kind != "mean" and judged.is_dead(compared, results)
+    are_same = compared.kind != "mean" and judged.is_dead(compared, results)
     for one in claim["expects"]:
         metric = results.column(one["metric"])
         within, value = one.get("within"), one.get("value", 0.0)
         found = _estimate(compared, metric, results, value)
-        if is_dead:
+        over = judged.missing_arms(compared, results, metric) if metric in results.metrics else ""
+        is_dead = are_same and not over
+        if over:
+            # the mean over fewer arms is another question, chosen by how trials ended
+            found = found._replace(p=np.nan)
+        elif is_dead:
             found = judged.without_effect(found)
         elif within is not None:
             found = found._replace(p=margin_p(found, within))
         # inside of the margin, a one-sided test
         sides = 1 if within is not None and abs(found.mean) < within else 2
         found = repeated(found, results.looks, sides=sides)
-        yield _Expectation(claim, compared, metric, one["direction"], within, value, found, is_dead)
+        asked = claim, compared, metric, one["direction"], within, value
+        yield _Expectation(*asked, found, is_dead, over)
 
 
 def _estimate(compared: Contrast, metric: str, results: Results, value: float = 0.0) -> Estimate:
@@ -245,7 +258,7 @@ def _verdict(one: _Expectation, p_holm: float) -> str:
     """By the corrected p and the estimate's sign, or the side of the margin that it lies on."""
     if one.is_dead and one.found.n >= FEWEST:
         return SUPPORTED if one.direction == "none" else REFUTED
-    # also where p is not defined: one seed, no seed, seeds that agree exactly
+    # also where p is not defined: one seed, no seed, seeds that agree exactly, arms left out
     if not p_holm < ALPHA:
         return NOT_DECIDED
     if one.within is not None:
@@ -460,6 +473,8 @@ def numbers_told(row: Any) -> str:
     shown = mean_of if is_mean else effect
     size = shown(row.estimate, row.low_holm, row.high_holm, numbers=_numbers(row.direction))
     size += _unit(row)
+    if over := getattr(row, OVER, ""):
+        return f"{size} ({over}; not tested)"
     if not has_p:
         why = "one seed" if row.n_seeds == 1 else "seeds agree exactly"
         return f"{size} ({why}: no interval over seeds)"

@@ -29,7 +29,7 @@ from ablation.analysis.contrasts import (
     single_effects,
 )
 from ablation.analysis.looks import ALPHA, Replay, repeated, replay
-from ablation.analysis.results import EFFECT_COLUMNS, Results, identities
+from ablation.analysis.results import EFFECT_COLUMNS, OVER, Results, identities
 from ablation.analysis.sequential import one_look_level
 from ablation.analysis.statistics import (
     Estimate,
@@ -39,12 +39,15 @@ from ablation.analysis.statistics import (
     image_bootstrap,
     smallest_detectable,
 )
+from ablation.formatting import listed
 
 HIGHER, LOWER = "higher", "lower"
 NOT_SEPARABLE = "not separable from 0"
 BY_CONSTRUCTION = "no effect by construction"
 # An accuracy of 1.0 in each seed is one number.
 FEWEST_NUMBERS = 10
+# of arms that an effect does without
+MAX_NAMED = 4
 ONE_SEED = "one seed: no interval"
 # one seed: the interval is over test images
 SEPARABLE_ON_RUN = "separable on this one training run"
@@ -68,8 +71,8 @@ def judge(results: Results) -> pd.DataFrame:
     95 %, by Bonferroni.
 
     Returns:
-        a row per comparison and metric, the primary metric first: `EFFECT_COLUMNS`, and `kind` (of
-        Contrast), `sd` and `correlation` (of Estimate)
+        a row per comparison and metric, the primary metric first: `EFFECT_COLUMNS`, `OVER` and
+        `kind` (of Contrast), `sd` and `correlation` (of Estimate)
     """
     names = [*results.arms, *results.baselines]
     design = results.arms, results.factors
@@ -104,9 +107,10 @@ def judge(results: Results) -> pd.DataFrame:
             p = estimate.p if np.isnan(adjusted) else adjusted
             verdict = BY_CONSTRUCTION if is_same else _verdict(estimate, p)
             *interval, n, sd, correlation = estimate
-            found = [*interval, adjusted, n, verdict, one.kind, sd, correlation]
+            over = missing_arms(one, results, metric)
+            found = [*interval, adjusted, n, verdict, over, one.kind, sd, correlation]
             rows.append([one.name, metric, *found])
-    return pd.DataFrame(rows, columns=[*EFFECT_COLUMNS, "kind", "sd", "correlation"])
+    return pd.DataFrame(rows, columns=[*EFFECT_COLUMNS, OVER, "kind", "sd", "correlation"])
 
 
 def estimated(
@@ -150,6 +154,29 @@ def effects_replay(results: Results) -> Replay[_Effect]:
         test=test,
         is_settled=lambda questions: all(one.decided_at for one in questions),
     )
+
+
+def missing_arms(one: Contrast, results: Results, metric: str) -> str:
+    """Which of the arms that it compares a contrast does without, see `Contrast.weights`.
+
+    `over 1 of 2 pairs of arms: without `a+b` (1 of 5 seeds)`; "" of none.
+    """
+    n_seeds = seeds_of(results.cells(metric))
+    kept = enough(one.replicas, n_seeds)
+    if len(kept) in (0, len(one.replicas)):
+        return ""
+    # as `enough` asks for: the others have their pair left out with them
+    least = min(2, *(n_seeds[arm] for group in kept for arm in group))
+    planned = results.trials["arm"].value_counts()
+    arms = [
+        f"`{arm}` ({n} of {planned[arm]} seeds)"
+        for arm, n in n_seeds.items()
+        if arm in one.cells and n < least
+    ]
+    if len(arms) > MAX_NAMED:
+        arms = [f"{len(arms)} arms"]
+    what = {1: "arms", 2: "pairs of arms"}.get(len(one.replicas[0]), "groups of four arms")
+    return f"over {len(kept)} of {len(one.replicas)} {what}: without {listed(arms)}"
 
 
 def without_effect(estimate: Estimate) -> Estimate:

@@ -16,7 +16,7 @@ import pandas as pd
 from ablation.analysis import effects as judged
 from ablation.analysis.contrasts import Contrast, level_effect, replicas_of
 from ablation.analysis.looks import ALPHA, t_limit, tested_level
-from ablation.analysis.results import Results
+from ablation.analysis.results import OVER, Results
 from ablation.analysis.statistics import Estimate
 
 
@@ -43,6 +43,8 @@ class LevelEffect(NamedTuple):
     verdict: str
     # where the factor interacts with others, else empty
     settings: list[Setting]
+    # see `effects.missing_arms`
+    over: str = ""
 
 
 def level_effects(results: Results, rows: pd.DataFrame) -> list[LevelEffect]:
@@ -65,9 +67,8 @@ def level_effects(results: Results, rows: pd.DataFrame) -> list[LevelEffect]:
             row = named.loc[name]
             interval = float(row["estimate"]), float(row["low"]), float(row["high"])
             settings = list(_settings(results, factor, reference, level, others)) if others else []
-            found.append(
-                LevelEffect(factor, reference, level, *interval, str(row["verdict"]), settings)
-            )
+            ends = factor, reference, level
+            found.append(LevelEffect(*ends, *interval, row["verdict"], settings, row[OVER]))
     return found
 
 

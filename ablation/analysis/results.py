@@ -84,6 +84,9 @@ LOOK_COLUMNS = [
 # What claims.csv holds, too, where claims were changed after results were seen: "yes" or "no", see
 # `ablation.analysis.first_plan.post_hoc_claims`.
 POST_HOC = "post_hoc"
+# What they hold, too, where arms have too few finished trials: which of them an effect or a claim
+# does without, see `ablation.analysis.effects.missing_arms`. Such a claim is not decided.
+OVER = "over"
 # the last of effects.csv and claims.csv where the plan was changed after results were seen
 WARNING = "warning"
 # the least that results.csv has
@@ -399,7 +402,12 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
 
 
 def with_warning(table: pd.DataFrame, results: Results) -> pd.DataFrame:
-    """A table of p-values; what `Results.plan_warnings` warns of, each row says."""
+    """A table of p-values; what `Results.plan_warnings` warns of, each row says.
+
+    `OVER` is left out where it says nothing.
+    """
+    if OVER in table and not table[OVER].any():
+        table = table.drop(columns=OVER)
     warnings = results.plan_warnings
     return table.assign(**{WARNING: "; ".join(warnings)}) if warnings else table
 

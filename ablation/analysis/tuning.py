@@ -17,7 +17,7 @@ import pandas as pd
 
 from ablation.analysis.claims import judge_claims, judged_intervals
 from ablation.analysis.effects import judge, over_images
-from ablation.analysis.results import Results
+from ablation.analysis.results import OVER, Results
 from ablation.analysis.statistics import Estimate, contrast
 from ablation.storage.runs import UNTUNED, Metric
 
@@ -76,7 +76,8 @@ def beside_untuned(claims: pd.DataFrame, results: Results) -> pd.DataFrame:
     untuned = as_untuned(results)
     found = judge_claims(untuned, judge(untuned))
     found = found.assign(**judged_intervals(found))
-    return claims.assign(**{column: found[name] for column, name in UNTUNED_COLUMNS.items()})
+    told = [*UNTUNED_COLUMNS.items(), (f"{UNTUNED}_{OVER}", OVER)]
+    return claims.assign(**{column: found[name] for column, name in told if name in found})
 
 
 class Tuned(NamedTuple):

@@ -185,8 +185,12 @@ def number(n: int) -> str:
 
 
 def effect_name(one: LevelEffect) -> str:
-    """`lr_split`, or `warmup=quarter` where the level is not simply "on"."""
-    return f"`{one.factor}`" if one.level == "on" else f"`{one.factor}={one.level}`"
+    """`lr_split`, or `warmup=quarter` where the level is not simply "on".
+
+    With the arms that its effect does without, if any.
+    """
+    name = f"`{one.factor}`" if one.level == "on" else f"`{one.factor}={one.level}`"
+    return f"{name} ({one.over})" if one.over else name
 
 
 def effect_names(found: Sequence[LevelEffect], with_size: bool = False) -> str:

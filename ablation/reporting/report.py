@@ -97,7 +97,7 @@ def write_report(
         claims = beside_untuned(claims, study)
     results.write_csv(study.trials, destination / "results.csv")
     results.write_csv(study.history, destination / "history.csv")
-    told = with_warning(effects[results.EFFECT_COLUMNS], study)
+    told = with_warning(effects[[*results.EFFECT_COLUMNS, results.OVER]], study)
     results.write_csv(told, destination / "effects.csv")
     if claims.empty:
         (destination / "claims.csv").unlink(missing_ok=True)

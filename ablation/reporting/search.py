@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from ablation.analysis.claims import numbers_told
-from ablation.analysis.results import Results
+from ablation.analysis.results import OVER, Results
 from ablation.analysis.tuning import UNTUNED_COLUMNS, Tuned, tuned_arms, twins, unrewarded
 from ablation.formatting import (
     MISSING,
@@ -29,7 +29,7 @@ from ablation.formatting import (
     value,
 )
 from ablation.storage.asked import COMPLETE, FAILED, PRUNED
-from ablation.storage.runs import of_one_link
+from ablation.storage.runs import UNTUNED, of_one_link
 from ablation.subject.loading import BUILT_IN
 
 SAMPLERS = {
@@ -166,6 +166,7 @@ def untuned_claims(claims: pd.DataFrame) -> dict[str, str]:
     # the rows with their numbers of the untuned arms
     untuned = claims.assign(**{name: claims[own] for own, name in UNTUNED_COLUMNS.items()})
     untuned["level_by_level"] = ""
+    untuned[OVER] = claims.get(f"{UNTUNED}_{OVER}", "")
     for name, rows in untuned.groupby("claim", sort=False):
         verdict = rows.iloc[0]["claim_verdict"]
         own = claims.loc[rows.index]

@@ -165,7 +165,7 @@ def effects_table(rows: pd.DataFrame, metric: str) -> str:
             p_cell(row.p_holm),
             str(row.n_seeds),
             correlation(row.correlation),
-            row.verdict,
+            "; ".join(filter(None, [row.verdict, row.over])),
         ]
         for row, size in zip(rows.itertuples(), effect_cells(rows), strict=True)
     ]

@@ -21,7 +21,7 @@ from ablation.analysis.claims import (
 )
 from ablation.analysis.effects import judge
 from ablation.analysis.first_plan import plan_warnings
-from ablation.analysis.results import load
+from ablation.analysis.results import load, read_claims
 from ablation.analysis.statistics import contrast, holm, margin_p, paired_difference
 from ablation.formatting import effect
 from ablation.reporting.report import render, write_report
@@ -127,6 +127,54 @@ def test_a_baseline_may_stand_on_either_side(tmp_path):
         study(tmp_path, noise=0.2, claims=[claim({"arm": "ce", "minus": "ldmlr"}, "down")])
     ).itertuples()
     assert row.verdict == "supported" and row.contrast == "ce - ldmlr"
+
+
+BROKEN = "over 1 of 2 pairs of arms: without `lr_split+gradient_decoupling` (1 of 5 seeds)"
+
+
+def breaking(path, **options):
+    """Two factors; the arm of both breaks in 4 of 5 seeds, and in the others `lr_split` raises."""
+
+    def state(spec):
+        is_broken = spec.arm == "lr_split+gradient_decoupling" and spec.seed > 0
+        return "FAILED" if is_broken else "COMPLETE"
+
+    return study(path, factors=TWO, seeds=range(5), top1=lifting(8), state=state, **options)
+
+
+@pytest.mark.parametrize("looks", [[], [3, 5]])
+@pytest.mark.parametrize("direction", ["up", "down", "none"])
+def test_a_claim_over_fewer_arms_than_it_names_is_not_decided_and_says_so(
+    tmp_path, direction, looks
+):
+    """It is no claim on `lr_split` without `gradient_decoupling` alone."""
+    folder = breaking(tmp_path / "runs", claims=[claim(OFF_ON, direction)], looks=looks)
+    table = judged(folder)
+    (row,) = table.itertuples()
+    assert (row.verdict, row.claim_verdict) == ("not decided", "not decided")
+    assert np.isnan(row.p) and row.low > 0 and row.n_seeds == 5
+    assert row.over == BROKEN
+    ((told,),) = [one.expectations for one in claim_texts(table)]
+    assert told.endswith(f"] points ({BROKEN}; not tested)") and BROKEN in claims_table(table)
+    write_report(folder, tmp_path / "report", drawn=[])
+    for name in ("claims", "effects"):
+        assert BROKEN in (tmp_path / "report" / f"{name}.csv").read_text()
+    assert claims_table(read_claims(tmp_path / "report")) == claims_table(table)
+
+
+def test_an_effect_over_fewer_arms_than_it_has_says_so_where_it_is_told(tmp_path):
+    folder = breaking(tmp_path)
+    results = load(folder)
+    effects = judge(results)
+    text = render(results, effects, judge_claims(results, effects), [])
+    assert f"`lr_split` ({BROKEN}) raises top-1" in text.partition("## ")[0]
+    assert f"higher; {BROKEN}" in text.partition("## Effects")[2]
+
+
+def test_an_arm_that_broke_where_no_claim_compares_it_leaves_claims_decided(tmp_path):
+    sides = {"arm": "lr_split", "minus": "reference"}
+    table = judged(breaking(tmp_path, claims=[claim(sides, "up")]))
+    assert list(table["claim_verdict"]) == ["supported"] and "over" not in table
 
 
 def test_a_claim_is_as_its_worst_expectation(tmp_path):
