@@ -68,7 +68,9 @@ class _Expectation(NamedTuple):
     # whether the trials compared agree bit by bit
     is_dead: bool
     # the arms that it does without, see `effects.missing_arms`: then it is not tested
-    over: str = ""
+    without: str = ""
+    # see `effects.survived`
+    survived: str = ""
 
     @property
     def expected(self) -> str:
@@ -85,7 +87,7 @@ def judge_claims(results: Results, effects: pd.DataFrame) -> pd.DataFrame:
 
     Of a study with looks, the numbers of an expectation are those of the look that decided it, else
     of the last one, and `LOOK_COLUMNS` are added. Where claims were changed after results were
-    seen, so is `POST_HOC`, and so is `OVER` where a claim does without some of its arms.
+    seen, so is `POST_HOC`, and so is `OVER` where trials failed that a claim compares.
 
     effects: from `effects.judge`; tells which factors interact.
     """
@@ -104,7 +106,7 @@ def judge_claims(results: Results, effects: pd.DataFrame) -> pd.DataFrame:
         found = [*one.found[:4], p_holm, one.found.n, verdict, worst]
         rows.append([*what, *found, _level_by_level(one, results, effects)])
     table_ = pd.DataFrame(rows, columns=CLAIM_COLUMNS)
-    over = [question.tested.over for question in questions]
+    over = ["; ".join(filter(None, (one.tested.without, one.tested.survived))) for one in questions]
     if any(over):
         table_[OVER] = over
     if results.looks:
@@ -210,7 +212,7 @@ def _needed(one: _Expectation, level: float, looks: tuple[int, ...], n_looked: i
 
     level: of all looks together; n_looked: seeds of the last look
     """
-    if one.over:
+    if one.without:
         return np.nan
     distance, sides = one.found.mean - one.value, 2
     if one.within is not None:
@@ -230,9 +232,11 @@ def _expectations(claim: Claim, results: Results) -> Iterator[_Expectation]:
         metric = results.column(one["metric"])
         within, value = one.get("within"), one.get("value", 0.0)
         found = _estimate(compared, metric, results, value)
-        over = judged.missing_arms(compared, results, metric) if metric in results.metrics else ""
-        is_dead = are_same and not over
-        if over:
+        is_measured = metric in results.metrics
+        without = judged.missing_arms(compared, results, metric) if is_measured else ""
+        survived = judged.survived(compared, results, metric) if is_measured else ""
+        is_dead = are_same and not without
+        if without:
             # the mean over fewer arms is another question, chosen by how trials ended
             found = found._replace(p=np.nan)
         elif is_dead:
@@ -243,7 +247,7 @@ def _expectations(claim: Claim, results: Results) -> Iterator[_Expectation]:
         sides = 1 if within is not None and abs(found.mean) < within else 2
         found = repeated(found, results.looks, sides=sides)
         asked = claim, compared, metric, one["direction"], within, value
-        yield _Expectation(*asked, found, is_dead, over)
+        yield _Expectation(*asked, found, is_dead, without, survived)
 
 
 def _estimate(compared: Contrast, metric: str, results: Results, value: float = 0.0) -> Estimate:
@@ -343,8 +347,8 @@ def claim_texts(claims: pd.DataFrame) -> list[ClaimText]:
 def claims_counted(claims: pd.DataFrame) -> str:
     """How many claims are supported, refuted or not decided, in a sentence; "" of no claims.
 
-    A claim that is decided by a mean over unlike levels is said to be so on average, and one whose
-    verdict is post hoc is said to be that.
+    A claim that is decided by a mean over unlike levels is said to be so on average, one whose
+    verdict is post hoc to be that, and one of seeds in which no trial failed to be of those.
     """
     counted = []
     is_mean = (claims["level_by_level"] != "").groupby(claims["claim"]).transform("any")
@@ -353,6 +357,7 @@ def claims_counted(claims: pd.DataFrame) -> str:
         own = each[each["claim_verdict"] == verdict]
         names = [
             f"`{row['claim']}`{' on average' * row['is_mean']}{' post hoc' * _is_post_hoc(row)}"
+            + " where trials did not fail" * bool(row.get(OVER))
             for _, row in own.iterrows()
         ]
         listing = f" ({', '.join(names)})" if verdict != NOT_DECIDED else ""
@@ -473,7 +478,8 @@ def numbers_told(row: Any) -> str:
     shown = mean_of if is_mean else effect
     size = shown(row.estimate, row.low_holm, row.high_holm, numbers=_numbers(row.direction))
     size += _unit(row)
-    if over := getattr(row, OVER, ""):
+    over = getattr(row, OVER, "")
+    if not has_p and row.low == row.low:
         return f"{size} ({over}; not tested)"
     if not has_p:
         why = "one seed" if row.n_seeds == 1 else "seeds agree exactly"
@@ -482,7 +488,8 @@ def numbers_told(row: Any) -> str:
     if row.low_holm != row.low_holm:
         # a look that is not complete, or claims.csv of an earlier version
         what = what.removesuffix(_TESTED) + "p"
-    told = f"{size} ({what} {compared_p(row.p_holm)} after Holm's correction, {row.n_seeds} seeds)"
+    seeds = over or f"{row.n_seeds} seeds"
+    told = f"{size} ({what} {compared_p(row.p_holm)} after Holm's correction, {seeds})"
     if not row.level_by_level:
         return told
     each = f"{'arm by arm' if is_mean else 'level by level'}, not corrected"

@@ -107,7 +107,8 @@ def judge(results: Results) -> pd.DataFrame:
             p = estimate.p if np.isnan(adjusted) else adjusted
             verdict = BY_CONSTRUCTION if is_same else _verdict(estimate, p)
             *interval, n, sd, correlation = estimate
-            over = missing_arms(one, results, metric)
+            told = missing_arms(one, results, metric), survived(one, results, metric)
+            over = "; ".join(filter(None, told))
             found = [*interval, adjusted, n, verdict, over, one.kind, sd, correlation]
             rows.append([one.name, metric, *found])
     return pd.DataFrame(rows, columns=[*EFFECT_COLUMNS, OVER, "kind", "sd", "correlation"])
@@ -177,6 +178,26 @@ def missing_arms(one: Contrast, results: Results, metric: str) -> str:
         arms = [f"{len(arms)} arms"]
     what = {1: "arms", 2: "pairs of arms"}.get(len(one.replicas[0]), "groups of four arms")
     return f"over {len(kept)} of {len(one.replicas)} {what}: without {listed(arms)}"
+
+
+def survived(one: Contrast, results: Results, metric: str) -> str:
+    """In how many of its seeds no trial failed that a contrast compares; "" if in all.
+
+    `in 4 of 10 seeds: where `a` did not fail`. What differs there may differ by which trials fail.
+    """
+    if not results.failed:
+        return ""
+    cells = results.cells(metric)
+    used = [arm for group in enough(one.replicas, seeds_of(cells)) for arm in group]
+    arms = [f"`{arm}`" for arm in dict.fromkeys(used) if arm in results.failed]
+    if not arms:
+        return ""
+    own = results.trials[results.trials["arm"].isin(used)]
+    n_planned = int((own.groupby("seed")["arm"].nunique() == len(set(used))).sum())
+    n = int(cells[used].notna().all(axis=1).sum())
+    if len(arms) > MAX_NAMED:
+        arms = [f"{len(arms)} arms"]
+    return f"in {n} of {n_planned} seeds: where {listed(arms)} did not fail"
 
 
 def without_effect(estimate: Estimate) -> Estimate:

@@ -16,7 +16,7 @@ import pandas as pd
 from ablation.analysis import effects as judged
 from ablation.analysis.contrasts import Contrast, level_effect, replicas_of
 from ablation.analysis.looks import ALPHA, t_limit, tested_level
-from ablation.analysis.results import OVER, Results
+from ablation.analysis.results import Results
 from ablation.analysis.statistics import Estimate
 
 
@@ -61,14 +61,15 @@ def level_effects(results: Results, rows: pd.DataFrame) -> list[LevelEffect]:
             own = {**results.factors, factor: [reference, level]}
             pairs = judged.interacting_pairs(results, rows, separable, own)
             others = [name for pair in pairs if factor in pair for name in pair if name != factor]
-            name = level_effect(results.arms, factor, reference, level).name
-            if name not in named.index:
+            compared = level_effect(results.arms, factor, reference, level)
+            if compared.name not in named.index:
                 continue
-            row = named.loc[name]
+            row = named.loc[compared.name]
             interval = float(row["estimate"]), float(row["low"]), float(row["high"])
             settings = list(_settings(results, factor, reference, level, others)) if others else []
+            over = judged.missing_arms(compared, results, results.primary)
             ends = factor, reference, level
-            found.append(LevelEffect(*ends, *interval, row["verdict"], settings, row[OVER]))
+            found.append(LevelEffect(*ends, *interval, row["verdict"], settings, over))
     return found
 
 

@@ -84,8 +84,8 @@ LOOK_COLUMNS = [
 # What claims.csv holds, too, where claims were changed after results were seen: "yes" or "no", see
 # `ablation.analysis.first_plan.post_hoc_claims`.
 POST_HOC = "post_hoc"
-# What they hold, too, where arms have too few finished trials: which of them an effect or a claim
-# does without, see `ablation.analysis.effects.missing_arms`. Such a claim is not decided.
+# What they hold, too, where trials failed: which arms an effect or a claim does without, see
+# `ablation.analysis.effects.missing_arms`, and in how many seeds the others did not fail.
 OVER = "over"
 # the last of effects.csv and claims.csv where the plan was changed after results were seen
 WARNING = "warning"
@@ -182,6 +182,12 @@ class Results:
         cells = [claimed(self.arms, claim["contrast"]).cells for claim in claims]
         is_early = len(self.manifest.seeds) >= FEWEST and not self.looks
         return {claim["id"] for claim in claims if is_early and untried & set().union(*cells)}
+
+    @cached_property
+    def failed(self) -> dict[str, int]:
+        """Arm or baseline -> how many of its trials failed, of those of which any did."""
+        trials = self.trials
+        return trials.loc[trials["state"] == "FAILED", "arm"].value_counts(sort=False).to_dict()
 
     @property
     def _have_ended(self) -> pd.Series:

@@ -94,6 +94,7 @@ def verdict(results: Results, effects: pd.DataFrame, claims: pd.DataFrame) -> Ve
     start = ""
     if n_complete < n_trials:
         start = f"from {n_complete} of {n_trials} trials{_without(results)}: "
+        start += _where_finished(results)
     if is_conditional(primary):
         start += "on this one training run, "
     clauses = [*_effects_told(results, found), *_baseline_told(results, primary)]
@@ -154,6 +155,21 @@ def _without(results: Results) -> str:
         return ""
     told = listed(missing) if len(missing) <= MAX_LISTED else f"{number(len(missing))} arms"
     return f", none of {told}"
+
+
+def _where_finished(results: Results) -> str:
+    """The condition of an answer whose trials failed in some seeds; "" of none.
+
+    How an arm does where it does not break may be told by whether it breaks.
+    """
+    names = [*results.arms, *results.baselines]
+    finished = {name: len(results.complete(name)) for name in names if name in results.failed}
+    broken = [name for name, n in finished.items() if n]
+    planned = results.trials["arm"].value_counts()
+    told = [f"`{name}` in {finished[name]} of {planned[name]} seeds" for name in broken]
+    if len(broken) > MAX_LISTED:
+        told = [f"{number(len(broken))} arms not in all seeds"]
+    return f"where trials did not fail ({listed(told)}), " if told else ""
 
 
 def _effects_told(results: Results, found: Sequence[LevelEffect]) -> list[str]:
@@ -422,6 +438,7 @@ def _best_line(results: Results) -> str:
     n, n_planned = int(cells[ranking.best].count()), len(cells)
     seeds = f", {n} of {n_planned} seeds" if n < n_planned else ""
     best = f"`{ranking.best}` ({_mean(results, ranking.best)}{seeds})"
+    where = " where its trials did not fail" if ranking.best in results.failed else ""
     what = f"mean, adjusted for the seeds that {kind}s lack," if ranking.is_adjusted else "mean"
     n_others = int(cells[names or results.baselines].notna().any().sum()) - 1
     rivals = listed([f"`{rival}`" for rival in ranking.rivals])
@@ -445,7 +462,7 @@ def _best_line(results: Results) -> str:
     elif ranking.rivals:
         told = f"no {kind} can be called the best: {best} has the best {what} but is {separable}"
     else:
-        told = f"the best {kind} is {best}, {separable}"
+        told = f"the best {kind}{where} is {best}, {separable}"
     if not names:
         means = [f"`{name}` {mean}" for name in results.baselines if (mean := _mean(results, name))]
         told += f"; {label(results.primary)} is {listed(means)}"

@@ -21,7 +21,7 @@ from ablation.analysis.claims import (
 )
 from ablation.analysis.effects import judge
 from ablation.analysis.first_plan import plan_warnings
-from ablation.analysis.results import load, read_claims
+from ablation.analysis.results import load, read_claims, read_effects
 from ablation.analysis.statistics import contrast, holm, margin_p, paired_difference
 from ablation.formatting import effect
 from ablation.reporting.report import render, write_report
@@ -169,6 +169,26 @@ def test_an_effect_over_fewer_arms_than_it_has_says_so_where_it_is_told(tmp_path
     text = render(results, effects, judge_claims(results, effects), [])
     assert f"`lr_split` ({BROKEN}) raises top-1" in text.partition("## ")[0]
     assert f"higher; {BROKEN}" in text.partition("## Effects")[2]
+
+
+def test_a_claim_of_the_seeds_that_its_arms_survived_says_so(tmp_path):
+    folder = study(
+        tmp_path / "runs",
+        factors=ONE,
+        seeds=range(10),
+        top1=lifting(8),
+        state=lambda s: "FAILED" if s.arm == "lr_split" and s.seed > 3 else "COMPLETE",
+        claims=[claim(OFF_ON, "up")],
+    )
+    table = judged(folder)
+    said = "in 4 of 10 seeds: where `lr_split` did not fail"
+    assert list(table["over"]) == [said] and list(table["claim_verdict"]) == ["supported"]
+    assert f"after Holm's correction, {said})" in claim_texts(table)[0].expectations[0]
+    assert claims_counted(table) == "Of 1 claim: 1 supported (`a` where trials did not fail)."
+    write_report(folder, tmp_path / "report", drawn=[])
+    effects = read_effects(tmp_path / "report").set_index("effect")
+    assert set(effects.loc["lr_split: off -> on", "over"]) == {said}
+    assert set(effects.loc["reference - ldmlr", "over"]) == {""}
 
 
 def test_an_arm_that_broke_where_no_claim_compares_it_leaves_claims_decided(tmp_path):

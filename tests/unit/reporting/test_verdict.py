@@ -488,8 +488,34 @@ def test_one_training_run_is_said_to_be_one(tmp_path):
 def test_failed_trials_are_told_before_anything_else(tmp_path):
     states = {"warmup--s1": "FAILED", "ce--s2": "RUNNING"}
     lines = lines_of(study(tmp_path, state=lambda spec: states.get(spec.trial, "COMPLETE")))
-    assert lines[0].startswith("From 34 of 36 trials: `lr_split` raises top-1, ")
+    assert lines[0].startswith(
+        "From 34 of 36 trials: where trials did not fail (`warmup` in 2 of 3 seeds), `lr_split` "
+        "raises top-1, "
+    )
     assert lines[-1].startswith("34 of 36 trials finished (34 complete, 1 failed, 1 ")
+
+
+def test_an_answer_of_the_seeds_that_an_arm_survived_is_conditional_on_that(tmp_path):
+    folder = study(
+        tmp_path,
+        factors=ONE,
+        seeds=range(10),
+        baselines=[],
+        state=lambda s: "FAILED" if s.arm == "lr_split" and s.seed > 3 else "COMPLETE",
+    )
+    answer, *lines = lines_of(folder)
+    assert answer == (
+        "From 14 of 20 trials: where trials did not fail (`lr_split` in 4 of 10 seeds), `lr_split` "
+        "raises top-1."
+    )
+    (best,) = [line for line in lines if "best arm" in line]
+    assert best.startswith("The best arm where its trials did not fail is `lr_split` (")
+    assert ", 4 of 10 seeds), separable from all others" in best
+
+
+def test_many_arms_that_lack_seeds_are_counted(tmp_path):
+    lines = lines_of(study(tmp_path, state=lambda s: "FAILED" if s.seed == 2 else "COMPLETE"))
+    assert ": where trials did not fail (twelve arms not in all seeds), " in lines[0]
 
 
 def test_claims_are_counted_and_those_on_average_said_to_be(tmp_path):
@@ -645,9 +671,10 @@ def test_what_two_seeds_cannot_tell_is_said_to_be_undecided(tmp_path):
     lines = lines_of(folder)
     assert lines[0].startswith(
         "From 8 of 10 trials, none of `lr_split+warmup`: there are too few seeds to tell an effect "
-        "of `lr_split` and `warmup` on top-1"
+        "of `lr_split` (over 1 of 2 pairs of arms: without `lr_split+warmup` (0 of 2 seeds)) and "
     )
-    assert lines[1].startswith("`lr_split`: undecided, ")
+    assert lines[1].startswith("`lr_split` (over 1 of 2 pairs of arms: without `lr_split+warmup` ")
+    assert "): undecided, " in lines[1]
     text = " ".join(lines)
     assert "o effect" not in text and not re.search(r"\de[+-]\d", text)
 
