@@ -186,7 +186,7 @@ def _with_looks(
     n_looked = max((look.n_seeds for look in replayed.looks), default=0)
     needed = [
         np.nan
-        if one.decided_at
+        if one.decided_at or one.tested.without
         else _needed(one.tested, ALPHA / replayed.n_tests, results.looks, n_looked)
         for one in replayed.questions
     ]
@@ -212,8 +212,6 @@ def _needed(one: _Expectation, level: float, looks: tuple[int, ...], n_looked: i
 
     level: of all looks together; n_looked: seeds of the last look
     """
-    if one.without:
-        return np.nan
     distance, sides = one.found.mean - one.value, 2
     if one.within is not None:
         distance = abs(distance) - one.within
@@ -232,9 +230,11 @@ def _expectations(claim: Claim, results: Results) -> Iterator[_Expectation]:
         metric = results.column(one["metric"])
         within, value = one.get("within"), one.get("value", 0.0)
         found = _estimate(compared, metric, results, value)
-        is_measured = metric in results.metrics
-        without = judged.missing_arms(compared, results, metric) if is_measured else ""
-        survived = judged.survived(compared, results, metric) if is_measured else ""
+        without = survived = ""
+        if metric in results.metrics:
+            cells = results.cells(metric)
+            without = judged.missing_arms(compared, results, seeds_of(cells))
+            survived = judged.survived(compared, results, cells)
         is_dead = are_same and not without
         if without:
             # the mean over fewer arms is another question, chosen by how trials ended

@@ -8,7 +8,7 @@ kind and the same trained weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, product
 from typing import NamedTuple
 
@@ -86,6 +86,8 @@ def judge(results: Results) -> pd.DataFrame:
     dead = [is_dead(one, results) for one in contrasts]
     rows = []
     for metric in results.metrics:
+        cells = results.cells(metric)
+        n_seeds = seeds_of(cells)
         n = len(family) if metric == results.primary else 0
         # over seeds, p is corrected
         confidence = 1 - ALPHA / max(n, 1) if len(results.manifest.seeds) == 1 else 0.95
@@ -107,8 +109,8 @@ def judge(results: Results) -> pd.DataFrame:
             p = estimate.p if np.isnan(adjusted) else adjusted
             verdict = BY_CONSTRUCTION if is_same else _verdict(estimate, p)
             *interval, n, sd, correlation = estimate
-            told = missing_arms(one, results, metric), survived(one, results, metric)
-            over = "; ".join(filter(None, told))
+            limits = missing_arms(one, results, n_seeds), survived(one, results, cells)
+            over = "; ".join(filter(None, limits))
             found = [*interval, adjusted, n, verdict, over, one.kind, sd, correlation]
             rows.append([one.name, metric, *found])
     return pd.DataFrame(rows, columns=[*EFFECT_COLUMNS, OVER, "kind", "sd", "correlation"])
@@ -157,12 +159,13 @@ def effects_replay(results: Results) -> Replay[_Effect]:
     )
 
 
-def missing_arms(one: Contrast, results: Results, metric: str) -> str:
+def missing_arms(one: Contrast, results: Results, n_seeds: Mapping[str, int]) -> str:
     """Which of the arms that it compares a contrast does without, see `Contrast.weights`.
 
     `over 1 of 2 pairs of arms: without `a+b` (1 of 5 seeds)`; "" of none.
+
+    n_seeds: see `contrasts.seeds_of`
     """
-    n_seeds = seeds_of(results.cells(metric))
     kept = enough(one.replicas, n_seeds)
     if len(kept) in (0, len(one.replicas)):
         return ""
@@ -180,14 +183,13 @@ def missing_arms(one: Contrast, results: Results, metric: str) -> str:
     return f"over {len(kept)} of {len(one.replicas)} {what}: without {listed(arms)}"
 
 
-def survived(one: Contrast, results: Results, metric: str) -> str:
+def survived(one: Contrast, results: Results, cells: pd.DataFrame) -> str:
     """In how many of its seeds no trial failed that a contrast compares; "" if in all.
 
     `in 4 of 10 seeds: where `a` did not fail`. What differs there may differ by which trials fail.
     """
     if not results.failed:
         return ""
-    cells = results.cells(metric)
     used = [arm for group in enough(one.replicas, seeds_of(cells)) for arm in group]
     arms = [f"`{arm}`" for arm in dict.fromkeys(used) if arm in results.failed]
     if not arms:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ablation.analysis import effects as judged
-from ablation.analysis.contrasts import Contrast, level_effect, replicas_of
+from ablation.analysis.contrasts import Contrast, level_effect, replicas_of, seeds_of
 from ablation.analysis.looks import ALPHA, t_limit, tested_level
 from ablation.analysis.results import Results
 from ablation.analysis.statistics import Estimate
@@ -53,6 +53,7 @@ def level_effects(results: Results, rows: pd.DataFrame) -> list[LevelEffect]:
     rows: of the primary metric, from `effects.judge`
     """
     named = judged_intervals(results, rows).set_index("effect")
+    n_seeds = seeds_of(results.cells(results.primary))
     separable = (judged.HIGHER, judged.LOWER, judged.SEPARABLE_ON_RUN)
     found = []
     for factor, (reference, *levels) in results.factors.items():
@@ -67,7 +68,7 @@ def level_effects(results: Results, rows: pd.DataFrame) -> list[LevelEffect]:
             row = named.loc[compared.name]
             interval = float(row["estimate"]), float(row["low"]), float(row["high"])
             settings = list(_settings(results, factor, reference, level, others)) if others else []
-            over = judged.missing_arms(compared, results, results.primary)
+            over = judged.missing_arms(compared, results, n_seeds)
             ends = factor, reference, level
             found.append(LevelEffect(*ends, *interval, row["verdict"], settings, over))
     return found

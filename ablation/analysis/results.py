@@ -152,8 +152,8 @@ class Results:
             return same
         complete = self.trials.loc[self.trials["state"] == "COMPLETE", "trial"]
         own = self.history[self.history["trial"].isin(complete) & self.history["arm"].isin(same)]
-        values = own.groupby(["arm", "phase", "epoch"])[self.primary].apply(agree)
-        varying = values[~values].index.get_level_values("arm")
+        epochs = own.groupby(["arm", "phase", "epoch"])[self.primary]
+        varying = {arm for (arm, *_), values in epochs if not agree(values)}
         return [name for name in same if name not in varying]
 
     @cached_property
@@ -186,8 +186,9 @@ class Results:
     @cached_property
     def failed(self) -> dict[str, int]:
         """Arm or baseline -> how many of its trials failed, of those of which any did."""
-        trials = self.trials
-        return trials.loc[trials["state"] == "FAILED", "arm"].value_counts(sort=False).to_dict()
+        failed = self.trials.loc[self.trials["state"] == "FAILED", "arm"]
+        counts: dict[str, int] = failed.value_counts(sort=False).to_dict()
+        return counts
 
     @property
     def _have_ended(self) -> pd.Series:
