@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ablation.errors import InputError, Problem, nearest
-from ablation.subject.imported import is_library, library_versions, script_sources
+from ablation.subject.imported import is_library, library_versions, script_sources, source_digests
 from ablation.subject.measured import READER
 from ablation.subject.own import OwnCode, Place, record_of
 from ablation.subject.protocol import Fault, Record, Store, digest_of
@@ -164,8 +164,10 @@ class CommandSubject(OwnCode):
         scripts = {path: text for path, text in files.items() if path.endswith(".py")}
         sources = script_sources(scripts, _module(literals))
         self.versions = library_versions(sources)
-        self.sources = {
-            name: hashlib.sha256(text).hexdigest() for name, text in {**sources, **files}.items()
+        self.sources = source_digests(sources) | {
+            name: hashlib.sha256(text).hexdigest()
+            for name, text in files.items()
+            if name not in sources
         }
         self.source_fingerprint = digest_of([command.name, self.sources])
         self.reader = READER if command.metrics in ("", "stdout") else 0

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import ast
 import functools
+import hashlib
+import json
 import linecache
 import os
 import signal
@@ -80,6 +82,24 @@ def _with_imports(
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         left += _imported(found[name], package)
     return dict(sorted(found.items()))
+
+
+def source_digests(sources: Mapping[str, bytes]) -> dict[str, str]:
+    """Name -> hash of a Python source, comments and layout aside.
+
+    Docstrings count: `argparse` and `docopt` read them. So does every byte of what is no Python.
+    """
+    return {name: hashlib.sha256(_meaning(text)).hexdigest() for name, text in sources.items()}
+
+
+def _meaning(text: bytes) -> bytes:
+    # not at the top: a project's own `core` may be found until `load_subject` has prevented it
+    from core.planning.syntax import plain
+
+    try:
+        return json.dumps(plain(ast.parse(text))).encode()
+    except (SyntaxError, ValueError, RecursionError):
+        return text
 
 
 def imported_names(sources: Mapping[str, bytes]) -> list[str]:

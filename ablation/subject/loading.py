@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 import numbers
@@ -26,6 +25,7 @@ from ablation.subject.imported import (
     library_versions,
     module_file,
     project_sources,
+    source_digests,
     taken_from,
 )
 from ablation.subject.measured import MAX_EPOCH
@@ -42,6 +42,7 @@ def load_subject(name: str) -> Subject:
     Modules may stand in the working directory; of a command, see `ablation.subject.command`. Raises
     InputError, naming what could not be found.
     """
+    _search_here_last()
     if Command.is_one(name):
         return cast(Subject, CommandSubject(Command.of(name)))
     module_name, _, attribute = BUILT_IN.get(name, name).partition(":")
@@ -51,7 +52,6 @@ def load_subject(name: str) -> Subject:
         remedy = "write it to a file, in a notebook by %%writefile training.py"
         where = "of a notebook or of a script that runs"
         raise _refused(f"'{name}' is {where}, which workers cannot import; {remedy}")
-    _search_here_last()
     module = _imported(module_name)
     if name not in BUILT_IN:
         _refuse_hidden([module_name, *imported_names(project_sources(module_name))])
@@ -169,7 +169,7 @@ class FunctionSubject(OwnCode):
         self.is_resumable = RESUME_FROM in _parameters(train)
         sources = project_sources(train.__module__)
         self.versions = library_versions(sources)
-        self.sources = {name: hashlib.sha256(text).hexdigest() for name, text in sources.items()}
+        self.sources = source_digests(sources)
         self.source_fingerprint = digest_of([train.__module__, train.__qualname__, self.sources])
 
     def run(

@@ -16,6 +16,7 @@ from core.config.schema import Config, Data
 from core.data.listing import Member, listed, sha256
 from core.data.location import digits_file, locate, places
 from core.planning.lookups import once
+from core.planning.syntax import plain
 
 PLANNING = (
     "config/",
@@ -65,16 +66,7 @@ def _meaning(path: Path) -> Any:
         # a docstring, or a string that stands for one
         if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
             del body[0]
-    return _plain(tree)
-
-
-def _plain(node: Any) -> Any:
-    """A syntax tree as lists, without empty fields: later Pythons have more of those."""
-    if isinstance(node, ast.AST):
-        fields = ast.iter_fields(node)
-        held = [[name, _plain(value)] for name, value in fields if value not in (None, [])]
-        return [type(node).__name__, held]
-    return [_plain(each) for each in node] if isinstance(node, list) else repr(node)
+    return plain(tree)
 
 
 @functools.cache

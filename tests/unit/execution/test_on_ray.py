@@ -242,7 +242,7 @@ def test_a_node_that_plans_the_same_is_fit(site):
 
 def test_a_node_with_other_source_says_so(site):
     with open("trained.py", "a") as file:
-        file.write("\n# changed\n")
+        file.write("\nchanged = True\n")
     assert fault_of(site) == "has other data, or other source of what is ablated, than the plan"
 
 

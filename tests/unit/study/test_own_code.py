@@ -240,7 +240,7 @@ def test_arms_and_studies_share_what_is_the_same():
     assert run()[1].n_trained == 4
     Path("g.yaml").write_text(GRID.replace("study: own", "study: other"))
     assert run()[1].n_trained == 0 and Path("calls").read_text() == "xxxx"
-    Path("train.py").write_text(calls + "\n")
+    Path("train.py").write_text(calls + "\ndone = True\n")
     assert run()[1].n_trained == 4
 
 

@@ -92,7 +92,7 @@ def stale(text: str) -> list[str]:
 def test_a_file_that_changed_is_named_and_what_the_cache_has_is_not_said_to_be_trained_anew():
     script = Path("train.py").read_text()
     said("run", "--grid", "g.yaml", "--offline")
-    Path("train.py").write_text(f"{script}# a comment\n")
+    Path("train.py").write_text(f"{script}done = True\n")
     told = "4 trials that have ended are stale: code changed (train.py); `ablate run` "
     assert stale(said("plan", "--grid", "g.yaml")) == [f"{told}trains them anew"]
     # of the report's facts they are none

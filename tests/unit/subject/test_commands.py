@@ -218,6 +218,43 @@ def test_its_key_follows_command_used_settings_seed_script_and_imported_modules(
     assert key(subject_of(command), {"lr": 1, "unused": 1}) in known
 
 
+SAME = {
+    "a comment": ("a = 1  # why\n# more\n", True),
+    "layout": ("a = (\n    1\n)\n", True),
+    "a docstring, which argparse may read": ('"""Usage."""\na = 1\n', False),
+    "code": ("a = 2\n", False),
+}
+
+
+@pytest.mark.parametrize("text, is_same", SAME.values(), ids=SAME)
+def test_comments_and_layout_of_scripts_and_modules_do_not_count(text, is_same):
+    Path("helper.py").write_text("a = 1\n")
+    command = script("import helper\n") + " {seed}"
+    before = key(subject_of(command))
+    Path("helper.py").write_text(text)
+    assert (key(subject_of(command)) == before) is is_same
+    for name, old in {"train.py": "import helper\n", "helper.py": text}.items():
+        Path(name).write_text(old + "# a comment\n")
+    assert (key(subject_of(command)) == before) is is_same
+
+
+ODD = {
+    "a syntax error": b"a = (\n",
+    "not UTF-8": b"a = '\xff'\n",
+    "a NUL": b"a = 1\0\n",
+    "deep nesting": b"a = " + b"-" * 200 + b"1\n",
+}
+
+
+@pytest.mark.parametrize("text", ODD.values(), ids=ODD)
+def test_every_byte_of_what_python_cannot_read_counts(text):
+    command = script("") + " {seed}"
+    Path("train.py").write_bytes(text)
+    before = key(subject_of(command))
+    Path("train.py").write_bytes(text + b"# a comment\n")
+    assert key(subject_of(command)) != before
+
+
 def test_a_module_that_is_run_by_its_name_counts_too():
     Path("pack").mkdir()
     Path("pack/__main__.py").write_text("from .inner import a\n")

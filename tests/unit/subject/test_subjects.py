@@ -15,6 +15,7 @@ from tiny_trials import JOINT, ORIGINAL, STAGED, MemoryStore, chain, run
 
 from ablation import PACKAGE
 from ablation.errors import InputError
+from ablation.subject.command import Command
 from ablation.subject.imported import project_sources
 from ablation.subject.loading import FunctionSubject, load_subject
 from ablation.subject.own import Place
@@ -168,11 +169,13 @@ def test_own_code_is_found_where_ablate_is_started_and_hides_none_of_ours(tmp_pa
     )
     (tmp_path / "core").mkdir()
     (tmp_path / "core" / "__init__.py").write_text("raise RuntimeError('this is not ours')\n")
-    code = "from ablation.subject.loading import load_subject as load; print([type(load(name)).__name__ for name in ('my:train', 'core', 'my:train')])"
+    command = Command(f"{sys.executable} my.py {{seed}}").name
+    code = f"from ablation.subject.loading import load_subject as load; print([type(load(name)).__name__ for name in ({command!r}, 'my:train', 'core', 'my:train')])"
     done = subprocess.run(
         [sys.executable, *options, "-c", code], cwd=tmp_path, capture_output=True, text=True
     )
-    assert done.stdout == "['FunctionSubject', 'StrategyA', 'FunctionSubject']\n", done.stderr
+    kinds = "['CommandSubject', 'FunctionSubject', 'StrategyA', 'FunctionSubject']"
+    assert done.stdout == f"{kinds}\n", done.stderr
 
 
 TRAIN = "def train(config, seed, report):\n    return {'accuracy': 1}\n"
@@ -383,6 +386,12 @@ def test_its_key_follows_settings_seed_and_source(module):
     assert key({"lr": 0.5, "epochs": 3}, seed=1) != same
     changed = module(code=MODULE.format(imports="").replace("90 + seed", "91 + seed"))
     assert key({"lr": 0.5, "epochs": 3}, subject=load_subject(f"{changed}:train")) != same
+
+
+def test_its_key_follows_no_comments_in_its_source(package):
+    before = package(main=TRAIN)
+    assert package(main=f"# why\n{TRAIN.replace('return', 'return  ')}") == before
+    assert package(main=TRAIN.replace("1}", "2}")) != before
 
 
 @pytest.fixture
