@@ -78,6 +78,8 @@ class Grid:
     looks: tuple[int, ...] = ()
     # whether looks are to decide every main effect, too, and not the claims alone
     decides_effects: bool = False
+    # whether the metric is the file's choice, and not the default of the built-in code
+    names_metric: bool = True
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def read_grid(
     file.allow(
         *GRID_KEYS, other=EXPERIMENT_KEYS, where="the experiment's file, which `experiment` names"
     )
-    metric = file.section("metric")
+    metric = file.section("metric", text_as="name")
     metric.allow("name", "goal")
     primary = metric.text("name", "test/top1", *METRIC_NAME) or ""
     goal = metric.choice("goal", ("maximize", "minimize"), "maximize") or ""
@@ -150,6 +152,7 @@ def read_grid(
         settings=file.settings("settings"),
         looks=chosen.looks,
         decides_effects=chosen.effects,
+        names_metric=metric.values.get("name") is not None,
         search=read_search(file, planned_seeds, {"name": primary, "goal": goal}),
     )
 

@@ -28,7 +28,7 @@ from ablation.grid.strict_yaml import (
     read_value,
 )
 from ablation.subject.command import Command, CommandSubject
-from ablation.subject.loading import FunctionSubject
+from ablation.subject.loading import BUILT_IN, FunctionSubject
 from ablation.subject.measured import numbers_in
 from ablation.subject.protocol import Fault, FaultLike, Subject
 
@@ -109,6 +109,9 @@ def load_study(
         Problem(grid.file, f"factors.{factor}", message)
         for factor, message in rivals(grid.factors, alternatives)
     ]
+    if found and found.subject not in {"", *BUILT_IN} and not grid.names_metric:
+        remedy = "write metric: {name: acc, goal: maximize}, with a name that your code reports"
+        problems.append(Problem(grid.file, "metric", f"is missing; {remedy}"))
     if found is None or subject is None:
         raise InputError(problems)
 

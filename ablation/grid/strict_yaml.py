@@ -406,9 +406,10 @@ class CheckedMapping:
                 self.note(key, f"{show(key)} is not {means}")
         return [key for key in self.values if re.fullmatch(pattern, key)]
 
-    def section(self, key: str) -> CheckedMapping:
-        """The mapping under a key; empty if there is none."""
-        return self._section(key, self.values.get(key))
+    def section(self, key: str, text_as: str = "") -> CheckedMapping:
+        """The mapping under a key; empty if there is none. text_as: of text alone, its key."""
+        value = self.values.get(key)
+        return self._section(key, {text_as: value} if text_as and isinstance(value, str) else value)
 
     def sections(self, key: str) -> Iterator[CheckedMapping]:
         """The mappings in the list under a key."""

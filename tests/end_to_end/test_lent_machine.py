@@ -42,6 +42,7 @@ settings: {how: plain, ends: soon, device: any}
 GRID = """
 study: lent
 experiment: function
+metric: test/top1
 design: factorial
 seeds: 3
 factors:

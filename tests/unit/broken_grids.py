@@ -58,8 +58,11 @@ BROKEN = [
     ("experiment in a folder not there", "experiment: tiny", "experiment: nowhere/tiny.yaml", [
         "tiny.yaml: no such file: the folder 'FOLDER/nowhere' does not exist",
     ]),
-    ("metric as text", "", "metric: test/top1\n", [
-        "grid.yaml: metric: 'test/top1' is not a mapping",
+    ("metric as text", "", "metric: top 1\n", [
+        "grid.yaml: metric.name: 'top 1' is not a metric's name, such as test/top1 (letters, digits, '_', '.', '/', '@', '-')",
+    ]),
+    ("metric as a list", "", "metric: [test/top1]\n", [
+        "grid.yaml: metric: a list is not a mapping",
     ]),
     ("metric goal", "", "metric: {goal: maximise}\n", [
         "grid.yaml: metric.goal: 'maximise' is not allowed; did you mean 'maximize'?",

@@ -134,6 +134,20 @@ def test_a_key_that_is_null_takes_its_default(tmp_path):
     assert grid.metric == {"name": "test/top1", "goal": "maximize"}
 
 
+def test_text_is_the_name_of_the_metric(load):
+    assert load(GRID + "metric: acc\n").grid.metric == {"name": "acc", "goal": "maximize"}
+
+
+@pytest.mark.parametrize("more", ["", "metric: {goal: minimize}\n"])
+def test_own_code_has_no_metric_by_default(load, more):
+    own = f"{EXPERIMENT}\nsubject: training:train\n"
+    assert load(GRID + "metric: acc\n", own)
+    assert refused(load, grid=GRID + more, tiny=own) == [
+        "grid.yaml: metric: is missing; write metric: {name: acc, goal: maximize}, "
+        "with a name that your code reports"
+    ]
+
+
 def test_later_layers_win_from_experiment_to_levels(load):
     tiny = "settings: {epochs: 1, warmup.epochs: 1, mixup: 1, optim: {lr: 1, momentum: 1}}"
     grid = GRID + "settings: {warmup: {epochs: 2}, mixup: 2}\n"
@@ -559,7 +573,8 @@ def test_a_subject_that_cannot_be_loaded_is_named_where_it_is_asked_for(load):
     def loader(name):
         raise InputError([Problem("", "", f"no module '{name}'")])
 
-    assert refused(load, tiny="subject: my.code:train", subject_loader=loader) == [
+    own = {"grid": GRID + "metric: acc\n", "tiny": "subject: my.code:train"}
+    assert refused(load, **own, subject_loader=loader) == [
         "tiny.yaml: subject: no module 'my.code:train'"
     ]
 

@@ -281,6 +281,7 @@ def test_of_a_subject_that_tells_nothing_only_levels_of_the_same_settings_are_de
         "subject_loader": lambda name: Plain(),
         "tiny": f"subject: own:train\n{tiny}",
         "settings": "{c: 3}",
+        "more": "metric: acc",
     }
     assert refused(load, factors="{f: {off: {}, on: {a: 1}}}", **plain) == [
         "grid.yaml: factors.f.on: is a dead toggle: in every arm it computes the same as level 'off'"
