@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ablation.grid.design import DESIGNS, Arm, Factor, Level, read_claims
 from ablation.grid.search import Search, read_search
 from ablation.grid.seeds import chosen_seeds
 from ablation.grid.strict_yaml import (
+    FACTOR_NAME,
     FILE_NAME,
     LEVEL_NAME,
     METRIC_NAME,
@@ -121,6 +123,7 @@ def read_grid(
     file.allow(
         *GRID_KEYS, other=EXPERIMENT_KEYS, where="the experiment's file, which `experiment` names"
     )
+    file = _with_named_levels(file)
     metric = file.section("metric", text_as="name")
     metric.allow("name", "goal")
     primary = metric.text("name", "test/top1", *METRIC_NAME) or ""
@@ -226,6 +229,25 @@ def _designs(file: CheckedMapping) -> tuple[str, ...]:
     return file.items("design", fault)
 
 
+def _with_named_levels(file: CheckedMapping) -> CheckedMapping:
+    """The file with `lr: [0.1, 0.01]` of its factors as `lr: {0.1: {lr: 0.1}, 0.01: {lr: 0.01}}`.
+
+    A list of what gives no names, or not each its own, is left as it is.
+    """
+    factors = file.values.get("factors")
+    if not isinstance(factors, dict):
+        return file
+    named = dict(factors)
+    for setting, values in factors.items():
+        if isinstance(values, list):
+            names = [value if isinstance(value, str) else show(value) for value in values]
+            are_names = all(re.fullmatch(LEVEL_NAME[0], name) for name in names)
+            if are_names and len(set(names)) == len(names):
+                levels = zip(names, values, strict=True)
+                named[setting] = {name: {setting: value} for name, value in levels}
+    return CheckedMapping(file.file, file.key, {**file.values, "factors": named}, file.problems)
+
+
 def _factors(file: CheckedMapping, primary: str) -> tuple[Factor, ...]:
     """The factors that have two levels or more. primary: the grid's metric."""
     section = file.section("factors")
@@ -234,7 +256,7 @@ def _factors(file: CheckedMapping, primary: str) -> tuple[Factor, ...]:
         exception = "only a grid of baselines or of arms needs none"
         file.note("factors", f"is missing; {form} ({exception})")
     factors = []
-    for name in section.names(*NAME):
+    for name in section.names(*FACTOR_NAME):
         if name in (*IDENTITY, *COSTS, primary):
             what = "the metric of the study, and so " if name == primary else ""
             remedy = "give the factor another name"
@@ -247,6 +269,11 @@ def _factors(file: CheckedMapping, primary: str) -> tuple[Factor, ...]:
 
 def _levels(factors: CheckedMapping, name: str) -> tuple[Level, ...]:
     n_problems = len(factors.problems)
+    if isinstance(factors.values[name], list):
+        what = "is a list, and its values must be numbers or plain names, each once"
+        remedy = f"else name the levels: {name}: {{a: {{SETTING: VALUE}}, b: {{...}}}}"
+        factors.note(name, f"{what}; {remedy}")
+        return ()
     section = factors.section(name)
     levels = tuple(Level(level, section.settings(level)) for level in section.names(*LEVEL_NAME))
     if len(factors.problems) > n_problems:

@@ -321,6 +321,11 @@ def _is_number_in_python(text: str) -> bool:
 
 # patterns of names, and what they mean in words
 NAME = (r"[A-Za-z0-9_][A-Za-z0-9_-]*", "a name (letters, digits, '_', '-')")
+# also the key of a setting, whose values are the levels
+FACTOR_NAME = (
+    rf"{NAME[0]}(\.[A-Za-z0-9_-]+)*",
+    "a name (letters, digits, '_', '-', single dots)",
+)
 LEVEL_NAME = (
     r"\.?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*",
     "a level's name (letters, digits, '_', '-', single dots)",

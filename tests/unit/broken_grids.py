@@ -162,7 +162,23 @@ BROKEN = [
         "grid.yaml: factors.mix.on: true is not a mapping",
     ]),
     ("factor name", "mix:", "mix up:", [
-        "grid.yaml: factors.mix up: 'mix up' is not a name (letters, digits, '_', '-')",
+        "grid.yaml: factors.mix up: 'mix up' is not a name (letters, digits, '_', '-', single dots)",
+    ]),
+    *((f"factor with {what}", "mix: {off: {}, on: {mixup: true}}", f"mix: {levels}", [
+        "grid.yaml: factors.mix: is a list, and its values must be numbers or plain names, each once; "
+        "else name the levels: mix: {a: {SETTING: VALUE}, b: {...}}",
+    ]) for what, levels in {
+        "a list of lists": "[[0.9, 0.99], [0.9, 0.999]]",
+        "a list of mappings": "[{mixup: true}, {mixup: false}]",
+        "a value twice": "[1, 2, 1]",
+        "values that are no names": "[a b, c/d]",
+    }.items()),
+    ("factor with a list of one value", "mix: {off: {}, on: {mixup: true}}", "mix: [1]", [
+        "grid.yaml: factors.mix: has 1 of the two or more levels that a factor needs",
+    ]),
+    ("factor with a list and no such setting", "mix: {off: {}, on: {mixup: true}}", "momentm: [0, 1]", [
+        "grid.yaml: factors.momentm.0.momentm: unknown setting 'momentm'; did you mean 'optim.momentum'?",
+        "grid.yaml: factors.momentm.1.momentm: unknown setting 'momentm'; did you mean 'optim.momentum'?",
     ]),
     ("factor named as column", "mix:", "seed:", [
         "grid.yaml: factors.seed: 'seed' is a column of results.csv; give the factor another name",

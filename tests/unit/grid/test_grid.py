@@ -170,6 +170,23 @@ def test_level_names_may_look_like_numbers_and_booleans(load):
     assert [claim["contrast"]["to"] for claim in study.grid.claims] == [*names[1:], "5"]
 
 
+def test_a_list_is_the_values_of_the_setting_that_the_factor_is_named_after(load):
+    grid = GRID.replace(
+        FACTORS, "factors:\n  optim.lr: [0.1, 1.0e-3]\n  mixup: [false, plain, -1]\n"
+    )
+    rate = claim("{factor: optim.lr, from: 0.1, to: 1e-3}", "m")
+    study = load(f"{grid}design: one-factor\nclaims: [{rate}]\n")
+    assert [
+        (v.name, v.settings.get("optim.lr"), v.settings.get("mixup")) for v in study.variants[:4]
+    ] == [
+        ("reference", 0.1, False),
+        ("optim.lr=0.001", 0.001, False),
+        ("mixup=plain", 0.1, "plain"),
+        ("mixup=-1", 0.1, -1),
+    ]
+    assert study.grid.claims[0]["contrast"]["to"] == "0.001"
+
+
 def test_an_extra_arm_has_its_own_overrides_on_the_common_settings(load):
     more = variants(load(GRID + "arms: {more: {routing: pcgrad}, plain: }\n"))
     assert more["more"].levels == {} and more["more"].settings == {"epochs": 3, "routing": "pcgrad"}
