@@ -7,6 +7,7 @@ computed, and records are read from the store.
 
 from __future__ import annotations
 
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -36,6 +37,8 @@ from ablation.planning.plan import (
 )
 from ablation.storage.cache import DiskStore
 from ablation.storage.runs import (
+    LOG,
+    MISSING,
     WORK,
     Failure,
     Outcome,
@@ -48,6 +51,7 @@ from ablation.storage.runs import (
     reason,
     up_to,
 )
+from ablation.subject.measured import line_naming
 from ablation.subject.own import record_of
 from ablation.subject.protocol import LinkLike, Record
 
@@ -340,7 +344,7 @@ class Execution:
             "seed": spec.seed,
             "until": segment.links[-1].key,
             "cache": str(self._store(trial).root.resolve()),
-            "log": str(path / "stdout.log"),
+            "log": str(path / LOG),
             "trial": trial,
             "folder": str(path / WORK),
         }
@@ -431,8 +435,26 @@ class Execution:
             self.failures.ran()
         else:
             self.failures.failed([trial.spec], outcome.error)
+            error = self._with_line(name, records[-1], outcome.error)
+            outcome = failure_of(trial.spec, records, error)
         self._close(trial.spec, outcome)
         return True
+
+    def _with_line(self, name: str, record: Record, error: Failure) -> Failure:
+        """Of a missing metric, the failure with the line by which a command has told it.
+
+        None where the record holds it under a longer name, as test/acc or acc.1.
+        """
+        metric = self.study.grid.metric["name"]
+        held = {part for name in record["metrics"] for part in re.split(r"[/.]", name)}
+        is_told = error["type"] != MISSING or "printed as" in error["message"]
+        is_read = not getattr(self.study.subject, "reader", 0) or metric in held
+        if is_told or is_read:
+            return error
+        line = line_naming(metric, self.folder.printed(name))
+        remedy = f"print {metric}=0.5 to standard output, or set `metrics: stderr` or a `pattern`"
+        hint = f"; '{line}' is not read: {remedy}" if line else ""
+        return {**error, "message": error["message"] + hint}
 
     def _all_records(self, name: str) -> list[Record]:
         """The records of a trial's chain; [] if one is missing, or more links are asked for."""

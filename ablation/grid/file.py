@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from ablation.grid.strict_yaml import (
     show,
 )
 from ablation.storage.runs import COSTS, IDENTITY, Claim, Manifest, Metric
-from ablation.subject.command import SOURCES, Command, pieces
+from ablation.subject.command import PRINTED, SOURCES, Command, compiled, pieces
 
 GRID_KEYS = (
     "study",
@@ -186,7 +187,7 @@ def _subject(file: CheckedMapping) -> str:
         return file.text("subject", "core", *SUBJECT_NAME) or ""
     n_problems = len(file.problems)
     section = file.section("subject")
-    section.allow("command", "env", "metrics")
+    section.allow("command", "env", "metrics", "pattern")
     means = "a command line, such as python train.py --lr {lr} --seed {seed}"
     line = section.text("command", None, means=means) or ""
     metrics = section.choice("metrics", SOURCES) if section.values.get("metrics") else None
@@ -201,11 +202,29 @@ def _subject(file: CheckedMapping) -> str:
             pieces(value)
         except ValueError as error:
             variables.note(name, str(error))
-    command = Command(line, env, metrics or "")
+    command = Command(line, env, metrics or "", _patterns(section, metrics or ""))
     if len(file.problems) == n_problems:
         for fault in command.faults():
             section.note("command", fault)
     return "" if len(file.problems) > n_problems else command.name
+
+
+def _patterns(subject: CheckedMapping, metrics: str) -> Sequence[str]:
+    """The regular expressions of what a command prints: one, or a list."""
+    value = subject.values.get("pattern")
+    if value is None:
+        return ()
+    found = value if isinstance(value, list) else [value]
+    if not all(isinstance(text, str) for text in found):
+        subject.note("pattern", f"{show(value)} is not text, or a list of texts")
+    elif metrics not in PRINTED:
+        subject.note("pattern", f"is of what is printed, and metrics: {metrics} reads none of it")
+    else:
+        try:
+            compiled(found)
+        except ValueError as error:
+            subject.note("pattern", str(error))
+    return found
 
 
 def _file(path: Path, problems: list[Problem]) -> CheckedMapping | None:

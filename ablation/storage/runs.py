@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -48,6 +49,8 @@ FORMAT = 1
 TOOL = "ablate-lt"
 # folder of a trial that is removed when the trial has ended
 WORK = "work"
+# what the training code printed, to both streams; bytes of its end
+LOG, MAX_PRINTED = "stdout.log", 1 << 20
 # A key of outcome.json, and the files whose checksums it holds, as they were when the trial ended.
 SUMS, SUMMED = "sha256", ("config.yaml", "metrics.jsonl")
 
@@ -325,6 +328,15 @@ class RunFolder:
         """Remove the folder that own code had while the trial ran."""
         shutil.rmtree(self.trial_path(trial) / WORK, ignore_errors=True)
 
+    def printed(self, trial: str) -> str:
+        """The end of what a trial has printed; "" where it has no log."""
+        try:
+            with (self.trial_path(trial) / LOG).open("rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - MAX_PRINTED))
+                return file.read().decode(errors="replace")
+        except OSError:
+            return ""
+
     def append_record(self, trial: str, record: Record) -> None:
         """Add a line to a trial's metrics.jsonl."""
         path = self.trial_path(trial) / "metrics.jsonl"
@@ -485,7 +497,8 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 # failures of trials of which every epoch is there
-UNSCORED = ("MissingMetric", "NotFinite")
+MISSING = "MissingMetric"
+UNSCORED = (MISSING, "NotFinite")
 
 
 def outcome_of(spec: TrialSpec, records: Sequence[Record], metric: Metric) -> Outcome:
@@ -503,7 +516,7 @@ def outcome_of(spec: TrialSpec, records: Sequence[Record], metric: Metric) -> Ou
             message += f"; print '{name}=0.5', '{name}: 0.5' or a JSON object"
         if having := [record["epoch"] for record in own if name in record["metrics"]]:
             message += f"; epoch {having[-1]} does: report it for the last epoch, too, or return it"
-        return failure_of(spec, records, failure("MissingMetric", message))
+        return failure_of(spec, records, failure(MISSING, message))
     if not math.isfinite(values[-1]):
         message = f"the metric '{name}' is {values[-1]}"
         return failure_of(spec, records, failure("NotFinite", message))

@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 
 from ablation.errors import InputError, Problem, nearest
 from ablation.subject.imported import is_library, library_versions, script_sources, source_digests
-from ablation.subject.measured import READER
+from ablation.subject.measured import EPOCH, READER
 from ablation.subject.own import OwnCode, Place, record_of
 from ablation.subject.protocol import Fault, Record, Store, digest_of
 from ablation.subject.spawned import spawn
@@ -45,7 +45,9 @@ SEED, FOLDER, TRIAL, SETTINGS = "seed", "folder", "trial", "settings"
 GIVEN = (SEED, FOLDER, TRIAL, SETTINGS)
 KEY = re.compile(r"[\w-]+(\.[\w-]+)*")
 # Where metrics are read from; the default is all but MLflow.
-SOURCES = ("stdout", "jsonl", "csv", "mlflow")
+SOURCES = ("stdout", "stderr", "jsonl", "csv", "mlflow")
+# those of which lines are read
+PRINTED = ("", "stdout", "stderr")
 # arguments that mean something to a shell alone
 OF_SHELLS = re.compile(r"\|\|?|&&?|;|\d?>>?(&\d)?|<")
 ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
@@ -71,6 +73,8 @@ class Command:
     env: Mapping[str, str] = field(default_factory=dict)
     # one of SOURCES; "": the default
     metrics: str = ""
+    # regular expressions of what it prints; a named group is the metric of its name
+    pattern: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -131,6 +135,20 @@ class Command:
             yield f"does not mention {{folder}}, and metrics would be read from {file}"
 
 
+def compiled(patterns: Sequence[str]) -> list[re.Pattern[str]]:
+    """The patterns of a command. Raises ValueError for one by which no metric can be read."""
+    found = []
+    for text in patterns:
+        try:
+            found.append(re.compile(text))
+        except re.error as error:
+            raise ValueError(f"'{text}' is no regular expression: {error}") from None
+        if not found[-1].groupindex.keys() - {EPOCH}:
+            remedy = r"a group names one, as in 'Acc@1 (?P<acc>[\d.]+)'"
+            raise ValueError(f"'{text}' names no metric; {remedy}")
+    return found
+
+
 def pieces(text: str) -> list[Piece]:
     """The pieces of an argument. Raises ValueError for braces that are no placeholder."""
     found = []
@@ -170,7 +188,7 @@ class CommandSubject(OwnCode):
             if name not in sources
         }
         self.source_fingerprint = digest_of([command.name, self.sources])
-        self.reader = READER if command.metrics in ("", "stdout") else 0
+        self.reader = READER if command.metrics in PRINTED else 0
 
     def check(self, settings: Mapping[str, Any]) -> list[Fault]:
         """Settings that the command does not mention, and placeholders without a setting."""
@@ -234,7 +252,8 @@ class CommandSubject(OwnCode):
         shutil.rmtree(place.folder, ignore_errors=True)
         place.folder.mkdir(parents=True)
         arguments, variables = self._filled(settings, seed, place)
-        measured = spawn(arguments, variables, self.command.metrics, place)
+        patterns = compiled(self.command.pattern)
+        measured = spawn(arguments, variables, self.command.metrics, patterns, place)
         record = record_of(measured.history, measured.last, time.perf_counter() - begun)
         if measured.unread or (self.reader and not record["metrics"]):
             record["unread"] = measured.unread

@@ -21,7 +21,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +63,8 @@ REMEDIES = {
         r"[A-Za-z_][\w.]*\([-+]?[\d.][^)]{0,80}\)": "write the number alone, as float(x) does",
     }.items()
 }
+# characters of a line, in messages
+MAX_QUOTED = 120
 # what a terminal takes for colours, or for where to write
 ESCAPED = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 # Epoch 3/10, Epoch: [3][20/100]
@@ -87,6 +89,8 @@ class Measured:
 
     history: History = field(default_factory=dict)
     last: dict[str, float] = field(default_factory=dict)
+    # by which printed lines are read first; the names of their groups are of no other lines
+    patterns: Sequence[re.Pattern[str]] = ()
     # of a line that held nothing else
     _current: int | None = None
     # as printed without a word of DATA -> the names that it may stand for: acc -> test/acc
@@ -125,21 +129,43 @@ class Measured:
                 data = f"{match['data'].lower()}/" if match["data"] else ""
                 for name in (f"{data}{match['name']}", match["name"]):
                     self._not_read.setdefault(name, f"'{match[0]}': {remedy}")
+        chosen = self._by_patterns(line)
+        own = {name for pattern in self.patterns for name in pattern.groupindex}
         unclear = set(told.unclear)
         for name, prefixes in told.prefixes.items():
             known = self._prefixes.setdefault(name, set())
             known |= prefixes
             if len(known) > 1:
                 unclear.add(name)
+        unclear -= own
         self._unclear |= unclear
         for values in (self.last, *self.history.values()) if unclear else ():
             for name in unclear:
                 values.pop(name, None)
-        epoch = self.add({n: v for n, v in told.numbers.items() if n not in self._unclear})
+        left_out = self._unclear | (own - {EPOCH})
+        if EPOCH in chosen:
+            left_out |= {name for name in told.numbers if name.lower() == EPOCH}
+        read = {name: value for name, value in told.numbers.items() if name not in left_out}
+        epoch = self.add(read | chosen)
         for name in told.numbers:
             short = told.short.get(name, name)
-            self._meanings.setdefault(short, set()).add(name)
+            if short not in own:
+                self._meanings.setdefault(short, set()).add(name)
         return epoch
+
+    def _by_patterns(self, line: str) -> dict[str, float]:
+        """The numbers of a printed line in groups of the patterns."""
+        found: dict[str, float] = {}
+        for pattern in self.patterns:
+            match = pattern.search(line)
+            for name, text in match.groupdict().items() if match else ():
+                try:
+                    found[name] = float(text)
+                except (TypeError, ValueError):
+                    if text is not None:
+                        why = f"'{text}', of which the pattern's group takes more than the number"
+                        self._not_read.setdefault(name, why)
+        return found
 
     @property
     def withdrawn(self) -> set[str]:
@@ -260,6 +286,17 @@ def _prefix(before: str) -> str:
             words += [token] if token not in LOG_WORDS else []
     # the seconds in `took 12 s` are no name's, the number in `class 0` is
     return " ".join([word for word in words[:-1] if not word.isdecimal()] + words[-1:])
+
+
+def line_naming(name: str, text: str) -> str:
+    """The last line in which a number follows a metric's name without its `test/`; else "".
+
+    Upper or lower case is the same.
+    """
+    last = re.escape(name.rpartition("/")[2])
+    pattern = re.compile(rf"(?<![^\W_]){last}(?!\w)\D{{0,40}}\d", re.IGNORECASE)
+    lines = (ESCAPED.sub("", line).strip() for line in reversed(text.splitlines()))
+    return next((line[:MAX_QUOTED] for line in lines if pattern.search(line)), "")
 
 
 def read_json_lines(text: str, into: Measured) -> None:

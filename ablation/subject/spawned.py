@@ -62,14 +62,16 @@ def spawn(
     arguments: Sequence[str],
     variables: Mapping[str, str],
     metrics: str,
+    patterns: Sequence[re.Pattern[str]],
     place: Place,
 ) -> Measured:
     """Run a command to its end; returns what it has measured.
 
+    metrics, patterns: see `ablation.subject.command.Command`.
     What it prints goes to the output of this process, too. Raises CommandFailed, and Interrupted if
     this process was asked to stop meanwhile.
     """
-    output = _Output(metrics, place)
+    output = _Output(metrics, patterns, place)
     process = subprocess.Popen(
         arguments,
         env=_environment(variables, place.folder, metrics),
@@ -91,10 +93,12 @@ def spawn(
 class _Output:
     """What a command prints and writes, read as it comes."""
 
-    def __init__(self, metrics: str, place: Place):
+    def __init__(self, metrics: str, patterns: Sequence[re.Pattern[str]], place: Place):
         self.errors: deque[str] = deque(maxlen=MAX_LINES)
         self._metrics, self._folder, self._place = metrics, place.folder, place
-        self._printed = Measured()
+        # the stream whose lines are read, if one is
+        self._stream = {"": OUTPUT, "stdout": OUTPUT, "stderr": ERRORS}.get(metrics)
+        self._printed = Measured(patterns=patterns)
         self._unfinished = {OUTPUT: b"", ERRORS: b""}
         # epoch -> what the study was told of it
         self._told: dict[int, dict[str, float]] = {}
@@ -135,7 +139,7 @@ class _Output:
     def measured(self) -> Measured:
         """All that was printed, and in its place what the files say."""
         whole = Measured()
-        if self._metrics in ("", "stdout"):
+        if self._stream is not None:
             whole.merge(self._printed)
         for path, read in self._files().items():
             measured = Measured()
@@ -169,7 +173,7 @@ class _Output:
         text = line.decode(errors="replace").strip()
         if number == ERRORS and text:
             self.errors.append(text)
-        elif number != ERRORS and self._metrics in ("", "stdout"):
+        if number == self._stream:
             epoch = self._printed.add_line(text)
             if epoch is not None:
                 if epoch not in self._told:

@@ -271,7 +271,7 @@ def test_a_metric_is_mended_without_training_while_no_trial_is_complete(monkeypa
     [
         ("print('loss=1'), print('value: 71,2')", "loss; it was printed as 'value: 71,2': write a decimal point and no comma"),
         ("print('top-1 value: 71'), print('top-5 value: 9')", "none; it was printed as 'top-1 value' and 'top-5 value': give each a name of its own, without spaces"),
-        ("print('value 71')", "none; print 'value=0.5', 'value: 0.5' or a JSON object"),
+        ("print('71 points')", "none; print 'value=0.5', 'value: 0.5' or a JSON object"),
     ],
     ids=["comma", "words", "nothing"],
 )  # fmt: skip
@@ -279,6 +279,24 @@ def test_a_missing_metric_is_quoted_as_it_was_printed(text, why):
     experiment(command(text))
     Path("g.yaml").write_text(GRID.replace("seeds: 2", "seeds: 1"))
     said = f"MissingMetric: the last record does not hold the metric 'value'; it holds {why}"
+    assert set(run()[1].failed.values()) == {said}
+
+
+NOT_READ = {
+    "print('loss=1'), print('Value 71')": "loss; 'Value 71' is not read: ",
+    "import logging; logging.warning('value=%d', 71)": "none; print 'value=0.5', 'value: 0.5' or a JSON object; "
+    "'WARNING:root:value=71' is not read: ",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "why"), NOT_READ.items(), ids=["in another form", "by logging"])
+def test_the_line_by_which_a_missing_metric_was_told_is_quoted(text, why):
+    experiment(command(text))
+    Path("g.yaml").write_text(GRID.replace("seeds: 2", "seeds: 1"))
+    remedy = "print value=0.5 to standard output, or set `metrics: stderr` or a `pattern`"
+    said = (
+        f"MissingMetric: the last record does not hold the metric 'value'; it holds {why}{remedy}"
+    )
     assert set(run()[1].failed.values()) == {said}
 
 

@@ -302,6 +302,60 @@ def test_metrics_are_read_from_where_they_are_chosen_and_a_file_wins(source, met
     assert record["metrics"] == metrics
 
 
+STREAMS = """
+import logging, sys
+logging.basicConfig(level=logging.INFO)
+print("epoch=1 acc=1 Acc@1 2")
+logging.info("epoch=2 acc=3")
+sys.stderr.write("50%|##  | 1/2 [00:01<00:01, loss=0.3]\\r")
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "pattern", "metrics"),
+    [
+        ("", [], {"acc": 1}),
+        ("stderr", [], {"acc": 3, "loss": 0.3}),
+        ("", [r"Acc@1 (?P<acc>\S+)"], {"acc": 2}),
+        ("stderr", [r"acc=(?P<top1>\S+)", r"\| (?P<step>\d+)/"], {"acc": 3, "loss": 0.3, "top1": 3, "step": 1}),
+    ],
+)  # fmt: skip
+def test_the_chosen_stream_is_read_by_the_patterns_too(source, pattern, metrics):
+    subject = subject_of(script(STREAMS) + " {seed}", metrics=source, pattern=pattern)
+    record, told = ran(subject)
+    assert record["metrics"] == metrics and len(told) == 1
+    assert subject.reader == READER
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"pattern": "acc ("}, "'acc (' is no regular expression: missing ), unterminated subpattern"),
+        ({"pattern": [r"acc (\d+)"]}, "names no metric; a group names one, as in 'Acc@1 (?P<acc>[\\d.]+)'"),
+        ({"pattern": r"(?P<epoch>\d+)"}, "names no metric"),
+        ({"pattern": "(?P<test/acc>.)"}, "bad character in group name 'test/acc'"),
+        ({"pattern": 5}, "5 is not text, or a list of texts"),
+        ({"pattern": "(?P<acc>.)", "metrics": "mlflow"}, "metrics: mlflow reads none of it"),
+    ],
+)  # fmt: skip
+def test_a_pattern_by_which_nothing_can_be_read_is_refused(more, said):
+    Path("e.yaml").write_text(json.dumps({"subject": {"command": "train {seed}", **more}}))
+    problems = []
+    assert read_experiment(Path("e.yaml"), problems).subject == ""
+    (problem,) = problems
+    assert problem.key == "subject.pattern" and said in problem.message
+
+
+def test_a_pattern_is_part_of_the_key_and_none_changes_no_key():
+    command = script(ECHO) + " {seed}"
+    for pattern in ("(?P<acc>.)", ["(?P<acc>.)"]):
+        Path("e.yaml").write_text(json.dumps({"subject": {"command": command, "pattern": pattern}}))
+        name = read_experiment(Path("e.yaml"), []).subject
+        assert Command.of(name).pattern == ["(?P<acc>.)"]
+        assert key(load_subject(name)) != key(subject_of(command))
+    assert json.loads(Command(command).name) == {"command": command}
+
+
 def test_a_damaged_file_of_metrics_fails_the_trial():
     text = "import sys; open(sys.argv[1] + '/metrics.jsonl', 'w').write('{\\n')"
     with pytest.raises(ValueError, match="metrics.jsonl, line 1 is no JSON object"):

@@ -2,11 +2,13 @@
 
 import json
 import math
+import re
 
 import pytest
 
 from ablation.subject.measured import (
     Measured,
+    line_naming,
     numbers_in,
     read_csv,
     read_json_lines,
@@ -53,6 +55,50 @@ LINES = {
     "": {},
     "[1, 2]": {},
 }  # fmt: skip
+
+
+MNIST = "Test set: Average loss: 0.0267, Accuracy: 9907/10000 (99%)"
+PATTERNS = {
+    r"Accuracy: \d+/\d+ \((?P<acc>[\d.]+)%\)": ([MNIST], {"acc": 99, "loss": 0.0267}, {}),
+    r"\* Acc@1 (?P<acc>\S+)": (["Acc@1 3", " * Acc@1 71.234 Acc@5 90.1"], {"acc": 71.234}, {}),
+    r"^Epoch (?P<epoch>\d+) Val Acc (?P<acc>\S+)": (
+        ["Epoch 1 Val Acc 70", "Epoch 2 Val Acc 71.5"], {"acc": 71.5}, {1: {"acc": 70}, 2: {"acc": 71.5}},
+    ),
+    # its name is of no other lines; its epoch comes before that of the line
+    r"(?P<epoch>\d+)\) test (?P<acc>\S+)": (
+        ["test acc: 1", "Epoch: 7 (3) test 5", "acc=2 test acc: 3", "class 0 acc: 1", "class 1 acc: 1"],
+        {"test/acc": 3, "acc": 5},
+        {3: {"acc": 5}},
+    ),
+    r"(?P<acc>\S+) of (?P<all>\d+)?": (["12 of ", "none of 3"], {"acc": 12, "all": 3}, {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("pattern", "lines", "last", "history"), [(p, *of) for p, of in PATTERNS.items()]
+)
+def test_groups_of_a_pattern_are_metrics(pattern, lines, last, history):
+    read, whole = Measured(patterns=[re.compile(pattern)]), Measured()
+    for line in lines:
+        read.add_line(line)
+    whole.merge(read)
+    assert (whole.last, whole.history) == (last, history)
+
+
+def test_what_a_pattern_takes_beside_the_number_is_quoted():
+    read = Measured(patterns=[re.compile("acc (?P<acc>.*)")])
+    read.add_line("acc 71.2 %")
+    assert read.unread == {
+        "acc": "'71.2 %', of which the pattern's group takes more than the number"
+    }
+
+
+def test_the_last_line_that_names_a_metric_is_found():
+    log = "INFO:root:ACC 70\n\x1b[1mVal Acc\x1b[0m 71.2\naccuracy 3\nacc is next\nvac 1\r acc_5 2\n"
+    assert line_naming("val/acc", log) == "Val Acc 71.2"
+    assert line_naming("Acc@1", " * Acc@1 71.234") == "* Acc@1 71.234"
+    assert line_naming("f1", log) == ""
+    assert line_naming("acc", "acc 1 " + "a" * 200) == "acc 1 " + "a" * 114
 
 
 @pytest.mark.parametrize(("line", "found"), LINES.items())
@@ -190,7 +236,7 @@ def looking(tmp_path, monkeypatch):
     monkeypatch.setattr(
         Measured, "add", lambda self, values: (read.append(values), add(self, values))[1]
     )
-    return _Output("", place), told, read
+    return _Output("", (), place), told, read
 
 
 def test_a_file_that_grows_is_not_read_whole_again_at_each_epoch_that_is_printed(looking, tmp_path):
