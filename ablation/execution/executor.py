@@ -39,6 +39,7 @@ from ablation.storage.cache import DiskStore
 from ablation.storage.runs import (
     LOG,
     MISSING,
+    UNSCORED,
     WORK,
     Failure,
     Outcome,
@@ -353,6 +354,9 @@ class Execution:
         """Write the trial's folder as the store has it: config, and the records so far."""
         trial = self.plan.trials[name]
         path = self.folder.trial_path(name)
+        before = self.folder.outcome(name)
+        if before is not None and before.key != trial.spec.key:
+            self.folder.remove_kept(name)
         for stale in ("outcome.json", "metrics.jsonl"):
             (path / stale).unlink(missing_ok=True)
         self.folder.write_config(trial.spec, self.study.subject.resolve(trial.spec.settings))
@@ -443,7 +447,7 @@ class Execution:
     def _with_line(self, name: str, record: Record, error: Failure) -> Failure:
         """Of a missing metric, the failure with the line by which a command has told it.
 
-        None where the record holds it under a longer name, as test/acc or acc.1.
+        As it is where the record holds the metric under a longer name, as test/acc or acc.1.
         """
         metric = self.study.grid.metric["name"]
         held = {part for name in record["metrics"] for part in re.split(r"[/.]", name)}
@@ -489,7 +493,10 @@ class Execution:
         self._written.pop(spec.trial, None)
         self._within.pop(spec.trial, None)
         self._cut.pop(spec.trial, None)
-        self.folder.remove_work(spec.trial)
+        # of one that failed for want of its metric, too: it may be complete by another one
+        has_run = outcome.error is None or outcome.error["type"] in UNSCORED
+        keep = getattr(self.study.subject, "keep", ()) if has_run else ()
+        self.folder.remove_work(spec.trial, keep)
         self.folder.write_outcome(spec.trial, outcome)
         if outcome.state == "FAILED":
             self.failed[spec.trial] = reason(outcome)

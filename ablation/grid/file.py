@@ -187,7 +187,7 @@ def _subject(file: CheckedMapping) -> str:
         return file.text("subject", "core", *SUBJECT_NAME) or ""
     n_problems = len(file.problems)
     section = file.section("subject")
-    section.allow("command", "env", "metrics", "pattern")
+    section.allow("command", "env", "metrics", "pattern", "keep")
     means = "a command line, such as python train.py --lr {lr} --seed {seed}"
     line = section.text("command", None, means=means) or ""
     metrics = section.choice("metrics", SOURCES) if section.values.get("metrics") else None
@@ -202,7 +202,8 @@ def _subject(file: CheckedMapping) -> str:
             pieces(value)
         except ValueError as error:
             variables.note(name, str(error))
-    command = Command(line, env, metrics or "", _patterns(section, metrics or ""))
+    pattern = _patterns(section, metrics or "")
+    command = Command(line, env, metrics or "", pattern, section.items("keep", _keep_fault))
     if len(file.problems) == n_problems:
         for fault in command.faults():
             section.note("command", fault)
@@ -225,6 +226,13 @@ def _patterns(subject: CheckedMapping, metrics: str) -> Sequence[str]:
         except ValueError as error:
             subject.note("pattern", str(error))
     return found
+
+
+def _keep_fault(pattern: Any) -> str:
+    parts = Path(pattern).parts if isinstance(pattern, str) else ()
+    is_inside = parts and parts[0] != "/" and ".." not in parts and parts[-1] != "**"
+    are_whole = all(part == "**" or "**" not in part for part in parts)
+    return "" if is_inside and are_whole else "is no pattern of files in {folder}, such as '*.pt'"
 
 
 def _file(path: Path, problems: list[Problem]) -> CheckedMapping | None:

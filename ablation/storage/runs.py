@@ -7,6 +7,7 @@
     <trial>/stdout.log          what the training code printed
     <trial>/settings.json       settings of a command that asked for a file of them
     <trial>/work/               files of a function or command, until the trial has ended
+    <trial>/files/              those of a command that it has named under `keep`
 
 Tracker and report read these files and nothing else, so that both can be made again at any time.
 Whole files are replaced atomically; `metrics.jsonl` only grows, and a torn last line is ignored.
@@ -48,7 +49,7 @@ FORMAT = 1
 # the tool's name as a package, and in a manifest's provenance
 TOOL = "ablate-lt"
 # folder of a trial that is removed when the trial has ended
-WORK = "work"
+WORK, KEPT = "work", "files"
 # what the training code printed, to both streams; bytes of its end
 LOG, MAX_PRINTED = "stdout.log", 1 << 20
 # A key of outcome.json, and the files whose checksums it holds, as they were when the trial ended.
@@ -324,9 +325,27 @@ class RunFolder:
         text = yaml.safe_dump(told, sort_keys=False, allow_unicode=True)
         write_atomically(self.trial_path(spec.trial) / "config.yaml", text)
 
-    def remove_work(self, trial: str) -> None:
-        """Remove the folder that own code had while the trial ran."""
-        shutil.rmtree(self.trial_path(trial) / WORK, ignore_errors=True)
+    def remove_work(self, trial: str, keep: Sequence[str] = ()) -> None:
+        """Remove the folder that own code had while the trial ran, but for what is to be kept.
+
+        keep: patterns of files and folders in it
+        """
+        work, kept = (self.trial_path(trial) / name for name in (WORK, KEPT))
+        found = {pattern: _files_in(work, pattern) for pattern in keep if work.is_dir()}
+        if found:
+            self.remove_kept(trial)
+        for pattern, files in found.items():
+            if not files:
+                warn_once(f"keep: a trial has left no file '{pattern}'")
+        for file in set().union(*found.values()):
+            target = kept / file.relative_to(work)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file.rename(target)
+        shutil.rmtree(work, ignore_errors=True)
+
+    def remove_kept(self, trial: str) -> None:
+        """Remove the files that were kept of a trial."""
+        shutil.rmtree(self.trial_path(trial) / KEPT, ignore_errors=True)
 
     def printed(self, trial: str) -> str:
         """The end of what a trial has printed; "" where it has no log."""
@@ -489,6 +508,17 @@ def _is_arm(raw: Any) -> bool:
 
 def _is_claim(raw: Any) -> bool:
     return isinstance(raw, dict) and raw.keys() >= {"id", "contrast", "expects"}
+
+
+def _files_in(folder: Path, pattern: str) -> set[Path]:
+    """The files of a pattern, and in folders of it; none that a link brings in from elsewhere."""
+    return {
+        file
+        for path in folder.glob(pattern)
+        for file in (path, *path.rglob("*"))
+        if (file.is_symlink() or not file.is_dir())
+        and file.parent.resolve().is_relative_to(folder.resolve())
+    }
 
 
 def write_atomically(path: Path, text: str) -> None:

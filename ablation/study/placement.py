@@ -42,6 +42,9 @@ def placement(planned: PlannedStudy, options: RunOptions) -> Iterator[Placement]
         for option, (value, executor) in given.items()
         if value is not None and executor.startswith("ray") != is_on_ray
     ]
+    if is_on_ray and getattr(planned.study.subject, "keep", ()):
+        message = "the files that `keep` names would stay on the nodes; save them elsewhere"
+        problems.append(Problem("--executor", "ray", message))
     if problems:
         raise InputError(problems)
     if is_on_ray:

@@ -4,12 +4,14 @@
       command: python train.py --lr {optim.lr} --seed {seed} --out {folder}
       env: {WANDB_MODE: offline}
       metrics: stdout
+      pattern: Acc@1 (?P<acc>[0-9.]+)
+      keep: ["*.pt"]
 
 The command is split into arguments as a shell does, and then each `{placeholder}` is replaced, so
 that a value never becomes more than one argument; no shell runs it. `{optim.lr}` is a setting. A
 list that is an argument of its own stands for as many arguments. `{seed}` is the trial's seed,
-`{folder}` an empty folder that is there while the trial runs, `{trial}` the trial's name, and
-`{settings}` a JSON file with all settings.
+`{folder}` an empty folder that is there while the trial runs, and of which `keep` names the files
+that stay, `{trial}` the trial's name, and `{settings}` a JSON file with all settings.
 
 Metrics are read from what it prints and writes, see `ablation.subject.measured`.
 """
@@ -44,7 +46,7 @@ from ablation.subject.spawned import spawn
 SEED, FOLDER, TRIAL, SETTINGS = "seed", "folder", "trial", "settings"
 GIVEN = (SEED, FOLDER, TRIAL, SETTINGS)
 KEY = re.compile(r"[\w-]+(\.[\w-]+)*")
-# Where metrics are read from; the default is all but MLflow.
+# Where metrics are read from; the default is what is printed to stdout, and the two kinds of files.
 SOURCES = ("stdout", "stderr", "jsonl", "csv", "mlflow")
 # those of which lines are read
 PRINTED = ("", "stdout", "stderr")
@@ -75,6 +77,8 @@ class Command:
     metrics: str = ""
     # regular expressions of what it prints; a named group is the metric of its name
     pattern: Sequence[str] = ()
+    # patterns of the files in its folder that stay when a trial is complete
+    keep: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -133,6 +137,8 @@ class Command:
         if self.metrics in ("jsonl", "csv") and FOLDER not in names:
             file = f"{{folder}}/metrics.{self.metrics}"
             yield f"does not mention {{folder}}, and metrics would be read from {file}"
+        if self.keep and FOLDER not in names:
+            yield "does not mention {folder}, of which `keep` names files"
 
 
 def compiled(patterns: Sequence[str]) -> list[re.Pattern[str]]:
@@ -173,6 +179,7 @@ class CommandSubject(OwnCode):
 
     def __init__(self, command: Command):
         self.command = command
+        self.keep = command.keep
         self.placeholders = command.placeholders
         self.uses_all = SETTINGS in self.placeholders
         self._alone = _alone(command.arguments)

@@ -282,6 +282,89 @@ def test_a_missing_metric_is_quoted_as_it_was_printed(text, why):
     assert set(run()[1].failed.values()) == {said}
 
 
+SAVES = """
+import sys
+from pathlib import Path
+seed, folder, rate = sys.argv[1:]
+(Path(folder) / "deep").mkdir()
+Path("data").mkdir(exist_ok=True), Path("data/x.npy").touch()
+(Path(folder) / "data").symlink_to(Path("data").resolve())
+for name in ("model.pt", "deep/a.npy", "log.txt"):
+    (Path(folder) / name).write_text(rate)
+if Path("broken").exists() and seed == "1":
+    sys.exit(1)
+print("value=" + seed + rate)
+"""
+
+
+def kept(trial):
+    folder = Path("runs/own", trial)
+    assert not (folder / "work").exists()
+    files = (path for path in (folder / "files").rglob("*") if path.is_file())
+    return {path.relative_to(folder / "files").as_posix(): path.read_text() for path in files}
+
+
+def test_the_files_that_are_to_be_kept_of_a_complete_trial_stay(monkeypatch, caplog):
+    subject = command(
+        SAVES, "{folder} {rate}", keep=["*.pt", "deep/*", "d*", "data/*.npy", "*.csv"]
+    )
+    experiment(subject)
+    Path("broken").touch()
+    assert len(run()[1].failed) == 2
+    # of the link alone, and none of the files that it brings in
+    fast = {"model.pt": "2", "deep/a.npy": "2"}
+    assert Path("data/x.npy").exists() and Path("runs/own/rate=fast--s0/files/data").is_symlink()
+    assert (kept("rate=fast--s0"), kept("rate=fast--s1")) == (fast, {})
+    assert caplog.messages == [
+        f"keep: a trial has left no file '{none}'" for none in ("data/*.npy", "*.csv")
+    ]
+    # a record that is damaged comes from the cache, and the files are as they were
+    Path("runs/own/rate=fast--s0/metrics.jsonl").write_text("")
+    assert run()[1].n_trained == 0 and kept("rate=fast--s0") == fast
+    # those of a trial that has changed go, also where the new one's results are in the cache
+    experiment(subject, rate=3)
+    run()
+    Path("g.yaml").write_text(
+        GRID.replace("fast: {rate: 2}", "fast: {rate: 1}").replace(
+            "slow: {rate: 1}", "slow: {rate: 2}"
+        )
+    )
+    done = run()[1]
+    assert done.n_trained == 0 and kept("rate=fast--s0") == {}
+
+
+def test_files_stay_where_the_metric_is_mended_without_training(monkeypatch):
+    monkeypatch.setattr("ablation.reporting.figures.draw", lambda *arguments: [])
+    experiment(command(SAVES, "{folder} {rate}", keep=["*.pt"]))
+    Path("g.yaml").write_text(GRID.replace("value", "valeu"))
+    assert len(run()[1].failed) == 4
+    Path("g.yaml").write_text(GRID)
+    done = running.run(open_study(Path("g.yaml")), RunOptions(jobs=2, offline=True))
+    assert (done.failed, done.n_trained) == ({}, 0) and kept("rate=fast--s0") == {"model.pt": "2"}
+
+
+@pytest.mark.parametrize("pattern", ["../x", "/x", "a/**", "", "x**", 5])
+def test_what_is_no_pattern_of_files_in_the_folder_is_refused(pattern):
+    experiment(command("", "{folder} {rate}", keep=[pattern]))
+    with pytest.raises(
+        InputError, match=r"subject.keep\[0\]: .* is no pattern of files in {folder}"
+    ):
+        open_study(Path("g.yaml"))
+
+
+def test_files_can_be_kept_where_the_command_has_the_folder_and_no_nodes_run_it():
+    experiment(command("", keep=["*.pt"]))
+    with pytest.raises(InputError, match="does not mention {folder}, of which `keep` names files"):
+        open_study(Path("g.yaml"))
+    experiment(command("", "{folder} {rate}", keep=["*.pt"]))
+    planned = open_study(Path("g.yaml"))
+    with (
+        pytest.raises(InputError, match="--executor: ray: the files that `keep` names would stay"),
+        placement(planned, RunOptions(executor="ray")),
+    ):
+        pass
+
+
 NOT_READ = {
     "print('loss=1'), print('Value 71')": "loss; 'Value 71' is not read: ",
     "import logging; logging.warning('value=%d', 71)": "none; print 'value=0.5', 'value: 0.5' or a JSON object; "
