@@ -42,7 +42,7 @@ def placement(planned: PlannedStudy, options: RunOptions) -> Iterator[Placement]
         for option, (value, executor) in given.items()
         if value is not None and executor.startswith("ray") != is_on_ray
     ]
-    if is_on_ray and getattr(planned.study.subject, "keep", ()):
+    if is_on_ray and getattr(planned.study.subject, "keep", False):
         message = "the files that `keep` names would stay on the nodes; save them elsewhere"
         problems.append(Problem("--executor", "ray", message))
     if problems:
@@ -54,8 +54,28 @@ def placement(planned: PlannedStudy, options: RunOptions) -> Iterator[Placement]
     shared = share_gpus(
         planned.devices, options.gpus, options.trials_per_gpu, options.jobs, n_processors()
     )
+    if warning := _unshared_gpus(planned, options, shared):
+        _say(warning)
     variables = _thread_variables(planned, shared.jobs)
     yield Placement(shared.jobs, lambda n: Workers(n, LocalProcesses(shared.gpus, variables)))
+
+
+# own code that imports one of them may compute on a GPU, whatever its settings say
+GPU_LIBRARIES = {"torch", "jax", "tensorflow"}
+
+
+def _unshared_gpus(planned: PlannedStudy, options: RunOptions, shared: GpuPlacement) -> str:
+    """A warning where trials of own code may all take the same GPU; "" where that is not so."""
+    imported = GPU_LIBRARIES & getattr(planned.study.subject, "versions", {}).keys()
+    is_asked = options.gpus is not None or options.trials_per_gpu is not None
+    is_told = is_asked or "" not in planned.devices
+    if shared.gpus or shared.jobs == 1 or is_told or not imported:
+        return ""
+    gpus = visible_gpus()
+    if not gpus:
+        return ""
+    remedy = f"--trials-per-gpu N shares out the {len(gpus)} GPUs that are visible"
+    return f"{shared.jobs} trials at a time may all use GPU {gpus[0]}; {remedy}"
 
 
 def _thread_variables(planned: PlannedStudy, jobs: int) -> dict[str, str]:

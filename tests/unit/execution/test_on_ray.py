@@ -22,6 +22,7 @@ from ablation.execution import ray_node
 from ablation.execution.ray_driver import WorkerResources, answer_of, site_of
 from ablation.execution.ray_node import CACHE, ON_THE_WAY, Relay, fault_of
 from ablation.storage.cache import DiskStore
+from ablation.subject.command import Command
 from ablation.subject.loading import load_subject
 
 SUBJECT = """
@@ -121,6 +122,20 @@ def test_a_relay_tells_what_its_worker_says_and_how_it_ends(site, tmp_path, monk
     }
     relay.send(request(tmp_path, 0))  # nobody is there any more
     assert not any((tmp_path / "tmp").iterdir())
+
+
+def test_a_node_runs_a_command_too(site, tmp_path):
+    """As it runs a function: in its copy of the project, which holds the script."""
+    Path("script.py").write_text("print('epoch=1 top1=5')\n")
+    name = Command(f"{sys.executable} script.py {{seed}}").name
+    relay, store = Relay(site_of(Path("."), sample(name), True)), DiskStore(tmp_path / "cache")
+    heard(relay, store, "ready")
+    relay.send(request(tmp_path, 0) | {"subject": name})
+    told = heard(relay, store, "done")
+    (record,) = [one["record"] for one in told if one["event"] == "record"]
+    assert record["metrics"] == {"top1": 5.0}
+    assert "".join(one.get("text", "") for one in told) == "epoch=1 top1=5\n"
+    relay.stop()
 
 
 def test_a_worker_does_not_outlive_the_process_that_watches_it(site, tmp_path):

@@ -282,6 +282,29 @@ def test_a_missing_metric_is_quoted_as_it_was_printed(text, why):
     assert set(run()[1].failed.values()) == {said}
 
 
+@pytest.mark.parametrize(
+    ("text", "gpus", "options", "is_warned"),
+    [
+        ("import torch\n", "2,3", {}, True),
+        ("import torch\n", "2,3", {"jobs": 1}, False),
+        ("import torch\n", "2,3", {"trials_per_gpu": 1}, False),
+        ("import torch\n", "2,3", {"gpus": "2"}, False),
+        ("import torch\n", "", {}, False),
+        ("import json\n", "2,3", {}, False),
+    ],
+)
+def test_own_code_whose_trials_may_all_take_one_gpu_is_warned_of(
+    text, gpus, options, is_warned, monkeypatch, capsys
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    monkeypatch.setattr("ablation.study.placement.n_processors", lambda: 4)
+    experiment(command(text))
+    with placement(open_study(Path("g.yaml")), RunOptions(**options)):
+        pass
+    said = "4 trials at a time may all use GPU 2; --trials-per-gpu N shares out the 2 GPUs that are visible\n"
+    assert capsys.readouterr().err == said * is_warned
+
+
 SAVES = """
 import sys
 from pathlib import Path
