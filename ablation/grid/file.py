@@ -47,6 +47,13 @@ EXPERIMENT_KEYS = ("title", "dataset", "subject", "settings")
 PUBLISHED = "published.yaml"
 PUBLISHED_KEYS = ("method", "top1", "protocol", "source")
 
+# words in a metric's name by which less of it may be better, so that its goal is not guessed
+MAY_BE_MINIMIZED = re.compile(
+    "(?<![a-z])(loss(es)?|err(ors?)?|perplexity|r?mse|mae|nll|ece|brier|fid|[wc]er|regret|time"
+    "|seconds|latency|memory)(?![a-z])",
+    re.IGNORECASE,
+)
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -128,7 +135,8 @@ def read_grid(
     metric = file.section("metric", text_as="name")
     metric.allow("name", "goal")
     primary = metric.text("name", "test/top1", *METRIC_NAME) or ""
-    goal = metric.choice("goal", ("maximize", "minimize"), "maximize") or ""
+    default = None if MAY_BE_MINIMIZED.search(primary) else "maximize"
+    goal = metric.choice("goal", ("maximize", "minimize"), default) or ""
     arms = file.section("arms")
     baselines = file.items(
         "baselines", lambda name: "" if isinstance(name, str) else "is not a baseline's name"

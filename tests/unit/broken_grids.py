@@ -64,6 +64,9 @@ BROKEN = [
     ("metric as a list", "", "metric: [test/top1]\n", [
         "grid.yaml: metric: a list is not a mapping",
     ]),
+    ("a goal that is not guessed", "", "metric: val_loss\n", [
+        "grid.yaml: metric.goal: is missing; choose from maximize, minimize",
+    ]),
     ("metric goal", "", "metric: {goal: maximise}\n", [
         "grid.yaml: metric.goal: 'maximise' is not allowed; did you mean 'maximize'?",
     ]),
@@ -186,7 +189,7 @@ BROKEN = [
     *((f"factor named as column {name}", "mix:", f"{name}:", [
         f"grid.yaml: factors.{name}: '{name}' is a column of results.csv; give the factor another name",
     ]) for name in ("kind", "arm", "state", "trial", "error", "wall_seconds", "epochs_trained", "epochs_shared")),
-    *((f"factor named as the metric {name}", FACTORS, f"metric: {{name: {name}}}\n{FACTORS}".replace("mix:", f"{name}:"), [
+    *((f"factor named as the metric {name}", FACTORS, f"metric: {{name: {name}, goal: minimize}}\n{FACTORS}".replace("mix:", f"{name}:"), [
         f"grid.yaml: factors.{name}: '{name}' is the metric of the study, and so a column of results.csv; give the factor another name",
     ]) for name in ("acc", "loss", "Error")),
     ("level name slash", "on: {mixup", "a/b: {mixup", [
