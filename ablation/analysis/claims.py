@@ -71,6 +71,13 @@ class _Expectation(NamedTuple):
     without: str = ""
     # see `effects.survived`
     survived: str = ""
+    # whether no seed has measured one of those arms
+    is_broken: bool = False
+
+    @property
+    def n_measured(self) -> int:
+        """How many seeds have measured it; 0 where an arm that it compares breaks in all."""
+        return 0 if self.is_broken else self.found.n
 
     @property
     def expected(self) -> str:
@@ -230,10 +237,12 @@ def _expectations(claim: Claim, results: Results) -> Iterator[_Expectation]:
         metric = results.column(one["metric"])
         within, value = one.get("within"), one.get("value", 0.0)
         found = _estimate(compared, metric, results, value)
-        without = survived = ""
+        without, survived, is_broken = "", "", False
         if metric in results.metrics:
             cells = results.cells(metric)
-            without = judged.missing_arms(compared, results, seeds_of(cells))
+            n_seeds = seeds_of(cells)
+            without = judged.missing_arms(compared, results, n_seeds)
+            is_broken = not all(n_seeds[arm] for arm in compared.cells)
             survived = judged.survived(compared, results, cells)
         is_dead = are_same and not without
         if without:
@@ -247,7 +256,7 @@ def _expectations(claim: Claim, results: Results) -> Iterator[_Expectation]:
         sides = 1 if within is not None and abs(found.mean) < within else 2
         found = repeated(found, results.looks, sides=sides)
         asked = claim, compared, metric, one["direction"], within, value
-        yield _Expectation(*asked, found, is_dead, without, survived)
+        yield _Expectation(*asked, found, is_dead, without, survived, is_broken)
 
 
 def _estimate(compared: Contrast, metric: str, results: Results, value: float = 0.0) -> Estimate:

@@ -140,6 +140,10 @@ class _Effect(NamedTuple):
     found: Estimate
     is_dead: bool
 
+    @property
+    def n_measured(self) -> int:
+        return self.found.n
+
 
 def effects_replay(results: Results) -> Replay[_Effect]:
     """The main effects and interactions, look by look; main effects alone ask for more seeds."""

@@ -105,6 +105,10 @@ class Tested(Protocol):
     def is_dead(self) -> bool:
         """Whether trials agree bit by bit, which decides without a test."""
 
+    @property
+    def n_measured(self) -> int:
+        """How many seeds have measured it; 0 where more of them would not decide it."""
+
 
 T = TypeVar("T", bound=Tested)
 
@@ -184,7 +188,7 @@ def replay(
         going_on = {
             group
             for group in going_on - settled
-            if any(not one.decided_at and one.tested.found.n for one in members[group])
+            if any(not one.decided_at and one.tested.n_measured for one in members[group])
         }
         going_arms = frozenset(arm for group in going_on for arm in cells[group])
         done.append(Look(n, len(settled), len(asking), going_arms))

@@ -6,7 +6,6 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +185,7 @@ def run(dry_run: bool, **options: Any) -> None:
     if dry_run:
         running.refuse_unknown_arms(planned, how.only)
         with placement(planned, how) as placed:
-            describe_plan(replace(planned, plan=planned.plan.of(how.only)), placed.jobs)
+            describe_plan(planned, placed.jobs, how.only)
         sys.exit(2 if planned.study.absent else 0)
     result = running.run(planned, how)
     is_given_up = result.is_outdated or result.given_up_for

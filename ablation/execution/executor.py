@@ -52,6 +52,7 @@ from ablation.storage.runs import (
     reason,
     up_to,
 )
+from ablation.subject.command import CommandSubject
 from ablation.subject.measured import line_naming
 from ablation.subject.own import record_of
 from ablation.subject.protocol import LinkLike, Record
@@ -94,6 +95,8 @@ class Execution:
         self.supervision = Supervision(limits)
         # arms whose trials alone are taken up; all, if there are none
         self.only = only
+        # trials of the others that have not ended
+        self.n_left_out = 0
         self.open: set[str] = set()
         # trial -> reason, in this pass and in earlier ones
         self.failed: dict[str, str] = {}
@@ -116,7 +119,7 @@ class Execution:
         self._cut: dict[str, Record] = {}
         # whether trials have ended since the planner was last asked for more
         self._have_ended = True
-        self._take_up(plan.of(only).trials)
+        self._take_up(plan.trials)
         self._grow()
 
     def run(self, jobs: int, make_workers: Callable[[int], Workers] | None = None) -> Plan:
@@ -156,7 +159,7 @@ class Execution:
     def given_up_for(self) -> list[str]:
         """The trials whose failures show that those which are open would fail, too; [] if none."""
         # asked in each turn, and there may be 10,000 trials: they are looked at only if need be
-        planned = (trial.spec for trial in self.plan.trials.values())
+        planned = (trial.spec for trial in self.plan.of(self.only).trials.values())
         if not (self.open and self.failures.are_systematic(planned)):
             return []
         return [spec.trial for spec in self.failures.specs]
@@ -166,17 +169,19 @@ class Execution:
         taken = []
         for name in names:
             spec = self.plan.trials[name].spec
-            outcome = self.folder.ending(spec)
+            outcome, is_due = self.folder.ending(spec), not self.only or spec.arm in self.only
             if outcome is None:
-                self.open.add(name)
-                taken.append(name)
+                self.n_left_out += not is_due
+                taken += [name] * is_due
                 continue
-            self.listener.found(spec, outcome)
+            if is_due:
+                self.listener.found(spec, outcome)
             if outcome.state == "FAILED":
                 self.failed[name] = reason(outcome)
                 self.n_failed_before += 1
             else:
                 self.failures.ran()
+        self.open.update(taken)
         for name in taken:
             self._start_over(name)
 
@@ -188,8 +193,7 @@ class Execution:
             known = self.plan.trials
             self._replan(self.planner.grown(self.plan))
             # some of them may have ended before: then more may be due
-            new = self.plan.of(self.only).trials
-            self._take_up([name for name in new if name not in known])
+            self._take_up([name for name in self.plan.trials if name not in known])
             self._have_ended |= self.plan.trials is not known
         return self.plan is not before
 
@@ -447,16 +451,22 @@ class Execution:
     def _with_line(self, name: str, record: Record, error: Failure) -> Failure:
         """Of a missing metric, the failure with the line by which a command has told it.
 
-        As it is where the record holds the metric under a longer name, as test/acc or acc.1.
+        As it is where the record holds one of that name but for what stands before it, such as
+        test/acc or acc.1.
         """
         metric = self.study.grid.metric["name"]
-        held = {part for name in record["metrics"] for part in re.split(r"[/.]", name)}
+        held = {part.lower() for name in record["metrics"] for part in re.split(r"[/.]", name)}
         is_told = error["type"] != MISSING or "printed as" in error["message"]
-        is_read = not getattr(self.study.subject, "reader", 0) or metric in held
-        if is_told or is_read:
+        is_read = metric.rpartition("/")[2].lower() in held
+        subject = self.study.subject
+        if is_told or is_read or not isinstance(subject, CommandSubject) or not subject.reader:
             return error
         line = line_naming(metric, self.folder.printed(name))
-        remedy = f"print {metric}=0.5 to standard output, or set `metrics: stderr` or a `pattern`"
+        is_error = subject.command.metrics == "stderr"
+        stream, other = ("error", "stdout") if is_error else ("output", "stderr")
+        remedy = (
+            f"print {metric}=0.5 to standard {stream}, or set `metrics: {other}` or a `pattern`"
+        )
         hint = f"; '{line}' is not read: {remedy}" if line else ""
         return {**error, "message": error["message"] + hint}
 

@@ -331,17 +331,23 @@ class RunFolder:
         keep: patterns of files and folders in it
         """
         work, kept = (self.trial_path(trial) / name for name in (WORK, KEPT))
-        found = {pattern: _files_in(work, pattern) for pattern in keep if work.is_dir()}
-        if found:
+        new, old = (self.trial_path(trial) / name for name in (".files", ".work"))
+        if keep and work.is_dir():
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir()
+            for pattern in keep:
+                files = _files_in(work, pattern)
+                if not files:
+                    warn_once(f"keep: a trial has left no file '{pattern}'")
+                for file in files:
+                    _share(file, new / file.relative_to(work))
             self.remove_kept(trial)
-        for pattern, files in found.items():
-            if not files:
-                warn_once(f"keep: a trial has left no file '{pattern}'")
-        for file in set().union(*found.values()):
-            target = kept / file.relative_to(work)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            file.rename(target)
-        shutil.rmtree(work, ignore_errors=True)
+            new.rename(kept)
+        # a part of it, left by a kill, would be taken for all
+        if work.is_dir():
+            shutil.rmtree(old, ignore_errors=True)
+            work.rename(old)
+        shutil.rmtree(old, ignore_errors=True)
 
     def remove_kept(self, trial: str) -> None:
         """Remove the files that were kept of a trial."""
@@ -512,13 +518,22 @@ def _is_claim(raw: Any) -> bool:
 
 def _files_in(folder: Path, pattern: str) -> set[Path]:
     """The files of a pattern, and in folders of it; none that a link brings in from elsewhere."""
-    return {
-        file
-        for path in folder.glob(pattern)
-        for file in (path, *path.rglob("*"))
-        if (file.is_symlink() or not file.is_dir())
-        and file.parent.resolve().is_relative_to(folder.resolve())
-    }
+    root, found = folder.resolve(), set[Path]()
+    for path in folder.glob(pattern):
+        # it follows no link to a folder
+        within = (Path(place, name) for place, _, names in os.walk(path) for name in names)
+        found.update(within if path.is_dir() and not path.is_symlink() else [path])
+    return {file for file in found if file.is_file() and file.resolve().is_relative_to(root)}
+
+
+def _share(file: Path, target: Path) -> None:
+    """Have what a file holds at another place, too; a copy where there are no hard links."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.exists():
+        try:
+            os.link(file.resolve(), target)
+        except OSError:
+            shutil.copy2(file, target)
 
 
 def write_atomically(path: Path, text: str) -> None:

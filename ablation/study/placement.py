@@ -56,7 +56,7 @@ def placement(planned: PlannedStudy, options: RunOptions) -> Iterator[Placement]
     )
     if warning := _unshared_gpus(planned, options, shared):
         _say(warning)
-    variables = _thread_variables(planned, shared.jobs)
+    variables = _thread_variables(planned, options.only, shared.jobs)
     yield Placement(shared.jobs, lambda n: Workers(n, LocalProcesses(shared.gpus, variables)))
 
 
@@ -78,12 +78,12 @@ def _unshared_gpus(planned: PlannedStudy, options: RunOptions, shared: GpuPlacem
     return f"{shared.jobs} trials at a time may all use GPU {gpus[0]}; {remedy}"
 
 
-def _thread_variables(planned: PlannedStudy, jobs: int) -> dict[str, str]:
+def _thread_variables(planned: PlannedStudy, only: Collection[str], jobs: int) -> dict[str, str]:
     """Of workers that run own code; what is built in has a setting for its threads."""
     if planned.study.experiment.subject in BUILT_IN:
         return {}
     # the trials of a search come one after another
-    n_trials = jobs if planned.search.get("of") else len(planned.plan.trials)
+    n_trials = jobs if planned.search.get("of") else len(planned.plan.of(only).trials)
     return threads_of_each(n_processors(), min(jobs, max(n_trials, 1)))
 
 
@@ -117,7 +117,7 @@ def _on_ray(planned: PlannedStudy, options: RunOptions) -> Iterator[Placement]:
         fit = fit_nodes(site, share, _say)
         n_there = sum(fit.values())
         # A worker without a trial would only occupy its node.
-        jobs = min(options.jobs or n_there, len(planned.plan.trials))
+        jobs = min(options.jobs or n_there, len(planned.plan.of(options.only).trials))
         if jobs > n_there:
             begin = "more begin when it has more nodes"
             _say(f"the cluster has room for {n_there} of {jobs} workers; {begin}")

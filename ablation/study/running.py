@@ -231,7 +231,7 @@ def _run_held(
     # a planner that is there looks records up by itself
     planned = planned if search else mended
     if options.retry_failed:
-        forget_failures(planned)
+        forget_failures(planned, options.only)
     if not search:
         _forget_other_scores(planned)
     if not search and planned.study.grid.looks:
@@ -307,22 +307,20 @@ def train(
         n_failed_before=execution.n_failed_before,
         seconds=seconds,
         n_open=len(execution.open),
-        n_left_out=len(plan.unfinished(folder).trials.keys() - execution.open)
-        if options.only
-        else 0,
+        n_left_out=execution.n_left_out,
         given_up_for=execution.given_up_for,
         is_outdated=execution.is_outdated,
     )
 
 
-def forget_failures(planned: PlannedStudy) -> None:
-    """Remove the outcomes of failed trials, so that they are run again.
+def forget_failures(planned: PlannedStudy, only: Collection[str] = ()) -> None:
+    """Remove the outcomes of failed trials, `only` of these arms, so that they run again.
 
     Of a trial whose epochs are all there and give no score, those from the first without a finite
     metric are removed, too: else nothing would be run.
     """
     folder, store = planned.folder, planned.store
-    for name, trial in planned.plan.trials.items():
+    for name, trial in planned.plan.of(only).trials.items():
         outcome = folder.ending(trial.spec)
         if outcome is None or outcome.error is None:
             continue

@@ -41,8 +41,8 @@ from ablation.study.placement import n_processors
 from ablation.subject.protocol import LinkLike
 
 
-def describe_plan(planned: PlannedStudy, jobs: int | None) -> None:
-    """Print a study's plan. jobs: default, the processors."""
+def describe_plan(planned: PlannedStudy, jobs: int | None, only: Collection[str] = ()) -> None:
+    """Print a study's plan, `only` of these arms if any. jobs: default, the processors."""
     console, absent = output(), planned.study.absent
     # Without its data, nothing can be said of what has changed.
     if not absent:
@@ -52,7 +52,7 @@ def describe_plan(planned: PlannedStudy, jobs: int | None) -> None:
         tell(console, changes(planned).description)
         for warning in planned.warnings:
             tell(console, f"warning: {warning}")
-    show_plan(console, planned, planned.timings.known(), jobs or n_processors())
+    show_plan(console, planned, planned.timings.known(), jobs or n_processors(), only)
     if absent:
         console.print("the study cannot be run yet:", style="bold")
     for problem in absent:
@@ -60,9 +60,13 @@ def describe_plan(planned: PlannedStudy, jobs: int | None) -> None:
 
 
 def show_plan(
-    console: Console, planned: PlannedStudy, known: Mapping[str, float], jobs: int
+    console: Console,
+    planned: PlannedStudy,
+    known: Mapping[str, float],
+    jobs: int,
+    only: Collection[str] = (),
 ) -> None:
-    """Print a plan. known: phase -> seconds of an epoch."""
+    """Print a plan, `only` of these arms if any. known: phase -> seconds of an epoch."""
     # SciPy, which `ablate status` does without.
     from ablation.analysis.power import power_lines
 
@@ -71,7 +75,7 @@ def show_plan(
     untuned = planned
     if planned.tuning is not None:
         planned = _show_search(console, planned, planned.tuning, known, jobs)
-    plan = planned.expected()
+    plan = planned.expected().of(only)
     left = plan.unfinished(planned.folder)
     missing = left.missing(planned.store)
     n_naive, n_unique = plan.n_naive(), len(plan.unique())

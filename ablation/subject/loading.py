@@ -9,7 +9,7 @@ import os
 import reprlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -29,7 +29,7 @@ from ablation.subject.imported import (
     taken_from,
 )
 from ablation.subject.measured import MAX_EPOCH
-from ablation.subject.own import OwnCode, Place, record_of
+from ablation.subject.own import OwnCode, Place, PlanChanged, record_of
 from ablation.subject.protocol import Record, Store, Subject, digest_of
 
 BUILT_IN = {"core": "core.subject:SUBJECT"}
@@ -214,6 +214,7 @@ class FunctionSubject(OwnCode):
         given: dict[str, Any] = {}
         if self.is_resumable:
             given[RESUME_FROM] = last.given(place.folder) if last else None
+        imported = set(sys.modules)
         returned = self.train(dict(settings), seed, on_epoch, **given)
         is_running = False
         if os.getpid() != process:
@@ -225,8 +226,16 @@ class FunctionSubject(OwnCode):
         if returned is None and history:
             # all is reported
             returned = {}
+        self._require_unchanged(self.sources.keys() & (sys.modules.keys() - imported))
         metrics = plain_metrics(returned, f"{self.train.__name__} returned")
         return record_of(history, metrics, seconds())
+
+    def _require_unchanged(self, late: Collection[str]) -> None:
+        """Raise PlanChanged if modules have changed that were imported while the function ran."""
+        if late:
+            now = source_digests(project_sources(self.train.__module__))
+            if any(now.get(name) != self.sources[name] for name in late):
+                raise PlanChanged("a module that was imported while the function ran has changed")
 
 
 def plain_metrics(metrics: Any, source: str) -> dict[str, float]:

@@ -114,6 +114,19 @@ def test_seeds_after_the_look_that_decided_change_nothing(tmp_path):
     pd.testing.assert_frame_equal(decided[own], claims_of(many).loc[decided.index, own])
 
 
+@pytest.mark.parametrize(("least", "due"), [(0, []), (1, ["reference"])], ids=["all", "others"])
+def test_an_arm_that_breaks_in_every_seed_asks_for_no_more_of_them(tmp_path, least, due):
+    def of_trial(spec):
+        is_broken = spec.arm == "lr_split+gradient_decoupling" and spec.seed >= least
+        return "WAITING" if spec.seed > 2 else "FAILED" if is_broken else "COMPLETE"
+
+    one = {**SPLIT, "contrast": {"factor": "lr_split", "from": "off", "to": "on"}}
+    two = {name: FACTORS[name] for name in ("lr_split", "gradient_decoupling")}
+    replayed = claims_replay(fabricated(tmp_path, claims=[one], factors=two, state=of_trial))
+    assert not replayed.questions[0].decided_at
+    assert [arm for arm in replayed.due if arm == "reference"] == due
+
+
 @pytest.mark.parametrize(("state", "is_complete"), [("FAILED", True), ("WAITING", False)])
 def test_a_look_is_complete_once_its_trials_have_ended_failed_or_not(tmp_path, state, is_complete):
     def of_trial(spec):

@@ -22,6 +22,7 @@ from ablation.study.live import continuation
 from ablation.study.opening import open_study
 from ablation.study.placement import placement
 from ablation.study.running import RunOptions, train
+from ablation.study.views import describe_plan
 from ablation.subject.command import Command, CommandSubject
 from ablation.subject.loading import FunctionSubject
 
@@ -65,7 +66,7 @@ def project(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "g.yaml").write_text(GRID)
     yield tmp_path
-    for name in ("own_function", "seen_threads"):
+    for name in ("own_function", "late_values", "seen_threads"):
         sys.modules.pop(name, None)
 
 
@@ -234,6 +235,47 @@ def test_code_that_is_edited_while_a_study_runs_gives_results_of_one_text_alone(
     assert sorted(last.values()) == [500, 500, 1000, 1000]
 
 
+LATE = """
+import pathlib
+
+def train(config, seed, report):
+    file = pathlib.Path("late_values.py")
+    file.write_text(file.read_text().replace("VALUE = 1\\n", "VALUE = 500\\n"))
+    import late_values
+    return {"value": late_values.VALUE}
+"""
+
+
+def test_a_module_that_changes_before_a_function_imports_it_gives_no_result():
+    Path("own_function.py").write_text(LATE)
+    Path("late_values.py").write_text("VALUE = 1\n")
+    experiment("own_function:train")
+    _, done = run(jobs=1)
+    assert done.is_outdated and done.n_trained == 0 and done.failed == {}
+    planned, done = run(jobs=1)
+    assert {curve[-1][1]["value"] for curve in curves(planned).values()} == {500}
+
+
+def test_failures_of_other_arms_stay_as_they_are(project):
+    experiment(command("import sys; assert sys.argv[3] == '3'", "--rate {rate}"))
+    planned, _ = run(jobs=1)
+    for options in ({"only": ["rate=fast"], "retry_failed": True}, {"only": ["rate=fast"]}):
+        done = running.run(open_study(Path("g.yaml")), RunOptions(jobs=1, offline=True, **options))
+        assert done.n_left_out == 0 and len(done.failed) == 4 and done.n_complete == 0
+    assert planned.folder.outcome("reference--s0").state == "FAILED"
+
+
+def test_a_plan_of_one_arm_is_no_other_plan_of_the_study(capsys):
+    claim = "{id: a, says: A., contrast: {factor: rate, from: slow, to: fast}, expects: [{metric: value, direction: up}]}"
+    Path("g.yaml").write_text(f"{GRID}claims: [{claim}]\n")
+    experiment(command("import sys; print('value:', sys.argv[3])", "--rate {rate}"))
+    running.run(open_study(Path("g.yaml")), RunOptions(jobs=1, offline=True))
+    capsys.readouterr()
+    describe_plan(open_study(Path("g.yaml")), 1, ["rate=fast"])
+    told = capsys.readouterr().out
+    assert "post hoc" not in told and "2 trials, 0 left to train" in told
+
+
 def test_arms_and_studies_share_what_is_the_same():
     calls = "import sys; open('calls', 'a').write('x'); print('value=1')"
     experiment(command(calls))
@@ -314,6 +356,7 @@ Path("data").mkdir(exist_ok=True), Path("data/x.npy").touch()
 (Path(folder) / "data").symlink_to(Path("data").resolve())
 for name in ("model.pt", "deep/a.npy", "log.txt"):
     (Path(folder) / name).write_text(rate)
+(Path(folder) / "latest.pt").symlink_to("model.pt"), (Path(folder) / "double").symlink_to("deep")
 if Path("broken").exists() and seed == "1":
     sys.exit(1)
 print("value=" + seed + rate)
@@ -334,9 +377,9 @@ def test_the_files_that_are_to_be_kept_of_a_complete_trial_stay(monkeypatch, cap
     experiment(subject)
     Path("broken").touch()
     assert len(run()[1].failed) == 2
-    # of the link alone, and none of the files that it brings in
-    fast = {"model.pt": "2", "deep/a.npy": "2"}
-    assert Path("data/x.npy").exists() and Path("runs/own/rate=fast--s0/files/data").is_symlink()
+    # what a link to a file holds; of a link to a folder nothing
+    fast = {"model.pt": "2", "latest.pt": "2", "deep/a.npy": "2"}
+    assert Path("data/x.npy").exists() and not any(Path("runs").rglob("files/d[ao][tu]*"))
     assert (kept("rate=fast--s0"), kept("rate=fast--s1")) == (fast, {})
     assert caplog.messages == [
         f"keep: a trial has left no file '{none}'" for none in ("data/*.npy", "*.csv")
@@ -363,7 +406,8 @@ def test_files_stay_where_the_metric_is_mended_without_training(monkeypatch):
     assert len(run()[1].failed) == 4
     Path("g.yaml").write_text(GRID)
     done = running.run(open_study(Path("g.yaml")), RunOptions(jobs=2, offline=True))
-    assert (done.failed, done.n_trained) == ({}, 0) and kept("rate=fast--s0") == {"model.pt": "2"}
+    assert (done.failed, done.n_trained) == ({}, 0)
+    assert kept("rate=fast--s0") == {"model.pt": "2", "latest.pt": "2"}
 
 
 @pytest.mark.parametrize("pattern", ["../x", "/x", "a/**", "", "x**", 5])
@@ -393,6 +437,20 @@ NOT_READ = {
     "import logging; logging.warning('value=%d', 71)": "none; print 'value=0.5', 'value: 0.5' or a JSON object; "
     "'WARNING:root:value=71' is not read: ",
 }  # fmt: skip
+
+
+def test_a_line_that_was_read_is_not_quoted_as_one_that_was_not():
+    """The grid has another name for it."""
+    experiment(command("print('acc: 71')"))
+    Path("g.yaml").write_text(GRID.replace("name: value", "name: test/acc"))
+    (said,) = set(run()[1].failed.values())
+    assert "it holds acc" in said and "not read" not in said
+
+
+def test_of_standard_error_the_other_stream_is_the_remedy():
+    experiment(command("print('value=71')", metrics="stderr"))
+    (said,) = set(run()[1].failed.values())
+    assert said.endswith("to standard error, or set `metrics: stdout` or a `pattern`")
 
 
 @pytest.mark.parametrize(("text", "why"), NOT_READ.items(), ids=["in another form", "by logging"])
