@@ -510,8 +510,8 @@ def _summary(planned: PlannedStudy, result: RunResult) -> list[str]:
         of = "these arms" if result.n_left_out else planned.name
         lines = [f"nothing to train: all {n} trials of {of} are there already"]
     if result.n_left_out:
-        remedy = "the same command without --only runs them"
-        lines.append(f"{result.n_left_out} trials of other arms are to go; {remedy}")
+        n, remedy = result.n_left_out, "the same command without --only goes on with them"
+        lines.append(f"trials of other arms that are to go: {n}; {remedy}")
     if result.n_failed_before:
         n = result.n_failed_before
         failed = f"{n} trial{'s' * (n != 1)} that had failed before {'was' if n == 1 else 'were'}"

@@ -310,5 +310,5 @@ def test_trials_that_are_committed_are_those_of_the_report_beside_them(
         for spec in manifest.trials
         if (outcome := folder.ending(spec)) is not None
     }
-    reported = pd.read_csv(archive.parent / "results.csv").set_index("trial")[metric]
+    reported = pd.read_csv(archive.parent / "results.csv").set_index("trial")[metric].dropna()
     assert found and found == pytest.approx(reported.to_dict())

@@ -188,7 +188,7 @@ def test_arms_that_are_named_run_alone_and_the_others_later(capsys):
         "rate=fast--s0",
         "rate=fast--s1",
     }
-    assert "2 trials of other arms are to go" in capsys.readouterr().out
+    assert "trials of other arms that are to go: 2;" in capsys.readouterr().out
     running.run(open_study(Path("g.yaml")), options)
     assert "nothing to train: all 2 trials of these arms" in capsys.readouterr().out
     done = running.run(planned, replace(options, only=["reference"]))
