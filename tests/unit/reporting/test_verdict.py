@@ -481,7 +481,8 @@ def test_one_training_run_is_said_to_be_one(tmp_path):
         "`ldmlr`."
     )
     assert (
-        lines[2].endswith(", corrected for eight such pairs.") and "over test images" in lines[-1]
+        lines[2].endswith("not corrected for their being picked by their means.")
+        and "over test images" in lines[-1]
     )
 
 
