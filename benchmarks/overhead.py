@@ -31,6 +31,7 @@ EXPERIMENT = "title: Trivial\nsubject: trivial:train\nsettings: {x: 0, rate: 0.1
 GRID = """
 study: trivial
 experiment: nothing
+metric: test/top1
 design: factorial
 seeds: {seeds}
 factors:

@@ -29,6 +29,7 @@ EXPERIMENT = "title: Planted effects\nsubject: planted:train\nsettings: {step: '
 GRID = """
 study: {name}
 experiment: experiment
+metric: test/top1
 design: factorial
 seeds: {seeds}
 factors:

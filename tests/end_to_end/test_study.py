@@ -297,7 +297,7 @@ def brittle_project(tmp_path: Path) -> Path:
     )
     levels = "{works: {how: works}, raises: {how: raises}, dies: {how: dies}}"
     (tmp_path / "grid.yaml").write_text(
-        f"study: brittle\nexperiment: fragile\ndesign: factorial\nseeds: 2\nfactors:\n  how: {levels}\n"
+        f"study: brittle\nexperiment: fragile\nmetric: test/top1\ndesign: factorial\nseeds: 2\nfactors:\n  how: {levels}\n"
     )
     return tmp_path
 
