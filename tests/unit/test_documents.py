@@ -336,7 +336,7 @@ def test_the_readmes_own_function_is_ablated(project):
     done = CliRunner().invoke(main, ["run", "--grid", grid.stem, *options])
     assert done.exit_code == 0, done.output
     report = (project / "reports" / grid.stem / "report.md").read_text(encoding="utf-8")
-    assert "decay=high+averaging" in report
+    assert "decay=1.0+averaging=true" in report
 
 
 def test_the_readmes_own_function_trains(project):
