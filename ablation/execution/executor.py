@@ -159,17 +159,21 @@ class Execution:
     def given_up_for(self) -> list[str]:
         """The trials whose failures show that those which are open would fail, too; [] if none."""
         # asked in each turn, and there may be 10,000 trials: they are looked at only if need be
-        planned = (trial.spec for trial in self.plan.of(self.only).trials.values())
+        specs = (trial.spec for trial in self.plan.trials.values())
+        planned = (spec for spec in specs if self._is_due(spec))
         if not (self.open and self.failures.are_systematic(planned)):
             return []
         return [spec.trial for spec in self.failures.specs]
+
+    def _is_due(self, spec: TrialSpec) -> bool:
+        return not self.only or spec.arm in self.only
 
     def _take_up(self, names: Iterable[str]) -> None:
         """Sort trials that are new to this pass: ended before, or open."""
         taken = []
         for name in names:
             spec = self.plan.trials[name].spec
-            outcome, is_due = self.folder.ending(spec), not self.only or spec.arm in self.only
+            outcome, is_due = self.folder.ending(spec), self._is_due(spec)
             if outcome is None:
                 self.n_left_out += not is_due
                 taken += [name] * is_due

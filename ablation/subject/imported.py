@@ -89,17 +89,20 @@ def source_digests(sources: Mapping[str, bytes]) -> dict[str, str]:
 
     Docstrings count: `argparse` and `docopt` read them. So does every byte of what is no Python.
     """
-    return {name: hashlib.sha256(_meaning(text)).hexdigest() for name, text in sources.items()}
+    return {name: _digest(text) for name, text in sources.items()}
 
 
-def _meaning(text: bytes) -> bytes:
+# workers ask for every trial
+@functools.lru_cache(maxsize=1024)
+def _digest(text: bytes) -> str:
     # not at the top: a project's own `core` may be found until `load_subject` has prevented it
     from core.planning.syntax import plain
 
     try:
-        return json.dumps(plain(ast.parse(text))).encode()
+        meaning = json.dumps(plain(ast.parse(text))).encode()
     except (SyntaxError, ValueError, RecursionError):
-        return text
+        meaning = text
+    return hashlib.sha256(meaning).hexdigest()
 
 
 def imported_names(sources: Mapping[str, bytes]) -> list[str]:

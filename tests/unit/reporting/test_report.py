@@ -282,19 +282,21 @@ def test_partial_studies_say_what_they_lack(tmp_path, what, says):
     assert "\n\n\n" not in text
 
 
+RISES = {
+    "id": "rises",
+    "says": "It rises.",
+    "contrast": {"factor": "lr_split", "from": "off", "to": "on"},
+    "expects": [{"metric": "test/top1", "direction": "up"}],
+}
+
+
 def unfinished(path, waiting, **options):
     """A study of a claim on `lr_split`, of which these trials wait; its effects.csv and claims.csv."""
-    claim = {
-        "id": "rises",
-        "says": "It rises.",
-        "contrast": {"factor": "lr_split", "from": "off", "to": "on"},
-        "expects": [{"metric": "test/top1", "direction": "up"}],
-    }
     folder = study(
         path / "runs",
         factors={"lr_split": FACTORS["lr_split"]},
         baselines=["ldmlr"],
-        claims=[claim],
+        claims=[RISES],
         state=lambda spec: "WAITING" if waiting(spec) else "COMPLETE",
         **options,
     )
@@ -532,14 +534,8 @@ def test_one_seed_is_not_said_to_be_paired_or_a_mean_over_seeds(tmp_path):
 
 
 def test_claims_and_failures_stand_after_the_evidence_and_before_the_setup(tmp_path):
-    claim = {
-        "id": "up",
-        "says": "It rises.",
-        "contrast": {"factor": "lr_split", "from": "off", "to": "on"},
-        "expects": [{"metric": "test/top1", "direction": "up"}],
-    }
     text = text_of(
-        study(tmp_path, claims=[claim], state=lambda spec: STATES.get(spec.trial, "COMPLETE"))
+        study(tmp_path, claims=[RISES], state=lambda spec: STATES.get(spec.trial, "COMPLETE"))
     )
     found = re.findall(r"^## (.*)$", text, re.M)
     assert found[2:] == [
